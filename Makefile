@@ -1,0 +1,55 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+SAELENS_VENV := .venv-saelens
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-fast test-saelens lint format bench train-demo clean
+
+demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
+	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
+	@echo
+	@echo "--- v3 is a hurried retrain; the gate must stop it (exit code 1):"
+	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v3; test $$? -eq 1
+	@echo "--- stopped, as it should be"
+
+test: lint $(VENV)/.installed  ## lint, types, all tests
+	$(VENV)/bin/pytest
+
+test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
+	$(SAELENS_VENV)/bin/pytest tests/saelens tests/test_model.py tests/test_engine.py \
+		tests/test_demo.py
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.installed  ## what the plugin costs a pytest run
+	$(VENV)/bin/python benchmarks/startup.py
+
+train-demo: $(VENV)/.installed  ## train the demo model and its SAEs anew
+	$(VENV)/bin/python -m sae_guard.demo.train
+
+clean:
+	rm -rf $(VENV) $(SAELENS_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# SAELens 6 pins TransformerLens < 4: what SAE people have installed.
+$(SAELENS_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SAELENS_VENV)
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[saelens]'
+	touch $@

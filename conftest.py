@@ -1,0 +1,23 @@
+"""Test set-up shared by all tests: the plugin tester, stable terminal output, no network."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["pytester"]
+
+# Before any Hugging Face library is imported: a test that reaches for the hub fails at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+settings.register_profile("sae_guard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sae_guard")
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("CI", "PY_COLORS", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,6 @@
+"""Text or tokens → a fixed set of token windows with two masks and a hash."""
+
+from sae_guard.corpus.build import build_corpus
+from sae_guard.corpus.windows import Corpus
+
+__all__ = ["Corpus", "build_corpus"]

@@ -1,0 +1,191 @@
+"""`Measurement`: one row per token sequence, one column per sum. Everything meets at this table."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_guard.errors import InfrastructureError, UndefinedMetricError
+from sae_guard.metrics.table import COLUMNS, Metric, metric
+from sae_guard.statistics import Estimate, ratio, ratio_interval
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was measured on what. All values are JSON; hashes are sha256 in hexadecimal."""
+
+    model: Mapping[str, Any]
+    checkpoint: Mapping[str, Any]
+    corpus: Mapping[str, Any]
+    """Among others ``sha256`` and ``n_sequences``: the rows that a whole measurement has."""
+    hook: str
+    mean_sha256: str
+    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge."""
+    formula_versions: Mapping[str, int]
+    versions: Mapping[str, str]
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The sums of every sequence, how often every latent fired, and the provenance.
+
+    ``measurement["kl"]`` is the metric's value, ``measurement.estimate("kl")`` adds the interval.
+    """
+
+    sequences: NDArray[np.int64]
+    """Index of each row's sequence in the corpus, shape [n_sequences], ascending."""
+    sums: Mapping[str, NDArray[np.float64]]
+    """Column → sum over the scored tokens of each sequence, shape [n_sequences]."""
+    firings: NDArray[np.int64]
+    """Scored tokens on which each latent was not zero, shape [d_sae]."""
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if set(self.sums) != set(COLUMNS):
+            raise ValueError(f"columns are {sorted(self.sums)}, expected {sorted(COLUMNS)}")
+        for name, column in self.sums.items():
+            if column.shape != self.sequences.shape or column.dtype != np.float64:
+                raise ValueError(f"column {name!r} is {column.dtype}{list(column.shape)}")
+        if not bool(np.all(np.diff(self.sequences) > 0)):
+            raise ValueError("sequence indices are not strictly ascending")
+
+    @property
+    def n_sequences(self) -> int:
+        """Rows measured."""
+        return len(self.sequences)
+
+    @property
+    def n_tokens(self) -> int:
+        """Scored tokens in all rows."""
+        return int(self.sums["n_tokens"].sum())
+
+    def __getitem__(self, name: str) -> float:
+        """The metric's value over all rows; raises like `estimate`."""
+        return self._value(metric(name))
+
+    def estimate(self, name: str) -> Estimate:
+        """The metric's value with its 95 % interval.
+
+        Raises:
+            SetupError: No metric has this name.
+            UndefinedMetricError: Rows are missing, a sum is not finite, no token was scored, the
+                denominator is too near zero, or there are too few tokens for this metric.
+        """
+        chosen = metric(name)
+        value = self._value(chosen)
+        interval = None
+        if chosen.firing_above is None:
+            interval = ratio_interval(
+                self._combine(chosen.numerator), self._combine(chosen.denominator), value
+            )
+        low, high = interval or (None, None)
+        return Estimate(value, low, high, self.n_tokens, self.n_sequences)
+
+    def _value(self, chosen: Metric) -> float:
+        expected = self.provenance.corpus["n_sequences"]
+        if self.n_sequences != expected:
+            raise UndefinedMetricError(
+                f"{chosen.name}: {self.n_sequences} of the {expected} sequences were measured"
+            )
+        if not np.isfinite(self.sums["n_tokens"]).all():
+            raise UndefinedMetricError(f"{chosen.name}: the token counts are not finite")
+        if self.n_tokens < chosen.min_tokens:
+            raise UndefinedMetricError(
+                f"{chosen.name} needs {chosen.min_tokens:,} scored tokens, "
+                f"{self.n_tokens:,} were measured: raise `sequences` or `context` in the spec"
+            )
+        if chosen.firing_above is not None:
+            return self._latent_share(chosen.firing_above)
+        try:
+            return ratio(
+                self._combine(chosen.numerator),
+                self._combine(chosen.denominator),
+                floor=chosen.min_denominator * self.n_tokens,
+            )
+        except UndefinedMetricError as error:
+            raise UndefinedMetricError(f"{chosen.name} = {chosen.formula}: {error}") from None
+
+    def _combine(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
+        parts = [factor * self.sums[column] for column, factor in coefficients.items()]
+        return np.sum(parts, axis=0)
+
+    def _latent_share(self, firing_above: float) -> float:
+        """Share of latents past the firing frequency, or of the silent ones for frequency 0."""
+        # A NaN latent counts as firing (NaN ≠ 0), so the shares look healthy when the sums are not.
+        if not np.isfinite(self.sums["l1"]).all():
+            raise UndefinedMetricError("the latents are not finite")
+        frequency = self.firings / self.n_tokens
+        chosen = frequency > firing_above if firing_above else frequency == 0
+        return float(chosen.mean())
+
+
+def merge(parts: Sequence[Measurement]) -> Measurement:
+    """The measurement of all rows of ``parts``, in the order of the corpus.
+
+    Raises:
+        ValueError: There are no parts, their provenance differs, or a sequence appears twice.
+    """
+    if not parts:
+        raise ValueError("nothing to merge")
+    first = parts[0]
+    if any(part.provenance != first.provenance for part in parts):
+        raise ValueError("the parts were measured on different things (provenance differs)")
+    sequences = np.concatenate([part.sequences for part in parts])
+    order = np.argsort(sequences, kind="stable")
+    return Measurement(
+        sequences[order],
+        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in COLUMNS},
+        np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
+        first.provenance,
+    )
+
+
+def save(measurement: Measurement, path: Path) -> None:
+    """Write the measurement, bit for bit, as one ``.npz`` that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            schema=np.array(SCHEMA_VERSION),
+            provenance=np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
+            sequences=measurement.sequences,
+            firings=measurement.firings,
+            **{f"sum.{name}": column for name, column in measurement.sums.items()},
+        )
+    partial.replace(path)
+
+
+def load(path: Path) -> Measurement:
+    """Read what `save` wrote.
+
+    Raises:
+        InfrastructureError: The file is unreadable, or of a schema this version does not know.
+    """
+    try:
+        # numpy leaves a file open that it cannot read, so it gets one to read from.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            schema = int(stored["schema"])
+            if schema != SCHEMA_VERSION:
+                raise InfrastructureError(
+                    f"{path}: measurement schema {schema}; this version reads {SCHEMA_VERSION}"
+                )
+            return Measurement(
+                stored["sequences"],
+                {name: stored[f"sum.{name}"] for name in COLUMNS},
+                stored["firings"],
+                Provenance(**json.loads(str(stored["provenance"]))),
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error

@@ -1,0 +1,220 @@
+"""The metrics by name: unit, direction, formula version, and the sums each one is a ratio of.
+
+Every metric but the two latent shares is a ratio of pooled sums ``Σ num_i / Σ den_i`` over token
+sequences, so estimates, intervals, thresholds and pairings need one formula for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from sae_guard.errors import SetupError, allowed
+
+COLUMNS = (
+    "n_tokens",
+    "kl",
+    "ce_clean",
+    "ce_patched",
+    "ce_zero",
+    "ce_mean",
+    "l0",
+    "l1",
+    "sq_error",
+    "sq_deviation",
+    "cosine",
+    "l2_ratio",
+)
+"""Per-sequence sums over the scored tokens, in the order in which they are stored."""
+
+Side = Literal["max", "min"]
+Direction = Literal["lower", "higher", "window"]
+
+_SIDES: Mapping[Direction, tuple[Side, ...]] = {
+    "lower": ("max",),
+    "higher": ("min",),
+    "window": ("max", "min"),
+}
+
+
+def _sum(**coefficients: float) -> Mapping[str, float]:
+    return MappingProxyType(coefficients)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is called, which way is better, and what it is a ratio of."""
+
+    name: str
+    unit: str
+    direction: Direction
+    formula: str
+    numerator: Mapping[str, float] = field(default_factory=dict)
+    denominator: Mapping[str, float] = field(default_factory=lambda: _sum(n_tokens=1))
+    also_called: str = ""
+    version: int = 1
+    """Raised whenever the formula changes: numbers of two versions are never compared."""
+    min_denominator: float = 0.0
+    """Per scored token; at or below it the ratio is undefined."""
+    min_tokens: int = 1
+    """Scored tokens below which the metric is undefined."""
+    firing_above: float | None = None
+    """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The bounds that make sense: ``max`` where lower is better, ``min`` where higher is."""
+        return _SIDES[self.direction]
+
+
+_METRICS = (
+    Metric(
+        "kl",
+        "nats",
+        "lower",
+        "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
+        _sum(kl=1),
+        also_called="SAELens `kl_div_with_sae`; patch loss",
+    ),
+    Metric(
+        "ce_increase",
+        "nats",
+        "lower",
+        "ce_patched − ce_clean",
+        _sum(ce_patched=1, ce_clean=-1),
+        also_called="loss added; delta loss; SAEBench `ce_loss_with_sae − ce_loss_without_sae`",
+    ),
+    Metric(
+        "reconstruction_score",
+        "",
+        "higher",
+        "(ce_zero − ce_patched) / (ce_zero − ce_clean), ratio of pooled means",
+        _sum(ce_zero=1, ce_patched=-1),
+        _sum(ce_zero=1, ce_clean=-1),
+        also_called="SAELens `ce_loss_score`; loss recovered; dictionary_learning "
+        "`frac_recovered` (which averages per batch: not the same)",
+        # A thousandth of a nat of harm by ablation is below what a few thousand tokens resolve.
+        min_denominator=1e-3,
+    ),
+    Metric(
+        "reconstruction_score[mean]",
+        "",
+        "higher",
+        "(ce_mean − ce_patched) / (ce_mean − ce_clean), ratio of pooled means",
+        _sum(ce_mean=1, ce_patched=-1),
+        _sum(ce_mean=1, ce_clean=-1),
+        also_called="loss recovered against mean ablation",
+        min_denominator=1e-3,
+    ),
+    Metric(
+        "l0",
+        "latents/token",
+        "window",
+        "E_tokens #{latents ≠ 0}; negative latents count",
+        _sum(l0=1),
+        also_called="sparsity; average number of active features",
+    ),
+    Metric("l1", "", "window", "E_tokens Σ |latent|", _sum(l1=1), also_called="SAELens `l1`"),
+    Metric(
+        "explained_variance",
+        "",
+        "higher",
+        "1 − Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
+        _sum(sq_deviation=1, sq_error=-1),
+        _sum(sq_deviation=1),
+        also_called="1 − FVU; R²; SAELens `explained_variance`",
+        min_denominator=1e-12,
+    ),
+    Metric(
+        "fvu",
+        "",
+        "lower",
+        "Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
+        _sum(sq_error=1),
+        _sum(sq_deviation=1),
+        also_called="fraction of variance unexplained; normalised MSE",
+        min_denominator=1e-12,
+    ),
+    Metric(
+        "mse",
+        "",
+        "lower",
+        "E_tokens ‖x−x̂‖², summed over d_model",
+        _sum(sq_error=1),
+        also_called="SAELens `mse`; dictionary_learning divides by d_model",
+    ),
+    Metric(
+        "l2_ratio",
+        "",
+        "window",
+        "E_tokens ‖x̂‖ / ‖x‖",
+        _sum(l2_ratio=1),
+        also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
+    ),
+    Metric("cosine", "", "higher", "E_tokens cos(x, x̂)", _sum(cosine=1), also_called="`cossim`"),
+    Metric(
+        "ce_clean",
+        "nats",
+        "window",
+        "cross-entropy of the next token, unperturbed",
+        _sum(ce_clean=1),
+        also_called="SAELens `ce_loss_without_sae`; L_original",
+    ),
+    Metric(
+        "ce_patched",
+        "nats",
+        "window",
+        "the same with the reconstruction patched in",
+        _sum(ce_patched=1),
+        also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
+    ),
+    Metric(
+        "ce_zero",
+        "nats",
+        "window",
+        "the same with the activation replaced by zeros",
+        _sum(ce_zero=1),
+        also_called="SAELens `ce_loss_with_ablation`; L_zero",
+    ),
+    Metric(
+        "ce_mean",
+        "nats",
+        "window",
+        "the same with the activation replaced by the mean μ",
+        _sum(ce_mean=1),
+        also_called="L_mean",
+    ),
+    Metric(
+        "dead_latents",
+        "share",
+        "lower",
+        "share of latents that never fire",
+        also_called="SAEBench `frac_alive` = 1 − it",
+        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰.
+        min_tokens=10_000,
+        firing_above=0.0,
+    ),
+    Metric(
+        "dense_latents",
+        "share",
+        "lower",
+        "share of latents that fire on more than 10 % of the tokens",
+        also_called="SAEBench `freq_over_10_percent`",
+        # The frequency 0.1 has a standard error of 0.0095 at 1,000 tokens.
+        min_tokens=1_000,
+        firing_above=0.1,
+    ),
+)
+
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _METRICS})
+"""Every metric that a threshold can name."""
+
+
+def metric(name: str) -> Metric:
+    """The metric called ``name``; raises `SetupError` with the nearest names."""
+    if name not in METRICS:
+        hint = allowed(name, METRICS, limit=len(METRICS))
+        raise SetupError(f"unknown metric {name!r}; {hint}")
+    return METRICS[name]

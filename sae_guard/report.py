@@ -1,0 +1,118 @@
+"""Facts → lines and JSON. Pure: nothing is written here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from sae_guard.diagnosis import Suspicion
+from sae_guard.wire import Outcome
+
+JSON_SCHEMA_VERSION = 1
+
+
+def number(value: float) -> str:
+    """Four significant digits, and never a rounding that hides the sign of a tiny number."""
+    return f"{value:.4g}"
+
+
+def headline(outcome: Outcome) -> str:
+    """Metric, value, bound, interval and tokens on one line; the reason for an error."""
+    if outcome.value is None or outcome.bound is None:
+        return f"{outcome.metric}: no verdict ({outcome.cause} error): {outcome.message}"
+    relation = {
+        ("max", True): ">", ("max", False): "<=",
+        ("min", True): "<", ("min", False): ">=",
+    }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
+    unit = f" {outcome.unit}" if outcome.unit else ""
+    line = f"{outcome.metric} {number(outcome.value)} {relation} {outcome.side} {outcome.bound:g}"
+    return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)})"
+
+
+def failure(outcome: Outcome, suspicions: Sequence[Suspicion]) -> str:
+    """The text of a failing threshold: headline, where it is set, what is probably wrong."""
+    lines = [headline(outcome), f"{outcome.where}: {_bounds(outcome)}"]
+    for suspicion in suspicions:
+        lines += ["", f"probable load error: {suspicion.evidence}", f"  try: {suspicion.remedy}"]
+    return "\n".join(lines)
+
+
+def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[str]:
+    """The terminal table: one block per spec and checkpoint, then the notes."""
+    for (spec, name, checkpoint), block in groupby(
+        outcomes, key=lambda o: (o.spec, o.name, o.checkpoint)
+    ):
+        yield from _block(f"{spec}::{name} [{checkpoint}]", list(block))
+        yield ""
+    yield from notes
+
+
+def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    measured = next((o for o in outcomes if o.n_tokens is not None), None)
+    yield title + (f"  {_sample(measured)}" if measured else "")
+    rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
+    rows += [_row(outcome) for outcome in outcomes]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if at in (0, 5) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
+    half = ""
+    if outcome.low is not None and outcome.high is not None:
+        half = f"{(outcome.high - outcome.low) / 2:.2g}"
+    return (
+        outcome.metric,
+        "-" if outcome.value is None else number(outcome.value),
+        half,
+        _bounds(outcome, short=True),
+        "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
+        outcome.verdict.upper() if outcome.verdict != "pass" else "pass",
+    )
+
+
+def _bounds(outcome: Outcome, *, short: bool = False) -> str:
+    if short and outcome.min is not None and outcome.max is not None:
+        return f"{outcome.min:g}..{outcome.max:g}"
+    signs = {"min": ">= ", "max": "<= "} if short else {"min": "min ", "max": "max "}
+    values = {"min": outcome.min, "max": outcome.max}
+    joined = ", ".join(f"{signs[s]}{v:g}" for s, v in values.items() if v is not None)
+    return joined if short else f"{outcome.metric}: {joined}"
+
+
+def _interval(outcome: Outcome) -> str:
+    if outcome.low is None or outcome.high is None:
+        return "no interval, "
+    return f"95 % interval {number(outcome.low)} to {number(outcome.high)}, "
+
+
+def _sample(outcome: Outcome) -> str:
+    return f"{outcome.n_tokens:,} tokens in {outcome.n_sequences:,} sequences"
+
+
+def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:
+    """All outcomes as strict JSON: a number that JSON cannot say is null beside its verdict."""
+    document: dict[str, Any] = {
+        "schema_version": JSON_SCHEMA_VERSION,
+        "sae_guard": version,
+        "verdict": verdict,
+        "outcomes": [_json_row(outcome) for outcome in outcomes],
+    }
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _json_row(outcome: Outcome) -> dict[str, Any]:
+    row = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(outcome).items()
+    }
+    row["provenance"] = json.loads(outcome.provenance) if outcome.provenance else None
+    return row

@@ -1,0 +1,109 @@
+"""Hypothesis strategies for people's own property tests of metrics and gates.
+
+from hypothesis import given
+from sae_guard.testing import measurements
+
+@given(measurements())
+def test_my_rule(measurement): ...
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as npst
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sae_guard.measurement import Measurement, Provenance
+from sae_guard.metrics.table import COLUMNS, METRICS
+from sae_guard.verdicts import Threshold
+
+__all__ = ["logit_pairs", "logits", "measurements", "thresholds", "token_sums"]
+
+
+def logits(
+    *, positions: int | None = None, vocabulary: int | None = None, spread: float = 20.0
+) -> st.SearchStrategy[Tensor]:
+    """Float64 logits of shape [pos, vocab] within ±``spread``."""
+    shape = st.tuples(
+        st.just(positions) if positions else st.integers(1, 4),
+        st.just(vocabulary) if vocabulary else st.integers(2, 8),
+    )
+    elements = st.floats(-spread, spread, allow_nan=False, allow_subnormal=False)
+    return shape.flatmap(lambda s: npst.arrays(np.float64, s, elements=elements)).map(torch.tensor)
+
+
+def logit_pairs(*, spread: float = 20.0) -> st.SearchStrategy[tuple[Tensor, Tensor]]:
+    """Clean and patched logits of one shape."""
+    shapes = st.tuples(st.integers(1, 4), st.integers(2, 8))
+    return shapes.flatmap(
+        lambda s: st.tuples(*[logits(positions=s[0], vocabulary=s[1], spread=spread)] * 2)
+    )
+
+
+@st.composite
+def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
+    """Columns of a plausible measurement: ablation hurts, no sum is degenerate."""
+
+    def column(low: float, high: float) -> Any:
+        return draw(npst.arrays(np.float64, sequences, elements=st.floats(low, high)))
+
+    n = draw(npst.arrays(np.int64, sequences, elements=st.integers(8, 64))).astype(np.float64)
+    clean = n * column(1, 3)
+    deviation = n * column(1, 9)
+    return {
+        "n_tokens": n,
+        "kl": n * column(0, 2),
+        "ce_clean": clean,
+        "ce_patched": clean + n * column(-0.1, 2),
+        "ce_zero": clean + n * column(1, 8),
+        "ce_mean": clean + n * column(0.5, 4),
+        "l0": n * column(1, 12),
+        "l1": n * column(1, 50),
+        "sq_error": deviation * column(0, 2),
+        "sq_deviation": deviation,
+        "cosine": n * column(-1, 1),
+        "l2_ratio": n * column(0.1, 2),
+    }
+
+
+@st.composite
+def measurements(
+    draw: st.DrawFn, *, min_sequences: int = 1, max_sequences: int = 6, d_sae: int = 5
+) -> Measurement:
+    """Whole, finite measurements in which every ratio metric is defined."""
+    sequences = draw(st.integers(min_sequences, max_sequences))
+    sums = draw(token_sums(sequences))
+    firings = draw(
+        npst.arrays(np.int64, d_sae, elements=st.integers(0, int(sums["n_tokens"].sum())))
+    )
+    return Measurement(
+        np.arange(sequences, dtype=np.int64),
+        {name: sums[name] for name in COLUMNS},
+        firings,
+        Provenance(
+            model={"name": "drawn"},
+            checkpoint={"path": "drawn"},
+            corpus={"sha256": "0" * 64, "n_sequences": sequences},
+            hook="blocks.0.hook_resid_post",
+            mean_sha256="0" * 64,
+            formula_versions={name: metric.version for name, metric in METRICS.items()},
+            versions={},
+            device="cpu",
+        ),
+    )
+
+
+@st.composite
+def thresholds(draw: st.DrawFn, metric: str) -> Threshold:
+    """Thresholds on the metric's own sides, within ±20."""
+    chosen = METRICS[metric]
+    low, high = sorted(draw(st.tuples(*[st.floats(-20, 20, allow_nan=False)] * 2)))
+    return Threshold(
+        metric,
+        max=high if "max" in chosen.sides else None,
+        min=low if "min" in chosen.sides else None,
+    )

@@ -1,0 +1,108 @@
+"""`Outcome`: a verdict as builtins, which is all that may cross from a test process to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sae_guard.metrics.table import metric
+from sae_guard.verdicts import Verdict
+
+PREFIX = "sae_guard."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One threshold's verdict on one checkpoint, flat. Floats may be NaN or infinite."""
+
+    spec: str
+    """Display path of the spec file."""
+    name: str
+    """Of the document in it; the hook point unless the document is named."""
+    checkpoint: str
+    metric: str
+    verdict: str
+    unit: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    max: float | None = None
+    min: float | None = None
+    warn_max: float | None = None
+    warn_min: float | None = None
+    side: str | None = None
+    bound: float | None = None
+    """The bound that is violated or nearest."""
+    headroom: float | None = None
+    n_tokens: int | None = None
+    n_sequences: int | None = None
+    cause: str | None = None
+    message: str = ""
+    where: str = ""
+    provenance: str = ""
+    """JSON."""
+
+    @classmethod
+    def of(
+        cls, verdict: Verdict, *, spec: str, name: str, checkpoint: str, provenance: str = ""
+    ) -> Outcome:
+        """The outcome of a verdict."""
+        threshold, estimate = verdict.threshold, verdict.estimate
+        measured: dict[str, Any] = {}
+        if estimate is not None:
+            side, bound = threshold.nearest_bound(estimate.value)
+            measured = {
+                **asdict(estimate),
+                "side": side,
+                "bound": bound,
+                "headroom": threshold.headroom(estimate.value),
+            }
+        return cls(
+            spec=spec,
+            name=name,
+            checkpoint=checkpoint,
+            metric=threshold.metric,
+            verdict=verdict.status,
+            unit=metric(threshold.metric).unit,
+            max=threshold.max,
+            min=threshold.min,
+            warn_max=threshold.warn_max,
+            warn_min=threshold.warn_min,
+            cause=verdict.cause,
+            message=verdict.message,
+            where=threshold.where,
+            provenance=provenance,
+            **measured,
+        )
+
+    def to_properties(self) -> list[tuple[str, str | int | float]]:
+        """For ``item.user_properties``: absent values are left out, the rest are exact builtins.
+
+        execnet refuses subclasses such as ``numpy.float64``, and under xdist a report it cannot
+        carry is a test that never happened.
+        """
+        return [
+            (PREFIX + name, _builtin(value))
+            for name, value in asdict(self).items()
+            if value is not None and value != ""
+        ]
+
+    @classmethod
+    def from_properties(cls, properties: Iterable[tuple[str, Any]]) -> Outcome | None:
+        """The outcome in a report's ``user_properties``; None when there is none or half of one."""
+        known = {field.name for field in fields(cls)}
+        found = {
+            name.removeprefix(PREFIX): value
+            for name, value in properties
+            if name.startswith(PREFIX)
+        }
+        complete = {"spec", "name", "checkpoint", "metric", "verdict"} <= found.keys() <= known
+        return cls(**found) if complete else None
+
+
+def _builtin(value: Any) -> str | int | float:
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot cross processes")

@@ -1,0 +1,118 @@
+"""Windows, masks and hashes of the token set."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from sae_guard.corpus import Corpus
+from sae_guard.corpus.windows import cut, encode
+from sae_guard.errors import SetupError
+
+GPT2_LIKE = SimpleNamespace(bos_token_id=0, eos_token_id=0, pad_token_id=None)
+documents = st.lists(st.lists(st.integers(1, 50), max_size=30), min_size=1, max_size=8)
+
+
+def corpus(docs: list[list[int]], **options: object) -> Corpus:
+    settings = {"context": 4, "prepend_bos": True, **options}
+    return Corpus.from_documents(docs, GPT2_LIKE, **settings)  # type: ignore[arg-type]
+
+
+@given(documents, st.integers(2, 6), st.booleans())
+def test_windows_are_consecutive_pieces_of_one_document(
+    docs: list[list[int]], context: int, prepend: bool
+) -> None:
+    step = context - prepend
+    expected = [
+        (*([0] if prepend else []), *doc[i : i + step])
+        for doc in docs
+        for i in range(0, len(doc), step)
+        if len(doc[i : i + step]) == step
+    ]
+    assert list(cut(docs, context, 0 if prepend else None)) == expected
+
+
+def test_a_document_that_brings_its_own_bos_gets_no_second_one() -> None:
+    assert list(cut([[0, 5, 6, 7, 8, 9, 10]], 4, 0)) == [(0, 5, 6, 7), (0, 8, 9, 10)]
+
+
+@given(st.permutations([[i] * 3 for i in range(1, 9)]), st.integers(0, 3))
+def test_the_choice_depends_on_tokens_and_seed_not_on_document_order(
+    docs: list[list[int]], seed: int
+) -> None:
+    ordered = corpus(sorted(docs), sequences=4, seed=seed)
+    assert torch.equal(corpus(docs, sequences=4, seed=seed).tokens, ordered.tokens)
+
+
+def test_another_seed_chooses_other_windows() -> None:
+    docs = [[i] * 3 for i in range(1, 50)]
+    chosen = {corpus(docs, sequences=4, seed=seed).sha256 for seed in range(5)}
+    assert len(chosen) == 5
+
+
+def test_bos_is_neither_patched_nor_scored_and_the_last_position_only_patched() -> None:
+    c = corpus([[5, 6, 7]])
+    assert c.tokens.tolist() == [[0, 5, 6, 7]]
+    assert c.patched.tolist() == [[False, True, True, True]]
+    assert c.scored.tolist() == [[False, True, True, False]]
+
+
+def test_special_tokens_can_be_included_or_listed() -> None:
+    assert corpus([[5, 6, 7]], special_tokens="include").scored.tolist() == [
+        [True, True, True, False]
+    ]
+    assert corpus([[5, 6, 7]], special_tokens=[0, 6]).scored.tolist() == [
+        [False, True, False, False]
+    ]
+
+
+def test_the_hash_sees_tokens_and_masks() -> None:
+    docs = [[5, 6, 7, 1], [8, 9, 10, 1]]
+    same = corpus(docs)
+    assert corpus(docs).sha256 == same.sha256
+    others = [
+        corpus(docs, special_tokens="include"),
+        corpus([[5, 6, 7, 1], [8, 9, 11, 1]]),
+        corpus(docs, prepend_bos=False),
+        corpus(docs, sequences=1),
+    ]
+    assert len({same.sha256, *(c.sha256 for c in others)}) == 5
+
+
+def test_too_little_text_is_refused_with_the_count() -> None:
+    with pytest.raises(SetupError, match="gives 2 windows of 4 tokens, 3 are asked for"):
+        corpus([[5, 6, 7, 8, 9, 10]], sequences=3)
+    with pytest.raises(SetupError, match="gives 0 windows of 4 tokens, at least 1"):
+        corpus([[5]])
+
+
+def test_a_bos_inside_a_window_is_refused_with_its_place() -> None:
+    with pytest.raises(SetupError, match=r"window 0 has a BOS token \(id 0\) at position 2"):
+        corpus([[5, 0, 7]])
+    assert corpus([[5, 0, 7, 8]], prepend_bos=False).patched.tolist() == [[True, False, True, True]]
+
+
+def test_prepending_a_bos_that_the_tokenizer_lacks_is_refused() -> None:
+    none = SimpleNamespace(bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    with pytest.raises(SetupError, match="the tokenizer has no BOS token"):
+        Corpus.from_documents([[1, 2, 3]], none, context=3, prepend_bos=True)
+
+
+def test_text_that_spells_a_special_token_is_read_as_text(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    ids = encode("fox <|endoftext|> dog", tokenizer)
+    assert tokenizer.bos_token_id not in ids
+    assert tokenizer.decode(ids) == "fox <|endoftext|> dog"
+
+
+def test_texts_are_documents(tokenizer: PreTrainedTokenizerFast) -> None:
+    c = Corpus.from_texts(["the quick brown fox " * 9] * 2, tokenizer, context=8, prepend_bos=True)
+    assert c.tokens.shape[1] == 8
+    assert c.identity["n_sequences"] == len(c.tokens)
+    assert c.identity["prepend_bos"] is True

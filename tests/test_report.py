@@ -1,0 +1,102 @@
+"""What users read: headlines, failure texts, the summary table and the JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from sae_guard.diagnosis import Suspicion
+from sae_guard.report import failure, headline, summary, to_json
+from sae_guard.wire import Outcome
+
+
+def outcome(**changes: object) -> Outcome:
+    fields = {
+        "spec": "thresholds/demo.yaml", "name": "blocks.2.hook_resid_post", "checkpoint": "v3",
+        "metric": "kl", "verdict": "fail", "unit": "nats", "value": 0.41239, "low": 0.39,
+        "high": 0.43478, "max": 0.2, "side": "max", "bound": 0.2, "headroom": -0.21239,
+        "n_tokens": 16256, "n_sequences": 128, "where": "thresholds/demo.yaml:14",
+    }  # fmt: skip
+    return Outcome(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_headline_gives_metric_value_bound_interval_and_tokens() -> None:
+    assert headline(outcome()) == (
+        "kl 0.4124 > max 0.2 nats (95 % interval 0.39 to 0.4348, 16,256 tokens in 128 sequences)"
+    )
+
+
+def test_the_headline_of_an_error_gives_cause_and_reason() -> None:
+    error = outcome(verdict="error", value=None, bound=None, cause="load", message="NaN weights")
+    assert headline(error) == "kl: no verdict (load error): NaN weights"
+
+
+@pytest.mark.parametrize(
+    ("side", "verdict", "sign"),
+    [("max", "fail", ">"), ("max", "pass", "<="), ("min", "fail", "<"), ("min", "warn", ">=")],
+)
+def test_the_headline_states_a_true_relation(side: str, verdict: str, sign: str) -> None:
+    assert f" {sign} {side} 0.2" in headline(outcome(side=side, verdict=verdict))
+
+
+def test_a_metric_without_an_interval_says_so() -> None:
+    assert "(no interval, 16,256 tokens" in headline(outcome(low=None, high=None))
+
+
+def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
+    text = failure(outcome(), [Suspicion("‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")])
+    assert text.splitlines()[1:] == [
+        "thresholds/demo.yaml:14: kl: max 0.2",
+        "",
+        "probable load error: ‖x̂‖/‖x‖ = 11.3: off",
+        "  try: check `sae: {normalize: …}`",
+    ]
+
+
+def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:
+    rows = [
+        outcome(checkpoint="v2", verdict="pass", value=0.1, low=0.09, high=0.11, headroom=0.1),
+        outcome(),
+        outcome(
+            metric="reconstruction_score[mean]", value=0.71, low=None, high=None, min=0.9,
+            max=None, unit="", headroom=-0.19,
+        ),
+        outcome(metric="l0", verdict="warn", value=33.3, min=10, max=60, headroom=26.7),
+        outcome(metric="cosine", verdict="error", value=None, bound=None, headroom=None,
+                n_tokens=None, min=0.5, max=None),
+    ]  # fmt: skip
+    lines = list(summary(rows, ["not gated: thresholds/gpt2.yaml::x: why"]))
+    assert lines == [
+        "thresholds/demo.yaml::blocks.2.hook_resid_post [v2]  16,256 tokens in 128 sequences",
+        "  metric  value  ± 95 %   bound  headroom  verdict",
+        "  kl        0.1    0.01  <= 0.2      +0.1  pass",
+        "",
+        "thresholds/demo.yaml::blocks.2.hook_resid_post [v3]  16,256 tokens in 128 sequences",
+        "  metric                       value  ± 95 %   bound  headroom  verdict",
+        "  kl                          0.4124   0.022  <= 0.2    -0.212  FAIL",
+        "  reconstruction_score[mean]    0.71          >= 0.9     -0.19  FAIL",
+        "  l0                            33.3   0.022  10..60     +26.7  WARN",
+        "  cosine                           -   0.022  >= 0.5         -  ERROR",
+        "",
+        "not gated: thresholds/gpt2.yaml::x: why",
+    ]
+    assert max(map(len, lines[1:4])) <= 80
+
+
+def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> None:
+    text = to_json(
+        [outcome(value=math.nan, verdict="error", provenance='{"hook": "h"}')],
+        verdict="error",
+        version="0.1.0",
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(text, parse_constant=refuse)
+    assert document["verdict"] == "error"
+    row = document["outcomes"][0]
+    assert (row["value"], row["verdict"], row["max"]) == (None, "error", 0.2)
+    assert row["provenance"] == {"hook": "h"}

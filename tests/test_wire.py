@@ -1,0 +1,58 @@
+"""Outcomes cross processes as builtins and come back equal."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import execnet
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_guard.measurement import Measurement
+from sae_guard.metrics.table import METRICS
+from sae_guard.testing import measurements, thresholds
+from sae_guard.verdicts import Threshold, judge
+from sae_guard.wire import Outcome
+
+PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint": "v1"}
+
+
+@given(measurements(), st.sampled_from(sorted(METRICS)), st.data())
+def test_every_outcome_survives_the_way_between_processes(
+    m: Measurement, name: str, data: st.DataObject
+) -> None:
+    outcome = Outcome.of(judge(m, data.draw(thresholds(name))), **PLACE, provenance="{}")
+    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
+    assert Outcome.from_properties(carried) == outcome
+
+
+@given(measurements(), st.sampled_from([math.inf, -math.inf]))
+def test_values_that_are_not_finite_survive_too(m: Measurement, bad: float) -> None:
+    outcome = dataclasses.replace(
+        Outcome.of(judge(m, Threshold("kl", max=1.0)), **PLACE), value=bad, headroom=bad
+    )
+    assert Outcome.from_properties(outcome.to_properties()) == outcome
+
+
+def test_numpy_scalars_become_builtins() -> None:
+    value = np.float64(0.5)
+    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=value)
+    assert {type(v) for _, v in outcome.to_properties()} <= {str, int, float}
+
+
+def test_what_is_no_builtin_is_refused_here_and_not_by_the_channel() -> None:
+    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=object())
+    with pytest.raises(TypeError, match="cannot cross processes"):
+        outcome.to_properties()
+
+
+@pytest.mark.parametrize("lost", ["sae_guard.verdict", "sae_guard.metric", "sae_guard.spec"])
+def test_half_an_outcome_is_none(lost: str) -> None:
+    properties = Outcome(**PLACE, metric="kl", verdict="pass").to_properties()
+    assert Outcome.from_properties(p for p in properties if p[0] != lost) is None
+    assert Outcome.from_properties([*properties, ("sae_guard.new_field", 1)]) is None
+    assert Outcome.from_properties([("user_property", 1)]) is None
