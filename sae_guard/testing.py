@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
+from sae_guard.sae import SAE, Activation, Gated, JumpReLU, ReLU, SaeSource, TopK
 from sae_guard.verdicts import Threshold
 
-__all__ = ["logit_pairs", "logits", "measurements", "thresholds", "token_sums"]
+__all__ = ["logit_pairs", "logits", "measurements", "saes", "thresholds", "token_sums"]
 
 
 def logits(
@@ -94,6 +95,34 @@ def measurements(
             versions={},
             device="cpu",
         ),
+    )
+
+
+@st.composite
+def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10) -> SAE:
+    """SAEs of every architecture, normalisation and pre-bias, with normally distributed weights."""
+    seeded = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=seeded)
+
+    activations: dict[str, Activation] = {
+        "standard": ReLU(),
+        "topk": TopK(draw(st.integers(1, d_sae))),
+        "jumprelu": JumpReLU(normal(d_sae).abs()),
+        "gated": Gated(normal(d_sae), normal(d_sae), normal(d_sae)),
+    }
+    architecture = draw(st.sampled_from(sorted(activations)))
+    return SAE(
+        normal(d_in, d_sae),
+        normal(d_sae, d_in),
+        torch.zeros(d_sae) if architecture == "gated" else normal(d_sae),
+        normal(d_in),
+        activations[architecture],
+        SaeSource("drawn", "drawn"),
+        pre_bias=draw(st.booleans()),
+        normalize=draw(st.sampled_from(("none", "constant_norm_rescale", "layer_norm"))),
+        rescale_by_decoder_norm=architecture == "topk" and draw(st.booleans()),
     )
 
 

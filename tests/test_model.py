@@ -30,9 +30,7 @@ def pair(
 ) -> tuple[LanguageModel, torch.nn.Module]:
     """The bridge and the raw model of one architecture."""
     folder = model_folders[request.param]
-    raw: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager"
-    )
+    raw: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     return load_model(folder), raw.train(mode=False)
 
 

@@ -1,0 +1,85 @@
+"""A bare state dict in a ``.pt`` or ``.safetensors`` file, under one of two sets of names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble
+from sae_guard.checkpoints.files import read_tensors, sha256
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE, SaeSource
+
+_LINEAR = {  # of torch.nn.Linear, whose weights are [out, in]
+    "encoder.weight": "W_enc",
+    "encoder.bias": "b_enc",
+    "decoder.weight": "W_dec",
+    "decoder.bias": "b_dec",
+}
+
+
+def read(path: Path, options: SaeOptions) -> SAE:
+    """The SAE of ``W_enc, W_dec, b_enc, b_dec`` or ``encoder.weight, decoder.weight, …``.
+
+    Such a file cannot say its activation family, whether b_dec is taken off the input, nor how the
+    input is normalised. Each has been published under the same names, so the options must say it.
+
+    Raises:
+        LoadError: An option is missing or contradicts the tensors, or the tensors do not fit.
+    """
+    tensors = _canonical(read_tensors(path))
+    facts = _facts(tensors, options, path)
+    source = SaeSource(
+        path=str(path),
+        format="plain state dict",
+        files={path.name: sha256(path)},
+        declared={"stored_dtype": _dtypes(tensors)},
+    )
+    return assemble(tensors, facts, source, path)
+
+
+def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not {"encoder.weight", "decoder.weight"} <= tensors.keys():
+        return dict(tensors)
+    return {
+        _LINEAR.get(name, name): tensor.T.contiguous() if name.endswith(".weight") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Facts:
+    candidates = _candidates(tensors)
+    architecture = options.architecture or (candidates[0] if len(candidates) == 1 else None)
+    if architecture is not None and architecture not in candidates:
+        raise LoadError(
+            f"{path}: the tensors ({', '.join(sorted(tensors))}) are those of a "
+            f"{' or '.join(candidates)} SAE, the spec's `sae` block says {architecture!r}"
+        )
+    undecided: dict[str, tuple[object, str]] = {
+        "architecture": (architecture, " or ".join(candidates)),
+        "pre_bias": (options.pre_bias, "true (b_dec is taken off the input) or false"),
+        "normalize": (options.normalize, "none, constant_norm_rescale or layer_norm"),
+    }
+    if architecture == "topk":
+        undecided["k"] = (options.k, "a whole number")
+    missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
+    if missing or architecture is None or options.pre_bias is None or options.normalize is None:
+        listed = "".join(f"\n  sae.{key}: {choices}" for key, choices in missing.items())
+        raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}")
+    return Facts(architecture, options.k, options.pre_bias, options.normalize)
+
+
+def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The activation families whose tensors these can be."""
+    if "threshold" in tensors:
+        return ("jumprelu",)
+    if {"b_gate", "b_mag", "r_mag"} & tensors.keys():
+        return ("gated",)
+    return ("standard", "topk")
+
+
+def _dtypes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))

@@ -1,0 +1,113 @@
+"""Writing SAEs as the formats that are read: what the checkpoint tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.sae import SAE, Activation, Gated, JumpReLU, ReLU, SaeSource, TopK
+
+
+def tensors_of(sae: SAE) -> dict[str, Tensor]:
+    """The canonical state dict of an SAE."""
+    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    if isinstance(sae.activation, Gated):
+        tensors |= {name: getattr(sae.activation, name) for name in ("b_gate", "b_mag", "r_mag")}
+    else:
+        tensors["b_enc"] = sae.b_enc
+    if isinstance(sae.activation, JumpReLU):
+        tensors["threshold"] = sae.activation.threshold
+    return tensors
+
+
+def config_of(sae: SAE, **changes: Any) -> dict[str, Any]:
+    """The cfg.json that SAELens 6 writes for an SAE."""
+    own: dict[str, Any] = {}
+    if isinstance(sae.activation, TopK):
+        own = {
+            "k": sae.activation.k,
+            "rescale_acts_by_decoder_norm": sae.rescale_by_decoder_norm,
+        }
+    metadata = {
+        "sae_lens_version": "6.54.12",
+        "model_name": "gpt2",
+        "hook_name": "blocks.1.hook_resid_post",
+        "prepend_bos": True,
+    }
+    return {
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cuda",
+        "apply_b_dec_to_input": sae.pre_bias,
+        "normalize_activations": sae.normalize,
+        "reshape_activations": "none",
+        "architecture": sae.activation.architecture,
+        "metadata": metadata,
+        **own,
+        **changes,
+    }
+
+
+def write_saelens(
+    folder: Path,
+    sae: SAE,
+    *,
+    config: dict[str, Any] | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> Path:
+    """A SAELens 6 folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cfg.json").write_text(json.dumps(config_of(sae) if config is None else config))
+    save_file(tensors_of(sae) if tensors is None else tensors, folder / "sae_weights.safetensors")
+    return folder
+
+
+def options_of(sae: SAE) -> SaeOptions:
+    """What a plain file needs to be told."""
+    activation = sae.activation
+    return SaeOptions(
+        architecture=activation.architecture,  # type: ignore[arg-type]
+        k=activation.k if isinstance(activation, TopK) else None,
+        pre_bias=sae.pre_bias,
+        normalize=sae.normalize,
+    )
+
+
+def as_linear(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same state dict under the names of two ``nn.Linear``."""
+    names = {
+        "W_enc": "encoder.weight",
+        "b_enc": "encoder.bias",
+        "W_dec": "decoder.weight",
+        "b_dec": "decoder.bias",
+    }
+    return {
+        names.get(name, name): t.T.contiguous() if t.ndim == 2 else t for name, t in tensors.items()
+    }
+
+
+def example_sae(architecture: str = "standard") -> SAE:
+    """A small SAE with fixed weights."""
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    activations: dict[str, Activation] = {
+        "standard": ReLU(),
+        "topk": TopK(3),
+        "jumprelu": JumpReLU(normal(10).abs()),
+        "gated": Gated(normal(10), normal(10), normal(10)),
+    }
+    b_enc = torch.zeros(10) if architecture == "gated" else normal(10)
+    return SAE(
+        normal(6, 10), normal(10, 6), b_enc, normal(6), activations[architecture],
+        SaeSource("example", "example"), pre_bias=True,
+    )  # fmt: skip

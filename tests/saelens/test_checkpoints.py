@@ -1,0 +1,71 @@
+"""What SAELens itself saves, loaded here: the same latents and the same reconstruction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sae_guard.checkpoints.load import load
+from sae_guard.demo import SAES
+
+sae_lens = pytest.importorskip("sae_lens", reason="runs in the environment of `make test-saelens`")
+
+NORMALIZE = ("none", "constant_norm_rescale", "layer_norm")
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "gated": {},
+    "jumprelu": {},
+    "topk": {"k": 5, "rescale_acts_by_decoder_norm": False},
+    "topk rescaled": {"k": 5, "rescale_acts_by_decoder_norm": True},
+}
+
+
+def random_sae(name: str, **shared: Any) -> Any:
+    """A SAELens SAE whose every weight is drawn."""
+    architecture = name.split()[0]
+    config_class = {
+        "standard": sae_lens.StandardSAEConfig,
+        "gated": sae_lens.GatedSAEConfig,
+        "jumprelu": sae_lens.JumpReLUSAEConfig,
+        "topk": sae_lens.TopKSAEConfig,
+    }[architecture]
+    config = config_class(d_in=24, d_sae=64, **ARCHITECTURES[name], **shared)
+    sae = sae_lens.SAE.get_sae_class_for_architecture(architecture)(config)
+    with torch.no_grad():
+        for key, parameter in sae.named_parameters():
+            parameter.normal_()
+            if key == "threshold":
+                parameter.abs_()
+    return sae
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("pre_bias", [True, False])
+def test_equals_saelens(tmp_path: Path, name: str, normalize: str, pre_bias: bool) -> None:
+    torch.manual_seed(0)
+    theirs = random_sae(name, normalize_activations=normalize, apply_b_dec_to_input=pre_bias)
+    theirs.save_model(tmp_path)
+    mine = load(tmp_path)
+    x = torch.randn(7, 11, 24) * 3 + 1
+    with torch.no_grad():
+        latents = theirs.encode(x)
+        reconstruction = theirs.decode(latents)
+    assert torch.equal(mine(x).latents != 0, latents != 0)  # L0, exactly
+    torch.testing.assert_close(mine(x).latents, latents, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine(x).reconstruction, reconstruction, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("release", ["v1", "v2", "v3"])
+def test_saelens_reads_the_demo_releases(release: str) -> None:
+    theirs = sae_lens.SAE.load_from_disk(SAES / release)
+    x = torch.randn(5, 9, 64) * 10
+    with torch.no_grad():
+        latents = theirs.encode(x)
+        reconstruction = theirs.decode(latents)
+    mine = load(SAES / release)(x)
+    assert torch.equal(mine.latents != 0, latents != 0)
+    torch.testing.assert_close(mine.reconstruction, reconstruction, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,171 @@
+"""SAELens 6 folders: read back exactly, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+from sae_guard.checkpoints.load import load
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+from sae_guard.testing import saes
+from tests.checkpoint_files import config_of, example_sae, tensors_of, write_saelens
+
+
+@given(saes())
+def test_round_trip(sae: SAE) -> None:
+    x = torch.linspace(-3, 4, 24).view(4, 6)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load(write_saelens(Path(folder), sae))
+    for mine, theirs in zip(loaded(x), sae(x), strict=True):
+        assert torch.equal(mine, theirs)
+    same = ("architecture", "k", "d_in", "d_sae", "pre_bias", "normalize")
+    assert [loaded.identity[n] for n in same] == [sae.identity[n] for n in same]
+
+
+def test_identity_tells_files_and_declared_facts(tmp_path: Path) -> None:
+    identity = load(write_saelens(tmp_path, example_sae())).identity
+    assert identity["prepend_bos"] is True
+    assert identity["hook_name"] == "blocks.1.hook_resid_post"
+    assert set(identity["files"]) == {"cfg.json", "sae_weights.safetensors"}
+    json.dumps(identity, allow_nan=False)
+
+
+def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
+    sae = example_sae("jumprelu")
+    halves = {name: t.bfloat16() for name, t in tensors_of(sae).items()}
+    loaded = load(write_saelens(tmp_path, sae, tensors=halves))
+    assert loaded.W_enc.dtype == torch.float32
+    assert torch.equal(loaded.W_enc, halves["W_enc"].float())
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("standard", {"architecture": "temporal"}, "architecture is 'temporal'"),
+    ("standard", {"architecture": None}, "architecture is None"),
+    ("standard", {"metadata": {}}, "sae_lens_version is missing"),
+    ("standard", {"metadata": []}, "metadata is []"),
+    (
+        "standard",
+        {"metadata": {"sae_lens_version": "6.0", "hook_head_index": 2}},
+        "hook_head_index is 2",
+    ),
+    ("standard", {"activation_fn": "tanh-relu"}, "activation_fn = 'tanh-relu': not understood"),
+    ("standard", {"k": 4}, "k = 4: not understood for a standard SAE"),
+    ("standard", {"normalize_activations": "expected_average_only_in"}, "normalize: none"),
+    ("standard", {"normalize_activations": "batch"}, "normalize_activations is 'batch'"),
+    ("standard", {"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input is 'yes'"),
+    ("standard", {"reshape_activations": "fold"}, "reshape_activations is 'fold'"),
+    ("standard", {"d_in": 7}, "d_in is 7, but sae_weights.safetensors has d_in 6"),
+    ("standard", {"d_sae": None}, "d_sae is None"),
+    ("topk", {"k": None}, "k is None"),
+    ("topk", {"k": 11}, "k is 11, allowed: 1 to 10"),
+    ("topk", {"k": 3.0}, "k is 3.0"),
+    ("topk", {"k": True}, "k is True"),
+    ("standard", {"architecture": "jumprelu"}, "missing: threshold"),
+    ("jumprelu", {"architecture": "standard"}, "not understood: threshold"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "changes", "message"), REFUSED)
+def test_refused_by_name(
+    tmp_path: Path, architecture: str, changes: dict[str, Any], message: str
+) -> None:
+    sae = example_sae(architecture)
+    folder = write_saelens(tmp_path, sae, config=config_of(sae, **changes))
+    with pytest.raises(LoadError) as caught:
+        load(folder)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_an_option_decides_whether_a_scale_is_folded(tmp_path: Path) -> None:
+    sae = example_sae()
+    config = config_of(sae, normalize_activations="expected_average_only_in")
+    folder = write_saelens(tmp_path, sae, config=config)
+    assert load(folder, SaeOptions(normalize="none")).normalize == "none"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SaeOptions(architecture="standard"),
+        SaeOptions(k=4),
+        SaeOptions(pre_bias=False),
+        SaeOptions(normalize="layer_norm"),
+    ],
+)
+def test_options_may_not_contradict_the_config(tmp_path: Path, options: SaeOptions) -> None:
+    folder = write_saelens(tmp_path, example_sae("topk"))
+    with pytest.raises(LoadError, match="the spec's `sae` block says"):
+        load(folder, options)
+
+
+def test_a_run_in_progress_is_refused(tmp_path: Path) -> None:
+    folder = write_saelens(tmp_path, example_sae())
+    scaler = folder / "activation_scaler.json"
+    scaler.write_text('{"scaling_factor": null, "has_whitening": false}')
+    load(folder)
+    scaler.write_text('{"scaling_factor": 0.31, "has_whitening": false}')
+    with pytest.raises(LoadError, match=r"scaling_factor is 0\.31"):
+        load(folder)
+
+
+def _negative(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["threshold"] = -torch.ones(10)
+
+
+def _zero(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["threshold"] = torch.zeros(10)
+
+
+def _nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["W_dec"][2, 3] = float("nan")
+
+
+def _whole_numbers(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["b_enc"] = torch.ones(10, dtype=torch.int64)
+
+
+def _transposed(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["W_enc"] = tensors["W_enc"].T.contiguous()
+
+
+def _flat(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["W_dec"] = tensors["W_dec"].flatten()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_negative, "thresholds lie between -1 and -1"),
+        (_zero, "not all 0"),
+        (_nan, "W_dec has 1 values that are not finite"),
+        (_whole_numbers, "b_enc is torch.int64"),
+        (_transposed, r"W_enc has shape \[10, 6\], expected \[6, 10\]"),
+        (_flat, "no decoder matrix"),
+    ],
+)
+def test_damaged_weights_are_refused(
+    tmp_path: Path, damage: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    sae = example_sae("jumprelu")
+    tensors = {name: tensor.clone() for name, tensor in tensors_of(sae).items()}
+    damage(tensors)
+    with pytest.raises(LoadError, match=message):
+        load(write_saelens(tmp_path, sae, tensors=tensors))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, '"\\ud800"'])
+def test_a_config_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    folder = write_saelens(tmp_path, example_sae())
+    (folder / "cfg.json").write_text(text)
+    with pytest.raises(LoadError, match=r"cfg\.json"):
+        load(folder)

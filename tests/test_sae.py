@@ -1,0 +1,130 @@
+"""The canonical SAE against its slow definition, one latent at a time in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sae_guard.sae import SAE, Gated, JumpReLU, TopK, identity_sae, zero_sae
+from sae_guard.testing import saes
+
+Vector = NDArray[np.float64]
+
+
+def slow_latents(sae: SAE, x: Vector) -> list[float]:
+    """Latents of one normalised token, by the papers' formulas."""
+    weights = {name: getattr(sae, name).double().numpy() for name in ("W_enc", "b_enc", "W_dec")}
+    q = []
+    for latent in range(sae.d_sae):
+        centred = x - sae.b_dec.double().numpy() if sae.pre_bias else x
+        value = sum(centred * weights["W_enc"][:, latent]) + weights["b_enc"][latent]
+        if sae.rescale_by_decoder_norm:
+            value *= math.sqrt(sum(weights["W_dec"][latent] ** 2))
+        q.append(float(value))
+    act = sae.activation
+    if isinstance(act, TopK):
+        kept = sorted(range(sae.d_sae), key=lambda i: q[i])[-act.k :]
+        return [max(q[i], 0.0) if i in kept else 0.0 for i in range(sae.d_sae)]
+    if isinstance(act, JumpReLU):
+        return [v if v > 0 and v > float(t) else 0.0 for v, t in zip(q, act.threshold, strict=True)]
+    if isinstance(act, Gated):
+        return [
+            max(q[i] * math.exp(act.r_mag[i]) + float(act.b_mag[i]), 0.0)
+            if q[i] + float(act.b_gate[i]) > 0
+            else 0.0
+            for i in range(sae.d_sae)
+        ]
+    return [max(v, 0.0) for v in q]
+
+
+def slow_forward(sae: SAE, x: Vector) -> tuple[Vector, list[float]]:
+    """Reconstruction and latents of one token."""
+    shift, divisor, factor = 0.0, 1.0, 1.0
+    if sae.normalize == "constant_norm_rescale":
+        divisor = factor = math.sqrt(sum(x**2)) / math.sqrt(len(x))
+    elif sae.normalize == "layer_norm":
+        shift = sum(x) / len(x)
+        factor = math.sqrt(sum((x - shift) ** 2) / (len(x) - 1))
+        divisor = factor + 1e-5
+    latents = slow_latents(sae, (x - shift) / divisor)
+    W_dec = sae.W_dec.double().numpy()
+    total = sae.b_dec.double().numpy().copy()
+    for latent, value in enumerate(latents):
+        if sae.rescale_by_decoder_norm:
+            value /= math.sqrt(sum(W_dec[latent] ** 2))
+        total += value * W_dec[latent]
+    return total * factor + shift, latents
+
+
+tokens = st.integers(0, 2**32 - 1).map(
+    lambda seed: torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed)) * 4 + 1
+)
+
+
+@given(saes(), tokens)
+def test_equals_the_slow_definition(sae: SAE, x: torch.Tensor) -> None:
+    reconstruction, latents = sae(x)
+    for at in np.ndindex(2, 3):
+        expected, code = slow_forward(sae, x[at].double().numpy())
+        np.testing.assert_allclose(latents[at].numpy(), code, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(reconstruction[at].numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
+@given(saes(), tokens)
+def test_a_token_is_independent_of_its_batch(sae: SAE, x: torch.Tensor) -> None:
+    alone = torch.stack([sae(token).reconstruction for token in x.view(-1, 6)]).view_as(x)
+    torch.testing.assert_close(sae(x).reconstruction, alone)
+    torch.testing.assert_close(sae(x.flip(1)).latents.flip(1), sae(x).latents)
+
+
+@given(saes(), tokens)
+def test_encode_and_call_give_the_same_latents(sae: SAE, x: torch.Tensor) -> None:
+    assert torch.equal(sae.encode(x), sae(x).latents)
+    if sae.normalize == "none":
+        assert torch.equal(sae.decode(sae.encode(x)), sae(x).reconstruction)
+
+
+@given(saes(), tokens)
+def test_moving_changes_nothing(sae: SAE, x: torch.Tensor) -> None:
+    moved = sae.to("cpu")
+    assert torch.equal(moved(x).reconstruction, sae(x).reconstruction)
+    assert moved.identity == sae.identity
+
+
+def test_to_moves_every_tensor() -> None:
+    sae = identity_sae(3)
+    gated = SAE(
+        sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec,
+        Gated(torch.zeros(6), torch.zeros(6), torch.zeros(6)), sae.source,
+    ).to("meta")  # fmt: skip
+    tensors = [*vars(gated).values(), *vars(gated.activation).values()]
+    assert {t.device.type for t in tensors if isinstance(t, torch.Tensor)} == {"meta"}
+
+
+@given(tokens)
+def test_the_identity_control_keeps_every_bit(x: torch.Tensor) -> None:
+    sae = identity_sae(6)
+    assert torch.equal(sae(x).reconstruction, x)
+
+
+@given(tokens)
+def test_the_zero_control_gives_zeros(x: torch.Tensor) -> None:
+    assert not zero_sae(6)(x).reconstruction.any()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_topk_never_keeps_a_negative_latent(k: int) -> None:
+    q = torch.tensor([[-1.0, -2.0, 3.0, -0.5]])
+    assert TopK(k)(q).tolist() == [[0.0, 0.0, 3.0, 0.0]]
+
+
+def test_jumprelu_is_strict_at_its_threshold() -> None:
+    threshold = torch.tensor([0.5, 0.5])
+    q = torch.tensor([0.5, float(np.nextafter(np.float32(0.5), np.float32(1)))])
+    assert (JumpReLU(threshold)(q) != 0).tolist() == [False, True]
