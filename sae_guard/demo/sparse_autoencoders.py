@@ -1,0 +1,145 @@
+"""Training of the demo's sparse autoencoders (SAEs).
+
+There is no auxiliary loss and no resampling: with few latents, an encoder that starts as the
+decoder's transpose and the activations' mean as ``b_dec``, no latent dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+logger = logging.getLogger(__name__)
+
+_HIDDEN_STATE = 3  # what leaves block 2 is the fourth hidden state: the first is the embedding
+_WARM_UP_STEPS = 50
+_DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
+_THRESHOLD_RATE = 0.05  # weight of the newest batch in the running mean
+_LOG_EVERY = 1000  # steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one SAE is trained.
+
+    ``per_token`` keeps the ``k`` largest latents of each token (TopK). ``per_batch`` keeps the
+    ``k * batch_size`` largest of a batch (BatchTopK), so that hard tokens may use more of them.
+    """
+
+    selection: Literal["per_token", "per_batch"]
+    steps: int
+    d_sae: int = 512
+    k: int = 16
+    batch_size: int = 2048  # activations
+    peak_learning_rate: float = 3e-3
+
+
+@torch.no_grad()
+def collect_activations(model: GPT2LMHeadModel, windows: torch.Tensor) -> torch.Tensor:
+    """Activations ``[windows * (context - 1), d_model]`` at the hook, without BOS positions."""
+    parts = [
+        model.transformer(batch, output_hidden_states=True).hidden_states[_HIDDEN_STATE][:, 1:]
+        for batch in torch.split(windows, 64)
+    ]
+    return torch.cat(parts).flatten(0, 1)
+
+
+def scale_of(activations: torch.Tensor) -> float:
+    """The power of two that brings the spread of ``[rows, d_model]`` activations nearest to 1.
+
+    A power of two, because multiplying by it rounds nothing: after training the scale folds out of
+    the weights without a trace.
+    """
+    spread = activations.var(dim=0).mean().sqrt().item()
+    return 2.0 ** round(-math.log2(spread))
+
+
+class SparseAutoencoder(torch.nn.Module):
+    """Encoder ``[d_in, d_sae]``, decoder ``[d_sae, d_in]`` with unit rows, and their biases.
+
+    ``b_dec`` is taken off the input and added to the output.
+    """
+
+    def __init__(self, recipe: Recipe, mean: torch.Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        self.recipe = recipe
+        rows = F.normalize(torch.randn(recipe.d_sae, len(mean), generator=generator), dim=1)
+        self.W_dec = torch.nn.Parameter(rows)
+        self.W_enc = torch.nn.Parameter(rows.t().clone())
+        self.b_enc = torch.nn.Parameter(torch.zeros(recipe.d_sae))
+        self.b_dec = torch.nn.Parameter(mean.clone())
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """``[rows, d_in]`` to ``[rows, d_sae]``, zero in all but the largest latents."""
+        latents = torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        if self.recipe.selection == "per_token":
+            return keep_largest(latents, self.recipe.k)
+        return keep_largest(latents.flatten(), self.recipe.k * len(latents)).view_as(latents)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """``[rows, d_sae]`` to ``[rows, d_in]``."""
+        return latents @ self.W_dec + self.b_dec
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Take the part along each decoder row off its gradient: it could change only the norm."""
+        gradient = self.W_dec.grad
+        assert gradient is not None, "there was no backward pass"
+        gradient -= (gradient * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Bring every decoder row back to length 1."""
+        self.W_dec.copy_(F.normalize(self.W_dec, dim=1))
+
+
+def keep_largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Set all but the ``count`` largest numbers of each last dimension to zero."""
+    kept, indices = values.topk(count, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, indices, kept)
+
+
+def _learning_rate_factor(step: int, steps: int) -> float:
+    warm_up = (step + 1) / _WARM_UP_STEPS
+    decay = (steps - step) / (_DECAY_SHARE * steps)
+    return min(1.0, warm_up, decay)
+
+
+def train_sparse_autoencoder(
+    activations: torch.Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[SparseAutoencoder, float]:
+    """Train an SAE on ``[rows, d_in]`` activations of unit spread.
+
+    The second value is the threshold: a running mean of the smallest latent that a batch kept.
+    Under ``per_batch`` selection, comparing with it later stands in for the rest of the batch.
+    """
+    sae = SparseAutoencoder(recipe, activations.mean(dim=0), generator)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.peak_learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_factor(step, recipe.steps)
+    )
+    threshold = 0.0
+    for step in range(recipe.steps):
+        rows = torch.randint(len(activations), (recipe.batch_size,), generator=generator)
+        x = activations[rows]
+        latents = sae.encode(x)
+        loss = F.mse_loss(sae.decode(latents), x)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sae.project_decoder_gradient()
+        optimizer.step()
+        schedule.step()
+        sae.normalize_decoder()
+        smallest = latents.detach()[latents > 0].min().item()
+        threshold += (smallest - threshold) * max(_THRESHOLD_RATE, 1 / (step + 1))
+        if step % _LOG_EVERY == 0 or step == recipe.steps - 1:
+            logger.info("SAE, step %d of %d: squared error %.4f", step, recipe.steps, loss.item())
+    return sae, threshold
