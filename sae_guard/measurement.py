@@ -118,7 +118,8 @@ class Measurement:
 
     def _combine(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
         parts = [factor * self.sums[column] for column, factor in coefficients.items()]
-        return np.sum(parts, axis=0)
+        combined: NDArray[np.float64] = np.sum(parts, axis=0)
+        return combined
 
     def _latent_share(self, firing_above: float) -> float:
         """Share of latents past the firing frequency, or of the silent ones for frequency 0."""

@@ -63,8 +63,8 @@ def test_kl_of_equal_models_is_exactly_zero(x: Tensor, dtype: torch.dtype) -> No
 @given(logit_pairs())
 def test_kl_is_zero_only_for_equal_distributions(pair: tuple[Tensor, Tensor]) -> None:
     difference = (f.log_probs(pair[0]).exp() - f.log_probs(pair[1]).exp()).abs().amax(dim=-1)
-    # Pinsker: KL ≥ ½·‖P − Q‖₁² ≥ ½·max|P − Q|².
-    assert bool((kl(*pair) >= 0.5 * difference**2 * (1 - 1e-6)).all())
+    # Pinsker: KL ≥ ½·‖P − Q‖₁² ≥ ½·max|P − Q|², up to the rounding of float64 probabilities.
+    assert bool((kl(*pair) >= 0.5 * difference**2 - 1e-14).all())
 
 
 @given(logit_pairs(), st.floats(-100, 100), st.floats(-100, 100))

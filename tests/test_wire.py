@@ -45,7 +45,7 @@ def test_numpy_scalars_become_builtins() -> None:
 
 
 def test_what_is_no_builtin_is_refused_here_and_not_by_the_channel() -> None:
-    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=object())
+    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=object())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cannot cross processes"):
         outcome.to_properties()
 

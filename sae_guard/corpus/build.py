@@ -44,12 +44,12 @@ def build_corpus(data: DataSpec, tokenizer: Any, base: Path) -> Corpus:
 
 def _documents(data: DataSpec, tokenizer: Any, base: Path) -> Iterator[Sequence[int]]:
     if data.tokens is not None:
-        for path in sources.expand([data.tokens], base):
-            yield from sources.token_file(path, data.field)
+        for path in sources.expand(data.tokens, base):
+            yield from sources.token_file(path, data.column)
         return
     for text in _texts(data, base):
         if not isinstance(text, str):
-            raise SetupError(f"field {data.field!r} is {type(text).__name__}, expected text")
+            raise SetupError(f"field {data.column!r} is {type(text).__name__}, expected text")
         yield encode(text, tokenizer)
 
 
@@ -57,7 +57,7 @@ def _texts(data: DataSpec, base: Path) -> Iterator[Any]:
     if data.text is not None:
         return sources.text_files(sources.expand(data.text, base))
     if data.jsonl is not None:
-        return sources.json_lines(sources.expand(data.jsonl, base), data.field)
+        return sources.json_lines(sources.expand(data.jsonl, base), data.column)
     if data.modules is not None:
         return sources.module_sources(data.modules)
     if data.dataset is None:
@@ -67,6 +67,6 @@ def _texts(data: DataSpec, base: Path) -> Iterator[Any]:
         name=data.dataset.name,
         split=data.dataset.split,
         revision=data.dataset.revision,
-        field=data.field,
+        field=data.column,
         base=base,
     )

@@ -6,6 +6,7 @@ sequences, so estimates, intervals, thresholds and pairings need one formula for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -60,6 +61,8 @@ class Metric:
     """Per scored token; at or below it the ratio is undefined."""
     min_tokens: int = 1
     """Scored tokens below which the metric is undefined."""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    """What the value can be: a bound outside it cannot pass, or cannot fail."""
     firing_above: float | None = None
     """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
 
@@ -77,6 +80,7 @@ _METRICS = (
         "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
         _sum(kl=1),
         also_called="SAELens `kl_div_with_sae`; patch loss",
+        range=(0, math.inf),
     ),
     Metric(
         "ce_increase",
@@ -115,8 +119,17 @@ _METRICS = (
         "E_tokens #{latents ≠ 0}; negative latents count",
         _sum(l0=1),
         also_called="sparsity; average number of active features",
+        range=(0, math.inf),
     ),
-    Metric("l1", "", "window", "E_tokens Σ |latent|", _sum(l1=1), also_called="SAELens `l1`"),
+    Metric(
+        "l1",
+        "",
+        "window",
+        "E_tokens Σ |latent|",
+        _sum(l1=1),
+        also_called="SAELens `l1`",
+        range=(0, math.inf),
+    ),
     Metric(
         "explained_variance",
         "",
@@ -126,6 +139,7 @@ _METRICS = (
         _sum(sq_deviation=1),
         also_called="1 − FVU; R²; SAELens `explained_variance`",
         min_denominator=1e-12,
+        range=(-math.inf, 1),
     ),
     Metric(
         "fvu",
@@ -136,6 +150,7 @@ _METRICS = (
         _sum(sq_deviation=1),
         also_called="fraction of variance unexplained; normalised MSE",
         min_denominator=1e-12,
+        range=(0, math.inf),
     ),
     Metric(
         "mse",
@@ -144,6 +159,7 @@ _METRICS = (
         "E_tokens ‖x−x̂‖², summed over d_model",
         _sum(sq_error=1),
         also_called="SAELens `mse`; dictionary_learning divides by d_model",
+        range=(0, math.inf),
     ),
     Metric(
         "l2_ratio",
@@ -152,8 +168,17 @@ _METRICS = (
         "E_tokens ‖x̂‖ / ‖x‖",
         _sum(l2_ratio=1),
         also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
+        range=(0, math.inf),
     ),
-    Metric("cosine", "", "higher", "E_tokens cos(x, x̂)", _sum(cosine=1), also_called="`cossim`"),
+    Metric(
+        "cosine",
+        "",
+        "higher",
+        "E_tokens cos(x, x̂)",
+        _sum(cosine=1),
+        also_called="`cossim`",
+        range=(-1, 1),
+    ),
     Metric(
         "ce_clean",
         "nats",
@@ -161,6 +186,7 @@ _METRICS = (
         "cross-entropy of the next token, unperturbed",
         _sum(ce_clean=1),
         also_called="SAELens `ce_loss_without_sae`; L_original",
+        range=(0, math.inf),
     ),
     Metric(
         "ce_patched",
@@ -169,6 +195,7 @@ _METRICS = (
         "the same with the reconstruction patched in",
         _sum(ce_patched=1),
         also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
+        range=(0, math.inf),
     ),
     Metric(
         "ce_zero",
@@ -177,6 +204,7 @@ _METRICS = (
         "the same with the activation replaced by zeros",
         _sum(ce_zero=1),
         also_called="SAELens `ce_loss_with_ablation`; L_zero",
+        range=(0, math.inf),
     ),
     Metric(
         "ce_mean",
@@ -185,6 +213,7 @@ _METRICS = (
         "the same with the activation replaced by the mean μ",
         _sum(ce_mean=1),
         also_called="L_mean",
+        range=(0, math.inf),
     ),
     Metric(
         "dead_latents",
@@ -195,6 +224,7 @@ _METRICS = (
         # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰.
         min_tokens=10_000,
         firing_above=0.0,
+        range=(0, 1),
     ),
     Metric(
         "dense_latents",
@@ -205,6 +235,7 @@ _METRICS = (
         # The frequency 0.1 has a standard error of 0.0095 at 1,000 tokens.
         min_tokens=1_000,
         firing_above=0.1,
+        range=(0, 1),
     ),
 )
 

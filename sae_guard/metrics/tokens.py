@@ -63,7 +63,8 @@ def cosine(x: Float[Tensor, "... d_in"], x_hat: Float[Tensor, "... d_in"]) -> Fl
 
 def l2_ratio(x: Float[Tensor, "... d_in"], x_hat: Float[Tensor, "... d_in"]) -> Float[Tensor, ...]:
     """‖x̂‖ / ‖x‖; not finite where x is zero, which no verdict lets pass."""
-    return x_hat.norm(dim=-1) / x.norm(dim=-1)
+    ratio: Tensor = x_hat.norm(dim=-1) / x.norm(dim=-1)
+    return ratio
 
 
 def masked_sums(

@@ -1,0 +1,54 @@
+"""Measuring from Python, without pytest and without a spec file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_guard import engine
+from sae_guard.checkpoints.load import load as load_sae
+from sae_guard.corpus import Corpus, build_corpus
+from sae_guard.measurement import Measurement
+from sae_guard.model import LanguageModel, load_model
+from sae_guard.sae import SAE
+from sae_guard.spec import DataSpec
+
+__all__ = ["load_sae", "measure"]
+
+
+def measure(
+    *,
+    model: LanguageModel | str | Path,
+    sae: SAE | str | Path,
+    corpus: Corpus | Mapping[str, Any],
+    hook: str,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Measurement:
+    """Measure an SAE patched into a language model: ``measure(...)["kl"]``.
+
+    Args:
+        model: A loaded model, or what `load_model` takes; for another device, dtype or processing
+            load it yourself.
+        sae: A loaded SAE, or a checkpoint that needs no further options; else use `load_sae`.
+        corpus: A corpus, or the `data` block of a spec as a mapping, whose relative paths start
+            from the current folder.
+        hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
+        batch_size: Token windows per forward pass; chosen from the vocabulary size by default.
+        progress: Draw a progress bar on stderr.
+
+    Raises:
+        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+        pydantic.ValidationError: The mapping is no data block.
+    """
+    if not isinstance(model, LanguageModel):
+        model = load_model(model)
+    if not isinstance(sae, SAE):
+        sae = load_sae(sae, device=model.device)
+    if not isinstance(corpus, Corpus):
+        corpus = build_corpus(DataSpec.model_validate(corpus), model.tokenizer, Path.cwd())
+    return engine.measure(
+        model, sae, corpus, hook, batch_size=batch_size, progress=sys.stderr if progress else None
+    )

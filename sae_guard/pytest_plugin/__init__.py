@@ -1,0 +1,121 @@
+"""The pytest plugin: hooks only. Nothing here imports torch, and little imports anything.
+
+Every pytest run of an environment with sae_guard installed imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtures by name here
+    parametrize,
+    sae,
+    sae_case,
+    sae_corpus,
+    sae_device,
+    sae_measurement,
+    sae_model,
+)
+from sae_guard.pytest_plugin.gate import GATE, Gate
+from sae_guard.pytest_plugin.items import SpecFile
+from sae_guard.pytest_plugin.ledger import Ledger
+from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
+from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
+
+_SHARED = pytest.StashKey[Path]()
+_WORKER_INPUT = "sae_guard_shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options, check the plan before anything slow, make the workbench."""
+    options = config.stash[OPTIONS] = Options.of(config)
+    explicit = config.args_source is pytest.Config.ArgsSource.ARGS
+    named = tuple(_paths(config)) if explicit else ()
+    gate = config.stash[GATE] = Gate(options, named)
+    worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker_input is None:
+        config.pluginmanager.register(Ledger(gate), "sae_guard.ledger")
+        if options.asked:
+            _check_plan(gate)
+    if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
+        config.args = [str(path) for path in gate.spec_files]
+    config.stash[WORKBENCH] = _workbench(config, options, worker_input)
+
+
+def _check_plan(gate: Gate) -> None:
+    """Fail before the slow part: no spec at all, or no case for a checkpoint."""
+    if not gate.spec_files:
+        globs = ", ".join(gate.options.spec_globs)
+        raise pytest.UsageError(
+            f"no spec gates {', '.join(gate.options.checkpoints)}: nothing matches {globs} in "
+            f"{gate.options.root} (ini option `sae_specs`), and --sae-spec names none"
+        )
+    _ = gate.plan
+
+
+def _paths(config: pytest.Config) -> list[Path]:
+    here = config.invocation_params.dir
+    return [here / arg.split("::")[0] for arg in config.args]
+
+
+def _workbench(
+    config: pytest.Config, options: Options, worker_input: dict[str, Any] | None
+) -> Workbench:
+    if worker_input is None:
+        # Capture is not on yet, so this is the terminal's stderr for good.
+        progress = os.fdopen(os.dup(2), "w", encoding="utf-8")
+        config.add_cleanup(progress.close)
+        shown = progress if progress.isatty() and not os.environ.get("CI") else None
+        return Workbench(device=options.device, batch_size=options.batch_size, progress=shown)
+    number = re.search(r"\d+$", worker_input["workerid"])
+    return Workbench(
+        device=options.device,
+        batch_size=options.batch_size,
+        shared=Path(worker_input[_WORKER_INPUT]),
+        worker=int(number.group()) if number else 0,
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each xdist worker the folder in which measurements are shared."""
+    config: pytest.Config = node.config
+    if _SHARED not in config.stash:
+        folder = Path(tempfile.mkdtemp(prefix="sae_guard-"))
+        config.stash[_SHARED] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    node.workerinput[_WORKER_INPUT] = str(config.stash[_SHARED])
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect the spec files of the run."""
+    if not parent.config.stash[GATE].owns(file_path):
+        return None
+    collector: pytest.Collector = SpecFile.from_parent(parent, path=file_path)
+    return collector
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run people's own tests once per case."""
+    parametrize(metafunc)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Say what is gated."""
+    gate = config.stash[GATE]
+    if not gate.options.asked:
+        return None
+    specs = ", ".join(gate.display(path) for path in gate.spec_files)
+    return [f"sae guard: {', '.join(gate.options.checkpoints) or 'defaults'} by {specs}"]

@@ -1,0 +1,71 @@
+"""Fixtures for people's own tests: each such test runs once per spec and checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sae_guard.pytest_plugin.gate import GATE
+from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
+
+if TYPE_CHECKING:
+    from sae_guard.corpus import Corpus
+    from sae_guard.measurement import Measurement
+    from sae_guard.model import LanguageModel
+    from sae_guard.plan import Case
+    from sae_guard.sae import SAE
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a test that uses the fixtures one run per case of the plan."""
+    if "sae_case" not in metafunc.fixturenames:
+        return
+    cases = [case for case in metafunc.config.stash[GATE].plan.cases if case.checkpoint]
+    ids = [f"{case.spec.name}-{case.label}" for case in cases]
+    metafunc.parametrize(
+        "sae_case", cases or [None], ids=ids or ["no checkpoint"], indirect=True, scope="session"
+    )
+
+
+@pytest.fixture(scope="session")
+def sae_case(request: pytest.FixtureRequest) -> Case:
+    """The spec and checkpoint that the other fixtures are about."""
+    case: Case | None = request.param
+    if case is None:
+        pytest.skip("no checkpoint: give --sae CHECKPOINT, or a spec with a default checkpoint")
+    return case
+
+
+@pytest.fixture(scope="session")
+def sae_device(pytestconfig: pytest.Config) -> str:
+    """The device that this process measures on, such as ``cuda:0``."""
+    return _bench(pytestconfig).device
+
+
+@pytest.fixture(scope="session")
+def sae_model(sae_case: Case, pytestconfig: pytest.Config) -> LanguageModel:
+    """The language model of the spec."""
+    return _bench(pytestconfig).model(sae_case.spec)
+
+
+@pytest.fixture(scope="session")
+def sae_corpus(sae_case: Case, pytestconfig: pytest.Config) -> Corpus:
+    """The token windows of the spec."""
+    return _bench(pytestconfig).corpus(sae_case.spec)
+
+
+@pytest.fixture(scope="session")
+def sae(sae_case: Case, pytestconfig: pytest.Config) -> SAE:
+    """The checkpoint's SAE."""
+    return _bench(pytestconfig).sae(sae_case)
+
+
+@pytest.fixture(scope="session")
+def sae_measurement(sae_case: Case, pytestconfig: pytest.Config) -> Measurement:
+    """What was measured: ``sae_measurement["kl"]`` is a metric's value."""
+    return _bench(pytestconfig).measurement(sae_case)
+
+
+def _bench(config: pytest.Config) -> Workbench:
+    return config.stash[WORKBENCH]

@@ -1,0 +1,147 @@
+"""The controller's ledger: every expected threshold has a verdict, or the run is no pass.
+
+A test whose report was lost (a crashed worker, a property that cannot cross processes) looks to
+pytest like a test that never was; here it is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sae_guard.pytest_plugin.gate import Gate
+
+if TYPE_CHECKING:
+    from sae_guard.wire import Outcome
+
+EXIT_ERROR = 2
+"""No verdict could be reached: the spec, the checkpoint, the model or the machine is at fault.
+
+1 is pytest's own code for failed tests: a threshold is crossed.
+"""
+
+
+class Ledger:
+    """Expected against reported node ids, and the outcomes; on the controller only."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.outcomes: dict[str, Outcome] = {}
+        self._expected: dict[str, None] = {}
+        self._failed: set[str] = set()
+
+    def expect(self, nodeids: Iterable[str]) -> None:
+        """Note the tests that must be reported."""
+        specs = {self.gate.display(path) for path in self.gate.spec_files}
+        self._expected.update(dict.fromkeys(i for i in nodeids if i.split("::")[0] in specs))
+
+    @property
+    def missing(self) -> list[str]:
+        """Expected tests that neither gave a verdict nor were reported as failed."""
+        return [i for i in self._expected if i not in self.outcomes and i not in self._failed]
+
+    @property
+    def in_order(self) -> list[Outcome]:
+        """The outcomes in the order of collection, whichever worker was first."""
+        return [self.outcomes[i] for i in self._expected if i in self.outcomes]
+
+    @property
+    def without_verdict(self) -> list[str]:
+        """Tests that ended in an error or in a failure that is no crossed threshold."""
+        errors = [i for i, outcome in self.outcomes.items() if outcome.verdict == "error"]
+        return [*errors, *(i for i in self._failed if i not in self.outcomes)]
+
+    @property
+    def crossed(self) -> list[str]:
+        """Tests whose outcome is no pass, whatever pytest was told of them."""
+        return [i for i, o in self.outcomes.items() if o.verdict not in ("pass", "warn")]
+
+    def verdict(self, exitstatus: int) -> str:
+        """``pass``, ``fail`` or ``error`` of the whole run."""
+        if self.missing or self.without_verdict or exitstatus not in (0, 1):
+            return "error"
+        return "fail" if exitstatus or self.crossed else "pass"
+
+    # hooks
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Serially, the controller collects itself."""
+        self.expect(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
+        """Under xdist only the workers collect."""
+        self.expect(ids)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the outcome out of a report; keep failed tests that carry none."""
+        if report.nodeid not in self._expected:
+            return
+        from sae_guard.wire import Outcome
+
+        outcome = Outcome.from_properties(report.user_properties)
+        if report.failed:
+            self._failed.add(report.nodeid)
+        if outcome is not None and (report.when == "call" or report.failed):
+            self.outcomes[report.nodeid] = outcome
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Raise the exit code where a pass would be wrong; write the JSON file."""
+        if session.config.option.collectonly:
+            return
+        # -x and Ctrl-C leave tests unreported on purpose; those runs are no pass already.
+        passed = session.exitstatus == pytest.ExitCode.OK
+        if passed or session.exitstatus == pytest.ExitCode.TESTS_FAILED:
+            if self.without_verdict or (passed and self.missing):
+                session.exitstatus = EXIT_ERROR
+            elif passed and self.crossed:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.gate.options.json is not None:
+            self._write_json(int(session.exitstatus))
+
+    def _write_json(self, exitstatus: int) -> None:
+        from sae_guard.report import to_json
+
+        path = self.gate.options.json
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        text = to_json(
+            self.in_order,
+            verdict=self.verdict(exitstatus),
+            version=importlib.metadata.version("sae-guard"),
+        )
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+    def pytest_terminal_summary(
+        self, terminalreporter: Any, exitstatus: int, config: pytest.Config
+    ) -> None:
+        """The table of verdicts, and what was not gated and why."""
+        nothing_ran = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        ours = self.gate.options.asked or self._expected or nothing_ran
+        if config.option.collectonly or not ours:
+            return
+        from sae_guard.report import summary
+
+        notes = [f"NO VERDICT: {i} was collected and never reported" for i in self.missing]
+        notes += self._not_gated(verbose=config.option.verbose > 0)
+        lines = list(summary(self.in_order, notes))
+        if lines:
+            terminalreporter.section("sae guard")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+    def _not_gated(self, *, verbose: bool) -> Iterable[str]:
+        """Specs without a checkpoint; those of other hook points and models only with ``-v``."""
+        for idle in self.gate.plan.idle:
+            if idle.label is None or verbose:
+                spec = f"{self.gate.display(idle.spec.file)}::{idle.spec.name}"
+                checkpoint = f" [{idle.label}]" if idle.label else ""
+                yield f"not gated: {spec}{checkpoint}: {idle.reason}"

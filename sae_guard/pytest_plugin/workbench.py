@@ -1,0 +1,167 @@
+"""What a test process measures with: models, corpora and SAEs, each case measured once.
+
+Under xdist the workers share a folder: whoever takes a case's lock first measures it and leaves
+the measurement, or the error, for the others.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
+
+from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
+
+if TYPE_CHECKING:
+    from sae_guard.corpus import Corpus
+    from sae_guard.measurement import Measurement
+    from sae_guard.model import LanguageModel
+    from sae_guard.plan import Case
+    from sae_guard.sae import SAE
+    from sae_guard.spec import Spec
+
+WORKBENCH = pytest.StashKey["Workbench"]()
+_BY_CAUSE = {error.cause: error for error in (SetupError, LoadError, InfrastructureError)}
+
+
+class Workbench:
+    """Loads lazily and remembers; one per test process."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        batch_size: int | None = None,
+        shared: Path | None = None,
+        worker: int = 0,
+        progress: TextIO | None = None,
+    ) -> None:
+        self._requested = device
+        self._batch_size = batch_size
+        self._shared = shared
+        self._worker = worker
+        self._progress = progress
+        self._measured: dict[str, Measurement | SaeGuardError] = {}
+        # The last one only: two models at once may not fit where each alone does.
+        self._model = lru_cache(maxsize=1)(self._load_model)
+        self._corpus = lru_cache(maxsize=1)(self._load_corpus)
+        self._sae = lru_cache(maxsize=1)(self._load_sae)
+
+    @cached_property
+    def device(self) -> str:
+        """The device that this process measures on."""
+        return pick_device(self._requested, self._worker)
+
+    def model(self, spec: Spec) -> LanguageModel:
+        """The spec's model; raises `SetupError` or `InfrastructureError`."""
+        return self._model(spec.model, spec.file.parent)
+
+    def corpus(self, spec: Spec) -> Corpus:
+        """The spec's token windows; raises `SetupError` or `InfrastructureError`."""
+        return self._corpus(spec.data, self.model(spec), spec.file.parent)
+
+    def sae(self, case: Case) -> SAE:
+        """The case's checkpoint, or control; raises `LoadError`."""
+        return self._sae(case)
+
+    def measurement(self, case: Case) -> Measurement:
+        """The case's measurement, measured by the first process that asks.
+
+        Raises:
+            SaeGuardError: What went wrong, for every process and test alike.
+        """
+        if case.key not in self._measured:
+            self._measured[case.key] = self._shared_or_measured(case)
+        found = self._measured[case.key]
+        if isinstance(found, SaeGuardError):
+            raise found
+        return found
+
+    def _shared_or_measured(self, case: Case) -> Measurement | SaeGuardError:
+        if self._shared is None:
+            return self._measure(case)
+        from filelock import FileLock
+
+        from sae_guard.measurement import load, save
+
+        stored, error = (self._shared / f"{case.key}{suffix}" for suffix in (".npz", ".error"))
+        with FileLock(self._shared / f"{case.key}.lock"):
+            if stored.exists():
+                return load(stored)
+            if error.exists():
+                cause, message = json.loads(error.read_text(encoding="utf-8"))
+                return _BY_CAUSE[cause](message)
+            result = self._measure(case)
+            if isinstance(result, SaeGuardError):
+                error.write_text(json.dumps([result.cause, str(result)]), encoding="utf-8")
+            else:
+                save(result, stored)
+            return result
+
+    def _measure(self, case: Case) -> Measurement | SaeGuardError:
+        from sae_guard.engine import measure
+
+        spec = case.spec
+        try:
+            return measure(
+                self.model(spec),
+                self.sae(case),
+                self.corpus(spec),
+                spec.hook,
+                batch_size=self._batch_size,
+                expect_clean_ce=spec.data.expect_clean_ce,
+                progress=self._progress,
+            )
+        except SaeGuardError as error:
+            return error
+
+    def _load_model(self, model: Any, base: Path) -> LanguageModel:
+        from sae_guard.model import load_model
+
+        return load_model(
+            model.path_or_name(base),
+            dtype=model.dtype,
+            processing=model.processing,
+            revision=model.revision,
+            device=self.device,
+        )
+
+    def _load_corpus(self, data: Any, model: LanguageModel, base: Path) -> Corpus:
+        from sae_guard.corpus import build_corpus
+
+        return build_corpus(data, model.tokenizer, base)
+
+    def _load_sae(self, case: Case) -> SAE:
+        from sae_guard.checkpoints.load import load
+        from sae_guard.sae import identity_sae, zero_sae
+
+        if case.checkpoint is not None:
+            return load(case.checkpoint, case.spec.sae, device=self.device)
+        control = {"identity control": identity_sae, "zero control": zero_sae}[case.label]
+        return control(self.model(case.spec).width(case.spec.hook)).to(self.device)
+
+
+def pick_device(requested: str, worker: int) -> str:
+    """The device for the xdist worker of this number (0 without xdist).
+
+    ``auto`` is CUDA, else MPS, else the CPU; without an index, workers take the GPUs in turn.
+
+    Raises:
+        SetupError: The machine has no such device.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if requested == "auto":
+        requested = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+    if requested == "mps" and not torch.backends.mps.is_available():
+        raise SetupError("--sae-device mps: this machine has no MPS device")
+    if requested.startswith("cuda"):
+        index = int(requested[5:]) if ":" in requested else worker % max(gpus, 1)
+        if index >= gpus:
+            raise SetupError(f"--sae-device {requested}: this machine has {gpus} CUDA devices")
+        return f"cuda:{index}"
+    return requested

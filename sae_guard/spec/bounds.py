@@ -1,0 +1,104 @@
+"""Bounds of a metric → `Threshold`, or what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from sae_guard.errors import allowed
+from sae_guard.metrics.table import METRICS, Metric
+from sae_guard.spec.models import Bounds, WarnBounds
+from sae_guard.verdicts import Threshold
+
+Problem = tuple[tuple[str, ...], str]
+"""Keys below the metric's, and what is wrong there."""
+
+_BETTER = {"lower": "lower is better", "higher": "higher is better"}
+
+
+def problems(name: str, bounds: Bounds) -> Iterator[Problem]:
+    """What keeps the bounds from being a threshold that can pass and can fail."""
+    if name not in METRICS:
+        yield (), f"unknown metric {name!r}; {allowed(name, METRICS, limit=len(METRICS))}"
+        return
+    metric, given = METRICS[name], _given(bounds)
+    if not given:
+        yield (), f"{name} has no bound; allowed: {', '.join(metric.sides)}"
+    for side, bound in given.items():
+        if side not in metric.sides:
+            yield (
+                (side,),
+                f"{name} has {side} {bound:g}, which is the wrong side: "
+                f"{_BETTER[metric.direction]}; allowed: {', '.join(metric.sides)}",
+            )
+        else:
+            yield from _range_problems(metric, side, bound)
+    if "max" in given and "min" in given and given["min"] > given["max"]:
+        yield ("min",), f"{name} has min {given['min']:g} above max {given['max']:g}"
+    yield from _warn_problems(name, bounds, given)
+
+
+def threshold(name: str, bounds: Bounds, *, file: str, line: int) -> Threshold:
+    """The threshold of bounds without problems."""
+    warn = _warn_bounds(bounds, _given(bounds))
+    return Threshold(
+        name,
+        max=bounds.max,
+        min=bounds.min,
+        warn_max=warn.get("max"),
+        warn_min=warn.get("min"),
+        file=file,
+        line=line,
+    )
+
+
+def _given(bounds: Bounds | WarnBounds) -> dict[str, float]:
+    sides = {"max": bounds.max, "min": bounds.min}
+    return {side: bound for side, bound in sides.items() if bound is not None}
+
+
+def _range_problems(metric: Metric, side: str, bound: float) -> Iterator[Problem]:
+    low, high = metric.range
+    said = f"{metric.name} has {side} {bound:g}"
+    values = f"its values are {_interval(low, high)}"
+    if (side == "max" and bound >= high) or (side == "min" and bound <= low):
+        yield (side,), f"{said}, which cannot fail: {values}"
+    if (side == "max" and bound < low) or (side == "min" and bound > high):
+        yield (side,), f"{said}, which cannot pass: {values}"
+
+
+def _interval(low: float, high: float) -> str:
+    if math.isinf(low):
+        return f"at most {high:g}"
+    return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
+def _warn_bounds(bounds: Bounds, given: dict[str, Any]) -> dict[str, float]:
+    if isinstance(bounds.warn, WarnBounds):
+        return _given(bounds.warn)
+    if bounds.warn is not None and len(given) == 1:
+        return {next(iter(given)): bounds.warn}
+    return {}
+
+
+def _warn_problems(name: str, bounds: Bounds, given: dict[str, float]) -> Iterator[Problem]:
+    if isinstance(bounds.warn, float) and len(given) == 2:
+        yield (
+            ("warn",),
+            f"{name} has warn {bounds.warn:g} and two bounds; say which: "
+            "`warn: {max: …}` or `warn: {min: …}`",
+        )
+    for side, warn in _warn_bounds(bounds, given).items():
+        if side not in given:
+            yield ("warn",), f"{name} warns at {side} {warn:g}, but has no {side}"
+        elif (warn >= given[side]) if side == "max" else (warn <= given[side]):
+            inside = "below" if side == "max" else "above"
+            yield (
+                ("warn",),
+                f"{name} has warn {warn:g} and {side} {given[side]:g}: a warning lies {inside} "
+                "the bound, or it is never seen",
+            )
+    warn_bounds = _warn_bounds(bounds, given)
+    if len(warn_bounds) == 2 and warn_bounds["min"] > warn_bounds["max"]:
+        yield ("warn",), f"{name} always warns: {warn_bounds['min']:g} > {warn_bounds['max']:g}"

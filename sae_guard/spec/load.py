@@ -1,0 +1,137 @@
+"""Spec file → specs; all that is wrong with it in one `SpecError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import SpecError
+from sae_guard.spec import bounds, strict_yaml
+from sae_guard.spec.messages import explain
+from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec
+from sae_guard.verdicts import Threshold
+
+Problem = tuple[int, str]
+"""Line and text."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One document of a spec file."""
+
+    name: str
+    model: ModelSpec
+    hook: str
+    data: DataSpec
+    checkpoint: Path | None
+    """Gated when the command line names none."""
+    sae: SaeOptions
+    thresholds: tuple[Threshold, ...]
+    file: Path
+    line: int
+
+
+def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
+    """The specs of a YAML file, one per document.
+
+    Args:
+        path: The file; relative paths in it start from its folder.
+        display: What to call it in messages.
+
+    Raises:
+        SpecError: Unreadable or malformed; the message has a line ``file:line: …`` per problem.
+    """
+    shown = display or str(path)
+    try:
+        documents = strict_yaml.read(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"unreadable: {error.strerror}", file=shown, line=1) from error
+    except strict_yaml.YamlError as error:
+        raise SpecError(error.message, file=shown, line=error.line) from None
+    if not documents:
+        raise SpecError("the file is empty, expected a spec", file=shown, line=1)
+    problems: list[Problem] = []
+    specs = [_spec(document, path, shown, problems) for document in documents]
+    made = [spec for spec in specs if spec is not None]
+    problems.extend(_name_problems(made))
+    if problems:
+        raise _error(problems, shown)
+    return tuple(made)
+
+
+def _error(problems: list[Problem], file: str) -> SpecError:
+    (line, text), *others = sorted(dict.fromkeys(problems), key=lambda problem: problem[0])
+    rest = "".join(f"\n{file}:{line}: {text}" for line, text in others)
+    return SpecError(text + rest, file=file, line=line)
+
+
+def _spec(
+    document: strict_yaml.Document, path: Path, shown: str, problems: list[Problem]
+) -> Spec | None:
+    """The spec of a document; None when it adds to the problems."""
+    if not isinstance(document.value, dict):
+        found = "nothing" if document.value is None else repr(document.value)
+        problems.append((document.line, f"the document holds {found}, expected a mapping"))
+        return None
+    before = len(problems)
+    try:
+        valid = DocumentModel.model_validate(document.value)
+    except ValidationError as error:
+        for found_path, text in explain(error):
+            problems.append((document.line_of(found_path), text))
+        problems.extend(_bound_problems(document, _valid_bounds(document.value)))
+        return None
+    problems.extend(_bound_problems(document, valid.thresholds))
+    if len(problems) > before:
+        return None
+    return Spec(
+        name=valid.name or valid.hook,
+        model=valid.model,
+        hook=valid.hook,
+        data=valid.data,
+        checkpoint=path.parent / Path(valid.checkpoint).expanduser() if valid.checkpoint else None,
+        sae=valid.sae,
+        thresholds=tuple(
+            bounds.threshold(name, given, file=shown, line=document.line_of(("thresholds", name)))
+            for name, given in valid.thresholds.items()
+        ),
+        file=path,
+        line=document.line,
+    )
+
+
+def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
+    """The bounds that are well-formed, in a document that is not."""
+    thresholds = value.get("thresholds")
+    found: dict[str, Bounds] = {}
+    for name, given in thresholds.items() if isinstance(thresholds, dict) else ():
+        try:
+            found[name] = Bounds.model_validate(given)
+        except ValidationError:
+            continue  # told by the document's own validation
+    return found
+
+
+def _bound_problems(
+    document: strict_yaml.Document, thresholds: Mapping[str, Bounds]
+) -> Iterator[Problem]:
+    for name, given in thresholds.items():
+        for below, text in bounds.problems(name, given):
+            yield document.line_of(("thresholds", name, *below)), text
+
+
+def _name_problems(specs: list[Spec]) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for spec in specs:
+        if spec.name in first:
+            yield (
+                spec.line,
+                f"name {spec.name!r} is taken by the document on line {first[spec.name]}; give "
+                "each document its own `name` (default: its hook)",
+            )
+        first.setdefault(spec.name, spec.line)

@@ -1,0 +1,206 @@
+"""The shape of a spec document; `json_schema` and the validation are both made from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from sae_guard.checkpoints.options import SaeOptions
+
+SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    # A template, in which braces would be fields.
+    return PydanticCustomError("spec", "{message}", {"message": message})
+
+
+def _one_or_many(value: Any) -> Any:
+    many = (value,) if isinstance(value, str) else value
+    if not isinstance(many, (list, tuple)) or not many or not all(isinstance(v, str) for v in many):
+        raise _wrong(f"is {value!r}, expected text or a list of texts")
+    return tuple(many)
+
+
+def _special_tokens(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and all(type(v) is int and v >= 0 for v in value):
+        return tuple(value)
+    if value in ("exclude", "include"):
+        return value
+    raise _wrong(f"is {value!r}, allowed: exclude, include, or a list of token ids")
+
+
+def _interval(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value)
+    if not numbers or len(value) != 2 or not value[0] < value[1]:
+        raise _wrong(f"is {value!r}, expected [low, high] in nats, low below high")
+    return (float(value[0]), float(value[1]))
+
+
+def _shorthand(key: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+_TEXTS = {"type": "string", "minLength": 1}
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    Field(strict=False),
+    WithJsonSchema({"anyOf": [_TEXTS, {"type": "array", "items": _TEXTS, "minItems": 1}]}),
+]
+SpecialTokens = Annotated[
+    Literal["exclude", "include"] | tuple[int, ...],
+    BeforeValidator(_special_tokens),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["exclude", "include"]},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            ]
+        }
+    ),
+]
+Interval = Annotated[
+    tuple[float, float],
+    BeforeValidator(_interval),
+    Field(strict=False),
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSpec(_Strict):
+    """Which language model, and in which space its activations are."""
+
+    name: Text = Field(
+        description="Hugging Face name, or a folder relative to the spec file, with ./ or ../."
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
+        "float32", description="What the model computes in; metrics are float32 or better."
+    )
+    processing: Literal["raw", "hooked"] = Field(
+        "raw",
+        description="raw weights, or hooked: folded and centred as HookedTransformer does by "
+        "default, which SAEs trained on it need (gpt2-small-res-jb).",
+    )
+    revision: Text | None = Field(None, description="Branch, tag or commit on the hub.")
+    aliases: Texts = Field(
+        (), description="Other names by which checkpoints call this model.", validate_default=False
+    )
+
+    def path_or_name(self, base: Path) -> Path | str:
+        """The folder, if the name is one (relative to ``base``, the spec's folder)."""
+        folder = base / Path(self.name).expanduser()
+        if self.name.startswith((".", "/", "~")) or (folder / "config.json").is_file():
+            return folder
+        return self.name
+
+
+class DatasetSpec(_Strict):
+    """A dataset of the Hugging Face hub, or a folder that `datasets` has saved."""
+
+    path: Text = Field(description="Name on the hub, or a folder.")
+    name: Text | None = Field(None, description="Configuration.")
+    split: Text = Field("train", description="Split.")
+    revision: Text | None = Field(None, description="Branch, tag or commit.")
+
+
+class DataSpec(_Strict):
+    """Which tokens: exactly one source, and the policy that cuts and masks it."""
+
+    text: Texts | None = Field(None, description="Text files (globs); each is a document.")
+    jsonl: Texts | None = Field(None, description="JSON lines (globs); each line is a document.")
+    tokens: Texts | None = Field(
+        None, description="Token ids: .npy or .safetensors matrices, or .jsonl lists (globs)."
+    )
+    dataset: Annotated[DatasetSpec, _shorthand("path")] | None = Field(
+        None, description="Hugging Face dataset, streamed."
+    )
+    modules: Texts | None = Field(
+        None, description="Top-level Python modules, whose source is the text."
+    )
+    field: Text | None = Field(
+        None, description="Of a JSON line or dataset row (default: text; input_ids for tokens)."
+    )
+    context: int = Field(128, ge=3, description="Tokens per window, BOS included.")
+    sequences: int = Field(256, ge=1, description="Windows that are measured.")
+    prepend_bos: bool = Field(
+        description="Whether each window starts with BOS; as the SAE was trained."
+    )
+    special_tokens: SpecialTokens = Field(
+        "exclude",
+        description="Whether BOS, EOS and PAD are left out of patching and scoring, or which ids.",
+    )
+    seed: int = Field(0, ge=0, description="Of the choice of windows.")
+    expect_clean_ce: Interval | None = Field(
+        None, description="Lowest and highest clean cross-entropy (nats) of a sane setup."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = " and ".join(given) if given else "no source"
+            raise _wrong(f"has {what}, expected exactly one of {', '.join(SOURCES)}")
+        if self.field is not None and given[0] in ("text", "modules"):
+            raise _wrong(f"has a field, but {given[0]} has none; it is for jsonl, tokens, dataset")
+        return self
+
+    @property
+    def column(self) -> str:
+        """The field to read."""
+        return self.field or ("input_ids" if self.tokens else "text")
+
+
+class WarnBounds(_Strict):
+    """Warn bounds of a metric that has both sides."""
+
+    max: float | None = None
+    min: float | None = None
+
+
+def _warn(value: Any) -> Any:
+    if type(value) in (int, float):
+        return float(value)
+    if isinstance(value, (dict, WarnBounds)):
+        return value
+    raise _wrong(f"is {value!r}, expected a number, or a mapping of max and min")
+
+
+class Bounds(_Strict):
+    """The bounds of one metric, inclusive."""
+
+    max: float | None = Field(None, description="Largest value that passes.")
+    min: float | None = Field(None, description="Smallest value that passes.")
+    warn: Annotated[float | WarnBounds, BeforeValidator(_warn)] | None = Field(
+        None, description="Inside the bound: values past it pass with a warning."
+    )
+
+
+class DocumentModel(_Strict):
+    """One spec: a model, a hook point, a token set, and thresholds on SAEs there."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+( [A-Za-z0-9_.+-]+)*$")] | None = Field(
+        None, description="In node ids (default: the hook point); unique in its file."
+    )
+    model: Annotated[ModelSpec, _shorthand("name")] = Field(
+        description="Language model: its name, or a mapping."
+    )
+    hook: Text = Field(description="Hook point, such as blocks.8.hook_resid_pre.")
+    data: DataSpec = Field(description="Token set.")
+    checkpoint: Text | None = Field(
+        None, description="Gated when no --sae is given; relative to the spec file."
+    )
+    sae: SaeOptions = Field(
+        default_factory=SaeOptions, description="What checkpoints do not say of themselves."
+    )
+    thresholds: Annotated[dict[str, Bounds], Field(min_length=1)] = Field(
+        description="Metric → bounds."
+    )

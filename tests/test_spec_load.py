@@ -1,0 +1,237 @@
+"""Spec files: what they mean, and what each mistake in them is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import SpecError
+from sae_guard.spec import load_specs
+from sae_guard.verdicts import Threshold
+
+GOOD = """\
+model: gpt2
+hook: blocks.8.hook_resid_pre
+data: {text: a.txt, prepend_bos: true}
+thresholds:
+  kl: {max: 0.1}
+"""
+
+WHOLE = """\
+# a comment
+name: layer 8
+model:
+  name: ../models/tiny
+  dtype: bfloat16
+  processing: hooked
+  revision: main
+  aliases: [tiny, tiny-2]
+hook: blocks.8.hook_resid_pre
+data:
+  dataset: {path: some/pile, split: "train[:1%]"}
+  field: body
+  context: 64
+  sequences: 32
+  prepend_bos: false
+  special_tokens: [0, 2]
+  seed: 7
+  expect_clean_ce: [3, 3.6]
+checkpoint: releases/v2
+sae: {architecture: topk, k: 32, pre_bias: true, normalize: layer_norm}
+thresholds:
+  kl: {max: 0.1, warn: 0.08}
+  reconstruction_score: {min: 0.95}
+  l0: {min: 20, max: 60, warn: {max: 50}}
+---
+model: gpt2
+hook: blocks.0.hook_mlp_out
+data: {modules: [argparse, csv], prepend_bos: true}
+thresholds: {"reconstruction_score[mean]": {min: 0.9}}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_key(tmp_path: Path) -> None:
+    first, second = load_specs(write(tmp_path, WHOLE), display="thresholds/spec.yaml")
+    assert (first.name, first.hook) == ("layer 8", "blocks.8.hook_resid_pre")
+    assert first.model.model_dump() == {
+        "name": "../models/tiny",
+        "dtype": "bfloat16",
+        "processing": "hooked",
+        "revision": "main",
+        "aliases": ("tiny", "tiny-2"),
+    }
+    assert first.data.dataset is not None
+    assert first.data.dataset.split == "train[:1%]"
+    assert (first.data.column, first.data.special_tokens) == ("body", (0, 2))
+    assert first.data.expect_clean_ce == (3.0, 3.6)
+    assert first.checkpoint == tmp_path / "releases/v2"
+    assert first.sae == SaeOptions(architecture="topk", k=32, pre_bias=True, normalize="layer_norm")
+    assert first.thresholds == (
+        Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=22),
+        Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=23),
+        Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=24),
+    )
+    assert second.name == "blocks.0.hook_mlp_out"
+    assert (second.data.modules, second.data.context) == (("argparse", "csv"), 128)
+    assert second.line == 26
+    assert second.checkpoint is None
+
+
+def test_defaults_and_shorthands(tmp_path: Path) -> None:
+    text = GOOD.replace("text: a.txt", "dataset: some/pile")
+    (spec,) = load_specs(write(tmp_path, text))
+    assert spec.model.model_dump() == {
+        "name": "gpt2",
+        "dtype": "float32",
+        "processing": "raw",
+        "revision": None,
+        "aliases": (),
+    }
+    assert spec.data.dataset is not None
+    assert (spec.data.dataset.path, spec.data.dataset.split) == ("some/pile", "train")
+    assert spec.sae == SaeOptions()
+    hash(spec)
+
+
+def test_tokens_have_their_own_default_field(tmp_path: Path) -> None:
+    (spec,) = load_specs(write(tmp_path, GOOD.replace("text: a.txt", "tokens: a.jsonl")))
+    assert spec.data.column == "input_ids"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"),
+    [("gpt2", False), ("./gpt2", True), ("../gpt2", True), ("/m/gpt2", True), ("here", True)],
+)
+def test_a_model_folder_is_relative_to_the_spec(tmp_path: Path, name: str, is_folder: bool) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.json").write_text("{}")
+    (spec,) = load_specs(write(tmp_path, GOOD.replace("gpt2", name)))
+    expected = tmp_path / name if is_folder else name
+    assert spec.model.path_or_name(tmp_path) == expected
+
+
+# What is written in place of which text of GOOD, the line of the error, and what it says.
+MALFORMED: list[tuple[str, str, int, str]] = [
+    ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook? allowed: checkpoint, data,"),
+    ("hook: blocks.8.hook_resid_pre\n", "", 1, "`hook` is missing: Hook point"),
+    ("blocks.8.hook_resid_pre", "8", 2, "`hook` is 8, allowed: text"),
+    ("blocks.8.hook_resid_pre", "", 2, "`hook` is empty, allowed: text"),
+    ("model: gpt2", "model: {dtype: float32}", 1, "`model.name` is missing"),
+    ("model: gpt2", "model: {name: gpt2, dtype: fp16}", 1, "`model.dtype` is 'fp16', allowed: 'fl"),
+    ("model: gpt2", "model: [gpt2]", 1, "`model` is ['gpt2'], allowed: a mapping"),
+    ("model: gpt2", "model: {name: gpt2, processing: hook}", 1, "allowed: 'raw' or 'hooked'"),
+    ("model: gpt2", "model: {name: gpt2, revison: x}", 1, "'revison' in `model`; did you mean rev"),
+    (", prepend_bos: true", "", 3, "`data.prepend_bos` is missing: Whether each window starts"),
+    ("prepend_bos: true", "prepend_bos: 1", 3, "`data.prepend_bos` is 1, allowed: true or false"),
+    ("prepend_bos: true", "prepend_bos: off", 3, "'off' is read as false; write true or false"),
+    ("text: a.txt, ", "", 3, "`data` has no source, expected exactly one of text, jsonl"),
+    ("text: a.txt", "text: a.txt, jsonl: b", 3, "`data` has text and jsonl, expected exactly one"),
+    ("text: a.txt", "text: []", 3, "`data.text` is [], expected text or a list of texts"),
+    ("text: a.txt", "text: a.txt, field: b", 3, "`data` has a field, but text has none"),
+    ("text: a.txt", "text: a.txt, context: 2", 3, "`data.context` is 2, allowed: 3 or more"),
+    ("text: a.txt", "text: a.txt, sequences: 0", 3, "`data.sequences` is 0, allowed: 1 or more"),
+    ("text: a.txt", "text: a.txt, seed: 0.5", 3, "`data.seed` is 0.5, allowed: a whole number"),
+    ("text: a.txt", "text: a.txt, special_tokens: no-bos", 3, "allowed: exclude, include, or a"),
+    ("text: a.txt", "text: a.txt, special_tokens: [-1]", 3, "is [-1], allowed: exclude"),
+    ("text: a.txt", "text: a.txt, expect_clean_ce: [3, 2]", 3, "expected [low, high] in nats"),
+    ("text: a.txt", "dataset: {split: test}", 3, "`data.dataset.path` is missing"),
+    ("model:", "name: a::b\nmodel:", 1, "`name` is 'a::b', allowed: letters, digits"),
+    ("model:", "checkpoint: [a]\nmodel:", 1, "`checkpoint` is ['a'], allowed: text"),
+    ("model:", "sae: {k: 0}\nmodel:", 1, "`sae.k` is 0, allowed: 1 or more"),
+    ("model:", "sae: {architecture: relu}\nmodel:", 1, "allowed: 'standard', 'topk', 'jumprelu'"),
+    ("  kl: {max: 0.1}", "  {}", 4, "`thresholds` is {}, allowed: at least one"),
+    ("kl: {max: 0.1}", "kll: {max: 0.1}", 5, "unknown metric 'kll'; did you mean kl? allowed:"),
+    ("kl: {max: 0.1}", "kl: 0.1", 5, "`thresholds.kl` is 0.1, allowed: a mapping"),
+    ("max: 0.1", "", 5, "kl has no bound; allowed: max"),
+    ("max: 0.1", "max: 1e-3", 5, "'1e-3' is read as text; write the number as 0.001"),
+    ("max: 0.1", "max: '0.1'", 5, "`thresholds.kl.max` is '0.1', allowed: a number"),
+    ("max: 0.1", "max: true", 5, "`thresholds.kl.max` is true, allowed: a number"),
+    ("max: 0.1", "max: 0.1, max: 0.2", 5, "key 'max' appears twice, first on line 5"),
+    ("max: 0.1", "min: 0.1", 5, "kl has min 0.1, which is the wrong side: lower is better"),
+    ("max: 0.1", "maximum: 0.1", 5, "unknown key 'maximum' in `thresholds.kl`; did you mean max?"),
+    ("max: 0.1", "max: -0.1", 5, "kl has max -0.1, which cannot pass: its values are at least 0"),
+    ("max: 0.1", "max: .inf", 5, "'.inf' is no finite decimal number"),
+    ("max: 0.1", "max: 0.1, warn: 0.2", 5, "kl has warn 0.2 and max 0.1: a warning lies below"),
+    ("max: 0.1", "max: 0.1, warn: {min: 0}", 5, "kl warns at min 0, but has no min"),
+    ("max: 0.1", "max: 0.1, warn: {mx: 0}", 5, "unknown key 'mx' in `thresholds.kl.warn`"),
+    ("max: 0.1", "max: 0.1, warn: a", 5, "`thresholds.kl.warn` is 'a', expected a number, or"),
+    ("kl: {max: 0.1}", "l0: {min: 9, max: 3}", 5, "l0 has min 9 above max 3"),
+    ("kl: {max: 0.1}", "l0: {min: 1, max: 3, warn: 2}", 5, "say which: `warn: {max: …}`"),
+    ("kl: {max: 0.1}", "cosine: {min: -1}", 5, "cannot fail: its values are between -1 and 1"),
+    ("kl: {max: 0.1}", "explained_variance: {min: 2}", 5, "cannot pass: its values are at most 1"),
+    ("kl: {max: 0.1}", "dead_latents: {max: 1}", 5, "dead_latents has max 1, which cannot fail"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), MALFORMED)
+def test_malformed(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+    assert GOOD.count(old) == 1
+    with pytest.raises(SpecError) as caught:
+        load_specs(write(tmp_path, GOOD.replace(old, new)), display="thresholds/spec.yaml")
+    first, *others = str(caught.value).splitlines()
+    assert first.startswith(f"thresholds/spec.yaml:{line}: ") or others
+    assert message in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("gpt2", "[]").replace("a.txt", "3").replace("max: 0.1", "min: 1")
+    with pytest.raises(SpecError) as caught:
+        load_specs(write(tmp_path, text), display="s.yaml")
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["1", "3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "spec.yaml:1: the file is empty"),
+        ("# only a comment\n", "spec.yaml:1: the file is empty"),
+        ("- a\n", "spec.yaml:1: the document holds ['a'], expected a mapping"),
+        (GOOD + "---\n", "the document holds nothing, expected a mapping"),
+        (GOOD + "---\n" + GOOD, "'blocks.8.hook_resid_pre' is taken by the document on line 1"),
+    ],
+)  # fmt: skip
+def test_documents(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_specs(write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"gone\.yaml:1: unreadable"):
+        load_specs(tmp_path / "gone.yaml")
+
+
+@given(data=st.binary(max_size=150))
+def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    path.write_bytes(data)
+    with pytest.raises(SpecError, match="spec"):
+        load_specs(path)
+
+
+lines = st.lists(st.sampled_from(GOOD.splitlines()), max_size=8)
+cuts = st.integers(0, len(GOOD))
+
+
+@given(cut=cuts, again=cuts, swapped=lines)
+def test_damaged_specs_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, again: int, swapped: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("spec") / "spec.yaml"
+    path.write_text(GOOD[:cut] + GOOD[again:] + "\n".join(swapped), encoding="utf-8")
+    try:
+        specs = load_specs(path)
+    except SpecError:
+        return
+    assert all(spec.thresholds for spec in specs)
