@@ -26,8 +26,10 @@ from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
-# Elements of one logits tensor in float32: 256 MB, of which about six are alive at once.
-_LOGITS_PER_BATCH = 2**26
+# Elements of one logits tensor, of which about eight are alive at once in float32: 256 MB each on
+# an accelerator; on a CPU what is larger than its cache takes three times as long.
+_LOGITS_PER_BATCH = {"cpu": 2**23}
+_LOGITS_PER_BATCH_ELSEWHERE = 2**26
 
 
 def measure(
@@ -47,7 +49,7 @@ def measure(
         sae: May lie on another device than the model.
         corpus: The fixed token set.
         hook: Hook point whose activation the reconstruction replaces.
-        batch_size: Windows per forward pass; None picks one that bounds the logits to 256 MB. It
+        batch_size: Windows per forward pass; None picks one that bounds the memory for logits. It
             changes the result by rounding only.
         expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
         progress: Where to draw a progress bar, once the measurement takes longer than 2 s.
@@ -179,7 +181,8 @@ def _each(batches: list[slice], bar: tqdm[NoReturn]) -> Iterator[slice]:
 
 
 def _default_batch_size(model: LanguageModel, corpus: Corpus) -> int:
-    return max(1, _LOGITS_PER_BATCH // (corpus.tokens.shape[1] * model.vocabulary_size))
+    budget = _LOGITS_PER_BATCH.get(model.device.type, _LOGITS_PER_BATCH_ELSEWHERE)
+    return max(1, budget // (corpus.tokens.shape[1] * model.vocabulary_size))
 
 
 def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:

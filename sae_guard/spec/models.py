@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,7 +100,7 @@ class ModelSpec(_Strict):
         """The folder, if the name is one (relative to ``base``, the spec's folder)."""
         folder = base / Path(self.name).expanduser()
         if self.name.startswith((".", "/", "~")) or (folder / "config.json").is_file():
-            return folder
+            return Path(os.path.normpath(folder))
         return self.name
 
 
