@@ -1,0 +1,172 @@
+"""The metrics by definition: the raw Hugging Face model in float64, one window at a time.
+
+No TransformerLens, nothing of sae_guard's metrics, model or engine; forward hooks and loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Edit = Callable[[Tensor], Tensor]
+SaeFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# Where the blocks are, and what they call attention and its output projection.
+MODULES = {
+    "gpt2": ("transformer.h", "attn", "c_proj"),
+    "llama": ("model.layers", "self_attn", "o_proj"),
+    "gpt_neox": ("gpt_neox.layers", "attention", "dense"),
+}
+
+
+def logits(model: Any, window: Tensor, hook: str | None = None, edit: Edit | None = None) -> Tensor:
+    """Logits [pos, vocab] of one window, with the activation at a hook point edited."""
+    handles = [] if hook is None or edit is None else _register(model, hook, edit)
+    try:
+        with torch.no_grad():
+            found: Tensor = model(window[None]).logits[0]
+            return found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def activation(model: Any, window: Tensor, hook: str) -> Tensor:
+    """The activation [pos, d_in] at a hook point."""
+    seen: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return x
+
+    logits(model, window, hook, keep)
+    return seen[0]
+
+
+def _register(model: Any, hook: str, edit: Edit) -> list[Any]:
+    blocks, attention, projection = MODULES[model.config.model_type]
+    _, layer, *rest = hook.split(".")
+    block = model.get_submodule(blocks)[int(layer)]
+    name = rest[-1]
+    if name == "hook_resid_mid":
+        return _register_middle(block, attention, edit)
+    module = {
+        "hook_resid_pre": block,
+        "hook_resid_post": block,
+        "hook_mlp_out": block.mlp,
+        "hook_attn_out": getattr(block, attention),
+        "hook_z": getattr(getattr(block, attention), projection),
+    }[name]
+    if name in ("hook_resid_pre", "hook_z"):
+        return [
+            module.register_forward_pre_hook(lambda _, args: (edit(args[0][0])[None], *args[1:]))
+        ]
+    return [module.register_forward_hook(lambda _, args, out: _replace(out, edit))]
+
+
+def _register_middle(block: Any, attention: str, edit: Edit) -> list[Any]:
+    """After attention the residual is block input + attention output; change the second."""
+    before: list[Tensor] = []
+
+    def keep(_: Any, args: tuple[Tensor, ...]) -> None:
+        before.append(args[0][0])
+
+    def change(attended: Tensor) -> Tensor:
+        return edit(before[0] + attended) - before[0]
+
+    return [
+        block.register_forward_pre_hook(keep),
+        getattr(block, attention).register_forward_hook(lambda _, args, out: _replace(out, change)),
+    ]
+
+
+def _replace(output: Any, edit: Edit) -> Any:
+    if isinstance(output, tuple):
+        return (edit(output[0][0])[None], *output[1:])
+    return edit(output[0])[None]
+
+
+def metrics(
+    model: Any, sae: SaeFunction, windows: Iterable[Tensor], excluded: set[int], hook: str
+) -> dict[str, float]:
+    """Every ratio metric of the SAE on the windows; ``model`` and ``sae`` in float64."""
+    windows = list(windows)
+    kept = {id(w): [at for at in range(len(w) - 1) if int(w[at]) not in excluded] for w in windows}
+    clean_x = {id(w): activation(model, w, hook) for w in windows}
+    mean = torch.cat([clean_x[id(w)][kept[id(w)]] for w in windows]).mean(dim=0)
+    total: dict[str, float] = {}
+    for window in windows:
+        for name, value in _window(
+            model, sae, window, clean_x[id(window)], mean, kept[id(window)], excluded, hook
+        ).items():
+            total[name] = total.get(name, 0.0) + value
+    return _ratios(total)
+
+
+def _window(
+    model: Any,
+    sae: SaeFunction,
+    window: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    kept: list[int],
+    excluded: set[int],
+    hook: str,
+) -> dict[str, float]:
+    patched = torch.tensor([int(token) not in excluded for token in window])[:, None]
+    x_hat, latents = sae(x)
+    clean = logits(model, window)
+
+    def with_replaced(replacement: Tensor) -> Tensor:
+        return logits(model, window, hook, lambda a: torch.where(patched, replacement, a))
+
+    outputs = {
+        "patched": with_replaced(x_hat),
+        "zero": with_replaced(x * 0),
+        "mean": with_replaced(mean.expand_as(x)),
+    }
+    total = dict.fromkeys(("n", "kl", "l0", "l1", "error", "deviation", "cosine", "ratio"), 0.0)
+    total |= {f"ce_{name}": 0.0 for name in ("clean", *outputs)}
+    for at in kept:
+        target = int(window[at + 1])
+        p, q = clean[at].softmax(0), outputs["patched"][at].softmax(0)
+        total["n"] += 1
+        total["kl"] += float((p * (p / q).log()).sum())
+        total["ce_clean"] -= math.log(p[target])
+        for name, output in outputs.items():
+            total[f"ce_{name}"] -= math.log(output[at].softmax(0)[target])
+        total["l0"] += int((latents[at] != 0).sum())
+        total["l1"] += float(latents[at].abs().sum())
+        total["error"] += float(((x[at] - x_hat[at]) ** 2).sum())
+        total["deviation"] += float(((x[at] - mean) ** 2).sum())
+        lengths = float(x[at].norm()), float(x_hat[at].norm())
+        total["ratio"] += lengths[1] / lengths[0]
+        dot = float(x[at] @ x_hat[at])
+        total["cosine"] += dot / (lengths[0] * lengths[1]) if lengths[1] else 0.0
+    return total
+
+
+def _ratios(total: dict[str, float]) -> dict[str, float]:
+    n, clean = total["n"], total["ce_clean"]
+    harm = total["ce_patched"] - clean
+    return {
+        "kl": total["kl"] / n,
+        "ce_clean": clean / n,
+        "ce_patched": total["ce_patched"] / n,
+        "ce_zero": total["ce_zero"] / n,
+        "ce_mean": total["ce_mean"] / n,
+        "ce_increase": harm / n,
+        "reconstruction_score": 1 - harm / (total["ce_zero"] - clean),
+        "reconstruction_score[mean]": 1 - harm / (total["ce_mean"] - clean),
+        "l0": total["l0"] / n,
+        "l1": total["l1"] / n,
+        "explained_variance": 1 - total["error"] / total["deviation"],
+        "fvu": total["error"] / total["deviation"],
+        "mse": total["error"] / n,
+        "l2_ratio": total["ratio"] / n,
+        "cosine": total["cosine"] / n,
+    }
