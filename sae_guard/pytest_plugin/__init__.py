@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Ledger(gate), "sae_guard.ledger")
         if options.asked:
             _check_plan(gate)
+        if options.json is not None:
+            _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
         config.args = [str(path) for path in gate.spec_files]
     config.stash[WORKBENCH] = _workbench(config, options, worker_input)
@@ -63,6 +65,13 @@ def _check_plan(gate: Gate) -> None:
             f"{gate.options.root} (ini option `sae_specs`), and --sae-spec names none"
         )
     _ = gate.plan
+
+
+def _make_folder_of(path: Path, config: pytest.Config) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(f"--sae-json {config.getoption('sae_json')}: {error}") from None
 
 
 def _paths(config: pytest.Config) -> list[Path]:

@@ -55,7 +55,15 @@ class SpecDocument(pytest.Collector):
         for case in self.config.stash[GATE].plan.of(self.spec):
             for threshold in case.thresholds:
                 name = f"{threshold.metric}[{case.label}]"
-                yield ThresholdItem.from_parent(self, name=name, case=case, threshold=threshold)
+                yield ThresholdItem.from_parent(
+                    self,
+                    name=name,
+                    # As text: pytest 9 then parses the brackets as it does those in its cache,
+                    # without which --lf does not know its own failures.
+                    nodeid=f"{self.nodeid}::{name}",
+                    case=case,
+                    threshold=threshold,
+                )
 
 
 class ThresholdItem(pytest.Item):

@@ -110,15 +110,18 @@ class Ledger:
         path = self.gate.options.json
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         text = to_json(
             self.in_order,
             verdict=self.verdict(exitstatus),
             version=importlib.metadata.version("sae-guard"),
         )
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            pytest.exit(f"--sae-json {path} cannot be written: {error}", EXIT_ERROR)
 
     def pytest_terminal_summary(
         self, terminalreporter: Any, exitstatus: int, config: pytest.Config

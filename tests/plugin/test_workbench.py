@@ -1,0 +1,77 @@
+"""Which device a process measures on, and what crosses from one worker to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.pytest_plugin.workbench import Workbench, pick_device
+
+if TYPE_CHECKING:
+    from sae_guard.plan import Case
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def test_without_an_accelerator_it_is_the_cpu() -> None:
+    if torch.cuda.device_count() or torch.backends.mps.is_available():
+        pytest.skip("this machine has one")
+    assert pick_device("auto", 0) == "cpu"
+    with pytest.raises(SetupError, match="this machine has 0 CUDA devices"):
+        pick_device("cuda", 0)
+    with pytest.raises(SetupError, match="no MPS device"):
+        pick_device("mps", 0)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_workers_take_the_gpus_in_turn() -> None:
+    assert [pick_device("auto", n) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [pick_device("cuda", n) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert pick_device("cuda:1", 0) == "cuda:1"
+    assert pick_device("cpu", 0) == "cpu"
+    with pytest.raises(SetupError, match="cuda:2: this machine has 2 CUDA devices"):
+        pick_device("cuda:2", 0)
+
+
+class Counting(Workbench):
+    """A workbench whose measuring always fails, and counts."""
+
+    count = 0
+
+    def _measure(self, case: Case) -> SaeGuardError:
+        type(self).count += 1
+        return self.error
+
+    error: SaeGuardError
+
+
+class FakeCase:
+    """As much of a case as sharing needs."""
+
+    key = "abc"
+
+
+@pytest.mark.parametrize("kind", [SetupError, LoadError, InfrastructureError])
+def test_an_error_is_shared_with_its_cause(tmp_path: Path, kind: type[SaeGuardError]) -> None:
+    Counting.count = 0
+    for worker in range(3):
+        bench = Counting(device="cpu", shared=tmp_path, worker=worker)
+        bench.error = kind("what went wrong")
+        for _ in range(2):
+            with pytest.raises(kind, match="what went wrong"):
+                bench.measurement(FakeCase())  # type: ignore[arg-type]
+    assert Counting.count == 1
+
+
+def test_a_half_written_measurement_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "abc.npz").write_bytes(b"half")
+    bench = Counting(device="cpu", shared=tmp_path)
+    with pytest.raises(InfrastructureError, match="not a readable measurement"):
+        bench.measurement(FakeCase())  # type: ignore[arg-type]
