@@ -13,7 +13,7 @@ from sae_guard.corpus import Corpus, build_corpus
 from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
-from sae_guard.spec import DataSpec
+from sae_guard.spec import read_data
 
 __all__ = ["load_sae", "measure"]
 
@@ -41,14 +41,13 @@ def measure(
 
     Raises:
         SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
-        pydantic.ValidationError: The mapping is no data block.
     """
     if not isinstance(model, LanguageModel):
         model = load_model(model)
     if not isinstance(sae, SAE):
         sae = load_sae(sae, device=model.device)
     if not isinstance(corpus, Corpus):
-        corpus = build_corpus(DataSpec.model_validate(corpus), model.tokenizer, Path.cwd())
+        corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
     return engine.measure(
         model, sae, corpus, hook, batch_size=batch_size, progress=sys.stderr if progress else None
     )

@@ -15,9 +15,14 @@ from sae_guard.wire import Outcome
 JSON_SCHEMA_VERSION = 1
 
 
-def number(value: float) -> str:
-    """Four significant digits, and never a rounding that hides the sign of a tiny number."""
-    return f"{value:.4g}"
+def number(value: float, *, beside: float | None = None) -> str:
+    """Four significant digits, and more where they are needed to tell it from a bound."""
+    digits = 4
+    while beside is not None and value != beside and digits < 17:
+        if float(f"{value:.{digits}g}") != beside:
+            break
+        digits += 1
+    return f"{value:.{digits}g}"
 
 
 def headline(outcome: Outcome) -> str:
@@ -29,7 +34,8 @@ def headline(outcome: Outcome) -> str:
         ("min", True): "<", ("min", False): ">=",
     }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
     unit = f" {outcome.unit}" if outcome.unit else ""
-    line = f"{outcome.metric} {number(outcome.value)} {relation} {outcome.side} {outcome.bound:g}"
+    value = number(outcome.value, beside=outcome.bound)
+    line = f"{outcome.metric} {value} {relation} {outcome.side} {outcome.bound:.12g}"
     return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)})"
 
 
@@ -71,7 +77,7 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
         half = f"{(outcome.high - outcome.low) / 2:.2g}"
     return (
         outcome.metric,
-        "-" if outcome.value is None else number(outcome.value),
+        "-" if outcome.value is None else number(outcome.value, beside=outcome.bound),
         half,
         _bounds(outcome, short=True),
         "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
@@ -81,10 +87,10 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
 
 def _bounds(outcome: Outcome, *, short: bool = False) -> str:
     if short and outcome.min is not None and outcome.max is not None:
-        return f"{outcome.min:g}..{outcome.max:g}"
+        return f"{outcome.min:.12g}..{outcome.max:.12g}"
     signs = {"min": ">= ", "max": "<= "} if short else {"min": "min ", "max": "max "}
     values = {"min": outcome.min, "max": outcome.max}
-    joined = ", ".join(f"{signs[s]}{v:g}" for s, v in values.items() if v is not None)
+    joined = ", ".join(f"{signs[s]}{v:.12g}" for s, v in values.items() if v is not None)
     return joined if short else f"{outcome.metric}: {joined}"
 
 

@@ -6,9 +6,11 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sae_guard.diagnosis import Suspicion
-from sae_guard.report import failure, headline, summary, to_json
+from sae_guard.report import failure, headline, number, summary, to_json
 from sae_guard.wire import Outcome
 
 
@@ -100,3 +102,16 @@ def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> 
     row = document["outcomes"][0]
     assert (row["value"], row["verdict"], row["max"]) == (None, "error", 0.2)
     assert row["provenance"] == {"hook": "h"}
+
+
+@given(
+    st.floats(-1e6, 1e6).filter(lambda v: v != 0.1),
+    st.sampled_from([0.1, 0.25, 60.0]),
+)
+def test_a_value_is_never_rounded_onto_a_bound_that_it_is_not(value: float, bound: float) -> None:
+    assert (float(number(value, beside=bound)) == bound) == (value == bound)
+
+
+def test_a_value_just_past_its_bound_looks_past_it() -> None:
+    text = headline(outcome(value=0.20000001, bound=0.2))
+    assert text.startswith("kl 0.20000001 > max 0.2 nats")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sae_guard.wire import Outcome
 
 _REPORTED = pytest.StashKey[dict[str, str]]()
+_DIAGNOSED = pytest.StashKey[dict[str, str]]()
 
 
 class ThresholdCrossed(Exception):
@@ -100,7 +101,9 @@ class ThresholdItem(pytest.Item):
         verdict = judge(measurement, self.threshold)
         outcome = self._record(verdict, provenance=json.dumps(asdict(measurement.provenance)))
         if verdict.status not in ("pass", "warn"):
-            raise ThresholdCrossed(failure(outcome, diagnose(measurement)))
+            first = self._first_of_case(_DIAGNOSED)
+            told = diagnose(measurement) if first == self.nodeid else ()
+            raise ThresholdCrossed(failure(outcome, told))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
         """The failure text as it is; whatever else happened, with its traceback."""
@@ -126,8 +129,12 @@ class ThresholdItem(pytest.Item):
         self.user_properties.extend(outcome.to_properties())
         return outcome
 
+    def _first_of_case(self, said: pytest.StashKey[dict[str, str]]) -> str:
+        """Node id of the test that says what concerns all tests of the case."""
+        return self.config.stash.setdefault(said, {}).setdefault(self.case.key, self.nodeid)
+
     def _error_text(self, error: SaeGuardError) -> str:
         """The whole error for the first test of the case, a pointer to it for the others."""
-        first = self.config.stash.setdefault(_REPORTED, {}).setdefault(self.case.key, self.nodeid)
+        first = self._first_of_case(_REPORTED)
         head = f"{error.cause} error: "
         return head + (str(error) if first == self.nodeid else f"not measured, see {first}")

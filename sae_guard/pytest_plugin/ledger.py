@@ -24,6 +24,8 @@ EXIT_ERROR = 2
 1 is pytest's own code for failed tests: a threshold is crossed.
 """
 
+_MISSING_SHOWN = 5
+
 
 class Ledger:
     """Expected against reported node ids, and the outcomes; on the controller only."""
@@ -133,7 +135,9 @@ class Ledger:
             return
         from sae_guard.report import summary
 
-        notes = [f"NO VERDICT: {i} was collected and never reported" for i in self.missing]
+        shown, more = self.missing[:_MISSING_SHOWN], len(self.missing) - _MISSING_SHOWN
+        notes = [f"NO VERDICT: {i} was collected and never reported" for i in shown]
+        notes += [f"NO VERDICT: and {more} more"] if more > 0 else []
         notes += self._not_gated(verbose=config.option.verbose > 0)
         lines = list(summary(self.in_order, notes))
         if lines:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import SpecError
+from sae_guard.errors import SetupError, SpecError
 from sae_guard.spec import bounds, strict_yaml
 from sae_guard.spec.messages import explain
 from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec
@@ -62,6 +62,14 @@ def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
     if problems:
         raise _error(problems, shown)
     return tuple(made)
+
+
+def read_data(block: Mapping[str, Any]) -> DataSpec:
+    """The ``data`` block of a spec, from Python; raises `SetupError` with all that is wrong."""
+    try:
+        return DataSpec.model_validate(block)
+    except ValidationError as error:
+        raise SetupError("; ".join(text for _, text in explain(error, ("data",)))) from None
 
 
 def _error(problems: list[Problem], file: str) -> SpecError:

@@ -38,12 +38,12 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError) -> Iterator[tuple[Path, str]]:
-    """Path and sentence for each thing that is wrong."""
+def explain(error: ValidationError, at: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Path and sentence for each thing that is wrong; ``at`` is where the value stands."""
     for detail in error.errors(include_url=False):
         if detail["loc"][-1:] == ("float",):  # the branch of `warn` that was not meant
             continue
-        path = _keys(detail["loc"])
+        path = (*at, *_keys(detail["loc"]))
         yield path, _sentence(path, detail)
 
 

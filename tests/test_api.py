@@ -1,0 +1,45 @@
+"""Measuring from Python, without pytest and without a spec file."""
+
+from __future__ import annotations
+
+import pytest
+
+import sae_guard
+from sae_guard.corpus.sources import module_sources
+from sae_guard.demo import HOOK_NAME, MODEL, SAES
+from sae_guard.errors import LoadError, SetupError
+
+DATA = {"modules": ["textwrap", "csv"], "sequences": 4, "prepend_bos": True}
+
+
+def test_measure_takes_names_and_objects_alike() -> None:
+    by_name = sae_guard.measure(model=MODEL, sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME)
+    model = sae_guard.load_model(MODEL)
+    corpus = sae_guard.Corpus.from_texts(
+        module_sources(["textwrap", "csv"]), model.tokenizer, sequences=4, prepend_bos=True
+    )
+    sae = sae_guard.load_sae(SAES / "v2")
+    by_object = sae_guard.measure(model=model, sae=sae, corpus=corpus, hook=HOOK_NAME)
+    assert by_name["kl"] == by_object["kl"]
+    assert by_name.n_sequences == 4
+    verdict = sae_guard.judge(by_name, sae_guard.Threshold("kl", max=by_name["kl"]))
+    assert verdict.status == "pass"
+
+
+def test_errors_carry_their_cause() -> None:
+    with pytest.raises(SetupError, match="is no model folder"):
+        sae_guard.measure(model=MODEL / "gone", sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME)
+    with pytest.raises(LoadError, match="no such checkpoint"):
+        sae_guard.measure(model=MODEL, sae=SAES / "v9", corpus=DATA, hook=HOOK_NAME)
+    with pytest.raises(SetupError, match=r"`data\.sequences` is 0"):
+        sae_guard.measure(
+            model=MODEL, sae=SAES / "v2", corpus={**DATA, "sequences": 0}, hook=HOOK_NAME
+        )
+
+
+def test_every_public_name_resolves() -> None:
+    for name in sae_guard.__all__:
+        assert getattr(sae_guard, name) is not None
+    assert set(sae_guard.__all__) <= set(dir(sae_guard))
+    with pytest.raises(AttributeError, match="no attribute 'measur'"):
+        _ = sae_guard.measur
