@@ -8,7 +8,7 @@ import click
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="sae-guard")
+@click.version_option(package_name="sae-guard", prog_name="sae-guard")
 def main() -> None:
     """Gate releases of sparse autoencoders.
 
