@@ -1,0 +1,118 @@
+"""The README is tested: its tables are complete, its specs load, its Python runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_guard.metrics.table import METRICS
+from sae_guard.pytest_plugin import fixtures
+from sae_guard.pytest_plugin.ledger import EXIT_ERROR
+from sae_guard.pytest_plugin.options import add_options
+from sae_guard.spec import json_schema, load_specs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+class Parser:
+    """Takes the options that the plugin declares."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def getgroup(self, *args: str) -> Parser:
+        return self
+
+    def addoption(self, name: str, **kwargs: Any) -> None:
+        self.names.add(name)
+
+    def addini(self, name: str, *args: str, **kwargs: Any) -> None:
+        self.names.add(name)
+
+
+def test_options_are_documented() -> None:
+    parser = Parser()
+    add_options(parser)  # type: ignore[arg-type]
+    rows = set(re.findall(r"^\| `(--sae[a-z-]*)", README, re.MULTILINE))
+    assert rows == {name for name in parser.names if name.startswith("--")}
+    assert "`sae_specs`" in README
+
+
+def test_fixtures_are_documented() -> None:
+    listed = [name for name in vars(fixtures) if name.startswith("sae") and name != "sae_case"]
+    assert listed
+    for name in listed:
+        assert f"`{name}`" in README
+
+
+def test_the_metric_table_is_the_one_in_the_code() -> None:
+    for metric in METRICS.values():
+        unit = f" ({metric.unit})" if metric.unit else ""
+        formula = metric.formula.replace("|", "\\|")
+        row = f"| `{metric.name}`{unit} | {', '.join(metric.sides)} | {formula} |"
+        assert f"{row} {metric.also_called} |" in README
+
+
+def test_every_key_of_a_spec_is_documented() -> None:
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", README, re.MULTILINE)) - METRICS.keys()
+    assert set(keys(json_schema())) <= documented
+
+
+def keys(schema: dict[str, Any]) -> Iterator[str]:
+    blocks_of = {"model": "ModelSpec", "data": "DataSpec", "sae": "SaeOptions"}
+    for key in schema["properties"]:
+        if key != "data":
+            yield key
+        if key in blocks_of:
+            for below in schema["$defs"][blocks_of[key]]["properties"]:
+                yield f"{key}.{below}"
+
+
+def test_specs_in_the_readme_load(tmp_path: Path) -> None:
+    examples = blocks("yaml")
+    assert examples
+    for text in examples:
+        (tmp_path / "spec.yaml").write_text(text)
+        assert load_specs(tmp_path / "spec.yaml")
+
+
+def test_python_in_the_readme_runs() -> None:
+    examples = blocks("python")
+    assert examples
+    for code in examples:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, "README.md", "exec"), {})
+        assert "Estimate(value=0.9" in printed.getvalue()
+
+
+def test_exit_codes_are_documented() -> None:
+    codes = {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)}
+    assert {
+        0,
+        EXIT_ERROR,
+        *map(int, (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR)),
+        int(pytest.ExitCode.NO_TESTS_COLLECTED),
+    } == codes
+
+
+@pytest.mark.parametrize("name", ["demo", "gpt2-small", "pythia-70m", "gemma-2-2b"])
+def test_the_shipped_specs_load(name: str) -> None:
+    specs = load_specs(ROOT / "thresholds" / f"{name}.yaml")
+    assert all(spec.checkpoint is None for spec in specs) == (name != "demo")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), target
