@@ -21,7 +21,7 @@ test: lint $(VENV)/.installed  ## lint, types, all tests
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/test_model.py tests/test_engine.py \
-		tests/test_demo.py
+		tests/test_demo.py thresholds
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
