@@ -35,7 +35,7 @@ def headline(outcome: Outcome) -> str:
     }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
     unit = f" {outcome.unit}" if outcome.unit else ""
     value = number(outcome.value, beside=outcome.bound)
-    line = f"{outcome.metric} {value} {relation} {outcome.side} {outcome.bound:.12g}"
+    line = f"{outcome.metric} {value} {relation} {outcome.bound:.12g}"
     return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)})"
 
 

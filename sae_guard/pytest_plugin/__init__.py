@@ -126,5 +126,6 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     gate = config.stash[GATE]
     if not gate.options.asked:
         return None
-    specs = ", ".join(gate.display(path) for path in gate.spec_files)
+    gating = dict.fromkeys(case.spec.file for case in gate.plan.cases)
+    specs = ", ".join(map(gate.display, gating)) or "no spec"
     return [f"sae guard: {', '.join(gate.options.checkpoints) or 'defaults'} by {specs}"]

@@ -27,13 +27,13 @@ def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
     assert project.verdicts() == FAILED
     result.stdout.fnmatch_lines(
         [
-            "kl * > max 0.1 nats (95 % interval * to *, 112 tokens in 8 sequences)",
+            "kl * > 0.1 nats (95 % interval * to *, 112 tokens in 8 sequences)",
             "thresholds/tiny.yaml:6: kl: max 0.1",
             "thresholds/tiny.yaml::tiny [[]bad]  112 tokens in 8 sequences",
             "  metric * value * bound * headroom * verdict",
             "  kl * <= 0.1 * FAIL",
             "  l0 * 1..40 * pass",
-            "FAILED thresholds/tiny.yaml::tiny::kl[[]bad] - kl * > max 0.1 *",
+            "FAILED thresholds/tiny.yaml::tiny::kl[[]bad] - kl * > 0.1 *",
         ]
     )
 
