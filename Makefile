@@ -4,10 +4,9 @@ VENV := .venv
 SAELENS_VENV := .venv-saelens
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-fast test-saelens lint format bench train-demo clean
+.PHONY: demo test test-saelens lint format bench train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
