@@ -110,9 +110,13 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect the spec files of the run."""
-    if not parent.config.stash[GATE].owns(file_path):
+    gate = parent.config.stash[GATE]
+    if not gate.owns(file_path):
         return None
-    collector: pytest.Collector = SpecFile.from_parent(parent, path=file_path)
+    # Named by us: outside of the root folder pytest gives files an empty node id.
+    collector: pytest.Collector = SpecFile.from_parent(
+        parent, path=file_path, nodeid=gate.display(file_path)
+    )
     return collector
 
 

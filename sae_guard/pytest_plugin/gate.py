@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ class Gate:
                 raise pytest.UsageError(f"sae_guard: {self.display(path)} gates nothing:{why}")
 
     def _resolve(self, spec: str) -> Path:
-        path = self.options.here / Path(spec).expanduser()
+        path = Path(os.path.normpath(self.options.here / Path(spec).expanduser()))
         if path.is_file():
             return path
         by_name = {p.stem: p for p in self.project_specs} | {p.name: p for p in self.project_specs}

@@ -123,3 +123,16 @@ def test_from_a_folder_below(project: Project) -> None:
     project.pytester.makefile(".ini", pytest="[pytest]\n")
     project.pytester._request.getfixturevalue("monkeypatch").chdir(below)
     assert node_ids(project, "--sae", "../good") == NODES
+
+
+def test_a_spec_outside_of_the_root_folder(project: Project) -> None:
+    root = project.path / "root"
+    root.mkdir()
+    (root / "pytest.ini").write_text("[pytest]\n")
+    outside = str(project.path / "thresholds" / "tiny.yaml")
+    for spec in (outside, f"{root}/../thresholds/tiny.yaml"):
+        args = ("-c", str(root / "pytest.ini"), "--sae", "bad", "--sae-spec", spec)
+        result = project.run(*args, "--sae-json", "out.json")
+        assert result.ret == 1
+        assert project.verdicts()["kl[bad]"] == "fail"
+        result.stdout.fnmatch_lines(["FAILED *thresholds/tiny.yaml::tiny::kl[[]bad]*"])
