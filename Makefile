@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
+# Libraries whose own checkpoints are loaded in tests, without what only their training needs.
+UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3
+UPSTREAM_NEEDS := accelerate natsort schedulefree simple-parsing
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench train-demo clean
+.PHONY: demo test test-saelens lint format bench formats train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
@@ -19,7 +22,7 @@ test: lint $(VENV)/.installed  ## lint, types, all tests
 	$(VENV)/bin/pytest
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
-	$(SAELENS_VENV)/bin/pytest tests/saelens tests/test_model.py tests/test_engine.py \
+	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/test_model.py tests/test_engine.py \
 		tests/test_demo.py thresholds
 
 lint: $(VENV)/.installed
@@ -33,6 +36,10 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed  ## what the plugin costs a pytest run
 	$(VENV)/bin/python benchmarks/startup.py
+
+formats: $(VENV)/.installed  ## write docs/formats.md anew
+	(echo '# Checkpoint formats'; echo; echo 'Written by `make formats` from the code.'; echo; \
+		$(VENV)/bin/sae-guard formats) > docs/formats.md
 
 train-demo: $(VENV)/.installed  ## train the demo model and its SAEs anew
 	$(VENV)/bin/python -m sae_guard.demo.train
@@ -50,5 +57,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(SAELENS_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SAELENS_VENV)
 	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[saelens]'
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[saelens]' $(UPSTREAM_NEEDS)
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) --no-deps $(UPSTREAM)
 	touch $@

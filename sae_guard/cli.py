@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any, get_args
 
 import click
+
+from sae_guard.checkpoints.options import Architecture, Normalize
+from sae_guard.errors import SaeGuardError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,3 +27,40 @@ def schema() -> None:
     from sae_guard.spec import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--architecture", type=click.Choice(get_args(Architecture)), help="If not told.")
+@click.option("--k", type=click.IntRange(min=1), help="Active latents per token of a TopK SAE.")
+@click.option("--pre-bias/--no-pre-bias", default=None, help="Whether b_dec is taken off first.")
+@click.option("--normalize", type=click.Choice(get_args(Normalize)), help="Of the input.")
+def inspect(path: Path, **said: Any) -> None:
+    """Say what a checkpoint is: format, size, activation, assumptions, warnings.
+
+    The options are those of the `sae` block of a spec, for what the files do not say.
+    """
+    from sae_guard.checkpoints.declare import declare
+    from sae_guard.checkpoints.inspect import facts
+    from sae_guard.checkpoints.load import load
+    from sae_guard.checkpoints.options import SaeOptions
+
+    try:
+        declared = declare(path)
+        sae = load(path, SaeOptions(**said))
+    except SaeGuardError as error:
+        raise click.ClickException(str(error)) from None
+    rows = [*facts(sae), ("gated at", f"{declared.model_name or '?'}, {declared.hook or '?'}")]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
+@main.command()
+def formats() -> None:
+    """List the checkpoint formats that are read, as Markdown."""
+    from sae_guard.checkpoints.load import FAMILIES
+
+    click.echo("| format | recognised by | holds |\n|---|---|---|")
+    for family in FAMILIES:
+        click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")

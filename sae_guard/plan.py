@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from sae_guard.checkpoints.locate import Declaration
+from sae_guard.checkpoints.declare import Declaration
 from sae_guard.errors import SetupError
 from sae_guard.spec import Spec
 from sae_guard.verdicts import Threshold

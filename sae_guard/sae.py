@@ -10,62 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_guard.activations import Activation, ReLU
+
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
 
 _EPSILON = 1e-5  # of SAELens's layer_norm, added to the standard deviation
-
-
-@dataclass(frozen=True, eq=False)
-class ReLU:
-    """f(q) = max(q, 0)."""
-
-    architecture = "standard"
-
-    def __call__(self, q: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents of the pre-activations."""
-        return torch.relu(q)
-
-
-@dataclass(frozen=True, eq=False)
-class TopK:
-    """The k largest of each token, where positive (Gao et al. 2024, arXiv:2406.04093)."""
-
-    k: int
-    architecture = "topk"
-
-    def __call__(self, q: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents of the pre-activations."""
-        largest = q.topk(self.k, dim=-1)
-        return torch.zeros_like(q).scatter(-1, largest.indices, torch.relu(largest.values))
-
-
-@dataclass(frozen=True, eq=False)
-class JumpReLU:
-    """q where it exceeds its latent's threshold, else 0 (Rajamanoharan et al., 2407.14435)."""
-
-    threshold: Float[Tensor, " d_sae"]
-    architecture = "jumprelu"
-
-    def __call__(self, q: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents of the pre-activations."""
-        return torch.relu(q) * (q > self.threshold)
-
-
-@dataclass(frozen=True, eq=False)
-class Gated:
-    """max(q·e^r + b_mag, 0) where q + b_gate > 0, else 0 (Rajamanoharan et al., 2404.16014)."""
-
-    b_gate: Float[Tensor, " d_sae"]
-    b_mag: Float[Tensor, " d_sae"]
-    r_mag: Float[Tensor, " d_sae"]
-    architecture = "gated"
-
-    def __call__(self, q: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents of the pre-activations, which hold no encoder bias."""
-        return torch.relu(q * self.r_mag.exp() + self.b_mag) * (q + self.b_gate > 0)
-
-
-Activation = ReLU | TopK | JumpReLU | Gated
 
 
 class SaeOutput(NamedTuple):
@@ -85,6 +34,8 @@ class SaeSource:
     """Name → sha256 of each file that was read."""
     declared: Mapping[str, Any] = field(default_factory=dict)
     """The checkpoint's own words that bear on how it is used, such as ``prepend_bos``."""
+    assumptions: tuple[str, ...] = ()
+    """What the file does not say and the code of its library does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +57,8 @@ class SAE:
     normalize: Normalize = "none"
     rescale_by_decoder_norm: bool = False
     """Whether latents are measured in units of their decoder rows (SAELens TopK)."""
+    scale: float = 1.0
+    """What the input is multiplied by, and the reconstruction divided by; never folded in."""
 
     @property
     def d_in(self) -> int:
@@ -129,13 +82,15 @@ class SAE:
             "path": self.source.path,
             "format": self.source.format,
             "files": dict(self.source.files),
+            "assumptions": list(self.source.assumptions),
             "architecture": self.activation.architecture,
-            "k": self.activation.k if isinstance(self.activation, TopK) else None,
+            "k": getattr(self.activation, "k", None),
             "d_in": self.d_in,
             "d_sae": self.d_sae,
             "pre_bias": self.pre_bias,
             "normalize": self.normalize,
             "rescale_by_decoder_norm": self.rescale_by_decoder_norm,
+            "scale": self.scale,
             **self.source.declared,
         }
 
@@ -172,7 +127,7 @@ class SAE:
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
             deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as SAELens has it
             return centred / (deviation + _EPSILON), mean, deviation
-        return x, 0.0, 1.0
+        return x * self.scale, 0.0, 1 / self.scale
 
 
 _Fields = TypeVar("_Fields", bound="SAE | Activation")

@@ -17,9 +17,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sae_guard.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
-from sae_guard.sae import SAE, Activation, Gated, JumpReLU, ReLU, SaeSource, TopK
+from sae_guard.sae import SAE, SaeSource
 from sae_guard.verdicts import Threshold
 
 __all__ = ["logit_pairs", "logits", "measurements", "saes", "thresholds", "token_sums"]

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_guard.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE, Activation, Gated, JumpReLU, ReLU, SaeSource, TopK
+from sae_guard.sae import SAE, SaeSource
 
 
 def tensors_of(sae: SAE) -> dict[str, Tensor]:

@@ -1,17 +1,16 @@
-"""Patterns → checkpoints → labels and declarations."""
+"""Patterns → checkpoints → labels."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.checkpoints.locate import Declaration, declare, find, labels
-from sae_guard.errors import LoadError, SetupError
-from tests.checkpoint_files import config_of, example_sae, write_saelens
+from sae_guard.checkpoints.locate import find, labels
+from sae_guard.errors import SetupError
+from tests.checkpoint_files import example_sae, write_saelens
 
 
 @pytest.fixture
@@ -68,18 +67,3 @@ parts = st.lists(st.sampled_from(["a", "b", "ae.pt", "ae.safetensors"]), min_siz
 def test_labels_tell_paths_apart(drawn: list[list[str]]) -> None:
     paths = [Path("/", *path) for path in drawn]
     assert len(set(labels(paths).values())) == len(set(paths))
-
-
-def test_a_folder_declares_model_and_hook(releases: Path) -> None:
-    assert declare(releases / "v1") == Declaration("gpt2", "blocks.1.hook_resid_post")
-    assert declare(releases / "plain.pt") == Declaration()
-
-
-def test_a_declaration_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    folder = write_saelens(tmp_path, example_sae())
-    config = config_of(example_sae(), metadata={"hook_name": 8})
-    (folder / "cfg.json").write_text(json.dumps(config))
-    with pytest.raises(LoadError, match="hook_name is 8"):
-        declare(folder)
-    with pytest.raises(LoadError, match="no such checkpoint"):
-        declare(tmp_path / "gone")

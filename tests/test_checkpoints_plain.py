@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,11 +100,27 @@ def test_left_over_keys_are_named(tmp_path: Path) -> None:
         load(write(tmp_path / "sae.pt", tensors), options_of(example_sae()))
 
 
+@pytest.mark.parametrize(
+    ("held", "found"),
+    [
+        ({}, "holds nothing"),
+        ({"W_enc": torch.ones(2), "step": 3}, r"holds 'step' \(int\)"),
+        ({"state_dict": {"W_enc": torch.ones(2)}}, r"'state_dict' \(dict\)"),
+    ],
+)
+def test_what_is_no_tensor_is_named(tmp_path: Path, held: Any, found: str) -> None:
+    torch.save(held, tmp_path / "sae.pt")
+    with pytest.raises(LoadError, match=found):
+        load(tmp_path / "sae.pt")
+
+
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "params.npz").write_bytes(b"")
-    with pytest.raises(LoadError, match=r"suffix '.npz'; read so far: a SAELens 6 folder"):
-        load(tmp_path / "params.npz")
-    with pytest.raises(LoadError, match=r"a folder with params.npz; read so far"):
+    (tmp_path / "sae.bin").write_bytes(b"")
+    with pytest.raises(
+        LoadError, match=r"suffix '\.bin', expected \.pt, .*; read so far: SAELens 6"
+    ):
+        load(tmp_path / "sae.bin")
+    with pytest.raises(LoadError, match=r"a folder with sae\.bin; read so far"):
         load(tmp_path)
     with pytest.raises(LoadError, match="no such checkpoint"):
         load(tmp_path / "nothing.pt")

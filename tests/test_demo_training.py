@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.locate import Declaration, declare
 from sae_guard.demo import CONTEXT_SIZE, HOOK_NAME
 from sae_guard.demo.language_model import (
     END_OF_TEXT_ID,

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sae_guard.activations import JumpReLU, ReLU
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import Edit, LanguageModel, load_model
-from sae_guard.sae import SAE, JumpReLU, ReLU, SaeSource, identity_sae, zero_sae
+from sae_guard.sae import SAE, SaeSource, identity_sae, zero_sae
 from tests import naive
 
 HOOKS = [

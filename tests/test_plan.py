@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.checkpoints.locate import Declaration
+from sae_guard.checkpoints.declare import Declaration
 from sae_guard.errors import SetupError
 from sae_guard.plan import CONTROLS, Candidate, mismatch, plan
 from sae_guard.spec import Spec, load_specs

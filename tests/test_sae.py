@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sae_guard.sae import SAE, Gated, JumpReLU, TopK, identity_sae, zero_sae
+from sae_guard.activations import Gated, JumpReLU, TopK
+from sae_guard.sae import SAE, identity_sae, zero_sae
 from sae_guard.testing import saes
 
 Vector = NDArray[np.float64]
@@ -116,15 +116,3 @@ def test_the_identity_control_keeps_every_bit(x: torch.Tensor) -> None:
 @given(tokens)
 def test_the_zero_control_gives_zeros(x: torch.Tensor) -> None:
     assert not zero_sae(6)(x).reconstruction.any()
-
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_topk_never_keeps_a_negative_latent(k: int) -> None:
-    q = torch.tensor([[-1.0, -2.0, 3.0, -0.5]])
-    assert TopK(k)(q).tolist() == [[0.0, 0.0, 3.0, 0.0]]
-
-
-def test_jumprelu_is_strict_at_its_threshold() -> None:
-    threshold = torch.tensor([0.5, 0.5])
-    q = torch.tensor([0.5, float(np.nextafter(np.float32(0.5), np.float32(1)))])
-    assert (JumpReLU(threshold)(q) != 0).tolist() == [False, True]

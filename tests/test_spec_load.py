@@ -149,7 +149,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("model:", "name: a::b\nmodel:", 1, "`name` is 'a::b', allowed: letters, digits"),
     ("model:", "checkpoint: [a]\nmodel:", 1, "`checkpoint` is ['a'], allowed: text"),
     ("model:", "sae: {k: 0}\nmodel:", 1, "`sae.k` is 0, allowed: 1 or more"),
-    ("model:", "sae: {architecture: relu}\nmodel:", 1, "allowed: 'standard', 'topk', 'jumprelu'"),
+    ("model:", "sae: {architecture: relu}\nmodel:", 1, "allowed: 'standard', 'topk', 'abstopk'"),
     ("  kl: {max: 0.1}", "  {}", 4, "`thresholds` is {}, allowed: at least one"),
     ("kl: {max: 0.1}", "kll: {max: 0.1}", 5, "unknown metric 'kll'; did you mean kl? allowed:"),
     ("kl: {max: 0.1}", "kl: 0.1", 5, "`thresholds.kl` is 0.1, allowed: a mapping"),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from sae_guard.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.files import check_shapes, float32
+from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, Activation, Gated, JumpReLU, Normalize, ReLU, SaeSource, TopK
+from sae_guard.sae import SAE, Normalize, SaeSource
+
+_WITH_K: Mapping[str, Callable[[int], Activation]] = {
+    "topk": TopK,
+    "abstopk": AbsTopK,
+    "groupmax": GroupMax,
+}
 
 
 @dataclass(frozen=True)
@@ -18,11 +26,20 @@ class Facts:
     """What tells SAEs with the same tensors apart; nothing in here is guessed."""
 
     architecture: str
-    """standard, topk, jumprelu or gated."""
+    """standard, topk, abstopk, groupmax, jumprelu or gated."""
     k: int | None
     pre_bias: bool
     normalize: Normalize
     rescale_by_decoder_norm: bool = False
+    scale: float = 1.0
+
+
+def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
+    """Raise `LoadError` where the options contradict what the checkpoint says."""
+    for name in ("architecture", "k", "pre_bias", "normalize"):
+        asked, said = getattr(options, name), getattr(facts, name)
+        if asked is not None and asked != said:
+            raise LoadError(f"{path} says {name} {said!r}, the spec's `sae` block says {asked!r}")
 
 
 def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, path: Path) -> SAE:
@@ -50,6 +67,7 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
         pre_bias=facts.pre_bias,
         normalize=facts.normalize,
         rescale_by_decoder_norm=facts.rescale_by_decoder_norm,
+        scale=facts.scale,
     )
 
 
@@ -75,11 +93,13 @@ def _shapes(
 
 
 def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Activation:
-    if facts.architecture == "topk":
+    if facts.architecture in _WITH_K:
         d_sae = len(weights["b_enc"])
         if facts.k is None or not 1 <= facts.k <= d_sae:
             raise LoadError(f"{path}: k is {facts.k}, allowed: 1 to {d_sae}, the number of latents")
-        return TopK(facts.k)
+        if facts.architecture == "groupmax" and d_sae % facts.k:
+            raise LoadError(f"{path}: k is {facts.k}, which does not divide {d_sae} into groups")
+        return _WITH_K[facts.architecture](facts.k)
     if facts.k is not None:
         raise LoadError(f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k")
     if facts.architecture == "jumprelu":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,26 +29,28 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Name → tensor of a ``.safetensors`` file, or of a ``.pt`` file that holds a state dict.
+def read_entries(path: Path) -> dict[str, Any]:
+    """Name → tensor, number or text: the top level of a ``.safetensors``, ``.npz`` or ``.pt`` file.
 
     Raises:
-        LoadError: The file is unreadable, would have to run code, or holds something else.
+        LoadError: The file is unreadable, would have to run code, or holds no mapping.
     """
     loaded = _load(path)
     if not isinstance(loaded, Mapping):
         raise LoadError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
-    others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
-    if others or not loaded:
-        found = ", ".join(f"{n!r} ({type(loaded[n]).__name__})" for n in others[:8]) or "nothing"
-        raise LoadError(f"{path}: expected a state dict of tensors only, but it holds {found}")
-    return {str(name): value.detach() for name, value in loaded.items()}
+    return {
+        str(name): value.detach() if isinstance(value, Tensor) else value
+        for name, value in loaded.items()
+    }
 
 
 def _load(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         # No pickled code runs, whatever the file asks for.
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes raise nearly anything in these readers

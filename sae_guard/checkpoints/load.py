@@ -1,4 +1,4 @@
-"""The recogniser: which module reads a checkpoint."""
+"""The recogniser: which family reads a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ from pathlib import Path
 
 import torch
 
-from sae_guard.checkpoints import plain, saelens
-from sae_guard.checkpoints.locate import CONFIG, SUFFIXES, WEIGHTS, is_saelens
+from sae_guard.checkpoints import (
+    dictionary_learning,
+    gemma_scope,
+    openai,
+    plain,
+    saelens,
+    sparsify,
+)
+from sae_guard.checkpoints.family import Opened
+from sae_guard.checkpoints.files import read_entries
+from sae_guard.checkpoints.locate import SUFFIXES, parts, read_config
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
-READ_SO_FAR = (
-    f"a SAELens 6 folder ({CONFIG} and {WEIGHTS}) or a state dict in a {', '.join(SUFFIXES)} file"
+FAMILIES = (
+    saelens.FAMILY,
+    sparsify.FAMILY,
+    dictionary_learning.FAMILY,
+    gemma_scope.FAMILY,
+    openai.FAMILY,
+    plain.FAMILY,
 )
+"""In the order in which they are tried; the first that matches reads or refuses."""
 
 
 def load(
@@ -26,20 +41,26 @@ def load(
     """Load a checkpoint exactly, or refuse it.
 
     Args:
-        path: A SAELens 6 folder, or a ``.pt`` or ``.safetensors`` file with a state dict.
+        path: A folder or a file of one of the `FAMILIES`.
         options: What the checkpoint does not say of itself; it may not be contradicted.
         device: Where the weights go.
 
     Raises:
         LoadError: Unreadable, ambiguous, contradicted, or of a format not read so far.
     """
-    path = Path(path)
-    options = options or SaeOptions()
-    if is_saelens(path):
-        return saelens.read(path, options).to(device)
-    if path.is_file() and path.suffix in SUFFIXES:
-        return plain.read(path, options).to(device)
-    raise LoadError(f"{path}: {_what(path)}; read so far: {READ_SO_FAR}")
+    opened = open_checkpoint(Path(path))
+    family = next(family for family in FAMILIES if family.matches(opened))
+    return family.read(opened, options or SaeOptions()).to(device)
+
+
+def open_checkpoint(path: Path) -> Opened:
+    """Read the files at ``path``; raises `LoadError`."""
+    found = parts(path)
+    if found is None:
+        names = ", ".join(family.name for family in FAMILIES)
+        raise LoadError(f"{path}: {_what(path)}; read so far: {names}")
+    config = read_config(found.config) if found.config else None
+    return Opened(path, found.weights, read_entries(found.weights), found.config, config)
 
 
 def _what(path: Path) -> str:
@@ -49,4 +70,4 @@ def _what(path: Path) -> str:
         names = sorted(child.name for child in path.iterdir())
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         return f"a folder with {shown or 'nothing in it'}"
-    return f"a file with the suffix {path.suffix!r}"
+    return f"a file with the suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}"

@@ -1,9 +1,10 @@
-"""Which checkpoints a pattern names, what to call them, and what they say of themselves."""
+"""Which checkpoints a pattern names, which files they are, and what to call them."""
 
 from __future__ import annotations
 
 import glob
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +13,45 @@ from typing import Any
 
 from sae_guard.errors import LoadError, SetupError, allowed
 
-CONFIG = "cfg.json"
-WEIGHTS = "sae_weights.safetensors"
-SUFFIXES = (".pt", ".pth", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
 
+# Config and weights of a checkpoint that is a folder; the most telling names first.
+_FOLDERS: tuple[tuple[str | None, str], ...] = (
+    ("cfg.json", "sae_weights.safetensors"),  # SAELens
+    ("cfg.json", "sae.safetensors"),  # sparsify
+    ("config.json", "ae.pt"),  # dictionary_learning
+    (None, "params.npz"),  # Gemma Scope
+)
 _MAX_CONFIG_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class Declaration:
-    """What a checkpoint says of where it belongs; None where it does not say."""
+class Parts:
+    """The files of a checkpoint."""
 
-    model_name: str | None = None
-    hook: str | None = None
+    weights: Path
+    config: Path | None = None
+
+
+def parts(path: Path) -> Parts | None:
+    """The files of the checkpoint at ``path``; None if it does not look like one."""
+    if path.is_dir():
+        for config, weights in _FOLDERS:
+            if (path / weights).is_file() and (config is None or (path / config).is_file()):
+                return Parts(path / weights, path / config if config else None)
+        return None
+    if path.is_file() and path.suffix in SUFFIXES:
+        return Parts(path, _config_beside(path))
+    return None
+
+
+def _config_beside(weights: Path) -> Path | None:
+    """dictionary_learning keeps one config for ``ae.pt`` and ``checkpoints/ae_STEP.pt``."""
+    if re.fullmatch(r"ae(_\d+)?\.pt", weights.name):
+        for folder in (weights.parent, weights.parent.parent):
+            if (folder / "config.json").is_file():
+                return folder / "config.json"
+    return None
 
 
 def find(pattern: str, base: Path) -> list[Path]:
@@ -46,19 +73,13 @@ def find(pattern: str, base: Path) -> list[Path]:
 
 def _whole_checkpoint(path: Path) -> Path:
     """The folder, where a file is only half of a checkpoint."""
-    if path.name in (CONFIG, WEIGHTS) and is_saelens(path.parent):
-        return path.parent
-    return path
-
-
-def is_saelens(path: Path) -> bool:
-    """Whether the path is a folder with the two files of SAELens."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    whole = parts(path.parent) if path.is_file() else None
+    return path.parent if whole and path in (whole.weights, whole.config) else path
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether the path looks like a checkpoint that can be read."""
-    return is_saelens(path) or (path.is_file() and path.suffix in SUFFIXES)
+    return parts(path) is not None
 
 
 def labels(paths: Sequence[Path]) -> dict[Path, str]:
@@ -85,31 +106,6 @@ def labels(paths: Sequence[Path]) -> dict[Path, str]:
 def _tail(path: Path, depth: int) -> str:
     name = path.with_suffix("") if path.suffix in SUFFIXES else path
     return "/".join(name.parts[-depth:])
-
-
-def declare(path: Path) -> Declaration:
-    """What the checkpoint says of its model and hook point.
-
-    Raises:
-        LoadError: There is nothing at the path, or its ``cfg.json`` is unreadable.
-    """
-    if not path.exists():
-        raise LoadError(f"{path}: no such checkpoint")
-    if not is_saelens(path):
-        return Declaration()
-    config = read_config(path / CONFIG)
-    metadata = config.get("metadata", {})
-    facts = {**config, **(metadata if isinstance(metadata, dict) else {})}
-    return Declaration(
-        _text(facts.get("model_name"), path, "model_name"),
-        _text(facts.get("hook_name"), path, "hook_name"),
-    )
-
-
-def _text(value: Any, path: Path, key: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise LoadError(f"{path / CONFIG}: {key} is {value!r}, expected text")
-    return value
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -6,20 +6,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Architecture = Literal["standard", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
+Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
+
 
 class SaeOptions(BaseModel):
     """Facts about the SAE that its file does not hold; what the file does say stands."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    architecture: Literal["standard", "topk", "jumprelu", "gated"] | None = Field(
+    architecture: Architecture | None = Field(
         None, description="Activation family; standard is ReLU."
     )
     k: int | None = Field(None, ge=1, description="Active latents per token of a TopK SAE.")
     pre_bias: bool | None = Field(
         None, description="Whether b_dec is taken off the input before the encoder."
     )
-    normalize: Literal["none", "constant_norm_rescale", "layer_norm"] | None = Field(
+    normalize: Normalize | None = Field(
         None,
         description="Normalisation of the input, undone after the decoder: to length sqrt(d_in), "
         "or to mean 0 and standard deviation 1 over d_in.",

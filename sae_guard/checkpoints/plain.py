@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble
-from sae_guard.checkpoints.files import read_tensors, sha256
+from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae import SAE
 
 _LINEAR = {  # of torch.nn.Linear, whose weights are [out, in]
     "encoder.weight": "W_enc",
@@ -21,7 +21,7 @@ _LINEAR = {  # of torch.nn.Linear, whose weights are [out, in]
 }
 
 
-def read(path: Path, options: SaeOptions) -> SAE:
+def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of ``W_enc, W_dec, b_enc, b_dec`` or ``encoder.weight, decoder.weight, …``.
 
     Such a file cannot say its activation family, whether b_dec is taken off the input, nor how the
@@ -30,15 +30,9 @@ def read(path: Path, options: SaeOptions) -> SAE:
     Raises:
         LoadError: An option is missing or contradicts the tensors, or the tensors do not fit.
     """
-    tensors = _canonical(read_tensors(path))
-    facts = _facts(tensors, options, path)
-    source = SaeSource(
-        path=str(path),
-        format="plain state dict",
-        files={path.name: sha256(path)},
-        declared={"stored_dtype": _dtypes(tensors)},
-    )
-    return assemble(tensors, facts, source, path)
+    tensors = _canonical(opened.tensors)
+    facts = _facts(tensors, options, opened.path)
+    return assemble(tensors, facts, opened.source("plain state dict"), opened.weights)
 
 
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,5 +75,12 @@ def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return ("standard", "topk")
 
 
-def _dtypes(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+FAMILY = Family(
+    "plain state dict",
+    recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
+    "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
+    holds="standard, topk, jumprelu and gated SAEs; architecture, pre_bias and normalize (and k) "
+    "have to be said",
+    matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
+    read=read,
+)

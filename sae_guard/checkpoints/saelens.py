@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble
-from sae_guard.checkpoints.files import read_tensors, sha256
-from sae_guard.checkpoints.locate import CONFIG, WEIGHTS, read_config
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.locate import read_config
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae import SAE
 
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
 _NORMALIZE = ("none", "constant_norm_rescale", "layer_norm")
 # SAELens treats these as identity at run time, and writes "none" once it has folded them in.
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
@@ -21,7 +21,8 @@ _COMMON = {
     "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input",
     "normalize_activations", "reshape_activations", "metadata", "sae_lens_version",
 }  # fmt: skip
-_OWN: Mapping[str, set[str]] = {"topk": {"k", "rescale_acts_by_decoder_norm"}}
+_TOPK = {"k", "rescale_acts_by_decoder_norm"}
+_OWN: Mapping[str, set[str]] = {"topk": _TOPK, "abstopk": _TOPK}
 _DECLARED = (
     "model_name", "hook_name", "prepend_bos", "context_size", "exclude_special_tokens",
     "seqpos_slice", "model_from_pretrained_kwargs", "sae_lens_version",
@@ -29,31 +30,26 @@ _DECLARED = (
 _SCALER = "activation_scaler.json"
 
 
-def read(folder: Path, options: SaeOptions) -> SAE:
+def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a SAELens 6 folder.
 
     Raises:
         LoadError: The folder is of an older version or unfinished, its architecture or a field of
             its config is none that is read exactly, or an option contradicts it.
     """
-    path = folder / CONFIG
-    config = read_config(path)
+    path, config = opened.config_file, opened.config
+    if path is None or config is None:
+        raise LoadError(f"{opened.path}: a SAELens folder without its config")
     metadata = _metadata(config, path)
-    _check_finished(folder)
+    _check_finished(opened.path)
     facts = _facts(config, options, path)
-    weights = folder / WEIGHTS
-    source = SaeSource(
-        path=str(folder),
-        format="SAELens 6",
-        files={file.name: sha256(file) for file in (path, weights)},
-        declared={"stored_dtype": config.get("dtype")}
-        | {name: metadata[name] for name in _DECLARED if metadata.get(name) is not None},
-    )
-    sae = assemble(read_tensors(weights), facts, source, weights)
+    source = opened.source("SAELens 6", **{name: metadata.get(name) for name in _DECLARED})
+    sae = assemble(opened.tensors, facts, source, opened.weights)
     for name, found in (("d_in", sae.d_in), ("d_sae", sae.d_sae)):
         if config.get(name) != found:
             raise LoadError(
-                f"{path}: {name} is {config.get(name)!r}, but {WEIGHTS} has {name} {found}"
+                f"{path}: {name} is {config.get(name)!r}, but {opened.weights.name} has "
+                f"{name} {found}"
             )
     return sae
 
@@ -109,10 +105,7 @@ def _facts(config: Mapping[str, Any], options: SaeOptions, path: Path) -> Facts:
         normalize=_normalize(config, options, path),  # type: ignore[arg-type]
         rescale_by_decoder_norm=_flag(config, "rescale_acts_by_decoder_norm", path, default=False),
     )
-    for name in ("architecture", "k", "pre_bias"):
-        asked, said = getattr(options, name), getattr(facts, name)
-        if asked is not None and asked != said:
-            raise LoadError(f"{path} says {name} {said!r}, the spec's `sae` block says {asked!r}")
+    check_agreement(facts, options, path)
     return facts
 
 
@@ -126,10 +119,6 @@ def _normalize(config: Mapping[str, Any], options: SaeOptions, path: Path) -> st
                 "`sae: {normalize: none}` in the spec if it is folded"
             )
         return options.normalize
-    if options.normalize not in (None, said):
-        raise LoadError(
-            f"{path} says normalize {said!r}, the spec's `sae` block says {options.normalize!r}"
-        )
     return said
 
 
@@ -151,3 +140,14 @@ def _flag(config: Mapping[str, Any], key: str, path: Path, *, default: bool) -> 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+FAMILY = Family(
+    "SAELens 6",
+    recognised_by="a folder with `cfg.json` and `sae_weights.safetensors`",
+    holds="standard, topk, abstopk, jumprelu and gated SAEs",
+    matches=lambda opened: (
+        opened.weights.name == "sae_weights.safetensors" and opened.config_file is not None
+    ),
+    read=read,
+)

@@ -105,7 +105,8 @@ class Gate:
         return specs, malformed
 
     def _candidates(self) -> list[Candidate]:
-        from sae_guard.checkpoints.locate import declare, find, labels
+        from sae_guard.checkpoints.declare import declare
+        from sae_guard.checkpoints.locate import find, labels
         from sae_guard.plan import Candidate
 
         here = self.options.here
@@ -116,7 +117,8 @@ class Gate:
 
     def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
         """Without ``--sae`` each spec gates its own default checkpoint, if it names one."""
-        from sae_guard.checkpoints.locate import declare, labels
+        from sae_guard.checkpoints.declare import declare
+        from sae_guard.checkpoints.locate import labels
         from sae_guard.plan import Candidate, Idle, Plan, plan
 
         names = labels([spec.checkpoint for spec in specs if spec.checkpoint])

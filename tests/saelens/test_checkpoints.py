@@ -20,17 +20,22 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "jumprelu": {},
     "topk": {"k": 5, "rescale_acts_by_decoder_norm": False},
     "topk rescaled": {"k": 5, "rescale_acts_by_decoder_norm": True},
+    "abstopk": {"k": 5, "rescale_acts_by_decoder_norm": False},
+    "abstopk rescaled": {"k": 5, "rescale_acts_by_decoder_norm": True},
 }
 
 
 def random_sae(name: str, **shared: Any) -> Any:
     """A SAELens SAE whose every weight is drawn."""
+    from sae_lens.saes.abstopk_sae import AbsTopKSAEConfig
+
     architecture = name.split()[0]
     config_class = {
         "standard": sae_lens.StandardSAEConfig,
         "gated": sae_lens.GatedSAEConfig,
         "jumprelu": sae_lens.JumpReLUSAEConfig,
         "topk": sae_lens.TopKSAEConfig,
+        "abstopk": AbsTopKSAEConfig,
     }[architecture]
     config = config_class(d_in=24, d_sae=64, **ARCHITECTURES[name], **shared)
     sae = sae_lens.SAE.get_sae_class_for_architecture(architecture)(config)

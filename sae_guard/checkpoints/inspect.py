@@ -1,0 +1,62 @@
+"""What was recognised in a checkpoint, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from sae_guard.activations import JumpReLU
+from sae_guard.sae import SAE
+
+_UNIT = 1e-3
+"""Decoder rows this near to length 1 are of unit norm, trained ones in float32 lie within 1e-6."""
+
+_NOT_FACTS = ("path", "format", "files", "assumptions", "architecture", "k", "d_in", "d_sae")
+
+
+def facts(sae: SAE) -> Iterator[tuple[str, str]]:
+    """Name and value of everything that decides what the SAE computes, then where it is from."""
+    identity = sae.identity
+    yield "format", sae.source.format
+    yield "size", f"{sae.d_in} × {sae.d_sae} (d_in × d_sae)"
+    yield "activation", _activation(sae)
+    for name, value in identity.items():
+        if name not in _NOT_FACTS:
+            yield name, _word(value)
+    for name, digest in sae.source.files.items():
+        yield name, f"sha256 {digest}"
+    for assumption in sae.source.assumptions:
+        yield "assumed", assumption
+    for warning in warnings(sae):
+        yield "WARNING", warning
+
+
+def warnings(sae: SAE) -> Iterator[str]:
+    """What is not wrong, and has bitten people."""
+    norms = sae.W_dec.norm(dim=-1)
+    if bool(((norms - 1).abs() > _UNIT).any()):
+        yield (
+            f"decoder rows have norms {_range(norms)}, not 1: latents of different SAEs are on "
+            "different scales"
+        )
+    stored = str(sae.source.declared.get("stored_dtype", ""))
+    if isinstance(sae.activation, JumpReLU) and "float16" in stored:
+        yield f"thresholds are stored in {stored}: rounding flips latents near them"
+
+
+def _activation(sae: SAE) -> str:
+    activation = sae.activation
+    if isinstance(activation, JumpReLU):
+        return f"jumprelu, thresholds {_range(activation.threshold)}"
+    k = getattr(activation, "k", None)
+    return activation.architecture + (f", k = {k}" if k is not None else "")
+
+
+def _range(values: Tensor) -> str:
+    return f"{float(values.min()):.4g} to {float(values.max()):.4g}"
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

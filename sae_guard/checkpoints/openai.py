@@ -1,0 +1,80 @@
+"""OpenAI: a state dict with ``pre_bias`` and ``latent_bias`` that names its own activation.
+
+https://github.com/openai/sparse_autoencoder, `model.py`. Its TopK SAEs normalise their input as a
+layer norm does, its ReLU SAEs do not; the file does not say so, the code does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_NAMES = {
+    "pre_bias": "b_dec",
+    "latent_bias": "b_enc",
+    "encoder.weight": "W_enc",
+    "decoder.weight": "W_dec",
+}
+_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
+_ACTIVATION = ("activation", "activation_state_dict", "activation.k", "activation.postact_fn")
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The SAE of an OpenAI ``N.pt``.
+
+    Raises:
+        LoadError: The activation is none of ReLU and TopK, or TopK has no k or applies something
+            but ReLU.
+    """
+    entries = dict(opened.entries)
+    facts = _facts(entries, opened)
+    check_agreement(facts, options, opened.weights)
+    others = {
+        name: value for name, value in entries.items() if name not in (*_STATISTICS, *_ACTIVATION)
+    }
+    strange = sorted(name for name, value in others.items() if not isinstance(value, Tensor))
+    if strange:
+        raise LoadError(f"{opened.weights}: not understood: {', '.join(strange)}")
+    tensors = {
+        _NAMES.get(name, name): tensor.T.contiguous() if tensor.ndim == 2 else tensor
+        for name, tensor in others.items()
+    }
+    return assemble(tensors, facts, opened.source("OpenAI", _assumption(facts)), opened.weights)
+
+
+def _facts(entries: dict[str, Any], opened: Opened) -> Facts:
+    activation = entries.get("activation", "ReLU")  # the files of v1 do not say it
+    if activation == "ReLU":
+        return Facts("standard", None, pre_bias=True, normalize="none")
+    state = entries.get("activation_state_dict", {})
+    k = entries.get("activation.k", state.get("k") if isinstance(state, dict) else None)
+    after = entries.get(
+        "activation.postact_fn", state.get("postact_fn") if isinstance(state, dict) else None
+    )
+    if activation != "TopK" or type(k) is not int or after not in (None, "ReLU"):
+        raise LoadError(
+            f"{opened.weights}: activation is {activation!r} with k {k!r} and {after!r}, allowed: "
+            "'ReLU', or 'TopK' with a whole number and 'ReLU'"
+        )
+    return Facts("topk", k, pre_bias=True, normalize="layer_norm")
+
+
+def _assumption(facts: Facts) -> str:
+    applied = "normalised as by a layer norm" if facts.architecture == "topk" else "not normalised"
+    return f"the input is {applied}, as OpenAI's code does with this activation"
+
+
+FAMILY = Family(
+    "OpenAI",
+    recognised_by="the keys `pre_bias` and `latent_bias`",
+    holds="standard SAEs, and topk SAEs with layer_norm",
+    matches=lambda opened: {"pre_bias", "latent_bias"} <= opened.entries.keys(),
+    read=read,
+)
