@@ -50,8 +50,7 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("standard", {"architecture": "temporal"}, "architecture is 'temporal'"),
     ("standard", {"architecture": None}, "architecture is None"),
-    ("standard", {"metadata": {}}, "sae_lens_version is missing"),
-    ("standard", {"metadata": []}, "metadata is []"),
+    ("standard", {"metadata": [], "sae_lens_version": "6.0"}, "metadata is []"),
     (
         "standard",
         {"metadata": {"sae_lens_version": "6.0", "hook_head_index": 2}},

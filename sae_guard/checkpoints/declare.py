@@ -51,10 +51,10 @@ def declare(path: Path) -> Declaration:
 def _saelens(config: Mapping[str, Any], path: Path) -> Declaration:
     metadata = config.get("metadata")
     facts = {**config, **(metadata if isinstance(metadata, dict) else {})}
-    return Declaration(
-        _text(facts.get("model_name"), path, "model_name"),
-        _text(facts.get("hook_name"), path, "hook_name"),
-    )
+    hook = _text(facts.get("hook_name", facts.get("hook_point")), path, "hook_name")
+    if hook is not None:  # versions 1 and 2 keep the layer apart
+        hook = hook.replace("{layer}", str(facts.get("hook_point_layer")))
+    return Declaration(_text(facts.get("model_name"), path, "model_name"), hook)
 
 
 def _dictionary_learning(config: Mapping[str, Any], path: Path) -> Declaration:

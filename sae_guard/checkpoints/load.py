@@ -12,6 +12,7 @@ from sae_guard.checkpoints import (
     openai,
     plain,
     saelens,
+    saelens_before_6,
     sparsify,
 )
 from sae_guard.checkpoints.family import Opened
@@ -23,6 +24,7 @@ from sae_guard.sae import SAE
 
 FAMILIES = (
     saelens.FAMILY,
+    saelens_before_6.FAMILY,
     sparsify.FAMILY,
     dictionary_learning.FAMILY,
     gemma_scope.FAMILY,

@@ -1,10 +1,12 @@
-"""SAELens 6 folders: ``cfg.json`` beside ``sae_weights.safetensors``."""
+"""SAELens 6 folders: ``cfg.json`` with a version, beside ``sae_weights.safetensors``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
 from sae_guard.checkpoints.family import Family, Opened
@@ -34,17 +36,42 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a SAELens 6 folder.
 
     Raises:
-        LoadError: The folder is of an older version or unfinished, its architecture or a field of
-            its config is none that is read exactly, or an option contradicts it.
+        LoadError: The folder is unfinished, its architecture or a field of its config is none that
+            is read exactly, or an option contradicts it.
     """
-    path, config = opened.config_file, opened.config
-    if path is None or config is None:
+    path, config = config_of(opened)
+    metadata = config.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise LoadError(f"{path}: metadata is {metadata!r}, expected an object")
+    return build(opened, config, metadata, opened.tensors, options, "SAELens 6")
+
+
+def config_of(opened: Opened) -> tuple[Path, Mapping[str, Any]]:
+    """The config and its path."""
+    if opened.config_file is None or opened.config is None:
         raise LoadError(f"{opened.path}: a SAELens folder without its config")
-    metadata = _metadata(config, path)
+    return opened.config_file, opened.config
+
+
+def build(
+    opened: Opened,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    options: SaeOptions,
+    family: str,
+) -> SAE:
+    """The SAE of a config in the form of SAELens 6; raises `LoadError`."""
+    path, _ = config_of(opened)
+    if metadata.get("hook_head_index") is not None:
+        raise LoadError(
+            f"{path}: hook_head_index is {metadata['hook_head_index']!r}: SAEs of a single "
+            "attention head are not read yet; allowed: null"
+        )
     _check_finished(opened.path)
     facts = _facts(config, options, path)
-    source = opened.source("SAELens 6", **{name: metadata.get(name) for name in _DECLARED})
-    sae = assemble(opened.tensors, facts, source, opened.weights)
+    source = opened.source(family, **{name: metadata.get(name) for name in _DECLARED})
+    sae = assemble(tensors, facts, source, opened.weights)
     for name, found in (("d_in", sae.d_in), ("d_sae", sae.d_sae)):
         if config.get(name) != found:
             raise LoadError(
@@ -54,22 +81,12 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     return sae
 
 
-def _metadata(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    metadata = config.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise LoadError(f"{path}: metadata is {metadata!r}, expected an object")
-    metadata = {**metadata, **{n: config[n] for n in ("sae_lens_version",) if n in config}}
-    if "sae_lens_version" not in metadata:
-        raise LoadError(
-            f"{path}: sae_lens_version is missing, so this is a checkpoint of SAELens before 6; "
-            "read so far: SAELens 6 (load it there and save it with `save_inference_model`)"
-        )
-    if metadata.get("hook_head_index") is not None:
-        raise LoadError(
-            f"{path}: hook_head_index is {metadata['hook_head_index']!r}: SAEs of a single "
-            "attention head are not read yet; allowed: null"
-        )
-    return metadata
+def version(config: Mapping[str, Any]) -> str | None:
+    """The version of SAELens that wrote the config, from 6 on; earlier ones did not say."""
+    metadata = config.get("metadata")
+    inner = metadata.get("sae_lens_version") if isinstance(metadata, dict) else None
+    found = config.get("sae_lens_version", inner)
+    return None if found is None else str(found)
 
 
 def _check_finished(folder: Path) -> None:
@@ -142,12 +159,16 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
+def is_folder(opened: Opened) -> bool:
+    """Whether these are the two files of SAELens."""
+    return opened.weights.name == "sae_weights.safetensors" and opened.config is not None
+
+
 FAMILY = Family(
     "SAELens 6",
-    recognised_by="a folder with `cfg.json` and `sae_weights.safetensors`",
+    recognised_by="a folder with `cfg.json` (with a `sae_lens_version`) and "
+    "`sae_weights.safetensors`",
     holds="standard, topk, abstopk, jumprelu and gated SAEs",
-    matches=lambda opened: (
-        opened.weights.name == "sae_weights.safetensors" and opened.config_file is not None
-    ),
+    matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,
     read=read,
 )

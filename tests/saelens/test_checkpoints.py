@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sae_guard.checkpoints.load import load
 from sae_guard.demo import SAES
+from tests.test_checkpoints_saelens_before_6 import write as write_before_6
 
 sae_lens = pytest.importorskip("sae_lens", reason="runs in the environment of `make test-saelens`")
 
@@ -74,3 +76,25 @@ def test_saelens_reads_the_demo_releases(release: str) -> None:
     mine = load(SAES / release)(x)
     assert torch.equal(mine.latents != 0, latents != 0)
     torch.testing.assert_close(mine.reconstruction, reconstruction, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("era", [5, 2])
+def test_equals_what_saelens_makes_of_its_old_folders(
+    tmp_path: Path, architecture: str, era: int
+) -> None:
+    if era == 2 and architecture != "standard":
+        pytest.skip("there were no others yet")
+    write_before_6(tmp_path, architecture, era)
+    (tmp_path / "sae").mkdir()
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    tensors.pop("scaling_factor", None)
+    save_file(tensors, tmp_path / "sae" / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").replace(tmp_path / "sae" / "cfg.json")
+    theirs = sae_lens.SAE.load_from_disk(tmp_path / "sae")
+    x = torch.randn(7, 11, 6) * 3
+    mine = load(tmp_path / "sae")(x)
+    with torch.no_grad():
+        latents = theirs.encode(x)
+        torch.testing.assert_close(mine.reconstruction, theirs.decode(latents))
+    assert torch.equal(mine.latents != 0, latents != 0)
