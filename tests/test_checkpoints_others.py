@@ -1,4 +1,4 @@
-"""sparsify, OpenAI and Gemma Scope files, against their forward passes, and their traps."""
+"""Files of the smaller families, against their forward passes, and their traps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
@@ -184,3 +185,80 @@ def test_gemma_scope_refusals(tmp_path: Path, site: str) -> None:
     write_gemma(tmp_path / f"gemma-scope-2b-pt-{site}" / "layer_3")
     with pytest.raises(LoadError, match=f"Gemma Scope {site} are not read yet"):
         load(tmp_path / f"gemma-scope-2b-pt-{site}" / "layer_3")
+
+
+# Bussmann: layer norm by default, an encoder bias that TopK does not use
+
+
+def write_bussmann(folder: Path, **changes: Any) -> dict[str, Tensor]:
+    w = {"W_enc": draw(6, 10), "W_dec": draw(10, 6), "b_enc": draw(10), "b_dec": draw(6)}
+    config = {"sae_type": "topk", "top_k": 2, "hook_point": "blocks.8.hook_resid_pre", **changes}
+    if config["sae_type"] == "jumprelu":
+        w["jumprelu.log_threshold"] = draw(10) * 0.1
+    torch.save(w, folder / "sae.pt")
+    (folder / "config.json").write_text(json.dumps(config))
+    return w
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "topk", "jumprelu"])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_bussmann(tmp_path: Path, kind: str, normalised: bool) -> None:
+    w = write_bussmann(tmp_path, sae_type=kind, input_unit_norm=normalised)
+    mean = X.mean(-1, keepdim=True) if normalised else torch.zeros(4, 1)
+    deviation = X.std(-1, keepdim=True) if normalised else torch.ones(4, 1)
+    x = (X - mean) / (deviation + 1e-5) if normalised else X
+    f = {
+        "vanilla": lambda: torch.relu((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]),
+        "topk": lambda: topk(torch.relu((x - w["b_dec"]) @ w["W_enc"])),
+        "jumprelu": lambda: (
+            (r := torch.relu(x @ w["W_enc"] + w["b_enc"])) * (r > w["jumprelu.log_threshold"].exp())
+        ),
+    }[kind]()
+    mine = load(tmp_path)(X)
+    torch.testing.assert_close(mine.latents, f)
+    torch.testing.assert_close(
+        mine.reconstruction, (f @ w["W_dec"] + w["b_dec"]) * deviation + mean
+    )
+    assert declare(tmp_path / "sae.pt") == Declaration()  # the folder is the checkpoint
+    assert declare(tmp_path) == Declaration(None, "blocks.8.hook_resid_pre")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sae_type": "batchtopk"}, "depend on its batch"),
+        ({"sae_type": "gated"}, "sae_type is 'gated', allowed: vanilla, topk, jumprelu"),
+        ({"top_k": None}, "top_k is None"),
+        ({"input_unit_norm": "yes"}, "input_unit_norm is 'yes'"),
+    ],
+)
+def test_bussmann_refusals(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_bussmann(tmp_path, **changes)
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_neel(tmp_path: Path) -> None:
+    w = {"W_enc": draw(6, 10), "W_dec": draw(10, 6), "b_enc": draw(10), "b_dec": draw(6)}
+    torch.save(w, tmp_path / "25.pt")
+    config = {"act_name": "blocks.0.mlp.hook_post", "act_size": 6, "dict_size": 10}
+    (tmp_path / "25_cfg.json").write_text(json.dumps(config))
+    f = torch.relu((X - w["b_dec"]) @ w["W_enc"] + w["b_enc"])
+    mine = load(tmp_path / "25.pt")(X)
+    torch.testing.assert_close(mine.reconstruction, f @ w["W_dec"] + w["b_dec"])
+    assert declare(tmp_path / "25.pt") == Declaration(None, "blocks.0.mlp.hook_post")
+    (tmp_path / "25_cfg.json").write_text(json.dumps({**config, "dict_size": 11}))
+    with pytest.raises(LoadError, match="dict_size is 11, but the weights have 10"):
+        load(tmp_path / "25.pt")
+
+
+def test_goodfire(tmp_path: Path) -> None:
+    w = {
+        "encoder_linear.weight": draw(10, 6), "encoder_linear.bias": draw(10),
+        "decoder_linear.weight": draw(6, 10), "decoder_linear.bias": draw(6),
+    }  # fmt: skip
+    torch.save(w, tmp_path / "sae.pth")
+    f = torch.relu(X @ w["encoder_linear.weight"].T + w["encoder_linear.bias"])
+    expected = f @ w["decoder_linear.weight"].T + w["decoder_linear.bias"]
+    torch.testing.assert_close(load(tmp_path / "sae.pth")(X).reconstruction, expected)

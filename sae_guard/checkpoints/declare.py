@@ -45,7 +45,15 @@ def declare(path: Path) -> Declaration:
         return _saelens(config, found.config)
     if found.weights.name == "sae.safetensors":
         return _sparsify(path)
+    if "trainer" not in config:
+        return _transformer_lens_names(config, found.config)
     return _dictionary_learning(config, found.config)
+
+
+def _transformer_lens_names(config: Mapping[str, Any], path: Path) -> Declaration:
+    """Neel's and Bussmann's configs."""
+    hook = _text(config.get("hook_point", config.get("act_name")), path, "hook_point")
+    return Declaration(_text(config.get("model_name"), path, "model_name"), hook)
 
 
 def _saelens(config: Mapping[str, Any], path: Path) -> Declaration:

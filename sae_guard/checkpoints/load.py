@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 
 from sae_guard.checkpoints import (
+    bussmann,
     dictionary_learning,
     gemma_scope,
+    goodfire,
+    neel,
     openai,
     plain,
     saelens,
@@ -27,8 +30,11 @@ FAMILIES = (
     saelens_before_6.FAMILY,
     sparsify.FAMILY,
     dictionary_learning.FAMILY,
+    bussmann.FAMILY,
+    neel.FAMILY,
     gemma_scope.FAMILY,
     openai.FAMILY,
+    goodfire.FAMILY,
     plain.FAMILY,
 )
 """In the order in which they are tried; the first that matches reads or refuses."""

@@ -20,6 +20,7 @@ _FOLDERS: tuple[tuple[str | None, str], ...] = (
     ("cfg.json", "sae_weights.safetensors"),  # SAELens
     ("cfg.json", "sae.safetensors"),  # sparsify
     ("config.json", "ae.pt"),  # dictionary_learning
+    ("config.json", "sae.pt"),  # Bussmann
     (None, "params.npz"),  # Gemma Scope
 )
 _MAX_CONFIG_BYTES = 4 * 2**20
@@ -46,7 +47,10 @@ def parts(path: Path) -> Parts | None:
 
 
 def _config_beside(weights: Path) -> Path | None:
-    """dictionary_learning keeps one config for ``ae.pt`` and ``checkpoints/ae_STEP.pt``."""
+    """``NAME_cfg.json``, or what dictionary_learning keeps for all of ``checkpoints/ae_STEP.pt``."""
+    own = weights.with_name(f"{weights.stem}_cfg.json")
+    if own.is_file():
+        return own
     if re.fullmatch(r"ae(_\d+)?\.pt", weights.name):
         for folder in (weights.parent, weights.parent.parent):
             if (folder / "config.json").is_file():
