@@ -47,7 +47,7 @@ def parts(path: Path) -> Parts | None:
 
 
 def _config_beside(weights: Path) -> Path | None:
-    """``NAME_cfg.json``, or what dictionary_learning keeps for all of ``checkpoints/ae_STEP.pt``."""
+    """``NAME_cfg.json``, or the one that dictionary_learning keeps for ``checkpoints/ae_*.pt``."""
     own = weights.with_name(f"{weights.stem}_cfg.json")
     if own.is_file():
         return own
