@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +15,68 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_guard.checkpoints import inert
 from sae_guard.checkpoints.files import read_entries, sha256
+from sae_guard.checkpoints.inert import Record, Unpickler
+from sae_guard.checkpoints.load import load
 from sae_guard.errors import LoadError
 
 
-class Writes:
-    """Unpickling it writes a file."""
+class Leaves:
+    """Unpickling it leaves a trace: it makes a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.path, "run"))
+        return (os.mkdir, (str(self.path),))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pickled_code_does_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_pickled_code_of_a_zip_becomes_a_record(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "sae.pt"
-    payload = {"W_enc": torch.ones(2, 2), "evil": Writes(trace)}
-    torch.save(payload, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"W_enc": torch.ones(2, 2), "evil": Leaves(trace)}, path)
+    entries = read_entries(path)
+    assert isinstance(entries["evil"], Record)
+    assert not trace.exists()
+    with pytest.raises(LoadError, match=r"holds 'evil' \(mkdir\)"):
+        load(path)
+
+
+def test_pickled_code_of_an_old_file_is_refused(tmp_path: Path) -> None:
+    trace, path = tmp_path / "trace", tmp_path / "sae.pt"
+    payload = {"W_enc": torch.ones(2, 2), "evil": Leaves(trace)}
+    torch.save(payload, path, _use_new_zipfile_serialization=False)
     with pytest.raises(LoadError, match="unreadable"):
         read_entries(path)
     assert not trace.exists()
 
 
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sae.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sae/constants.pkl", pickle.dumps(()))
+        archive.writestr("sae/data.pkl", pickle.dumps({}))
+    with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
+        inert.load(path)
+    with pytest.raises(LoadError, match="unreadable"):
+        read_entries(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", "builtins.exec", "builtins.getattr", "torch.load", "torch.hub.load",
+     "torch.storage._load_from_bytes", "subprocess.Popen", "sae_guard.cli.main"],
+)  # fmt: skip
+def test_every_other_global_is_a_record(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    found = Unpickler(io.BytesIO()).find_class(module, attribute)
+    assert issubclass(found, Record)
+    assert isinstance(found("rm", shell=True), Record)
+
+
 def test_a_bare_pickle_does_not_run(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "sae.pt"
-    path.write_bytes(pickle.dumps(Writes(trace)))
+    path.write_bytes(pickle.dumps(Leaves(trace)))
     with pytest.raises(LoadError):
         read_entries(path)
     assert not trace.exists()
@@ -76,7 +114,7 @@ def test_anything_but_a_mapping_is_refused(tmp_path: Path) -> None:
 
 def test_object_arrays_do_not_run(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "params.npz"
-    np.savez(path, allow_pickle=True, W_enc=np.array([Writes(trace)], dtype=object))
+    np.savez(path, allow_pickle=True, W_enc=np.array([Leaves(trace)], dtype=object))
     with pytest.raises(LoadError, match="unreadable: ValueError"):
         read_entries(path)
     assert not trace.exists()

@@ -24,8 +24,8 @@ _METADATA = (
 )  # fmt: skip
 
 
-def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a SAELens 1–5 folder.
+def read(opened: Opened, options: SaeOptions, *, family: str | None = None) -> SAE:
+    """The SAE of a SAELens 1–5 folder, or of the single file of its forerunner.
 
     Raises:
         LoadError: The activation function is none that is read exactly, the latents are rescaled
@@ -49,8 +49,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         "hook_name": config.get("hook_name", config.get("hook_point")),
         "hook_head_index": config.get("hook_head_index", config.get("hook_point_head_index")),
     }
-    family = "SAELens 3–5" if "hook_name" in config else "SAELens 1–2"
-    return build(opened, upgraded, metadata, _tensors(opened), options, family)
+    folder = "SAELens 3–5" if "hook_name" in config else "SAELens 1–2"
+    return build(opened, upgraded, metadata, _tensors(opened), options, family or folder)
 
 
 def _normalization(said: Any) -> Any:
