@@ -27,6 +27,7 @@ from sae_guard.pytest_plugin.gate import GATE, Gate
 from sae_guard.pytest_plugin.items import SpecFile
 from sae_guard.pytest_plugin.ledger import Ledger
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
+from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 _SHARED = pytest.StashKey[Path]()
@@ -36,6 +37,12 @@ _WORKER_INPUT = "sae_guard_shared"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Before conftests, the cache and node ids depend on it, see to the root folder."""
+    mend_root(early_config, early_config.known_args_namespace)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,56 @@
+"""The project's folder, also where pytest takes a checkpoint for a test path.
+
+pytest looks for its root folder and ini file before it knows the options of plugins. In
+``--sae PATH`` it sees a test path, and where that lies outside of the project, it looks there.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+_INI_FILES = {
+    "pytest.toml": "", ".pytest.toml": "", "pytest.ini": "", ".pytest.ini": "",
+    "pyproject.toml": "[tool.pytest", "tox.ini": "[pytest]", "setup.cfg": "[tool:pytest]",
+}  # fmt: skip
+"""Files that pytest takes for its ini file, and what must stand in them."""
+
+
+def mend_root(config: pytest.Config, given: Namespace) -> None:
+    """Give the run the root folder that it would have without our options.
+
+    Raises:
+        pytest.UsageError: The project's ini file was passed over, which cannot be mended.
+    """
+    values = [*given.sae, *given.sae_spec, *filter(None, [given.sae_json])]
+    if not values or given.rootdir or given.inifilename:
+        return
+    here = config.invocation_params.dir
+    paths = [here / path.split("::")[0] for path in given.file_or_dir]
+    start = Path(os.path.commonpath(paths)) if paths else here
+    ini = ini_file_of(start)
+    if ini is not None and ini != config.inipath:
+        option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(given, name))
+        written = f"--{option.replace('_', '-')}"
+        raise pytest.UsageError(
+            f"pytest takes the value of {written} for a test path, looks for its root folder "
+            f"there ({config.rootpath}) and passes over {ini}; write {written}={values[0]}"
+        )
+    if ini is None:
+        installed = (
+            folder for folder in (start, *start.parents) if (folder / "setup.py").is_file()
+        )
+        config._rootpath = next(installed, Path(os.path.commonpath([here, start])))
+
+
+def ini_file_of(start: Path) -> Path | None:
+    """The ini file of the nearest folder at or above ``start`` that has one."""
+    for folder in (start, *start.parents):
+        for name, sign in _INI_FILES.items():
+            path = folder / name
+            if path.is_file() and sign in path.read_text(encoding="utf-8", errors="replace"):
+                return path
+    return None

@@ -1,0 +1,62 @@
+"""Checkpoints outside of the project, which pytest takes for test paths."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sae_guard.pytest_plugin.root import ini_file_of
+from tests.plugin.projects import Project
+
+
+@pytest.fixture
+def outside(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("elsewhere") / "releases"
+    shutil.copytree(project.path / "good", folder / "good")
+    return folder / "good"
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["plain", "-n2"])
+def test_a_project_without_an_ini_file(
+    project: Project, outside: Path, workers: tuple[str, ...]
+) -> None:
+    (project.path / "pytest.ini").unlink()
+    result = project.run_damaged("import canned", "--sae", str(outside), "-v", *workers)
+    assert result.ret == 0
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*thresholds/tiny.yaml::tiny::kl[[]good]*"])
+    assert not (outside / ".pytest_cache").exists()
+    assert (project.path / ".pytest_cache").exists()
+
+
+def test_an_ini_file_that_pytest_passes_over_is_an_error_with_the_way_out(
+    project: Project, outside: Path
+) -> None:
+    result = project.run("--sae", str(outside))
+    assert result.ret == 4
+    expected = f"ERROR: *passes over {project.path}/pytest.ini; write --sae={outside}"
+    result.stderr.fnmatch_lines([expected])
+    project.run(f"--sae={outside}").assert_outcomes(passed=3)
+    project.run(f"--sae={outside}", "thresholds/tiny.yaml").assert_outcomes(passed=3)
+    project.run("--sae", str(outside), "-c", "pytest.ini").assert_outcomes(passed=3)
+    project.run("--sae", str(outside), "--rootdir", ".").assert_outcomes(passed=3)
+
+
+def test_a_checkpoint_inside_needs_nothing(project: Project) -> None:
+    for ini in ("pytest.ini", None):
+        if ini is None:
+            (project.path / "pytest.ini").unlink()
+        project.run("--sae", "good").assert_outcomes(passed=3)
+        project.run("--sae", str(project.path / "good")).assert_outcomes(passed=3)
+
+
+def test_the_nearest_ini_file_counts_only_if_it_is_pytests(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (tmp_path / "pytest.ini").write_text("")
+    (tmp_path / "a" / "pyproject.toml").write_text("[project]\nname = 'a'\n")
+    assert ini_file_of(below) == tmp_path / "pytest.ini"
+    (tmp_path / "a" / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    assert ini_file_of(below) == tmp_path / "a" / "pyproject.toml"
