@@ -23,7 +23,7 @@ def mend_root(config: pytest.Config, given: Namespace) -> None:
     """Give the run the root folder that it would have without our options.
 
     Raises:
-        pytest.UsageError: The project's ini file was passed over, which cannot be mended.
+        pytest.UsageError: Another ini file was read than the project's, which cannot be mended.
     """
     values = [*given.sae, *given.sae_spec, *filter(None, [given.sae_json])]
     if not values or given.rootdir or given.inifilename:
@@ -32,25 +32,37 @@ def mend_root(config: pytest.Config, given: Namespace) -> None:
     paths = [here / path.split("::")[0] for path in given.file_or_dir]
     start = Path(os.path.commonpath(paths)) if paths else here
     ini = ini_file_of(start)
-    if ini is not None and ini != config.inipath:
+    read = config.inipath if config.inipath and _is_ini(config.inipath) else None
+    if ini != read:
         option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(given, name))
         written = f"--{option.replace('_', '-')}"
         raise pytest.UsageError(
             f"pytest takes the value of {written} for a test path, looks for its root folder "
-            f"there ({config.rootpath}) and passes over {ini}; write {written}={values[0]}"
+            f"there ({config.rootpath}) and reads {read or 'no ini file'} instead of "
+            f"{ini or 'none'}; write {written}={values[0]}"
         )
     if ini is None:
-        installed = (
-            folder for folder in (start, *start.parents) if (folder / "setup.py").is_file()
-        )
-        config._rootpath = next(installed, Path(os.path.commonpath([here, start])))
+        config._rootpath = _root_without_ini(here, start)
 
 
 def ini_file_of(start: Path) -> Path | None:
     """The ini file of the nearest folder at or above ``start`` that has one."""
     for folder in (start, *start.parents):
-        for name, sign in _INI_FILES.items():
-            path = folder / name
-            if path.is_file() and sign in path.read_text(encoding="utf-8", errors="replace"):
-                return path
+        for name in _INI_FILES:
+            if (folder / name).is_file() and _is_ini(folder / name):
+                return folder / name
     return None
+
+
+def _is_ini(path: Path) -> bool:
+    sign = _INI_FILES.get(path.name, "")
+    return sign in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _root_without_ini(here: Path, start: Path) -> Path:
+    """As pytest has it: a package's folder, else what holds the arguments and this folder."""
+    for name in ("pyproject.toml", "setup.py"):
+        for folder in (start, *start.parents):
+            if (folder / name).is_file():
+                return folder
+    return Path(os.path.commonpath([here, start]))

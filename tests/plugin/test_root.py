@@ -36,7 +36,7 @@ def test_an_ini_file_that_pytest_passes_over_is_an_error_with_the_way_out(
 ) -> None:
     result = project.run("--sae", str(outside))
     assert result.ret == 4
-    expected = f"ERROR: *passes over {project.path}/pytest.ini; write --sae={outside}"
+    expected = f"*reads no ini file instead of {project.path}/pytest.ini; write --sae={outside}"
     result.stderr.fnmatch_lines([expected])
     project.run(f"--sae={outside}").assert_outcomes(passed=3)
     project.run(f"--sae={outside}", "thresholds/tiny.yaml").assert_outcomes(passed=3)
@@ -60,3 +60,23 @@ def test_the_nearest_ini_file_counts_only_if_it_is_pytests(tmp_path: Path) -> No
     assert ini_file_of(below) == tmp_path / "pytest.ini"
     (tmp_path / "a" / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
     assert ini_file_of(below) == tmp_path / "a" / "pyproject.toml"
+
+
+def test_the_ini_file_of_another_project_is_not_taken(project: Project, outside: Path) -> None:
+    (project.path / "pytest.ini").unlink()
+    (outside / "pytest.ini").write_text("[pytest]\n")
+    result = project.run("--sae", str(outside))
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"*reads {outside}/pytest.ini instead of none; write --sae=*"])
+
+
+def test_a_pyproject_without_a_word_on_pytest_is_a_root(
+    project: Project, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.path / "pytest.ini").unlink()
+    (project.path / "pyproject.toml").write_text("[project]\nname = 'mine'\n")
+    below = project.path / "below"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    for checkpoint in ("../good", str(outside)):
+        project.run("--sae", checkpoint).assert_outcomes(passed=3)
