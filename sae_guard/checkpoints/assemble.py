@@ -42,6 +42,16 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
             raise LoadError(f"{path} says {name} {said!r}, the spec's `sae` block says {asked!r}")
 
 
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors under canonical names; the matrices of torch.nn.Linear, [out, in], transposed."""
+    return {
+        names.get(name, name): (
+            tensor.T.contiguous() if name.endswith(".weight") and tensor.ndim == 2 else tensor
+        )
+        for name, tensor in tensors.items()
+    }
+
+
 def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, path: Path) -> SAE:
     """The SAE of ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_in], ``b_enc``, ``b_dec`` and so on.
 

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, allowed
 from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
-_MATRICES = ("encoder.weight", "decoder.weight")  # of torch.nn.Linear: [out, in]
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,8 @@ def _k(
 
 
 def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tensor]:
-    canonical = {
-        chosen.names.get(name, name): tensor.T.contiguous() if name in _MATRICES else tensor
-        for name, tensor in tensors.items()
-        if name != "k" and name not in chosen.unused
-    }
+    used = {n: t for n, t in tensors.items() if n != "k" and n not in chosen.unused}
+    canonical = renamed(used, chosen.names)
     d_sae = canonical["W_dec"].shape[0] if "W_dec" in canonical else 0
     if "threshold" in canonical and canonical["threshold"].ndim == 0:
         canonical["threshold"] = canonical["threshold"].expand(d_sae)

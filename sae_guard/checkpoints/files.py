@@ -41,10 +41,7 @@ def read_entries(path: Path) -> dict[str, Any]:
     loaded = _load(path)
     if not isinstance(loaded, Mapping):
         raise LoadError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
-    return {
-        str(name): value.detach() if isinstance(value, Tensor) else value
-        for name, value in loaded.items()
-    }
+    return {str(name): value for name, value in loaded.items()}
 
 
 def _load(path: Path) -> Any:
@@ -80,7 +77,7 @@ def float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise LoadError(f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats")
-        values = converted[name] = tensor.to(torch.float32)
+        values = converted[name] = tensor.detach().to(torch.float32)
         if not bool(values.isfinite().all()):
             count = int((~values.isfinite()).sum())
             raise LoadError(f"{path}: {name} has {count} values that are not finite in float32")

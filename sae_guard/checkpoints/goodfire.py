@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.sae import SAE
@@ -20,10 +20,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    tensors = {
-        _NAMES.get(name, name): tensor.T.contiguous() if tensor.ndim == 2 else tensor
-        for name, tensor in opened.tensors.items()
-    }
+    tensors = renamed(opened.tensors, _NAMES)
     return assemble(tensors, facts, opened.source("Goodfire", _ASSUMED), opened.weights)
 
 

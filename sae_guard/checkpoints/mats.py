@@ -33,12 +33,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             f"{opened.weights}: cfg ({type(said).__name__}) has no d_in; it has: "
             f"{', '.join(sorted(config)) or 'nothing'}"
         )
-    whole = replace(
-        opened,
-        entries={name: _detached(value) for name, value in tensors.items()},
-        config=config,
-        config_file=opened.weights,
-    )
+    whole = replace(opened, entries=tensors, config=config, config_file=opened.weights)
     return saelens_before_6.read(whole, options, family="mats_sae_training")
 
 
@@ -46,10 +41,6 @@ def _config(said: Any) -> dict[str, Any]:
     facts = vars(said) if isinstance(said, Record) else said
     plain = facts if isinstance(facts, Mapping) else {}
     return {str(name): value for name, value in plain.items() if isinstance(value, _PLAIN)}
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if hasattr(value, "detach") else value
 
 
 FAMILY = Family(

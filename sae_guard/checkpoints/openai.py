@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
@@ -42,11 +42,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     strange = sorted(name for name, value in others.items() if not isinstance(value, Tensor))
     if strange:
         raise LoadError(f"{opened.weights}: not understood: {', '.join(strange)}")
-    tensors = {
-        _NAMES.get(name, name): tensor.T.contiguous() if tensor.ndim == 2 else tensor
-        for name, tensor in others.items()
-    }
-    return assemble(tensors, facts, opened.source("OpenAI", _assumption(facts)), opened.weights)
+    source = opened.source("OpenAI", _assumption(facts))
+    return assemble(renamed(others, _NAMES), facts, source, opened.weights)
 
 
 def _facts(entries: dict[str, Any], opened: Opened) -> Facts:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sae_guard.checkpoints.assemble import Facts, assemble
+from sae_guard.checkpoints.assemble import Facts, assemble, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
-_LINEAR = {  # of torch.nn.Linear, whose weights are [out, in]
+_LINEAR = {
     "encoder.weight": "W_enc",
     "encoder.bias": "b_enc",
     "decoder.weight": "W_dec",
@@ -38,10 +38,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not {"encoder.weight", "decoder.weight"} <= tensors.keys():
         return dict(tensors)
-    return {
-        _LINEAR.get(name, name): tensor.T.contiguous() if name.endswith(".weight") else tensor
-        for name, tensor in tensors.items()
-    }
+    return renamed(tensors, _LINEAR)
 
 
 def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Facts:

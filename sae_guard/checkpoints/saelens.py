@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.locate import read_config
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import Normalize, SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
-_NORMALIZE = ("none", "constant_norm_rescale", "layer_norm")
 # SAELens treats these as identity at run time, and writes "none" once it has folded them in.
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 _COMMON = {
@@ -127,7 +126,9 @@ def _facts(config: Mapping[str, Any], options: SaeOptions, path: Path) -> Facts:
 
 
 def _normalize(config: Mapping[str, Any], options: SaeOptions, path: Path) -> str:
-    said = _one_of(config, "normalize_activations", (*_NORMALIZE, *_UNFOLDED), path, default="none")
+    said = _one_of(
+        config, "normalize_activations", (*get_args(Normalize), *_UNFOLDED), path, default="none"
+    )
     if said in _UNFOLDED:
         if options.normalize is None:
             raise LoadError(

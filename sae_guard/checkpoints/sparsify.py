@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
+_LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}  # W_dec is [d_sae, d_in] already
 _ASSUMED = "b_dec is taken off the input, as sparsify does since 2024"
 _FIELDS = {
     "activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk",
@@ -33,10 +34,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         raise LoadError(f"{opened.path}: a sparsify folder without its config")
     facts = _facts(config, path)
     check_agreement(facts, options, path)
-    tensors = dict(opened.tensors)
-    if "encoder.weight" in tensors:  # W_dec lies as [d_sae, d_in] already
-        tensors["W_enc"] = tensors.pop("encoder.weight").T.contiguous()
-        tensors["b_enc"] = tensors.pop("encoder.bias", tensors["W_enc"][:0].flatten())
+    tensors = renamed(opened.tensors, _LINEAR)
     sae = assemble(tensors, facts, opened.source("sparsify", _ASSUMED), opened.weights)
     if config.get("d_in", sae.d_in) != sae.d_in:
         raise LoadError(f"{path}: d_in is {config['d_in']!r}, but the weights have d_in {sae.d_in}")

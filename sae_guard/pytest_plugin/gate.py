@@ -27,6 +27,7 @@ class Gate:
         self.options = options
         self._named = named
         """Files that the command line names as arguments."""
+        self._loaded: dict[Path, tuple[Spec, ...]] = {}
 
     @cached_property
     def spec_files(self) -> tuple[Path, ...]:
@@ -66,10 +67,6 @@ class Gate:
         """The path as node ids show it."""
         root = self.options.root
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-    @cached_property
-    def _loaded(self) -> dict[Path, tuple[Spec, ...]]:
-        return {}
 
     @cached_property
     def plan(self) -> Plan:
