@@ -23,6 +23,17 @@ class ReLU:
 
 
 @dataclass(frozen=True, eq=False)
+class TanhReLU:
+    """f(q) = tanh(max(q, 0)) (SAELens before 6, and a fork of AI Safety Foundation's library)."""
+
+    architecture = "tanh_relu"
+
+    def __call__(self, q: Latents) -> Latents:
+        """Latents of the pre-activations."""
+        return torch.relu(q).tanh()
+
+
+@dataclass(frozen=True, eq=False)
 class TopK:
     """The k largest of each token, where positive (Gao et al. 2024, arXiv:2406.04093)."""
 
@@ -68,11 +79,14 @@ class JumpReLU:
     """q where it exceeds its latent's threshold, else 0 (Rajamanoharan et al., 2407.14435)."""
 
     threshold: Float[Tensor, " d_sae"]
+    inclusive: bool = False
+    """Whether q equal to the threshold is kept (overcomplete does)."""
     architecture = "jumprelu"
 
     def __call__(self, q: Latents) -> Latents:
         """Latents of the pre-activations."""
-        return torch.relu(q) * (q > self.threshold)
+        kept = q >= self.threshold if self.inclusive else q > self.threshold
+        return torch.relu(q) * kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,4 +103,4 @@ class Gated:
         return torch.relu(q * self.r_mag.exp() + self.b_mag) * (q + self.b_gate > 0)
 
 
-Activation = ReLU | TopK | AbsTopK | GroupMax | JumpReLU | Gated
+Activation = ReLU | TanhReLU | TopK | AbsTopK | GroupMax | JumpReLU | Gated

@@ -15,6 +15,11 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 Cause = Literal["setup", "load", "infrastructure"]
+Contract = Literal[
+    "readable", "keys", "shapes", "finite", "activation", "threshold", "scale", "metadata",
+    "deterministic", "batch_mates",
+]  # fmt: skip
+"""What a checkpoint is held to before anything is measured; a test each, in this order."""
 
 
 class SaeGuardError(Exception):
@@ -40,6 +45,10 @@ class LoadError(SaeGuardError):
     """The checkpoint cannot be read exactly: unreadable, ambiguous, or of the wrong shape."""
 
     cause: ClassVar[Cause] = "load"
+
+    def __init__(self, message: str, contract: Contract = "readable") -> None:
+        super().__init__(message)
+        self.contract: Contract = contract
 
 
 class UndefinedMetricError(SaeGuardError):

@@ -13,6 +13,7 @@ from torch import Tensor
 from sae_guard.activations import Activation, ReLU
 
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
+DecoderNorm = Literal["none", "latents", "selection"]
 
 _EPSILON = 1e-5  # of SAELens's layer_norm, added to the standard deviation
 
@@ -20,7 +21,7 @@ _EPSILON = 1e-5  # of SAELens's layer_norm, added to the standard deviation
 class SaeOutput(NamedTuple):
     """What an SAE makes of an activation."""
 
-    reconstruction: Float[Tensor, "*batch d_in"]
+    reconstruction: Float[Tensor, "*batch d_out"]
     latents: Float[Tensor, "*batch d_sae"]
 
 
@@ -40,30 +41,48 @@ class SaeSource:
 
 @dataclass(frozen=True, eq=False)
 class SAE:
-    """One sparse autoencoder; weights in float32, inputs are computed in it.
+    """One sparse autoencoder or transcoder; weights in float32, inputs are computed in it.
 
-    x̂ = denormalise(f(s·(W_encᵀ(normalise(x) − b_pre) + b_enc)) / s · W_dec + b_dec), where b_pre is
-    b_dec or nothing and s is 1 or the norm of each latent's decoder row.
+    x̂ = denormalise(f(n·(W_encᵀ(normalise(x) − b_pre) + b_enc)) · t / n · W_dec + b_dec) + W_skip·x
+
+    where b_pre and W_skip may be nothing, n is 1 or the norm of each latent's decoder row, and t is
+    1 or `latent_scale`. Nothing is ever folded into anything.
     """
 
     W_enc: Float[Tensor, "d_in d_sae"] = field(repr=False)
-    W_dec: Float[Tensor, "d_sae d_in"] = field(repr=False)
+    W_dec: Float[Tensor, "d_sae d_out"] = field(repr=False)
     b_enc: Float[Tensor, " d_sae"] = field(repr=False)
-    b_dec: Float[Tensor, " d_in"] = field(repr=False)
+    b_dec: Float[Tensor, " d_out"] = field(repr=False)
     activation: Activation
     source: SaeSource
-    pre_bias: bool = False
-    """Whether b_dec is taken off the input."""
+    b_pre: Float[Tensor, " d_in"] | None = field(default=None, repr=False)
+    """What is taken off the input: b_dec, in most SAEs that have it."""
     normalize: Normalize = "none"
-    rescale_by_decoder_norm: bool = False
-    """Whether latents are measured in units of their decoder rows (SAELens TopK)."""
-    scale: float = 1.0
-    """What the input is multiplied by, and the reconstruction divided by; never folded in."""
+    denormalize: bool = True
+    """Whether the normalisation is undone after the decoder; transcoders of SAELens do not."""
+    rescale_by_decoder_norm: DecoderNorm = "none"
+    """Where latents are in units of their decoder rows: as given out (SAELens's TopK), or only
+    while they are selected (OpenMOSS)."""
+    latent_scale: Float[Tensor, " d_sae"] | None = field(default=None, repr=False)
+    """What the decoder multiplies latents by (SAELens's finetuning)."""
+    scale_in: float = 1.0
+    """What the input is multiplied by."""
+    scale_out: float = 1.0
+    """What the reconstruction is divided by."""
+    W_skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
+    """Of a skip transcoder: takes the raw input past the latents."""
+    transcoder: bool = False
+    """Whether it reads one hook point and replaces another."""
 
     @property
     def d_in(self) -> int:
-        """Width of the activation."""
+        """Width of the activation that is read."""
         return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activation that is reconstructed."""
+        return self.W_dec.shape[1]
 
     @property
     def d_sae(self) -> int:
@@ -87,10 +106,16 @@ class SAE:
             "k": getattr(self.activation, "k", None),
             "d_in": self.d_in,
             "d_sae": self.d_sae,
-            "pre_bias": self.pre_bias,
+            "d_out": self.d_out,
+            "transcoder": self.transcoder,
+            "pre_bias": self.b_pre is not None,
             "normalize": self.normalize,
+            "denormalize": self.denormalize,
             "rescale_by_decoder_norm": self.rescale_by_decoder_norm,
-            "scale": self.scale,
+            "latent_scale": self.latent_scale is not None,
+            "scale_in": self.scale_in,
+            "scale_out": self.scale_out,
+            "skip": self.W_skip is not None,
             **self.source.declared,
         }
 
@@ -100,26 +125,41 @@ class SAE:
 
     def __call__(self, x: Float[Tensor, "*batch d_in"]) -> SaeOutput:
         """Encode and decode; the normalisation is undone with the input's own statistics."""
-        scaled, shift, scale = self._normalise(x.to(self.W_enc.dtype))
-        latents = self._latents(scaled)
-        return SaeOutput(self.decode(latents) * scale + shift, latents)
+        x = x.to(self.W_enc.dtype)
+        normalised, shift, length = self._normalise(x)
+        latents = self._latents(normalised)
+        reconstruction = self.decode(latents)
+        if self.denormalize:
+            reconstruction = reconstruction * length + shift
+        if self.scale_out != 1:
+            reconstruction = reconstruction / self.scale_out
+        if self.W_skip is not None:
+            reconstruction = reconstruction + x @ self.W_skip.T
+        return SaeOutput(reconstruction, latents)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Latents of activations."""
         return self._latents(self._normalise(x.to(self.W_enc.dtype))[0])
 
-    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        """Reconstruction, in the normalised space if the SAE normalises its input."""
-        if self.rescale_by_decoder_norm:
+    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruction, in the normalised and scaled space, without the skip connection."""
+        if self.rescale_by_decoder_norm == "latents":
             latents = latents / self.W_dec.norm(dim=-1)
+        if self.latent_scale is not None:
+            latents = latents * self.latent_scale
         return latents @ self.W_dec + self.b_dec
 
     def _latents(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        q = (x - self.b_dec if self.pre_bias else x) @ self.W_enc + self.b_enc
-        return self.activation(q * self.W_dec.norm(dim=-1) if self.rescale_by_decoder_norm else q)
+        q = (x if self.b_pre is None else x - self.b_pre) @ self.W_enc + self.b_enc
+        if self.rescale_by_decoder_norm == "none":
+            return self.activation(q)
+        norms = self.W_dec.norm(dim=-1)
+        latents = self.activation(q * norms)
+        return latents / norms if self.rescale_by_decoder_norm == "selection" else latents
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """The input as the encoder takes it, and the shift and scale that undo it."""
+        """The input as the encoder takes it, and the shift and length that undo it."""
+        x = x * self.scale_in if self.scale_in != 1 else x
         if self.normalize == "constant_norm_rescale":
             length = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
             return x / length, 0.0, length
@@ -127,7 +167,7 @@ class SAE:
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
             deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as SAELens has it
             return centred / (deviation + _EPSILON), mean, deviation
-        return x * self.scale, 0.0, 1 / self.scale
+        return x, 0.0, 1.0
 
 
 _Fields = TypeVar("_Fields", bound="SAE | Activation")

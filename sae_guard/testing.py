@@ -17,7 +17,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_guard.activations import Activation, Gated, JumpReLU, ReLU, TopK
+from sae_guard.activations import (
+    AbsTopK,
+    Activation,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    ReLU,
+    TanhReLU,
+    TopK,
+)
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.sae import SAE, SaeSource
@@ -100,8 +109,12 @@ def measurements(
 
 
 @st.composite
-def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10) -> SAE:
-    """SAEs of every architecture, normalisation and pre-bias, with normally distributed weights."""
+def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10, transcoders: bool = False) -> SAE:
+    """SAEs of every architecture, normalisation, scale and pre-bias; weights normally distributed.
+
+    With ``transcoders``, also those that write another activation than they read, with and without
+    a skip connection.
+    """
     seeded = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
 
     def normal(*shape: int) -> Tensor:
@@ -109,21 +122,35 @@ def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10) -> SAE:
 
     activations: dict[str, Activation] = {
         "standard": ReLU(),
+        "tanh_relu": TanhReLU(),
         "topk": TopK(draw(st.integers(1, d_sae))),
-        "jumprelu": JumpReLU(normal(d_sae).abs()),
+        "abstopk": AbsTopK(draw(st.integers(1, d_sae))),
+        "groupmax": GroupMax(
+            draw(st.sampled_from([k for k in range(1, d_sae + 1) if d_sae % k == 0]))
+        ),
+        "jumprelu": JumpReLU(normal(d_sae).abs(), inclusive=draw(st.booleans())),
         "gated": Gated(normal(d_sae), normal(d_sae), normal(d_sae)),
     }
     architecture = draw(st.sampled_from(sorted(activations)))
+    transcoder = transcoders and draw(st.booleans())
+    d_out = d_in + 1 if transcoder else d_in
+    b_dec = normal(d_out)
     return SAE(
         normal(d_in, d_sae),
-        normal(d_sae, d_in),
+        normal(d_sae, d_out),
         torch.zeros(d_sae) if architecture == "gated" else normal(d_sae),
-        normal(d_in),
+        b_dec,
         activations[architecture],
         SaeSource("drawn", "drawn"),
-        pre_bias=draw(st.booleans()),
+        b_pre=draw(st.sampled_from([None, normal(d_in) if transcoder else b_dec])),
         normalize=draw(st.sampled_from(("none", "constant_norm_rescale", "layer_norm"))),
-        rescale_by_decoder_norm=architecture == "topk" and draw(st.booleans()),
+        denormalize=not transcoder,
+        rescale_by_decoder_norm=draw(st.sampled_from(("none", "latents", "selection"))),
+        latent_scale=draw(st.sampled_from([None, normal(d_sae).exp()])),
+        scale_in=draw(st.sampled_from([1.0, 0.25])),
+        scale_out=draw(st.sampled_from([1.0, 0.5])),
+        W_skip=normal(d_out, d_in) if transcoder and draw(st.booleans()) else None,
+        transcoder=transcoder,
     )
 
 

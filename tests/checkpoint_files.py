@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_guard.activations import Activation, Gated, JumpReLU, ReLU, TopK
+from sae_guard.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE, SaeSource
+from sae_guard.checkpoints.saelens import ARCHITECTURES
+from sae_guard.sae import SAE, DecoderNorm, SaeSource
+from sae_guard.testing import saes
+
+
+def saelens_saes() -> st.SearchStrategy[SAE]:
+    """SAEs that a folder of SAELens 6 can hold."""
+    return (
+        saes()
+        .filter(lambda sae: sae.activation.architecture in ARCHITECTURES)
+        .filter(lambda sae: not getattr(sae.activation, "inclusive", False))
+        .map(
+            lambda sae: replace(
+                sae,
+                scale_in=1.0,
+                scale_out=1.0,
+                latent_scale=None,
+                rescale_by_decoder_norm=_rescaled(sae),
+            )
+        )
+    )
+
+
+def _rescaled(sae: SAE) -> DecoderNorm:
+    can = sae.activation.architecture in ("topk", "abstopk")
+    return "latents" if can and sae.rescale_by_decoder_norm != "none" else "none"
 
 
 def tensors_of(sae: SAE) -> dict[str, Tensor]:
@@ -30,10 +57,10 @@ def tensors_of(sae: SAE) -> dict[str, Tensor]:
 def config_of(sae: SAE, **changes: Any) -> dict[str, Any]:
     """The cfg.json that SAELens 6 writes for an SAE."""
     own: dict[str, Any] = {}
-    if isinstance(sae.activation, TopK):
+    if isinstance(sae.activation, TopK | AbsTopK):
         own = {
             "k": sae.activation.k,
-            "rescale_acts_by_decoder_norm": sae.rescale_by_decoder_norm,
+            "rescale_acts_by_decoder_norm": sae.rescale_by_decoder_norm == "latents",
         }
     metadata = {
         "sae_lens_version": "6.54.12",
@@ -46,7 +73,7 @@ def config_of(sae: SAE, **changes: Any) -> dict[str, Any]:
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cuda",
-        "apply_b_dec_to_input": sae.pre_bias,
+        "apply_b_dec_to_input": sae.b_pre is not None,
         "normalize_activations": sae.normalize,
         "reshape_activations": "none",
         "architecture": sae.activation.architecture,
@@ -75,8 +102,8 @@ def options_of(sae: SAE) -> SaeOptions:
     activation = sae.activation
     return SaeOptions(
         architecture=activation.architecture,  # type: ignore[arg-type]
-        k=activation.k if isinstance(activation, TopK) else None,
-        pre_bias=sae.pre_bias,
+        k=activation.k if isinstance(activation, TopK | AbsTopK) else None,
+        pre_bias=sae.b_pre is not None,
         normalize=sae.normalize,
     )
 
@@ -108,7 +135,8 @@ def example_sae(architecture: str = "standard") -> SAE:
         "gated": Gated(normal(10), normal(10), normal(10)),
     }
     b_enc = torch.zeros(10) if architecture == "gated" else normal(10)
+    W_enc, W_dec, b_dec = normal(6, 10), normal(10, 6), normal(6)
     return SAE(
-        normal(6, 10), normal(10, 6), b_enc, normal(6), activations[architecture],
-        SaeSource("example", "example"), pre_bias=True,
+        W_enc, W_dec, b_enc, b_dec, activations[architecture], SaeSource("example", "example"),
+        b_pre=b_dec,
     )  # fmt: skip

@@ -24,7 +24,7 @@ ABOVE_ALL = {"public", "data"}  # import what they like and are imported by no r
 ONLY_IN = {
     "pytest": {"pytest_plugin"},
     "hypothesis": {"testing"},
-    "yaml": {"spec"},
+    "yaml": {"spec", "checkpoints"},
     "pydantic": {"spec", "checkpoints"},
     "transformer_lens": {"model"},
     "transformers": {"model", "demo"},

@@ -17,8 +17,7 @@ from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
-from sae_guard.testing import saes
-from tests.checkpoint_files import as_linear, example_sae, options_of, tensors_of
+from tests.checkpoint_files import as_linear, example_sae, options_of, saelens_saes, tensors_of
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
@@ -30,7 +29,7 @@ def write(path: Path, tensors: dict[str, Tensor]) -> Path:
 
 
 @given(
-    saes().filter(lambda sae: not sae.rescale_by_decoder_norm),
+    saelens_saes().filter(lambda sae: sae.rescale_by_decoder_norm == "none"),
     st.sampled_from(("a.pt", "a.pth", "a.safetensors")),
     st.booleans(),
 )
@@ -53,7 +52,10 @@ def test_parameters_are_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        (SaeOptions(), ["sae.architecture: standard or topk", "sae.pre_bias:", "sae.normalize:"]),
+        (
+            SaeOptions(),
+            ["sae.architecture: standard or topk or tanh_relu", "sae.pre_bias:", "sae.normalize:"],
+        ),
         (SaeOptions(architecture="standard", normalize="none"), ["sae.pre_bias:"]),
         (SaeOptions(architecture="standard", pre_bias=True), ["sae.normalize:"]),
         (SaeOptions(architecture="topk", pre_bias=True, normalize="none"), ["sae.k:"]),
@@ -83,7 +85,7 @@ def test_an_architecture_that_the_tensors_cannot_be(
     options = SaeOptions.model_validate(
         {"architecture": option, "pre_bias": True, "normalize": "none", "k": None}
     )
-    with pytest.raises(LoadError, match=f"says '{option}'"):
+    with pytest.raises(LoadError, match=f"say '{option}'"):
         load(path, options)
 
 

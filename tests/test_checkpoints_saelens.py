@@ -16,11 +16,10 @@ from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
-from sae_guard.testing import saes
-from tests.checkpoint_files import config_of, example_sae, tensors_of, write_saelens
+from tests.checkpoint_files import config_of, example_sae, saelens_saes, tensors_of, write_saelens
 
 
-@given(saes())
+@given(saelens_saes())
 def test_round_trip(sae: SAE) -> None:
     x = torch.linspace(-3, 4, 24).view(4, 6)
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +102,7 @@ def test_an_option_decides_whether_a_scale_is_folded(tmp_path: Path) -> None:
 )
 def test_options_may_not_contradict_the_config(tmp_path: Path, options: SaeOptions) -> None:
     folder = write_saelens(tmp_path, example_sae("topk"))
-    with pytest.raises(LoadError, match="the spec's `sae` block says"):
+    with pytest.raises(LoadError, match="the `sae` options say"):
         load(folder, options)
 
 
@@ -149,7 +148,7 @@ def _flat(tensors: dict[str, torch.Tensor]) -> None:
         (_nan, "W_dec has 1 values that are not finite"),
         (_whole_numbers, "b_enc is torch.int64"),
         (_transposed, r"W_enc has shape \[10, 6\], expected \[6, 10\]"),
-        (_flat, "no decoder matrix"),
+        (_flat, "no matrix W_dec"),
     ],
 )
 def test_damaged_weights_are_refused(

@@ -34,14 +34,15 @@ def make_sae(d_in: int = 32, d_sae: int = 96) -> SAE:
     """A JumpReLU SAE that reconstructs about half of its input, so that no metric is extreme."""
     generator = torch.Generator().manual_seed(3)
     W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
+    b_enc, b_dec = (torch.randn(n, generator=generator) * 0.05 for n in (d_sae, d_in))
     return SAE(
         W_dec.T.contiguous(),
         W_dec * 0.5,
-        torch.randn(d_sae, generator=generator) * 0.05,
-        torch.randn(d_in, generator=generator) * 0.05,
+        b_enc,
+        b_dec,
         JumpReLU(torch.rand(d_sae, generator=generator) * 0.3),
         SaeSource("test", "test"),
-        pre_bias=True,
+        b_pre=b_dec,
     )
 
 
@@ -54,6 +55,7 @@ def sae_in_float64(sae: SAE) -> naive.SaeFunction:
         W_dec=sae.W_dec.double(),
         b_enc=sae.b_enc.double(),
         b_dec=sae.b_dec.double(),
+        b_pre=None if sae.b_pre is None else sae.b_pre.double(),
         activation=JumpReLU(sae.activation.threshold.double()),
     )
 

@@ -8,11 +8,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sae_guard.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
+from sae_guard.activations import (
+    AbsTopK,
+    Activation,
+    Gated,
+    GroupMax,
+    JumpReLU,
+    ReLU,
+    TanhReLU,
+    TopK,
+)
 from sae_guard.checkpoints.files import check_shapes, float32
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, Normalize, SaeSource
+from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
 
 _WITH_K: Mapping[str, Callable[[int], Activation]] = {
     "topk": TopK,
@@ -26,12 +35,18 @@ class Facts:
     """What tells SAEs with the same tensors apart; nothing in here is guessed."""
 
     architecture: str
-    """standard, topk, abstopk, groupmax, jumprelu or gated."""
+    """One of `options.Architecture`."""
     k: int | None
     pre_bias: bool
+    """Whether ``b_pre``, or b_dec where there is none, is taken off the input."""
     normalize: Normalize
-    rescale_by_decoder_norm: bool = False
-    scale: float = 1.0
+    denormalize: bool = True
+    rescale_by_decoder_norm: DecoderNorm = "none"
+    scale_in: float = 1.0
+    scale_out: float = 1.0
+    inclusive: bool = False
+    """Whether a JumpReLU keeps what equals its threshold."""
+    transcoder: bool = False
 
 
 def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
@@ -39,7 +54,13 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
     for name in ("architecture", "k", "pre_bias", "normalize"):
         asked, said = getattr(options, name), getattr(facts, name)
         if asked is not None and asked != said:
-            raise LoadError(f"{path} says {name} {said!r}, the spec's `sae` block says {asked!r}")
+            raise LoadError(
+                f"{path} says {name} {said!r}, the `sae` options say {asked!r}", "activation"
+            )
+    if options.scale not in (None, "folded", "stored", facts.scale_in):
+        raise LoadError(
+            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}", "scale"
+        )
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -53,52 +74,63 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 
 def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, path: Path) -> SAE:
-    """The SAE of ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_in], ``b_enc``, ``b_dec`` and so on.
+    """The SAE of ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_enc``, ``b_dec`` and so on.
+
+    ``b_pre`` [d_in], ``latent_scale`` [d_sae] and, in transcoders, ``W_skip`` [d_out, d_in] may be
+    among them.
 
     Raises:
         LoadError: Keys are missing or left over, shapes disagree, a weight is not finite, a
             threshold is the mark of one that was never trained, or k does not fit.
     """
-    check_shapes(tensors, _shapes(tensors, facts.architecture, path), path)
+    check_shapes(tensors, _shapes(tensors, facts, path), path)
     weights = float32(tensors, path)
     activation = _activation(weights, facts, path)
-    b_enc = (
-        weights["b_enc"]
-        if "b_enc" in weights
-        else weights["b_mag"].new_zeros(len(weights["b_mag"]))
-    )
+    b_enc = weights.get("b_enc")
     return SAE(
         weights["W_enc"],
         weights["W_dec"],
-        b_enc,
+        weights["b_mag"].new_zeros(len(weights["b_mag"])) if b_enc is None else b_enc,
         weights["b_dec"],
         activation,
         source,
-        pre_bias=facts.pre_bias,
+        b_pre=weights.get("b_pre", weights["b_dec"]) if facts.pre_bias else None,
         normalize=facts.normalize,
+        denormalize=facts.denormalize,
         rescale_by_decoder_norm=facts.rescale_by_decoder_norm,
-        scale=facts.scale,
+        latent_scale=weights.get("latent_scale"),
+        scale_in=facts.scale_in,
+        scale_out=facts.scale_out,
+        W_skip=weights.get("W_skip"),
+        transcoder=facts.transcoder,
     )
 
 
-def _shapes(
-    tensors: Mapping[str, Tensor], architecture: str, path: Path
-) -> dict[str, tuple[int, ...]]:
-    """What each tensor must be, by the sizes of ``W_dec``."""
-    W_dec = tensors.get("W_dec")
-    if W_dec is None or W_dec.ndim != 2:
-        found = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
-        raise LoadError(f"{path}: no decoder matrix W_dec [d_sae, d_in]; there is: {found}")
-    d_sae, d_in = W_dec.shape
-    names = {
+def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str, tuple[int, ...]]:
+    """What each tensor must be, by the sizes of ``W_dec``, and of ``W_enc`` in a transcoder."""
+    for name, sizes in (("W_dec", "[d_sae, d_out]"), ("W_enc", "[d_in, d_sae]")):
+        matrix = tensors.get(name)
+        if matrix is None or matrix.ndim != 2 or 0 in matrix.shape:
+            found = ", ".join(f"{n} {list(value.shape)}" for n, value in tensors.items())
+            raise LoadError(
+                f"{path}: no matrix {name} {sizes}; there is: {found or 'nothing'}",
+                "keys" if matrix is None else "shapes",
+            )
+    d_sae, d_out = tensors["W_dec"].shape
+    d_in = tensors["W_enc"].shape[0] if facts.transcoder else d_out
+    per_latent = {
         "jumprelu": ("b_enc", "threshold"),
         "gated": ("b_gate", "b_mag", "r_mag"),
-    }.get(architecture, ("b_enc",))
+    }.get(facts.architecture, ("b_enc",))
+    optional: dict[str, tuple[int, ...]] = {"b_pre": (d_in,), "latent_scale": (d_sae,)}
+    if facts.transcoder:
+        optional["W_skip"] = (d_out, d_in)
     return {
         "W_enc": (d_in, d_sae),
-        "W_dec": (d_sae, d_in),
-        "b_dec": (d_in,),
-        **dict.fromkeys(names, (d_sae,)),
+        "W_dec": (d_sae, d_out),
+        "b_dec": (d_out,),
+        **dict.fromkeys(per_latent, (d_sae,)),
+        **{name: shape for name, shape in optional.items() if name in tensors},
     }
 
 
@@ -106,21 +138,32 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
     if facts.architecture in _WITH_K:
         d_sae = len(weights["b_enc"])
         if facts.k is None or not 1 <= facts.k <= d_sae:
-            raise LoadError(f"{path}: k is {facts.k}, allowed: 1 to {d_sae}, the number of latents")
+            raise LoadError(
+                f"{path}: k is {facts.k}, allowed: 1 to {d_sae}, the number of latents",
+                "activation",
+            )
         if facts.architecture == "groupmax" and d_sae % facts.k:
-            raise LoadError(f"{path}: k is {facts.k}, which does not divide {d_sae} into groups")
+            raise LoadError(
+                f"{path}: k is {facts.k}, which does not divide {d_sae} into groups", "activation"
+            )
         return _WITH_K[facts.architecture](facts.k)
     if facts.k is not None:
-        raise LoadError(f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k")
+        raise LoadError(
+            f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k", "activation"
+        )
     if facts.architecture == "jumprelu":
-        threshold = weights["threshold"]
-        if bool((threshold < 0).any()) or not bool((threshold > 0).any()):
-            raise LoadError(
-                f"{path}: thresholds lie between {float(threshold.min()):g} and "
-                f"{float(threshold.max()):g}, allowed: none below 0 and not all 0 (such values "
-                "mark a threshold that was never trained: the SAE would be a plain ReLU one)"
-            )
-        return JumpReLU(threshold)
+        return JumpReLU(_threshold(weights["threshold"], path), inclusive=facts.inclusive)
     if facts.architecture == "gated":
         return Gated(weights["b_gate"], weights["b_mag"], weights["r_mag"])
-    return ReLU()
+    return TanhReLU() if facts.architecture == "tanh_relu" else ReLU()
+
+
+def _threshold(threshold: Tensor, path: Path) -> Tensor:
+    if bool((threshold < 0).any()) or not bool((threshold > 0).any()):
+        raise LoadError(
+            f"{path}: thresholds lie between {float(threshold.min()):g} and "
+            f"{float(threshold.max()):g}, allowed: none below 0 and not all 0 (such values "
+            "mark a threshold that was never trained: the SAE would be a plain ReLU one)",
+            "threshold",
+        )
+    return threshold

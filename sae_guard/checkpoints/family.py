@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_guard.checkpoints.files import sha256
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import LoadError
+from sae_guard.errors import LoadError, allowed
 from sae_guard.sae import SAE, SaeSource
 
 
@@ -26,6 +26,8 @@ class Opened:
     """The top level of the weights file."""
     config_file: Path | None = None
     config: Mapping[str, Any] | None = None
+    name: str | None = None
+    """Which of several SAEs in the file: what follows the # in what the user named."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -35,9 +37,28 @@ class Opened:
             named = [f"{name!r} ({type(value).__name__})" for name, value in others.items()]
             raise LoadError(
                 f"{self.weights}: expected a state dict of tensors only, but it holds "
-                f"{', '.join(named[:8]) or 'nothing'}"
+                f"{', '.join(named[:8]) or 'nothing'}",
+                "keys",
             )
         return dict(self.entries)
+
+    def chosen(self, names: Iterable[str]) -> str:
+        """Which of several SAEs is meant: the only one, or the one that `name` says.
+
+        Raises:
+            LoadError: It is not said, or there is none of that name.
+        """
+        names = tuple(names)
+        if self.name is None and len(names) == 1:
+            return names[0]
+        if self.name in names:
+            return str(self.name)
+        if self.name is None:
+            raise LoadError(
+                f"{self.path} holds {len(names)} SAEs; say which: "
+                + " or ".join(f"{self.path}#{name}" for name in names[:8])
+            )
+        raise LoadError(f"{self.path} has no SAE {self.name!r}; {allowed(self.name, names)}")
 
     def source(self, family: str, *assumptions: str, **declared: Any) -> SaeSource:
         """The provenance, with what is assumed and what the checkpoint declares of itself."""
@@ -45,7 +66,7 @@ class Opened:
         stored = {str(t.dtype).removeprefix("torch.") for t in self.entries.values()
                   if isinstance(t, Tensor)}  # fmt: skip
         return SaeSource(
-            path=str(self.path),
+            path=str(self.path) + (f"#{self.name}" if self.name else ""),
             format=family,
             files={file.name: sha256(file) for file in files},
             declared={"stored_dtype": ", ".join(sorted(stored))}
@@ -64,3 +85,5 @@ class Family:
     """Which SAEs it holds, and what of them has to be said in options."""
     matches: Callable[[Opened], bool]
     read: Callable[[Opened, SaeOptions], SAE]
+    several: bool = False
+    """Whether a file may hold several SAEs, told apart by `Opened.name`."""

@@ -76,11 +76,15 @@ def float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     converted = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise LoadError(f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats")
+            raise LoadError(
+                f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats", "shapes"
+            )
         values = converted[name] = tensor.detach().to(torch.float32)
         if not bool(values.isfinite().all()):
             count = int((~values.isfinite()).sum())
-            raise LoadError(f"{path}: {name} has {count} values that are not finite in float32")
+            raise LoadError(
+                f"{path}: {name} has {count} values that are not finite in float32", "finite"
+            )
     return converted
 
 
@@ -97,10 +101,12 @@ def check_shapes(
                 for what, names in (("missing", missing), ("not understood", left_over))
                 if names
             )
-            + f"; expected exactly {', '.join(shapes)}"
+            + f"; expected exactly {', '.join(shapes)}",
+            "keys",
         )
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise LoadError(
-                f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}"
+                f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}",
+                "shapes",
             )

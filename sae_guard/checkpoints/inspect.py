@@ -13,14 +13,27 @@ from sae_guard.sae import SAE
 _UNIT = 1e-3
 """Decoder rows this near to length 1 are of unit norm, trained ones in float32 lie within 1e-6."""
 
-_NOT_FACTS = ("path", "format", "files", "assumptions", "architecture", "k", "d_in", "d_sae")
+_NOT_FACTS = (
+    "path",
+    "format",
+    "files",
+    "assumptions",
+    "architecture",
+    "k",
+    "d_in",
+    "d_sae",
+    "d_out",
+)
 
 
 def facts(sae: SAE) -> Iterator[tuple[str, str]]:
     """Name and value of everything that decides what the SAE computes, then where it is from."""
     identity = sae.identity
     yield "format", sae.source.format
-    yield "size", f"{sae.d_in} × {sae.d_sae} (d_in × d_sae)"
+    if sae.transcoder:
+        yield "size", f"{sae.d_in} × {sae.d_sae} × {sae.d_out} (d_in × d_sae × d_out), a transcoder"
+    else:
+        yield "size", f"{sae.d_in} × {sae.d_sae} (d_in × d_sae)"
     yield "activation", _activation(sae)
     for name, value in identity.items():
         if name not in _NOT_FACTS:
@@ -49,7 +62,8 @@ def warnings(sae: SAE) -> Iterator[str]:
 def _activation(sae: SAE) -> str:
     activation = sae.activation
     if isinstance(activation, JumpReLU):
-        return f"jumprelu, thresholds {_range(activation.threshold)}"
+        kept = ", kept from the threshold on" if activation.inclusive else ""
+        return f"jumprelu, thresholds {_range(activation.threshold)}{kept}"
     k = getattr(activation, "k", None)
     return activation.architecture + (f", k = {k}" if k is not None else "")
 

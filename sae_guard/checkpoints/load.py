@@ -46,6 +46,7 @@ def load(
     path: str | Path,
     options: SaeOptions | None = None,
     *,
+    name: str | None = None,
     device: str | torch.device = "cpu",
 ) -> SAE:
     """Load a checkpoint exactly, or refuse it.
@@ -53,24 +54,27 @@ def load(
     Args:
         path: A folder or a file of one of the `FAMILIES`.
         options: What the checkpoint does not say of itself; it may not be contradicted.
+        name: Which SAE, where a file holds several.
         device: Where the weights go.
 
     Raises:
         LoadError: Unreadable, ambiguous, contradicted, or of a format not read so far.
     """
-    opened = open_checkpoint(Path(path))
+    opened = open_checkpoint(Path(path), name)
     family = next(family for family in FAMILIES if family.matches(opened))
+    if name is not None and not family.several:
+        raise LoadError(f"{path}#{name}: a {family.name} checkpoint holds one SAE, without a name")
     return family.read(opened, options or SaeOptions()).to(device)
 
 
-def open_checkpoint(path: Path) -> Opened:
+def open_checkpoint(path: Path, name: str | None = None) -> Opened:
     """Read the files at ``path``; raises `LoadError`."""
     found = parts(path)
     if found is None:
         names = ", ".join(family.name for family in FAMILIES)
         raise LoadError(f"{path}: {_what(path)}; read so far: {names}")
     config = read_config(found.config) if found.config else None
-    return Opened(path, found.weights, read_entries(found.weights), found.config, config)
+    return Opened(path, found.weights, read_entries(found.weights), found.config, config, name)
 
 
 def _what(path: Path) -> str:

@@ -13,16 +13,30 @@ from typing import Any
 
 from sae_guard.errors import LoadError, SetupError, allowed
 
-SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
+SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
 
 # Config and weights of a checkpoint that is a folder; the most telling names first.
 _FOLDERS: tuple[tuple[str | None, str], ...] = (
     ("cfg.json", "sae_weights.safetensors"),  # SAELens
     ("cfg.json", "sae.safetensors"),  # sparsify
+    ("cfg.json", "cc_weights.pt"),  # crosscoders
+    ("hyperparams.json", "checkpoints/final.safetensors"),  # OpenMOSS 2024 …
+    ("hyperparams.json", "checkpoints/pruned.safetensors"),
+    ("hyperparams.json", "checkpoints/final.pt"),
+    ("hyperparams.json", "checkpoints/pruned.pt"),
+    ("hyperparams.json", "sae_weights.safetensors"),
+    ("hyperparams.json", "sae_weights.pt"),
+    ("config.json", "sae_weights.safetensors"),  # … and since 2025
+    ("config.json", "sae_weights.pt"),
     ("config.json", "ae.pt"),  # dictionary_learning
     ("config.json", "sae.pt"),  # Bussmann
+    ("config.json", "params.safetensors"),  # Gemma Scope 2
+    (None, "params.safetensors"),
     (None, "params.npz"),  # Gemma Scope
+    ("conf.yaml", "latest_ckpt.safetensors"),  # temporal SAEs
 )
+_BESIDE = {"final_config.yaml": r"samples_\d+\.pt"}
+"""Configs that lie beside weights of one of several names (e2e_sae)."""
 _MAX_CONFIG_BYTES = 4 * 2**20
 
 
@@ -41,7 +55,7 @@ def parts(path: Path) -> Parts | None:
             if (path / weights).is_file() and (config is None or (path / config).is_file()):
                 return Parts(path / weights, path / config if config else None)
         return None
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file() and path.name.endswith(SUFFIXES):
         return Parts(path, _config_beside(path))
     return None
 
@@ -51,6 +65,12 @@ def _config_beside(weights: Path) -> Path | None:
     own = weights.with_name(f"{weights.stem}_cfg.json")
     if own.is_file():
         return own
+    for config, pattern in _BESIDE.items():
+        if re.fullmatch(pattern, weights.name) and weights.with_name(config).is_file():
+            return weights.with_name(config)
+    hyperparams = weights.parent.parent / "hyperparams.json"
+    if weights.parent.name == "checkpoints" and hyperparams.is_file():
+        return hyperparams
     if re.fullmatch(r"ae(_\d+)?\.pt", weights.name):
         for folder in (weights.parent, weights.parent.parent):
             if (folder / "config.json").is_file():
@@ -108,19 +128,29 @@ def labels(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _tail(path: Path, depth: int) -> str:
-    name = path.with_suffix("") if path.suffix in SUFFIXES else path
-    return "/".join(name.parts[-depth:])
+    suffix = next((s for s in reversed(SUFFIXES) if path.name.endswith(s)), "")
+    return "/".join([*path.parts[:-1], path.name.removesuffix(suffix)][-depth:])
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises `LoadError`."""
+    """The object in a JSON or YAML file; raises `LoadError`."""
     try:
         size = path.stat().st_size
         if size > _MAX_CONFIG_BYTES:
             raise LoadError(f"{path}: {size:,} bytes; a config has at most {_MAX_CONFIG_BYTES:,}")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = _yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path}: unreadable config: {error}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path}: holds a JSON {type(config).__name__}, expected an object")
+        raise LoadError(f"{path}: holds a {type(config).__name__}, expected an object")
     return config
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).replace("\n", " ")) from error

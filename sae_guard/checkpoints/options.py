@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Architecture = Literal["standard", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
+Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
 
 
@@ -26,4 +26,12 @@ class SaeOptions(BaseModel):
         None,
         description="Normalisation of the input, undone after the decoder: to length sqrt(d_in), "
         "or to mean 0 and standard deviation 1 over d_in.",
+    )
+    scale: (
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["folded", "stored"] | None
+    ) = Field(
+        None,
+        description="What the input is multiplied by, where the file names a normalisation of "
+        "the training and not its factor: the factor; folded, if the weights hold it already; "
+        "stored, if the file holds it and it is still to be applied.",
     )

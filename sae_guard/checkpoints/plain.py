@@ -47,20 +47,31 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
     if architecture is not None and architecture not in candidates:
         raise LoadError(
             f"{path}: the tensors ({', '.join(sorted(tensors))}) are those of a "
-            f"{' or '.join(candidates)} SAE, the spec's `sae` block says {architecture!r}"
+            f"{' or '.join(candidates)} SAE, the `sae` options say {architecture!r}",
+            "activation",
         )
+    if options.scale == "stored":
+        raise LoadError(f"{path}: a bare state dict stores no scale; allowed: a number", "scale")
     undecided: dict[str, tuple[object, str]] = {
         "architecture": (architecture, " or ".join(candidates)),
         "pre_bias": (options.pre_bias, "true (b_dec is taken off the input) or false"),
         "normalize": (options.normalize, "none, constant_norm_rescale or layer_norm"),
     }
-    if architecture == "topk":
+    if architecture in ("topk", "abstopk", "groupmax"):
         undecided["k"] = (options.k, "a whole number")
     missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
         listed = "".join(f"\n  sae.{key}: {choices}" for key, choices in missing.items())
-        raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}")
-    return Facts(architecture, options.k, options.pre_bias, options.normalize)
+        raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}", "activation")
+    scale = options.scale if isinstance(options.scale, float) else 1.0
+    return Facts(
+        architecture,
+        options.k,
+        options.pre_bias,
+        options.normalize,
+        scale_in=scale,
+        scale_out=scale,
+    )
 
 
 def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -69,15 +80,15 @@ def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
         return ("jumprelu",)
     if {"b_gate", "b_mag", "r_mag"} & tensors.keys():
         return ("gated",)
-    return ("standard", "topk")
+    return ("standard", "topk", "tanh_relu", "abstopk", "groupmax")
 
 
 FAMILY = Family(
     "plain state dict",
     recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
-    holds="standard, topk, jumprelu and gated SAEs; architecture, pre_bias and normalize (and k) "
-    "have to be said",
+    holds="SAEs of every architecture; architecture, pre_bias and normalize "
+    "(k, and a scale if there is one) have to be said",
     matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
     read=read,
 )

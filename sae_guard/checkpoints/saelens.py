@@ -114,12 +114,13 @@ def _facts(config: Mapping[str, Any], options: SaeOptions, path: Path) -> Facts:
     k = config.get("k")
     if k is not None and type(k) is not int:
         raise LoadError(f"{path}: k is {k!r}, expected a whole number")
+    rescaled = _flag(config, "rescale_acts_by_decoder_norm", path, default=False)
     facts = Facts(
         architecture=architecture,
         k=k,
         pre_bias=_flag(config, "apply_b_dec_to_input", path, default=True),
         normalize=_normalize(config, options, path),  # type: ignore[arg-type]
-        rescale_by_decoder_norm=_flag(config, "rescale_acts_by_decoder_norm", path, default=False),
+        rescale_by_decoder_norm="latents" if rescaled else "none",
     )
     check_agreement(facts, options, path)
     return facts
