@@ -24,6 +24,7 @@ def measure(
     sae: SAE | str | Path,
     corpus: Corpus | Mapping[str, Any],
     hook: str,
+    hook_out: str | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Measurement:
@@ -36,6 +37,7 @@ def measure(
         corpus: A corpus, or the `data` block of a spec as a mapping, whose relative paths start
             from the current folder.
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
+        hook_out: Hook point that a transcoder replaces instead.
         batch_size: Token windows per forward pass; chosen from the vocabulary size by default.
         progress: Draw a progress bar on stderr.
 
@@ -49,5 +51,11 @@ def measure(
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
     return engine.measure(
-        model, sae, corpus, hook, batch_size=batch_size, progress=sys.stderr if progress else None
+        model,
+        sae,
+        corpus,
+        hook,
+        hook_out=hook_out,
+        batch_size=batch_size,
+        progress=sys.stderr if progress else None,
     )

@@ -34,6 +34,8 @@ class Provenance:
     formula_versions: Mapping[str, int]
     versions: Mapping[str, str]
     device: str
+    hook_out: str | None = None
+    """What was replaced, where it is not what was read: a transcoder."""
 
 
 @dataclass(frozen=True, eq=False)

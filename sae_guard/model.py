@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,14 +91,24 @@ class LanguageModel:
         self, tokens: Int[Tensor, "batch pos"], hook: str
     ) -> tuple[Float[Tensor, "batch pos vocab"], Activation]:
         """The clean run, and the activation at ``hook`` in the model's dtype."""
-        seen: list[Tensor] = []
+        logits, (activation,) = self.logits_and_activations(tokens, hook)
+        return logits, activation
 
-        def keep(activation: Activation) -> Activation:
-            seen.append(activation.clone())
-            return activation
+    def logits_and_activations(
+        self, tokens: Int[Tensor, "batch pos"], *hooks: str
+    ) -> tuple[Float[Tensor, "batch pos vocab"], list[Activation]]:
+        """The clean run, and the activation at each of ``hooks`` in the model's dtype."""
+        seen: dict[str, Tensor] = {}
 
-        logits = self.logits_with(tokens, hook, keep)
-        return logits, seen[0]
+        def keeper(name: str) -> Edit:
+            def keep(activation: Activation) -> Activation:
+                seen[name] = activation.clone()
+                return activation
+
+            return keep
+
+        logits = self._edited(tokens, {hook: keeper(hook) for hook in hooks})
+        return logits, [seen[hook] for hook in hooks]
 
     def logits_with(
         self, tokens: Int[Tensor, "batch pos"], hook: str, edit: Edit
@@ -107,17 +118,29 @@ class LanguageModel:
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
-        fired = 0
+        return self._edited(tokens, {hook: edit})
 
-        def replace(activation: Tensor, hook: Any) -> Tensor:
-            nonlocal fired
-            fired += 1
-            flat = activation.flatten(2)
-            return edit(flat).to(activation.dtype).view_as(activation)
+    def _edited(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "batch pos vocab"]:
+        fired: Counter[str] = Counter()
 
-        logits = self._run(tokens, self._hooks(hook, replace))
-        if fired != 1:
-            raise SetupError(f"hook point {hook!r} of {self.name} fired {fired} times, expected 1")
+        def replacer(name: str, edit: Edit) -> residual_mid.HookFunction:
+            def replace(activation: Tensor, hook: Any) -> Tensor:
+                fired[name] += 1
+                return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
+
+            return replace
+
+        hooks: residual_mid.Hooks = []
+        for name, edit in edits.items():
+            hooks += self._hooks(name, replacer(name, edit))
+        logits = self._run(tokens, hooks)
+        for name in edits:
+            if fired[name] != 1:
+                raise SetupError(
+                    f"hook point {name!r} of {self.name} fired {fired[name]} times, expected 1"
+                )
         return logits
 
     def _hooks(self, hook: str, replace: residual_mid.HookFunction) -> residual_mid.Hooks:

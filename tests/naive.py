@@ -58,10 +58,11 @@ def _register(model: Any, hook: str, edit: Edit) -> list[Any]:
         "hook_resid_pre": block,
         "hook_resid_post": block,
         "hook_mlp_out": block.mlp,
+        "hook_in": block.mlp,
         "hook_attn_out": getattr(block, attention),
         "hook_z": getattr(getattr(block, attention), projection),
     }[name]
-    if name in ("hook_resid_pre", "hook_z"):
+    if name in ("hook_resid_pre", "hook_z", "hook_in"):
         return [
             module.register_forward_pre_hook(lambda _, args: (edit(args[0][0])[None], *args[1:]))
         ]
@@ -91,17 +92,33 @@ def _replace(output: Any, edit: Edit) -> Any:
 
 
 def metrics(
-    model: Any, sae: SaeFunction, windows: Iterable[Tensor], excluded: set[int], hook: str
+    model: Any,
+    sae: SaeFunction,
+    windows: Iterable[Tensor],
+    excluded: set[int],
+    hook: str,
+    hook_out: str | None = None,
 ) -> dict[str, float]:
-    """Every ratio metric of the SAE on the windows; ``model`` and ``sae`` in float64."""
-    windows = list(windows)
+    """Every ratio metric of the SAE on the windows; ``model`` and ``sae`` in float64.
+
+    A transcoder reads ``hook`` and replaces ``hook_out``.
+    """
+    windows, hook_out = list(windows), hook_out or hook
     kept = {id(w): [at for at in range(len(w) - 1) if int(w[at]) not in excluded] for w in windows}
-    clean_x = {id(w): activation(model, w, hook) for w in windows}
+    coded = {id(w): sae(activation(model, w, hook)) for w in windows}
+    clean_x = {id(w): activation(model, w, hook_out) for w in windows}
     mean = torch.cat([clean_x[id(w)][kept[id(w)]] for w in windows]).mean(dim=0)
     total: dict[str, float] = {}
     for window in windows:
         for name, value in _window(
-            model, sae, window, clean_x[id(window)], mean, kept[id(window)], excluded, hook
+            model,
+            coded[id(window)],
+            window,
+            clean_x[id(window)],
+            mean,
+            kept[id(window)],
+            excluded,
+            hook_out,
         ).items():
             total[name] = total.get(name, 0.0) + value
     return _ratios(total)
@@ -109,7 +126,7 @@ def metrics(
 
 def _window(
     model: Any,
-    sae: SaeFunction,
+    coded: tuple[Tensor, Tensor],
     window: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -118,7 +135,7 @@ def _window(
     hook: str,
 ) -> dict[str, float]:
     patched = torch.tensor([int(token) not in excluded for token in window])[:, None]
-    x_hat, latents = sae(x)
+    x_hat, latents = coded
     clean = logits(model, window)
 
     def with_replaced(replacement: Tensor) -> Tensor:

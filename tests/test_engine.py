@@ -56,6 +56,7 @@ def sae_in_float64(sae: SAE) -> naive.SaeFunction:
         b_enc=sae.b_enc.double(),
         b_dec=sae.b_dec.double(),
         b_pre=None if sae.b_pre is None else sae.b_pre.double(),
+        W_skip=None if sae.W_skip is None else sae.W_skip.double(),
         activation=JumpReLU(sae.activation.threshold.double()),
     )
 
@@ -111,6 +112,42 @@ def test_equals_the_definition(folder: Path, corpora: dict[str, Corpus], hook: s
     assert set(expected) == set(METRICS) - PER_LATENT
     for name, value in expected.items():
         assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_equals_the_definition(
+    folder: Path, corpora: dict[str, Corpus], skip: bool
+) -> None:
+    corpus, reads, writes = corpora[folder.name], "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    generator = torch.Generator().manual_seed(5)
+    W_skip = torch.randn(32, 32, generator=generator) * 0.1
+    transcoder = replace(
+        make_sae(),
+        W_dec=torch.randn(96, 32, generator=generator) * 0.05,
+        W_skip=W_skip if skip else None,
+        transcoder=True,
+    )
+    measurement = measure(load_model(folder), transcoder, corpus, reads, hook_out=writes)
+    raw = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
+    expected = naive.metrics(
+        raw, sae_in_float64(transcoder), list(corpus.tokens), set(corpus.excluded), reads, writes
+    )
+    for name, value in expected.items():
+        assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
+
+
+def test_a_transcoder_needs_two_hook_points(gpt2: LanguageModel, corpus: Corpus) -> None:
+    transcoder = replace(make_sae(), transcoder=True)
+    with pytest.raises(LoadError, match="test is a transcoder, .* name that hook point as `hook_o"):
+        measure(gpt2, transcoder, corpus, HOOKS[0])
+    with pytest.raises(LoadError, match="test is no transcoder"):
+        measure(gpt2, make_sae(), corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
+    with pytest.raises(SetupError, match=r"no hook point 'blocks\.1\.hook_mlp_ou'"):
+        measure(gpt2, transcoder, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_ou")
+    narrow = replace(transcoder, W_dec=torch.zeros(96, 31), b_dec=torch.zeros(31))
+    with pytest.raises(LoadError, match=r"d_out 31, but blocks.1.hook_mlp_out is 32 wide"):
+        measure(gpt2, narrow, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
 
 
 def test_independent_of_the_batch_size(gpt2: LanguageModel, corpus: Corpus) -> None:

@@ -23,6 +23,8 @@ class Declaration:
 
     model_name: str | None = None
     hook: str | None = None
+    hook_out: str | None = None
+    """What a transcoder replaces."""
 
 
 def declare(path: Path) -> Declaration:

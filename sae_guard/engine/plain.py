@@ -1,4 +1,4 @@
-"""(model, SAE, corpus, hook) → `Measurement`, by the plain reference path.
+"""The plain reference path: every run is a run of the whole model.
 
 Two passes over the corpus: the first finds μ, the mean activation of all scored tokens; the second
 runs each batch clean, patched, zero-ablated and mean-ablated, always the whole model.
@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_guard.corpus import Corpus
-from sae_guard.errors import InfrastructureError, LoadError, SetupError
+from sae_guard.engine.place import Place
+from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics import tokens as formulas
 from sae_guard.metrics.table import COLUMNS, METRICS
@@ -38,6 +39,7 @@ def measure(
     corpus: Corpus,
     hook: str,
     *,
+    hook_out: str | None = None,
     batch_size: int | None = None,
     expect_clean_ce: tuple[float, float] | None = None,
     progress: TextIO | None = None,
@@ -48,7 +50,8 @@ def measure(
         model: Runs on its own device.
         sae: May lie on another device than the model.
         corpus: The fixed token set.
-        hook: Hook point whose activation the reconstruction replaces.
+        hook: Hook point that the SAE reads, and whose activation the reconstruction replaces.
+        hook_out: Hook point that a transcoder replaces instead.
         batch_size: Windows per forward pass; None picks one that bounds the memory for logits. It
             changes the result by rounding only.
         expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
@@ -58,37 +61,38 @@ def measure(
         SetupError: Unknown hook point, a window longer than the model's context, tokens outside
             its vocabulary, a clean loss outside ``expect_clean_ce``, or a hook point without
             effect on the logits.
-        LoadError: The SAE's width is not the width of the hook point.
+        LoadError: The SAE's width is not the width of the hook point, or a transcoder is given
+            without ``hook_out``, or the other way round.
         InfrastructureError: Out of memory.
     """
-    model.check_hook(hook)
+    at = Place.of(sae, hook, hook_out)
+    for name in (at.read, at.replaced):
+        model.check_hook(name)
     _check_tokens(model, corpus)
     size = batch_size or _default_batch_size(model, corpus)
-    batches = [slice(at, at + size) for at in range(0, len(corpus.tokens), size)]
+    batches = [slice(row, row + size) for row in range(0, len(corpus.tokens), size)]
     bar: tqdm[NoReturn] = tqdm(
         total=2 * len(batches), desc=hook, unit="batch", delay=2, file=progress, leave=False,
         disable=progress is None,
     )  # fmt: skip
     try:
         with bar:
-            mean, clean_ce = _clean_pass(model, sae, corpus, hook, batches, bar)
+            mean, clean_ce = _clean_pass(model, sae, corpus, at, batches, bar)
             _check_clean_ce(clean_ce, expect_clean_ce)
-            rows = [
-                _batch_sums(model, sae, corpus, hook, rows, mean) for rows in _each(batches, bar)
-            ]
+            rows = [_batch_sums(model, sae, corpus, at, rows, mean) for rows in _each(batches, bar)]
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory at {size} windows per batch: {error}") from error
     sums = {name: torch.cat([row[0][name] for row in rows]).numpy() for name in COLUMNS}
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
         raise SetupError(
-            f"zeros at hook point {hook!r} of {model.name} leave every loss as it was: "
+            f"zeros at hook point {at.replaced!r} of {model.name} leave every loss as it was: "
             "replacing this activation has no effect, so nothing can be measured here"
         )
     return Measurement(
         np.arange(len(corpus.tokens), dtype=np.int64),
         sums,
         torch.stack([row[1] for row in rows]).sum(dim=0).numpy(),
-        _provenance(model, sae, corpus, hook, mean),
+        _provenance(model, sae, corpus, at, mean),
     )
 
 
@@ -96,17 +100,17 @@ def _clean_pass(
     model: LanguageModel,
     sae: SAE,
     corpus: Corpus,
-    hook: str,
+    at: Place,
     batches: list[slice],
     bar: tqdm[NoReturn],
-) -> tuple[Float[Tensor, " d_in"], float]:
+) -> tuple[Float[Tensor, " d_out"], float]:
     """μ over the scored tokens in float64, and the mean clean cross-entropy in nats."""
-    total, ce, count = torch.zeros(sae.d_in, dtype=torch.float64), 0.0, 0
+    total, ce, count = torch.zeros(sae.d_out, dtype=torch.float64), 0.0, 0
     for rows in _each(batches, bar):
         tokens, scored = corpus.tokens[rows], corpus.scored[rows]
-        logits, x = model.logits_and_activation(tokens, hook)
-        _check_width(x, tokens, sae, hook)
-        total += x.cpu().double()[scored].sum(dim=0)
+        logits, x, y = at.clean(model, tokens)
+        at.check_widths(x, y, tokens, sae)
+        total += y.cpu().double()[scored].sum(dim=0)
         log_p = formulas.log_probs(logits[:, :-1])
         losses = formulas.cross_entropy(log_p, tokens[:, 1:].to(log_p.device))
         ce += float(formulas.masked_sums(losses, scored[:, :-1].to(losses.device)).sum())
@@ -120,38 +124,38 @@ def _batch_sums(
     model: LanguageModel,
     sae: SAE,
     corpus: Corpus,
-    hook: str,
+    at: Place,
     rows: slice,
-    mean: Float[Tensor, " d_in"],
+    mean: Float[Tensor, " d_out"],
 ) -> tuple[dict[str, Float[Tensor, " batch"]], Int[Tensor, " d_sae"]]:
     """Each column's sum per window of the batch, and the firings of each latent."""
     tokens = corpus.tokens[rows].to(model.device)
     patched, scored = corpus.patched[rows].to(model.device), corpus.scored[rows, :-1]
-    clean, x = model.logits_and_activation(tokens, hook)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    reconstruction, latents = sae(x.to(sae.device))
-    x_hat, latents = reconstruction.to(x), latents[:, :-1]
-    centre = mean.to(x.dtype).to(x.device)
+    clean, x, y = at.clean(model, tokens)
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
+    reconstruction, latents = sae(x.to(torch.promote_types(x.dtype, torch.float32)).to(sae.device))
+    y_hat, latents = reconstruction.to(y), latents[:, :-1]
+    centre = mean.to(y.dtype).to(y.device)
 
     def log_probs_with(replacement: Tensor) -> Float[Tensor, "batch pos vocab"]:
-        return _log_probs_with(model, tokens, hook, patched, replacement)
+        return _log_probs_with(model, tokens, at.replaced, patched, replacement)
 
     log_p = formulas.log_probs(clean[:, :-1])
-    log_q = log_probs_with(x_hat)
+    log_q = log_probs_with(y_hat)
     target = tokens[:, 1:]
     per_token = {
         "n_tokens": torch.ones_like(target),
         "kl": formulas.kl_divergence(log_p, log_q),
         "ce_clean": formulas.cross_entropy(log_p, target),
         "ce_patched": formulas.cross_entropy(log_q, target),
-        "ce_zero": formulas.cross_entropy(log_probs_with(torch.zeros_like(x)), target),
-        "ce_mean": formulas.cross_entropy(log_probs_with(centre.expand_as(x)), target),
+        "ce_zero": formulas.cross_entropy(log_probs_with(torch.zeros_like(y)), target),
+        "ce_mean": formulas.cross_entropy(log_probs_with(centre.expand_as(y)), target),
         "l0": formulas.l0(latents),
         "l1": formulas.l1(latents),
-        "sq_error": formulas.squared_distance(x, x_hat)[:, :-1],
-        "sq_deviation": formulas.squared_distance(x, centre)[:, :-1],
-        "cosine": formulas.cosine(x, x_hat)[:, :-1],
-        "l2_ratio": formulas.l2_ratio(x, x_hat)[:, :-1],
+        "sq_error": formulas.squared_distance(y, y_hat)[:, :-1],
+        "sq_deviation": formulas.squared_distance(y, centre)[:, :-1],
+        "cosine": formulas.cosine(y, y_hat)[:, :-1],
+        "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1],
     }
     sums = {
         name: formulas.masked_sums(values, scored.to(values.device))
@@ -165,7 +169,7 @@ def _log_probs_with(
     tokens: Int[Tensor, "batch pos"],
     hook: str,
     patched: Bool[Tensor, "batch pos"],
-    replacement: Float[Tensor, "batch pos d_in"],
+    replacement: Float[Tensor, "batch pos d_out"],
 ) -> Float[Tensor, "batch pos-1 vocab"]:
     def edit(activation: Tensor) -> Tensor:
         mask = patched.to(activation.device).unsqueeze(-1)
@@ -198,15 +202,6 @@ def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:
         )
 
 
-def _check_width(x: Tensor, tokens: Tensor, sae: SAE, hook: str) -> None:
-    if x.shape[:2] != tokens.shape or x.ndim != 3:
-        raise SetupError(f"{hook} gives {list(x.shape)}, no activation per token can be replaced")
-    if x.shape[-1] != sae.d_in:
-        raise LoadError(
-            f"{sae.source.path}: the SAE has d_in {sae.d_in}, but {hook} is {x.shape[-1]} wide"
-        )
-
-
 def _check_clean_ce(clean_ce: float, expected: tuple[float, float] | None) -> None:
     if expected is not None and not expected[0] <= clean_ce <= expected[1]:
         raise SetupError(
@@ -216,14 +211,15 @@ def _check_clean_ce(clean_ce: float, expected: tuple[float, float] | None) -> No
 
 
 def _provenance(
-    model: LanguageModel, sae: SAE, corpus: Corpus, hook: str, mean: Float[Tensor, " d_in"]
+    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, mean: Float[Tensor, " d_out"]
 ) -> Provenance:
     packages = ("sae-guard", "torch", "transformers", "transformer-lens")
     return Provenance(
         model=model.identity,
         checkpoint=sae.identity,
         corpus=corpus.identity,
-        hook=hook,
+        hook=at.read,
+        hook_out=None if at.read == at.replaced else at.replaced,
         mean_sha256=hashlib.sha256(mean.numpy().tobytes()).hexdigest(),
         formula_versions={name: metric.version for name, metric in METRICS.items()},
         versions={

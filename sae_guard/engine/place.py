@@ -1,0 +1,71 @@
+"""Where an SAE reads and where its reconstruction goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_guard.errors import LoadError, SetupError
+from sae_guard.model import LanguageModel
+from sae_guard.sae import SAE
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an SAE reads, and what its reconstruction replaces; two hook points in a transcoder."""
+
+    read: str
+    replaced: str
+
+    @classmethod
+    def of(cls, sae: SAE, hook: str, hook_out: str | None) -> Place:
+        """The place of an SAE; raises `LoadError` where it is no SAE for such a place."""
+        if sae.transcoder and hook_out is None:
+            raise LoadError(
+                f"{sae.source.path} is a transcoder, which replaces another activation than it "
+                f"reads: name that hook point as `hook_out` beside `hook: {hook}`",
+                "metadata",
+            )
+        if hook_out is not None and not sae.transcoder:
+            raise LoadError(
+                f"{sae.source.path} is no transcoder: it replaces what it reads, but `hook_out: "
+                f"{hook_out}` stands beside `hook: {hook}`",
+                "metadata",
+            )
+        return cls(hook, hook_out or hook)
+
+    def clean(
+        self, model: LanguageModel, tokens: Int[Tensor, "batch pos"]
+    ) -> tuple[
+        Float[Tensor, "batch pos vocab"],
+        Float[Tensor, "batch pos d_in"],
+        Float[Tensor, "batch pos d_out"],
+    ]:
+        """The clean run: logits, the activation that is read, the one that is replaced."""
+        if self.read == self.replaced:
+            logits, (x,) = model.logits_and_activations(tokens, self.read)
+            return logits, x, x
+        logits, (x, y) = model.logits_and_activations(tokens, self.read, self.replaced)
+        return logits, x, y
+
+    def check_widths(
+        self,
+        x: Float[Tensor, "batch pos d_in"],
+        y: Float[Tensor, "batch pos d_out"],
+        tokens: Int[Tensor, "batch pos"],
+        sae: SAE,
+    ) -> None:
+        """Raise unless what is read and what is replaced are as wide as the SAE."""
+        for value, hook, name in ((x, self.read, "d_in"), (y, self.replaced, "d_out")):
+            if value.shape[:2] != tokens.shape or value.ndim != 3:
+                raise SetupError(
+                    f"{hook} gives {list(value.shape)}, no activation per token can be replaced"
+                )
+            if value.shape[-1] != getattr(sae, name):
+                raise LoadError(
+                    f"{sae.source.path}: the SAE has {name} {getattr(sae, name)}, but {hook} is "
+                    f"{value.shape[-1]} wide",
+                    "shapes",
+                )
