@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
 # Libraries whose own checkpoints are loaded in tests, without what only their training needs.
-UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3
-UPSTREAM_NEEDS := accelerate natsort schedulefree simple-parsing
+UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3 overcomplete==0.3.0 \
+	sparse-autoencoder==1.10.0
+UPSTREAM_NEEDS := accelerate natsort schedulefree simple-parsing strenum
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
@@ -58,5 +59,5 @@ $(SAELENS_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SAELENS_VENV)
 	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
 	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e '.[saelens]' $(UPSTREAM_NEEDS)
-	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) --no-deps $(UPSTREAM)
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) --no-deps --ignore-requires-python $(UPSTREAM)
 	touch $@

@@ -7,15 +7,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sae_guard import engine
-from sae_guard.checkpoints.load import load as load_sae
+from sae_guard.checkpoints.load import load_checkpoint
+from sae_guard.checkpoints.options import SaeOptions, merged
+from sae_guard.checkpoints.reference import resolve
 from sae_guard.corpus import Corpus, build_corpus
+from sae_guard.errors import SetupError
 from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.spec import read_data
 
 __all__ = ["load_sae", "measure"]
+
+
+def load_sae(
+    reference: str | Path,
+    options: SaeOptions | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> SAE:
+    """Load one checkpoint exactly, or refuse it.
+
+    Args:
+        reference: A path, ``path#name``, ``hf://organisation/repository/path@revision`` or
+            ``sae_lens://release/id``.
+        options: What the checkpoint does not say of itself; it may not be contradicted.
+        device: Where the weights go.
+
+    Raises:
+        SetupError: It names no checkpoint, or several.
+        LoadError: Unreadable, ambiguous, contradicted, or of a format that is not read.
+        InfrastructureError: It has to be downloaded and cannot be.
+    """
+    found = resolve(str(reference), Path.cwd())
+    if len(found) != 1:
+        raise SetupError(f"{reference} names {len(found)} checkpoints, expected one")
+    (checkpoint,) = found
+    said = merged(("the registry", checkpoint.options), ("options", options or SaeOptions()))
+    return load_checkpoint(checkpoint, said, device=device)
 
 
 def measure(
@@ -33,7 +65,7 @@ def measure(
     Args:
         model: A loaded model, or what `load_model` takes; for another device, dtype or processing
             load it yourself.
-        sae: A loaded SAE, or a checkpoint that needs no further options; else use `load_sae`.
+        sae: A loaded SAE, or what `load_sae` takes, if it needs no further options.
         corpus: A corpus, or the `data` block of a spec as a mapping, whose relative paths start
             from the current folder.
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.

@@ -25,12 +25,6 @@ def diagnose(measurement: Measurement) -> tuple[Suspicion, ...]:
 def _contradictions(measurement: Measurement) -> Iterator[Suspicion]:
     """Where the checkpoint's own words and the spec's data disagree."""
     checkpoint, corpus = measurement.provenance.checkpoint, measurement.provenance.corpus
-    trained, measured = checkpoint.get("prepend_bos"), corpus.get("prepend_bos")
-    if trained is not None and measured is not None and trained != measured:
-        yield Suspicion(
-            f"the SAE was trained with prepend_bos={trained}, the spec measures with {measured}",
-            f"set `data: {{prepend_bos: {str(trained).lower()}}}`",
-        )
     context, length = checkpoint.get("context_size"), corpus.get("context")
     if context is not None and length is not None and length > context:
         yield Suspicion(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,17 +97,18 @@ class LanguageModel:
         self, tokens: Int[Tensor, "batch pos"], *hooks: str
     ) -> tuple[Float[Tensor, "batch pos vocab"], list[Activation]]:
         """The clean run, and the activation at each of ``hooks`` in the model's dtype."""
-        seen: dict[str, Tensor] = {}
+        seen: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
 
-        def keeper(name: str) -> Edit:
-            def keep(activation: Activation) -> Activation:
-                seen[name] = activation.clone()
-                return activation
+        def keeper(name: str) -> residual_mid.HookFunction:
+            def keep(activation: Tensor, hook: Any) -> None:  # nothing returned is nothing edited
+                seen[name].append(activation.flatten(2).clone())
 
             return keep
 
-        logits = self._edited(tokens, {hook: keeper(hook) for hook in hooks})
-        return logits, [seen[hook] for hook in hooks]
+        logits = self._run(tokens, [(hook, keeper(hook)) for hook in hooks])
+        for hook, activations in seen.items():
+            self._check_fired(hook, len(activations))
+        return logits, [activations[0] for activations in seen.values()]
 
     def logits_with(
         self, tokens: Int[Tensor, "batch pos"], hook: str, edit: Edit
@@ -118,32 +118,22 @@ class LanguageModel:
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
-        return self._edited(tokens, {hook: edit})
+        fired = 0
 
-    def _edited(
-        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
-    ) -> Float[Tensor, "batch pos vocab"]:
-        fired: Counter[str] = Counter()
+        def replace(activation: Tensor, hook: Any) -> Tensor:
+            nonlocal fired
+            fired += 1
+            return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
 
-        def replacer(name: str, edit: Edit) -> residual_mid.HookFunction:
-            def replace(activation: Tensor, hook: Any) -> Tensor:
-                fired[name] += 1
-                return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
-
-            return replace
-
-        hooks: residual_mid.Hooks = []
-        for name, edit in edits.items():
-            hooks += self._hooks(name, replacer(name, edit))
-        logits = self._run(tokens, hooks)
-        for name in edits:
-            if fired[name] != 1:
-                raise SetupError(
-                    f"hook point {name!r} of {self.name} fired {fired[name]} times, expected 1"
-                )
+        logits = self._run(tokens, self._hooks(hook, replace))
+        self._check_fired(hook, fired)
         return logits
 
-    def _hooks(self, hook: str, replace: residual_mid.HookFunction) -> residual_mid.Hooks:
+    def _check_fired(self, hook: str, times: int) -> None:
+        if times != 1:
+            raise SetupError(f"hook point {hook!r} of {self.name} fired {times} times, expected 1")
+
+    def _hooks(self, hook: str, replace: residual_mid.Replace) -> residual_mid.Hooks:
         if not hook.endswith(residual_mid.SUFFIX):
             return [(hook, replace)]
         if hook not in self._mid_is_residual:

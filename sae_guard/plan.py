@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from sae_guard.checkpoints.declare import Declaration
-from sae_guard.errors import SetupError
+from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
+from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.errors import LoadError, SetupError
 from sae_guard.spec import Spec
 from sae_guard.verdicts import Threshold
 
@@ -28,11 +31,13 @@ CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint to gate: where it is, what it is called in node ids, what it says of itself."""
+    """A checkpoint to gate, what it is called in node ids, and what it says of itself."""
 
-    path: Path
+    checkpoint: Checkpoint
     label: str
     declared: Declaration
+    options: SaeOptions = NOTHING_SAID
+    """What the command line says of it."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,21 @@ class Case:
 
     spec: Spec
     label: str
-    checkpoint: Path | None
+    checkpoint: Checkpoint | None
     """None for a control, which `label` names."""
     thresholds: tuple[Threshold, ...]
+    sae: SaeOptions = NOTHING_SAID
+    """What the spec, the command line and a registry say of the SAE."""
+
+    @property
+    def hook_out(self) -> str | None:
+        """What a transcoder replaces; a control reads what it replaces."""
+        return self.spec.hook_out if self.checkpoint else None
+
+    @property
+    def hook(self) -> str:
+        """What is read."""
+        return self.spec.hook if self.checkpoint else self.spec.hook_out or self.spec.hook
 
     @property
     def key(self) -> str:
@@ -51,11 +68,13 @@ class Case:
         spec = self.spec
         parts = {
             "model": spec.model.model_dump(mode="json"),
-            "hook": spec.hook,
+            "hook": [self.hook, self.hook_out],
             "data": spec.data.model_dump(mode="json"),
-            "sae": spec.sae.model_dump(mode="json"),
-            "base": str(spec.file.parent.resolve()),
-            "checkpoint": str(self.checkpoint.resolve()) if self.checkpoint else self.label,
+            "sae": self.sae.model_dump(mode="json"),
+            "base": os.path.realpath(spec.file.parent),
+            "checkpoint": [os.path.realpath(self.checkpoint.path), self.checkpoint.name]
+            if self.checkpoint
+            else self.label,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -97,7 +116,7 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
         reasons = {id(spec): mismatch(spec, candidate.declared) for spec in specs}
         chosen = [spec for spec in specs if reasons[id(spec)] is None]
         _check_chosen(candidate, chosen, specs, reasons)
-        cases.extend(Case(s, candidate.label, candidate.path, s.thresholds) for s in chosen)
+        cases.extend(_case(spec, candidate) for spec in chosen)
         idle.extend(
             Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
         )
@@ -112,10 +131,27 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
     return Plan(tuple(cases), tuple(idle))
 
 
+def _case(spec: Spec, candidate: Candidate) -> Case:
+    checkpoint = candidate.checkpoint
+    try:
+        options = merged(
+            (f"the `sae` block of {spec.file.name}::{spec.name}", spec.sae),
+            ("the registry", checkpoint.options),
+            ("the command line", candidate.options),
+        )
+    except SetupError as error:
+        raise SetupError(f"{checkpoint}: {error}") from None
+    return Case(spec, candidate.label, checkpoint, spec.thresholds, options)
+
+
 def mismatch(spec: Spec, declared: Declaration) -> str | None:
     """Why the spec does not gate a checkpoint that declares this of itself; None if it does."""
     if declared.hook is not None and declared.hook != spec.hook:
         return f"its hook point is {declared.hook}, the spec's is {spec.hook}"
+    if declared.hook_out is not None and declared.hook_out != spec.hook_out:
+        return f"it replaces {declared.hook_out}, the spec's hook_out is {spec.hook_out or 'none'}"
+    if declared.hook is not None and declared.hook_out is None and spec.hook_out is not None:
+        return f"it replaces what it reads, the spec's hook_out is {spec.hook_out}"
     name = declared.model_name
     if name is not None and _plain(name) not in map(_plain, (spec.model.name, *spec.model.aliases)):
         return (
@@ -123,6 +159,62 @@ def mismatch(spec: Spec, declared: Declaration) -> str | None:
             "(`model: {aliases: [...]}` in the spec names further spellings)"
         )
     return None
+
+
+def check_metadata(spec: Spec, said: Mapping[str, Any], checkpoint: str) -> None:
+    """Raise `LoadError` where what a loaded checkpoint says of its training contradicts the spec.
+
+    Args:
+        spec: What it is measured by.
+        said: The checkpoint's own words, under the names of `SaeSource.declared`.
+        checkpoint: What to call it.
+    """
+    for key in ("model_name", "hook_name", "hook_name_out"):
+        if not isinstance(said.get(key), str | None):
+            raise LoadError(f"{checkpoint}: {key} is {said[key]!r}, expected text", "metadata")
+    # Silence on what it replaces is no contradiction: its weights say whether it is a transcoder.
+    replaced = said.get("hook_name_out") or spec.hook_out
+    place = Declaration(said.get("model_name"), said.get("hook_name"), replaced)
+    for wrong in (mismatch(spec, place), *_other_policies(spec, said)):
+        if wrong is not None:
+            raise LoadError(f"{checkpoint}: {wrong}", "metadata")
+
+
+def _other_policies(spec: Spec, said: Mapping[str, Any]) -> Iterator[str]:
+    """Where the SAE was trained on other tokens, or in another space, than it is measured in."""
+    bos = said.get("prepend_bos")
+    if bos is not None and bos != spec.data.prepend_bos:
+        yield (
+            f"it was trained with prepend_bos {str(bos).lower()}, the spec has `data: "
+            f"{{prepend_bos: {str(spec.data.prepend_bos).lower()}}}`"
+        )
+    excluded = said.get("exclude_special_tokens")
+    if excluded and spec.data.special_tokens == "include":
+        yield (
+            f"it was trained with exclude_special_tokens {excluded!r}, the spec has `data: "
+            "{special_tokens: include}`"
+        )
+    arguments = said.get("model_from_pretrained_kwargs")
+    centred = arguments.get("center_writing_weights") if isinstance(arguments, Mapping) else None
+    processing = None if centred is None else "hooked" if centred else "raw"
+    if processing not in (None, spec.model.processing):
+        yield (
+            f"it was trained with center_writing_weights {str(centred).lower()}, which is `model: "
+            f"{{processing: {processing}}}`, the spec has {spec.model.processing}"
+        )
+
+
+def decided(declared: Declaration, hook: str, checkpoint: str) -> Declaration:
+    """The declaration, with what ``HOOK`` or ``HOOK:HOOK_OUT`` of the command line says.
+
+    Raises:
+        SetupError: The checkpoint says otherwise.
+    """
+    read, _, replaced = hook.partition(":")
+    for said, asked in ((declared.hook, read), (declared.hook_out, replaced or None)):
+        if said is not None and said != asked:
+            raise SetupError(f"{checkpoint} says hook point {said}, --sae-hook says {hook}")
+    return replace(declared, hook=read, hook_out=replaced or None)
 
 
 def _plain(model_name: str) -> str:
@@ -138,12 +230,13 @@ def _check_chosen(
 ) -> None:
     if not chosen:
         why = _listed(f"{_named(spec)}: {reasons[id(spec)]}" for spec in specs)
-        raise SetupError(f"no spec gates {candidate.path}:{why}")
-    places = {(spec.model.name, spec.hook) for spec in chosen}
+        raise SetupError(f"no spec gates {candidate.checkpoint}:{why}")
+    places = {(spec.model.name, spec.hook, spec.hook_out) for spec in chosen}
     if candidate.declared.hook is None and len(places) > 1:
         raise SetupError(
-            f"{candidate.path} does not say which model and hook point it belongs to, and several "
-            f"specs could gate it; name one with --sae-spec:{_listed(map(_named, chosen))}"
+            f"{candidate.checkpoint} does not say which model and hook point it belongs to, and "
+            "several specs could gate it; name one with --sae-spec, or the hook point with "
+            f"--sae-hook:{_listed(map(_named, chosen))}"
         )
 
 

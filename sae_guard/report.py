@@ -60,6 +60,25 @@ def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[
 def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     measured = next((o for o in outcomes if o.n_tokens is not None), None)
     yield title + (f"  {_sample(measured)}" if measured else "")
+    yield from _contract([o for o in outcomes if o.kind == "contract"])
+    thresholds = [o for o in outcomes if o.kind != "contract"]
+    if thresholds:
+        yield from _table(thresholds)
+
+
+def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
+    """The load contract on one line."""
+    broken = [o.metric for o in parts if o.verdict == "error" and o.cause == "load"]
+    kept = sum(o.verdict == "pass" for o in parts)
+    rest = len(parts) - len(broken) - kept
+    if broken:
+        yield f"  load contract BROKEN: {', '.join(broken)}; {kept} kept, {rest} not checked"
+    elif parts:
+        unknown = f", {rest} not checked" if rest else ""
+        yield f"  load contract: {kept} of {len(parts)} kept{unknown}"
+
+
+def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
     rows += [_row(outcome) for outcome in outcomes]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

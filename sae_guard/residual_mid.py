@@ -15,14 +15,15 @@ from torch import Tensor
 
 from sae_guard.errors import SetupError
 
-HookFunction = Callable[[Tensor, Any], Tensor]
+HookFunction = Callable[[Tensor, Any], Tensor | None]
+Replace = Callable[[Tensor, Any], Tensor]
 Hooks = list[tuple[str, HookFunction]]
 Run = Callable[[Tensor, Hooks], Tensor]
 
 SUFFIX = ".hook_resid_mid"
 
 
-def with_residual(hook: str, replace: HookFunction) -> Hooks:
+def with_residual(hook: str, replace: Replace) -> Hooks:
     """Hooks that replace the MLP's input and add the same change to the block's output."""
     change: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""`Outcome`: a verdict as builtins, which is all that may cross from a test process to a report."""
+"""`Outcome`: what a test found, as builtins, which is all that may cross between processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "sae_guard."
 
 @dataclass(frozen=True)
 class Outcome:
-    """One threshold's verdict on one checkpoint, flat. Floats may be NaN or infinite."""
+    """What one test found of one checkpoint, flat. Floats may be NaN or infinite."""
 
     spec: str
     """Display path of the spec file."""
@@ -22,7 +22,10 @@ class Outcome:
     """Of the document in it; the hook point unless the document is named."""
     checkpoint: str
     metric: str
+    """Or ``load.`` and a part of the load contract."""
     verdict: str
+    kind: str = "threshold"
+    """Or ``contract``."""
     unit: str = ""
     value: float | None = None
     low: float | None = None

@@ -29,6 +29,8 @@ ONLY_IN = {
     "transformer_lens": {"model"},
     "transformers": {"model", "demo"},
     "datasets": {"corpus"},
+    "huggingface_hub": {"model", "checkpoints"},
+    "sae_lens": {"checkpoints"},
     "safetensors": {"checkpoints", "corpus", "demo"},
     "click": {"cli"},
     "scipy": {"statistics"},

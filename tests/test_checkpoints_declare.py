@@ -72,7 +72,6 @@ def test_sparsify(tmp_path: Path, folder: str, hook: str | None) -> None:
         ("models--google--gemma-scope-9b-it-mlp/snapshots/ab/layer_20/w/l0", "gemma-2-9b-it",
          "blocks.20.hook_mlp_out"),
         ("gemma-scope-2b-pt-att/layer_3/w/l0", "gemma-2-2b", "blocks.3.attn.hook_z"),
-        ("gemma-scope-2b-pt-transcoders/layer_3/w/l0", "gemma-2-2b", None),
         ("elsewhere/layer_3", None, None),
     ],
 )  # fmt: skip

@@ -156,10 +156,121 @@ def test_a_threshold_of_minus_one_was_never_trained(tmp_path: Path) -> None:
     load(write(tmp_path, "AutoEncoderTopK", tensors=top))  # TopK does not read it
 
 
-def test_the_backup_of_an_interrupted_run_is_refused(tmp_path: Path) -> None:
-    backup = {"step": 5, "ae": state("AutoEncoder"), "optimizer": {}, "norm_factor": 2.0}
-    with pytest.raises(LoadError, match="backup of an interrupted run"):
-        load(write(tmp_path, "AutoEncoder", tensors=backup))
+def write_backup(folder: Path, name: str, **changes: Any) -> Path:
+    """The ``ae.pt`` of an interrupted run; a change to None leaves an entry out."""
+    backup = {
+        "step": 5, "ae": state(name), "optimizer": {}, "config": {"dict_class": name},
+        "norm_factor": 4.0, **changes,
+    }  # fmt: skip
+    torch.save(
+        {n: v for n, v in backup.items() if not isinstance(v, str) or v != "left out"},
+        folder / "ae.pt",
+    )
+    return folder / "ae.pt"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_trap_a_backup_expects_activations_divided_by_norm_factor(
+    tmp_path: Path, name: str
+) -> None:
+    x = torch.linspace(-30, 40, 48).view(2, 4, 6)
+    sae = load(write_backup(tmp_path, name))
+    expected = slow_forward(name, state(name), x / 4.0) * 4.0
+    torch.testing.assert_close(sae(x).reconstruction, expected, rtol=1e-5, atol=1e-4)
+    assert sae.source.format == f"dictionary_learning {name} backup"
+    assert (sae.scale_in, sae.scale_out) == (0.25, 0.25)
+
+
+def test_a_norm_factor_may_be_a_tensor_or_none(tmp_path: Path) -> None:
+    sae = load(write_backup(tmp_path, "AutoEncoder", norm_factor=torch.tensor(4.0)))
+    assert sae.scale_in == 0.25
+    assert load(write_backup(tmp_path, "AutoEncoder", norm_factor=None)).scale_in == 1
+
+
+def test_trap_a_backup_without_norm_factor_is_ambiguous(tmp_path: Path) -> None:
+    path = write_backup(tmp_path, "AutoEncoder", norm_factor="left out")
+    with pytest.raises(LoadError) as caught:
+        load(path)
+    assert caught.value.contract == "scale"
+    assert str(caught.value).splitlines()[1:] == [
+        "  sae.scale: folded (activations were not normalised)",
+        "  sae.scale: 1 / norm_factor",
+    ]
+    assert load(path, SaeOptions(scale="folded")).scale_in == 1
+    assert load(path, SaeOptions(scale=0.25)).scale_in == 0.25
+
+
+def test_trap_a_finished_run_in_the_form_of_a_backup_may_be_folded(tmp_path: Path) -> None:
+    path = write_backup(tmp_path, "AutoEncoder", optimizer="left out")
+    with pytest.raises(LoadError) as caught:
+        load(path)
+    assert caught.value.contract == "scale"
+    assert str(caught.value).splitlines()[1:] == [
+        "  sae.scale: folded (the biases and thresholds hold it)",
+        "  sae.scale: stored (they do not)",
+    ]
+    assert load(path, SaeOptions(scale="folded")).scale_in == 1
+    assert load(path, SaeOptions(scale="stored")).scale_in == 0.25
+    assert load(path, SaeOptions(scale=0.25)).scale_in == 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "message", "contract"),
+    [
+        ({"norm_factor": 0.0}, None, "norm_factor is 0.0, allowed: a number above 0", "scale"),
+        ({"norm_factor": float("nan")}, None, "norm_factor is nan", "scale"),
+        ({"norm_factor": "4"}, None, "norm_factor is '4'", "scale"),
+        ({}, "folded", "divided by norm_factor 4, the `sae` options say folded", "scale"),
+        ({}, 0.5, "has scale 0.25, the `sae` options say 0.5", "scale"),
+        ({"config": []}, None, "config is a list, expected an object", "readable"),
+        ({"ae": [1]}, None, "ae is a list, expected an object", "readable"),
+        ({"config": {"dict_class": ["AutoEncoder"]}}, None, "is ['AutoEncoder']", "activation"),
+        ({"config": {"dict_class": "AutoEncodr"}}, None, "did you mean AutoEnc", "activation"),
+    ],
+)
+def test_backups_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], scale: Any, message: str, contract: str
+) -> None:
+    path = write_backup(tmp_path, "AutoEncoder", **changes)
+    with pytest.raises(LoadError) as caught:
+        load(path, SaeOptions.model_validate({"scale": scale}))
+    assert message in str(caught.value)
+    assert caught.value.contract == contract
+
+
+def test_trap_a_backup_of_another_class_than_its_config_says(tmp_path: Path) -> None:
+    write(tmp_path, "BatchTopKSAE")
+    write_backup(tmp_path, "AutoEncoderTopK")
+    with pytest.raises(LoadError, match="dict_class is 'AutoEncoderTopK', and 'BatchTopKSAE' in"):
+        load(tmp_path)
+
+
+def test_trap_an_untrained_threshold_of_a_backup_is_refused(tmp_path: Path) -> None:
+    tensors = {**state("BatchTopKSAE"), "threshold": torch.tensor(-1.0)}
+    with pytest.raises(LoadError, match="never trained"):
+        load(write_backup(tmp_path, "BatchTopKSAE", ae=tensors))
+
+
+@pytest.mark.parametrize("key", ["trainer", "buffer"])
+def test_a_config_of_another_shape_is_refused(tmp_path: Path, key: str) -> None:
+    write(tmp_path, "AutoEncoder")
+    (tmp_path / "config.json").write_text(json.dumps({key: [1]}))
+    with pytest.raises(LoadError, match=f"{key} is a list, expected an object"):
+        load(tmp_path)
+
+
+def test_a_k_of_several_values_is_refused(tmp_path: Path) -> None:
+    tensors = {**state("AutoEncoderTopK"), "k": torch.tensor([3, 4])}
+    with pytest.raises(LoadError, match=r"k has shape \[2\]"):
+        load(write(tmp_path, "AutoEncoderTopK", tensors=tensors))
+
+
+def test_trap_a_buffer_of_inputs_and_outputs_is_that_of_a_transcoder(tmp_path: Path) -> None:
+    write(tmp_path, "AutoEncoder")
+    assert not load(tmp_path).transcoder
+    config = {"trainer": {"dict_class": "AutoEncoder"}, "buffer": {"io": "in_and_out"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(tmp_path).transcoder
 
 
 @pytest.mark.parametrize(

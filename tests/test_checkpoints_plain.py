@@ -119,10 +119,46 @@ def test_what_is_no_tensor_is_named(tmp_path: Path, held: Any, found: str) -> No
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sae.bin").write_bytes(b"")
     with pytest.raises(
-        LoadError, match=r"suffix '\.bin', expected \.pt, .*; read so far: SAELens 6"
+        LoadError, match=r"suffix '\.bin', expected \.pt, .*; read so far: .*SAELens 6"
     ):
         load(tmp_path / "sae.bin")
     with pytest.raises(LoadError, match=r"a folder with sae\.bin; read so far"):
         load(tmp_path)
     with pytest.raises(LoadError, match="no such checkpoint"):
         load(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("turned", [("W_enc", "W_dec"), ("W_enc",), ("W_dec",)])
+def test_trap_names_do_not_tell_which_way_the_matrices_lie(
+    tmp_path: Path, architecture: str, linear: bool, turned: tuple[str, ...]
+) -> None:
+    sae = example_sae(architecture)
+    tensors = {n: t.T.contiguous() if n in turned else t for n, t in tensors_of(sae).items()}
+    path = write(tmp_path / "sae.pt", as_linear(tensors) if linear else tensors)
+    loaded = load(path, options_of(sae))
+    x = torch.linspace(-3, 4, 24).view(2, 2, 6)
+    for mine, theirs in zip(loaded(x), sae(x), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert len(loaded.source.assumptions) == len(turned)
+
+
+def test_trap_square_matrices_lie_as_the_names_say(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        "W_enc": torch.randn(6, 6, generator=generator), "b_enc": torch.randn(6),
+        "W_dec": torch.randn(6, 6, generator=generator), "b_dec": torch.randn(6),
+    }  # fmt: skip
+    options = SaeOptions(architecture="standard", pre_bias=False, normalize="none")
+    for name, held in (("a.pt", tensors), ("b.pt", as_linear(tensors))):
+        sae = load(write(tmp_path / name, held), options)
+        assert torch.equal(sae.W_enc, tensors["W_enc"])
+        assert torch.equal(sae.W_dec, tensors["W_dec"])
+        assert not sae.source.assumptions
+
+
+def test_shapes_that_fit_neither_way_are_refused(tmp_path: Path) -> None:
+    tensors = {**tensors_of(example_sae()), "W_enc": torch.ones(10, 7)}
+    with pytest.raises(LoadError, match=r"W_enc has shape \[10, 7\], expected \[6, 10\]"):
+        load(write(tmp_path / "sae.pt", tensors), options_of(example_sae()))

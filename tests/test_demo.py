@@ -61,7 +61,7 @@ def test_the_spec_is_the_demo() -> None:
     assert spec.data.modules == HELD_OUT_MODULES
     assert spec.data.context == CONTEXT_SIZE
     assert spec.checkpoint is not None
-    assert spec.checkpoint.resolve() == SAES / "v2"
+    assert (SPEC.parent / spec.checkpoint).resolve() == SAES / "v2"
 
 
 def test_held_out_text_is_not_trained_on() -> None:

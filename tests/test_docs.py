@@ -7,14 +7,14 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from sae_guard.errors import Contract
 from sae_guard.metrics.table import METRICS
 from sae_guard.pytest_plugin import fixtures
-from sae_guard.pytest_plugin.ledger import EXIT_ERROR
-from sae_guard.pytest_plugin.options import add_options
+from sae_guard.pytest_plugin.options import EXIT_ERROR, add_options
 from sae_guard.spec import json_schema, load_specs
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,11 @@ def test_options_are_documented() -> None:
     rows = set(re.findall(r"^\| `(--sae[a-z-]*)", README, re.MULTILINE))
     assert rows == {name for name in parser.names if name.startswith("--")}
     assert "`sae_specs`" in README
+
+
+def test_the_load_contract_is_documented() -> None:
+    rows = re.findall(r"^\| `load\.([a-z_]+)` \|", README, re.MULTILINE)
+    assert tuple(rows) == get_args(Contract)
 
 
 def test_fixtures_are_documented() -> None:

@@ -139,7 +139,7 @@ def test_a_transcoder_equals_the_definition(
 
 def test_a_transcoder_needs_two_hook_points(gpt2: LanguageModel, corpus: Corpus) -> None:
     transcoder = replace(make_sae(), transcoder=True)
-    with pytest.raises(LoadError, match="test is a transcoder, .* name that hook point as `hook_o"):
+    with pytest.raises(LoadError, match=r"test is a transcoder, .* name that hook point as `hook"):
         measure(gpt2, transcoder, corpus, HOOKS[0])
     with pytest.raises(LoadError, match="test is no transcoder"):
         measure(gpt2, make_sae(), corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")

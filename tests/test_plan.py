@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae_guard.checkpoints.declare import Declaration
+from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.plan import CONTROLS, Candidate, mismatch, plan
 from sae_guard.spec import Spec, load_specs
@@ -31,7 +32,7 @@ def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
 
 
 def candidate(model: str | None = None, hook: str | None = None) -> Candidate:
-    return Candidate(Path("/sae/v1"), "v1", Declaration(model, hook))
+    return Candidate(Checkpoint(Path("/sae/v1")), "v1", Declaration(model, hook))
 
 
 def test_a_checkpoint_is_gated_by_the_specs_of_its_hook(tmp_path: Path) -> None:

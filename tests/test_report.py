@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import MISSING, fields
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.diagnosis import Suspicion
+from sae_guard.errors import Contract
 from sae_guard.report import failure, headline, number, summary, to_json
 from sae_guard.wire import Outcome
 
@@ -85,6 +88,45 @@ def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:
         "not gated: thresholds/gpt2.yaml::x: why",
     ]
     assert max(map(len, lines[1:4])) <= 80
+
+
+def parts(*verdicts: str, cause: str = "load") -> list[Outcome]:
+    """The first parts of the load contract."""
+    bare = {f.name: f.default for f in fields(Outcome) if f.default is not MISSING}
+    return [
+        outcome(**{
+            **bare, "kind": "contract", "metric": f"load.{name}", "verdict": verdict,
+            "cause": None if verdict == "pass" else cause,
+        })
+        for name, verdict in zip(get_args(Contract), verdicts, strict=False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (parts(*["pass"] * 10), "load contract: 10 of 10 kept"),
+        (
+            parts("pass", "error", "undecided", "undecided"),
+            "load contract BROKEN: load.keys; 1 kept, 2 not checked",
+        ),
+        (
+            parts("pass", "error", "error"),
+            "load contract BROKEN: load.keys, load.shapes; 1 kept, 0 not checked",
+        ),
+        (
+            parts("pass", "pass", "error", cause="setup"),
+            "load contract: 2 of 3 kept, 1 not checked",
+        ),
+    ],
+)
+def test_the_load_contract_is_one_line_above_the_table(rows: list[Outcome], line: str) -> None:
+    title = "thresholds/demo.yaml::blocks.2.hook_resid_post [v3]"
+    assert list(summary(rows)) == [title, f"  {line}", ""]
+    both = list(summary([*rows, outcome()]))
+    assert both[:2] == [f"{title}  16,256 tokens in 128 sequences", f"  {line}"]
+    assert both[3].split() == ["kl", "0.4124", "0.022", "<=", "0.2", "-0.212", "FAIL"]
+    assert "load." not in "".join(both[2:])
 
 
 def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> None:

@@ -75,7 +75,7 @@ def test_every_key(tmp_path: Path) -> None:
     assert first.data.dataset.split == "train[:1%]"
     assert (first.data.column, first.data.special_tokens) == ("body", (0, 2))
     assert first.data.expect_clean_ce == (3.0, 3.6)
-    assert first.checkpoint == tmp_path / "releases/v2"
+    assert first.checkpoint == "releases/v2"
     assert first.sae == SaeOptions(architecture="topk", k=32, pre_bias=True, normalize="layer_norm")
     assert first.thresholds == (
         Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=22),
@@ -123,7 +123,7 @@ def test_a_model_folder_is_relative_to_the_spec(tmp_path: Path, name: str, is_fo
 
 # What is written in place of which text of GOOD, the line of the error, and what it says.
 MALFORMED: list[tuple[str, str, int, str]] = [
-    ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook? allowed: checkpoint, data,"),
+    ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook or hook_out? allowed: check"),
     ("hook: blocks.8.hook_resid_pre\n", "", 1, "`hook` is missing: Hook point"),
     ("blocks.8.hook_resid_pre", "8", 2, "`hook` is 8, allowed: text"),
     ("blocks.8.hook_resid_pre", "", 2, "`hook` is empty, allowed: text"),
@@ -149,7 +149,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("model:", "name: a::b\nmodel:", 1, "`name` is 'a::b', allowed: letters, digits"),
     ("model:", "checkpoint: [a]\nmodel:", 1, "`checkpoint` is ['a'], allowed: text"),
     ("model:", "sae: {k: 0}\nmodel:", 1, "`sae.k` is 0, allowed: 1 or more"),
-    ("model:", "sae: {architecture: relu}\nmodel:", 1, "allowed: 'standard', 'topk', 'abstopk'"),
+    ("model:", "sae: {architecture: relu}\nmodel:", 1, "allowed: 'standard', 'tanh_relu', 'topk'"),
     ("  kl: {max: 0.1}", "  {}", 4, "`thresholds` is {}, allowed: at least one"),
     ("kl: {max: 0.1}", "kll: {max: 0.1}", 5, "unknown metric 'kll'; did you mean kl? allowed:"),
     ("kl: {max: 0.1}", "kl: 0.1", 5, "`thresholds.kl` is 0.1, allowed: a mapping"),

@@ -50,6 +50,16 @@ def test_what_is_no_builtin_is_refused_here_and_not_by_the_channel() -> None:
         outcome.to_properties()
 
 
+@pytest.mark.parametrize("verdict", ["pass", "undecided", "error"])
+def test_what_the_load_contract_found_survives_too(verdict: str) -> None:
+    cause, message = (None, "") if verdict == "pass" else ("load", "W_dec is missing")
+    outcome = Outcome(
+        **PLACE, kind="contract", metric="load.keys", verdict=verdict, cause=cause, message=message
+    )
+    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
+    assert Outcome.from_properties(carried) == outcome
+
+
 @pytest.mark.parametrize("lost", ["sae_guard.verdict", "sae_guard.metric", "sae_guard.spec"])
 def test_half_an_outcome_is_none(lost: str) -> None:
     properties = Outcome(**PLACE, metric="kl", verdict="pass").to_properties()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ _WITH_K: Mapping[str, Callable[[int], Activation]] = {
     "abstopk": AbsTopK,
     "groupmax": GroupMax,
 }
+
+
+_SAME_SCALE = 1e-4
+"""Relative difference up to which two scales are one, rounded differently."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
             raise LoadError(
                 f"{path} says {name} {said!r}, the `sae` options say {asked!r}", "activation"
             )
-    if options.scale not in (None, "folded", "stored", facts.scale_in):
+    if isinstance(options.scale, float) and not math.isclose(
+        options.scale, facts.scale_in, rel_tol=_SAME_SCALE
+    ):
         raise LoadError(
             f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}", "scale"
         )

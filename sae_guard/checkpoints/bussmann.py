@@ -1,7 +1,8 @@
-"""Bussmann's BatchTopK repository: ``sae.pt`` beside ``config.json``.
+"""Bussmann's BatchTopK and Matryoshka repositories: ``sae.pt`` beside ``config.json``.
 
-https://github.com/bartbussmann/BatchTopK, `sae.py`. Inputs are normalised as by a layer norm unless
-`input_unit_norm` is false; TopK SAEs store an encoder bias and do not use it.
+https://github.com/bartbussmann/BatchTopK and https://github.com/bartbussmann/matryoshka_sae,
+`sae.py`. Inputs are normalised as by a layer norm if `input_unit_norm` is true; TopK SAEs store an
+encoder bias and do not use it.
 """
 
 from __future__ import annotations
@@ -10,51 +11,101 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.declare import names
 from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.locate import Parts
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.orientation import oriented
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
-_TYPES = {"vanilla": "standard", "topk": "topk", "jumprelu": "jumprelu"}
+_TYPES = {
+    "vanilla": "standard",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batch-topk": "jumprelu",
+    "global-matryoshka-topk": "jumprelu",
+}
+_WITH_THRESHOLD = ("batch-topk", "global-matryoshka-topk")
+"""Of the Matryoshka repository: BatchTopK in training, one threshold for all latents after it."""
+_SWITCHES = {"use_encoder_bias": False, "tied_weights": False, "activation": "relu"}
+"""Fields of the first weeks, and the values with which they change nothing in TopK SAEs."""
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a ``sae.pt``.
 
     Raises:
-        LoadError: It is a BatchTopK SAE, which stores no threshold, or of an unknown type.
+        LoadError: It is a BatchTopK SAE without a threshold, of an unknown type, or of a version
+            of the code that computes something else.
     """
     config, path = opened.config or {}, opened.config_file or opened.path
-    facts = _facts(config, path)
-    check_agreement(facts, options, path)
     tensors = opened.tensors
-    if facts.architecture == "topk" and "b_enc" in tensors:
-        tensors["b_enc"] = tensors["b_enc"] * 0
+    kind = _kind(config, tensors, path)
+    facts = _facts(kind, config, path)
+    check_agreement(facts, options, path)
+    if kind not in ("vanilla", "jumprelu") and "b_enc" in tensors:
+        tensors["b_enc"] = torch.zeros_like(tensors["b_enc"])
     if "jumprelu.log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("jumprelu.log_threshold").exp()
-    assumption = (
-        "b_dec is taken off the input"
-        if facts.pre_bias
-        else "b_dec is not taken off the input, as the repository does with JumpReLU by default"
-    )
-    return assemble(tensors, facts, opened.source("Bussmann", assumption), opened.weights)
+    if kind in _WITH_THRESHOLD and tensors["threshold"].ndim == 0 and "b_enc" in tensors:
+        tensors["threshold"] = tensors["threshold"].expand(tensors["b_enc"].shape)
+    turned, notes = oriented(tensors)
+    said = names(Parts(opened.weights, opened.config_file))
+    source = opened.source("Bussmann", *_assumed(kind), *notes, **said)
+    sae = assemble(turned, facts, source, opened.weights)
+    for name, found in (("act_size", sae.d_in), ("dict_size", sae.d_sae)):
+        if config.get(name, found) != found:
+            raise LoadError(
+                f"{path}: {name} is {config[name]!r}, but the weights have {found}", "shapes"
+            )
+    return sae
 
 
-def _facts(config: Mapping[str, Any], path: Path) -> Facts:
+def _kind(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> str:
     kind = config.get("sae_type")
-    if kind == "batchtopk":
+    if kind == "batchtopk" and {"threshold", "aux_threshold"} & tensors.keys():
         raise LoadError(
-            f"{path}: sae_type is 'batchtopk': these files hold no threshold, so the latents of a "
-            "token depend on its batch, and no number measured on them means anything"
+            f"{path}: sae_type is 'batchtopk' with a stored threshold, which only an unmerged "
+            "branch of the repository writes; how it is applied is not known",
+            "batch_mates",
         )
-    if kind not in _TYPES:
-        raise LoadError(f"{path}: sae_type is {kind!r}, allowed: {', '.join(_TYPES)}")
-    normalised, k = config.get("input_unit_norm", True), config.get("top_k")
+    if kind == "batchtopk" or (kind in _WITH_THRESHOLD and "threshold" not in tensors):
+        raise LoadError(
+            f"{path}: sae_type is {kind!r}: these files hold no threshold, so the latents of a "
+            "token depend on its batch, and no number measured on them means anything",
+            "batch_mates",
+        )
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise LoadError(f"{path}: sae_type is {kind!r}, allowed: {', '.join(_TYPES)}", "activation")
+    for name, harmless in _SWITCHES.items():
+        if config.get(name, harmless) != harmless:
+            raise LoadError(
+                f"{path}: {name} is {config[name]!r}, allowed: {harmless!r}: files of the first "
+                "weeks of the repository that compute something else",
+                "activation",
+            )
+    return kind
+
+
+def _facts(kind: str, config: Mapping[str, Any], path: Path) -> Facts:
+    normalised, k = config.get("input_unit_norm"), config.get("top_k")
     if not isinstance(normalised, bool):
         raise LoadError(f"{path}: input_unit_norm is {normalised!r}, expected true or false")
+    early = sorted(_SWITCHES.keys() & config.keys())
+    if normalised and early:
+        # There sae_out adds the normalised input instead of its mean, or vanilla SAEs take none.
+        raise LoadError(
+            f"{path}: input_unit_norm is true with {', '.join(early)}: the code of the first weeks "
+            "did not undo the normalisation",
+            "scale",
+        )
     if kind == "topk" and type(k) is not int:
-        raise LoadError(f"{path}: top_k is {k!r}, expected a whole number")
+        raise LoadError(f"{path}: top_k is {k!r}, expected a whole number", "activation")
     return Facts(
         _TYPES[kind],
         k if kind == "topk" else None,
@@ -63,10 +114,21 @@ def _facts(config: Mapping[str, Any], path: Path) -> Facts:
     )
 
 
+def _assumed(kind: str) -> tuple[str, ...]:
+    if kind == "jumprelu":
+        return ("b_dec is not taken off the input, as the repository does with JumpReLU",)
+    if kind not in _WITH_THRESHOLD:
+        return ("b_dec is taken off the input",)
+    evaluated = "latents above the stored threshold are kept, as the repository does in evaluation"
+    every = ("all groups of latents are active",) if kind == "global-matryoshka-topk" else ()
+    return ("b_dec is taken off the input", evaluated, *every)
+
+
 FAMILY = Family(
     "Bussmann",
     recognised_by="a folder with `config.json` (`sae_type`) and `sae.pt`",
-    holds="vanilla, topk and jumprelu SAEs; not batchtopk, which depends on the batch",
+    holds="vanilla, topk and jumprelu SAEs, and the batch-topk and global-matryoshka-topk SAEs "
+    "that store a threshold (as jumprelu); not batchtopk, which depends on the batch",
     matches=lambda opened: "sae_type" in (opened.config or {}),
     read=read,
 )

@@ -1,13 +1,15 @@
 """dictionary_learning: ``ae.pt``, whose class stands in ``config.json`` or in its keys.
 
-https://github.com/saprmarks/dictionary_learning, `dictionary.py` and `trainers/`. Activations are
-not normalised at inference: the trainer folds its factor in before it saves.
+https://github.com/saprmarks/dictionary_learning, `dictionary.py`, `trainers/` and `training.py`.
+Activations are not normalised at inference: the trainer folds its factor in before it saves, but
+for the backups of a run in progress, which hold it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,24 +93,39 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
     Raises:
         LoadError: The class is unknown or not decided, a threshold was never trained, an option
-            contradicts the file, or the file is the backup of an interrupted run.
+            contradicts the file, or the factor of a backup is not decided.
     """
-    if "ae" in opened.entries:
-        raise LoadError(
-            f"{opened.weights}: the backup of an interrupted run (it holds "
-            f"{', '.join(map(repr, opened.entries))}), whose weights expect activations divided by "
-            "norm_factor; gate the `ae.pt` of the finished run"
-        )
-    trainer = (opened.config or {}).get("trainer", {})
+    trainer, scale = _object(opened, opened.config or {}, "trainer"), 1.0
+    backup = "ae" in opened.entries
+    if backup:
+        own = _object(opened, opened.entries, "config")
+        if len({str(said["dict_class"]) for said in (trainer, own) if "dict_class" in said}) > 1:
+            raise LoadError(
+                f"{opened.weights}: dict_class is {own['dict_class']!r}, and "
+                f"{trainer['dict_class']!r} in {opened.config_file}",
+                "activation",
+            )
+        trainer = trainer | own
+        scale = _scale(opened, options)
+        opened = replace(opened, entries=_object(opened, opened.entries, "ae"))
     name = _class_name(opened, trainer, options)
     chosen = CLASSES[name]
     tensors = opened.tensors
     k = _k(tensors, trainer, options, opened) if chosen.architecture == "topk" else None
-    facts = Facts(chosen.architecture, k, chosen.pre_bias, "none")
+    buffer = _object(opened, opened.config or {}, "buffer")
+    facts = Facts(
+        chosen.architecture,
+        k,
+        chosen.pre_bias,
+        "none",
+        scale_in=scale,
+        scale_out=scale,
+        transcoder=buffer.get("io") == "in_and_out",
+    )
     check_agreement(facts, options, opened.weights)
     assumed = () if "dict_class" in trainer else (f"the class is {name}, by the keys",)
     source = opened.source(
-        f"dictionary_learning {name}",
+        f"dictionary_learning {name}" + (" backup" if backup else ""),
         *assumed,
         model_name=trainer.get("lm_name"),
         layer=trainer.get("layer"),
@@ -116,24 +133,81 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     return assemble(_canonical(tensors, chosen), facts, source, opened.weights)
 
 
+def _object(opened: Opened, held: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = held.get(key, {})
+    if not isinstance(value, Mapping):
+        path = opened.config_file if held is opened.config else opened.weights
+        raise LoadError(f"{path}: {key} is a {type(value).__name__}, expected an object")
+    return {str(name): item for name, item in value.items()}
+
+
+def _scale(opened: Opened, options: SaeOptions) -> float:
+    """What a backup's input is multiplied by: activations were divided by its norm_factor.
+
+    A run writes an optimizer into its backups; a fork of the library also writes its finished SAE,
+    with the factor folded in, in this form.
+    """
+    factor, path = opened.entries.get("norm_factor"), opened.weights
+    if isinstance(factor, torch.Tensor) and factor.numel() == 1:
+        factor = factor.item()
+    if factor is None:
+        if "norm_factor" in opened.entries or options.scale == "folded":
+            return 1.0
+        if isinstance(options.scale, float):
+            return options.scale
+        raise LoadError(
+            f"{path} is ambiguous: the backup of a run without its norm_factor; decide in the "
+            "spec:\n  sae.scale: folded (activations were not normalised)"
+            "\n  sae.scale: 1 / norm_factor",
+            "scale",
+        )
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not number or not math.isfinite(factor) or factor <= 0:
+        raise LoadError(f"{path}: norm_factor is {factor!r}, allowed: a number above 0", "scale")
+    unfolded = 1 / float(factor)
+    if "optimizer" in opened.entries:
+        if options.scale == "folded":
+            raise LoadError(
+                f"{path}: the backup of an interrupted run, whose weights expect activations "
+                f"divided by norm_factor {factor:g}, the `sae` options say folded",
+                "scale",
+            )
+        return unfolded
+    if options.scale is None:
+        raise LoadError(
+            f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
+            "interrupted run; decide in the spec:"
+            "\n  sae.scale: folded (the biases and thresholds hold it)"
+            "\n  sae.scale: stored (they do not)",
+            "scale",
+        )
+    return 1.0 if options.scale == "folded" else unfolded
+
+
 def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions) -> str:
     said = trainer.get("dict_class")
     if said is not None:
-        if said not in CLASSES:
+        if not isinstance(said, str) or said not in CLASSES:
             raise LoadError(
-                f"{opened.config_file}: trainer.dict_class is {said!r}; "
-                f"{allowed(str(said), CLASSES)}"
+                f"{opened.config_file or opened.weights}: trainer.dict_class is {said!r}; "
+                f"{allowed(str(said), CLASSES)}",
+                "activation",
             )
-        return str(said)
+        return said
     candidates = _by_keys(opened.entries)
     fitting = [c for c in candidates if options.architecture in (None, CLASSES[c].architecture)]
     if len(fitting) == 1:
         return fitting[0]
     if not candidates:
-        raise LoadError(f"{opened.config_file}: no trainer.dict_class, and the keys do not tell")
+        raise LoadError(
+            f"{opened.config_file or opened.weights}: no trainer.dict_class, and the keys do not "
+            "tell",
+            "keys",
+        )
     listed = "".join(f"\n  sae.architecture: {CLASSES[c].architecture} ({c})" for c in candidates)
     raise LoadError(
-        f"{opened.weights} is ambiguous without its config.json; decide in the spec:{listed}"
+        f"{opened.weights} is ambiguous without its config.json; decide in the spec:{listed}",
+        "activation",
     )
 
 
@@ -141,10 +215,16 @@ def _k(
     tensors: Mapping[str, Tensor], trainer: Mapping[str, Any], options: SaeOptions, opened: Opened
 ) -> int:
     """The buffer's, since k may be annealed; files of 2024 have none."""
-    k = int(tensors["k"]) if "k" in tensors else trainer.get("k", options.k)
+    stored = tensors.get("k")
+    if stored is not None and stored.numel() != 1:
+        raise LoadError(
+            f"{opened.weights}: k has shape {list(stored.shape)}, expected []", "shapes"
+        )
+    k = int(stored) if stored is not None else trainer.get("k", options.k)
     if type(k) is not int:
         raise LoadError(
-            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k: a whole number"
+            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k: a whole number",
+            "activation",
         )
     return k
 
@@ -163,8 +243,8 @@ def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tenso
 FAMILY = Family(
     "dictionary_learning",
     recognised_by="`ae.pt` with `config.json` (`trainer.dict_class`), or the keys of its classes",
-    holds=f"{', '.join(CLASSES)}; without a config, TopK and BatchTopK have the same keys and "
-    "architecture (topk or jumprelu) has to be said",
+    holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
+    "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
     matches=matches,
     read=read,
 )

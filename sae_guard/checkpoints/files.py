@@ -1,69 +1,89 @@
-"""Reading tensors out of files without running what is in them. Every failure is a `LoadError`."""
+"""Reading tensors out of files without running what is in them, whatever the container."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_guard.checkpoints import inert
-from sae_guard.errors import LoadError
+from sae_guard.checkpoints.arrays import read_arrays
+from sae_guard.checkpoints.inert import Record
+from sae_guard.checkpoints.sizes import MIB, opened
+from sae_guard.checkpoints.torch_files import read_torch
+from sae_guard.errors import InfrastructureError, LoadError
 
-_CHUNK = 2**20
+_LONGEST_NAME = 200
+_LONGEST_HEADER = 16 * MIB
 
 
 def sha256(path: Path) -> str:
     """Hash of the file's bytes; raises `LoadError`."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+        with opened(path) as (file, _):
+            while chunk := file.read(MIB):
                 digest.update(chunk)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LoadError(f"{path}: unreadable: {error}") from error
     return digest.hexdigest()
 
 
 def read_entries(path: Path) -> dict[str, Any]:
-    """Name → tensor, number or text: the top level of a ``.safetensors``, ``.npz`` or ``.pt`` file.
+    """Name → tensor, number or text: the top level of a file with weights.
+
+    What was pickled without a mapping around it is the only entry: an object of foreign code under
+    ``__record__``, a list or tuple under ``__list__``. Which file it is, its first bytes say, but
+    for ``.safetensors`` and ``.npz``.
 
     Raises:
-        LoadError: The file is unreadable, would have to run code, or holds no mapping.
+        LoadError: The file is unreadable, promises more than it holds, or holds no mapping.
+        InfrastructureError: There is no memory for it.
     """
     loaded = _load(path)
+    if isinstance(loaded, Record):
+        return {"__record__": loaded}
+    if isinstance(loaded, list | tuple):
+        return {"__list__": list(loaded)}
     if not isinstance(loaded, Mapping):
         raise LoadError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
-    return {str(name): value for name, value in loaded.items()}
+    entries = {_text(name): value for name, value in loaded.items()}
+    if len(entries) != len(loaded):
+        raise LoadError(f"{path}: several entries go by one name", "keys")
+    for name in entries:
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise LoadError(f"{path}: {name[:_LONGEST_NAME]!r} is no name of a tensor", "keys")
+    return entries
+
+
+def _text(name: Any) -> str:
+    return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
 def _load(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        try:
-            # No pickled code runs, whatever the file asks for.
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            if not zipfile.is_zipfile(path):
-                raise
-            return inert.load(path)  # nor here: what it asks for becomes a record
-    except Exception as error:  # hostile bytes raise nearly anything in these readers
+        with opened(path) as (file, size):
+            if path.suffix == ".npz":
+                return read_arrays(file, size)
+            if path.suffix != ".safetensors":
+                return read_torch(file, size)
+            header = int.from_bytes(file.read(8), "little")
+            if header > min(size, _LONGEST_HEADER):
+                raise ValueError(f"a header of {header:,} bytes in a file of {size:,}")
+        return load_file(path)
+    except MemoryError as error:
+        raise InfrastructureError(f"not enough memory to read {path}") from error
+    except Exception as error:  # malformed bytes raise nearly anything in these readers
         raise LoadError(f"{path}: unreadable: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
+    line = str(error).strip().partition("\n")[0][:500]
+    text = "".join(letter if letter.isprintable() else "?" for letter in line)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

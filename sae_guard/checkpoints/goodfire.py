@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.declare import names
 from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.locate import Parts
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.sae import SAE
 
@@ -20,8 +22,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    tensors = renamed(opened.tensors, _NAMES)
-    return assemble(tensors, facts, opened.source("Goodfire", _ASSUMED), opened.weights)
+    said = names(Parts(opened.weights, opened.config_file))
+    source = opened.source("Goodfire", _ASSUMED, **said)
+    return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
 
 
 FAMILY = Family(

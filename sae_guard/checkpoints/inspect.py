@@ -8,11 +8,23 @@ from typing import Any
 from torch import Tensor
 
 from sae_guard.activations import JumpReLU
+from sae_guard.checkpoints import saelens_training
+from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.sae import SAE
 
 _UNIT = 1e-3
 """Decoder rows this near to length 1 are of unit norm, trained ones in float32 lie within 1e-6."""
 
+_NEUTRAL = {
+    "transcoder": False,
+    "denormalize": True,
+    "rescale_by_decoder_norm": "none",
+    "latent_scale": False,
+    "scale_in": 1.0,
+    "scale_out": 1.0,
+    "skip": False,
+}
+"""What goes without saying."""
 _NOT_FACTS = (
     "path",
     "format",
@@ -26,8 +38,13 @@ _NOT_FACTS = (
 )
 
 
-def facts(sae: SAE) -> Iterator[tuple[str, str]]:
-    """Name and value of everything that decides what the SAE computes, then where it is from."""
+def facts(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[tuple[str, str]]:
+    """Name and value of everything that decides what the SAE computes, then where it is from.
+
+    Args:
+        sae: As loaded.
+        options: What it was loaded with.
+    """
     identity = sae.identity
     yield "format", sae.source.format
     if sae.transcoder:
@@ -36,18 +53,29 @@ def facts(sae: SAE) -> Iterator[tuple[str, str]]:
         yield "size", f"{sae.d_in} × {sae.d_sae} (d_in × d_sae)"
     yield "activation", _activation(sae)
     for name, value in identity.items():
-        if name not in _NOT_FACTS:
+        if name not in _NOT_FACTS and not (name in _NEUTRAL and value == _NEUTRAL[name]):
             yield name, _word(value)
     for name, digest in sae.source.files.items():
         yield name, f"sha256 {digest}"
     for assumption in sae.source.assumptions:
         yield "assumed", assumption
-    for warning in warnings(sae):
+    for key, value in options.model_dump(exclude_none=True).items():
+        yield "said", f"{key} is {_word(value)}, by the options: the checkpoint cannot vouch for it"
+    for warning in warnings(sae, options):
         yield "WARNING", warning
 
 
-def warnings(sae: SAE) -> Iterator[str]:
+def warnings(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[str]:
     """What is not wrong, and has bitten people."""
+    if options.scale in ("folded", "stored"):
+        yield (
+            "nothing in the files tells whether the scale of the input is folded into the weights: "
+            "compare the L0 of both ways"
+        )
+    elif options.scale is not None:
+        yield "the scale of the input is not stored in the checkpoint: release it with its SAE"
+    if (text := saelens_training.warning(sae.source.declared)) is not None:
+        yield text
     norms = sae.W_dec.norm(dim=-1)
     if bool(((norms - 1).abs() > _UNIT).any()):
         yield (

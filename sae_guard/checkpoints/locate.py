@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_guard.checkpoints.plain_data import check_plain
 from sae_guard.errors import LoadError, SetupError, allowed
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
@@ -35,9 +37,17 @@ _FOLDERS: tuple[tuple[str | None, str], ...] = (
     (None, "params.npz"),  # Gemma Scope
     ("conf.yaml", "latest_ckpt.safetensors"),  # temporal SAEs
 )
-_BESIDE = {"final_config.yaml": r"samples_\d+\.pt"}
-"""Configs that lie beside weights of one of several names (e2e_sae)."""
+_BESIDE = {
+    "final_config.yaml": r"samples_\d+\.pt",  # e2e_sae
+    "config.yaml": r"layer_\d+\.safetensors",  # circuit-tracer
+    "config.json": r"params\.safetensors",  # Gemma Scope 2
+}
+"""Configs that lie beside weights of one of several names."""
+FILES_OF_FOLDERS = tuple(dict.fromkeys(name for pair in _FOLDERS for name in pair if name))
+CONFIGS_ABOVE = ("cfg.json", "config.json", "hyperparams.json", "lm_config.json", *_BESIDE)
+"""Configs that lie beside the weights or up to two folders above."""
 _MAX_CONFIG_BYTES = 4 * 2**20
+_MAX_YAML = 2**18  # takes longer to read than JSON
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,8 @@ def is_checkpoint(path: Path) -> bool:
 
 def labels(paths: Sequence[Path]) -> dict[Path, str]:
     """A name per checkpoint for node ids: as few trailing parts of the path as tell them apart."""
-    resolved = {path: path.resolve() for path in dict.fromkeys(paths)}
+    # Path.resolve raises on a loop of symbolic links before Python 3.13.
+    resolved = {path: Path(os.path.realpath(path)) for path in dict.fromkeys(paths)}
     depth = dict.fromkeys(resolved, 1)
     while True:
         names = {path: _tail(whole, depth[path]) for path, whole in resolved.items()}
@@ -140,6 +151,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise LoadError(f"{path}: {size:,} bytes; a config has at most {_MAX_CONFIG_BYTES:,}")
         text = path.read_text(encoding="utf-8")
         config = _yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+        check_plain(config)
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path}: unreadable config: {error}") from error
     if not isinstance(config, dict):
@@ -150,7 +162,17 @@ def read_config(path: Path) -> dict[str, Any]:
 def _yaml(text: str) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            """Keys that are merged multiply: twenty lines of them fill the memory."""
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise ValueError("merge keys (<<) are not read")
+            super().flatten_mapping(node)
+
+    if len(text) > _MAX_YAML:
+        raise ValueError(f"{len(text):,} characters; YAML has at most {_MAX_YAML:,}")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
+        return yaml.load(text, Loader)
+    except Exception as error:  # a malformed number or date raises nearly anything
+        message = str(error).replace("\n", " ")
+        raise ValueError(f"{type(error).__name__}: {message}") from error

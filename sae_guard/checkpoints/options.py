@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sae_guard.errors import SetupError
 
 Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
+ALLOWED = {
+    "architecture": ", ".join(get_args(Architecture)),
+    "k": "a whole number from 1 on",
+    "normalize": ", ".join(get_args(Normalize)),
+    "scale": "a number above 0, folded, stored",
+}
 
 
 class SaeOptions(BaseModel):
@@ -35,3 +44,32 @@ class SaeOptions(BaseModel):
         "the training and not its factor: the factor; folded, if the weights hold it already; "
         "stored, if the file holds it and it is still to be applied.",
     )
+
+
+NOTHING_SAID = SaeOptions()
+
+
+def parse(said: Mapping[str, Any]) -> SaeOptions:
+    """The options of a command line; raises `SetupError` with key, value and what is allowed."""
+    try:
+        return SaeOptions.model_validate(said)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        choices = ALLOWED.get(key, first["msg"])
+        raise SetupError(f"{key} {said[key]!r}; allowed: {choices}") from None
+
+
+def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:
+    """What all sources say together; each comes with what to call it.
+
+    Raises:
+        SetupError: Two of them contradict each other.
+    """
+    said: dict[str, tuple[str, object]] = {}
+    for source, options in sources:
+        for key, value in options.model_dump(exclude_none=True).items():
+            first, before = said.setdefault(key, (source, value))
+            if before != value:
+                raise SetupError(f"{key} is {before!r} by {first} and {value!r} by {source}")
+    return SaeOptions.model_validate({key: value for key, (_, value) in said.items()})

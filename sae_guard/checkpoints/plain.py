@@ -10,6 +10,7 @@ from torch import Tensor
 from sae_guard.checkpoints.assemble import Facts, assemble, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.orientation import oriented
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
@@ -26,13 +27,14 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
     Such a file cannot say its activation family, whether b_dec is taken off the input, nor how the
     input is normalised. Each has been published under the same names, so the options must say it.
+    Nor do its names say which way its matrices lie; the sizes of the biases do.
 
     Raises:
         LoadError: An option is missing or contradicts the tensors, or the tensors do not fit.
     """
-    tensors = _canonical(opened.tensors)
+    tensors, notes = oriented(_canonical(opened.tensors))
     facts = _facts(tensors, options, opened.path)
-    return assemble(tensors, facts, opened.source("plain state dict"), opened.weights)
+    return assemble(tensors, facts, opened.source("plain state dict", *notes), opened.weights)
 
 
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,42 +1,72 @@
-"""SAELens 6 folders: ``cfg.json`` with a version, beside ``sae_weights.safetensors``."""
+"""SAELens 6 folders: ``cfg.json`` with a version, beside ``sae_weights.safetensors``.
+
+https://github.com/jbloomAus/SAELens, `saes/*.py`. Transcoders do not take b_dec off their input,
+and do not undo a normalisation of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor
 
+from sae_guard.checkpoints import saelens_scale, saelens_training
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import read_config
+from sae_guard.checkpoints.files import sha256
 from sae_guard.checkpoints.options import Normalize, SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
-# SAELens treats these as identity at run time, and writes "none" once it has folded them in.
-_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an architecture of SAELens is made of."""
+
+    activation: str
+    fields: frozenset[str] = frozenset()
+    """What only its configs hold, and the forward pass reads."""
+    transcoder: bool = False
+    skip: bool = False
+
+
+_RESCALE = frozenset({"rescale_acts_by_decoder_norm"})
+_D_OUT = frozenset({"d_out"})
+KINDS: Mapping[str, Kind] = {
+    "standard": Kind("standard"),
+    "topk": Kind("topk", _RESCALE | {"k"}),
+    "abstopk": Kind("abstopk", _RESCALE | {"k"}),
+    "jumprelu": Kind("jumprelu"),
+    "gated": Kind("gated"),
+    # Checkpoints of a run in progress, which ends with a JumpReLU SAE; k is that of the training.
+    **dict.fromkeys(saelens_training.BATCHTOPK, Kind("jumprelu", _RESCALE | {"k"})),
+    "transcoder": Kind("standard", _D_OUT, transcoder=True),
+    "skip_transcoder": Kind("standard", _D_OUT, transcoder=True, skip=True),
+    "jumprelu_transcoder": Kind("jumprelu", _D_OUT, transcoder=True),
+    "jumprelu_skip_transcoder": Kind("jumprelu", _D_OUT, transcoder=True, skip=True),
+}
 _COMMON = {
     "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input",
     "normalize_activations", "reshape_activations", "metadata", "sae_lens_version",
 }  # fmt: skip
-_TOPK = {"k", "rescale_acts_by_decoder_norm"}
-_OWN: Mapping[str, set[str]] = {"topk": _TOPK, "abstopk": _TOPK}
 _DECLARED = (
-    "model_name", "hook_name", "prepend_bos", "context_size", "exclude_special_tokens",
-    "seqpos_slice", "model_from_pretrained_kwargs", "sae_lens_version",
+    "model_name", "hook_name", "hook_name_out", "prepend_bos", "context_size",
+    "exclude_special_tokens", "seqpos_slice", "model_from_pretrained_kwargs", "sae_lens_version",
+    "sae_lens_training_version",
 )  # fmt: skip
-_SCALER = "activation_scaler.json"
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a SAELens 6 folder.
 
     Raises:
-        LoadError: The folder is unfinished, its architecture or a field of its config is none that
-            is read exactly, or an option contradicts it.
+        LoadError: Its architecture or a field of its config is none that is read exactly, the
+            scale of its activations is nowhere, or an option contradicts it.
     """
     path, config = config_of(opened)
     metadata = config.get("metadata", {})
@@ -59,6 +89,9 @@ def build(
     tensors: Mapping[str, Tensor],
     options: SaeOptions,
     family: str,
+    *,
+    kinds: Mapping[str, Kind] = KINDS,
+    latent_scale: Tensor | None = None,
 ) -> SAE:
     """The SAE of a config in the form of SAELens 6; raises `LoadError`."""
     path, _ = config_of(opened)
@@ -67,17 +100,54 @@ def build(
             f"{path}: hook_head_index is {metadata['hook_head_index']!r}: SAEs of a single "
             "attention head are not read yet; allowed: null"
         )
-    _check_finished(opened.path)
-    facts = _facts(config, options, path)
-    source = opened.source(family, **{name: metadata.get(name) for name in _DECLARED})
+    architecture = _one_of(config, "architecture", tuple(kinds), path)
+    kind = kinds[architecture]
+    scale = saelens_scale.scale_of(_normalization(config, path), opened.path, options, path)
+    facts = _facts(config, architecture, kind, scale.factor, path)
+    check_agreement(facts, options, path)
+    in_training = architecture in saelens_training.BATCHTOPK
+    source = opened.source(
+        family,
+        *([saelens_training.ASSUMED] if in_training else []),
+        **{name: metadata.get(name) for name in _DECLARED},
+        **saelens_training.training(opened.path, architecture, metadata),
+    )
+    if scale.file is not None:
+        source = replace(source, files={**source.files, scale.file.name: sha256(scale.file)})
+    if in_training:
+        tensors = saelens_training.with_threshold(tensors, opened.weights)
+    _check_optional(tensors, kind, opened.weights)
+    if latent_scale is not None:
+        tensors = {**tensors, "latent_scale": latent_scale}
     sae = assemble(tensors, facts, source, opened.weights)
-    for name, found in (("d_in", sae.d_in), ("d_sae", sae.d_sae)):
+    _check_sizes(config, sae, opened, path)
+    return sae
+
+
+def _check_optional(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> None:
+    """SAELens calls no tensor as we call these, and has W_skip in its skip transcoders only."""
+    left_over = {"b_pre", "latent_scale", "W_skip"} & tensors.keys() - (
+        {"W_skip"} if kind.skip else set()
+    )
+    if left_over or (kind.skip and "W_skip" not in tensors):
+        raise LoadError(
+            f"{path}: "
+            + (f"not understood: {_list(left_over)}" if left_over else "missing: W_skip"),
+            "keys",
+        )
+
+
+def _check_sizes(config: Mapping[str, Any], sae: SAE, opened: Opened, path: Path) -> None:
+    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae} | (
+        {"d_out": sae.d_out} if sae.transcoder else {}
+    )
+    for name, found in sizes.items():
         if config.get(name) != found:
             raise LoadError(
                 f"{path}: {name} is {config.get(name)!r}, but {opened.weights.name} has "
-                f"{name} {found}"
+                f"{name} {found}",
+                "shapes",
             )
-    return sae
 
 
 def version(config: Mapping[str, Any]) -> str | None:
@@ -88,57 +158,51 @@ def version(config: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found)
 
 
-def _check_finished(folder: Path) -> None:
-    """A checkpoint of a run in progress keeps the scale of its activations in another file."""
-    scaler = folder / _SCALER
-    if not scaler.exists():
-        return
-    held = read_config(scaler)
-    if held.get("scaling_factor") is not None or held.get("has_whitening"):
-        raise LoadError(
-            f"{scaler}: scaling_factor is {held.get('scaling_factor')!r}: a checkpoint of a run in "
-            "progress, whose weights expect scaled activations; gate what `save_inference_model` "
-            "writes"
-        )
-
-
-def _facts(config: Mapping[str, Any], options: SaeOptions, path: Path) -> Facts:
-    architecture = _one_of(config, "architecture", ARCHITECTURES, path)
-    unknown = sorted(set(config) - _COMMON - _OWN.get(architecture, set()))
+def _facts(
+    config: Mapping[str, Any], architecture: str, kind: Kind, scale: float, path: Path
+) -> Facts:
+    known = _COMMON | kind.fields | saelens_training.fields(architecture)
+    unknown = sorted(set(config) - known)
     if unknown:
         raise LoadError(
             f"{path}: {', '.join(f'{n} = {config[n]!r}' for n in unknown)}: not understood for a "
-            f"{architecture} SAE; allowed: {_list(_COMMON | _OWN.get(architecture, set()))}"
+            f"{architecture} SAE; allowed: {_list(known)}",
+            "activation",
         )
     _one_of(config, "reshape_activations", ("none", "hook_z"), path, default="none")
-    k = config.get("k")
+    k = config.get("k") if architecture == kind.activation else None
     if k is not None and type(k) is not int:
-        raise LoadError(f"{path}: k is {k!r}, expected a whole number")
+        raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
+    pre_bias = _flag(config, "apply_b_dec_to_input", path, default=not kind.transcoder)
+    if pre_bias and kind.transcoder:
+        raise LoadError(
+            f"{path}: apply_b_dec_to_input is True, allowed in a {architecture}: False, since "
+            "b_dec is of the activation that is written",
+            "activation",
+        )
+    said = _normalization(config, path)
     rescaled = _flag(config, "rescale_acts_by_decoder_norm", path, default=False)
-    facts = Facts(
-        architecture=architecture,
+    return Facts(
+        architecture=kind.activation,
         k=k,
-        pre_bias=_flag(config, "apply_b_dec_to_input", path, default=True),
-        normalize=_normalize(config, options, path),  # type: ignore[arg-type]
+        pre_bias=pre_bias,
+        normalize="none" if said in saelens_scale.UNFOLDED else said,  # type: ignore[arg-type]
+        denormalize=not kind.transcoder,
         rescale_by_decoder_norm="latents" if rescaled else "none",
+        scale_in=scale,
+        scale_out=scale,
+        transcoder=kind.transcoder,
     )
-    check_agreement(facts, options, path)
-    return facts
 
 
-def _normalize(config: Mapping[str, Any], options: SaeOptions, path: Path) -> str:
-    said = _one_of(
-        config, "normalize_activations", (*get_args(Normalize), *_UNFOLDED), path, default="none"
+def _normalization(config: Mapping[str, Any], path: Path) -> str:
+    return _one_of(
+        config,
+        "normalize_activations",
+        (*get_args(Normalize), *saelens_scale.UNFOLDED),
+        path,
+        default="none",
     )
-    if said in _UNFOLDED:
-        if options.normalize is None:
-            raise LoadError(
-                f"{path}: normalize_activations is {said!r}: SAELens writes 'none' once the scale "
-                "is folded into the weights, so here it may be missing; say "
-                "`sae: {normalize: none}` in the spec if it is folded"
-            )
-        return options.normalize
-    return said
 
 
 def _one_of(
@@ -146,14 +210,16 @@ def _one_of(
 ) -> str:
     value = config.get(key) or default
     if value not in names:
-        raise LoadError(f"{path}: {key} is {config.get(key)!r}, read so far: {_list(names)}")
+        raise LoadError(
+            f"{path}: {key} is {config.get(key)!r}, read so far: {_list(names)}", "activation"
+        )
     return str(value)
 
 
 def _flag(config: Mapping[str, Any], key: str, path: Path, *, default: bool) -> bool:
     value = config.get(key, default)
     if not isinstance(value, bool):
-        raise LoadError(f"{path}: {key} is {value!r}, expected true or false")
+        raise LoadError(f"{path}: {key} is {value!r}, expected true or false", "activation")
     return value
 
 
@@ -170,7 +236,9 @@ FAMILY = Family(
     "SAELens 6",
     recognised_by="a folder with `cfg.json` (with a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
-    holds="standard, topk, abstopk, jumprelu and gated SAEs",
+    holds="standard, topk, abstopk, jumprelu and gated SAEs, transcoders with and without a skip "
+    "connection, and checkpoints of a run in progress; a scale that normalize_activations says "
+    "and no file holds has to be said",
     matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,
     read=read,
 )

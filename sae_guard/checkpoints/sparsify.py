@@ -1,66 +1,129 @@
 """EleutherAI sparsify: ``cfg.json`` beside ``sae.safetensors``, a folder per hook point.
 
-https://github.com/EleutherAI/sparsify, `sparse_coder.py`.
+https://github.com/EleutherAI/sparsify, `sparse_coder.py` and `fused_encoder.py`. SAEs and
+transcoders, each with or without a skip connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.declare import names
 from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.locate import Parts
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}  # W_dec is [d_sae, d_in] already
-_ASSUMED = "b_dec is taken off the input, as sparsify does since 2024"
 _FIELDS = {
     "activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk",
     "skip_connection", "transcode", "signed", "d_in",
 }  # fmt: skip
+_BRANCHES = {
+    "log_threshold": "a jump or binary activation",
+    "W_dec_2": "a second decoder (matching pursuit)",
+}
+"""Tensors that only branches of the repository write, and what they are for."""
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a sparsify folder.
+    """The SAE or transcoder of a sparsify folder.
 
     Raises:
-        LoadError: It is a transcoder, has a skip connection, or a field that is not understood.
+        LoadError: It is of an unmerged branch, an encoder without its decoder, or the config has
+            a field that is not understood or that the tensors contradict.
     """
     path, config = opened.config_file, opened.config
     if path is None or config is None:
         raise LoadError(f"{opened.path}: a sparsify folder without its config")
-    facts = _facts(config, path)
+    tensors = opened.tensors
+    _check_kind(tensors, opened.weights)
+    transcode, skip = (_flag(config, name, path) for name in ("transcode", "skip_connection"))
+    facts = _facts(config, path, transcode=transcode)
     check_agreement(facts, options, path)
-    tensors = renamed(opened.tensors, _LINEAR)
-    sae = assemble(tensors, facts, opened.source("sparsify", _ASSUMED), opened.weights)
-    if config.get("d_in", sae.d_in) != sae.d_in:
-        raise LoadError(f"{path}: d_in is {config['d_in']!r}, but the weights have d_in {sae.d_in}")
+    if skip != ("W_skip" in tensors):
+        held = "holds" if "W_skip" in tensors else "does not hold"
+        raise LoadError(
+            f"{path}: skip_connection is {skip}, but {opened.weights} {held} W_skip", "keys"
+        )
+    assumption = (
+        "b_dec is not taken off the input of a transcoder, as sparsify does"
+        if transcode
+        else "b_dec is taken off the input, as sparsify does since 2024"
+    )
+    source = opened.source("sparsify", assumption, **names(Parts(opened.weights, path)))
+    # An SAE may have a skip connection too.
+    whole = replace(facts, transcoder=True) if skip else facts
+    sae = replace(
+        assemble(renamed(tensors, _LINEAR), whole, source, opened.weights), transcoder=transcode
+    )
+    _check_sizes(sae, config, path)
     return sae
 
 
-def _facts(config: Mapping[str, Any], path: Path) -> Facts:
+def _check_kind(tensors: Collection[str], path: Path) -> None:
+    for name in tensors:
+        branch = _BRANCHES.get(name.partition(".")[0])
+        if branch is not None:
+            raise LoadError(f"{path}: {name} is of {branch}, which is not read", "keys")
+    if "W_dec" not in tensors:
+        raise LoadError(
+            f"{path}: no W_dec: an encoder without its decoder, which reconstructs nothing", "keys"
+        )
+
+
+def _facts(config: Mapping[str, Any], path: Path, *, transcode: bool) -> Facts:
     unknown = sorted(config.keys() - _FIELDS)
     if unknown:
         raise LoadError(f"{path}: {', '.join(unknown)}: not understood; allowed: {sorted(_FIELDS)}")
-    for name in ("transcode", "skip_connection"):
-        if config.get(name):
-            raise LoadError(f"{path}: {name} is {config[name]!r}: transcoders are not read yet")
+    signed = _flag(config, "signed", path)
     activation, k = config.get("activation", "topk"), config.get("k")
-    if activation not in ("topk", "groupmax") or (config.get("signed") and activation != "topk"):
-        raise LoadError(f"{path}: activation is {activation!r}, allowed: 'topk' or 'groupmax'")
+    if activation not in ("topk", "groupmax") or (signed and activation != "topk"):
+        raise LoadError(
+            f"{path}: activation is {activation!r}, allowed: 'topk' or 'groupmax', and with "
+            "signed only 'topk'",
+            "activation",
+        )
     if type(k) is not int:
-        raise LoadError(f"{path}: k is {k!r}, expected a whole number")
-    architecture = "abstopk" if config.get("signed") else str(activation)
-    return Facts(architecture, k, pre_bias=True, normalize="none")
+        raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
+    return Facts(
+        "abstopk" if signed else str(activation),
+        k,
+        pre_bias=not transcode,
+        normalize="none",
+        transcoder=transcode,
+    )
+
+
+def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
+    value = config.get(name, False)
+    if not isinstance(value, bool):
+        raise LoadError(f"{path}: {name} is {value!r}, expected true or false")
+    return value
+
+
+def _check_sizes(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
+    sizes = [("d_in", sae.d_in), ("d_in", sae.d_out)]  # both sides of a module are as wide
+    if config.get("num_latents"):  # 0 leaves it to the expansion factor
+        sizes.append(("num_latents", sae.d_sae))
+    for name, found in sizes:
+        if config.get(name, found) != found:
+            raise LoadError(
+                f"{path}: {name} is {config[name]!r}, but the weights have {name} {found}",
+                "shapes",
+            )
 
 
 FAMILY = Family(
     "sparsify",
     recognised_by="a folder with `cfg.json` and `sae.safetensors`",
-    holds="topk (also signed, as abstopk) and groupmax SAEs; not its transcoders",
+    holds="topk (also signed, as abstopk) and groupmax SAEs and transcoders, each with or without "
+    "a skip connection",
     matches=lambda opened: (
         opened.weights.name == "sae.safetensors" and opened.config_file is not None
     ),

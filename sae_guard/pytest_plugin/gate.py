@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import SaeGuardError, SpecError, allowed
-from sae_guard.pytest_plugin.options import Options
+from sae_guard.errors import InfrastructureError, SaeGuardError, SpecError, allowed
+from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
 
 if TYPE_CHECKING:
+    from sae_guard.checkpoints.reference import Checkpoint
     from sae_guard.plan import Candidate, Plan
     from sae_guard.spec import Spec
 
@@ -84,6 +85,8 @@ class Gate:
                 made = plan(specs, self._candidates(), controls=self.options.controls)
             else:
                 made = self._plan_of_defaults(specs)
+        except InfrastructureError as error:
+            pytest.exit(f"sae_guard: {error}", EXIT_ERROR)
         except SaeGuardError as error:
             if malformed:  # the collection error of that file says more
                 return plan([], [])
@@ -102,27 +105,38 @@ class Gate:
         return specs, malformed
 
     def _candidates(self) -> list[Candidate]:
-        from sae_guard.checkpoints.declare import declare
-        from sae_guard.checkpoints.locate import find, labels
-        from sae_guard.plan import Candidate
+        from sae_guard.checkpoints.reference import labels_of, resolve
 
         here = self.options.here
-        found = [path for pattern in self.options.checkpoints for path in find(pattern, here)]
-        paths = list(dict.fromkeys(found))
-        names = labels(paths)
-        return [Candidate(path, names[path], declare(path)) for path in paths]
+        found = [each for text in self.options.checkpoints for each in resolve(text, here)]
+        names = labels_of(list(dict.fromkeys(found)))
+        return [self._candidate(checkpoint, label) for checkpoint, label in names.items()]
+
+    def _candidate(self, checkpoint: Checkpoint, label: str) -> Candidate:
+        from sae_guard.checkpoints.declare import declare
+        from sae_guard.plan import Candidate, decided
+        from sae_guard.pytest_plugin.options import sae_options
+
+        declared = declare(checkpoint.path, checkpoint.name)
+        if self.options.hook is not None:
+            declared = decided(declared, self.options.hook, str(checkpoint))
+        return Candidate(checkpoint, label, declared, sae_options(self.options.said))
 
     def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
         """Without ``--sae`` each spec gates its own default checkpoint, if it names one."""
-        from sae_guard.checkpoints.declare import declare
-        from sae_guard.checkpoints.locate import labels
-        from sae_guard.plan import Candidate, Idle, Plan, plan
+        from sae_guard.checkpoints.reference import labels_of, resolve
+        from sae_guard.plan import Idle, Plan, plan
 
-        names = labels([spec.checkpoint for spec in specs if spec.checkpoint])
+        found = {
+            id(spec): resolve(spec.checkpoint, spec.file.parent)
+            for spec in specs
+            if spec.checkpoint
+        }
+        names = labels_of([checkpoint for each in found.values() for checkpoint in each])
         plans = [
             plan(
                 [spec],
-                [Candidate(spec.checkpoint, names[spec.checkpoint], declare(spec.checkpoint))],
+                [self._candidate(checkpoint, names[checkpoint]) for checkpoint in found[id(spec)]],
                 controls=self.options.controls,
             )
             for spec in specs

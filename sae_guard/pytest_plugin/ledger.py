@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.pytest_plugin.gate import Gate
+from sae_guard.pytest_plugin.options import EXIT_ERROR
 
 if TYPE_CHECKING:
     from sae_guard.wire import Outcome
-
-EXIT_ERROR = 2
-"""No verdict could be reached: the spec, the checkpoint, the model or the machine is at fault.
-
-1 is pytest's own code for failed tests: a threshold is crossed.
-"""
 
 _MISSING_SHOWN = 5
 

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.errors import SetupError
+
+if TYPE_CHECKING:
+    from sae_guard.checkpoints.options import SaeOptions
+
 OPTIONS = pytest.StashKey["Options"]()
 
+EXIT_ERROR = 2
+"""No verdict could be reached: the spec, the checkpoint, the model or the machine is at fault.
+
+1 is pytest's own code for failed tests: a threshold is crossed.
+"""
+
 _DEFAULT_SPECS = ("thresholds/*.yaml", "thresholds/*.yml")
+
+
+_SAID = {
+    "architecture": "sae_arch",
+    "k": "sae_k",
+    "pre_bias": "sae_pre_bias",
+    "normalize": "sae_norm",
+    "scale": "sae_scale",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,10 @@ class Options:
     batch_size: int | None
     json: Path | None
     controls: bool
+    said: Mapping[str, Any]
+    """What the command line says of the SAEs: keys of the `sae` block of a spec."""
+    hook: str | None
+    """``HOOK`` or, for transcoders, ``HOOK:HOOK_OUT`` of checkpoints that do not say it."""
     root: Path
     here: Path
     """Folder that relative paths of the command line start from."""
@@ -41,6 +67,12 @@ class Options:
             batch_size=config.getoption("sae_batch_size"),
             json=here / json if json else None,
             controls=config.getoption("sae_controls"),
+            said={
+                key: value
+                for key, option in _SAID.items()
+                if (value := config.getoption(option)) is not None
+            },
+            hook=config.getoption("sae_hook"),
             root=config.rootpath,
             here=here,
         )
@@ -81,7 +113,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--sae-batch-size",
         default=None,
         metavar="N",
-        type=_positive,
+        type=_whole("--sae-batch-size"),
         help="token windows per forward pass (default: chosen from the vocabulary size)",
     )
     group.addoption(
@@ -92,6 +124,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure the identity and the zero SAE beside the checkpoint",
     )
+    _add_sae_options(group)
     parser.addini(
         "sae_specs",
         "globs of the spec files, relative to the root folder",
@@ -100,13 +133,70 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
+def _add_sae_options(group: pytest.OptionGroup) -> None:
+    """What a checkpoint may be unable to say of itself; the spec has the same keys."""
+    group.addoption(
+        "--sae-arch", metavar="NAME", help="architecture, as `sae: {architecture: …}` in a spec"
+    )
+    group.addoption(
+        "--sae-k", metavar="K", type=_whole("--sae-k"), help="active latents of a TopK SAE"
+    )
+    group.addoption(
+        "--sae-pre-bias",
+        metavar="true|false",
+        type=_flag,
+        help="whether b_dec is taken off the input",
+    )
+    group.addoption("--sae-norm", metavar="NAME", help="normalisation of the input")
+    group.addoption(
+        "--sae-scale",
+        metavar="FACTOR",
+        type=_scale,
+        help="what the input is multiplied by: a number, folded or stored",
+    )
+    group.addoption(
+        "--sae-hook",
+        metavar="HOOK[:HOOK_OUT]",
+        help="hook point (and, for a transcoder, the one it replaces) of checkpoints that do not "
+        "say it",
+    )
+
+
+def sae_options(said: Mapping[str, Any]) -> SaeOptions:
+    """The options for SAEs of the command line; raises `pytest.UsageError`."""
+    from sae_guard.checkpoints.options import parse
+
+    try:
+        return parse(said)
+    except SetupError as error:
+        key, _, rest = str(error).partition(" ")
+        option = "--" + _SAID[key].replace("_", "-")
+        raise pytest.UsageError(f"{option} {rest}") from None
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise pytest.UsageError(f"--sae-device {text!r}; allowed: auto, cpu, mps, cuda, cuda:N")
     return text
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise pytest.UsageError(f"--sae-batch-size {text!r}; allowed: a whole number from 1 on")
-    return int(text)
+def _whole(option: str) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
+        return int(text)
+
+    return whole
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise pytest.UsageError(f"--sae-pre-bias {text!r}; allowed: true, false")
+    return text == "true"
+
+
+def _scale(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

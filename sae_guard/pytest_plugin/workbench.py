@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import pytest
 
-from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.corpus import Corpus
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sae_guard.spec import Spec
 
 WORKBENCH = pytest.StashKey["Workbench"]()
-_BY_CAUSE = {error.cause: error for error in (SetupError, LoadError, InfrastructureError)}
 
 
 class Workbench:
@@ -65,7 +64,41 @@ class Workbench:
 
     def sae(self, case: Case) -> SAE:
         """The case's checkpoint, or control; raises `LoadError`."""
-        return self._sae(case)
+        found = self._sae(case)
+        if isinstance(found, LoadError):
+            raise found
+        return found
+
+    def check(self, case: Case, contract: Contract) -> None:
+        """Raise `LoadError` if the case's checkpoint breaks this part of the load contract."""
+        from sae_guard.checkpoints.contract import check
+
+        sae = self.sae(case)
+        if contract == "metadata":
+            self._check_metadata(case, sae)
+        elif contract == "shapes":
+            self._check_widths(case, sae)
+        else:
+            check(contract, sae, case.sae)
+
+    def _check_metadata(self, case: Case, sae: SAE) -> None:
+        from sae_guard.engine import Place
+        from sae_guard.plan import check_metadata
+
+        if case.checkpoint is not None:
+            check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
+        Place.of(sae, case.hook, case.hook_out)
+
+    def _check_widths(self, case: Case, sae: SAE) -> None:
+        model = self.model(case.spec)
+        for hook, name in ((case.hook, "d_in"), (case.hook_out or case.hook, "d_out")):
+            width, found = model.width(hook), getattr(sae, name)
+            if width != found:
+                raise LoadError(
+                    f"{case.checkpoint}: {name} is {found}, but {hook} of {model.name} is {width} "
+                    "wide",
+                    "shapes",
+                )
 
     def measurement(self, case: Case) -> Measurement:
         """The case's measurement, measured by the first process that asks.
@@ -92,11 +125,12 @@ class Workbench:
             if stored.exists():
                 return load(stored)
             if error.exists():
-                cause, message = json.loads(error.read_text(encoding="utf-8"))
-                return _BY_CAUSE[cause](message)
+                return _revived(*json.loads(error.read_text(encoding="utf-8")))
             result = self._measure(case)
             if isinstance(result, SaeGuardError):
-                error.write_text(json.dumps([result.cause, str(result)]), encoding="utf-8")
+                contract = getattr(result, "contract", None)
+                told = json.dumps([result.cause, str(result), contract])
+                error.write_text(told, encoding="utf-8")
             else:
                 save(result, stored)
             return result
@@ -106,11 +140,15 @@ class Workbench:
 
         spec = case.spec
         try:
+            # The tests of the contract may be deselected; what they hold is not.
+            for contract in get_args(Contract) if case.checkpoint else ():
+                self.check(case, contract)
             return measure(
                 self.model(spec),
                 self.sae(case),
                 self.corpus(spec),
-                spec.hook,
+                case.hook,
+                hook_out=case.hook_out,
                 batch_size=self._batch_size,
                 expect_clean_ce=spec.data.expect_clean_ce,
                 progress=self._progress,
@@ -134,14 +172,24 @@ class Workbench:
 
         return build_corpus(data, model.tokenizer, base)
 
-    def _load_sae(self, case: Case) -> SAE:
-        from sae_guard.checkpoints.load import load
+    def _load_sae(self, case: Case) -> SAE | LoadError:
+        from sae_guard.checkpoints.load import load_checkpoint
         from sae_guard.sae import identity_sae, zero_sae
 
         if case.checkpoint is not None:
-            return load(case.checkpoint, case.spec.sae, device=self.device)
+            try:
+                return load_checkpoint(case.checkpoint, case.sae, device=self.device)
+            except LoadError as error:  # kept: each test of the case asks anew
+                return error
         control = {"identity control": identity_sae, "zero control": zero_sae}[case.label]
-        return control(self.model(case.spec).width(case.spec.hook)).to(self.device)
+        return control(self.model(case.spec).width(case.hook)).to(self.device)
+
+
+def _revived(cause: str, message: str, contract: Contract | None) -> SaeGuardError:
+    """The error that another process had."""
+    if contract is not None:
+        return LoadError(message, contract)
+    return {"setup": SetupError, "infrastructure": InfrastructureError}[cause](message)
 
 
 def pick_device(requested: str, worker: int) -> str:

@@ -27,9 +27,11 @@ class Spec:
     name: str
     model: ModelSpec
     hook: str
+    hook_out: str | None
+    """What a transcoder replaces."""
     data: DataSpec
-    checkpoint: Path | None
-    """Gated when the command line names none."""
+    checkpoint: str | None
+    """Gated when the command line names none: a path from the spec's folder, or a reference."""
     sae: SaeOptions
     thresholds: tuple[Threshold, ...]
     file: Path
@@ -101,8 +103,9 @@ def _spec(
         name=valid.name or valid.hook,
         model=valid.model,
         hook=valid.hook,
+        hook_out=valid.hook_out,
         data=valid.data,
-        checkpoint=path.parent / Path(valid.checkpoint).expanduser() if valid.checkpoint else None,
+        checkpoint=valid.checkpoint,
         sae=valid.sae,
         thresholds=tuple(
             bounds.threshold(name, given, file=shown, line=document.line_of(("thresholds", name)))

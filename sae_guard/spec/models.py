@@ -195,9 +195,14 @@ class DocumentModel(_Strict):
         description="Language model: its name, or a mapping."
     )
     hook: Text = Field(description="Hook point, such as blocks.8.hook_resid_pre.")
+    hook_out: Text | None = Field(
+        None, description="Hook point that a transcoder replaces, where it is not `hook`."
+    )
     data: DataSpec = Field(description="Token set.")
     checkpoint: Text | None = Field(
-        None, description="Gated when no --sae is given; relative to the spec file."
+        None,
+        description="Gated when no --sae is given: a path relative to the spec file, or a "
+        "reference (hf://…, sae_lens://…).",
     )
     sae: SaeOptions = Field(
         default_factory=SaeOptions, description="What checkpoints do not say of themselves."

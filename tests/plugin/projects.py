@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets what it imports
 
 import sae_guard.api  # noqa: F401 likewise
+from sae_guard.errors import Contract
 from sae_guard.sae import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.tiny_models import TEXT
@@ -27,6 +28,9 @@ thresholds:
   l0: {{min: 1, max: 40}}
   explained_variance: {{min: 0.9}}
 """
+CONTRACT = tuple(f"load.{part}" for part in get_args(Contract))
+PARTS = len(CONTRACT)
+"""Tests that come before the thresholds of each checkpoint."""
 METADATA = {"sae_lens_version": "6.0.0", "model_name": "tiny", "hook_name": HOOK}
 
 
@@ -67,11 +71,16 @@ class Project:
         self.pytester.makeconftest(damage)
         return self.pytester.runpytest_subprocess(*args)
 
-    def verdicts(self) -> dict[str, str]:
-        """Metric and checkpoint → verdict, as ``--sae-json out.json`` wrote them."""
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The rows that ``--sae-json out.json`` wrote."""
         text = (self.path / "out.json").read_text(encoding="utf-8")
-        outcomes: list[dict[str, Any]] = json.loads(text)["outcomes"]
-        return {f"{o['metric']}[{o['checkpoint']}]": o["verdict"] for o in outcomes}
+        rows: list[dict[str, Any]] = json.loads(text)["outcomes"]
+        return rows
+
+    def verdicts(self, kind: str = "threshold") -> dict[str, str]:
+        """Metric, or with ``contract`` part of the contract, and checkpoint → verdict."""
+        rows = [row for row in self.outcomes() if row["kind"] == kind]
+        return {f"{row['metric']}[{row['checkpoint']}]": row["verdict"] for row in rows}
 
 
 def make_project(pytester: pytest.Pytester, model: Path) -> Project:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugin.projects import HOOK, Project
+from tests.plugin.projects import HOOK, PARTS, Project
 
 USAGE, NO_VERDICT = 4, 2
 
@@ -43,7 +43,7 @@ def test_a_malformed_spec_is_a_collection_error(project: Project, workers: tuple
 def test_a_malformed_spec_hides_no_other_verdict(project: Project) -> None:
     project.write_spec("a: [", "broken.yaml")
     result = project.run("--sae", "good", "--continue-on-collection-errors")
-    result.assert_outcomes(passed=3, errors=1)
+    result.assert_outcomes(passed=PARTS + 3, errors=1)
     assert result.ret != 0
 
 
@@ -66,11 +66,19 @@ def test_setup_errors(project: Project, case: str) -> None:
         (project.path / "good/cfg.json").write_text(json.dumps(config))
     result = project.run("--sae", "good", "--sae-json", "out.json")
     assert result.ret == NO_VERDICT
-    result.assert_outcomes(errors=3)
+    without_model = case in ("an unknown hook", "a missing model")
+    broken = {"load.shapes[good]"} if without_model else set()  # what needs a model of the contract
+    result.assert_outcomes(passed=PARTS - len(broken), errors=3 + len(broken))
     assert set(project.verdicts().values()) == {"error"}
+    kept = {n for n, verdict in project.verdicts("contract").items() if verdict == "pass"}
+    assert kept == project.verdicts("contract").keys() - broken
     told = [line for line in result.outlines if line.startswith("setup error: ")]
     assert message in told[0]
-    assert told[1:] == ["setup error: not measured, see thresholds/tiny.yaml::tiny::kl[good]"] * 2
+    first = broken.pop() if without_model else "kl[good]"
+    pointer = f"setup error: not measured, see thresholds/tiny.yaml::tiny::{first}"
+    assert told[1:] == [pointer] * (len(told) - 1)
+    assert len(told) == (4 if without_model else 3)
+    assert "BROKEN" not in result.stdout.str()
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -79,7 +87,7 @@ def test_load_errors(project: Project) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     result = project.run("--sae", "good", "--sae", "bad")
     assert result.ret == NO_VERDICT  # though bad has crossed its thresholds
-    result.assert_outcomes(errors=3, failed=2, passed=1)
+    result.assert_outcomes(errors=PARTS - 1 + 3, failed=1 + 2, passed=PARTS + 1)
     result.stdout.fnmatch_lines(["load error: *sae_weights.safetensors: unreadable: *"])
 
 
@@ -115,7 +123,7 @@ def test_a_bug_keeps_its_traceback(project: Project, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engine, "measure", lambda *args, **kwargs: 1 / 0)
     result = project.run("--sae", "good")
     assert result.ret != 0
-    result.assert_outcomes(errors=3)
+    result.assert_outcomes(passed=PARTS, errors=3)
     result.stdout.fnmatch_lines(["*ZeroDivisionError*"])
 
 

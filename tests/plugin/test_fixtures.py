@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.projects import HOOK, Project
+from tests.plugin.projects import HOOK, PARTS, Project
 
 MINE = f"""
     def test_kl(sae_measurement):
@@ -39,7 +39,7 @@ def test_each_checkpoint_is_tested(project: Project) -> None:
 def test_beside_the_gate(project: Project) -> None:
     project.pytester.makepyfile(test_mine=MINE)
     result = project.run("--sae", "good", "thresholds/tiny.yaml", "test_mine.py")
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=PARTS + 6)
 
 
 def test_without_a_checkpoint_they_are_skipped_with_the_reason(project: Project) -> None:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.plugin.projects import Project
+from tests.plugin.projects import CONTRACT, PARTS, Project
 
 PASSED = {"kl[good]": "pass", "l0[good]": "pass", "explained_variance[good]": "pass"}
 FAILED = {"kl[bad]": "fail", "l0[bad]": "pass", "explained_variance[bad]": "fail"}
@@ -16,20 +16,23 @@ FAILED = {"kl[bad]": "fail", "l0[bad]": "pass", "explained_variance[bad]": "fail
 def test_a_good_sae_passes(project: Project, mode: tuple[str, ...]) -> None:
     result = project.run("--sae", "good", "--sae-json", "out.json", *mode)
     assert result.ret == 0
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=PARTS + 3)
     assert project.verdicts() == PASSED
+    kept = {f"{part}[good]": "pass" for part in CONTRACT}
+    assert list(project.verdicts("contract").items()) == list(kept.items())
 
 
 def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
     result = project.run("--sae", "bad", "--sae-json", "out.json", *mode)
     assert result.ret == 1
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=PARTS + 1, failed=2)
     assert project.verdicts() == FAILED
     result.stdout.fnmatch_lines(
         [
             "kl * > 0.1 nats (95 % interval * to *, 112 tokens in 8 sequences)",
             "thresholds/tiny.yaml:6: kl: max 0.1",
             "thresholds/tiny.yaml::tiny [[]bad]  112 tokens in 8 sequences",
+            "  load contract: 10 of 10 kept",
             "  metric * value * bound * headroom * verdict",
             "  kl * <= 0.1 * FAIL",
             "  l0 * 1..40 * pass",
@@ -58,7 +61,7 @@ def test_the_json_file_is_strict_and_whole(project: Project) -> None:
     document = json.loads(text, parse_constant=pytest.fail)
     assert document["schema_version"] == 1
     assert document["verdict"] == "fail"
-    first = document["outcomes"][0]
+    first = document["outcomes"][PARTS]
     assert (first["metric"], first["max"], first["where"]) == ("kl", 0.1, "thresholds/tiny.yaml:6")
     assert first["low"] < first["value"] < first["high"]
     assert first["provenance"]["checkpoint"]["path"] == str(project.path / "bad")
@@ -110,5 +113,5 @@ def test_measured_once(project: Project, workers: tuple[str, ...]) -> None:
         engine.measure = counted
         """
     result = project.run_damaged(damage, "--sae", "good", "--sae", "bad", *workers)
-    result.assert_outcomes(passed=4, failed=2)
+    result.assert_outcomes(passed=2 * PARTS + 4, failed=2)
     assert (project.path / "count.txt").read_text().splitlines() == ["measured"] * 2

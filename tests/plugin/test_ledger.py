@@ -19,6 +19,7 @@ UNSENDABLE = """
         return report
     """
 CRASH = """
+    import canned
     import os
     from sae_guard.pytest_plugin.workbench import Workbench
 
@@ -84,7 +85,9 @@ def test_a_failure_that_another_plugin_hides_still_fails(project: Project) -> No
 def test_skipped_is_not_passed(project: Project) -> None:
     result = project.run_damaged(SKIPPED, "--sae", "good")
     assert result.ret == 2
-    result.stdout.fnmatch_lines(["NO VERDICT: *kl[[]good] was collected and never reported"])
+    result.stdout.fnmatch_lines(
+        ["NO VERDICT: *load.readable[[]good] was collected and never reported"]
+    )
 
 
 def test_rerun_failures_keep_the_last_word(project: Project) -> None:

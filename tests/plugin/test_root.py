@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae_guard.pytest_plugin.root import ini_file_of
-from tests.plugin.projects import Project
+from tests.plugin.projects import PARTS, Project
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_project_without_an_ini_file(
     (project.path / "pytest.ini").unlink()
     result = project.run_damaged("import canned", "--sae", str(outside), "-v", *workers)
     assert result.ret == 0
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=PARTS + 3)
     result.stdout.fnmatch_lines(["*thresholds/tiny.yaml::tiny::kl[[]good]*"])
     assert not (outside / ".pytest_cache").exists()
     assert (project.path / ".pytest_cache").exists()
@@ -38,18 +38,18 @@ def test_an_ini_file_that_pytest_passes_over_is_an_error_with_the_way_out(
     assert result.ret == 4
     expected = f"*reads no ini file instead of {project.path}/pytest.ini; write --sae={outside}"
     result.stderr.fnmatch_lines([expected])
-    project.run(f"--sae={outside}").assert_outcomes(passed=3)
-    project.run(f"--sae={outside}", "thresholds/tiny.yaml").assert_outcomes(passed=3)
-    project.run("--sae", str(outside), "-c", "pytest.ini").assert_outcomes(passed=3)
-    project.run("--sae", str(outside), "--rootdir", ".").assert_outcomes(passed=3)
+    project.run(f"--sae={outside}").assert_outcomes(passed=PARTS + 3)
+    project.run(f"--sae={outside}", "thresholds/tiny.yaml").assert_outcomes(passed=PARTS + 3)
+    project.run("--sae", str(outside), "-c", "pytest.ini").assert_outcomes(passed=PARTS + 3)
+    project.run("--sae", str(outside), "--rootdir", ".").assert_outcomes(passed=PARTS + 3)
 
 
 def test_a_checkpoint_inside_needs_nothing(project: Project) -> None:
     for ini in ("pytest.ini", None):
         if ini is None:
             (project.path / "pytest.ini").unlink()
-        project.run("--sae", "good").assert_outcomes(passed=3)
-        project.run("--sae", str(project.path / "good")).assert_outcomes(passed=3)
+        project.run("--sae", "good").assert_outcomes(passed=PARTS + 3)
+        project.run("--sae", str(project.path / "good")).assert_outcomes(passed=PARTS + 3)
 
 
 def test_the_nearest_ini_file_counts_only_if_it_is_pytests(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_a_pyproject_without_a_word_on_pytest_is_a_root(
     below.mkdir()
     monkeypatch.chdir(below)
     for checkpoint in ("../good", str(outside)):
-        project.run("--sae", checkpoint).assert_outcomes(passed=3)
+        project.run("--sae", checkpoint).assert_outcomes(passed=PARTS + 3)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.plugin.projects import HOOK, Project
+from tests.plugin.projects import CONTRACT, HOOK, PARTS, Project
 
-NODES = [f"thresholds/tiny.yaml::tiny::{m}[good]" for m in ("kl", "l0", "explained_variance")]
+NAMES = (*CONTRACT, "kl", "l0", "explained_variance")
+NODES = [f"thresholds/tiny.yaml::tiny::{name}[good]" for name in NAMES]
 
 
 def node_ids(project: Project, *args: str) -> list[str]:
@@ -20,12 +21,13 @@ def test_node_ids_are_stable_and_hold_no_values(project: Project) -> None:
 
 def test_a_document_without_a_name_is_called_by_its_hook(project: Project) -> None:
     project.write_spec(project.spec.replace("name: tiny\n", ""))
-    assert node_ids(project, "--sae", "good")[0] == f"thresholds/tiny.yaml::{HOOK}::kl[good]"
+    named = [f"thresholds/tiny.yaml::{HOOK}::{name}[good]" for name in NAMES]
+    assert node_ids(project, "--sae", "good") == named
 
 
 def test_sae_repeats_and_takes_globs(project: Project) -> None:
     both = node_ids(project, "--sae", "good", "--sae", "bad")
-    assert len(both) == 6
+    assert len(both) == 2 * len(NODES)
     assert sorted(node_ids(project, "--sae", "*d")) == sorted(both)
     assert node_ids(project, "--sae", "good", "--sae", "goo*") == NODES  # one checkpoint, once
 
@@ -45,10 +47,10 @@ def test_a_node_id_can_be_run(project: Project) -> None:
 
 
 def test_k_x_and_lf(project: Project) -> None:
-    project.run("--sae", "bad", "-k", "l0").assert_outcomes(passed=1, deselected=2)
+    project.run("--sae", "bad", "-k", "l0").assert_outcomes(passed=1, deselected=PARTS + 2)
     first = project.run("--sae", "bad", "-x")
     assert first.ret == 1
-    first.assert_outcomes(failed=1)
+    first.assert_outcomes(passed=PARTS, failed=1)
     project.run("--sae", "bad")
     again = project.run("--sae", "bad", "--lf")
     assert again.ret == 1
@@ -68,11 +70,11 @@ def test_the_default_checkpoint_runs_and_others_say_why_they_do_not(project: Pro
     project.write_spec(project.spec.replace("name: tiny", "name: idle"), "idle.yaml")
     result = project.run()
     assert result.ret == 0
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=PARTS + 3)
     result.stdout.fnmatch_lines(
         ["not gated: thresholds/idle.yaml::idle: it names no default checkpoint: give one with*"]
     )
-    assert node_ids(project, "--sae", "bad")[0] == "thresholds/idle.yaml::idle::kl[bad]"
+    assert node_ids(project, "--sae", "bad")[0] == "thresholds/idle.yaml::idle::load.readable[bad]"
 
 
 def test_a_project_that_gates_nothing_says_so(project: Project) -> None:
@@ -91,11 +93,11 @@ def test_a_named_spec_that_gates_nothing_is_an_error(project: Project) -> None:
 
 def test_sae_spec_selects_by_name_or_path(project: Project) -> None:
     project.write_spec(project.spec.replace("name: tiny", "name: second"), "second.yaml")
-    assert len(node_ids(project, "--sae", "good")) == 6
+    assert len(node_ids(project, "--sae", "good")) == 2 * len(NODES)
     for spec in ("second", "second.yaml", "thresholds/second.yaml"):
         found = node_ids(project, "--sae", "good", "--sae-spec", spec)
-        assert found[0] == "thresholds/second.yaml::second::kl[good]"
-        assert len(found) == 3
+        assert found[0] == "thresholds/second.yaml::second::load.readable[good]"
+        assert len(found) == len(NODES)
     result = project.run("--sae", "good", "--sae-spec", "secnd")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--sae-spec 'secnd' is no file*did you mean second?*"])
@@ -104,7 +106,7 @@ def test_sae_spec_selects_by_name_or_path(project: Project) -> None:
 def test_specs_elsewhere_by_ini_option(project: Project) -> None:
     (project.path / "thresholds").rename(project.path / "gates")
     project.pytester.makefile(".ini", pytest="[pytest]\nsae_specs = gates/*.yaml\n")
-    assert node_ids(project, "--sae", "good")[0] == "gates/tiny.yaml::tiny::kl[good]"
+    assert node_ids(project, "--sae", "good")[0] == "gates/tiny.yaml::tiny::load.readable[good]"
 
 
 def test_several_documents_and_checkpoints_of_other_hooks(project: Project) -> None:

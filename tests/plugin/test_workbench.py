@@ -70,6 +70,17 @@ def test_an_error_is_shared_with_its_cause(tmp_path: Path, kind: type[SaeGuardEr
     assert Counting.count == 1
 
 
+def test_the_broken_part_of_the_contract_is_shared(tmp_path: Path) -> None:
+    Counting.count = 0
+    for worker in range(2):
+        bench = Counting(device="cpu", shared=tmp_path, worker=worker)
+        bench.error = LoadError("what is broken", "batch_mates")
+        with pytest.raises(LoadError, match="what is broken") as caught:
+            bench.measurement(FakeCase())  # type: ignore[arg-type]
+        assert caught.value.contract == "batch_mates"
+    assert Counting.count == 1
+
+
 def test_a_half_written_measurement_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "abc.npz").write_bytes(b"half")
     bench = Counting(device="cpu", shared=tmp_path)

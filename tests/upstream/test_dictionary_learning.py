@@ -88,3 +88,49 @@ def test_topk_and_batchtopk_have_the_same_keys(tmp_path: Path) -> None:
     x = torch.randn(40, D_IN)
     with torch.no_grad():
         torch.testing.assert_close(decided(x).reconstruction, batch(x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AutoEncoder",
+        "GatedAutoEncoder",
+        "JumpReluAutoEncoder",
+        "AutoEncoderTopK",
+        "BatchTopKSAE",
+        "MatryoshkaBatchTopKSAE",
+    ],
+)
+def test_a_backup_equals_what_the_run_would_end_with(tmp_path: Path, name: str) -> None:
+    """The library folds with ``scale_biases``; its latents are then larger by norm_factor."""
+    theirs, norm_factor = make(name), 3.7
+    backup = {
+        "step": 5,
+        "ae": {key: tensor.clone() for key, tensor in theirs.state_dict().items()},
+        "optimizer": {},
+        "config": {"dict_class": name},
+        "norm_factor": norm_factor,
+    }
+    torch.save(backup, tmp_path / "ae.pt")
+    x = torch.randn(40, D_IN) * 6
+    theirs.scale_biases(norm_factor)
+    with torch.no_grad():
+        latents = theirs.encode(x)
+        reconstruction = theirs(x)
+    mine = load(tmp_path / "ae.pt")(x)
+    assert torch.equal(mine.latents != 0, latents != 0)  # L0, exactly
+    torch.testing.assert_close(mine.latents * norm_factor, latents, rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(mine.reconstruction, reconstruction, rtol=1e-5, atol=5e-4)
+
+
+def test_normalised_decoders_change_no_reconstruction(tmp_path: Path) -> None:
+    """`AutoEncoder.from_pretrained` makes decoder rows of length 1; the file is read as it is."""
+    theirs = make("AutoEncoder")
+    torch.save(theirs.state_dict(), tmp_path / "ae.pt")
+    renormalised = library.AutoEncoder.from_pretrained(tmp_path / "ae.pt")
+    x = torch.randn(40, D_IN)
+    with torch.no_grad():
+        reconstruction, latents = renormalised(x, output_features=True)
+    mine = load(tmp_path / "ae.pt")(x)
+    assert torch.equal(mine.latents != 0, latents != 0)
+    torch.testing.assert_close(mine.reconstruction, reconstruction, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,112 @@
+"""Per-layer transcoders of circuit-tracer, such as mwhanna's: ``layer_N.safetensors``.
+
+https://github.com/safety-research/circuit-tracer, `transcoder/single_layer_transcoder.py`. W_enc
+lies as [d_sae, d_in]; early files have W_dec as [d_out, d_sae] too. No pre-bias.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.declare import names
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.orientation import oriented
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_KEYS = {"W_enc", "W_dec", "b_enc", "b_dec"}
+_THRESHOLD = "activation_function.threshold"
+_INPUT = "b_dec is not taken off the input, which is not scaled, as circuit-tracer does"
+_RELU = "ReLU, as circuit-tracer does where no threshold is stored"
+
+
+def matches(opened: Opened) -> bool:
+    """By the name of the file, and a config or an encoder that lies as circuit-tracer's does."""
+    if not re.fullmatch(r"layer_\d+\.safetensors", opened.weights.name):
+        return False
+    if not opened.entries.keys() >= _KEYS:
+        return False
+    if _config(opened):
+        return True
+    d_sae, d = (len(opened.entries[name].reshape(-1)) for name in ("b_enc", "b_dec"))
+    # With both the other way round it may as well be an SAE of two torch.nn.Linear.
+    return (
+        d_sae != d
+        and opened.entries["W_enc"].shape == (d_sae, d)
+        and opened.entries["W_dec"].shape == (d_sae, d)
+    )
+
+
+def _config(opened: Opened) -> Mapping[str, Any]:
+    """The `config.yaml` of a set of transcoders; empty where it is none."""
+    config = opened.config or {}
+    return config if "feature_input_hook" in config or "model_kind" in config else {}
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The transcoder of a ``layer_N.safetensors``.
+
+    Raises:
+        LoadError: It is a TopK transcoder or of another kind than a per-layer transcoder, or the
+            tensors do not fit.
+    """
+    tensors, config = opened.tensors, _config(opened)
+    architecture = _architecture(tensors, config, opened)
+    if _THRESHOLD in tensors:
+        tensors["threshold"] = _per_latent(tensors)
+    facts = Facts(architecture, None, pre_bias=False, normalize="none", transcoder=True)
+    check_agreement(facts, options, opened.weights)
+    turned, notes = oriented(tensors, transposed=("W_enc",))
+    unsaid = architecture == "standard" and config.get("activation") is None
+    assumed = (_INPUT, _RELU) if unsaid else (_INPUT,)
+    said = names(Parts(opened.weights, opened.config_file))
+    source = opened.source("circuit-tracer", *assumed, *notes, **said)
+    return assemble(turned, facts, source, opened.weights)
+
+
+def _architecture(tensors: Mapping[str, Tensor], config: Mapping[str, Any], opened: Opened) -> str:
+    path = opened.config_file or opened.weights
+    if config.get("model_kind", "transcoder_set") != "transcoder_set":
+        raise LoadError(
+            f"{path}: model_kind is {config['model_kind']!r}, allowed: 'transcoder_set'"
+        )
+    activation = config.get("activation")
+    if "k" in tensors or activation == "topk":
+        raise LoadError(
+            f"{path if activation == 'topk' else opened.weights}: a TopK transcoder: "
+            "circuit-tracer keeps the k largest without a ReLU, negative ones too, which no "
+            "architecture here does",
+            "activation",
+        )
+    if activation not in (None, "relu"):
+        raise LoadError(f"{path}: activation is {activation!r}, allowed: 'relu'", "activation")
+    if _THRESHOLD not in tensors:
+        return "standard"
+    if activation is not None:
+        raise LoadError(
+            f"{path}: activation is {activation!r}, but {opened.weights} holds {_THRESHOLD}",
+            "activation",
+        )
+    return "jumprelu"
+
+
+def _per_latent(tensors: dict[str, Tensor]) -> Tensor:
+    threshold = tensors.pop(_THRESHOLD)
+    return threshold.expand(tensors["b_enc"].shape) if threshold.ndim == 0 else threshold
+
+
+FAMILY = Family(
+    "circuit-tracer",
+    recognised_by="`layer_N.safetensors` with `config.yaml` (`feature_input_hook`), or with "
+    "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
+    holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
+    matches=matches,
+    read=read,
+)

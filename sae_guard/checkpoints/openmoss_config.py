@@ -1,0 +1,245 @@
+"""What the OpenMOSS checkpoints of every age have in common: the config, and the names of tensors.
+
+https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/config.py`, later
+`src/llamascopium/models/sparse_dictionary.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.declare import declare
+from sae_guard.checkpoints.family import Opened
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE, Normalize, SaeSource
+
+_NAMES = {
+    "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec",
+    "decoder.bias": "b_dec", "W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec",
+}  # fmt: skip
+NORM = "dataset_average_activation_norm"
+_TYPES = ("sae", "matryoshka_sae")
+_ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu"}
+NORMS: Mapping[str, Normalize] = {
+    "token-wise": "constant_norm_rescale", "dataset-wise": "none", "inference": "none",
+    "none": "none",
+}  # fmt: skip
+_HUGE = 1e300  # larger ones overflow
+FIELDS = {
+    "sae_type", "hook_point_in", "hook_point_out", "d_model", "d_sae", "expansion_factor",
+    "use_decoder_bias", "apply_decoder_bias_to_pre_encoder", "use_glu_encoder", "act_fn", "top_k",
+    "jump_relu_threshold", "norm_activation", "sparsity_include_decoder_norm",
+    "sae_pretrained_name_or_path", "strict_loading", "device", "dtype",
+}  # fmt: skip
+"""Of every age. Others are of the training, and each age has its own."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The config of a checkpoint; what is read of it has the right type, or a `LoadError`."""
+
+    values: Mapping[str, Any]
+    path: Path
+
+    def flag(self, name: str, *, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise self._unexpected(name, value, "true or false")
+        return value
+
+    def number(self, name: str, *, default: float | None = None) -> float:
+        """A finite number."""
+        value = self.values.get(name, default)
+        if type(value) not in (int, float) or not -_HUGE < value < _HUGE:
+            raise self._unexpected(name, value, "a number")
+        return cast("float", value)
+
+    def text(self, name: str) -> str:
+        """Text."""
+        value = self.values.get(name)
+        if not isinstance(value, str):
+            raise self._unexpected(name, value, "text")
+        return value
+
+    def _unexpected(self, name: str, value: object, expected: str) -> LoadError:
+        found = repr(value) if name in self.values else "missing"
+        return LoadError(f"{self.path}: {name} is {found}, expected {expected}", "keys")
+
+    @property
+    def d_model(self) -> float:
+        """Width of the activations."""
+        d_model = self.number("d_model")
+        if d_model <= 0:
+            raise self._unexpected("d_model", d_model, "a positive number")
+        return d_model
+
+    @property
+    def hooks(self) -> tuple[str, str]:
+        """Where it reads and what it reconstructs; the same, if only the first is said."""
+        read = self.text("hook_point_in")
+        return read, read if self.values.get("hook_point_out") is None else self.text(
+            "hook_point_out"
+        )
+
+    @property
+    def transcoder(self) -> bool:
+        """Whether it reads one hook point and replaces another."""
+        return len(set(self.hooks)) == 2
+
+    @property
+    def norm(self) -> str:
+        """The normalisation of the activations; of one token or of the dataset, or none.
+
+        Raises:
+            LoadError: It is that of a batch, or of a label that is not there without the model.
+        """
+        norm = self.text("norm_activation")
+        if norm == "batch-wise":
+            raise LoadError(
+                f"{self.path}: norm_activation is 'batch-wise': what a token gives depends on its "
+                f"batch; allowed: {', '.join(NORMS)}",
+                "batch_mates",
+            )
+        if norm not in NORMS:
+            raise LoadError(
+                f"{self.path}: norm_activation is {norm!r}, allowed: {', '.join(NORMS)}", "scale"
+            )
+        if norm == "token-wise" and self.transcoder:
+            raise LoadError(
+                f"{self.path}: norm_activation is 'token-wise' in a transcoder: its output is in "
+                "units of the norm of what it replaces, which the input does not tell",
+                "scale",
+            )
+        return norm
+
+
+def unwrapped(opened: Opened) -> Opened:
+    """The checkpoint without what OpenMOSS puts around the state dict of a ``.pt`` file."""
+    inner = opened.entries.get("sae")
+    if set(opened.entries) != {"sae", "version"} or not isinstance(inner, Mapping):
+        return opened
+    return replace(opened, entries={str(name): value for name, value in inner.items()})
+
+
+def config_of(opened: Opened, fields: set[str]) -> Config:
+    """The config, of which every field is known; raises `LoadError`."""
+    if opened.config_file is None or opened.config is None:
+        raise LoadError(
+            f"{opened.path}: an OpenMOSS checkpoint without its config, which alone says the "
+            "activation function and the normalisation"
+        )
+    config = Config(opened.config, opened.config_file)
+    if config.values.get("sae_type", "sae") not in _TYPES:
+        raise LoadError(
+            f"{config.path}: sae_type is {config.values['sae_type']!r}, read so far: "
+            f"{', '.join(_TYPES)}"
+        )
+    unknown = sorted(config.values.keys() - fields)
+    if unknown:
+        raise LoadError(
+            f"{config.path}: {', '.join(f'{n} = {config.values[n]!r}' for n in unknown)}: not "
+            f"understood; allowed: {', '.join(sorted(fields))}",
+            "keys",
+        )
+    glu = sorted(name for name in opened.entries if "_glu" in name)
+    if glu or config.flag("use_glu_encoder", default=False):
+        raise LoadError(
+            f"{config.path}: use_glu_encoder with {', '.join(glu) or 'no tensors'}: encoders with "
+            "a gated linear unit are not read"
+        )
+    return config
+
+
+def architecture_of(config: Config) -> str:
+    """The activation family; raises `LoadError` where it takes the batch together."""
+    name = config.text("act_fn").lower()
+    if "batch" in name:
+        raise LoadError(
+            f"{config.path}: act_fn is {name!r}: which latents a token activates depends on its "
+            "batch, and no threshold is stored",
+            "batch_mates",
+        )
+    if name not in _ARCHITECTURES:
+        raise LoadError(
+            f"{config.path}: act_fn is {name!r}, allowed: {', '.join(_ARCHITECTURES)}", "activation"
+        )
+    return _ARCHITECTURES[name]
+
+
+def k_of(config: Config, architecture: str) -> int | None:
+    """How many latents a TopK SAE keeps; ``top_k`` of the others is of the training."""
+    if architecture != "topk":
+        return None
+    k = config.number("top_k")
+    if not isinstance(k, int):
+        raise LoadError(f"{config.path}: top_k is {k!r}, expected a whole number", "activation")
+    return k
+
+
+def biased(opened: Opened, config: Config) -> bool:
+    """Whether there is a decoder bias, by the config, or by the tensors if it does not say."""
+    stored = not {"b_D", "decoder.bias"}.isdisjoint(opened.entries)
+    return config.flag("use_decoder_bias", default=stored)
+
+
+def tensors_of(opened: Opened, config: Config) -> dict[str, Tensor]:
+    """The weights under canonical names, with zeros for a decoder bias that there is not."""
+    tensors = renamed(
+        {n: t for n, t in opened.tensors.items() if not n.startswith(f"{NORM}.")}, _NAMES
+    )
+    if not biased(opened, config):
+        if "b_dec" in tensors:
+            raise LoadError(
+                f"{config.path}: use_decoder_bias is false, but {opened.weights.name} has a "
+                "decoder bias",
+                "keys",
+            )
+        W_dec = tensors.get("W_dec")
+        if W_dec is not None and W_dec.ndim == 2:
+            tensors["b_dec"] = torch.zeros(W_dec.shape[1])
+    return tensors
+
+
+def finish(
+    opened: Opened,
+    config: Config,
+    tensors: Mapping[str, Tensor],
+    facts: Facts,
+    options: SaeOptions,
+    source: SaeSource,
+) -> SAE:
+    """The SAE, if the options and the sizes in its config agree with it; raises `LoadError`."""
+    check_agreement(facts, options, config.path)
+    sae = assemble(tensors, facts, source, opened.weights)
+    d_model = config.d_model
+    stated = config.values.get("d_sae") is not None  # only by lm_saes 1
+    d_sae = config.number("d_sae") if stated else d_model * config.number("expansion_factor")
+    sizes = (("d_model", d_model, sae.d_in), ("d_model", d_model, sae.d_out))
+    for name, said, found in (*sizes, ("d_sae", d_sae, sae.d_sae)):
+        if abs(said - found) > 1e-6:
+            raise LoadError(
+                f"{config.path}: {name} is {said:g}, but {opened.weights.name} has {found}",
+                "shapes",
+            )
+    return sae
+
+
+def source_of(opened: Opened, config: Config, family: str, *assumptions: str) -> SaeSource:
+    """The provenance, with the hook points, and the model where `lm_config.json` says it."""
+    read, replaced = config.hooks
+    return opened.source(
+        family,
+        *assumptions,
+        model_name=declare(opened.path).model_name,
+        hook_name=read,
+        hook_name_out=replaced if config.transcoder else None,
+    )
