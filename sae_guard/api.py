@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from sae_guard import engine
+from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
-from sae_guard.checkpoints.options import SaeOptions, merged
+from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import resolve
 from sae_guard.corpus import Corpus, build_corpus
-from sae_guard.errors import SetupError
+from sae_guard.errors import Contract, SetupError
 from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
@@ -39,15 +40,19 @@ def load_sae(
 
     Raises:
         SetupError: It names no checkpoint, or several.
-        LoadError: Unreadable, ambiguous, contradicted, or of a format that is not read.
+        LoadError: Unreadable, ambiguous, contradicted, of a format that is not read, or breaking
+            another part of the load contract.
         InfrastructureError: It has to be downloaded and cannot be.
     """
     found = resolve(str(reference), Path.cwd())
     if len(found) != 1:
         raise SetupError(f"{reference} names {len(found)} checkpoints, expected one")
     (checkpoint,) = found
-    said = merged(("the registry", checkpoint.options), ("options", options or SaeOptions()))
-    return load_checkpoint(checkpoint, said, device=device)
+    said = merged(("the registry", checkpoint.options), ("options", options or NOTHING_SAID))
+    sae = load_checkpoint(checkpoint, said, device=device)
+    for contract in get_args(Contract):
+        check(contract, sae, said)
+    return sae
 
 
 def measure(

@@ -38,6 +38,8 @@ class Candidate:
     declared: Declaration
     options: SaeOptions = NOTHING_SAID
     """What the command line says of it."""
+    unreadable: str = ""
+    """Why it could not be asked where it belongs."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def _check_chosen(
             f"{candidate.checkpoint} does not say which model and hook point it belongs to, and "
             "several specs could gate it; name one with --sae-spec, or the hook point with "
             f"--sae-hook:{_listed(map(_named, chosen))}"
+            + (f"\n({candidate.unreadable})" if candidate.unreadable else "")
         )
 
 

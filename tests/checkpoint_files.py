@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_guard.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
+from sae_guard.checkpoints.families.saelens import ARCHITECTURES
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.saelens import ARCHITECTURES
 from sae_guard.sae import SAE, DecoderNorm, SaeSource
 from sae_guard.testing import saes
 

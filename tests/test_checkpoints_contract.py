@@ -26,7 +26,7 @@ PARTS = get_args(Contract)
 
 def broken(sae: SAE, options: SaeOptions = NOTHING_SAID) -> dict[str, str]:
     """Part → what breaks it."""
-    found = {}
+    found: dict[str, str] = {}
     for part in PARTS:
         try:
             check(part, sae, options)

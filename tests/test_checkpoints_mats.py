@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_guard.checkpoints.inert import Record
 from sae_guard.checkpoints.load import load
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError
 from tests.checkpoint_files import example_sae, tensors_of
 

@@ -196,10 +196,11 @@ def test_trap_v1_pre_bias_is_not_the_out_bias(tmp_path: Path) -> None:
 def test_trap_topk_with_a_threshold_is_ambiguous(tmp_path: Path) -> None:
     w, config = write_v1(tmp_path, act_fn="topk")
     error = refusal(tmp_path)
-    assert "hyperparams.json is ambiguous; decide in the spec:\n  sae.architecture: topk" in str(
-        error
+    assert (
+        "hyperparams.json is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): topk"
+        in str(error)
     )
-    assert "\n  sae.architecture: jumprelu (jump_relu_threshold is 0.75" in str(error)
+    assert "\n  sae.architecture (--sae-arch): jumprelu (jump_relu_threshold is 0.75" in str(error)
     assert error.contract == "activation"
     assert "ambiguous" in str(refusal(tmp_path, SaeOptions(architecture="standard")))
     for architecture in ("topk", "jumprelu"):
@@ -411,9 +412,12 @@ def test_matryoshka_computes_as_an_sae(tmp_path: Path) -> None:
 def test_trap_scale_may_be_folded_already(tmp_path: Path) -> None:
     w, config = write_2025(tmp_path, act_fn="topk")
     error = refusal(tmp_path)
-    assert "config.json is ambiguous; decide in the spec:\n  sae.scale: stored" in str(error)
+    assert (
+        "config.json is ambiguous; decide in the spec:\n  sae.scale (--sae-scale): stored"
+        in str(error)
+    )
     assert "multiplied by 0.489898 and the reconstruction divided by 0.489898" in str(error)
-    assert "\n  sae.scale: folded" in str(error)
+    assert "\n  sae.scale (--sae-scale): folded" in str(error)
     assert error.contract == "scale"
     stored = load(tmp_path, SaeOptions(scale="stored"))
     check(stored, *run_2025(w, config, D**0.5 / 5, D**0.5 / 5))

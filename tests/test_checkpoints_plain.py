@@ -54,11 +54,15 @@ def test_parameters_are_tensors(tmp_path: Path) -> None:
     [
         (
             SaeOptions(),
-            ["sae.architecture: standard or topk or tanh_relu", "sae.pre_bias:", "sae.normalize:"],
+            [
+                "sae.architecture (--sae-arch): standard or topk or tanh_relu",
+                "sae.pre_bias (--sae-pre-bias):",
+                "sae.normalize (--sae-norm):",
+            ],
         ),
-        (SaeOptions(architecture="standard", normalize="none"), ["sae.pre_bias:"]),
-        (SaeOptions(architecture="standard", pre_bias=True), ["sae.normalize:"]),
-        (SaeOptions(architecture="topk", pre_bias=True, normalize="none"), ["sae.k:"]),
+        (SaeOptions(architecture="standard", normalize="none"), ["sae.pre_bias (--sae-pre-bias):"]),
+        (SaeOptions(architecture="standard", pre_bias=True), ["sae.normalize (--sae-norm):"]),
+        (SaeOptions(architecture="topk", pre_bias=True, normalize="none"), ["sae.k (--sae-k):"]),
     ],
 )
 def test_the_ambiguous_is_refused_with_its_candidates(

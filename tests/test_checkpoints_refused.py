@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from safetensors.torch import save_file
 
-from sae_guard.checkpoints import refused
+from sae_guard.checkpoints.families import refused
 from sae_guard.checkpoints.family import Opened
 from sae_guard.checkpoints.load import FAMILIES, load, open_checkpoint
 from sae_guard.errors import LoadError

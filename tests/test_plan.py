@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sae_guard.checkpoints.declare import Declaration
+from sae_guard.checkpoints.options import SaeOptions, merged
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
-from sae_guard.plan import CONTROLS, Candidate, mismatch, plan
+from sae_guard.plan import CONTROLS, Candidate, decided, mismatch, plan
 from sae_guard.spec import Spec, load_specs
 
 TEXT = """\
@@ -109,3 +111,131 @@ def test_the_key_tells_what_is_measured_apart(tmp_path: Path) -> None:
     assert keys[0] == keys[1]  # other thresholds, same measurement
     assert len(set(keys[0:1] + keys[2:4] + keys[4 : 4 + len(CONTROLS)])) == 3 + len(CONTROLS)
     assert len(keys) == 4 * per_spec
+
+
+READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+
+
+def transcoder_spec(folder: Path) -> Spec:
+    (one,) = specs(folder, spec("t", hook=f"{READ}\nhook_out: {WRITTEN}"))
+    return one
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        (Declaration(None, READ, WRITTEN), None),
+        (Declaration(None, None, WRITTEN), None),
+        (Declaration(), None),
+        (Declaration(None, READ), f"it replaces what it reads, the spec's hook_out is {WRITTEN}"),
+        (Declaration(None, WRITTEN), f"its hook point is {WRITTEN}, the spec's is {READ}"),
+        (Declaration(None, READ, READ), f"it replaces {READ}, the spec's hook_out is {WRITTEN}"),
+    ],
+)
+def test_a_transcoder_is_gated_by_the_specs_of_both_its_hooks(
+    tmp_path: Path, declared: Declaration, reason: str | None
+) -> None:
+    assert mismatch(transcoder_spec(tmp_path), declared) == reason
+
+
+def test_a_spec_of_saes_gates_no_transcoder(tmp_path: Path) -> None:
+    (one,) = specs(tmp_path, spec("a", hook=READ))
+    assert (
+        mismatch(one, Declaration(None, READ, WRITTEN))
+        == f"it replaces {WRITTEN}, the spec's hook_out is none"
+    )
+
+
+def test_specs_that_replace_another_activation_are_of_another_place(tmp_path: Path) -> None:
+    texts = [spec("a", hook=READ), spec("b", hook=f"{READ}\nhook_out: {WRITTEN}")]
+    with pytest.raises(SetupError, match=r"does not say .* or the hook point with --sae-hook:"):
+        plan(specs(tmp_path, *texts), [candidate()])
+
+
+def test_controls_read_what_a_transcoder_replaces(tmp_path: Path) -> None:
+    one, *controls = plan([transcoder_spec(tmp_path)], [candidate()], controls=True).cases
+    assert (one.hook, one.hook_out) == (READ, WRITTEN)
+    assert {(case.hook, case.hook_out) for case in controls} == {(WRITTEN, None)}
+    assert len({case.key for case in (one, *controls)}) == 1 + len(CONTROLS)
+
+
+def test_what_is_replaced_tells_measurements_apart(tmp_path: Path) -> None:
+    loaded = specs(tmp_path, spec("a", hook=READ), spec("b", hook=f"{READ}\nhook_out: {WRITTEN}"))
+    a, b = (plan([each], [candidate()]).cases[0] for each in loaded)
+    assert a.key != b.key
+
+
+@pytest.mark.parametrize(
+    ("declared", "hook", "place"),
+    [
+        (Declaration("m"), READ, (READ, None)),
+        (Declaration("m"), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
+        (Declaration("m", READ), READ, (READ, None)),
+        (Declaration("m", READ), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
+        (Declaration("m", None, WRITTEN), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
+        (Declaration("m", READ, WRITTEN), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
+    ],
+)
+def test_the_command_line_decides_what_is_not_said(
+    declared: Declaration, hook: str, place: tuple[str, str | None]
+) -> None:
+    assert decided(declared, hook, "x") == Declaration("m", *place)
+
+
+@pytest.mark.parametrize(
+    ("declared", "hook", "said"),
+    [
+        (Declaration(None, READ), WRITTEN, READ),
+        (Declaration(None, READ, WRITTEN), READ, WRITTEN),
+        (Declaration(None, READ, WRITTEN), f"{READ}:{READ}", WRITTEN),
+        (Declaration(None, READ), f"{WRITTEN}:{READ}", READ),
+    ],
+)
+def test_the_command_line_contradicts_no_checkpoint(
+    declared: Declaration, hook: str, said: str
+) -> None:
+    with pytest.raises(SetupError) as caught:
+        decided(declared, hook, "hf://x")
+    assert str(caught.value) == f"hf://x says hook point {said}, --sae-hook says {hook}"
+
+
+def test_options_of_all_sources_add_up() -> None:
+    assert merged() == SaeOptions()
+    found = merged(
+        ("a", SaeOptions(k=3, pre_bias=False)), ("b", SaeOptions()), ("c", SaeOptions(k=3, scale=2))
+    )
+    assert found == SaeOptions(k=3, pre_bias=False, scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"k": 3}, {"k": 4}, "k is 3 by the spec and 4 by the command line"),
+        ({"pre_bias": True}, {"pre_bias": False}, "pre_bias is True by the spec and False by the"),
+        ({"scale": 2.0}, {"scale": "folded"}, "scale is 2.0 by the spec and 'folded' by the"),
+        ({"normalize": "none"}, {"normalize": "layer_norm"}, "normalize is 'none' by the spec and"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    first: dict[str, Any], second: dict[str, Any], message: str
+) -> None:
+    sources = ("the spec", SaeOptions(**first)), ("a list", SaeOptions())
+    with pytest.raises(SetupError) as caught:
+        merged(*sources, ("the command line", SaeOptions(**second)))
+    assert message in str(caught.value)
+
+
+def test_a_case_has_the_options_of_spec_registry_and_command_line(tmp_path: Path) -> None:
+    (one,) = specs(tmp_path, spec("a").replace("hook:", "sae: {k: 3}\nhook:"))
+    listed = Checkpoint(Path("/sae/v1"), options=SaeOptions(scale=0.5))
+    said = SaeOptions(architecture="topk")
+    (case,) = plan([one], [Candidate(listed, "v1", Declaration(), said)]).cases
+    assert case.sae == SaeOptions(k=3, scale=0.5, architecture="topk")
+    for other, source in (
+        (SaeOptions(k=4), "`sae` block of s.yaml::a"),
+        (SaeOptions(scale=1), "registry"),
+    ):
+        with pytest.raises(
+            SetupError, match=f"^/sae/v1: .* by the {source} and .* by the command line$"
+        ):
+            plan([one], [Candidate(listed, "v1", Declaration(), other)])

@@ -19,8 +19,8 @@ from sae_guard.activations import (
     TanhReLU,
     TopK,
 )
-from sae_guard.checkpoints.files import check_shapes, float32
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.files import check_shapes, float32
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
 

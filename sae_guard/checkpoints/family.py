@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_guard.checkpoints.files import sha256
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.files import sha256
 from sae_guard.errors import LoadError, allowed
 from sae_guard.sae import SAE, SaeSource
 

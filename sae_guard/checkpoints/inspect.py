@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sae_guard.activations import JumpReLU
-from sae_guard.checkpoints import saelens_training
+from sae_guard.checkpoints.families import saelens_training
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.sae import SAE
 

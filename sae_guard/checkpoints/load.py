@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sae_guard.checkpoints import (
+from sae_guard.checkpoints.families import (
     aisf,
     bussmann,
     circuit_tracer,
@@ -31,9 +31,9 @@ from sae_guard.checkpoints import (
     sparsify,
 )
 from sae_guard.checkpoints.family import Opened
-from sae_guard.checkpoints.files import read_entries
 from sae_guard.checkpoints.locate import SUFFIXES, parts, read_config
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.files import read_entries
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_guard.checkpoints.plain_data import check_plain
+from sae_guard.checkpoints.reading.plain_data import check_plain
 from sae_guard.errors import LoadError, SetupError, allowed
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")

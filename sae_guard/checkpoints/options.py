@@ -11,6 +11,14 @@ from sae_guard.errors import SetupError
 
 Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
+COMMAND_LINE = {
+    "architecture": "--sae-arch",
+    "k": "--sae-k",
+    "pre_bias": "--sae-pre-bias",
+    "normalize": "--sae-norm",
+    "scale": "--sae-scale",
+}
+"""The options of pytest that say the same."""
 ALLOWED = {
     "architecture": ", ".join(get_args(Architecture)),
     "k": "a whole number from 1 on",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import InfrastructureError, SaeGuardError, SpecError, allowed
+from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SpecError, allowed
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
 
 if TYPE_CHECKING:
@@ -113,14 +113,19 @@ class Gate:
         return [self._candidate(checkpoint, label) for checkpoint, label in names.items()]
 
     def _candidate(self, checkpoint: Checkpoint, label: str) -> Candidate:
-        from sae_guard.checkpoints.declare import declare
+        from sae_guard.checkpoints.declare import Declaration, declare
         from sae_guard.plan import Candidate, decided
         from sae_guard.pytest_plugin.options import sae_options
 
-        declared = declare(checkpoint.path, checkpoint.name)
+        unreadable = ""
+        try:
+            declared = declare(checkpoint.path, checkpoint.name)
+        except LoadError as error:  # its test load.readable says so, if a spec can be chosen
+            declared, unreadable = Declaration(), str(error)
         if self.options.hook is not None:
             declared = decided(declared, self.options.hook, str(checkpoint))
-        return Candidate(checkpoint, label, declared, sae_options(self.options.said))
+        options = sae_options(self.options.said)
+        return Candidate(checkpoint, label, declared, options, unreadable)
 
     def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
         """Without ``--sae`` each spec gates its own default checkpoint, if it names one."""

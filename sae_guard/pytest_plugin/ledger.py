@@ -49,7 +49,8 @@ class Ledger:
     @property
     def without_verdict(self) -> list[str]:
         """Tests that ended in an error or in a failure that is no crossed threshold."""
-        errors = [i for i, outcome in self.outcomes.items() if outcome.verdict == "error"]
+        none = ("error", "undecided")
+        errors = [i for i, outcome in self.outcomes.items() if outcome.verdict in none]
         return [*errors, *(i for i in self._failed if i not in self.outcomes)]
 
     @property

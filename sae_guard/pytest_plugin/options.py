@@ -164,14 +164,13 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
 
 def sae_options(said: Mapping[str, Any]) -> SaeOptions:
     """The options for SAEs of the command line; raises `pytest.UsageError`."""
-    from sae_guard.checkpoints.options import parse
+    from sae_guard.checkpoints.options import COMMAND_LINE, parse
 
     try:
         return parse(said)
     except SetupError as error:
         key, _, rest = str(error).partition(" ")
-        option = "--" + _SAID[key].replace("_", "-")
-        raise pytest.UsageError(f"{option} {rest}") from None
+        raise pytest.UsageError(f"{COMMAND_LINE[key]} {rest}") from None
 
 
 def _device(text: str) -> str:

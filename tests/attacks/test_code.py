@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from sae_guard.checkpoints.files import read_entries
-from sae_guard.checkpoints.inert import Record, Unpickler
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.sizes import Stream
+from sae_guard.checkpoints.reading.files import read_entries
+from sae_guard.checkpoints.reading.inert import Record, Unpickler
+from sae_guard.checkpoints.reading.sizes import Stream
 from sae_guard.errors import LoadError
 from tests.attacks.containers import OF_OBJECTS, WRITERS, Leaves, raw_pickle, tensors, write
 
@@ -114,7 +114,8 @@ def test_no_module_is_imported(tmp_path: Path) -> None:
     path = raw_pickle("pkl", tmp_path / "sae.pkl", b"\x80\x02}" + text("evil")
                       + call("evil_module", "Evil", "x") + b"s.")  # fmt: skip
     code = (
-        "import sys; from pathlib import Path; from sae_guard.checkpoints.files import read_entries"
+        "import sys; from pathlib import Path"
+        "; from sae_guard.checkpoints.reading.files import read_entries"
         f"; read_entries(Path({str(path)!r})); assert 'evil_module' not in sys.modules"
     )
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

@@ -23,10 +23,7 @@ OF_BATCH = """
     import torch
     from sae_guard.activations import ReLU
 
-    def of_batch(self, q):
-        return torch.relu(q - q.mean(dim=0))
-
-    ReLU.__call__ = of_batch
+    ReLU.__call__ = lambda self, q: torch.relu(q - q.mean(dim=0))
     """
 
 
@@ -258,3 +255,17 @@ def test_a_part_can_be_run_alone(project: Project) -> None:
     assert result.ret == 0
     result.assert_outcomes(passed=1)
     assert "  load contract: 1 of 1 kept" in result.outlines
+
+
+def test_a_part_that_could_not_be_checked_is_no_verdict(project: Project) -> None:
+    weights = project.path / "good" / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    result = project.run("--sae", "good", "-k", "load.finite")
+    assert result.ret == 2
+
+
+def test_an_unreadable_config_breaks_the_first_part(project: Project) -> None:
+    (project.path / "good" / "cfg.json").write_text("{")
+    result = project.run("--sae", "good")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["FAILED *load.readable* - load error: *cfg.json: unreadable co*"])

@@ -46,9 +46,9 @@ def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             f"load error: {plain.path}/plain.pt is ambiguous; decide in the spec:",
-            "  sae.architecture: standard or topk *",
-            "  sae.pre_bias: *",
-            "  sae.normalize: *",
+            "  sae.architecture (--sae-arch): standard or topk *",
+            "  sae.pre_bias (--sae-pre-bias): *",
+            "  sae.normalize (--sae-norm): *",
         ]
     )
 
@@ -128,14 +128,15 @@ def test_the_command_line_against_the_checkpoint(
 @pytest.mark.parametrize(
     ("option", "asked", "message"),
     [
-        ("--sae-arch", "relu", "--sae-arch 'relu': it should be 'standard', 'tanh_relu', 'topk'"),
+        ("--sae-arch", "relu", "--sae-arch 'relu'; allowed: standard, tanh_relu, topk, "),
         ("--sae-k", "0", "--sae-k '0'; allowed: a whole number from 1 on"),
         ("--sae-k", "2.5", "--sae-k '2.5'; allowed: a whole number from 1 on"),
         ("--sae-pre-bias", "yes", "--sae-pre-bias 'yes'; allowed: true, false"),
-        ("--sae-norm", "unit", "--sae-norm 'unit': it should be 'none', 'constant_norm_rescale'"),
-        ("--sae-scale", "-1", "--sae-scale -1.0: it should be greater than 0"),
-        ("--sae-scale", "nan", "--sae-scale nan: it should be "),
-        ("--sae-scale", "half", "--sae-scale 'half': it should be a number, 'folded' or 'stored'"),
+        ("--sae-norm", "unit", "--sae-norm 'unit'; allowed: none, constant_norm_rescale, layer_n"),
+        ("--sae-scale", "-1", "--sae-scale -1.0; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "nan", "--sae-scale nan; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "inf", "--sae-scale inf; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "half", "--sae-scale 'half'; allowed: a number above 0, folded, stored"),
     ],
 )
 def test_wrong_values(project: Project, option: str, asked: str, message: str) -> None:

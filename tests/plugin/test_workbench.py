@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
 from sae_guard.pytest_plugin.workbench import Workbench, pick_device
+from sae_guard.sae import SAE, identity_sae
 
 if TYPE_CHECKING:
     from sae_guard.plan import Case
@@ -86,3 +88,37 @@ def test_a_half_written_measurement_is_an_error(tmp_path: Path) -> None:
     bench = Counting(device="cpu", shared=tmp_path)
     with pytest.raises(InfrastructureError, match="not a readable measurement"):
         bench.measurement(FakeCase())  # type: ignore[arg-type]
+
+
+class Wide(Workbench):
+    """With a model whose hook points are so wide, and a transcoder from 6 to 6."""
+
+    widths: dict[str, int]
+
+    def model(self, spec: Any) -> Any:
+        return SimpleNamespace(name="tiny", width=self.widths.__getitem__)
+
+    def sae(self, case: Any) -> SAE:
+        return identity_sae(6)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"in": 6, "out": 6}, None),
+        ({"in": 7, "out": 6}, "v1: d_in is 6, but in of tiny is 7 wide"),
+        ({"in": 6, "out": 5}, "v1: d_out is 6, but out of tiny is 5 wide"),
+    ],
+)
+def test_both_hook_points_are_as_wide_as_the_sae(
+    widths: dict[str, int], message: str | None
+) -> None:
+    bench = Wide(device="cpu")
+    bench.widths = widths
+    case: Any = SimpleNamespace(hook="in", hook_out="out", spec=None, checkpoint="v1")
+    if message is None:
+        bench.check(case, "shapes")
+        return
+    with pytest.raises(LoadError) as caught:
+        bench.check(case, "shapes")
+    assert (str(caught.value), caught.value.contract) == (message, "shapes")

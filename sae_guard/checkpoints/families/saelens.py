@@ -13,11 +13,11 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from sae_guard.checkpoints import saelens_scale, saelens_training
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.families import saelens_scale, saelens_training
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.files import sha256
 from sae_guard.checkpoints.options import Normalize, SaeOptions
+from sae_guard.checkpoints.reading.files import sha256
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
@@ -55,8 +55,8 @@ _COMMON = {
     "normalize_activations", "reshape_activations", "metadata", "sae_lens_version",
 }  # fmt: skip
 _DECLARED = (
-    "model_name", "hook_name", "hook_name_out", "prepend_bos", "context_size",
-    "exclude_special_tokens", "seqpos_slice", "model_from_pretrained_kwargs", "sae_lens_version",
+    "model_name", "hook_name", "prepend_bos", "context_size", "exclude_special_tokens",
+    "seqpos_slice", "model_from_pretrained_kwargs", "sae_lens_version",
     "sae_lens_training_version",
 )  # fmt: skip
 
@@ -110,6 +110,7 @@ def build(
         family,
         *([saelens_training.ASSUMED] if in_training else []),
         **{name: metadata.get(name) for name in _DECLARED},
+        hook_name_out=metadata.get("hook_name_out") if kind.transcoder else None,
         **saelens_training.training(opened.path, architecture, metadata),
     )
     if scale.file is not None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.inert import Record
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError, allowed
 from sae_guard.sae import SAE
 
@@ -222,7 +222,8 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     if state.config is None:
         if state.by_lightning and options.architecture is None:
             raise LoadError(
-                f"{path} is ambiguous; decide in the spec:\n  sae.architecture: standard, or "
+                f"{path} is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): "
+                f"standard, or "
                 "tanh_relu (of a fork)",
                 "activation",
             )

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_guard.checkpoints.families.openmoss_config import unwrapped
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.inert import Record
-from sae_guard.checkpoints.openmoss_config import unwrapped
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

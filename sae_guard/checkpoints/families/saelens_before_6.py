@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_guard.checkpoints.families.saelens import KINDS, Kind, build, config_of, is_folder
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.saelens import KINDS, Kind, build, config_of, is_folder
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

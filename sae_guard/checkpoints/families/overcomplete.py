@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.families.overcomplete_dictionary import compute, matrix
+from sae_guard.checkpoints.families.overcomplete_module import (
+    CLASSES,
+    Module,
+    is_module,
+    read_module,
+)
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.files import float32
-from sae_guard.checkpoints.inert import Record
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.overcomplete_dictionary import compute, matrix
-from sae_guard.checkpoints.overcomplete_module import CLASSES, Module, is_module, read_module
+from sae_guard.checkpoints.reading.files import float32
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
@@ -110,10 +115,14 @@ def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
             "topk",
             "activation",
         )
-    k = "\n  sae.k: a whole number (overcomplete's default is a tenth of the latents)"
+    k = "\n  sae.k (--sae-k): a whole number (overcomplete's default is a tenth of the latents)"
     raise LoadError(
         f"{path} is ambiguous; decide in the spec:"
-        + ("" if architecture else "\n  sae.architecture: standard (SAE) or topk (TopKSAE)")
+        + (
+            ""
+            if architecture
+            else "\n  sae.architecture (--sae-arch): standard (SAE) or topk (TopKSAE)"
+        )
         + ("" if options.k else k),
         "activation",
     )

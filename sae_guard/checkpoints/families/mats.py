@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_guard.checkpoints import saelens_before_6
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.families import saelens_before_6
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.inert import Record
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

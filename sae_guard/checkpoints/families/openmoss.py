@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.files import float32
-from sae_guard.checkpoints.openmoss_config import (
+from sae_guard.checkpoints.families.openmoss_config import (
     FIELDS,
     NORM,
     NORMS,
@@ -32,8 +30,10 @@ from sae_guard.checkpoints.openmoss_config import (
     tensors_of,
     unwrapped,
 )
-from sae_guard.checkpoints.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.families.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.reading.files import float32
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

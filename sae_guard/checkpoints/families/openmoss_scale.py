@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sae_guard.checkpoints.openmoss_config import Config
+from sae_guard.checkpoints.families.openmoss_config import Config
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 
@@ -74,9 +74,11 @@ def scales(
     if said is None and may_be_folded:
         raise LoadError(
             f"{config.path} is ambiguous; decide in the spec:"
-            f"\n  sae.scale: stored (norm_activation is 'dataset-wise': the input is multiplied by "
+            f"\n  sae.scale (--sae-scale): "
+            f"stored (norm_activation is 'dataset-wise': the input is multiplied by "
             f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
-            "\n  sae.scale: folded (the weights hold it already: what a run of OpenMOSS saves at "
+            "\n  sae.scale (--sae-scale): "
+            "folded (the weights hold it already: what a run of OpenMOSS saves at "
             "its end since 2026-04, under the same config)",
             "scale",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_guard.checkpoints.overcomplete_module import Module
+from sae_guard.checkpoints.families.overcomplete_module import Module
 from sae_guard.errors import LoadError
 
 _ONE_STEP = 0.05

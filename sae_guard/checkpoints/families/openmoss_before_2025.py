@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from sae_guard.checkpoints.assemble import Facts
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.openmoss_config import (
+from sae_guard.checkpoints.families.openmoss_config import (
     FIELDS,
     NORM,
     NORMS,
@@ -33,7 +32,8 @@ from sae_guard.checkpoints.openmoss_config import (
     tensors_of,
     unwrapped,
 )
-from sae_guard.checkpoints.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.families.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
@@ -90,9 +90,11 @@ def _architecture(config: Config, options: SaeOptions) -> str:
         return options.architecture
     raise LoadError(
         f"{config.path} is ambiguous; decide in the spec:"
-        f"\n  sae.architecture: topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
+        f"\n  sae.architecture (--sae-arch): "
+        f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
         f"{config.values.get('top_k')!r})"
-        f"\n  sae.architecture: jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
+        f"\n  sae.architecture (--sae-arch): "
+        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
         "that it converts to it)",
         "activation",
     )

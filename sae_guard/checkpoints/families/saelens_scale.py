@@ -52,7 +52,9 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     if said == "covariance_whitening":
         if stored is None and options.scale == "folded":
             return Scale(1.0)
-        raise _undecided(said, config, "\n  sae.scale: folded (all that is read of a whitening)")
+        raise _undecided(
+            said, config, "\n  sae.scale (--sae-scale): folded (all that is read of a whitening)"
+        )
     if stored is not None:
         if options.scale == "folded":
             raise LoadError(
@@ -68,8 +70,8 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     raise _undecided(
         said,
         config,
-        "\n  sae.scale: folded (the weights hold it)"
-        "\n  sae.scale: the factor, sqrt(d_in) / the mean norm of the activations",
+        "\n  sae.scale (--sae-scale): folded (the weights hold it)"
+        "\n  sae.scale (--sae-scale): the factor, sqrt(d_in) / the mean norm of the activations",
     )
 
 

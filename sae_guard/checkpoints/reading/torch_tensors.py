@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_guard.checkpoints.sizes import MIB
+from sae_guard.checkpoints.reading.sizes import MIB
 
 _STORAGES = {
     "DoubleStorage": torch.float64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sae_guard.checkpoints.inert import Record
+from sae_guard.checkpoints.reading.inert import Record
 
 _DEEPEST = 100
 _MOST = 1_000_000

@@ -14,10 +14,10 @@ import zlib
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from sae_guard.checkpoints.inert import Unpickler
-from sae_guard.checkpoints.plain_data import check_plain
-from sae_guard.checkpoints.sizes import Stream, gunzipped
-from sae_guard.checkpoints.torch_tensors import CONSTANTS, Budget, Storage
+from sae_guard.checkpoints.reading.inert import Unpickler
+from sae_guard.checkpoints.reading.plain_data import check_plain
+from sae_guard.checkpoints.reading.sizes import Stream, gunzipped
+from sae_guard.checkpoints.reading.torch_tensors import CONSTANTS, Budget, Storage
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

@@ -11,7 +11,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from sae_guard.checkpoints.sizes import Stream, unpacked_limit
+from sae_guard.checkpoints.reading.sizes import Stream, unpacked_limit
 
 
 def read_arrays(file: BinaryIO, size: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_guard.checkpoints.inert import Record
+from sae_guard.checkpoints.reading.inert import Record
 from sae_guard.errors import LoadError, allowed
 
 CLASSES: Mapping[str, str] = {

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_guard.checkpoints.arrays import read_arrays
-from sae_guard.checkpoints.inert import Record
-from sae_guard.checkpoints.sizes import MIB, opened
-from sae_guard.checkpoints.torch_files import read_torch
+from sae_guard.checkpoints.reading.arrays import read_arrays
+from sae_guard.checkpoints.reading.inert import Record
+from sae_guard.checkpoints.reading.sizes import MIB, opened
+from sae_guard.checkpoints.reading.torch_files import read_torch
 from sae_guard.errors import InfrastructureError, LoadError
 
 _LONGEST_NAME = 200

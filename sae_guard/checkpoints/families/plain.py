@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, renamed
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import COMMAND_LINE, SaeOptions
 from sae_guard.checkpoints.orientation import oriented
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
@@ -63,7 +63,9 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
         undecided["k"] = (options.k, "a whole number")
     missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
-        listed = "".join(f"\n  sae.{key}: {choices}" for key, choices in missing.items())
+        listed = "".join(
+            f"\n  sae.{key} ({COMMAND_LINE[key]}): {choices}" for key, choices in missing.items()
+        )
         raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}", "activation")
     scale = options.scale if isinstance(options.scale, float) else 1.0
     return Facts(

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sae_guard.checkpoints.sizes import Stream
+from sae_guard.checkpoints.reading.sizes import Stream
 
 _MOST_CLASSES = 1_000
 _Global = tuple[str, str]

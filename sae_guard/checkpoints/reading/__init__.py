@@ -1,0 +1,1 @@
+"""Bytes → tensors and records, of files that may be hostile."""
