@@ -10,7 +10,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench formats train-demo clean
+.PHONY: demo test test-saelens lint format bench formats docs train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
@@ -38,8 +38,12 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed  ## what the plugin costs a pytest run
 	$(VENV)/bin/python benchmarks/startup.py
 
-formats: $(VENV)/.installed  ## write docs/formats.md anew
-	(echo '# Checkpoint formats'; echo; echo 'Written by `make formats` from the code.'; echo; \
+formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
+	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream
+
+docs: $(VENV)/.installed  ## write docs/formats.md and docs/spec.schema.json anew
+	$(VENV)/bin/sae-guard schema > docs/spec.schema.json
+	(echo '# Checkpoint formats'; echo; echo 'Written by `make docs` from the code.'; echo; \
 		$(VENV)/bin/sae-guard formats) > docs/formats.md
 
 train-demo: $(VENV)/.installed  ## train the demo model and its SAEs anew

@@ -89,5 +89,5 @@ def formats() -> None:
     from sae_guard.checkpoints.load import FAMILIES
 
     click.echo("| format | recognised by | holds |\n|---|---|---|")
-    for family in FAMILIES:
+    for family in sorted(FAMILIES, key=lambda family: family.holds.startswith("refused")):
         click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")

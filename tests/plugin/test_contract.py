@@ -268,4 +268,4 @@ def test_an_unreadable_config_breaks_the_first_part(project: Project) -> None:
     (project.path / "good" / "cfg.json").write_text("{")
     result = project.run("--sae", "good")
     assert result.ret == 2
-    result.stdout.fnmatch_lines(["FAILED *load.readable* - load error: *cfg.json: unreadable co*"])
+    result.stdout.fnmatch_lines(["load error: *cfg.json: unreadable config: *"])
