@@ -223,8 +223,7 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
         if state.by_lightning and options.architecture is None:
             raise LoadError(
                 f"{path} is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): "
-                f"standard, or "
-                "tanh_relu (of a fork)",
+                "standard, or tanh_relu (of a fork)",
                 "activation",
             )
         said = options.architecture or "standard"
