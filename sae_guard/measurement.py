@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Provenance:
     device: str
     hook_out: str | None = None
     """What was replaced, where it is not what was read: a transcoder."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Which path of the engine was taken for what, and why not a faster one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,10 +60,19 @@ def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[
 def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     measured = next((o for o in outcomes if o.n_tokens is not None), None)
     yield title + (f"  {_sample(measured)}" if measured else "")
+    yield from _path(measured)
     yield from _contract([o for o in outcomes if o.kind == "contract"])
     thresholds = [o for o in outcomes if o.kind != "contract"]
     if thresholds:
         yield from _table(thresholds)
+
+
+def _path(measured: Outcome | None) -> Iterator[str]:
+    """Why the whole model ran for everything, if nobody asked for it."""
+    provenance = measured.provenance if measured else ""
+    because = json.loads(provenance).get("paths", {}).get("because") if provenance else None
+    if because not in (None, "asked for"):
+        yield f"  the whole model ran for every number: {because}"
 
 
 def _contract(parts: Sequence[Outcome]) -> Iterator[str]:

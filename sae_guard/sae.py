@@ -25,6 +25,14 @@ class SaeOutput(NamedTuple):
     latents: Float[Tensor, "*batch d_sae"]
 
 
+class Normalised(NamedTuple):
+    """An activation as the encoder takes it, and the shift and length that undo it."""
+
+    value: Float[Tensor, "*batch d_in"]
+    shift: Float[Tensor, "*batch 1"] | float
+    length: Float[Tensor, "*batch 1"] | float
+
+
 @dataclass(frozen=True)
 class SaeSource:
     """Where an SAE comes from and what its checkpoint says of it."""
@@ -126,48 +134,68 @@ class SAE:
     def __call__(self, x: Float[Tensor, "*batch d_in"]) -> SaeOutput:
         """Encode and decode; the normalisation is undone with the input's own statistics."""
         x = x.to(self.W_enc.dtype)
-        normalised, shift, length = self._normalise(x)
-        latents = self._latents(normalised)
-        reconstruction = self.decode(latents)
-        if self.denormalize:
-            reconstruction = reconstruction * length + shift
-        if self.scale_out != 1:
-            reconstruction = reconstruction / self.scale_out
-        if self.W_skip is not None:
-            reconstruction = reconstruction + x @ self.W_skip.T
-        return SaeOutput(reconstruction, latents)
+        normalised = self.normalise(x)
+        latents = self.latents(self.pre_activations(normalised.value))
+        return SaeOutput(self.finish(self.decode(latents), x, normalised), latents)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Latents of activations."""
-        return self._latents(self._normalise(x.to(self.W_enc.dtype))[0])
+        return self.latents(self.pre_activations(self.normalise(x.to(self.W_enc.dtype)).value))
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """Reconstruction, in the normalised and scaled space, without the skip connection."""
         if self.rescale_by_decoder_norm == "latents":
-            latents = latents / self.W_dec.norm(dim=-1)
+            latents = latents / self.decoder_norms()
         if self.latent_scale is not None:
             latents = latents * self.latent_scale
         return latents @ self.W_dec + self.b_dec
 
-    def _latents(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        q = (x if self.b_pre is None else x - self.b_pre) @ self.W_enc + self.b_enc
-        if self.rescale_by_decoder_norm == "none":
-            return self.activation(q)
-        norms = self.W_dec.norm(dim=-1)
-        latents = self.activation(q * norms)
-        return latents / norms if self.rescale_by_decoder_norm == "selection" else latents
+    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Norm of each latent's decoder row."""
+        norms: Tensor = self.W_dec.norm(dim=-1)
+        return norms
 
-    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """The input as the encoder takes it, and the shift and length that undo it."""
+    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
+        """The first step of a call: the input scaled and normalised."""
         x = x * self.scale_in if self.scale_in != 1 else x
         if self.normalize == "constant_norm_rescale":
             length = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
-            return x / length, 0.0, length
+            return Normalised(x / length, 0.0, length)
         if self.normalize == "layer_norm":
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
             deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as SAELens has it
-            return centred / (deviation + _EPSILON), mean, deviation
-        return x, 0.0, 1.0
+            return Normalised(centred / (deviation + _EPSILON), mean, deviation)
+        return Normalised(x, 0.0, 1.0)
+
+    def pre_activations(
+        self, x: Float[Tensor, "*batch d_in"], out: Float[Tensor, "*batch d_sae"] | None = None
+    ) -> Float[Tensor, "*batch d_sae"]:
+        """The second step: what the encoder makes of a normalised input, in ``out`` if given."""
+        centred = x if self.b_pre is None else x - self.b_pre
+        return torch.matmul(centred, self.W_enc, out=out).add_(self.b_enc)
+
+    def latents(
+        self, q: Float[Tensor, "*batch d_sae"], norms: Float[Tensor, " d_sae"] | None = None
+    ) -> Float[Tensor, "*batch d_sae"]:
+        """The third step: latents of pre-activations; ``norms`` are those of `decoder_norms`."""
+        if self.rescale_by_decoder_norm == "none":
+            return self.activation(q)
+        norms = self.decoder_norms() if norms is None else norms
+        latents = self.activation(q * norms)
+        return latents / norms if self.rescale_by_decoder_norm == "selection" else latents
+
+    def finish(
+        self,
+        decoded: Float[Tensor, "*batch d_out"],
+        x: Float[Tensor, "*batch d_in"],
+        normalised: Normalised,
+    ) -> Float[Tensor, "*batch d_out"]:
+        """The step after `decode`: undo the normalisation and scale, add the skip connection."""
+        if self.denormalize:
+            decoded = decoded * normalised.length + normalised.shift
+        if self.scale_out != 1:
+            decoded = decoded / self.scale_out
+        return decoded if self.W_skip is None else decoded + x @ self.W_skip.T
 
 
 _Fields = TypeVar("_Fields", bound="SAE | Activation")

@@ -15,11 +15,27 @@ from torch import Tensor
 Edit = Callable[[Tensor], Tensor]
 SaeFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Where the blocks are, and what they call attention and its output projection.
+# Where the blocks are, and in a block: whose output attention adds to the residual, whose input
+# are the heads, whose input the MLP reads, whose output it adds. In Gemma norms come in between.
+_LLAMA = ("model.layers", "self_attn", "self_attn.o_proj", "mlp", "mlp")
+_GEMMA = (
+    "model.layers",
+    "post_attention_layernorm",
+    "self_attn.o_proj",
+    "mlp",
+    "post_feedforward_layernorm",
+)
 MODULES = {
-    "gpt2": ("transformer.h", "attn", "c_proj"),
-    "llama": ("model.layers", "self_attn", "o_proj"),
-    "gpt_neox": ("gpt_neox.layers", "attention", "dense"),
+    "gpt2": ("transformer.h", "attn", "attn.c_proj", "mlp", "mlp"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gpt_neox": ("gpt_neox.layers", "attention", "attention.dense", "mlp", "mlp"),
+    "gpt_neo": ("transformer.h", "attn", "attn.attention.out_proj", "mlp", "mlp"),
+    "opt": ("model.decoder.layers", "self_attn", "self_attn.out_proj", "fc1", "fc2"),
+    "phi": ("model.layers", "self_attn", "self_attn.dense", "mlp", "mlp"),
 }
 
 
@@ -48,28 +64,29 @@ def activation(model: Any, window: Tensor, hook: str) -> Tensor:
 
 
 def _register(model: Any, hook: str, edit: Edit) -> list[Any]:
-    blocks, attention, projection = MODULES[model.config.model_type]
+    blocks, attention_out, heads_in, mlp_in, mlp_out = MODULES[model.config.model_type]
     _, layer, *rest = hook.split(".")
     block = model.get_submodule(blocks)[int(layer)]
     name = rest[-1]
     if name == "hook_resid_mid":
-        return _register_middle(block, attention, edit)
-    module = {
-        "hook_resid_pre": block,
-        "hook_resid_post": block,
-        "hook_mlp_out": block.mlp,
-        "hook_in": block.mlp,
-        "hook_attn_out": getattr(block, attention),
-        "hook_z": getattr(getattr(block, attention), projection),
+        return _register_middle(block, block.get_submodule(attention_out), edit)
+    path = {
+        "hook_resid_pre": "",
+        "hook_resid_post": "",
+        "hook_mlp_out": mlp_out,
+        "hook_in": mlp_in,
+        "hook_attn_out": attention_out,
+        "hook_z": heads_in,
     }[name]
+    module = block.get_submodule(path)
     if name in ("hook_resid_pre", "hook_z", "hook_in"):
         return [
-            module.register_forward_pre_hook(lambda _, args: (edit(args[0][0])[None], *args[1:]))
+            module.register_forward_pre_hook(lambda _, args: (_edited(args[0], edit), *args[1:]))
         ]
     return [module.register_forward_hook(lambda _, args, out: _replace(out, edit))]
 
 
-def _register_middle(block: Any, attention: str, edit: Edit) -> list[Any]:
+def _register_middle(block: Any, attention_out: Any, edit: Edit) -> list[Any]:
     """After attention the residual is block input + attention output; change the second."""
     before: list[Tensor] = []
 
@@ -77,18 +94,23 @@ def _register_middle(block: Any, attention: str, edit: Edit) -> list[Any]:
         before.append(args[0][0])
 
     def change(attended: Tensor) -> Tensor:
-        return edit(before[0] + attended) - before[0]
+        return edit(before[-1] + attended) - before[-1]
 
     return [
         block.register_forward_pre_hook(keep),
-        getattr(block, attention).register_forward_hook(lambda _, args, out: _replace(out, change)),
+        attention_out.register_forward_hook(lambda _, args, out: _replace(out, change)),
     ]
 
 
 def _replace(output: Any, edit: Edit) -> Any:
     if isinstance(output, tuple):
-        return (edit(output[0][0])[None], *output[1:])
-    return edit(output[0])[None]
+        return (_edited(output[0], edit), *output[1:])
+    return _edited(output, edit)
+
+
+def _edited(values: Tensor, edit: Edit) -> Tensor:
+    """Edit [1, pos, d] or, as OPT's MLP has it, [pos, d]."""
+    return edit(values.flatten(0, -2)).reshape(values.shape)
 
 
 def metrics(

@@ -12,8 +12,8 @@ from sae_guard.checkpoints.families import saelens_training
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.sae import SAE
 
-_UNIT = 1e-3
-"""Decoder rows this near to length 1 are of unit norm, trained ones in float32 lie within 1e-6."""
+_UNIT, _UNIT_OF_HALVES = 1e-3, 1e-2
+"""Decoder rows this near to length 1 are of unit norm; in float32 trained ones lie within 1e-6."""
 
 _NEUTRAL = {
     "transcoder": False,
@@ -77,12 +77,12 @@ def warnings(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[str]:
     if (text := saelens_training.warning(sae.source.declared)) is not None:
         yield text
     norms = sae.W_dec.norm(dim=-1)
-    if bool(((norms - 1).abs() > _UNIT).any()):
+    stored = str(sae.source.declared.get("stored_dtype", ""))
+    if bool(((norms - 1).abs() > (_UNIT_OF_HALVES if "float16" in stored else _UNIT)).any()):
         yield (
             f"decoder rows have norms {_range(norms)}, not 1: latents of different SAEs are on "
             "different scales"
         )
-    stored = str(sae.source.declared.get("stored_dtype", ""))
     if isinstance(sae.activation, JumpReLU) and "float16" in stored:
         yield f"thresholds are stored in {stored}: rounding flips latents near them"
 

@@ -36,6 +36,11 @@ class Place:
             )
         return cls(hook, hook_out or hook)
 
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hook points, each once: where it reads first, where it writes last."""
+        return (self.read,) if self.read == self.replaced else (self.read, self.replaced)
+
     def clean(
         self, model: LanguageModel, tokens: Int[Tensor, "batch pos"]
     ) -> tuple[

@@ -89,16 +89,20 @@ def _paths(config: pytest.Config) -> list[Path]:
 def _workbench(
     config: pytest.Config, options: Options, worker_input: dict[str, Any] | None
 ) -> Workbench:
+    asked: dict[str, Any] = {
+        "device": options.device,
+        "batch_size": options.batch_size,
+        "reference": options.reference,
+    }
     if worker_input is None:
         # Capture is not on yet, so this is the terminal's stderr for good.
         progress = os.fdopen(os.dup(2), "w", encoding="utf-8")
         config.add_cleanup(progress.close)
         shown = progress if progress.isatty() and not os.environ.get("CI") else None
-        return Workbench(device=options.device, batch_size=options.batch_size, progress=shown)
+        return Workbench(**asked, progress=shown)
     number = re.search(r"\d+$", worker_input["workerid"])
     return Workbench(
-        device=options.device,
-        batch_size=options.batch_size,
+        **asked,
         shared=Path(worker_input[_WORKER_INPUT]),
         worker=int(number.group()) if number else 0,
     )

@@ -46,6 +46,7 @@ class Options:
     batch_size: int | None
     json: Path | None
     controls: bool
+    reference: bool
     said: Mapping[str, Any]
     """What the command line says of the SAEs: keys of the `sae` block of a spec."""
     hook: str | None
@@ -67,6 +68,7 @@ class Options:
             batch_size=config.getoption("sae_batch_size"),
             json=here / json if json else None,
             controls=config.getoption("sae_controls"),
+            reference=config.getoption("sae_reference"),
             said={
                 key: value
                 for key, option in _SAID.items()
@@ -116,6 +118,18 @@ def add_options(parser: pytest.Parser) -> None:
         type=_whole("--sae-batch-size"),
         help="token windows per forward pass (default: chosen from the vocabulary size)",
     )
+    _add_run_options(group)
+    _add_sae_options(group)
+    parser.addini(
+        "sae_specs",
+        "globs of the spec files, relative to the root folder",
+        type="args",
+        default=list(_DEFAULT_SPECS),
+    )
+
+
+def _add_run_options(group: pytest.OptionGroup) -> None:
+    """What is measured and written beside the verdicts."""
     group.addoption(
         "--sae-json", default=None, metavar="FILE", help="write all verdicts to this JSON file"
     )
@@ -124,12 +138,10 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure the identity and the zero SAE beside the checkpoint",
     )
-    _add_sae_options(group)
-    parser.addini(
-        "sae_specs",
-        "globs of the spec files, relative to the root folder",
-        type="args",
-        default=list(_DEFAULT_SPECS),
+    group.addoption(
+        "--sae-reference",
+        action="store_true",
+        help="audit: run the whole model for everything instead of what the hook point changes",
     )
 
 

@@ -34,12 +34,14 @@ class Workbench:
         *,
         device: str,
         batch_size: int | None = None,
+        reference: bool = False,
         shared: Path | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
     ) -> None:
         self._requested = device
         self._batch_size = batch_size
+        self._reference = reference
         self._shared = shared
         self._worker = worker
         self._progress = progress
@@ -150,6 +152,7 @@ class Workbench:
                 case.hook,
                 hook_out=case.hook_out,
                 batch_size=self._batch_size,
+                reference=self._reference,
                 expect_clean_ce=spec.data.expect_clean_ce,
                 progress=self._progress,
             )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard import residual_mid
-from sae_guard.errors import InfrastructureError, SetupError, allowed
+from sae_guard.errors import SetupError, allowed
+from sae_guard.model import residual_mid
 
 Activation = Float[Tensor, "batch pos d_in"]
 Edit = Callable[[Activation], Activation]
@@ -97,18 +96,10 @@ class LanguageModel:
         self, tokens: Int[Tensor, "batch pos"], *hooks: str
     ) -> tuple[Float[Tensor, "batch pos vocab"], list[Activation]]:
         """The clean run, and the activation at each of ``hooks`` in the model's dtype."""
-        seen: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-
-        def keeper(name: str) -> residual_mid.HookFunction:
-            def keep(activation: Tensor, hook: Any) -> None:  # nothing returned is nothing edited
-                seen[name].append(activation.flatten(2).clone())
-
-            return keep
-
-        logits = self._run(tokens, [(hook, keeper(hook)) for hook in hooks])
-        for hook, activations in seen.items():
-            self._check_fired(hook, len(activations))
-        return logits, [activations[0] for activations in seen.values()]
+        seen: dict[str, list[Tensor]] = {}
+        logits = self._run(tokens, _keepers(hooks, seen))
+        self._check_fired(hooks, {hook: len(found) for hook, found in seen.items()})
+        return logits, [seen[hook][0].flatten(2) for hook in hooks]
 
     def logits_with(
         self, tokens: Int[Tensor, "batch pos"], hook: str, edit: Edit
@@ -118,20 +109,48 @@ class LanguageModel:
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
-        fired = 0
-
-        def replace(activation: Tensor, hook: Any) -> Tensor:
-            nonlocal fired
-            fired += 1
-            return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
-
-        logits = self._run(tokens, self._hooks(hook, replace))
-        self._check_fired(hook, fired)
+        fired: Counter[str] = Counter()
+        logits = self._run(tokens, self._replacing({hook: edit}, fired))
+        self._check_fired([hook], fired)
         return logits
 
-    def _check_fired(self, hook: str, times: int) -> None:
-        if times != 1:
-            raise SetupError(f"hook point {hook!r} of {self.name} fired {times} times, expected 1")
+    def seen(self, tokens: Int[Tensor, "batch pos"], *hooks: str) -> dict[str, Tensor]:
+        """The activations at ``hooks``, of a clean run without its unembedding."""
+        seen: dict[str, list[Tensor]] = {}
+        self._run(tokens, _keepers(hooks, seen), without_logits=True)
+        self._check_fired(hooks, {hook: len(found) for hook, found in seen.items()})
+        return {hook: found[0] for hook, found in seen.items()}
+
+    def edited(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], look: str
+    ) -> Tensor:
+        """What stands at ``look`` in a run with activations replaced, without its unembedding."""
+        fired: Counter[str] = Counter()
+        seen: dict[str, list[Tensor]] = {}
+        hooks = [*self._replacing(edits, fired), *_keepers([look], seen)]
+        self._run(tokens, hooks, without_logits=True)
+        self._check_fired(edits, fired)
+        return seen[look][0]
+
+    def _replacing(self, edits: Mapping[str, Edit], fired: Counter[str]) -> residual_mid.Hooks:
+        def replacer(name: str, edit: Edit) -> residual_mid.Replace:
+            def replace(activation: Tensor, hook: Any) -> Tensor:
+                fired[name] += 1
+                return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
+
+            return replace
+
+        return [
+            hook for name, edit in edits.items() for hook in self._hooks(name, replacer(name, edit))
+        ]
+
+    def _check_fired(self, hooks: Iterable[str], fired: Mapping[str, int]) -> None:
+        for hook in hooks:
+            if fired.get(hook, 0) != 1:
+                raise SetupError(
+                    f"hook point {hook!r} of {self.name} fired {fired.get(hook, 0)} times, "
+                    "expected 1"
+                )
 
     def _hooks(self, hook: str, replace: residual_mid.Replace) -> residual_mid.Hooks:
         if not hook.endswith(residual_mid.SUFFIX):
@@ -143,7 +162,11 @@ class LanguageModel:
         return residual_mid.with_residual(hook, replace)
 
     def _run(
-        self, tokens: Int[Tensor, "batch pos"], hooks: residual_mid.Hooks
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: residual_mid.Hooks,
+        *,
+        without_logits: bool = False,
     ) -> Float[Tensor, "batch pos vocab"]:
         tokens = tokens.to(self.device)
         try:
@@ -155,6 +178,8 @@ class LanguageModel:
                     # Windows have no padding; left to itself the bridge looks for pad tokens,
                     # which are the BOS tokens of GPT-2 and Pythia.
                     attention_mask=torch.ones_like(tokens),
+                    # Of the last position alone, the fewest that a model gives.
+                    **({"logits_to_keep": 1} if without_logits else {}),
                 )
         except ValueError as error:
             if "Cannot add hook" in str(error):  # hook points that are off unless asked for
@@ -163,78 +188,13 @@ class LanguageModel:
         return logits
 
 
-def load_model(
-    name: str | Path,
-    *,
-    dtype: str = "float32",
-    processing: Processing = "raw",
-    revision: str | None = None,
-    device: str | torch.device = "cpu",
-) -> LanguageModel:
-    """Load a Hugging Face model by name, or from a local folder, into a bridge.
+def _keepers(hooks: Iterable[str], seen: dict[str, list[Tensor]]) -> residual_mid.Hooks:
+    """Hooks that keep what they see."""
 
-    Args:
-        name: Hugging Face name, or a folder with ``config.json`` and the weights.
-        dtype: What the model computes in; metrics are float32 or better regardless.
-        processing: ``raw`` weights, or ``hooked``: layer norms folded and weights centred as
-            HookedTransformer does by default, which SAEs trained on it need.
-        revision: Of the Hugging Face repository.
-        device: Where the model runs.
+    def keeper(name: str) -> residual_mid.HookFunction:
+        def keep(activation: Tensor, hook: Any) -> None:  # nothing returned is nothing edited
+            seen.setdefault(name, []).append(activation.clone())
 
-    Raises:
-        SetupError: There is no such model.
-        InfrastructureError: The hub cannot be reached.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
+        return keep
 
-    if isinstance(name, Path) and not (name / "config.json").is_file():
-        raise SetupError(f"{name} is no model folder (no config.json); {_folders_beside(name)}")
-    with _quiet_transformers():
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                str(name), dtype=getattr(torch, dtype), revision=revision, device=device
-            )
-        except OSError as error:
-            raise _not_loaded(str(name), error) from error
-        if processing == "hooked":
-            bridge.enable_compatibility_mode(disable_warnings=True)
-    bridge.eval()
-    return LanguageModel(bridge, str(name), revision, processing)
-
-
-def _not_loaded(name: str, error: OSError) -> SetupError | InfrastructureError:
-    """An error that says whether the model does not exist or could not be reached."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-    from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
-
-    reason = str(error).splitlines()[0]
-    hint = allowed(name, OFFICIAL_MODEL_NAMES)
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
-            return InfrastructureError(
-                f"model {name!r} is not in the local cache and the hub cannot be reached: "
-                f"{reason} If the name is wrong: {hint}"
-            )
-        chain = chain.__cause__ or chain.__context__
-    return SetupError(f"no model {name!r}: {reason} {hint}")
-
-
-def _folders_beside(path: Path) -> str:
-    parent = path.parent
-    found = [p.parent.name for p in parent.glob("*/config.json")] if parent.is_dir() else []
-    return allowed(path.name, found) if found else f"no model folder lies in {parent}"
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar of weights in a test report."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    return [(hook, keeper(hook)) for hook in hooks]

@@ -24,18 +24,28 @@ SUFFIX = ".hook_resid_mid"
 
 
 def with_residual(hook: str, replace: Replace) -> Hooks:
-    """Hooks that replace the MLP's input and add the same change to the block's output."""
-    change: list[Tensor] = []
+    """Hooks that replace the MLP's input and make the block's output of it and the MLP's.
+
+    Adding the change to the output instead would round at the size of the old residual.
+    """
+    seen: list[Tensor] = []
 
     def at_mid(activation: Tensor, hook: Any) -> Tensor:
-        replaced = replace(activation, hook)
-        change.append(replaced - activation)
-        return replaced
+        seen.append(replace(activation, hook))
+        return seen[-1]
+
+    def at_mlp_out(activation: Tensor, hook: Any) -> None:
+        seen.append(activation)
 
     def at_post(activation: Tensor, hook: Any) -> Tensor:
-        return activation + change.pop()
+        mlp_out, mid = seen.pop(), seen.pop()
+        return mid + mlp_out
 
-    return [(hook, at_mid), (_beside(hook, "hook_resid_post"), at_post)]
+    return [
+        (hook, at_mid),
+        (_beside(hook, "hook_mlp_out"), at_mlp_out),
+        (_beside(hook, "hook_resid_post"), at_post),
+    ]
 
 
 def reaches_residual(run: Run, hook: str) -> bool:

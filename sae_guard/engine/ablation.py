@@ -1,0 +1,85 @@
+"""Ablations: the activation replaced by one value at every patched position.
+
+At a residual hook point the suffix then no longer depends on the sequence: one row serves all that
+leave the same positions unpatched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_guard.model import Edit, Suffix
+
+_RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+_SAME = 1e-5
+"""Relative to the largest value: kernels round a row by the shape of its batch."""
+
+
+def replacing(value: Tensor, patched: Bool[Tensor, "batch pos"]) -> Edit:
+    """The edit that puts ``value``, which broadcasts to the activation, at patched positions."""
+
+    def edit(activation: Tensor) -> Tensor:
+        mask = patched.to(activation.device).unsqueeze(-1)
+        return torch.where(mask, value.to(activation), activation)
+
+    return edit
+
+
+@dataclass(frozen=True, eq=False)
+class SharedRow:
+    """A sequence whose ablated run is that of all others like it."""
+
+    suffix: Suffix
+    hook: str
+    tokens: Int[Tensor, "1 pos"]
+    patched: Bool[Tensor, "1 pos"]
+    residual: Float[Tensor, "1 pos d_model"]
+    kept: Float[Tensor, "1 pos d_out"]
+    """The activation, of which the unpatched positions matter."""
+
+    @classmethod
+    def find(
+        cls,
+        suffix: Suffix,
+        hook: str,
+        tokens: Int[Tensor, "batch pos"],
+        patched: Bool[Tensor, "batch pos"],
+        residual: Float[Tensor, "batch pos d_model"],
+        activation: Float[Tensor, "batch pos d_out"],
+    ) -> SharedRow | None:
+        """A row like most, if the ablated run of another one is the same bit for bit.
+
+        The other has other tokens. Only residual hook points are tried: that at others two runs
+        are the same is chance.
+        """
+        if not hook.endswith(_RESIDUAL):
+            return None
+        _, pattern, count = torch.unique(patched, return_inverse=True, return_counts=True, dim=0)
+        at = int((pattern == count.argmax()).nonzero()[0, 0])
+        one = slice(at, at + 1)
+        row = cls(suffix, hook, tokens[one], patched[one], residual[one], activation[one])
+        alike = row.matches(patched, activation) & (tokens != tokens[one]).any(dim=1)
+        if not bool(alike.any()):
+            return None
+        pair = torch.tensor([at, int(alike.nonzero()[0, 0])], device=tokens.device)
+        edit = replacing(activation.new_zeros(()), patched[pair])
+        final = suffix.final_with(tokens[pair], residual[pair], hook, edit)
+        return row if torch.equal(final[0], final[1]) else None
+
+    def matches(
+        self, patched: Bool[Tensor, "batch pos"], activation: Float[Tensor, "batch pos d_out"]
+    ) -> Bool[Tensor, " batch"]:
+        """Which rows are like this one once they are ablated."""
+        difference = (activation - self.kept).abs().amax(dim=-1)
+        largest = self.kept.abs().amax(dim=-1)
+        same = patched | (difference <= _SAME * largest)
+        return same.all(dim=1) & (patched == self.patched).all(dim=1)
+
+    def final(self, value: Tensor) -> Float[Tensor, "pos d_model"]:
+        """The final hidden states of the row with ``value`` in place of the activation."""
+        edit = replacing(value, self.patched)
+        return self.suffix.final_with(self.tokens, self.residual, self.hook, edit)[0]

@@ -1,0 +1,148 @@
+"""The fast path: what it shares, what it bounds, and that it gives way to the plain one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sae_guard.corpus import Corpus
+from sae_guard.engine import Place, ablation, fast, head, measure
+from sae_guard.engine.fast import Sweep
+from sae_guard.errors import InfrastructureError
+from sae_guard.measurement import Measurement
+from sae_guard.metrics.table import COLUMNS
+from sae_guard.model import LanguageModel, Suffix, load_model
+from tests.test_engine import HOOKS, likely_corpus, make_sae
+
+RESIDUAL, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
+
+
+@pytest.fixture(scope="module")
+def corpus(model_folders: dict[str, Path]) -> Corpus:
+    return likely_corpus(model_folders["gpt2"])
+
+
+def assert_same(mine: Measurement, theirs: Measurement) -> None:
+    for column in COLUMNS:
+        np.testing.assert_allclose(
+            mine.sums[column], theirs.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
+        )
+    np.testing.assert_array_equal(mine.firings, theirs.firings)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_equals_the_reference(gpt2: LanguageModel, corpus: Corpus, hook: str) -> None:
+    mine = measure(gpt2, make_sae(), corpus, hook)
+    reference = measure(gpt2, make_sae(), corpus, hook, reference=True)
+    assert_same(mine, reference)
+    first = 2 if hook.endswith("resid_post") else 1
+    assert mine.provenance.paths["forward"] == f"from block {first} on"
+    shared = "one row" if "resid" in hook else "each sequence"
+    assert mine.provenance.paths["ablations"] == shared
+    assert reference.provenance.paths == {"forward": "whole model", "because": "asked for"}
+
+
+def test_what_follows_the_last_block_is_the_unembedding(
+    gpt2: LanguageModel, corpus: Corpus
+) -> None:
+    hook = "blocks.2.hook_resid_post"
+    mine = measure(gpt2, make_sae(), corpus, hook)
+    assert_same(mine, measure(gpt2, make_sae(), corpus, hook, reference=True))
+    assert mine.provenance.paths == {"forward": "from block 3 on", "ablations": "one row"}
+
+
+def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Corpus) -> None:
+    paths = measure(gpt2, make_sae(), corpus, "hook_embed").provenance.paths
+    assert paths == {"forward": "whole model", "because": "the hook points are in no block"}
+
+
+def test_what_differs_from_the_plain_path_gives_way_to_it(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True)
+    right = Suffix.unembed
+    monkeypatch.setattr(Suffix, "unembed", lambda self, final: right(self, final) * 1.01)
+    mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
+    assert_same(mine, reference)
+    assert mine.provenance.paths["forward"] == "whole model"
+    assert mine.provenance.paths["because"].startswith("kl ")
+
+
+@pytest.mark.parametrize("hook", [RESIDUAL, MLP])
+def test_ablations_do_not_depend_on_how_they_are_run(
+    gpt2: LanguageModel, corpus: Corpus, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
+    monkeypatch.setattr(ablation, "_RESIDUAL", ("nothing",))
+    alone = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
+    assert alone.provenance.paths["ablations"] == "each sequence"
+    assert_same(shared, alone)
+    monkeypatch.setattr(fast, "_KEPT_BYTES", 0)  # the prefix runs again for μ
+    assert_same(shared, measure(gpt2, make_sae(), corpus, hook, batch_size=4))
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure(gpt2, make_sae(), corpus, MLP, batch_size=6)
+    right, ran = Sweep._ablate_zero, []
+
+    def limited(self: Sweep, rows: slice, tokens: Tensor, *others: Any) -> None:
+        ran.append(len(tokens))  # at the last moment: what was done must not count twice
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        right(self, rows, tokens, *others)
+
+    monkeypatch.setattr(Sweep, "_ablate_zero", limited)
+    assert_same(measure(gpt2, make_sae(), corpus, MLP, batch_size=6), whole)
+    assert ran == [6, 3, 1, 2, 3, 1, 2]
+
+    def never(self: Sweep, rows: slice) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Sweep, "batch", never)
+    with pytest.raises(InfrastructureError, match="out of memory with a single window"):
+        measure(gpt2, make_sae(), corpus, MLP)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the largest tensor that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def test_logits_exist_in_chunks_only(gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randint(1, 300, (12, 16), generator=torch.Generator().manual_seed(0))
+    corpus = Corpus(tokens, frozenset({0}), {})
+    monkeypatch.setattr(head, "_ELEMENTS", 64 * 300)
+    suffix = Suffix.of(gpt2, RESIDUAL)
+    assert suffix is not None
+    sweep = Sweep(suffix, make_sae(), corpus, Place(RESIDUAL, RESIDUAL))
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        sweep.batch(slice(0, 12))
+        sweep.finish()
+    logits = 12 * 16 * 300
+    assert largest.elements < logits / 2
+
+
+def test_a_soft_cap_is_applied(model_folders: dict[str, Path], corpus: Corpus) -> None:
+    model = load_model(model_folders["llama"])
+    suffix = Suffix.of(model, RESIDUAL)
+    assert suffix is not None
+    final = torch.randn(5, 32)
+    plain = suffix.unembed(final)
+    model.bridge.original_model.config.final_logit_softcapping = 0.5
+    torch.testing.assert_close(suffix.unembed(final), (plain / 0.5).tanh() * 0.5)
