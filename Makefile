@@ -6,11 +6,12 @@ SAELENS_VENV := .venv-saelens
 UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3 overcomplete==0.3.0 \
 	sparse-autoencoder==1.10.0
 UPSTREAM_NEEDS := accelerate natsort schedulefree simple-parsing strenum
+WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench formats docs train-demo clean
+.PHONY: demo test test-saelens lint format bench bench-engine formats docs train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
@@ -19,12 +20,13 @@ demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v3; test $$? -eq 1
 	@echo "--- stopped, as it should be"
 
+# With more than one thread each, the workers' torch would wait for each other.
 test: lint $(VENV)/.installed  ## lint, types, all tests
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS)
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/test_model.py tests/test_engine.py \
-		tests/test_demo.py thresholds
+		tests/test_engine_architectures.py tests/test_demo.py thresholds
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -35,8 +37,12 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.installed  ## what the plugin costs a pytest run
+bench: $(VENV)/.installed bench-engine  ## what the plugin costs a pytest run, and the engine
 	$(VENV)/bin/python benchmarks/startup.py
+	$(VENV)/bin/python benchmarks/coding.py
+
+bench-engine: $(SAELENS_VENV)/.installed  ## the engine beside SAELens's evaluation
+	$(SAELENS_VENV)/bin/python benchmarks/engine.py
 
 formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream

@@ -183,3 +183,11 @@ def test_sums_ignore_what_the_mask_leaves_out(values: list[float], data: st.Data
 def test_a_nan_inside_the_mask_reaches_the_sum() -> None:
     values = torch.tensor([[1.0, math.nan]])
     assert math.isnan(float(f.masked_sums(values, torch.tensor([[True, True]]))))
+
+
+def test_log_probs_of_a_peaked_distribution_over_many_tokens() -> None:
+    logits = torch.randn(16, 50_257, generator=torch.Generator().manual_seed(0)) * 2
+    logits[:, 0] += 18
+    error = f.log_probs(logits).double() - logits.double().log_softmax(dim=-1)
+    assert float(error.mean().abs()) < 1e-6
+    assert float(error.abs().max()) < 5e-6
