@@ -74,6 +74,18 @@ def test_what_differs_from_the_plain_path_gives_way_to_it(
     assert mine.provenance.paths["because"].startswith("kl ")
 
 
+def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Suffix, *args: Any) -> Tensor:
+        raise IndexError("tuple index out of range\nand more")
+
+    monkeypatch.setattr(Suffix, "final_with", broken)
+    mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
+    assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
+    assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))
+
+
 @pytest.mark.parametrize("hook", [RESIDUAL, MLP])
 def test_ablations_do_not_depend_on_how_they_are_run(
     gpt2: LanguageModel, corpus: Corpus, hook: str, monkeypatch: pytest.MonkeyPatch
