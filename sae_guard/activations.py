@@ -107,6 +107,11 @@ class JumpReLU:
     """Whether q equal to the threshold is kept (overcomplete does)."""
     architecture = "jumprelu"
 
+    @property
+    def trained(self) -> bool:
+        """Whether no threshold is below 0 and not all are 0: such values mark an untrained one."""
+        return not bool((self.threshold < 0).any()) and bool((self.threshold > 0).any())
+
     def __call__(self, q: Latents) -> Latents:
         """Latents of the pre-activations."""
         # In place on a copy, a comparison gives 0.0 and 1.0: a tenth of what bools cost on CPUs.

@@ -75,7 +75,7 @@ def measure(
             from the current folder.
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Token windows per forward pass; chosen from the vocabulary size by default.
+        batch_size: Token windows per forward pass; by default as their length and the device allow.
         progress: Draw a progress bar on stderr.
 
     Raises:

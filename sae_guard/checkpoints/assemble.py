@@ -159,18 +159,19 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
             f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k", "activation"
         )
     if facts.architecture == "jumprelu":
-        return JumpReLU(_threshold(weights["threshold"], path), inclusive=facts.inclusive)
+        return _jumprelu(weights["threshold"], facts, path)
     if facts.architecture == "gated":
         return Gated(weights["b_gate"], weights["b_mag"], weights["r_mag"])
     return TanhReLU() if facts.architecture == "tanh_relu" else ReLU()
 
 
-def _threshold(threshold: Tensor, path: Path) -> Tensor:
-    if bool((threshold < 0).any()) or not bool((threshold > 0).any()):
+def _jumprelu(threshold: Tensor, facts: Facts, path: Path) -> JumpReLU:
+    activation = JumpReLU(threshold, inclusive=facts.inclusive)
+    if not activation.trained:
         raise LoadError(
             f"{path}: thresholds lie between {float(threshold.min()):g} and "
             f"{float(threshold.max()):g}, allowed: none below 0 and not all 0 (such values "
             "mark a threshold that was never trained: the SAE would be a plain ReLU one)",
             "threshold",
         )
-    return threshold
+    return activation

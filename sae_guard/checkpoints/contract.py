@@ -58,10 +58,7 @@ def _finite(sae: SAE, options: SaeOptions) -> str | None:
 
 
 def _threshold(sae: SAE, options: SaeOptions) -> str | None:
-    if not isinstance(sae.activation, JumpReLU):
-        return None
-    threshold = sae.activation.threshold
-    if bool((threshold < 0).any()) or not bool((threshold > 0).any()):
+    if isinstance(sae.activation, JumpReLU) and not sae.activation.trained:
         return "thresholds are below 0 or all 0: they were never trained"
     return None
 

@@ -32,7 +32,7 @@ from sae_guard.checkpoints.families import (
 )
 from sae_guard.checkpoints.family import Opened
 from sae_guard.checkpoints.locate import SUFFIXES, parts, read_config
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.checkpoints.reading.files import read_entries
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import LoadError
@@ -86,7 +86,7 @@ def load(
     family = next(family for family in FAMILIES if family.matches(opened))
     if name is not None and not family.several:
         raise LoadError(f"{path}#{name}: a {family.name} checkpoint holds one SAE, without a name")
-    return family.read(opened, options or SaeOptions()).to(device)
+    return family.read(opened, options or NOTHING_SAID).to(device)
 
 
 def load_checkpoint(

@@ -100,13 +100,21 @@ class Sweep:
             )
         return mean
 
-    def ablated(self, name: str, value: Tensor) -> Float[Tensor, " sequences"]:
-        """Sums of the cross-entropy of all sequences so far with ``value`` for the activation."""
+    def ablated(
+        self, name: str, value: Tensor, only: Int[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, " sequences"]:
+        """Sums of the cross-entropy of all sequences so far with ``value`` for the activation.
+
+        Of those that are run one by one, ``only`` some, if it says which.
+        """
         sums = self.sums[name].clone()
         if self.shared is not None:
             sums = torch.where(self._is_shared, self._shared_losses(value), sums)
         for rows, residual in self._waiting:
-            sums[rows] = self._run_ablated(rows, value, residual)
+            at = slice(None) if only is None else torch.isin(rows, only)
+            if len(rows[at]):
+                kept = None if residual is None else residual[at]
+                sums[rows[at]] = self._run_ablated(rows[at], value, kept)
         return sums
 
     def _of(self, value: Tensor) -> Tensor:

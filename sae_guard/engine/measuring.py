@@ -34,7 +34,6 @@ _LOGITS_PER_BATCH_ELSEWHERE = 2**26
 _TOKENS_PER_BATCH = {"cpu": 2**12}
 _TOKENS_PER_BATCH_ELSEWHERE = 2**15
 
-
 # What a model that is built otherwise raises where blocks are taken out of it.
 _OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
@@ -69,8 +68,8 @@ def measure(
         corpus: The fixed token set.
         hook: Hook point that the SAE reads, and whose activation the reconstruction replaces.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Windows per forward pass; None picks one that bounds the memory for logits. It
-            changes the result by rounding only.
+        batch_size: Windows per forward pass; None picks one by the number of tokens. It changes
+            the result by rounding only.
         expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
         reference: Run the whole model for everything, as an audit of the fast path.
         progress: Where to draw a progress bar, once the measurement takes longer than 2 s.

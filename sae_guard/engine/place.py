@@ -49,11 +49,8 @@ class Place:
         Float[Tensor, "batch pos d_out"],
     ]:
         """The clean run: logits, the activation that is read, the one that is replaced."""
-        if self.read == self.replaced:
-            logits, (x,) = model.logits_and_activations(tokens, self.read)
-            return logits, x, x
-        logits, (x, y) = model.logits_and_activations(tokens, self.read, self.replaced)
-        return logits, x, y
+        logits, activations = model.logits_and_activations(tokens, *self.hooks)
+        return logits, activations[0], activations[-1]
 
     def check_widths(
         self,

@@ -27,7 +27,7 @@ def difference(sweep: Sweep, rows: Int[Tensor, " sequences"]) -> str | None:
     expected, _ = plain.batch_sums(model, sweep.sae, sweep.corpus, sweep.at, rows, sweep.centre)
     found = {name: sums[rows] for name, sums in sweep.sums.items()}
     for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", sweep.centre)):
-        found[name] = sweep.ablated(name, value)[rows]
+        found[name] = sweep.ablated(name, value, rows)[rows]
     half = model.identity["dtype"] in ("float16", "bfloat16")
     tolerance = _TOLERANCE_OF_HALVES if half else _TOLERANCE
     n = expected["n_tokens"].clamp(min=1)

@@ -116,7 +116,7 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         metavar="N",
         type=_whole("--sae-batch-size"),
-        help="token windows per forward pass (default: chosen from the vocabulary size)",
+        help="token windows per forward pass (default: chosen by their length and the device)",
     )
     _add_run_options(group)
     _add_sae_options(group)
