@@ -34,8 +34,11 @@ ONLY_IN = {
     "safetensors": {"checkpoints", "corpus", "demo"},
     "click": {"cli"},
     "scipy": {"statistics"},
-    "filelock": {"pytest_plugin"},
+    "filelock": {"pytest_plugin", "cache"},
+    "platformdirs": {"cache"},
+    "xxhash": {"cache", "engine"},
     "tqdm": {"engine"},
+    "psutil": {"engine"},
 }
 
 

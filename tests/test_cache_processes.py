@@ -1,0 +1,369 @@
+"""The cache among processes that read, write, evict and are killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_guard.cache import Cache, CacheError, Entry
+
+KEY, OTHER = "0" * 16, "1" * 16
+CRASHED = 9
+# Made before any fork: torch's threads do not live on in a child. A version is large enough that
+# most of the time passes in writing it.
+VERSIONS = [torch.full((400_000,), n, dtype=torch.int64) for n in range(3)]
+
+
+def version(n: int) -> dict[str, Tensor]:
+    """The file's tensors in its version ``n``."""
+    return {"x": VERSIONS[n], "y": VERSIONS[n][:7].bool()}
+
+
+def check_version(entry: Entry, name: str) -> int | None:
+    """The version that a reader sees, which is whole; None for none."""
+    found = entry.read(name)
+    if found is None:
+        return None
+    n = int(found.metadata["version"])
+    assert set(found.tensors) == {"x", "y"}
+    assert torch.equal(found["x"], VERSIONS[n])
+    assert torch.equal(found["y"], VERSIONS[n][:7].bool())
+    return n
+
+
+def fork(work: Callable[[], object]) -> int:
+    """The id of a child that does the work and leaves with 0, or with 1 where it raised."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads; the child uses none of torch's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+        os._exit(code)
+
+
+def exit_code(child: int) -> int:
+    """Of a child, once it has ended; negative is the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def forever(work: Callable[[int], object]) -> Callable[[], None]:
+    """Does the work with 0, 1, …, until killed."""
+
+    def repeat() -> None:
+        for n in count():
+            work(n)
+
+    return repeat
+
+
+def kill_while(work: Callable[[int], object], seconds: float) -> None:
+    """Do the work with 0, 1, … in a child, and kill it so long after it has begun."""
+    reader, writer = os.pipe()
+
+    def repeat() -> None:
+        os.write(writer, b"begun")
+        forever(work)()
+
+    child = fork(repeat)
+    os.read(reader, 5)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(child) == -signal.SIGKILL
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def left_over(cache: Cache) -> list[Path]:
+    """Files of killed processes."""
+    below = cache.root.rglob("*")
+    return [path for path in below if path.name.startswith(".") or path.parent.name == "partial"]
+
+
+def test_killed_at_random_a_writer_leaves_a_whole_version_or_none(cache: Cache) -> None:
+    entry = cache.entry(KEY, {})
+    chance = random.Random(0)
+    seen = set()
+
+    def write(n: int) -> None:
+        with entry.lock("a"):
+            entry.write("a", version(n % 3), {"version": str(n % 3)})
+
+    halves = 0
+    for _ in range(60):
+        kill_while(write, chance.uniform(0.001, 0.02))
+        halves += bool(left_over(cache))
+        seen.add(check_version(entry, "a"))
+        write(chance.randrange(3))  # the lock is free, and what was left does not disturb
+        assert check_version(entry, "a") is not None
+        assert left_over(cache) == []
+        if chance.random() < 0.5:
+            entry.remove("a")
+    assert halves > 0  # else the kills missed what they were to hit
+    assert {0, 1, 2} <= seen
+
+
+def crash_at(step: int) -> None:
+    """Leave at once before the file operation of this number, from now on."""
+    left = step
+    watched = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.scandir"}
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal left
+        if event in watched:
+            left -= 1
+            if left < 0:
+                os._exit(CRASHED)
+
+    sys.addaudithook(watch)  # dies with the child
+
+
+def crashes(work: Callable[[], object]) -> Iterator[int]:
+    """A crash at each file operation of the work, one after the other, until it comes through."""
+
+    def crashing(step: int) -> Callable[[], None]:
+        def run() -> None:
+            crash_at(step)
+            work()
+
+        return run
+
+    for step in range(1000):
+        code = exit_code(fork(crashing(step)))
+        assert code in (0, CRASHED)
+        yield step
+        if code == 0:
+            return
+
+
+def test_crashed_at_any_step_the_first_writer_leaves_a_folder_that_the_next_one_uses(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "0"
+
+    def write() -> None:
+        Cache(root).entry(KEY, {"model": {}}).write("a", version(1), {"version": "1"})
+
+    for step in crashes(write):
+        assert all(stored.key == KEY for stored in Cache(root).entries())
+        write()
+        assert check_version(Cache(root).entry(KEY, {}), "a") == 1
+        Cache(root).clear()
+        assert [path.name for path in root.rglob("*") if path.is_file()] == ["CACHEDIR.TAG"]
+        root = tmp_path / str(step + 1)
+    assert step > 8
+
+
+def test_crashed_at_any_step_a_second_write_leaves_the_old_or_the_new(cache: Cache) -> None:
+    entry = cache.entry(KEY, {})
+    entry.write("a", version(0), {"version": "0"})
+    seen = []
+    for _ in crashes(lambda: entry.write("a", version(1), {"version": "1"})):
+        seen.append(check_version(entry, "a"))
+        entry.write("a", version(0), {"version": "0"})
+        assert left_over(cache) == []
+    assert set(seen) == {0, 1}
+    assert seen == sorted(seen, key=str)
+
+
+@pytest.mark.parametrize("how", ["clear", "reserve"])
+def test_crashed_at_any_step_an_evictor_leaves_no_half_entry(cache: Cache, how: str) -> None:
+    entry, other = cache.entry(KEY, {}), cache.entry(OTHER, {})
+
+    def fill() -> None:
+        for name in ("a", "b"):
+            entry.write(name, version(0), {"version": "0"})
+
+    def evict() -> None:
+        if how == "clear":
+            cache.clear()
+        else:
+            assert Entry(Cache(cache.root, 7_000_000), OTHER, {}).reserve(7_000_000 - 1000)
+
+    fill()
+    seen = set()
+    for _ in crashes(evict):
+        found = {check_version(entry, name) for name in ("a", "b")}
+        assert len(found) == 1
+        assert bool([stored for stored in cache.entries() if stored.key == KEY]) == (found == {0})
+        seen |= found
+        fill()
+        other.use()
+    assert seen == {0, None}
+    cache.clear()
+    assert left_over(cache) == []
+
+
+def test_a_lock_excludes_other_processes(cache: Cache, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def increment() -> None:
+        entry = cache.entry(KEY, {})
+        for _ in range(5):
+            with entry.lock("runs/3fa9"):
+                n = int(counter.read_text())
+                time.sleep(0.005)
+                counter.write_text(str(n + 1))
+
+    children = [fork(increment) for _ in range(3)]
+    assert [exit_code(child) for child in children] == [0, 0, 0]
+    assert counter.read_text() == "15"
+
+
+def test_a_lock_is_free_when_its_holder_was_killed_and_others_are_not_its_business(
+    cache: Cache,
+) -> None:
+    entry = cache.entry(KEY, {})
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        with entry.lock("a"):
+            os.write(writer, b"held")
+            signal.pause()
+
+    child = fork(hold)
+    try:
+        assert os.read(reader, 4) == b"held"
+        with entry.lock("b"):
+            entry.write("a", version(1), {"version": "1"})
+    finally:
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
+    with entry.lock("a"):
+        assert check_version(entry, "a") == 1
+    os.close(reader)
+    os.close(writer)
+
+
+def test_evicting_and_clearing_disturb_no_one(cache: Cache) -> None:
+    def use(seed: int) -> Callable[[], None]:
+        def work() -> None:
+            chance = random.Random(seed)
+            for _ in range(250):
+                entry = cache.entry(KEY, {"model": {"name": "gpt2"}})
+                name, n = chance.choice("ab"), chance.randrange(3)
+                if chance.random() < 0.3:
+                    with entry.lock(name):
+                        entry.write(name, version(n), {"version": str(n)})
+                elif chance.random() < 0.5:
+                    entry.write(name, version(n), {"version": str(n)})
+                entry.reserve(chance.randrange(10_000))
+                entry.has(name)
+                seen = check_version(entry, name)
+                os.write(writer, b"." if seen is None else b"%d" % seen)
+                if chance.random() < 0.1:
+                    entry.remove(name)
+
+        return work
+
+    reader, writer = os.pipe()
+
+    def evict(_: int) -> None:
+        small = Entry(Cache(cache.root, 1_000_000), OTHER, {})
+        assert small.reserve(999_000)
+        time.sleep(0.003)
+        assert {stored.key for stored in cache.entries()} <= {KEY, OTHER}
+        cache.clear()
+        time.sleep(0.003)
+
+    users = [fork(use(seed)) for seed in range(2)]
+    evictor = fork(forever(evict))
+    ended = [exit_code(child) for child in users]
+    os.kill(evictor, signal.SIGKILL)  # before anything can fail: it would go on forever
+    assert [*ended, exit_code(evictor)] == [0, 0, -signal.SIGKILL]
+    os.close(writer)
+    with os.fdopen(reader, "rb") as outcomes:
+        assert set(outcomes.read()) == set(b".012")  # files were seen, and were missed
+    cache.clear()
+    assert cache.entries() == []
+    assert left_over(cache) == []
+
+
+def test_processes_that_make_the_cache_at_once_all_succeed(tmp_path: Path) -> None:
+    for attempt in range(10):
+        start = time.monotonic() + 0.02
+        root = tmp_path / str(attempt)
+
+        def work(root: Path = root, start: float = start) -> None:
+            while time.monotonic() < start:
+                pass
+            entry = Cache(root).entry(KEY, {})
+            entry.write(str(os.getpid()), {}, {})
+            assert entry.has(str(os.getpid()))
+
+        children = [fork(work) for _ in range(4)]
+        assert [exit_code(child) for child in children] == [0] * 4
+
+
+def test_a_full_disk_is_a_cache_error_and_leaves_what_was_there(cache: Cache) -> None:
+    entry = cache.entry(KEY, {})
+    entry.write("a", version(0), {"version": "0"})
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        with pytest.raises(CacheError, match=r"cannot use .*/a\.safetensors: File too large"):
+            entry.write("a", version(1), {"version": "1"})
+        assert left_over(cache) == []
+
+    assert exit_code(fork(write)) == 0
+    assert check_version(entry, "a") == 0
+
+
+def test_a_folder_that_is_read_only_is_a_cache_error() -> None:
+    with TemporaryDirectory() as above:  # pytest's own folders let no other user in
+        Path(above).chmod(0o755)
+        cache = Cache(Path(above) / "cache")
+        entry = cache.entry(KEY, {})
+        entry.write("a", version(0), {"version": "0"})
+        folders = [cache.root, *(path for path in cache.root.rglob("*") if path.is_dir())]
+        uses: list[Callable[[], object]] = [
+            lambda: entry.write("a", version(1), {"version": "1"}),
+            lambda: entry.remove("a"),
+            lambda: entry.lock("new").__enter__(),
+            lambda: cache.entry(OTHER, {}),
+            cache.clear,
+        ]
+
+        def use() -> None:
+            if os.geteuid() == 0:
+                os.setuid(65534)  # no folder is read-only for root
+            assert check_version(entry, "a") == 0
+            for use in uses:
+                with pytest.raises(CacheError, match="Permission denied"):
+                    use()
+
+        for folder in folders:
+            folder.chmod(0o555)
+        try:
+            assert exit_code(fork(use)) == 0
+        finally:
+            for folder in folders:
+                folder.chmod(0o755)
+        assert check_version(entry, "a") == 0
