@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sae_guard.errors import InfrastructureError, SetupError
-from sae_guard.model import LanguageModel, Processing, load_model
+from sae_guard.model import FINAL, DeviceMap, LanguageModel, Processing, Suffix, load_model
 from tests.tiny_models import ARCHITECTURES, VOCABULARY
 
 LAYER = 1
@@ -20,6 +22,15 @@ HOOKS = [
         "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out",
         "attn.hook_z",
     )
+]  # fmt: skip
+BEFORE_4 = importlib.metadata.version("transformer-lens") < "4"
+ON_DISK = {
+    "model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+    "model.layers.2": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
+}  # fmt: skip
+DEVICE_MAPS: list[DeviceMap] = [
+    "auto", "cpu", {"": "cpu"},
+    *([] if BEFORE_4 else [ON_DISK, ON_DISK | {"lm_head": "disk"}, {"": "disk"}]),
 ]  # fmt: skip
 TOKENS = torch.randint(1, VOCABULARY, (3, 10), generator=torch.Generator().manual_seed(0))
 
@@ -142,6 +153,87 @@ def test_a_folder_without_a_model_names_its_neighbours(model_folders: dict[str, 
 def test_a_model_that_is_not_at_hand_names_the_nearest_names() -> None:
     with pytest.raises(InfrastructureError, match=r"'gpt2-smal' is not in the local cache.* gpt2"):
         load_model("gpt2-smal")
+
+
+@pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
+def test_a_spread_model_gives_the_numbers_of_the_undivided(
+    model_folders: dict[str, Path], device_map: DeviceMap
+) -> None:
+    whole = load_model(model_folders["llama"])
+    spread = load_model(model_folders["llama"], device_map=device_map)
+    assert spread.device == torch.device("cpu")
+    assert torch.equal(spread.logits(TOKENS), whole.logits(TOKENS))
+    for hook in HOOKS:
+        assert spread.width(hook) == whole.width(hook)
+        runs = [model.logits_with(TOKENS, hook, lambda x: 2 * x) for model in (spread, whole)]
+        assert torch.equal(*runs), hook
+
+
+@pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"])
+def test_so_do_runs_of_its_last_blocks(
+    model_folders: dict[str, Path], device_map: DeviceMap, hook: str
+) -> None:
+    finals = []
+    for given in (None, device_map):
+        model = load_model(model_folders["llama"], device_map=given)
+        suffix = Suffix.of(model, hook)
+        assert suffix is not None
+        clean = model.seen(TOKENS, suffix.entry, FINAL)
+        final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
+        assert not torch.equal(final, clean[FINAL])
+        finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
+        assert torch.equal(final, model.edited(TOKENS, {hook: lambda x: 2 * x}, FINAL))
+    assert torch.equal(*finals)
+
+
+@pytest.mark.parametrize(
+    ("device_map", "message"),
+    [
+        ("everywhere", "device_map 'everywhere': .*; allowed: auto, balanced"),
+        ({"": "meta"}, "placed by device_map .*'meta'.*; allowed: auto"),
+        ({"model": "cpu", "lm_head": 0}, "placed by device_map .*mixes"),
+        ({"model": "cpu", "lm_heed": "cpu"}, "no module 'lm_heed', .*; did you mean lm_head"),
+        pytest.param(
+            {"": 0}, "placed by device_map {'': 0}",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        pytest.param(
+            ON_DISK, "placed by device_map .*disk.* not supported",
+            marks=pytest.mark.skipif(not BEFORE_4, reason="TransformerLens 4 offloads to disk"),
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_device_map_that_cannot_be_is_refused(
+    model_folders: dict[str, Path], device_map: DeviceMap, message: str
+) -> None:
+    with pytest.raises(SetupError, match=message):
+        load_model(model_folders["llama"], device_map=device_map)
+
+
+@pytest.mark.skipif(BEFORE_4, reason="TransformerLens 3.9 offloads nothing to disk")
+def test_weights_on_disk_cannot_be_processed(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match=r"placed by device_map .*offloaded"):
+        load_model(model_folders["llama"], device_map=ON_DISK, processing="hooked")
+
+
+def test_a_device_beside_a_device_map_is_refused(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match="device cpu and device_map 'auto' exclude each other"):
+        load_model(model_folders["llama"], device="cpu", device_map="auto")
+
+
+def test_a_model_that_does_not_fit_is_no_fault_of_the_spec(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", full)
+    with pytest.raises(InfrastructureError, match="does not fit by device_map 'auto': CUDA out"):
+        load_model(model_folders["llama"], device_map="auto")
 
 
 @pytest.mark.gpu

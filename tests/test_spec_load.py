@@ -31,6 +31,7 @@ model:
   processing: hooked
   revision: main
   aliases: [tiny, tiny-2]
+  device_map: {model: 0, lm_head: "cuda:1"}
 hook: blocks.8.hook_resid_pre
 data:
   dataset: {path: some/pile, split: "train[:1%]"}
@@ -70,7 +71,11 @@ def test_every_key(tmp_path: Path) -> None:
         "processing": "hooked",
         "revision": "main",
         "aliases": ("tiny", "tiny-2"),
+        "device_map": (("model", 0), ("lm_head", "cuda:1")),
     }
+    assert first.model.placement == {"model": 0, "lm_head": "cuda:1"}
+    assert second.model.placement is None
+    hash(first)
     assert first.data.dataset is not None
     assert first.data.dataset.split == "train[:1%]"
     assert (first.data.column, first.data.special_tokens) == ("body", (0, 2))
@@ -78,13 +83,13 @@ def test_every_key(tmp_path: Path) -> None:
     assert first.checkpoint == "releases/v2"
     assert first.sae == SaeOptions(architecture="topk", k=32, pre_bias=True, normalize="layer_norm")
     assert first.thresholds == (
-        Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=22),
-        Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=23),
-        Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=24),
+        Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=23),
+        Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=24),
+        Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=25),
     )
     assert second.name == "blocks.0.hook_mlp_out"
     assert (second.data.modules, second.data.context) == (("argparse", "csv"), 128)
-    assert second.line == 26
+    assert second.line == 27
     assert second.checkpoint is None
 
 
@@ -97,6 +102,7 @@ def test_defaults_and_shorthands(tmp_path: Path) -> None:
         "processing": "raw",
         "revision": None,
         "aliases": (),
+        "device_map": None,
     }
     assert spec.data.dataset is not None
     assert (spec.data.dataset.path, spec.data.dataset.split) == ("some/pile", "train")
@@ -107,6 +113,25 @@ def test_defaults_and_shorthands(tmp_path: Path) -> None:
 def test_tokens_have_their_own_default_field(tmp_path: Path) -> None:
     (spec,) = load_specs(write(tmp_path, GOOD.replace("text: a.txt", "tokens: a.jsonl")))
     assert spec.data.column == "input_ids"
+
+
+@pytest.mark.parametrize(
+    ("given", "placement"),
+    [
+        ("auto", "auto"),
+        ("cuda:1", "cuda:1"),
+        ('{"": cpu}', {"": "cpu"}),
+        (
+            "{model.layers.0: 0, model.layers.1: disk}",
+            {"model.layers.0": 0, "model.layers.1": "disk"},
+        ),
+    ],
+)
+def test_device_maps(tmp_path: Path, given: str, placement: object) -> None:
+    text = GOOD.replace("model: gpt2", f"model: {{name: gpt2, device_map: {given}}}")
+    (spec,) = load_specs(write(tmp_path, text))
+    assert spec.model.placement == placement
+    hash(spec)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +153,14 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("blocks.8.hook_resid_pre", "8", 2, "`hook` is 8, allowed: text"),
     ("blocks.8.hook_resid_pre", "", 2, "`hook` is empty, allowed: text"),
     ("model: gpt2", "model: {dtype: float32}", 1, "`model.name` is missing"),
+    ("gpt2", "{name: g, device_map: al}", 1, "`model.device_map` is 'al', allowed: auto, balanced"),
+    ("gpt2", "{name: g, device_map: 1}", 1, "`model.device_map` is 1, allowed: auto, balanced"),
+    ("gpt2", "{name: g, device_map: {}}", 1, "`model.device_map` is {}, allowed: auto, balanced"),
+    ("gpt2", "{name: g, device_map: [a]}", 1, "`model.device_map` is ['a'], allowed: auto"),
+    ("gpt2", "{name: g, device_map: {a: meta}}", 1,
+     "`model.device_map` puts 'a' on 'meta', allowed: the number of a GPU"),
+    ("gpt2", "{name: g, device_map: {a: -1}}", 1, "puts 'a' on -1, allowed: the number"),
+    ("gpt2", "{name: g, device_map: {a: true}}", 1, "puts 'a' on True, allowed: the number"),
     ("model: gpt2", "model: {name: gpt2, dtype: fp16}", 1, "`model.dtype` is 'fp16', allowed: 'fl"),
     ("model: gpt2", "model: [gpt2]", 1, "`model` is ['gpt2'], allowed: a mapping"),
     ("model: gpt2", "model: {name: gpt2, processing: hook}", 1, "allowed: 'raw' or 'hooked'"),

@@ -1,5 +1,7 @@
 """The plain reference path: every run is a run of the whole model, and every logit exists.
 
+Logits are the model's own, but those of halves, which `LanguageModel` makes in float32.
+
 Two passes over the corpus: the first finds μ, the mean activation of all scored tokens; the second
 runs each batch clean, patched, zero-ablated and mean-ablated.
 """
@@ -44,37 +46,43 @@ def batch_sums(
     corpus: Corpus,
     at: Place,
     rows: slice | Int[Tensor, " batch"],
-    mean: Float[Tensor, " d_out"],
+    mean: Float[Tensor, " d_out"] | None,
 ) -> tuple[dict[str, Float[Tensor, " batch"]], Int[Tensor, " d_sae"]]:
-    """Each column's sum per window of the batch, and the firings of each latent."""
+    """Each column's sum per window of the batch, and the firings of each latent.
+
+    Without a mean, nothing is ablated: the columns that do not depend on the SAE are left out.
+    """
     tokens = corpus.tokens[rows].to(model.device)
     patched, scored = corpus.patched[rows].to(model.device), corpus.scored[rows, :-1]
     clean, x, y = at.clean(model, tokens)
     y = y.to(torch.promote_types(y.dtype, torch.float32))
     reconstruction, latents = sae(x.to(torch.promote_types(x.dtype, torch.float32)).to(sae.device))
     y_hat, latents = reconstruction.to(y), latents[:, :-1]
-    centre = mean.to(y.dtype).to(y.device)
 
     def log_probs_with(replacement: Tensor) -> Float[Tensor, "batch pos vocab"]:
         return _log_probs_with(model, tokens, at.replaced, patched, replacement)
 
     log_p = formulas.log_probs(clean[:, :-1])
     log_q = log_probs_with(y_hat)
-    target = tokens[:, 1:]
+    target = tokens[:, 1:].to(log_p.device)  # a model on several devices gives them on its last
     per_token = {
         "n_tokens": torch.ones_like(target),
         "kl": formulas.kl_divergence(log_p, log_q),
         "ce_clean": formulas.cross_entropy(log_p, target),
         "ce_patched": formulas.cross_entropy(log_q, target),
-        "ce_zero": formulas.cross_entropy(log_probs_with(torch.zeros_like(y)), target),
-        "ce_mean": formulas.cross_entropy(log_probs_with(centre.expand_as(y)), target),
         "l0": formulas.l0(latents),
         "l1": formulas.l1(latents),
         "sq_error": formulas.squared_distance(y, y_hat)[:, :-1],
-        "sq_deviation": formulas.squared_distance(y, centre)[:, :-1],
         "cosine": formulas.cosine(y, y_hat)[:, :-1],
         "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1],
     }
+    if mean is not None:
+        centre = mean.to(y.dtype).to(y.device)
+        per_token |= {
+            "ce_zero": formulas.cross_entropy(log_probs_with(torch.zeros_like(y)), target),
+            "ce_mean": formulas.cross_entropy(log_probs_with(centre.expand_as(y)), target),
+            "sq_deviation": formulas.squared_distance(y, centre)[:, :-1],
+        }
     sums = {
         name: formulas.masked_sums(values, scored.to(values.device))
         for name, values in per_token.items()

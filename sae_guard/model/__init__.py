@@ -1,7 +1,18 @@
 """The TransformerLens bridge: clean runs, runs with a hook point replaced, runs of a part."""
 
-from sae_guard.model.language_model import Activation, Edit, LanguageModel, Processing
-from sae_guard.model.loading import load_model
-from sae_guard.model.suffix import Clean, Suffix
+from sae_guard.model.language_model import FINAL, Activation, Edit, LanguageModel, Processing
+from sae_guard.model.loading import DeviceMap, load_model
+from sae_guard.model.suffix import Suffix
+from sae_guard.model.unembedding import Unembedding
 
-__all__ = ["Activation", "Clean", "Edit", "LanguageModel", "Processing", "Suffix", "load_model"]
+__all__ = [
+    "FINAL",
+    "Activation",
+    "DeviceMap",
+    "Edit",
+    "LanguageModel",
+    "Processing",
+    "Suffix",
+    "Unembedding",
+    "load_model",
+]

@@ -1,11 +1,17 @@
-"""The language model: a TransformerLens bridge, run clean or with one hook point replaced."""
+"""The language model: a TransformerLens bridge, run clean or with one hook point replaced.
+
+Logits are the model's own. Those of a model of halves are made anew in float32 from its final
+hidden states, where that gives the same numbers but for their rounding.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -14,10 +20,14 @@ from torch import Tensor
 
 from sae_guard.errors import SetupError, allowed
 from sae_guard.model import residual_mid
+from sae_guard.model.unembedding import Unembedding
 
 Activation = Float[Tensor, "batch pos d_in"]
 Edit = Callable[[Activation], Activation]
 Processing = Literal["raw", "hooked"]
+
+FINAL = "ln_final.hook_out"
+"""Where the final hidden states are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +51,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go and logits come from."""
+        """Where tokens go; of a model on several devices, activations may lie on the others."""
         return torch.device(self.bridge.cfg.device)
 
     @property
@@ -78,12 +88,19 @@ class LanguageModel:
     def width(self, hook: str) -> int:
         """d_in of the activation at ``hook``; raises `SetupError` for an unknown hook point."""
         self.check_hook(hook)
-        two_tokens = torch.zeros(1, 2, dtype=torch.int64)
-        return self.logits_and_activation(two_tokens, hook)[1].shape[-1]
+        seen: dict[str, list[Tensor]] = {}
+        self._run(torch.zeros(1, 2, dtype=torch.int64), _keepers([hook], seen))
+        self._check_fired([hook], {name: len(found) for name, found in seen.items()})
+        return seen[hook][0].flatten(2).shape[-1]
+
+    @cached_property
+    def unembedding(self) -> Unembedding:
+        """Final hidden states → logits; of a model of halves, with a float32 copy of its matrix."""
+        return Unembedding.of(self)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """The clean run."""
-        return self._run(tokens, [])
+        return self._logits(tokens, [])
 
     def logits_and_activation(
         self, tokens: Int[Tensor, "batch pos"], hook: str
@@ -97,7 +114,7 @@ class LanguageModel:
     ) -> tuple[Float[Tensor, "batch pos vocab"], list[Activation]]:
         """The clean run, and the activation at each of ``hooks`` in the model's dtype."""
         seen: dict[str, list[Tensor]] = {}
-        logits = self._run(tokens, _keepers(hooks, seen))
+        logits = self._logits(tokens, _keepers(hooks, seen))
         self._check_fired(hooks, {hook: len(found) for hook, found in seen.items()})
         return logits, [seen[hook][0].flatten(2) for hook in hooks]
 
@@ -110,7 +127,7 @@ class LanguageModel:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
         fired: Counter[str] = Counter()
-        logits = self._run(tokens, self._replacing({hook: edit}, fired))
+        logits = self._logits(tokens, self._replacing({hook: edit}, fired))
         self._check_fired([hook], fired)
         return logits
 
@@ -136,7 +153,7 @@ class LanguageModel:
         def replacer(name: str, edit: Edit) -> residual_mid.Replace:
             def replace(activation: Tensor, hook: Any) -> Tensor:
                 fired[name] += 1
-                return edit(activation.flatten(2)).to(activation.dtype).view_as(activation)
+                return edit(activation.flatten(2)).to(activation).view_as(activation)
 
             return replace
 
@@ -161,6 +178,39 @@ class LanguageModel:
             return [(hook, replace)]
         return residual_mid.with_residual(hook, replace)
 
+    def _logits(
+        self, tokens: Int[Tensor, "batch pos"], hooks: residual_mid.Hooks
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """The logits of a run; in float32 or better, unless only the model itself can make them."""
+        # What is read or replaced at the unembedding must be of the logits that are given.
+        if not self._widens or any("unembed" in hook for hook, _ in hooks):
+            return self._run(tokens, hooks)
+        final: dict[str, list[Tensor]] = {}
+        self._run(tokens, [*hooks, *_keepers([FINAL], final)])
+        found = final[FINAL][0]
+        return self.unembedding.logits(found.flatten(0, 1)).view(*found.shape[:2], -1)
+
+    @cached_property
+    def _widens(self) -> bool:
+        """Whether the logits are halves, and those of the unembedding are theirs but for rounding.
+
+        They are others where the model scales them (Cohere, Granite) or projects what it unembeds.
+        """
+        half = self.bridge.cfg.dtype.itemsize < 4
+        if not half or FINAL not in self.bridge.hook_dict or not self.unembedding.wide:
+            return False
+        tokens = torch.arange(16).view(2, 8) % self.vocabulary_size
+        final: dict[str, list[Tensor]] = {}
+        own = self._run(tokens, _keepers([FINAL], final))
+        found = [seen.flatten(0, 1) for seen in final.get(FINAL, ())]
+        return len(found) == 1 and self.unembedding.gives(found[0], own.flatten(0, 1))
+
+    @cached_property
+    def _quick(self) -> dict[str, Any]:
+        """What keeps the model from keeping keys and values for tokens that do not come."""
+        parameters = inspect.signature(self.bridge.original_model.forward).parameters
+        return {"use_cache": False} if "use_cache" in parameters else {}
+
     def _run(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -180,6 +230,7 @@ class LanguageModel:
                     attention_mask=torch.ones_like(tokens),
                     # Of the last position alone, the fewest that a model gives.
                     **({"logits_to_keep": 1} if without_logits else {}),
+                    **self._quick,
                 )
         except ValueError as error:
             if "Cannot add hook" in str(error):  # hook points that are off unless asked for

@@ -10,28 +10,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.model.language_model import Activation, Edit, LanguageModel
-
-_FINAL = "ln_final.hook_out"
-_SOFT_CAP = "final_logit_softcapping"  # Gemma 2; the model applies it after its unembedding
+from sae_guard.model.language_model import FINAL, Edit, LanguageModel
+from sae_guard.model.unembedding import Unembedding
 
 Hidden = Float[Tensor, "batch pos d_model"]
-
-
-class Clean(NamedTuple):
-    """One clean run."""
-
-    final: Hidden
-    """What the unembedding takes."""
-    residual: Hidden
-    """What goes into the block of the hook points."""
-    activations: list[Activation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +32,13 @@ class Suffix:
     _blocks: list[Any] = field(repr=False)
     _boundary: str | None = None
     """The hook point whose activation is what goes in."""
-    _gives_tuples: list[bool] = field(default_factory=list, repr=False)
-    """Whether its blocks do (GPT-Neo), seen in the first clean run."""
 
     @classmethod
     def of(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
         """The suffix from the first block of the hook points on; None where there is no such."""
         found = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hook) for hook in hooks]
         blocks = list(getattr(model.bridge, "blocks", ()))
-        if not all(found) or not blocks or _FINAL not in model.bridge.hook_dict:
+        if not all(found) or not blocks or FINAL not in model.bridge.hook_dict:
             return None
         first = min(int(match[1]) for match in found if match)
         if len(hooks) == 1 and hooks[0].endswith(".hook_resid_post"):
@@ -60,16 +47,23 @@ class Suffix:
         return cls(model, first, blocks, hooks[0] if at_entry else None)
 
     @property
-    def _entry(self) -> str:
-        """Where the residual goes in."""
+    def entry(self) -> str:
+        """The hook point where the residual goes in."""
         whole = self.block == len(self._blocks)
         return "ln_final.hook_in" if whole else f"blocks.{self.block}.hook_in"
 
-    def clean(self, tokens: Int[Tensor, "batch pos"], *hooks: str) -> Clean:
-        """The run of the whole model without its unembedding."""
-        with self._looking():
-            seen = self.model.seen(tokens, *dict.fromkeys((_FINAL, self._entry, *hooks)))
-        return Clean(seen[_FINAL], seen[self._entry], [seen[hook].flatten(2) for hook in hooks])
+    @property
+    def unembedding(self) -> Unembedding:
+        """Of the model."""
+        return self.model.unembedding
+
+    def source(self, hook: str) -> str:
+        """The hook point at which a clean run shows the activation of ``hook``."""
+        return self.entry if hook == self._boundary else hook
+
+    def sources(self, *hooks: str) -> list[str]:
+        """Where a clean run shows all that runs of the suffix take: residual and activations."""
+        return list(dict.fromkeys([self.entry, *map(self.source, hooks)]))
 
     def final_with(
         self, tokens: Int[Tensor, "batch pos"], residual: Hidden, hook: str, edit: Edit
@@ -85,18 +79,12 @@ class Suffix:
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
-        edits: dict[str, Edit] = {self._entry: lambda _: residual, hook: edit}
+        edits: dict[str, Edit] = {self.entry: lambda _: residual, hook: edit}
         if hook == self._boundary:
-            edits = {self._entry: lambda _: edit(residual)}
+            edits = {self.entry: lambda given: edit(residual.to(given.device))}
+        _ = self._gives_tuples  # found out while all blocks run
         with self._alone():
-            return self.model.edited(tokens, edits, _FINAL)
-
-    def unembed(self, final: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
-        """Logits of final hidden states."""
-        with torch.inference_mode():
-            logits: Tensor = self.model.bridge.unembed(final.unsqueeze(0)).squeeze(0)
-            cap = getattr(self.model.bridge.original_model.config, _SOFT_CAP, None)
-            return logits if cap is None else (logits / cap).tanh() * cap
+            return self.model.edited(tokens, edits, FINAL)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -113,20 +101,19 @@ class Suffix:
 
     def _hand_on(self, *args: Any, **kwargs: Any) -> Any:
         given = args[0] if args else kwargs["hidden_states"]
-        return (given, None) if any(self._gives_tuples) else given
+        return (given, None) if self._gives_tuples else given
 
-    @contextmanager
-    def _looking(self) -> Iterator[None]:
-        """Note what the blocks give, once."""
-        if self._gives_tuples:
-            yield
-            return
+    @cached_property
+    def _gives_tuples(self) -> bool:
+        """Whether the model's blocks do (GPT-Neo)."""
+        found: list[bool] = []
 
         def look(block: Any, given: Any, output: Any) -> None:
-            self._gives_tuples.append(isinstance(output, tuple))
+            found.append(isinstance(output, tuple))
 
         handle = self._blocks[0].register_forward_hook(look)
         try:
-            yield
+            self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL)
         finally:
             handle.remove()
+        return found[0]

@@ -6,71 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.spec.values import DeviceMap, Interval, SpecialTokens, Text, Texts, shorthand, wrong
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    # A template, in which braces would be fields.
-    return PydanticCustomError("spec", "{message}", {"message": message})
-
-
-def _one_or_many(value: Any) -> Any:
-    many = (value,) if isinstance(value, str) else value
-    if not isinstance(many, (list, tuple)) or not many or not all(isinstance(v, str) for v in many):
-        raise _wrong(f"is {value!r}, expected text or a list of texts")
-    return tuple(many)
-
-
-def _special_tokens(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and all(type(v) is int and v >= 0 for v in value):
-        return tuple(value)
-    if value in ("exclude", "include"):
-        return value
-    raise _wrong(f"is {value!r}, allowed: exclude, include, or a list of token ids")
-
-
-def _interval(value: Any) -> Any:
-    numbers = isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value)
-    if not numbers or len(value) != 2 or not value[0] < value[1]:
-        raise _wrong(f"is {value!r}, expected [low, high] in nats, low below high")
-    return (float(value[0]), float(value[1]))
-
-
-def _shorthand(key: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-_TEXTS = {"type": "string", "minLength": 1}
-Texts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_one_or_many),
-    Field(strict=False),
-    WithJsonSchema({"anyOf": [_TEXTS, {"type": "array", "items": _TEXTS, "minItems": 1}]}),
-]
-SpecialTokens = Annotated[
-    Literal["exclude", "include"] | tuple[int, ...],
-    BeforeValidator(_special_tokens),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": ["exclude", "include"]},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            ]
-        }
-    ),
-]
-Interval = Annotated[
-    tuple[float, float],
-    BeforeValidator(_interval),
-    Field(strict=False),
-    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
-]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -95,6 +36,17 @@ class ModelSpec(_Strict):
     aliases: Texts = Field(
         (), description="Other names by which checkpoints call this model.", validate_default=False
     )
+    device_map: DeviceMap | None = Field(
+        None,
+        description="Spread the model over devices (accelerate): auto, balanced, …, or a mapping "
+        "of module names to GPU numbers, or to cpu and disk. Default: on --sae-device.",
+    )
+
+    @property
+    def placement(self) -> str | dict[str, int | str] | None:
+        """The ``device_map`` as transformers takes it."""
+        found = self.device_map
+        return dict(found) if isinstance(found, tuple) else found
 
     def path_or_name(self, base: Path) -> Path | str:
         """The folder, if the name is one (relative to ``base``, the spec's folder)."""
@@ -121,7 +73,7 @@ class DataSpec(_Strict):
     tokens: Texts | None = Field(
         None, description="Token ids: .npy or .safetensors matrices, or .jsonl lists (globs)."
     )
-    dataset: Annotated[DatasetSpec, _shorthand("path")] | None = Field(
+    dataset: Annotated[DatasetSpec, shorthand("path")] | None = Field(
         None, description="Hugging Face dataset, streamed."
     )
     modules: Texts | None = Field(
@@ -149,9 +101,9 @@ class DataSpec(_Strict):
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             what = " and ".join(given) if given else "no source"
-            raise _wrong(f"has {what}, expected exactly one of {', '.join(SOURCES)}")
+            raise wrong(f"has {what}, expected exactly one of {', '.join(SOURCES)}")
         if self.field is not None and given[0] in ("text", "modules"):
-            raise _wrong(f"has a field, but {given[0]} has none; it is for jsonl, tokens, dataset")
+            raise wrong(f"has a field, but {given[0]} has none; it is for jsonl, tokens, dataset")
         return self
 
     @property
@@ -172,7 +124,7 @@ def _warn(value: Any) -> Any:
         return float(value)
     if isinstance(value, (dict, WarnBounds)):
         return value
-    raise _wrong(f"is {value!r}, expected a number, or a mapping of max and min")
+    raise wrong(f"is {value!r}, expected a number, or a mapping of max and min")
 
 
 class Bounds(_Strict):
@@ -191,7 +143,7 @@ class DocumentModel(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+( [A-Za-z0-9_.+-]+)*$")] | None = Field(
         None, description="In node ids (default: the hook point); unique in its file."
     )
-    model: Annotated[ModelSpec, _shorthand("name")] = Field(
+    model: Annotated[ModelSpec, shorthand("name")] = Field(
         description="Language model: its name, or a mapping."
     )
     hook: Text = Field(description="Hook point, such as blocks.8.hook_resid_pre.")

@@ -1,0 +1,113 @@
+"""Values that a spec writes in more than one way: what they become, or what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """What pydantic is to raise, whose message follows the key."""
+    # A template, in which braces would be fields.
+    return PydanticCustomError("spec", "{message}", {"message": message})
+
+
+def _one_or_many(value: Any) -> Any:
+    many = (value,) if isinstance(value, str) else value
+    if not isinstance(many, (list, tuple)) or not many or not all(isinstance(v, str) for v in many):
+        raise wrong(f"is {value!r}, expected text or a list of texts")
+    return tuple(many)
+
+
+def _special_tokens(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and all(type(v) is int and v >= 0 for v in value):
+        return tuple(value)
+    if value in ("exclude", "include"):
+        return value
+    raise wrong(f"is {value!r}, allowed: exclude, include, or a list of token ids")
+
+
+def _interval(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value)
+    if not numbers or len(value) != 2 or not value[0] < value[1]:
+        raise wrong(f"is {value!r}, expected [low, high] in nats, low below high")
+    return (float(value[0]), float(value[1]))
+
+
+_STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+_DEVICE = r"(cpu|mps|(cuda|xpu)(:\d+)?)"
+
+
+def _device_map(value: Any) -> Any:
+    if isinstance(value, str) and (value in _STRATEGIES or re.fullmatch(_DEVICE, value)):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise wrong(
+            f"is {value!r}, allowed: {', '.join(_STRATEGIES)}, a device (cpu, cuda:0), or a "
+            "mapping of module names to devices"
+        )
+    for module, device in value.items():
+        text = isinstance(device, str) and re.fullmatch(f"{_DEVICE}|disk", device)
+        if not isinstance(module, str) or not (text or (type(device) is int and device >= 0)):
+            raise wrong(
+                f"puts {module!r} on {device!r}, allowed: the number of a GPU, a device (cpu, "
+                "cuda:0), or disk"
+            )
+    return tuple(value.items())  # a mapping cannot be hashed
+
+
+def shorthand(key: str) -> BeforeValidator:
+    """Text is taken for a mapping with this key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+_TEXTS = {"type": "string", "minLength": 1}
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_many),
+    Field(strict=False),
+    WithJsonSchema({"anyOf": [_TEXTS, {"type": "array", "items": _TEXTS, "minItems": 1}]}),
+]
+SpecialTokens = Annotated[
+    Literal["exclude", "include"] | tuple[int, ...],
+    BeforeValidator(_special_tokens),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["exclude", "include"]},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            ]
+        }
+    ),
+]
+Interval = Annotated[
+    tuple[float, float],
+    BeforeValidator(_interval),
+    Field(strict=False),
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
+]
+DeviceMap = Annotated[
+    str | tuple[tuple[str, int | str], ...],
+    BeforeValidator(_device_map),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^({'|'.join(_STRATEGIES)}|{_DEVICE})$"},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {
+                        "anyOf": [
+                            {"type": "integer", "minimum": 0},
+                            {"type": "string", "pattern": f"^({_DEVICE}|disk)$"},
+                        ]
+                    },
+                },
+            ]
+        }
+    ),
+]
+Text = Annotated[str, Field(min_length=1)]
