@@ -14,9 +14,10 @@ settings.load_profile("sae_guard")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A test that reaches for the hub fails at once; a gate may need it."""
+    """A test that reaches for the hub fails at once, or for the user's cache; a gate may."""
     if not config.getoption("sae"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face library is imported
+        os.environ["SAE_GUARD_CACHE"] = "off"
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_guard.api import load_sae, measure
+    from sae_guard.api import load_sae, measure, measure_all
     from sae_guard.corpus import Corpus
     from sae_guard.errors import SaeGuardError
     from sae_guard.measurement import Measurement
@@ -30,6 +30,7 @@ _HOME = {
     "load_model": "model",
     "load_sae": "api",
     "measure": "api",
+    "measure_all": "api",
 }
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "load_model",
     "load_sae",
     "measure",
+    "measure_all",
 ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from sae_guard import engine
+from sae_guard.cache import Cache, chosen_root
 from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
@@ -21,7 +22,7 @@ from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.spec import read_data
 
-__all__ = ["load_sae", "measure"]
+__all__ = ["load_sae", "measure", "measure_all"]
 
 
 def load_sae(
@@ -63,6 +64,7 @@ def measure(
     hook: str,
     hook_out: str | None = None,
     batch_size: int | None = None,
+    cache: bool | str | Path = False,
     progress: bool = False,
 ) -> Measurement:
     """Measure an SAE patched into a language model: ``measure(...)["kl"]``.
@@ -75,7 +77,38 @@ def measure(
             from the current folder.
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Token windows per forward pass; by default as their length and the device allow.
+        batch_size: Token windows per forward pass; by default as their length and the memory allow.
+        cache: Whether to remember the clean run and the measurement in the user's cache folder (or
+            ``$SAE_GUARD_CACHE``), or in which folder.
+        progress: Draw a progress bar on stderr.
+
+    Raises:
+        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+    """
+    (measurement,) = measure_all(
+        model=model, saes=[(sae, hook, hook_out)], corpus=corpus, batch_size=batch_size,
+        cache=cache, progress=progress,
+    )  # fmt: skip
+    return measurement
+
+
+def measure_all(
+    *,
+    model: LanguageModel | str | Path,
+    saes: Sequence[tuple[SAE | str | Path, str] | tuple[SAE | str | Path, str, str | None]],
+    corpus: Corpus | Mapping[str, Any],
+    batch_size: int | None = None,
+    cache: bool | str | Path = False,
+    progress: bool = False,
+) -> list[Measurement]:
+    """Measure several SAEs, each alone in the model, in one sweep: one clean run serves all.
+
+    Args:
+        model: As in `measure`, like the others.
+        saes: Each with its hook point, and a transcoder with its hook_out; all are loaded at once.
+        corpus: What all are measured on.
+        batch_size: Token windows per forward pass.
+        cache: Whether, or where, to remember clean runs and measurements.
         progress: Draw a progress bar on stderr.
 
     Raises:
@@ -83,16 +116,19 @@ def measure(
     """
     if not isinstance(model, LanguageModel):
         model = load_model(model)
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae, device=model.device)
+    device = model.device
+    patches = [
+        engine.Patch(sae if isinstance(sae, SAE) else load_sae(sae, device=device), *hooks)
+        for sae, *hooks in saes
+    ]
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    return engine.measure(
+    root = chosen_root(None if isinstance(cache, bool) else str(cache)) if cache else None
+    return engine.measure_all(
         model,
-        sae,
+        patches,
         corpus,
-        hook,
-        hook_out=hook_out,
         batch_size=batch_size,
+        cache=Cache(root) if root else None,
         progress=sys.stderr if progress else None,
     )

@@ -36,8 +36,9 @@ class Provenance:
     device: str
     hook_out: str | None = None
     """What was replaced, where it is not what was read: a transcoder."""
-    paths: Mapping[str, str] = field(default_factory=dict)
-    """Which path of the engine was taken for what, and why not a faster one."""
+    paths: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Which path of the engine was taken for what, and why not a faster one: how it was measured,
+    not what."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,11 +68,16 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _path(measured: Outcome | None) -> Iterator[str]:
-    """Why the whole model ran for everything, if nobody asked for it."""
+    """What is out of the ordinary in how it was measured, unless it was asked for."""
     provenance = measured.provenance if measured else ""
-    because = json.loads(provenance).get("paths", {}).get("because") if provenance else None
+    paths = json.loads(provenance).get("paths", {}) if provenance else {}
+    because, clean = paths.get("because"), paths.get("clean run", "")
     if because not in (None, "asked for"):
         yield f"  the whole model ran for every number: {because}"
+    if clean == "measured before":
+        yield "  measured before, the same weights, tokens and code; --sae-cache=off measures anew"
+    elif clean.startswith("run, and not remembered"):
+        yield f"  clean run: {clean}"
 
 
 def _contract(parts: Sequence[Outcome]) -> Iterator[str]:

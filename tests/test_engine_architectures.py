@@ -14,12 +14,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.errors import SetupError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import COLUMNS
-from sae_guard.model import LanguageModel, Processing, Suffix, load_model
+from sae_guard.model import LanguageModel, Processing, Unembedding, load_model
 from sae_guard.sae import SAE
 from tests import naive
 from tests.ten_models import LAYERS, TEN, Folders
@@ -133,14 +134,16 @@ def measure_at(
     layer: int,
     place: str,
     *,
+    sae: SAE | None = None,
     batch_size: int | None = None,
     reference: bool = False,
+    cache: Cache | None = None,
 ) -> Measurement:
     hook, hook_out = at_layer(layer, place)
-    sae = sae_for(model, place)
     return measure(
-        model, sae, corpus, hook, hook_out=hook_out, batch_size=batch_size, reference=reference
-    )
+        model, sae or sae_for(model, place), corpus, hook, hook_out=hook_out,
+        batch_size=batch_size, reference=reference, cache=cache,
+    )  # fmt: skip
 
 
 def skip_unsupported(model: LanguageModel, place: str) -> None:
@@ -165,13 +168,22 @@ def assert_equal(mine: Measurement, theirs: Measurement) -> None:
 
 @pytest.mark.parametrize(("processing", "layer", "place"), CASES)
 def test_the_fast_path_is_the_plain_path(
-    loaded: Loaded, corpus: Corpus, processing: Processing, layer: int, place: str
+    loaded: Loaded, corpus: Corpus, processing: Processing, layer: int, place: str, tmp_path: Path
 ) -> None:
+    """Cold, filling the cache, and warm: with what another SAE's measurement left there."""
     model = loaded(processing)
     skip_unsupported(model, place)
-    fast = measure_at(model, corpus, layer, place)
-    assert took_the_fast_path(fast)
-    assert_equal(fast, measure_at(model, corpus, layer, place, reference=True))
+    cold = measure_at(model, corpus, layer, place)
+    cache, other = Cache(tmp_path), replace(sae_for(model, place), scale_out=2.0)
+    filling = measure_at(model, corpus, layer, place, sae=other, cache=cache)
+    warm = measure_at(model, corpus, layer, place, cache=cache)
+    plain = measure_at(model, corpus, layer, place, reference=True)
+    assert all(map(took_the_fast_path, (cold, filling, warm)))
+    assert [run.provenance.paths["clean run"] for run in (cold, filling, warm)] == [
+        "run", "run, and remembered", "remembered",
+    ]  # fmt: skip
+    assert_equal(cold, plain)
+    assert_equal(warm, plain)
 
 
 @pytest.mark.parametrize("place", PLACES[1:])
@@ -236,8 +248,8 @@ def test_what_is_wrong_is_found_where_nothing_is_scored_in_the_first_windows(
     tokens = torch.randint(FIRST, VOCABULARY, (4, 16), generator=generator)
     tokens[:2] = EXCLUDED
     windows = Corpus(tokens, frozenset({EXCLUDED}))
-    model, right = load_model(ten_folders("gpt2")), Suffix.unembed
-    monkeypatch.setattr(Suffix, "unembed", lambda suffix, final: 2 * right(suffix, final))
+    model, right = load_model(ten_folders("gpt2")), Unembedding.logits
+    monkeypatch.setattr(Unembedding, "logits", lambda self, final: 2 * right(self, final))
     found = measure_at(model, windows, 1, "hook_mlp_out", batch_size=batch_size)
     assert not took_the_fast_path(found)
     assert_equal(found, measure_at(model, windows, 1, "hook_mlp_out", reference=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place, ablation, fast, head, measure
-from sae_guard.engine.fast import Sweep
+from sae_guard.engine import Patch, Place, ablated, ablation, head, measure, measure_all
+from sae_guard.engine.ablated import Ablated
+from sae_guard.engine.base import Base, Bases
+from sae_guard.engine.fast import Run
+from sae_guard.engine.memory import Memory
+from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import COLUMNS
-from sae_guard.model import LanguageModel, Suffix, load_model
+from sae_guard.model import LanguageModel, Suffix, Unembedding
 from tests.test_engine import HOOKS, likely_corpus, make_sae
 
 RESIDUAL, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
@@ -54,7 +60,9 @@ def test_what_follows_the_last_block_is_the_unembedding(
     hook = "blocks.2.hook_resid_post"
     mine = measure(gpt2, make_sae(), corpus, hook)
     assert_same(mine, measure(gpt2, make_sae(), corpus, hook, reference=True))
-    assert mine.provenance.paths == {"forward": "from block 3 on", "ablations": "one row"}
+    assert mine.provenance.paths == {
+        "forward": "from block 3 on", "ablations": "one row", "clean run": "run",
+    }  # fmt: skip
 
 
 def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Corpus) -> None:
@@ -63,15 +71,57 @@ def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Co
 
 
 def test_what_differs_from_the_plain_path_gives_way_to_it(
-    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reference = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True)
-    right = Suffix.unembed
-    monkeypatch.setattr(Suffix, "unembed", lambda self, final: right(self, final) * 1.01)
-    mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
-    assert_same(mine, reference)
-    assert mine.provenance.paths["forward"] == "whole model"
-    assert mine.provenance.paths["because"].startswith("kl ")
+    right, cache = Unembedding.logits, Cache(tmp_path)
+    monkeypatch.setattr(Unembedding, "logits", lambda self, final: right(self, final) * 1.01)
+    for _ in range(2):  # what was given up is not remembered
+        mine = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
+        assert_same(mine, reference)
+        assert mine.provenance.paths["forward"] == "whole model"
+        assert mine.provenance.paths["because"].startswith("kl ")
+
+
+def test_of_several_only_what_differs_gives_way(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = Run.take, replace(make_sae(), scale_out=2.0)
+
+    def take(self: Run, rows: slice, *losses: Tensor) -> None:
+        right(self, rows, *losses)
+        if self.sae is wrong:
+            self.sums["l1"][rows] += 1
+
+    monkeypatch.setattr(Run, "take", take)
+    patches = [Patch(make_sae(), RESIDUAL), Patch(wrong, RESIDUAL), Patch(make_sae(), MLP)]
+    found = measure_all(gpt2, patches, corpus, batch_size=2)
+    for patch, measurement in zip(patches, found, strict=True):
+        assert_same(measurement, measure(gpt2, patch.sae, corpus, patch.hook, reference=True))
+    forward = [measurement.provenance.paths["forward"] for measurement in found]
+    assert forward == ["from block 1 on", "whole model", "from block 1 on"]
+
+
+@pytest.mark.parametrize(
+    "hooks", [[RESIDUAL, RESIDUAL], [RESIDUAL, MLP, "blocks.2.hook_resid_post"]]
+)
+def test_several_are_measured_as_each_alone_by_one_clean_run(
+    gpt2: LanguageModel, corpus: Corpus, hooks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = [Patch(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)]
+    alone = [measure(gpt2, patch.sae, corpus, patch.hook) for patch in patches]
+    right, runs = Bases._run, []
+
+    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+        runs.append(rows)
+        return right(self, rows, *others, **more)
+
+    monkeypatch.setattr(Bases, "_run", run)
+    for mine, theirs in zip(measure_all(gpt2, patches, corpus, batch_size=3), alone, strict=True):
+        assert_same(mine, theirs)
+        assert mine.provenance.hook == theirs.provenance.hook
+    proofs = [slice(0, 2)] * len(hooks)
+    assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *proofs]))
 
 
 def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
@@ -95,7 +145,7 @@ def test_ablations_do_not_depend_on_how_they_are_run(
     alone = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
     assert alone.provenance.paths["ablations"] == "each sequence"
     assert_same(shared, alone)
-    monkeypatch.setattr(fast, "_KEPT_BYTES", 0)  # the prefix runs again for μ
+    monkeypatch.setattr(ablated, "_KEPT_BYTES", 0)  # the prefix runs again for μ
     assert_same(shared, measure(gpt2, make_sae(), corpus, hook, batch_size=4))
 
 
@@ -103,15 +153,16 @@ def test_a_batch_that_does_not_fit_is_halved(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = measure(gpt2, make_sae(), corpus, MLP, batch_size=6)
-    right, ran = Sweep._ablate_zero, []
+    right, ran = Ablated.batch, []
 
-    def limited(self: Sweep, rows: slice, tokens: Tensor, *others: Any) -> None:
-        ran.append(len(tokens))  # at the last moment: what was done must not count twice
-        if len(tokens) > 2:
+    def limited(self: Ablated, rows: slice, base: Base) -> None:
+        n = rows.stop - rows.start
+        ran.append(n)  # at the last moment: what was done must not count twice
+        if n > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        right(self, rows, tokens, *others)
+        right(self, rows, base)
 
-    monkeypatch.setattr(Sweep, "_ablate_zero", limited)
+    monkeypatch.setattr(Ablated, "batch", limited)
     assert_same(measure(gpt2, make_sae(), corpus, MLP, batch_size=6), whole)
     assert ran == [6, 3, 1, 2, 3, 1, 2]
 
@@ -136,25 +187,20 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def test_logits_exist_in_chunks_only(gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("warm", [False, True])
+def test_logits_exist_in_chunks_only(
+    gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, warm: bool
+) -> None:
     tokens = torch.randint(1, 300, (12, 16), generator=torch.Generator().manual_seed(0))
     corpus = Corpus(tokens, frozenset({0}), {})
     monkeypatch.setattr(head, "_ELEMENTS", 64 * 300)
     suffix = Suffix.of(gpt2, RESIDUAL)
     assert suffix is not None
-    sweep = Sweep(suffix, make_sae(), corpus, Place(RESIDUAL, RESIDUAL))
+    run = Run(suffix, make_sae(), corpus, Place(RESIDUAL, RESIDUAL))
+    memory = Memory.of(Cache(tmp_path) if warm else None, gpt2, corpus)
+    sweep = Sweep(gpt2, [run], corpus, memory)
     with Largest() as largest:  # type: ignore[no-untyped-call]
         sweep.batch(slice(0, 12))
-        sweep.finish()
+        sweep.finish([slice(0, 12)])
     logits = 12 * 16 * 300
     assert largest.elements < logits / 2
-
-
-def test_a_soft_cap_is_applied(model_folders: dict[str, Path], corpus: Corpus) -> None:
-    model = load_model(model_folders["llama"])
-    suffix = Suffix.of(model, RESIDUAL)
-    assert suffix is not None
-    final = torch.randn(5, 32)
-    plain = suffix.unembed(final)
-    model.bridge.original_model.config.final_logit_softcapping = 0.5
-    torch.testing.assert_close(suffix.unembed(final), (plain / 0.5).tanh() * 0.5)

@@ -6,12 +6,17 @@ leave the same positions unpatched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_guard.corpus import Corpus
+from sae_guard.engine import head
+from sae_guard.engine.rows import per_row
+from sae_guard.metrics import tokens as formulas
 from sae_guard.model import Edit, Suffix
 
 _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
@@ -70,6 +75,17 @@ class SharedRow:
         final = suffix.final_with(tokens[pair], residual[pair], hook, edit)
         return row if torch.equal(final[0], final[1]) else None
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What `restored` takes."""
+        return {name: getattr(self, name) for name in ("tokens", "patched", "residual", "kept")}
+
+    @classmethod
+    def restored(cls, suffix: Suffix, hook: str, tensors: Mapping[str, Tensor]) -> SharedRow:
+        """The row of these tensors."""
+        device = suffix.model.device
+        return cls(suffix, hook, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
     def matches(
         self, patched: Bool[Tensor, "batch pos"], activation: Float[Tensor, "batch pos d_out"]
     ) -> Bool[Tensor, " batch"]:
@@ -83,3 +99,57 @@ class SharedRow:
         """The final hidden states of the row with ``value`` in place of the activation."""
         edit = replacing(value, self.patched)
         return self.suffix.final_with(self.tokens, self.residual, self.hook, edit)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """Runs of a corpus with one value for the activation at a hook point."""
+
+    suffix: Suffix
+    corpus: Corpus
+    hook: str
+    shared: SharedRow | None
+
+    def alone(
+        self, rows: slice, activation: Float[Tensor, "batch pos d_out"]
+    ) -> Bool[Tensor, " batch"]:
+        """Which windows have to be run one by one, by their clean activations; on the CPU."""
+        patched = self.corpus.patched[rows]
+        if self.shared is None:
+            return torch.ones(len(patched), dtype=torch.bool)
+        return ~self.shared.matches(patched.to(activation.device), activation).cpu()
+
+    def each(
+        self,
+        value: Tensor,
+        rows: slice,
+        only: Bool[Tensor, " batch"],
+        residual: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, " batch"]:
+        """Sums of the cross-entropy of ``only`` these windows, run one by one; zero elsewhere.
+
+        Args:
+            value: Broadcasts to the activation.
+            rows: The windows.
+            only: Which of them.
+            residual: What goes into the first block of the suffix, of all of them.
+        """
+        sums = torch.zeros(len(only), dtype=torch.float64)
+        if not bool(only.any()):
+            return sums
+        device = self.suffix.model.device
+        tokens, scored = self.corpus.tokens[rows][only], self.corpus.scored[rows, :-1][only]
+        edit = replacing(value, self.corpus.patched[rows][only].to(device))
+        residual = residual[only.to(residual.device)].to(device)
+        final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
+        final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
+        sums[only] = per_row(head.cross_entropy(self.suffix.unembedding, final, target), scored)
+        return sums
+
+    def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, " batch"]:
+        """Sums of the cross-entropy of these windows as if all shared the row."""
+        if self.shared is None:
+            return torch.zeros(len(self.corpus.tokens[rows]), dtype=torch.float64)
+        final, target = self.shared.final(value)[:-1], self.corpus.tokens[rows, 1:]
+        values = head.shared_cross_entropy(self.suffix.unembedding, final, target)
+        return formulas.masked_sums(values, self.corpus.scored[rows, :-1].to(values.device))

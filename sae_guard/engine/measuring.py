@@ -1,51 +1,43 @@
-"""`measure`: which path is taken, and what is checked before and after."""
+"""`measure` and `measure_all`: which path is taken, and what is checked before and after."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, NoReturn, TextIO
+from collections.abc import Sequence
+from typing import NamedTuple, TextIO
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from tqdm import tqdm
 
+from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import plain
-from sae_guard.engine.fast import Sweep
+from sae_guard.engine.batch_size import windows
+from sae_guard.engine.fast import Run
+from sae_guard.engine.memory import Memory
+from sae_guard.engine.paths import Batches, Found, take_fast, take_plain
 from sae_guard.engine.place import Place
-from sae_guard.engine.proof import difference
-from sae_guard.errors import InfrastructureError, SetupError
+from sae_guard.engine.sweep import Sweep
+from sae_guard.errors import SetupError
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 
-# Elements of one logits tensor of the plain path, of which about eight are alive at once in
-# float32: 256 MB each on an accelerator; on a CPU what is larger than its cache takes three times
-# as long.
-_LOGITS_PER_BATCH = {"cpu": 2**23}
-_LOGITS_PER_BATCH_ELSEWHERE = 2**26
-# The fast path has no such tensor.
-_TOKENS_PER_BATCH = {"cpu": 2**12}
-_TOKENS_PER_BATCH_ELSEWHERE = 2**15
 
-# What a model that is built otherwise raises where blocks are taken out of it.
-_OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+class Patch(NamedTuple):
+    """An SAE and where its reconstruction is put."""
 
+    sae: SAE
+    hook: str
+    """Hook point that it reads, and whose activation the reconstruction replaces."""
+    hook_out: str | None = None
+    """Hook point that a transcoder replaces instead."""
 
-class _Run(NamedTuple):
-    """What a path over the whole corpus found."""
-
-    sums: Mapping[str, Tensor]
-    firings: Tensor
-    mean: Float[Tensor, " d_out"]
-    paths: dict[str, str]
-    """Which path was taken for what, and why not a faster one."""
+    @property
+    def at(self) -> Place:
+        """The place; raises `LoadError` where it is no SAE for such a place."""
+        return Place.of(self.sae, self.hook, self.hook_out)
 
 
 def measure(
@@ -58,6 +50,8 @@ def measure(
     batch_size: int | None = None,
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
+    cache: Cache | None = None,
+    also: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> Measurement:
     """Measure every metric of the SAE at ``hook`` of the model on the corpus.
@@ -68,10 +62,13 @@ def measure(
         corpus: The fixed token set.
         hook: Hook point that the SAE reads, and whose activation the reconstruction replaces.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Windows per forward pass; None picks one by the number of tokens. It changes
-            the result by rounding only.
+        batch_size: Windows per forward pass, at most; None picks a number by their length and by
+            the memory that is free. It changes the result by rounding only.
         expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
         reference: Run the whole model for everything, as an audit of the fast path.
+        cache: Where to remember clean runs, and how far measurements are.
+        also: Hook points, or pairs of what transcoders read and replace, of other measurements of
+            the model on the corpus: with a cache, a clean run that is due remembers them too.
         progress: Where to draw a progress bar, once the measurement takes longer than 2 s.
 
     Raises:
@@ -82,123 +79,90 @@ def measure(
             without ``hook_out``, or the other way round.
         InfrastructureError: Out of memory.
     """
-    at = Place.of(sae, hook, hook_out)
-    for name in at.hooks:
+    (measurement,) = measure_all(
+        model, [Patch(sae, hook, hook_out)], corpus, batch_size=batch_size,
+        expect_clean_ce=expect_clean_ce, reference=reference, cache=cache, also=also,
+        progress=progress,
+    )  # fmt: skip
+    return measurement
+
+
+def measure_all(
+    model: LanguageModel,
+    patches: Sequence[Patch],
+    corpus: Corpus,
+    *,
+    batch_size: int | None = None,
+    expect_clean_ce: tuple[float, float] | None = None,
+    reference: bool = False,
+    cache: Cache | None = None,
+    also: Sequence[tuple[str, ...]] = (),
+    progress: TextIO | None = None,
+) -> list[Measurement]:
+    """Measure several SAEs, each alone in the model, in one sweep: they share its clean run.
+
+    Args and raises as `measure`; the SAEs are in memory at the same time.
+    """
+    places = [patch.at for patch in patches]
+    for name in (hook for at in places for hook in at.hooks):
         model.check_hook(name)
     _check_tokens(model, corpus)
-    suffix = None if reference else Suffix.of(model, *at.hooks)
-    run: _Run | str = "asked for" if reference else "the hook points are in no block"
-    if suffix is not None:
-        run = _fast(suffix, sae, corpus, at, _Batches(model, corpus, batch_size, progress, at))
-    if isinstance(run, str):
-        batches = _Batches(model, corpus, batch_size, progress, at, plain=True)
-        run = _plain(model, sae, corpus, at, batches, because=run)
-    sums = {name: run.sums[name].numpy() for name in COLUMNS}
-    _check_clean_ce(sums["ce_clean"].sum() / sums["n_tokens"].sum(), expect_clean_ce)
+    suffixes = [None if reference else Suffix.of(model, *at.hooks) for at in places]
+    runs = {
+        index: Run(suffix, patches[index].sae, corpus, places[index])
+        for index, suffix in enumerate(suffixes)
+        if suffix is not None
+    }
+    given_up = "asked for" if reference else "the hook points are in no block"
+    found: dict[int, Found | str] = dict.fromkeys(range(len(patches)), given_up)
+    context = corpus.tokens.shape[1]
+    if runs:
+        memory, names = Memory.of(cache, model, corpus), _sources(model, also)
+        sweep = Sweep(model, list(runs.values()), corpus, memory, names)
+        size = batch_size or windows(model, context, plain=False)
+        found |= zip(runs, take_fast(sweep, corpus, size, progress), strict=True)
+    measurements = []
+    for index, (patch, at) in enumerate(zip(patches, places, strict=True)):
+        result = found[index]
+        if isinstance(result, str):
+            size = batch_size or windows(model, context, plain=True)
+            bars = Batches(corpus, size, at.read, progress)
+            result = take_plain(model, patch.sae, corpus, at, bars, because=result)
+        measurements.append(_measurement(model, patch.sae, corpus, at, result, expect_clean_ce))
+    return measurements
+
+
+def _sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
+    """What a clean run has to remember for other measurements, as far as the model has it."""
+    known = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
+    suffixes = [(Suffix.of(model, *hooks), hooks) for hooks in known]
+    return [name for suffix, hooks in suffixes if suffix for name in suffix.sources(*hooks)]
+
+
+def _measurement(
+    model: LanguageModel,
+    sae: SAE,
+    corpus: Corpus,
+    at: Place,
+    found: Found,
+    expect_clean_ce: tuple[float, float] | None,
+) -> Measurement:
+    """The table, unless what was found cannot be right."""
+    sums = {name: found.sums[name].numpy() for name in COLUMNS}
+    clean_ce = sums["ce_clean"].sum() / sums["n_tokens"].sum()
+    if expect_clean_ce is not None and not expect_clean_ce[0] <= clean_ce <= expect_clean_ce[1]:
+        raise SetupError(
+            f"clean cross-entropy is {clean_ce:.4f} nats, expect_clean_ce allows "
+            f"[{expect_clean_ce[0]}, {expect_clean_ce[1]}]: wrong text, tokenizer, BOS or model"
+        )
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
         raise SetupError(
             f"zeros at hook point {at.replaced!r} of {model.name} leave every loss as it was: "
             "replacing this activation has no effect, so nothing can be measured here"
         )
-    return Measurement(
-        np.arange(len(corpus.tokens), dtype=np.int64),
-        sums,
-        run.firings.numpy(),
-        _provenance(model, sae, corpus, at, run),
-    )
-
-
-class _Batches:
-    """Slices of the corpus, with a bar that tells how far they are."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        corpus: Corpus,
-        size: int | None,
-        progress: TextIO | None,
-        at: Place,
-        *,
-        plain: bool = False,
-    ) -> None:
-        self._rows = len(corpus.tokens)
-        self._size = size or _default_batch_size(model, corpus, plain=plain)
-        self._progress = progress
-        self._name = at.read
-
-    def __iter__(self) -> Iterator[slice]:
-        batches = [slice(row, row + self._size) for row in range(0, self._rows, self._size)]
-        bar: tqdm[NoReturn] = tqdm(
-            total=len(batches), desc=self._name, unit="batch", delay=2, file=self._progress,
-            leave=False, disable=self._progress is None,
-        )  # fmt: skip
-        with bar:
-            for batch in batches:
-                yield batch
-                bar.update()
-
-
-def _fast(suffix: Suffix, sae: SAE, corpus: Corpus, at: Place, batches: _Batches) -> _Run | str:
-    """The fast path, once it is proved on the first sequences; or why it cannot be taken."""
-    sweep, proved = Sweep(suffix, sae, corpus, at), False
-    for rows in batches:
-        if proved:
-            _in_halves(sweep, rows)
-            continue
-        try:
-            _in_halves(sweep, rows)
-            reason, proved = _reason(sweep, rows)
-        except _OF_OTHER_MODELS as error:
-            return f"{type(error).__name__}: {error}".partition("\n")[0]
-        if reason is not None:
-            return reason
-    mean = sweep.finish()
-    ablations = "each sequence" if sweep.shared is None else "one row"
-    paths = {"forward": f"from block {suffix.block} on", "ablations": ablations}
-    return _Run(sweep.sums, sweep.firings, mean, paths)
-
-
-def _reason(sweep: Sweep, rows: slice) -> tuple[str | None, bool]:
-    """Why the plain path is to be taken, by the first scored sequences; and whether there are."""
-    scored = (sweep.sums["n_tokens"][rows] > 0).nonzero()[:2, 0] + rows.start
-    return (difference(sweep, scored), True) if len(scored) else (None, False)
-
-
-def _in_halves(sweep: Sweep, rows: slice) -> None:
-    """The batch, in as many parts as fit the memory."""
-    try:
-        sweep.batch(rows)
-        return
-    except torch.OutOfMemoryError as error:
-        rows = slice(rows.start, min(rows.stop, len(sweep.corpus.tokens)))
-        if rows.stop - rows.start < 2:
-            raise InfrastructureError(f"out of memory with a single window: {error}") from error
-    torch.cuda.empty_cache()
-    middle = (rows.start + rows.stop) // 2
-    for half in (slice(rows.start, middle), slice(middle, rows.stop)):
-        _in_halves(sweep, half)
-
-
-def _plain(
-    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, batches: _Batches, *, because: str
-) -> _Run:
-    try:
-        mean = plain.mean_activation(model, sae, corpus, at, batches)
-        found = [plain.batch_sums(model, sae, corpus, at, rows, mean) for rows in batches]
-    except torch.OutOfMemoryError as error:
-        raise InfrastructureError(f"out of memory: {error}") from error
-    sums = {name: torch.cat([columns[name] for columns, _ in found]) for name in COLUMNS}
-    firings = torch.stack([firings for _, firings in found]).sum(dim=0)
-    return _Run(sums, firings, mean, {"forward": "whole model", "because": because})
-
-
-def _default_batch_size(model: LanguageModel, corpus: Corpus, *, plain: bool) -> int:
-    length, kind = corpus.tokens.shape[1], model.device.type
-    if not plain:
-        tokens = _TOKENS_PER_BATCH.get(kind, _TOKENS_PER_BATCH_ELSEWHERE)
-        return max(2, tokens // length)
-    budget = _LOGITS_PER_BATCH.get(kind, _LOGITS_PER_BATCH_ELSEWHERE)
-    return max(1, budget // (length * model.vocabulary_size))
+    rows = np.arange(len(corpus.tokens), dtype=np.int64)
+    provenance = _provenance(model, sae, corpus, at, found)
+    return Measurement(rows, sums, found.firings.numpy(), provenance)
 
 
 def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:
@@ -216,15 +180,9 @@ def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:
         )
 
 
-def _check_clean_ce(clean_ce: float, expected: tuple[float, float] | None) -> None:
-    if expected is not None and not expected[0] <= clean_ce <= expected[1]:
-        raise SetupError(
-            f"clean cross-entropy is {clean_ce:.4f} nats, expect_clean_ce allows "
-            f"[{expected[0]}, {expected[1]}]: wrong text, tokenizer, BOS or model"
-        )
-
-
-def _provenance(model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, run: _Run) -> Provenance:
+def _provenance(
+    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, found: Found
+) -> Provenance:
     packages = ("sae-guard", "torch", "transformers", "transformer-lens")
     return Provenance(
         model=model.identity,
@@ -232,12 +190,12 @@ def _provenance(model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, run: 
         corpus=corpus.identity,
         hook=at.read,
         hook_out=None if at.read == at.replaced else at.replaced,
-        mean_sha256=hashlib.sha256(run.mean.numpy().tobytes()).hexdigest(),
+        mean_sha256=hashlib.sha256(found.mean.numpy().tobytes()).hexdigest(),
         formula_versions={name: metric.version for name, metric in METRICS.items()},
         versions={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
         device=str(model.device),
-        paths=run.paths,
+        paths=found.paths,
     )

@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.engine import plain
-from sae_guard.engine.fast import Sweep
+from sae_guard.engine.ablated import Ablated
+from sae_guard.engine.base import Bases
+from sae_guard.engine.fast import Run
 
 # Per token, absolute and relative: what float32 logits of another batch shape differ by, and what
-# the half-precision ones do, whose unembedding is rounded to 8 bits.
+# the residuals of half-precision models do, which are rounded to 8 bits.
 _TOLERANCE, _TOLERANCE_OF_HALVES = 1e-4, 5e-2
+_SEQUENCES = 2
 
 
-def difference(sweep: Sweep, rows: Int[Tensor, " sequences"]) -> str | None:
-    """Where the sums of these sequences are not those of the plain path; None if they are.
+def difference(run: Run, ablated: Ablated, bases: Bases, batch: slice) -> str | None:
+    """Where the sums of the first scored sequences are not those of the plain path, if anywhere.
 
     Args:
-        sweep: After the batch that holds them; its centre stands in for μ.
-        rows: Of that batch, each with scored tokens.
+        run: After the batch.
+        ablated: Of its hook point. What is remembered of it was proved before.
+        bases: What the batch was run from.
+        batch: With a scored token.
     """
-    if sweep.centre is None:
-        raise RuntimeError("nothing was scored")
-    model = sweep.suffix.model
-    expected, _ = plain.batch_sums(model, sweep.sae, sweep.corpus, sweep.at, rows, sweep.centre)
-    found = {name: sums[rows] for name, sums in sweep.sums.items()}
-    for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", sweep.centre)):
-        found[name] = sweep.ablated(name, value, rows)[rows]
-    half = model.identity["dtype"] in ("float16", "bfloat16")
+    scored = run.corpus.scored[batch].any(dim=1)
+    first = batch.start + int(scored.nonzero()[0])
+    rows = slice(first, min(first + _SEQUENCES, batch.stop))
+    base = bases.of(rows)
+    y = base.seen[run.suffix.source(run.at.replaced)]
+    centre = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
+    known = ablated.mean is not None
+    expected, _ = plain.batch_sums(
+        run.suffix.model, run.sae, run.corpus, run.at, rows, None if known else centre
+    )
+    found = {name: sums[rows] for name, sums in run.sums.items()}
+    if not known:
+        for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", centre)):
+            found[name] = ablated.losses(value, rows, base)
+        found["sq_deviation"] = ablated.deviations(centre, rows, base)
+    half = run.suffix.model.identity["dtype"] in ("float16", "bfloat16")
     tolerance = _TOLERANCE_OF_HALVES if half else _TOLERANCE
     n = expected["n_tokens"].clamp(min=1)
     for name, sums in expected.items():
-        mine, theirs = found[name] / n, sums / n
-        # What is not finite in both is no difference: a verdict on it will not be reached.
-        both = mine.isfinite() | theirs.isfinite()
-        far = (mine - theirs).abs() > tolerance * (1 + theirs.abs())
-        if bool(((far | ~(mine.isfinite() & theirs.isfinite())) & both).any()):
-            return (
-                f"{name} differs from that of the whole model: {mine.tolist()}, {theirs.tolist()}"
-            )
+        if _far(found[name] / n, sums / n, tolerance):
+            mine, theirs = ((values / n).tolist() for values in (found[name], sums))
+            return f"{name} differs from that of the whole model: {mine}, {theirs}"
     return None
+
+
+def _far(mine: Float[Tensor, " rows"], theirs: Float[Tensor, " rows"], tolerance: float) -> bool:
+    finite = mine.isfinite() & theirs.isfinite()
+    # What is not finite in both is no difference: a verdict on it will not be reached.
+    either = mine.isfinite() | theirs.isfinite()
+    far = (mine - theirs).abs() > tolerance * (1 + theirs.abs())
+    return bool(((far | ~finite) & either).any())

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +30,9 @@ from sae_guard.pytest_plugin.ledger import Ledger
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
+
+if TYPE_CHECKING:
+    from sae_guard.cache import Cache
 
 _SHARED = pytest.StashKey[Path]()
 _WORKER_INPUT = "sae_guard_shared"
@@ -93,6 +97,8 @@ def _workbench(
         "device": options.device,
         "batch_size": options.batch_size,
         "reference": options.reference,
+        "cache": partial(_cache, options),
+        "cases": lambda: config.stash[GATE].plan.cases,
     }
     if worker_input is None:
         # Capture is not on yet, so this is the terminal's stderr for good.
@@ -106,6 +112,13 @@ def _workbench(
         shared=Path(worker_input[_WORKER_INPUT]),
         worker=int(number.group()) if number else 0,
     )
+
+
+def _cache(options: Options) -> Cache | None:
+    from sae_guard.cache import Cache, chosen_root
+
+    root = chosen_root(options.cache)
+    return Cache(options.here / root, int(options.cache_gib * 2**30)) if root else None
 
 
 @pytest.hookimpl(optionalhook=True)

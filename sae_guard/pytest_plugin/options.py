@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ EXIT_ERROR = 2
 
 _DEFAULT_SPECS = ("thresholds/*.yaml", "thresholds/*.yml")
 
+_CACHE_GIB = 20.0
 
 _SAID = {
     "architecture": "sae_arch",
@@ -47,6 +49,9 @@ class Options:
     json: Path | None
     controls: bool
     reference: bool
+    cache: str | None
+    """Folder, or ``off``; None where the command line does not say."""
+    cache_gib: float
     said: Mapping[str, Any]
     """What the command line says of the SAEs: keys of the `sae` block of a spec."""
     hook: str | None
@@ -69,6 +74,8 @@ class Options:
             json=here / json if json else None,
             controls=config.getoption("sae_controls"),
             reference=config.getoption("sae_reference"),
+            cache=config.getoption("sae_cache"),
+            cache_gib=config.getoption("sae_cache_gib"),
             said={
                 key: value
                 for key, option in _SAID.items()
@@ -143,6 +150,20 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="audit: run the whole model for everything instead of what the hook point changes",
     )
+    group.addoption(
+        "--sae-cache",
+        default=None,
+        metavar="FOLDER|off",
+        help="where to remember clean runs and how far measurements are (default: "
+        "$SAE_GUARD_CACHE, or the user's cache folder)",
+    )
+    group.addoption(
+        "--sae-cache-gib",
+        default=_CACHE_GIB,
+        metavar="GIB",
+        type=_gib,
+        help=f"what the cache may hold (default: {_CACHE_GIB}); the least recently used goes first",
+    )
 
 
 def _add_sae_options(group: pytest.OptionGroup) -> None:
@@ -198,6 +219,16 @@ def _whole(option: str) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def _gib(text: str) -> float:
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = math.nan
+    if not 0 < gib < math.inf:
+        raise pytest.UsageError(f"--sae-cache-gib {text!r}; allowed: a number above 0")
+    return gib
 
 
 def _flag(text: str) -> bool:

@@ -16,6 +16,9 @@ import pytest
 from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sae_guard.cache import Cache
     from sae_guard.corpus import Corpus
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel
@@ -35,6 +38,8 @@ class Workbench:
         device: str,
         batch_size: int | None = None,
         reference: bool = False,
+        cache: Callable[[], Cache | None] = lambda: None,
+        cases: Callable[[], Sequence[Case]] = tuple,
         shared: Path | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
@@ -42,6 +47,8 @@ class Workbench:
         self._requested = device
         self._batch_size = batch_size
         self._reference = reference
+        self._cache = cache
+        self._cases = cases
         self._shared = shared
         self._worker = worker
         self._progress = progress
@@ -153,11 +160,23 @@ class Workbench:
                 hook_out=case.hook_out,
                 batch_size=self._batch_size,
                 reference=self._reference,
+                cache=self._cache(),
+                also=self._hooks_beside(case),
                 expect_clean_ce=spec.data.expect_clean_ce,
                 progress=self._progress,
             )
         except SaeGuardError as error:
             return error
+
+    def _hooks_beside(self, case: Case) -> list[tuple[str, ...]]:
+        """Where other cases of the run read and write, for which the same clean run will do."""
+
+        def shared(other: Case) -> tuple[object, ...]:
+            return other.spec.model, other.spec.data, other.spec.file.parent
+
+        alike = [other for other in self._cases() if shared(other) == shared(case)]
+        places = [tuple(filter(None, (other.hook, other.hook_out))) for other in alike]
+        return list(dict.fromkeys(places))
 
     def _load_model(self, model: Any, base: Path) -> LanguageModel:
         from sae_guard.model import load_model
@@ -167,7 +186,9 @@ class Workbench:
             dtype=model.dtype,
             processing=model.processing,
             revision=model.revision,
-            device=self.device,
+            # Spread over several devices it is on none.
+            device=None if model.device_map else self.device,
+            device_map=model.placement,
         )
 
     def _load_corpus(self, data: Any, model: LanguageModel, base: Path) -> Corpus:

@@ -1,0 +1,170 @@
+"""What stands beside an SAE: the losses with the activation ablated, and its deviation from μ.
+
+None of it depends on the SAE: with a cache it is computed once for a hook point, and a run that was
+stopped goes on from the shards it had finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_guard.corpus import Corpus
+from sae_guard.engine.ablation import Ablation, SharedRow
+from sae_guard.engine.base import Base, Bases
+from sae_guard.engine.batches import in_halves
+from sae_guard.engine.memory import Memory, fingerprint
+from sae_guard.engine.rows import Rows
+from sae_guard.model import Suffix
+
+COLUMNS = ("ce_zero", "ce_mean", "sq_deviation")
+_PATHS = ("each sequence", "one row")
+_KEPT_BYTES = 2**30
+"""Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
+
+
+class Ablated:
+    """The sums of every sequence, at the hook point that is replaced.
+
+    μ is known at the end. Until then there are Σy and Σ‖y‖² of each sequence, in float64, and mean
+    ablations wait.
+    """
+
+    def __init__(
+        self, suffix: Suffix, corpus: Corpus, hook: str, bases: Bases, memory: Memory
+    ) -> None:
+        self.suffix = suffix
+        self.corpus = corpus
+        self.hook = hook
+        self.sums: dict[str, Float[Tensor, " sequences"]] = {}
+        self.mean: Float[Tensor, " d_out"] | None = None
+        """μ, float64. Both once it is finished."""
+        self.path = ""
+        """How ablations are run, once one was."""
+        self._bases = bases
+        self._memory = memory
+        self._ablation: Ablation | None = None
+        self._waiting: dict[tuple[int, int], Tensor] = {}
+        kept = memory.read(f"at/{hook}/sums")
+        if kept is not None:
+            self.sums = {name: kept[name] for name in COLUMNS}
+            self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
+
+    def batch(self, rows: slice, base: Base) -> None:
+        """What of some windows does not need μ."""
+        if self.mean is not None:
+            return
+        ablation = self._sought(rows, base)
+        if self._rows.known(rows):
+            return
+        y, residual = self._activation(base), base.seen[self.suffix.entry]
+        alone = ablation.alone(rows, y)
+        total, square = moments(y, self.corpus.scored[rows, :-1])
+        ce_zero = ablation.each(torch.zeros(()), rows, alone, residual)
+        values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
+        self._rows.set(rows, values)
+        if bool(alone.any()) and not self._bases.remembers:
+            kept = sum(waiting.nbytes for waiting in self._waiting.values())
+            if kept + residual.nbytes <= _KEPT_BYTES:
+                self._waiting[rows.start, rows.stop] = residual.cpu()
+
+    def finish(self, batches: Sequence[slice]) -> None:
+        """What needs μ, and what no batch has done."""
+        if self.mean is not None:
+            return
+        for rows in batches:
+            if self._ablation is None or not self._rows.known(rows):
+                in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
+        assert self._ablation is not None
+        n, total, alone = (
+            self.corpus.scored.sum(dim=1), self._rows["total"], self._rows["alone"]
+        )  # fmt: skip
+        mean = total.sum(dim=0) / n.sum()
+        for rows in batches:
+            if bool(alone[rows].any()) and not self._means.known(rows):
+                in_halves(lambda part: self._mean_ablate(part, mean), rows)
+        everything, zero = slice(0, len(n)), torch.zeros(())
+        shared = self._ablation.by_one
+        self.sums = {
+            "ce_zero": torch.where(alone, self._rows["ce_zero"], shared(zero, everything)),
+            "ce_mean": torch.where(alone, self._means["ce_mean"], shared(mean, everything)),
+            "sq_deviation": about(mean, total, self._rows["square"], n),
+        }
+        self.mean = mean
+        by_one = torch.tensor(_PATHS.index(self.path))
+        self._memory.write(f"at/{self.hook}/sums", {**self.sums, "mean": mean, "by_one": by_one})
+
+    def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+        """Sums of the cross-entropy of some windows with ``value`` for the activation."""
+        ablation = self._sought(rows, base)
+        alone = ablation.alone(rows, self._activation(base))
+        each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
+        return torch.where(alone, each, ablation.by_one(value, rows))
+
+    def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+        """Σ‖y − centre‖² of some windows."""
+        scored = self.corpus.scored[rows, :-1]
+        return about(centre, *moments(self._activation(base), scored), scored.sum(dim=1))
+
+    def _activation(self, base: Base) -> Float[Tensor, "batch pos d_out"]:
+        return base.seen[self.suffix.source(self.hook)]
+
+    def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
+        assert self._ablation is not None
+        residual = self._waiting.get((rows.start, rows.stop))
+        if residual is None:
+            residual = self._bases.of(rows).seen[self.suffix.entry]
+        sums = self._ablation.each(mean, rows, self._rows["alone"][rows], residual)
+        self._means.set(rows, {"ce_mean": sums})
+
+    def _sought(self, rows: slice, base: Base) -> Ablation:
+        """How ablations are run, by the first windows; what is remembered is of that way."""
+        if self._ablation is not None:
+            return self._ablation
+        name = f"at/{self.hook}/shared"
+        with self._memory.lock(name):
+            kept = self._memory.read(name)
+            if kept is None:
+                device = self.suffix.model.device
+                tokens, patched = (
+                    part[rows].to(device) for part in (self.corpus.tokens, self.corpus.patched)
+                )
+                residual = base.seen[self.suffix.entry]
+                found = SharedRow.find(
+                    self.suffix, self.hook, tokens, patched, residual, self._activation(base)
+                )
+                kept = found.tensors if found else {}
+                self._memory.write(name, kept)
+        shared = SharedRow.restored(self.suffix, self.hook, kept) if kept else None
+        self._ablation = Ablation(self.suffix, self.corpus, self.hook, shared)
+        self.path = _PATHS[shared is not None]
+        by = f"at/{self.hook}/{fingerprint(kept)}"
+        self._rows = Rows(f"{by}/rows", self.corpus, self._memory)
+        self._means = Rows(f"{by}/means", self.corpus, self._memory)
+        return self._ablation
+
+
+def moments(
+    y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
+) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
+    """Σy and Σ‖y‖² of the scored tokens of each sequence, in float64 on the CPU."""
+    kept = y[:, :-1][scored.to(y.device)]
+    kept = (kept.cpu() if kept.device.type == "mps" else kept).double()
+    row = scored.nonzero()[:, 0].to(kept.device)
+    total = kept.new_zeros(len(y), y.shape[-1]).index_add_(0, row, kept)
+    square = kept.new_zeros(len(y)).index_add_(0, row, kept.square().sum(dim=-1))
+    return total.cpu(), square.cpu()
+
+
+def about(
+    centre: Float[Tensor, " d_out"],
+    total: Float[Tensor, "batch d_out"],
+    square: Float[Tensor, " batch"],
+    n: Tensor,
+) -> Float[Tensor, " batch"]:
+    """Σ‖y − centre‖² by the `moments` of n tokens; not below 0, which rounding could leave."""
+    centre = centre.double()
+    return (square - 2 * (total @ centre) + n * centre.square().sum()).clamp(min=0)

@@ -1,0 +1,101 @@
+"""The two paths over the whole corpus: the fast one, once it is proved, and the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import NamedTuple, TextIO
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_guard.corpus import Corpus
+from sae_guard.engine import plain
+from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
+from sae_guard.engine.fast import Run
+from sae_guard.engine.place import Place
+from sae_guard.engine.sweep import Sweep
+from sae_guard.errors import InfrastructureError, SetupError
+from sae_guard.metrics.table import COLUMNS
+from sae_guard.model import LanguageModel
+from sae_guard.sae import SAE
+
+# What a model that is built otherwise raises where blocks are taken out of it.
+_OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+
+
+class Found(NamedTuple):
+    """What a path over the whole corpus found."""
+
+    sums: Mapping[str, Tensor]
+    firings: Tensor
+    mean: Float[Tensor, " d_out"]
+    paths: dict[str, str]
+    """Which path was taken for what, and why not a faster one."""
+
+
+class Batches:
+    """The batches of the corpus, with a bar each time they are run through."""
+
+    def __init__(self, corpus: Corpus, size: int, name: str, progress: TextIO | None) -> None:
+        n, context = corpus.tokens.shape
+        self.slices = batches(0, n, size, shard_size(context))
+        self._name = name
+        self._progress = progress
+
+    def __iter__(self) -> Iterator[slice]:
+        return with_bar(self.slices, self._name, self._progress)
+
+
+def take_fast(
+    sweep: Sweep, corpus: Corpus, size: int, progress: TextIO | None
+) -> list[Found | str]:
+    """Of each run what the fast path found, or why it is not to be taken."""
+    runs, given_up = list(sweep.runs), dict[Run, str]()
+    bars = Batches(corpus, size, ", ".join(dict.fromkeys(run.at.read for run in runs)), progress)
+    with ExitStack() as locks:
+        for name in sorted(set(sweep.names.values())):
+            locks.enter_context(sweep.memory.lock(name))
+        sweep.restore()
+        proved = False
+        for rows in bars:
+            if sweep.done(rows):
+                continue
+            try:
+                in_halves(sweep.batch, rows)
+                if not proved and bool(corpus.scored[rows].any()):
+                    given_up, proved = sweep.prove(rows), True
+            except _OF_OTHER_MODELS as error:
+                if proved:
+                    raise
+                return [f"{type(error).__name__}: {error}".partition("\n")[0]] * len(runs)
+            if proved:
+                sweep.save()
+        sweep.finish(bars.slices)
+    return [given_up[run] if run in given_up else _found(sweep, run) for run in runs]
+
+
+def _found(sweep: Sweep, run: Run) -> Found:
+    ablated = sweep.ablated(run)
+    assert ablated.mean is not None
+    paths = {
+        "forward": f"from block {run.suffix.block} on",
+        "ablations": ablated.path,
+        "clean run": sweep.bases.path,
+    }
+    return Found({**run.sums, **ablated.sums}, run.firings, ablated.mean, paths)
+
+
+def take_plain(
+    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, batches: Batches, *, because: str
+) -> Found:
+    """What the plain path finds, and why it is taken."""
+    try:
+        mean = plain.mean_activation(model, sae, corpus, at, batches)
+        found = [plain.batch_sums(model, sae, corpus, at, rows, mean) for rows in batches]
+    except torch.OutOfMemoryError as error:
+        raise InfrastructureError(f"out of memory: {error}") from error
+    sums = {name: torch.cat([columns[name] for columns, _ in found]) for name in COLUMNS}
+    firings = torch.stack([firings for _, firings in found]).sum(dim=0)
+    return Found(sums, firings, mean, {"forward": "whole model", "because": because})

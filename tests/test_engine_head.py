@@ -1,0 +1,131 @@
+"""Losses from final hidden states, beside their definition in float64."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sae_guard.engine import head
+from sae_guard.model import Unembedding
+
+TOKENS = 40
+
+
+def make(
+    seed: int, width: int, vocabulary: int, scale: float, *, shift: float = 0.0
+) -> tuple[Unembedding, Tensor, Tensor]:
+    """A linear unembedding whose logits are about ``scale``, final hidden states, targets."""
+    generator = torch.Generator().manual_seed(seed)
+    module = torch.nn.Linear(width, vocabulary)
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(vocabulary, width, generator=generator) * scale)
+        module.weight += shift
+        module.bias.copy_(torch.randn(vocabulary, generator=generator))
+    bridge = SimpleNamespace(
+        unembed=_Bridge(module), original_model=SimpleNamespace(config=SimpleNamespace())
+    )
+    model: Any = SimpleNamespace(bridge=bridge, name="made up", vocabulary_size=vocabulary)
+    final = torch.randn(TOKENS, width, generator=generator) / width**0.5
+    return (
+        Unembedding.of(model), final, torch.randint(vocabulary, (TOKENS,), generator=generator)
+    )  # fmt: skip
+
+
+class _Bridge:
+    """As much of TransformerLens's unembedding as is asked for."""
+
+    def __init__(self, module: torch.nn.Linear) -> None:
+        self.W_U, self.b_U = module.weight.T, module.bias
+        self._module = module
+
+    def __call__(self, final: Tensor) -> Tensor:
+        result: Tensor = self._module(final)
+        return result
+
+
+def exact(unembedding: Unembedding, final: Tensor) -> Tensor:
+    logits = final.double() @ unembedding.weight.double().T + unembedding.bias.double()
+    return logits.log_softmax(dim=-1)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    width=st.integers(1, 32),
+    vocabulary=st.integers(2, 400),
+    scale=st.sampled_from([0.01, 1.0, 5.0, 30.0]),
+    nearness=st.sampled_from([0.0, 1e-4, 1e-2, 1.0]),
+)
+def test_both_ways_are_the_definition(
+    seed: int, width: int, vocabulary: int, scale: float, nearness: float
+) -> None:
+    unembedding, p, target = make(seed, width, vocabulary, scale)
+    q = p + nearness * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + 1))
+    log_p, log_q = exact(unembedding, p), exact(unembedding, q)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    at = torch.arange(TOKENS), target
+    for clean in (head.Final(p), head.summarise(unembedding, p, target)):
+        found = head.losses(unembedding, clean, [q, p], target)
+        (mine, ce), (nothing, same) = found.others
+        # Rounding of float32 logits as large as these.
+        per_token = 1e-4 * max(1.0, scale / 5)
+        for value, expected in ((mine, kl), (ce, -log_q[at]), (found.clean, -log_p[at])):
+            torch.testing.assert_close(value.double(), expected, atol=per_token, rtol=1e-5)
+        assert float((mine.double() - kl).mean().abs()) < 1e-6 * max(10.0, 2 * scale)
+        assert bool((mine >= 0).all())
+        torch.testing.assert_close(nothing, torch.zeros_like(nothing), atol=per_token / 10, rtol=0)
+        torch.testing.assert_close(same.double(), -log_p[at], atol=per_token, rtol=1e-5)
+
+
+def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    unembedding, p, target = make(0, 16, 100, 2.0)
+    q = p + 0.1
+    whole = [
+        head.losses(unembedding, clean, [q], target)
+        for clean in (head.Final(p), head.summarise(unembedding, p, target))
+    ]
+    monkeypatch.setattr(head, "_LEAST_TOKENS", 1)
+    monkeypatch.setattr(head, "_ELEMENTS", 700)
+    for clean, expected in zip(
+        (head.Final(p), head.summarise(unembedding, p, target)), whole, strict=True
+    ):
+        found = head.losses(unembedding, clean, [q], target)
+        for mine, theirs in zip(found.others[0], expected.others[0], strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(found.clean, expected.clean, atol=1e-6, rtol=1e-6)
+
+
+def test_a_bias_and_a_shift_of_all_rows_change_no_divergence() -> None:
+    """What the unembedding adds to every logit alike is in no distribution."""
+    (plain, p, target), (shifted, _, _) = (make(3, 16, 50, 1.0, shift=s) for s in (0.0, 3.0))
+    q = p + 0.3
+    kl = [
+        head.losses(u, head.summarise(u, p, target), [q], target).others[0][0]
+        for u in (plain, shifted)
+    ]
+    torch.testing.assert_close(kl[0], kl[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_number(value: float) -> None:
+    unembedding, p, target = make(0, 16, 100, 2.0)
+    q = p.clone()
+    q[3, 2] = value
+    for clean in (head.Final(p), head.summarise(unembedding, p, target)):
+        ((kl, ce),) = head.losses(unembedding, clean, [q], target).others
+        assert not bool(kl[3].isfinite())
+        assert not bool(ce[3].isfinite())
+        assert bool(kl[:3].isfinite().all())
+
+
+def test_one_row_that_all_share_is_scored_with_each_ones_targets() -> None:
+    unembedding, p, _ = make(0, 16, 100, 2.0)
+    target = torch.randint(100, (5, TOKENS), generator=torch.Generator().manual_seed(1))
+    found = head.shared_cross_entropy(unembedding, p, target)
+    for row, expected in zip(target, found, strict=True):
+        torch.testing.assert_close(head.cross_entropy(unembedding, p, row), expected)
