@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import sae_guard
@@ -35,6 +37,36 @@ def test_errors_carry_their_cause() -> None:
         sae_guard.measure(
             model=MODEL, sae=SAES / "v2", corpus={**DATA, "sequences": 0}, hook=HOOK_NAME
         )
+
+
+def test_several_are_measured_as_each_alone() -> None:
+    both = sae_guard.measure_all(
+        model=MODEL,
+        saes=[(SAES / "v1", HOOK_NAME), (sae_guard.load_sae(SAES / "v3"), HOOK_NAME, None)],
+        corpus=DATA,
+    )
+    for name, found in zip(("v1", "v3"), both, strict=True):
+        alone = sae_guard.measure(model=MODEL, sae=SAES / name, corpus=DATA, hook=HOOK_NAME)
+        assert found["kl"] == pytest.approx(alone["kl"], rel=1e-6)
+        assert found.provenance.checkpoint["path"] == str(SAES / name)
+
+
+def test_nothing_is_remembered_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(sae: str, cache: bool | str | Path) -> str:
+        found = sae_guard.measure(
+            model=MODEL, sae=SAES / sae, corpus=DATA, hook=HOOK_NAME, cache=cache
+        )
+        return found.provenance.paths["clean run"]
+
+    monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path / "default"))
+    assert measured("v1", cache=False) == "run"
+    assert not (tmp_path / "default").exists()
+    assert measured("v1", cache=True) == "run, and remembered"
+    assert measured("v2", cache=True) == "remembered"
+    assert measured("v2", cache=tmp_path / "default") == "measured before"
+    assert measured("v2", cache=str(tmp_path / "other")) == "run, and remembered"
 
 
 def test_every_public_name_resolves() -> None:

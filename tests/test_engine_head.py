@@ -82,22 +82,21 @@ def test_both_ways_are_the_definition(
         torch.testing.assert_close(same.double(), -log_p[at], atol=per_token, rtol=1e-5)
 
 
-def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("summary", [False, True])
+def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, *, summary: bool) -> None:
     unembedding, p, target = make(0, 16, 100, 2.0)
-    q = p + 0.1
-    whole = [
-        head.losses(unembedding, clean, [q], target)
-        for clean in (head.Final(p), head.summarise(unembedding, p, target))
-    ]
+
+    def losses() -> head.Losses:
+        clean = head.summarise(unembedding, p, target) if summary else head.Final(p)
+        return head.losses(unembedding, clean, [p + 0.1], target)
+
+    whole = losses()
     monkeypatch.setattr(head, "_LEAST_TOKENS", 1)
     monkeypatch.setattr(head, "_ELEMENTS", 700)
-    for clean, expected in zip(
-        (head.Final(p), head.summarise(unembedding, p, target)), whole, strict=True
-    ):
-        found = head.losses(unembedding, clean, [q], target)
-        for mine, theirs in zip(found.others[0], expected.others[0], strict=True):
-            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(found.clean, expected.clean, atol=1e-6, rtol=1e-6)
+    found = losses()
+    for mine, theirs in zip(found.others[0], whole.others[0], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.clean, whole.clean, atol=1e-6, rtol=1e-6)
 
 
 def test_a_bias_and_a_shift_of_all_rows_change_no_divergence() -> None:

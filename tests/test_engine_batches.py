@@ -1,0 +1,53 @@
+"""Which windows are run together: all of them, each once, at the borders of shards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_guard.engine.batches import batches, in_halves, shard_size
+from sae_guard.errors import InfrastructureError
+
+COUNTS = st.integers(1, 60)
+
+
+@given(start=st.integers(0, 40), n=st.integers(0, 200), size=COUNTS, shard=COUNTS)
+def test_every_window_is_in_one_batch(start: int, n: int, size: int, shard: int) -> None:
+    start -= start % shard if size >= shard else 0
+    found = batches(start, start + n, size, shard)
+    assert [row for rows in found for row in range(rows.start, rows.stop)] == [
+        *range(start, start + n)
+    ]
+    for rows in found:
+        assert 1 <= rows.stop - rows.start <= size
+        if size < shard:
+            assert rows.start // shard == (rows.stop - 1) // shard
+        else:
+            assert rows.start % shard == 0
+
+
+def test_a_shard_depends_on_the_length_of_windows_alone() -> None:
+    assert [shard_size(context) for context in (2, 128, 1024, 10_000)] == [2048, 32, 4, 1]
+
+
+@given(n=st.integers(1, 50), fits=st.integers(1, 50))
+def test_what_does_not_fit_is_halved_until_it_does(n: int, fits: int) -> None:
+    ran = []
+
+    def run(rows: slice) -> None:
+        if rows.stop - rows.start > fits:
+            raise torch.OutOfMemoryError
+        ran.append(rows)
+
+    in_halves(run, slice(3, 3 + n))
+    assert [row for rows in ran for row in range(rows.start, rows.stop)] == [*range(3, 3 + n)]
+
+
+def test_a_single_window_that_does_not_fit_is_an_error() -> None:
+    def run(rows: slice) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(InfrastructureError, match="out of memory with a single window: CUDA"):
+        in_halves(run, slice(0, 4))
