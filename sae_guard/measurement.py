@@ -79,8 +79,8 @@ class Measurement:
         """The metric's value over all rows; raises like `estimate`."""
         return self._value(metric(name))
 
-    def estimate(self, name: str) -> Estimate:
-        """The metric's value with its 95 % interval.
+    def estimate(self, name: str, *, confidence: float = 0.95) -> Estimate:
+        """The metric's value with its two-sided interval.
 
         Raises:
             SetupError: No metric has this name.
@@ -92,10 +92,13 @@ class Measurement:
         interval = None
         if chosen.firing_above is None:
             interval = ratio_interval(
-                self._combine(chosen.numerator), self._combine(chosen.denominator), value
+                self._combine(chosen.numerator),
+                self._combine(chosen.denominator),
+                value,
+                confidence=confidence,
             )
         low, high = interval or (None, None)
-        return Estimate(value, low, high, self.n_tokens, self.n_sequences)
+        return Estimate(value, low, high, self.n_tokens, self.n_sequences, confidence)
 
     def _value(self, chosen: Metric) -> float:
         expected = self.provenance.corpus["n_sequences"]

@@ -29,14 +29,18 @@ def headline(outcome: Outcome) -> str:
     """Metric, value, bound, interval and tokens on one line; the reason for an error."""
     if outcome.value is None or outcome.bound is None:
         return f"{outcome.metric}: no verdict ({outcome.cause} error): {outcome.message}"
+    unit = f" {outcome.unit}" if outcome.unit else ""
+    value = number(outcome.value, beside=outcome.bound)
+    if outcome.verdict == "undecided":
+        bound = f"{outcome.side} {outcome.bound:.12g}{unit}"
+        return f"{outcome.metric} {value} against {bound} is undecided: {outcome.message}"
     relation = {
         ("max", True): ">", ("max", False): "<=",
         ("min", True): "<", ("min", False): ">=",
     }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
-    unit = f" {outcome.unit}" if outcome.unit else ""
-    value = number(outcome.value, beside=outcome.bound)
     line = f"{outcome.metric} {value} {relation} {outcome.bound:.12g}"
-    return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)})"
+    marginal = f"; marginal: the bound is {outcome.marginal}" if outcome.marginal else ""
+    return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)}{marginal})"
 
 
 def failure(outcome: Outcome, suspicions: Sequence[Suspicion]) -> str:
@@ -114,8 +118,14 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
         half,
         _bounds(outcome, short=True),
         "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
-        outcome.verdict.upper() if outcome.verdict != "pass" else "pass",
+        _verdict(outcome),
     )
+
+
+def _verdict(outcome: Outcome) -> str:
+    shown = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
+    near = outcome.marginal and outcome.verdict in ("pass", "warn", "fail")
+    return f"{shown} (marginal)" if near else shown
 
 
 def _bounds(outcome: Outcome, *, short: bool = False) -> str:

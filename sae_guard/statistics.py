@@ -21,9 +21,21 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
-    """95 % interval; None where it is undefined (one sequence, or no ratio), never of width 0."""
+    """The interval; None where it is undefined (one sequence, or no ratio), never of width 0."""
     n_tokens: int
     n_sequences: int
+    confidence: float = 0.95
+    """Of the interval, two-sided."""
+
+    def sequences_for(self, bound: float) -> int | None:
+        """How many sequences like these it takes until the interval is clear of ``bound``.
+
+        The half-width shrinks with √n; None where the value is the bound, or has no interval.
+        """
+        if self.high is None or self.value == bound:
+            return None
+        half = (self.high - self.value) / abs(self.value - bound)
+        return max(self.n_sequences, math.ceil(self.n_sequences * half**2))
 
 
 def ratio(

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sae_guard.statistics import Estimate
 
 Status = Literal["pass", "warn", "fail", "undecided", "error"]
+OnUndecided = Literal["fail", "warn"]
+
+NOISE = 1e-5
+"""Relative: what a value differs by between devices, batch sizes and library versions."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Threshold:
     min: float | None = None
     warn_max: float | None = None
     warn_min: float | None = None
+    confidence: float | None = None
+    """Where set, the interval of this confidence must be clear of the bound, not only the value."""
+    on_undecided: OnUndecided = "fail"
+    """What becomes of an interval that is clear of neither side."""
     file: str = ""
     line: int = 0
 
@@ -41,6 +49,8 @@ class Threshold:
             raise ValueError(
                 f"threshold on {self.metric!r} has neither max nor min: it cannot fail"
             )
+        if self.confidence is not None and not 0.5 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence}, allowed: above 0.5 and below 1")
 
     def allows(self, value: float) -> bool:
         """Whether ``value`` lies within the bounds; NaN never does."""
@@ -77,7 +87,9 @@ class Verdict:
     estimate: Estimate | None = None
     cause: Cause | None = None
     message: str = ""
-    """Why there is no verdict, for the status ``error``."""
+    """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
+    marginal: str = ""
+    """Why another text, or another device, could say otherwise, where that is near."""
 
 
 def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
@@ -95,10 +107,50 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
         return Verdict(
             threshold, "error", estimate, "setup", f"{threshold.metric} is {estimate.value}"
         )
+    marginal = _marginal(threshold, estimate)
+    if threshold.confidence is not None:
+        confident = measurement.estimate(threshold.metric, confidence=threshold.confidence)
+        if (why := _undecided(threshold, confident)) is not None:
+            return Verdict(threshold, "undecided", estimate, message=why, marginal=marginal)
     if not threshold.allows(estimate.value):
-        return Verdict(threshold, "fail", estimate)
+        return Verdict(threshold, "fail", estimate, marginal=marginal)
     quiet = threshold.allows_quietly(estimate.value)
-    return Verdict(threshold, "pass" if quiet else "warn", estimate)
+    return Verdict(threshold, "pass" if quiet else "warn", estimate, marginal=marginal)
+
+
+def _marginal(threshold: Threshold, estimate: Estimate) -> str:
+    """Why the verdict is near to being another, if it is."""
+    _, bound = threshold.nearest_bound(estimate.value)
+    if abs(estimate.value - bound) <= NOISE * max(abs(estimate.value), abs(bound)):
+        return "within numeric noise"
+    inside = (
+        estimate.low is not None
+        and estimate.high is not None
+        and estimate.low <= bound <= estimate.high
+    )
+    return f"inside the {estimate.confidence:.0%} interval" if inside else ""
+
+
+def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
+    """Why the interval allows no verdict; None where it lies on one side of every bound."""
+    asked = f"the {threshold.confidence:.12g} interval"
+    if estimate.low is None or estimate.high is None:
+        return f"{asked} is unknown: {estimate.n_sequences} sequences have none"
+    if threshold.allows(estimate.low) and threshold.allows(estimate.high):
+        return None
+    outside = (
+        (threshold.max is not None and estimate.low > threshold.max)
+        or (threshold.min is not None and estimate.high < threshold.min)
+    )  # fmt: skip
+    if outside:
+        return None
+    _, bound = threshold.nearest_bound(estimate.value)
+    needed = estimate.sequences_for(bound)
+    more = "no number of them would do" if needed is None else f"about {needed:,} would do"
+    return (
+        f"{asked} {estimate.low:.4g} to {estimate.high:.4g} holds the bound {bound:.12g} with "
+        f"{estimate.n_sequences:,} sequences; {more}"
+    )
 
 
 _WITHOUT_THE_SAE = ("n_tokens", "ce_clean", "ce_zero", "ce_mean", "sq_deviation")

@@ -34,6 +34,12 @@ class Outcome:
     min: float | None = None
     warn_max: float | None = None
     warn_min: float | None = None
+    confidence: float | None = None
+    """Of the interval, two-sided."""
+    on_undecided: str = ""
+    """What becomes of ``undecided``: fail or warn; of thresholds that can be."""
+    marginal: str = ""
+    """Why the verdict is near to being another, if it is."""
     side: str | None = None
     bound: float | None = None
     """The bound that is violated or nearest."""
@@ -72,12 +78,20 @@ class Outcome:
             min=threshold.min,
             warn_max=threshold.warn_max,
             warn_min=threshold.warn_min,
+            on_undecided=threshold.on_undecided if threshold.confidence else "",
+            marginal=verdict.marginal,
             cause=verdict.cause,
             message=verdict.message,
             where=threshold.where,
             provenance=provenance,
             **measured,
         )
+
+    @property
+    def passes(self) -> bool:
+        """Whether the release may go on: no other verdict is a pass."""
+        undecided = self.verdict == "undecided" and self.on_undecided == "warn"
+        return undecided or self.verdict in ("pass", "warn")
 
     def to_properties(self) -> list[tuple[str, str | int | float]]:
         """For ``item.user_properties``: absent values are left out, the rest are exact builtins.

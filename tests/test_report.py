@@ -46,6 +46,21 @@ def test_the_headline_states_a_true_relation(side: str, verdict: str, sign: str)
     assert f" {sign} 0.2" in headline(outcome(side=side, verdict=verdict))
 
 
+def test_the_headline_of_an_undecided_threshold_says_why() -> None:
+    undecided = outcome(verdict="undecided", value=0.19, message="the 0.99 interval … 900 would do")
+    assert headline(undecided) == (
+        "kl 0.19 against max 0.2 nats is undecided: the 0.99 interval … 900 would do"
+    )
+
+
+def test_a_marginal_verdict_says_so() -> None:
+    near = outcome(verdict="pass", value=0.19, marginal="inside the 95% interval")
+    assert headline(near).endswith("128 sequences; marginal: the bound is inside the 95% interval)")
+    assert next(line for line in summary([near]) if "kl" in line).endswith("pass (marginal)")
+    failing = [outcome(marginal="within numeric noise")]
+    assert next(line for line in summary(failing) if "kl" in line).endswith("FAIL (marginal)")
+
+
 def test_a_metric_without_an_interval_says_so() -> None:
     assert "(no interval, 16,256 tokens" in headline(outcome(low=None, high=None))
 

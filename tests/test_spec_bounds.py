@@ -40,3 +40,16 @@ def test_a_bound_on_the_other_side_is_refused(name: str, bound: float) -> None:
     for side in {"max", "min"} - set(metric.sides):
         found = dict(problems(name, Bounds.model_validate({side: bound})))
         assert "wrong side" in found[(side,)]
+
+
+def test_what_is_undecided_needs_a_confidence_and_that_an_interval() -> None:
+    alone = Bounds.model_validate({"max": 0.1, "on_undecided": "warn"})
+    found = dict(problems("kl", alone))
+    assert found["on_undecided",] == (
+        "kl has on_undecided warn and no confidence: it is never undecided"
+    )
+    share = Bounds.model_validate({"max": 0.1, "confidence": 0.99})
+    assert "no interval" in dict(problems("dead_latents", share))["confidence",]
+    assert not list(problems("kl", share))
+    made = threshold("kl", share, file="spec.yaml", line=3)
+    assert (made.confidence, made.on_undecided) == (0.99, "fail")

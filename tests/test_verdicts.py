@@ -105,3 +105,87 @@ def test_headroom_is_negative_exactly_where_the_threshold_fails(
 def test_a_threshold_without_a_bound_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot fail"):
         Threshold("kl")
+
+
+confidences = st.sampled_from([0.6, 0.9, 0.95, 0.99, 0.999])
+
+
+@given(measurements(), st.sampled_from(RATIOS), st.data(), confidences, confidences)
+def test_confidence_asks_for_more_and_never_says_the_opposite(
+    m: Measurement, name: str, data: st.DataObject, one: float, other: float
+) -> None:
+    threshold = data.draw(thresholds(name))
+    plain = judge(m, threshold)
+    low, high = (
+        judge(m, dataclasses.replace(threshold, confidence=asked)).status
+        for asked in sorted((one, other))
+    )
+    for status in (low, high):
+        assert status in (plain.status, "undecided")
+    assert high in (low, "undecided")
+
+
+@given(measurements(min_sequences=2), st.sampled_from(RATIOS), st.data(), confidences)
+def test_a_confident_verdict_holds_for_both_ends_of_the_interval(
+    m: Measurement, name: str, data: st.DataObject, confidence: float
+) -> None:
+    threshold = dataclasses.replace(data.draw(thresholds(name)), confidence=confidence)
+    verdict, interval = judge(m, threshold), m.estimate(name, confidence=confidence)
+    assert interval.low is not None
+    assert interval.high is not None
+    ends = [threshold.allows(interval.low), threshold.allows(interval.high)]
+    if verdict.status == "undecided":
+        assert not all(ends)
+        assert "sequences" in verdict.message
+    else:
+        assert all(ends) == (verdict.status in ("pass", "warn"))
+        assert any(ends) == (verdict.status in ("pass", "warn"))
+
+
+def spread(m: Measurement, kl: list[float]) -> Measurement:
+    """One token per sequence, with this KL."""
+    n = len(kl)
+    sums = {name: np.ones(n) for name in m.sums}
+    corpus = {**m.provenance.corpus, "n_sequences": n}
+    return dataclasses.replace(
+        m,
+        sequences=np.arange(n),
+        sums={**sums, "kl": np.array(kl)},
+        provenance=dataclasses.replace(m.provenance, corpus=corpus),
+    )
+
+
+@given(measurements(max_sequences=1))
+def test_an_undecided_verdict_says_how_many_sequences_it_takes(m: Measurement) -> None:
+    few = spread(m, [0.1, 0.2, 0.3, 0.4] * 4)
+    verdict = judge(few, Threshold("kl", max=0.28, confidence=0.99))
+    assert verdict.status == "undecided"
+    # 2.947 · 0.1155 / √16 = 0.0851 has to shrink to the headroom of 0.03.
+    assert "0.1649 to 0.3351 holds the bound 0.28 with 16 sequences" in verdict.message
+    assert "about 129 would do" in verdict.message
+    more = spread(m, [0.1, 0.2, 0.3, 0.4] * 33)
+    assert judge(more, Threshold("kl", max=0.28, confidence=0.99)).status == "pass"
+    at = judge(few, Threshold("kl", max=0.25, confidence=0.99))
+    assert "no number of them would do" in at.message
+    one = judge(spread(m, [0.1]), Threshold("kl", max=0.28, confidence=0.99))
+    assert "the 0.99 interval is unknown: 1 sequences have none" in one.message
+
+
+@given(measurements(max_sequences=1))
+def test_a_verdict_is_marginal_where_it_could_be_another(m: Measurement) -> None:
+    few = spread(m, [0.1, 0.2, 0.3, 0.4] * 4)
+    for bound, marginal in [
+        (0.25, "within numeric noise"),
+        (0.250001, "within numeric noise"),
+        (0.28, "inside the 95% interval"),
+        (0.22, "inside the 95% interval"),
+        (0.4, ""),
+        (0.1, ""),
+    ]:
+        assert judge(few, Threshold("kl", max=bound)).marginal == marginal
+
+
+@pytest.mark.parametrize("confidence", [0.5, 1.0, 99.0, math.nan])
+def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+    with pytest.raises(ValueError, match=r"confidence is .*, allowed: above 0.5 and below 1"):
+        Threshold("kl", max=0.1, confidence=confidence)

@@ -49,14 +49,18 @@ class Ledger:
     @property
     def without_verdict(self) -> list[str]:
         """Tests that ended in an error or in a failure that is no crossed threshold."""
-        none = ("error", "undecided")
-        errors = [i for i, outcome in self.outcomes.items() if outcome.verdict in none]
+        errors = [
+            i
+            for i, outcome in self.outcomes.items()
+            if outcome.verdict == "error"
+            or (outcome.verdict == "undecided" and outcome.kind == "contract")
+        ]
         return [*errors, *(i for i in self._failed if i not in self.outcomes)]
 
     @property
     def crossed(self) -> list[str]:
         """Tests whose outcome is no pass, whatever pytest was told of them."""
-        return [i for i, o in self.outcomes.items() if o.verdict not in ("pass", "warn")]
+        return [i for i, outcome in self.outcomes.items() if not outcome.passes]
 
     def verdict(self, exitstatus: int) -> str:
         """``pass``, ``fail`` or ``error`` of the whole run."""

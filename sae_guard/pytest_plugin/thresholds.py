@@ -53,7 +53,7 @@ class ThresholdItem(CaseItem):
             raise RuntimeError("setup did not run")
         verdict = judge(measurement, self.threshold)
         outcome = self._record(verdict, provenance=json.dumps(asdict(measurement.provenance)))
-        if verdict.status not in ("pass", "warn"):
+        if not outcome.passes:
             first = self.first_of_case(_DIAGNOSED)
             told = diagnose(measurement) if first == self.nodeid else ()
             raise Told(failure(outcome, told))

@@ -37,6 +37,7 @@ def problems(name: str, bounds: Bounds) -> Iterator[Problem]:
     if "max" in given and "min" in given and given["min"] > given["max"]:
         yield ("min",), f"{name} has min {given['min']:g} above max {given['max']:g}"
     yield from _warn_problems(name, bounds, given)
+    yield from _confidence_problems(metric, bounds)
 
 
 def threshold(name: str, bounds: Bounds, *, file: str, line: int) -> Threshold:
@@ -48,6 +49,8 @@ def threshold(name: str, bounds: Bounds, *, file: str, line: int) -> Threshold:
         min=bounds.min,
         warn_max=warn.get("max"),
         warn_min=warn.get("min"),
+        confidence=bounds.confidence,
+        on_undecided=bounds.on_undecided,
         file=file,
         line=line,
     )
@@ -66,6 +69,15 @@ def _range_problems(metric: Metric, side: str, bound: float) -> Iterator[Problem
         yield (side,), f"{said}, which cannot fail: {values}"
     if (side == "max" and bound < low) or (side == "min" and bound > high):
         yield (side,), f"{said}, which cannot pass: {values}"
+
+
+def _confidence_problems(metric: Metric, bounds: Bounds) -> Iterator[Problem]:
+    if bounds.confidence is None:
+        if "on_undecided" in bounds.model_fields_set:
+            said = f"{metric.name} has on_undecided {bounds.on_undecided} and no confidence"
+            yield ("on_undecided",), f"{said}: it is never undecided"
+    elif metric.firing_above is not None:
+        yield ("confidence",), f"{metric.name} has confidence, but no interval: it is a share"
 
 
 def _interval(low: float, high: float) -> str:

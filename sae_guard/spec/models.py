@@ -135,6 +135,14 @@ class Bounds(_Strict):
     warn: Annotated[float | WarnBounds, BeforeValidator(_warn)] | None = Field(
         None, description="Inside the bound: values past it pass with a warning."
     )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        None,
+        description="The interval of this confidence, not the value alone, must be clear of the "
+        "bound, such as 0.99.",
+    )
+    on_undecided: Literal["fail", "warn"] = Field(
+        "fail", description="What becomes of an interval that holds the bound."
+    )
 
 
 class DocumentModel(_Strict):

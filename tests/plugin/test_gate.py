@@ -115,3 +115,22 @@ def test_measured_once(project: Project, workers: tuple[str, ...]) -> None:
     result = project.run_damaged(damage, "--sae", "good", "--sae", "bad", *workers)
     result.assert_outcomes(passed=2 * PARTS + 4, failed=2)
     assert (project.path / "count.txt").read_text().splitlines() == ["measured"] * 2
+
+
+@pytest.mark.parametrize(("then", "code"), [("fail", 1), ("warn", 0)])
+def test_an_interval_that_holds_the_bound_is_no_pass_unless_the_spec_says_so(
+    project: Project, mode: tuple[str, ...], then: str, code: int
+) -> None:
+    """Of the bad SAE, KL is 0.874 ± 0.024."""
+    bounds = f"kl: {{max: 0.88, confidence: 0.99, on_undecided: {then}}}\n"
+    project.write_spec(project.spec.partition("thresholds:")[0] + f"thresholds:\n  {bounds}")
+    result = project.run("--sae=bad", "--sae-json=out.json", *mode)
+    assert result.ret == code
+    assert project.verdicts() == {"kl[bad]": "undecided"}
+    document = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
+    assert document["verdict"] == ("fail" if code else "pass")
+    result.stdout.fnmatch_lines(["  kl * UNDECIDED"])
+    if code:
+        result.stdout.fnmatch_lines(
+            ["kl 0.874 against max 0.88 nats is undecided: the 0.99 interval * would do"]
+        )
