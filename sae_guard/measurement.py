@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from sae_guard.errors import InfrastructureError, UndefinedMetricError
 from sae_guard.metrics.table import COLUMNS, Metric, metric
 from sae_guard.statistics import Estimate, ratio, ratio_interval
+from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Measurement:
     firings: NDArray[np.int64]
     """Scored tokens on which each latent was not zero, shape [d_sae]."""
     provenance: Provenance
+    tokens: TokenTable | None = None
+    """The values of single tokens, where they were kept."""
 
     def __post_init__(self) -> None:
         if set(self.sums) != set(COLUMNS):
@@ -64,6 +67,8 @@ class Measurement:
                 raise ValueError(f"column {name!r} is {column.dtype}{list(column.shape)}")
         if not bool(np.all(np.diff(self.sequences) > 0)):
             raise ValueError("sequence indices are not strictly ascending")
+        if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):
+            raise ValueError("the token table has not a row per sequence")
 
     @property
     def n_sequences(self) -> int:
@@ -100,14 +105,18 @@ class Measurement:
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.n_tokens, self.n_sequences, confidence)
 
-    def _value(self, chosen: Metric) -> float:
+    def check_whole(self, name: str) -> None:
+        """Raise `UndefinedMetricError` unless every sequence of the corpus was measured."""
         expected = self.provenance.corpus["n_sequences"]
         if self.n_sequences != expected:
             raise UndefinedMetricError(
-                f"{chosen.name}: {self.n_sequences} of the {expected} sequences were measured"
+                f"{name}: {self.n_sequences} of the {expected} sequences were measured"
             )
         if not np.isfinite(self.sums["n_tokens"]).all():
-            raise UndefinedMetricError(f"{chosen.name}: the token counts are not finite")
+            raise UndefinedMetricError(f"{name}: the token counts are not finite")
+
+    def _value(self, chosen: Metric) -> float:
+        self.check_whole(chosen.name)
         if self.n_tokens < chosen.min_tokens:
             raise UndefinedMetricError(
                 f"{chosen.name} needs {chosen.min_tokens:,} scored tokens, "
@@ -157,6 +166,22 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         {name: np.concatenate([p.sums[name] for p in parts])[order] for name in COLUMNS},
         np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
         first.provenance,
+        _merged_tokens([part.tokens for part in parts], order),
+    )
+
+
+def _merged_tokens(
+    parts: Sequence[TokenTable | None], order: NDArray[np.intp]
+) -> TokenTable | None:
+    tables = [part for part in parts if part is not None]
+    if len(tables) < len(parts):
+        return None
+    return TokenTable(
+        np.concatenate([table.scored for table in tables])[order],
+        {
+            name: np.concatenate([table.columns[name] for table in tables])[order]
+            for name in TOKEN_COLUMNS
+        },
     )
 
 
@@ -172,6 +197,7 @@ def save(measurement: Measurement, path: Path) -> None:
             sequences=measurement.sequences,
             firings=measurement.firings,
             **{f"sum.{name}": column for name, column in measurement.sums.items()},
+            **_token_arrays(measurement.tokens),
         )
     partial.replace(path)
 
@@ -195,6 +221,20 @@ def load(path: Path) -> Measurement:
                 {name: stored[f"sum.{name}"] for name in COLUMNS},
                 stored["firings"],
                 Provenance(**json.loads(str(stored["provenance"]))),
+                _stored_tokens(stored),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error
+
+
+def _token_arrays(tokens: TokenTable | None) -> dict[str, NDArray[Any]]:
+    if tokens is None:
+        return {}
+    columns = {f"token.{name}": column for name, column in tokens.columns.items()}
+    return {"scored": tokens.scored, **columns}
+
+
+def _stored_tokens(stored: Mapping[str, NDArray[Any]]) -> TokenTable | None:
+    if "scored" not in stored:
+        return None
+    return TokenTable(stored["scored"], {name: stored[f"token.{name}"] for name in TOKEN_COLUMNS})

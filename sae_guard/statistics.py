@@ -91,3 +91,42 @@ def _exact_sum(values: NDArray[np.float64]) -> float:
         return math.fsum(values)
     except (OverflowError, ValueError):  # fsum refuses inf − inf and sums past the largest float
         return math.nan
+
+
+def quantile(values: NDArray[np.float64], share: float) -> float:
+    """The smallest value that at least ``share`` of the values do not exceed.
+
+    Raises:
+        UndefinedMetricError: There are none, or one is not finite.
+    """
+    if not values.size or not np.isfinite(values).all():
+        raise UndefinedMetricError("a token's value is not finite, or there is none")
+    return float(np.quantile(values, share, method="inverted_cdf"))
+
+
+def quantile_interval(
+    values: NDArray[np.float64],
+    share: float,
+    below: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+) -> tuple[float, float] | None:
+    """The quantiles at the ends of the interval of the share, clustered by sequence (Woodruff).
+
+    Args:
+        values: Of all tokens.
+        share: Of the quantile.
+        below: Tokens of each sequence that do not exceed it, shape [n_sequences].
+        counts: Tokens of each sequence.
+        confidence: Of the interval.
+
+    None for a single sequence, and where an end lies beyond what was seen.
+    """
+    interval = ratio_interval(below, counts, ratio(below, counts), confidence=confidence)
+    if interval is None:
+        return None
+    half = (interval[1] - interval[0]) / 2
+    if not (share - half > 0 and share + half < 1):
+        return None
+    return quantile(values, share - half), quantile(values, share + half)

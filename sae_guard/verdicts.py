@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sae_guard.errors import Cause, UndefinedMetricError
+from sae_guard.views import Slice, View, estimate
 
 if TYPE_CHECKING:
     from sae_guard.measurement import Measurement
@@ -28,6 +29,7 @@ class Threshold:
     """
 
     metric: str
+    """Its name; of another statistic than the mean, ``kl.p99`` or ``kl.worst_sequence``."""
     max: float | None = None
     min: float | None = None
     warn_max: float | None = None
@@ -36,8 +38,15 @@ class Threshold:
     """Where set, the interval of this confidence must be clear of the bound, not only the value."""
     on_undecided: OnUndecided = "fail"
     """What becomes of an interval that is clear of neither side."""
+    slice: Slice | None = None
+    """Which tokens it is about; None for all that are scored."""
     file: str = ""
     line: int = 0
+
+    @property
+    def view(self) -> View:
+        """What it looks at."""
+        return View.of(self.metric, self.slice)
 
     @property
     def where(self) -> str:
@@ -99,23 +108,21 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
     load when only the columns that the SAE produced are not finite, of the setup otherwise.
     """
     try:
-        estimate = measurement.estimate(threshold.metric)
+        seen = estimate(measurement, threshold.view)
     except UndefinedMetricError as error:
         cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
         return Verdict(threshold, "error", cause=cause, message=str(error))
-    if not math.isfinite(estimate.value):
-        return Verdict(
-            threshold, "error", estimate, "setup", f"{threshold.metric} is {estimate.value}"
-        )
-    marginal = _marginal(threshold, estimate)
+    if not math.isfinite(seen.value):
+        return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
+    marginal = _marginal(threshold, seen)
     if threshold.confidence is not None:
-        confident = measurement.estimate(threshold.metric, confidence=threshold.confidence)
+        confident = estimate(measurement, threshold.view, confidence=threshold.confidence)
         if (why := _undecided(threshold, confident)) is not None:
-            return Verdict(threshold, "undecided", estimate, message=why, marginal=marginal)
-    if not threshold.allows(estimate.value):
-        return Verdict(threshold, "fail", estimate, marginal=marginal)
-    quiet = threshold.allows_quietly(estimate.value)
-    return Verdict(threshold, "pass" if quiet else "warn", estimate, marginal=marginal)
+            return Verdict(threshold, "undecided", seen, message=why, marginal=marginal)
+    if not threshold.allows(seen.value):
+        return Verdict(threshold, "fail", seen, marginal=marginal)
+    quiet = threshold.allows_quietly(seen.value)
+    return Verdict(threshold, "pass" if quiet else "warn", seen, marginal=marginal)
 
 
 def _marginal(threshold: Threshold, estimate: Estimate) -> str:

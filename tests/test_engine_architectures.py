@@ -22,6 +22,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, Processing, Unembedding, load_model
 from sae_guard.sae import SAE
+from sae_guard.token_table import TOKEN_COLUMNS
 from tests import naive
 from tests.ten_models import LAYERS, TEN, Folders
 from tests.test_engine import make_sae, sae_in_float64
@@ -164,6 +165,15 @@ def assert_equal(mine: Measurement, theirs: Measurement) -> None:
             mine.sums[column], theirs.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
         )
     np.testing.assert_array_equal(mine.firings, theirs.firings)
+    assert mine.tokens is not None
+    assert theirs.tokens is not None
+    np.testing.assert_array_equal(mine.tokens.scored, theirs.tokens.scored)
+    for column in TOKEN_COLUMNS:
+        found, expected = mine.tokens.columns[column], theirs.tokens.columns[column]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=column)
+    of_tokens = mine.tokens.sums(np.ones_like(mine.tokens.scored))
+    for column, sums in of_tokens.items():
+        np.testing.assert_allclose(sums, mine.sums[column], rtol=1e-6, atol=1e-5, err_msg=column)
 
 
 @pytest.mark.parametrize(("processing", "layer", "place"), CASES)

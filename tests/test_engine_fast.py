@@ -88,8 +88,8 @@ def test_of_several_only_what_differs_gives_way(
 ) -> None:
     right, wrong = Run.take, replace(make_sae(), scale_out=2.0)
 
-    def take(self: Run, rows: slice, *losses: Tensor) -> None:
-        right(self, rows, *losses)
+    def take(self: Run, rows: slice, losses: Any) -> None:
+        right(self, rows, losses)
         if self.sae is wrong:
             self.sums["l1"][rows] += 1
 

@@ -13,6 +13,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SpecError
 from sae_guard.spec import load_specs
 from sae_guard.verdicts import Threshold
+from sae_guard.views import Slice
 
 GOOD = """\
 model: gpt2
@@ -48,6 +49,16 @@ thresholds:
   kl: {max: 0.1, warn: 0.08}
   reconstruction_score: {min: 0.95}
   l0: {min: 20, max: 60, warn: {max: 50}}
+  ce_increase:
+    p99.9: {max: 9, confidence: 0.99, on_undecided: warn}
+    max: 0.5
+    worst_sequence: {max: 2}
+  cosine: {p1: {min: 0.5}}
+slices:
+  - position: ..8
+    thresholds:
+      kl: {p50: {max: 1}}
+  - {entropy: 2.5.., thresholds: {reconstruction_score: {min: 0.9}}}
 ---
 model: gpt2
 hook: blocks.0.hook_mlp_out
@@ -86,10 +97,24 @@ def test_every_key(tmp_path: Path) -> None:
         Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=23),
         Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=24),
         Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=25),
-    )
+        Threshold("ce_increase", max=0.5, file="thresholds/spec.yaml", line=26),
+        Threshold(
+            "ce_increase.p99.9", max=9, confidence=0.99, on_undecided="warn",
+            file="thresholds/spec.yaml", line=27,
+        ),
+        Threshold("ce_increase.worst_sequence", max=2, file="thresholds/spec.yaml", line=29),
+        Threshold("cosine.p1", min=0.5, file="thresholds/spec.yaml", line=30),
+        Threshold(
+            "kl.p50", max=1, slice=Slice("position", 0, 8), file="thresholds/spec.yaml", line=34
+        ),
+        Threshold(
+            "reconstruction_score", min=0.9, slice=Slice("entropy", 2.5),
+            file="thresholds/spec.yaml", line=35,
+        ),
+    )  # fmt: skip
     assert second.name == "blocks.0.hook_mlp_out"
     assert (second.data.modules, second.data.context) == (("argparse", "csv"), 128)
-    assert second.line == 27
+    assert second.line == 37
     assert second.checkpoint is None
 
 
@@ -168,6 +193,24 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     (", prepend_bos: true", "", 3, "`data.prepend_bos` is missing: Whether each window starts"),
     ("prepend_bos: true", "prepend_bos: 1", 3, "`data.prepend_bos` is 1, allowed: true or false"),
     ("prepend_bos: true", "prepend_bos: off", 3, "'off' is read as false; write true or false"),
+    ("kl: {max: 0.1}", "kl: {p99: 0.1}", 5, "`thresholds.kl.p99` is 0.1, allowed: a mapping"),
+    ("kl: {max: 0.1}", "kl: {p99: {max: x}}", 5, "`thresholds.kl.p99.max` is 'x', allowed: a num"),
+    ("kl: {max: 0.1}", "kl: {p999: {max: 1}}", 5, "unknown key 'p999' in `thresholds.kl`; did yo"),
+    ("kl: {max: 0.1}", "kl: {p99: {}}", 5, "kl.p99 has no bound; allowed: max"),
+    ("kl: {max: 0.1}", "kl: {p99: {min: 1}}", 5, "kl.p99 has min 1, which is the wrong side"),
+    ("kl: {max: 0.1}", "fvu: {p99: {max: 1}}", 5, "fvu.p99: fvu is a ratio of sums"),
+    ("kl: {max: 0.1}", "l0: {worst_sequence: {max: 1}}", 5, "l0.worst_sequence: l0 has no worst"),
+    ("kl: {max: 0.1}", "kl: {max: 1, confidence: 99}", 5, "confidence` is 99, allowed: below 1"),
+    ("kl: {max: 0.1}", "kl: {max: 1, on_undecided: warn}", 5, "kl has on_undecided warn and no c"),
+    ("kl: {max: 0.1}", "kl: {worst_sequence: {max: 1, confidence: 0.9}}", 5, "but no interval"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{thresholds: {kl: {max: 1}}}]\n", 6,
+     "`slices.0` has to have one of position and entropy"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: 8, thresholds: {kl: {max: 1}}}]\n", 6,
+     "`slices.0.position` is 8, expected a range such as 0..8"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: 8..4, thresholds: {kl: {max: 1}}}]\n",
+     6, "low below high"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: ..4, thresholds: {fvu: {max: 1}}}]\n",
+     6, "fvu@position=0..4: fvu needs the mean activation"),
     ("text: a.txt, ", "", 3, "`data` has no source, expected exactly one of text, jsonl"),
     ("text: a.txt", "text: a.txt, jsonl: b", 3, "`data` has text and jsonl, expected exactly one"),
     ("text: a.txt", "text: []", 3, "`data.text` is [], expected text or a list of texts"),

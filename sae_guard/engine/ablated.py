@@ -21,6 +21,7 @@ from sae_guard.engine.rows import Rows
 from sae_guard.model import Suffix
 
 COLUMNS = ("ce_zero", "ce_mean", "sq_deviation")
+_OF_TOKENS = ("ce_zero", "ce_mean")
 _PATHS = ("each sequence", "one row")
 _KEPT_BYTES = 2**30
 """Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
@@ -40,8 +41,9 @@ class Ablated:
         self.corpus = corpus
         self.hook = hook
         self.sums: dict[str, Float[Tensor, " sequences"]] = {}
+        self.tokens: dict[str, Float[Tensor, "sequences pos-1"]] = {}
         self.mean: Float[Tensor, " d_out"] | None = None
-        """μ, float64. Both once it is finished."""
+        """μ, float64. All of them once it is finished."""
         self.path = ""
         """How ablations are run, once one was."""
         self._bases = bases
@@ -51,6 +53,7 @@ class Ablated:
         kept = memory.read(f"at/{hook}/sums")
         if kept is not None:
             self.sums = {name: kept[name] for name in COLUMNS}
+            self.tokens = {name: kept[f"token.{name}"] for name in _OF_TOKENS}
             self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
 
     def batch(self, rows: slice, base: Base) -> None:
@@ -88,21 +91,28 @@ class Ablated:
                 in_halves(lambda part: self._mean_ablate(part, mean), rows)
         everything, zero = slice(0, len(n)), torch.zeros(())
         shared = self._ablation.by_one
+        only = alone[:, None]
+        self.tokens = {
+            "ce_zero": torch.where(only, self._rows["ce_zero"], shared(zero, everything)),
+            "ce_mean": torch.where(only, self._means["ce_mean"], shared(mean, everything)),
+        }
         self.sums = {
-            "ce_zero": torch.where(alone, self._rows["ce_zero"], shared(zero, everything)),
-            "ce_mean": torch.where(alone, self._means["ce_mean"], shared(mean, everything)),
+            **{name: values.double().sum(dim=1) for name, values in self.tokens.items()},
             "sq_deviation": about(mean, total, self._rows["square"], n),
         }
         self.mean = mean
         by_one = torch.tensor(_PATHS.index(self.path))
-        self._memory.write(f"at/{self.hook}/sums", {**self.sums, "mean": mean, "by_one": by_one})
+        tokens = {f"token.{name}": values for name, values in self.tokens.items()}
+        kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
+        self._memory.write(f"at/{self.hook}/sums", kept)
 
     def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
         """Sums of the cross-entropy of some windows with ``value`` for the activation."""
         ablation = self._sought(rows, base)
         alone = ablation.alone(rows, self._activation(base))
         each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
-        return torch.where(alone, each, ablation.by_one(value, rows))
+        found = torch.where(alone[:, None], each, ablation.by_one(value, rows))
+        return found.double().sum(dim=1)
 
     def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
         """Σ‖y − centre‖² of some windows."""
@@ -117,8 +127,8 @@ class Ablated:
         residual = self._waiting.get((rows.start, rows.stop))
         if residual is None:
             residual = self._bases.of(rows).seen[self.suffix.entry]
-        sums = self._ablation.each(mean, rows, self._rows["alone"][rows], residual)
-        self._means.set(rows, {"ce_mean": sums})
+        found = self._ablation.each(mean, rows, self._rows["alone"][rows], residual)
+        self._means.set(rows, {"ce_mean": found})
 
     def _sought(self, rows: slice, base: Base) -> Ablation:
         """How ablations are run, by the first windows; what is remembered is of that way."""

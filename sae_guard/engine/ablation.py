@@ -15,8 +15,7 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
-from sae_guard.engine.rows import per_row
-from sae_guard.metrics import tokens as formulas
+from sae_guard.engine.rows import per_token
 from sae_guard.model import Edit, Suffix
 
 _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
@@ -125,8 +124,8 @@ class Ablation:
         rows: slice,
         only: Bool[Tensor, " batch"],
         residual: Float[Tensor, "batch pos d_model"],
-    ) -> Float[Tensor, " batch"]:
-        """Sums of the cross-entropy of ``only`` these windows, run one by one; zero elsewhere.
+    ) -> Float[Tensor, "batch pos-1"]:
+        """The cross-entropies of ``only`` these windows, run one by one; zero elsewhere.
 
         Args:
             value: Broadcasts to the activation.
@@ -134,22 +133,23 @@ class Ablation:
             only: Which of them.
             residual: What goes into the first block of the suffix, of all of them.
         """
-        sums = torch.zeros(len(only), dtype=torch.float64)
+        found = torch.zeros(self.corpus.scored[rows, :-1].shape)
         if not bool(only.any()):
-            return sums
+            return found
         device = self.suffix.model.device
         tokens, scored = self.corpus.tokens[rows][only], self.corpus.scored[rows, :-1][only]
         edit = replacing(value, self.corpus.patched[rows][only].to(device))
         residual = residual[only.to(residual.device)].to(device)
         final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
-        sums[only] = per_row(head.cross_entropy(self.suffix.unembedding, final, target), scored)
-        return sums
+        found[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
+        return found
 
-    def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, " batch"]:
-        """Sums of the cross-entropy of these windows as if all shared the row."""
+    def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, "batch pos-1"]:
+        """The cross-entropies of these windows as if all shared the row; zero if none is."""
+        scored = self.corpus.scored[rows, :-1]
         if self.shared is None:
-            return torch.zeros(len(self.corpus.tokens[rows]), dtype=torch.float64)
+            return torch.zeros(scored.shape)
         final, target = self.shared.final(value)[:-1], self.corpus.tokens[rows, 1:]
         values = head.shared_cross_entropy(self.suffix.unembedding, final, target)
-        return formulas.masked_sums(values, self.corpus.scored[rows, :-1].to(values.device))
+        return torch.where(scored, values.cpu().float(), 0)

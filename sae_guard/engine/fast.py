@@ -13,7 +13,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.base import Base
 from sae_guard.engine.place import Place
-from sae_guard.engine.rows import per_row
+from sae_guard.engine.rows import per_row, per_token
 from sae_guard.metrics import tokens as formulas
 from sae_guard.model import Suffix
 from sae_guard.sae import SAE
@@ -21,6 +21,9 @@ from sae_guard.sae import SAE
 COLUMNS = (
     "n_tokens", "kl", "ce_clean", "ce_patched", "l0", "l1", "sq_error", "cosine", "l2_ratio",
 )  # fmt: skip
+
+
+TOKEN_COLUMNS = (*(name for name in COLUMNS if name != "n_tokens"), "entropy")
 
 
 class Run:
@@ -33,6 +36,7 @@ class Run:
         self.at = at
         n = len(corpus.tokens)
         self.sums = {name: torch.zeros(n, dtype=torch.float64) for name in COLUMNS}
+        self.tokens = {name: torch.zeros(corpus.scored[:, :-1].shape) for name in TOKEN_COLUMNS}
         self.firings = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.done = torch.zeros(n, dtype=torch.bool)
         self._fired = self.firings
@@ -63,26 +67,22 @@ class Run:
         final = self.suffix.final_with(tokens.to(device), residual, self.at.replaced, edit)[:, :-1]
         return final[scored.to(final.device)]
 
-    def take(
-        self,
-        rows: slice,
-        ce_clean: Float[Tensor, " scored"],
-        kl: Float[Tensor, " scored"],
-        ce_patched: Float[Tensor, " scored"],
-    ) -> None:
+    def take(self, rows: slice, losses: Mapping[str, Float[Tensor, " scored"]]) -> None:
         """Sum the losses of the windows whose `final` was the last; they are done."""
-        self._sum(rows, {"ce_clean": ce_clean, "kl": kl, "ce_patched": ce_patched})
+        self._sum(rows, losses)
         self.firings = self.firings + self._fired
         self.done[rows] = True
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What `restore` takes."""
-        return {**self.sums, "firings": self.firings, "done": self.done}
+        tokens = {f"token.{name}": values for name, values in self.tokens.items()}
+        return {**self.sums, **tokens, "firings": self.firings, "done": self.done}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from where the run of these tensors was."""
         self.sums = {name: tensors[name] for name in COLUMNS}
+        self.tokens = {name: tensors[f"token.{name}"] for name in TOKEN_COLUMNS}
         self.firings, self.done = tensors["firings"], tensors["done"]
 
     def _code(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> Coded:
@@ -98,5 +98,9 @@ class Run:
         return coded
 
     def _sum(self, rows: slice, values: Mapping[str, Float[Tensor, " scored"]]) -> None:
+        scored = self.corpus.scored[rows, :-1]
         for name, value in values.items():
-            self.sums[name][rows] = per_row(value, self.corpus.scored[rows, :-1])
+            if name in self.sums:
+                self.sums[name][rows] = per_row(value, scored)
+            if name in self.tokens:
+                self.tokens[name][rows] = per_token(value, scored)

@@ -46,21 +46,26 @@ class Summary(NamedTuple):
     offset: Float[Tensor, " tokens"]
     """log Z_p − ē·h_p, float64."""
     cross_entropy: Float[Tensor, " tokens"]
-    """Of the clean run, float64."""
+    entropy: Float[Tensor, " tokens"]
+    """Both of the clean run, float64."""
 
     def part(self, at: slice) -> Summary:
         """Of these tokens."""
-        return Summary(self.row[at], self.offset[at], self.cross_entropy[at])
+        return Summary(*(value[at] for value in self))
 
 
 Clean = Final | Summary
 
 
 class Losses(NamedTuple):
-    """Per token: of the clean run, and of each other run KL(clean‖other) and cross-entropy."""
+    """Per token, in nats."""
 
     clean: Float[Tensor, " tokens"]
+    """Cross-entropy of the clean run."""
+    entropy: Float[Tensor, " tokens"]
+    """Of its prediction."""
     others: list[tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]]
+    """Of each other run, KL(clean‖other) and cross-entropy."""
 
 
 @torch.inference_mode()
@@ -86,7 +91,8 @@ def summarise(
         log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
         row = (weights @ unembedding.weight) / total
         offset = log_z - _along(row, final[part])
-        parts.append(Summary(row, offset, cross_entropy + log_z))
+        entropy = offset - _exact(weights @ unembedding.bias) / _exact(total).squeeze(-1)
+        parts.append(Summary(row, offset, cross_entropy + log_z, entropy))
     return Summary(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -115,6 +121,7 @@ def losses(
             parts.append(_beside_final(unembedding, some, finals, target[at]))
     return Losses(
         torch.cat([part.clean for part in parts]),
+        torch.cat([part.entropy for part in parts]),
         [
             (torch.cat([kl for kl, _ in pairs]), torch.cat([ce for _, ce in pairs]))
             for pairs in zip(*(part.others for part in parts), strict=True)
@@ -131,7 +138,8 @@ def _beside_final(
         log_q = formulas.log_probs(unembedding.logits(final))
         kl = formulas.kl_divergence(log_p, log_q)
         pairs.append((kl, formulas.cross_entropy(log_q, target.to(log_q.device))))
-    return Losses(formulas.cross_entropy(log_p, target.to(log_p.device)), pairs)
+    cross_entropy = formulas.cross_entropy(log_p, target.to(log_p.device))
+    return Losses(cross_entropy, formulas.entropy(log_p), pairs)
 
 
 def _beside_summary(
@@ -147,7 +155,7 @@ def _beside_summary(
         kl = log_z - _along(clean.row, final).to(log_z) - clean.offset.to(log_z)
         # Of two equal distributions rounding leaves what may be below zero.
         pairs.append((kl.clamp_min(0), cross_entropy + log_z))
-    return Losses(clean.cross_entropy, pairs)
+    return Losses(clean.cross_entropy, clean.entropy, pairs)
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
+from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
 
 class Patch(NamedTuple):
@@ -162,7 +163,10 @@ def _measurement(
         )
     rows = np.arange(len(corpus.tokens), dtype=np.int64)
     provenance = _provenance(model, sae, corpus, at, found)
-    return Measurement(rows, sums, found.firings.numpy(), provenance)
+    tokens = TokenTable(
+        corpus.scored[:, :-1].numpy(), {name: found.tokens[name].numpy() for name in TOKEN_COLUMNS}
+    )
+    return Measurement(rows, sums, found.firings.numpy(), provenance, tokens)
 
 
 def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:

@@ -20,6 +20,7 @@ from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
+from sae_guard.token_table import TOKEN_COLUMNS
 
 # What a model that is built otherwise raises where blocks are taken out of it.
 _OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
@@ -29,6 +30,7 @@ class Found(NamedTuple):
     """What a path over the whole corpus found."""
 
     sums: Mapping[str, Tensor]
+    tokens: Mapping[str, Tensor]
     firings: Tensor
     mean: Float[Tensor, " d_out"]
     paths: dict[str, str]
@@ -84,7 +86,8 @@ def _found(sweep: Sweep, run: Run) -> Found:
         "ablations": ablated.path,
         "clean run": sweep.bases.path,
     }
-    return Found({**run.sums, **ablated.sums}, run.firings, ablated.mean, paths)
+    sums, tokens = {**run.sums, **ablated.sums}, {**run.tokens, **ablated.tokens}
+    return Found(sums, tokens, run.firings, ablated.mean, paths)
 
 
 def take_plain(
@@ -93,9 +96,15 @@ def take_plain(
     """What the plain path finds, and why it is taken."""
     try:
         mean = plain.mean_activation(model, sae, corpus, at, batches)
-        found = [plain.batch_sums(model, sae, corpus, at, rows, mean) for rows in batches]
+        found = [plain.batch(model, sae, corpus, at, rows, mean) for rows in batches]
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory: {error}") from error
-    sums = {name: torch.cat([columns[name] for columns, _ in found]) for name in COLUMNS}
-    firings = torch.stack([firings for _, firings in found]).sum(dim=0)
-    return Found(sums, firings, mean, {"forward": "whole model", "because": because})
+    sums, tokens = (
+        {name: torch.cat([columns[name] for columns in each]) for name in names}
+        for names, each in (
+            (COLUMNS, [part.sums for part in found]),
+            (TOKEN_COLUMNS, [part.tokens for part in found]),
+        )
+    )
+    firings = torch.stack([part.firings for part in found]).sum(dim=0)
+    return Found(sums, tokens, firings, mean, {"forward": "whole model", "because": because})

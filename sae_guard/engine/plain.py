@@ -9,6 +9,7 @@ runs each batch clean, patched, zero-ablated and mean-ablated.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,15 +41,23 @@ def mean_activation(
     return total / max(count, 1)
 
 
-def batch_sums(
+class Batch(NamedTuple):
+    """What some windows give: per window, per token (float32, 0 where unscored), per latent."""
+
+    sums: dict[str, Float[Tensor, " batch"]]
+    tokens: dict[str, Float[Tensor, "batch pos-1"]]
+    firings: Int[Tensor, " d_sae"]
+
+
+def batch(
     model: LanguageModel,
     sae: SAE,
     corpus: Corpus,
     at: Place,
     rows: slice | Int[Tensor, " batch"],
     mean: Float[Tensor, " d_out"] | None,
-) -> tuple[dict[str, Float[Tensor, " batch"]], Int[Tensor, " d_sae"]]:
-    """Each column's sum per window of the batch, and the firings of each latent.
+) -> Batch:
+    """All columns of the windows.
 
     Without a mean, nothing is ablated: the columns that do not depend on the SAE are left out.
     """
@@ -70,6 +79,7 @@ def batch_sums(
         "kl": formulas.kl_divergence(log_p, log_q),
         "ce_clean": formulas.cross_entropy(log_p, target),
         "ce_patched": formulas.cross_entropy(log_q, target),
+        "entropy": formulas.entropy(log_p),
         "l0": formulas.l0(latents),
         "l1": formulas.l1(latents),
         "sq_error": formulas.squared_distance(y, y_hat)[:, :-1],
@@ -86,8 +96,14 @@ def batch_sums(
     sums = {
         name: formulas.masked_sums(values, scored.to(values.device))
         for name, values in per_token.items()
+        if name != "entropy"
     }
-    return sums, (latents[scored.to(latents.device)] != 0).sum(dim=0).cpu()
+    kept = {
+        name: torch.where(scored, values.cpu().float(), 0)
+        for name, values in per_token.items()
+        if name not in ("n_tokens", "sq_deviation")
+    }
+    return Batch(sums, kept, (latents[scored.to(latents.device)] != 0).sum(dim=0).cpu())
 
 
 def _log_probs_with(

@@ -33,9 +33,8 @@ def difference(run: Run, ablated: Ablated, bases: Bases, batch: slice) -> str | 
     y = base.seen[run.suffix.source(run.at.replaced)]
     centre = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
     known = ablated.mean is not None
-    expected, _ = plain.batch_sums(
-        run.suffix.model, run.sae, run.corpus, run.at, rows, None if known else centre
-    )
+    mean = None if known else centre
+    expected = plain.batch(run.suffix.model, run.sae, run.corpus, run.at, rows, mean).sums
     found = {name: sums[rows] for name, sums in run.sums.items()}
     if not known:
         for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", centre)):

@@ -26,7 +26,7 @@ class Rows:
 
     def __getitem__(self, name: str) -> Tensor:
         """A column; zero where it is not known."""
-        return self._columns.get(name, torch.zeros(len(self._known), dtype=torch.float64))
+        return self._columns.get(name, torch.zeros(len(self._known), 1))
 
     def known(self, rows: slice) -> bool:
         """Whether these windows are known, from what is remembered, if need be."""
@@ -70,3 +70,12 @@ def per_row(
     """Float64 sums per sequence of the values of its scored tokens, on the CPU."""
     sums = torch.zeros(len(scored), dtype=torch.float64)
     return sums.index_add_(0, scored.nonzero()[:, 0], values.cpu().double())
+
+
+def per_token(
+    values: Float[Tensor, " scored"], scored: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos"]:
+    """The values where they belong, in float32, on the CPU; 0 where nothing is scored."""
+    table = torch.zeros(scored.shape)
+    table[scored] = values.cpu().float()
+    return table

@@ -79,9 +79,10 @@ class Sweep:
         losses = head.losses(self._unembedding, base.clean, finals, target)
         for ablated in self._ablated.values():
             ablated.batch(rows, base)
+        clean = {"ce_clean": losses.clean, "entropy": losses.entropy}
         # Last: a batch that did not fit is run again.
         for run, (kl, ce_patched) in zip(runs, losses.others, strict=True):
-            run.take(rows, losses.clean, kl, ce_patched)
+            run.take(rows, {**clean, "kl": kl, "ce_patched": ce_patched})
 
     def prove(self, rows: slice) -> dict[Run, str]:
         """The runs that are given up, and why: they differ from the plain path in this batch."""

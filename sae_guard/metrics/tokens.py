@@ -36,6 +36,12 @@ def kl_divergence(
     return torch.where(p == 0, log_q.exp(), terms).sum(dim=-1)
 
 
+def entropy(log_p: Float[Tensor, "... vocab"]) -> Float[Tensor, ...]:
+    """−Σ_v P(v)·log P(v), in nats; 0 for what P excludes (log P = −∞)."""
+    entropies: Tensor = torch.special.entr(log_p.exp()).sum(dim=-1)
+    return entropies
+
+
 def cross_entropy(
     log_q: Float[Tensor, "*batch pos vocab"], target: Int[Tensor, "*batch pos"]
 ) -> Float[Tensor, "*batch pos"]:

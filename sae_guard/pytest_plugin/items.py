@@ -49,7 +49,7 @@ class SpecDocument(pytest.Collector):
                 )
             for threshold in case.thresholds:
                 yield ThresholdItem.from_parent(
-                    self, **self._named(threshold.metric, case), threshold=threshold
+                    self, **self._named(str(threshold.view), case), threshold=threshold
                 )
 
     def _named(self, what: str, case: Case) -> dict[str, Any]:

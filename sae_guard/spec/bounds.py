@@ -10,6 +10,7 @@ from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS, Metric
 from sae_guard.spec.models import Bounds, WarnBounds
 from sae_guard.verdicts import Threshold
+from sae_guard.views import WORST, Slice, View
 
 Problem = tuple[tuple[str, ...], str]
 """Keys below the metric's, and what is wrong there."""
@@ -17,12 +18,17 @@ Problem = tuple[tuple[str, ...], str]
 _BETTER = {"lower": "lower is better", "higher": "higher is better"}
 
 
-def problems(name: str, bounds: Bounds) -> Iterator[Problem]:
+def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[Problem]:
     """What keeps the bounds from being a threshold that can pass and can fail."""
-    if name not in METRICS:
-        yield (), f"unknown metric {name!r}; {allowed(name, METRICS, limit=len(METRICS))}"
+    view = View.of(name, slice)
+    if view.metric not in METRICS:
+        hint = allowed(view.metric, METRICS, limit=len(METRICS))
+        yield (), f"unknown metric {view.metric!r}; {hint}"
         return
-    metric, given = METRICS[name], _given(bounds)
+    if (why := view.problem()) is not None:
+        yield (), f"{view}: {why}"
+        return
+    metric, given = METRICS[view.metric], _given(bounds)
     if not given:
         yield (), f"{name} has no bound; allowed: {', '.join(metric.sides)}"
     for side, bound in given.items():
@@ -38,9 +44,13 @@ def problems(name: str, bounds: Bounds) -> Iterator[Problem]:
         yield ("min",), f"{name} has min {given['min']:g} above max {given['max']:g}"
     yield from _warn_problems(name, bounds, given)
     yield from _confidence_problems(metric, bounds)
+    if bounds.confidence is not None and view.statistic == WORST:
+        yield ("confidence",), f"{view} has confidence, but no interval"
 
 
-def threshold(name: str, bounds: Bounds, *, file: str, line: int) -> Threshold:
+def threshold(
+    name: str, bounds: Bounds, *, file: str, line: int, slice: Slice | None = None
+) -> Threshold:
     """The threshold of bounds without problems."""
     warn = _warn_bounds(bounds, _given(bounds))
     return Threshold(
@@ -51,6 +61,7 @@ def threshold(name: str, bounds: Bounds, *, file: str, line: int) -> Threshold:
         warn_min=warn.get("min"),
         confidence=bounds.confidence,
         on_undecided=bounds.on_undecided,
+        slice=slice,
         file=file,
         line=line,
     )

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SetupError, SpecError
 from sae_guard.spec import bounds, strict_yaml
-from sae_guard.spec.messages import explain
-from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.messages import Path as Keys
+from sae_guard.spec.messages import explain, written
+from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec, flat
 from sae_guard.verdicts import Threshold
+from sae_guard.views import Slice
 
 Problem = tuple[int, str]
 """Line and text."""
@@ -93,10 +95,13 @@ def _spec(
         valid = DocumentModel.model_validate(document.value)
     except ValidationError as error:
         for found_path, text in explain(error):
-            problems.append((document.line_of(found_path), text))
-        problems.extend(_bound_problems(document, _valid_bounds(document.value)))
+            problems.append((document.line_of(written(found_path)), text))
+        problems.extend(_bound_problems(document, (), _valid_bounds(document.value)))
         return None
-    problems.extend(_bound_problems(document, valid.thresholds))
+    problems.extend(_bound_problems(document, (), valid.thresholds))
+    for index, part in enumerate(valid.slices):
+        at = ("slices", index)
+        problems.extend(_bound_problems(document, at, part.thresholds, part.slice))
     if len(problems) > before:
         return None
     return Spec(
@@ -107,18 +112,36 @@ def _spec(
         data=valid.data,
         checkpoint=valid.checkpoint,
         sae=valid.sae,
-        thresholds=tuple(
-            bounds.threshold(name, given, file=shown, line=document.line_of(("thresholds", name)))
-            for name, given in valid.thresholds.items()
+        thresholds=(
+            *_thresholds(document, (), valid.thresholds, shown),
+            *(
+                threshold
+                for index, part in enumerate(valid.slices)
+                for threshold in _thresholds(
+                    document, ("slices", index), part.thresholds, shown, part.slice
+                )
+            ),
         ),
         file=path,
         line=document.line,
     )
 
 
+def _thresholds(
+    document: strict_yaml.Document,
+    at: Keys,
+    thresholds: Mapping[str, Bounds],
+    shown: str,
+    slice: Slice | None = None,
+) -> Iterator[Threshold]:
+    for name, given in thresholds.items():
+        line = document.line_of(written((*at, "thresholds", name)))
+        yield bounds.threshold(name, given, file=shown, line=line, slice=slice)
+
+
 def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
     """The bounds that are well-formed, in a document that is not."""
-    thresholds = value.get("thresholds")
+    thresholds = flat(value.get("thresholds"))
     found: dict[str, Bounds] = {}
     for name, given in thresholds.items() if isinstance(thresholds, dict) else ():
         try:
@@ -129,11 +152,14 @@ def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
 
 
 def _bound_problems(
-    document: strict_yaml.Document, thresholds: Mapping[str, Bounds]
+    document: strict_yaml.Document,
+    at: Keys,
+    thresholds: Mapping[str, Bounds],
+    slice: Slice | None = None,
 ) -> Iterator[Problem]:
     for name, given in thresholds.items():
-        for below, text in bounds.problems(name, given):
-            yield document.line_of(("thresholds", name, *below)), text
+        for below, text in bounds.problems(name, given, slice):
+            yield document.line_of(written((*at, "thresholds", name, *below))), text
 
 
 def _name_problems(specs: list[Spec]) -> Iterator[Problem]:

@@ -16,8 +16,10 @@ from sae_guard.spec.models import (
     DataSpec,
     DocumentModel,
     ModelSpec,
+    SliceModel,
     WarnBounds,
 )
+from sae_guard.views import WORST
 
 Path = tuple[str | int, ...]
 
@@ -31,6 +33,8 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
     "dict_type": "a mapping",
     "greater_than_equal": "{ge} or more",
+    "greater_than": "above {gt}",
+    "less_than": "below {lt}",
     "literal_error": "{expected}",
     "string_too_short": "some text",
     "too_short": "at least one",
@@ -52,12 +56,23 @@ def _keys(location: Path) -> Path:
     return tuple(part for part in location if part != WarnBounds.__name__)
 
 
+def written(path: Path) -> Path:
+    """The keys of a path as the spec has them: ``kl.p99`` is ``p99`` below ``kl``."""
+    keys: list[str | int] = []
+    for before, part in zip((None, *path), path, strict=False):
+        below = before == "thresholds" and isinstance(part, str)
+        keys.extend(str(part).split(".", 1) if below else [part])
+    return tuple(keys)
+
+
 def _sentence(path: Path, detail: ErrorDetails) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     key = str(path[-1]) if path else "the document"
     if kind == "extra_forbidden":
         where = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
-        hint = allowed(key, model_at(path[:-1]).model_fields, limit=20)
+        known = model_at(path[:-1])
+        more = ("p50", "p99", WORST) if known is Bounds else ()
+        hint = allowed(key, [*known.model_fields, *more], limit=20)
         return f"unknown key {key!r}{where}; {hint}"
     if kind == "missing":
         about = model_at(path[:-1]).model_fields[key].description
@@ -85,6 +100,10 @@ def model_at(path: Path) -> type[BaseModel]:
             return Bounds
         case ("thresholds", _, "warn"):
             return WarnBounds
+        case ("slices", _, "thresholds", *rest):
+            return model_at(("thresholds", *rest))
+        case ("slices", _):
+            return SliceModel
     return DocumentModel
 
 

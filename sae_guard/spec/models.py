@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.spec.values import DeviceMap, Interval, SpecialTokens, Text, Texts, shorthand, wrong
+from sae_guard.spec.values import (
+    DeviceMap,
+    Interval,
+    Range,
+    SpecialTokens,
+    Text,
+    Texts,
+    shorthand,
+    wrong,
+)
+from sae_guard.views import WORST, Slice, level
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
 
@@ -145,6 +155,54 @@ class Bounds(_Strict):
     )
 
 
+def flat(value: Any) -> Any:
+    """``kl: {max: …, p99: {…}}`` as the bounds of ``kl`` and of ``kl.p99``."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, Any] = {}
+    for name, given in value.items():
+        own = given if isinstance(given, dict) else {}
+        others = {key: own[key] for key in own if key == WORST or level(str(key)) is not None}
+        if len(others) < len(own) or not others:
+            rest = {key: own[key] for key in own if key not in others}
+            flat[name] = rest if isinstance(given, dict) else given
+        flat.update({f"{name}.{key}": bounds for key, bounds in others.items()})
+    return flat
+
+
+Thresholds = Annotated[
+    dict[str, Bounds],
+    BeforeValidator(flat),
+    Field(min_length=1),
+]
+
+
+class SliceModel(_Strict):
+    """Thresholds on some of the scored tokens."""
+
+    position: Range | None = Field(
+        None, description="By their place in the window: 0..8, 8.. or ..8; the end is not in it."
+    )
+    entropy: Range | None = Field(
+        None, description="By the entropy of the clean prediction there, in nats."
+    )
+    thresholds: Thresholds = Field(description="Metric → bounds.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SliceModel:
+        if (self.position is None) == (self.entropy is None):
+            raise wrong("has to have one of position and entropy")
+        return self
+
+    @property
+    def slice(self) -> Slice:
+        """What it is about."""
+        if self.position is not None:
+            return Slice("position", *self.position)
+        assert self.entropy is not None
+        return Slice("entropy", *self.entropy)
+
+
 class DocumentModel(_Strict):
     """One spec: a model, a hook point, a token set, and thresholds on SAEs there."""
 
@@ -167,6 +225,10 @@ class DocumentModel(_Strict):
     sae: SaeOptions = Field(
         default_factory=SaeOptions, description="What checkpoints do not say of themselves."
     )
-    thresholds: Annotated[dict[str, Bounds], Field(min_length=1)] = Field(
-        description="Metric → bounds."
+    thresholds: Thresholds = Field(
+        description="Metric → bounds; within them p50, p99 and such (of single tokens) or "
+        "worst_sequence → bounds."
+    )
+    slices: tuple[SliceModel, ...] = Field(
+        (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from sae_guard.metrics.table import METRICS, Metric
 from sae_guard.spec.models import SOURCES, DocumentModel
+from sae_guard.views import QUANTILE, WORST, Slice, View
 
 
 def json_schema() -> dict[str, Any]:
@@ -17,15 +18,24 @@ def json_schema() -> dict[str, Any]:
     data = definitions["DataSpec"]
     data["properties"]["dataset"] = _or_text(data["properties"]["dataset"])
     data["oneOf"] = [{"required": [source]} for source in SOURCES]
-    for unused in ("Bounds", "WarnBounds"):
-        definitions.pop(unused, None)
-    properties["thresholds"] = {
-        "type": "object",
-        "description": properties["thresholds"]["description"],
-        "minProperties": 1,
-        "additionalProperties": False,
-        "properties": {name: _bounds(metric) for name, metric in METRICS.items()},
-    }
+    bounds = definitions.pop("Bounds")
+    definitions.pop("WarnBounds")
+    about = {key: bounds["properties"][key] for key in ("confidence", "on_undecided")}
+    part = definitions["SliceModel"]
+    part["oneOf"] = [{"required": ["position"]}, {"required": ["entropy"]}]
+    for holder, by in ((schema, None), (part, Slice("position"))):
+        described = holder["properties"]["thresholds"]
+        holder["properties"]["thresholds"] = {
+            "type": "object",
+            "description": described["description"],
+            "minProperties": 1,
+            "additionalProperties": False,
+            "properties": {
+                name: _metric(metric, about, by)
+                for name, metric in METRICS.items()
+                if View(name, slice=by).problem() is None
+            },
+        }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -34,17 +44,42 @@ def _or_text(whole: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "string", "minLength": 1}, whole], **described}
 
 
-def _bounds(metric: Metric) -> dict[str, Any]:
+def _metric(metric: Metric, about: dict[str, Any], by: Slice | None) -> dict[str, Any]:
+    """Bounds of the metric's mean, and of its other statistics."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    shares = about if metric.firing_above is None else {}
+    own = _bounds(metric, shares)
+    named = {
+        statistic: _bounds(metric, more)
+        for statistic, more in (("p99", about), (WORST, {}))
+        if View(metric.name, statistic, by).problem() is None
+    }
+    patterns = {f"^{QUANTILE.pattern}$": named["p99"]} if "p99" in named else {}
+    worst = {WORST: named[WORST]} if WORST in named else {}
+    return {
+        **own,
+        "description": f"{metric.formula}{unit}",
+        "properties": {**own["properties"], **worst},
+        "patternProperties": patterns,
+        "anyOf": [
+            *own["anyOf"],
+            *({"required": [key]} for key in worst),
+            # Some key other than those of the mean.
+            *({"not": {"propertyNames": {"not": {"pattern": p}}}} for p in patterns),
+        ],
+    }
+
+
+def _bounds(metric: Metric, about: dict[str, Any]) -> dict[str, Any]:
     sides = {side: {"type": "number"} for side in metric.sides}
     warn: dict[str, Any] = {"type": "number"}
     if len(sides) > 1:
         both = {"type": "object", "additionalProperties": False, "properties": sides}
         warn = {"anyOf": [warn, both]}
-    unit = f" ({metric.unit})" if metric.unit else ""
     return {
         "type": "object",
-        "description": f"{metric.formula}{unit}",
         "additionalProperties": False,
-        "properties": {**sides, "warn": warn},
+        "properties": {**sides, "warn": warn, **about},
         "anyOf": [{"required": [side]} for side in sides],
+        **({"dependentRequired": {"on_undecided": ["confidence"]}} if about else {}),
     }

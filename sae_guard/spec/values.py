@@ -37,6 +37,19 @@ def _interval(value: Any) -> Any:
     return (float(value[0]), float(value[1]))
 
 
+_RANGE = re.compile(r"(\d+(?:\.\d+)?)?\.\.(\d+(?:\.\d+)?)?")
+
+
+def _range(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value
+    found = _RANGE.fullmatch(value) if isinstance(value, str) else None
+    low, high = (found[1], found[2]) if found else (None, None)
+    if found is None or low == high or (low and high and not float(low) < float(high)):
+        raise wrong(f"is {value!r}, expected a range such as 0..8, 8.. or ..8, low below high")
+    return (float(low or 0), float(high or "inf"))
+
+
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 _DEVICE = r"(cpu|mps|(cuda|xpu)(:\d+)?)"
 
@@ -109,5 +122,11 @@ DeviceMap = Annotated[
             ]
         }
     ),
+]
+Range = Annotated[
+    tuple[float, float],
+    BeforeValidator(_range),
+    Field(strict=False),
+    WithJsonSchema({"type": "string", "pattern": f"^{_RANGE.pattern}$"}),
 ]
 Text = Annotated[str, Field(min_length=1)]

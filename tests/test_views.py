@@ -1,0 +1,222 @@
+"""Quantiles, worst sequences and slices, by loops over single tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
+from sae_guard.errors import SetupError, UndefinedMetricError
+from sae_guard.measurement import Measurement, Provenance
+from sae_guard.metrics.table import COLUMNS, METRICS
+from sae_guard.statistics import quantile_interval
+from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.verdicts import Threshold, judge
+from sae_guard.views import WORST, Slice, View, estimate, level
+
+
+def measured(table: TokenTable) -> Measurement:
+    n = len(table.scored)
+    sums = {name: np.ones(n) for name in COLUMNS}
+    sums |= table.sums(np.ones_like(table.scored))
+    provenance = Provenance(
+        model={}, checkpoint={}, corpus={"n_sequences": n}, hook="h", mean_sha256="",
+        formula_versions={}, versions={}, device="cpu",
+    )  # fmt: skip
+    return Measurement(np.arange(n), sums, np.zeros(4, dtype=np.int64), provenance, table)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> TokenTable:
+    """Each sequence has a scored token."""
+    shape = (draw(st.integers(1, 5)), draw(st.integers(1, 6)))
+    scored = draw(npst.arrays(np.bool_, shape))
+    scored[:, 0] = True
+    values = st.floats(0.0, 8.0, width=32)
+    columns = {
+        name: np.where(scored, draw(npst.arrays(np.float32, shape, elements=values)), 0)
+        for name in TOKEN_COLUMNS
+    }
+    columns["ce_zero"] = columns["ce_zero"] + np.float32(20)
+    return TokenTable(scored, {k: v.astype(np.float32) for k, v in columns.items()})
+
+
+def tokens_in(table: TokenTable, part: Slice | None) -> list[tuple[int, int]]:
+    """(sequence, position) of the scored tokens of a slice."""
+    found = []
+    for row, position in zip(*table.scored.nonzero(), strict=True):
+        by = position
+        if part is not None and part.by == "entropy":
+            by = table.columns["entropy"][row, position]
+        if part is None or part.low <= by < part.high:
+            found.append((int(row), int(position)))
+    return found
+
+
+slices = st.none() | st.builds(
+    Slice,
+    by=st.sampled_from(["position", "entropy"]),
+    low=st.sampled_from([0.0, 1.0, 2.0]),
+    high=st.sampled_from([3.0, 5.0, math.inf]),
+)
+
+
+@given(tables(), slices, st.sampled_from(["kl", "ce_increase", "cosine", "l0", "mse"]),
+       st.sampled_from(["p50", "p1", "p99", "p99.9"]))  # fmt: skip
+def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(
+    table: TokenTable, part: Slice | None, name: str, statistic: str
+) -> None:
+    found, share = tokens_in(table, part), level(statistic)
+    assert share is not None
+    values = sorted(
+        sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
+        for at in found
+    )
+    view = View(name, statistic, part)
+    if not values:
+        with pytest.raises(UndefinedMetricError, match="no token is scored there"):
+            estimate(measured(table), view)
+        return
+    result = estimate(measured(table), view)
+    enough = [v for v in values if sum(w <= v for w in values) >= share * len(values) - 1e-9]
+    assert result.value == pytest.approx(enough[0], abs=1e-12)
+    assert result.n_tokens == len(values)
+    if result.low is not None and result.high is not None:
+        assert result.low <= result.value <= result.high
+
+
+@given(tables(), slices, st.sampled_from(["kl", "ce_increase", "l0", "cosine"]))
+def test_the_mean_of_a_slice_is_that_of_its_tokens(
+    table: TokenTable, part: Slice | None, name: str
+) -> None:
+    found = tokens_in(table, part)
+    if not found:
+        return
+    values = [
+        sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
+        for at in found
+    ]
+    result = estimate(measured(table), View(name, slice=part))
+    assert result.value == pytest.approx(float(np.mean(values)), abs=1e-6)
+    assert result.n_sequences == len({row for row, _ in found})
+
+
+@given(tables())
+def test_slices_that_make_up_the_whole_add_up(table: TokenTable) -> None:
+    whole = measured(table)
+    parts = [Slice("position", 0, 2), Slice("position", 2, 3), Slice("position", 3)]
+    total = tokens = 0.0
+    for part in parts:
+        if not tokens_in(table, part):
+            continue
+        found = estimate(whole, View("kl", slice=part))
+        total += found.value * found.n_tokens
+        tokens += found.n_tokens
+    assert tokens == whole.n_tokens
+    assert total / tokens == pytest.approx(whole["kl"], abs=1e-6)
+
+
+@given(tables())
+def test_the_worst_sequence_is_the_worst(table: TokenTable) -> None:
+    whole = measured(table)
+    means = whole.sums["kl"] / whole.sums["n_tokens"]
+    assert estimate(whole, View("kl", WORST)).value == means.max()
+    scores = (whole.sums["ce_zero"] - whole.sums["ce_patched"]) / (
+        whole.sums["ce_zero"] - whole.sums["ce_clean"]
+    )
+    assert estimate(whole, View("reconstruction_score", WORST)).value == scores.min()
+    assert estimate(whole, View("kl", WORST)).low is None
+
+
+@given(tables(), st.sampled_from(["p50", WORST, "mean"]), st.sampled_from([math.nan, math.inf]))
+def test_what_is_not_finite_is_an_error(table: TokenTable, statistic: str, bad: float) -> None:
+    kl = table.columns["kl"].copy()
+    kl[0, 0] = bad
+    broken = measured(TokenTable(table.scored, {**table.columns, "kl": kl}))
+    threshold = Threshold(f"kl.{statistic}", max=1e9, slice=Slice("position", 0, 1))
+    assert judge(broken, threshold).status == "error"
+    assert judge(broken, dataclasses.replace(threshold, slice=None)).status == "error"
+
+
+def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
+    table = TokenTable(
+        np.ones((2, 3), dtype=np.bool_),
+        {name: np.ones((2, 3), dtype=np.float32) for name in TOKEN_COLUMNS},
+    )
+    bare = dataclasses.replace(measured(table), tokens=None)
+    for view in (View("kl", "p99"), View("kl", slice=Slice("position", 0, 2))):
+        with pytest.raises(UndefinedMetricError, match="values of single tokens were not kept"):
+            estimate(bare, view)
+    assert estimate(bare, View("kl", WORST)).value == 1.0
+    missing = dataclasses.replace(
+        measured(table), sequences=np.arange(1), tokens=None,
+        sums={name: column[:1] for name, column in measured(table).sums.items()},
+    )  # fmt: skip
+    with pytest.raises(UndefinedMetricError, match="1 of the 2 sequences"):
+        estimate(missing, View("kl", WORST))
+
+
+@pytest.mark.parametrize(
+    ("view", "why"),
+    [
+        (View("kl", "p100"), "no statistic 'p100'; allowed: mean, p50, p99 and such, worst_seq"),
+        (View("kl", "p0"), "no statistic"),
+        (View("kl", "median"), "no statistic"),
+        (View("reconstruction_score", "p99"), "single tokens have none"),
+        (View("explained_variance", slice=Slice("position", 0, 2)), "needs the mean activation"),
+        (View("dead_latents", WORST), "is of all tokens together"),
+        (View("l0", WORST), "bounded on both sides"),
+    ],
+)
+def test_views_that_show_nothing(view: View, why: str) -> None:
+    assert why in (view.problem() or "")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View("kl"), View("kl", "p99"), View("kl", "p99.9", Slice("entropy", 1)),
+        View("explained_variance", WORST), View("reconstruction_score", WORST),
+        View("reconstruction_score", slice=Slice("position", 0, 8)), View("dead_latents"),
+    ],
+)  # fmt: skip
+def test_views_that_show_something(view: View) -> None:
+    assert view.problem() is None
+
+
+def test_an_unknown_metric_is_named() -> None:
+    with pytest.raises(SetupError, match="did you mean kl"):
+        View("kll", "p99").problem()
+
+
+def test_names() -> None:
+    assert str(View("kl")) == "kl"
+    assert str(View("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
+    assert str(View("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
+    assert View.of("kl.p99.9") == View("kl", "p99.9")
+
+
+def clustered(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Token values of sequences that are alike within."""
+    values: NDArray[np.float64] = rng.lognormal(rng.normal(0, 0.5, (n, 1)), 1.0, (n, 32))
+    return values
+
+
+def test_the_interval_of_a_quantile_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    truth = float(np.quantile(clustered(rng, 40_000), 0.9))
+    hits, runs = 0, 400
+    for _ in range(runs):
+        values = clustered(rng, 100)
+        found = np.quantile(values, 0.9, method="inverted_cdf")
+        below: Any = (values <= found).sum(axis=1).astype(float)
+        low, high = quantile_interval(values.ravel(), 0.9, below, np.full(100, 32.0)) or (1, 0)
+        hits += low <= truth <= high
+    assert 0.91 <= hits / runs <= 0.98
