@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from sae_guard.diagnosis import Suspicion
+from sae_guard.diagnosis import Diagnosis
 from sae_guard.wire import Outcome
 
 JSON_SCHEMA_VERSION = 1
@@ -43,11 +43,11 @@ def headline(outcome: Outcome) -> str:
     return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)}{marginal})"
 
 
-def failure(outcome: Outcome, suspicions: Sequence[Suspicion]) -> str:
+def failure(outcome: Outcome, diagnosis: Diagnosis) -> str:
     """The text of a failing threshold: headline, where it is set, what is probably wrong."""
     lines = [headline(outcome), f"{outcome.where}: {_bounds(outcome)}"]
-    for suspicion in suspicions:
-        lines += ["", f"probable load error: {suspicion.evidence}", f"  try: {suspicion.remedy}"]
+    if told := list(diagnosis.lines("probable cause")):
+        lines += ["", *told]
     return "\n".join(lines)
 
 
@@ -69,6 +69,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     thresholds = [o for o in outcomes if o.kind != "contract"]
     if thresholds:
         yield from _table(thresholds)
+    yield from _diagnosis(thresholds)
 
 
 def _path(measured: Outcome | None) -> Iterator[str]:
@@ -94,6 +95,13 @@ def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
         yield f"  load contract: {kept} of {len(parts)} kept{unknown}"
+
+
+def _diagnosis(thresholds: Sequence[Outcome]) -> Iterator[str]:
+    """What is suspected of a checkpoint that passes; of others their failures tell."""
+    told = next((o.diagnosis for o in thresholds if o.diagnosis), "")
+    if told and all(o.passes for o in thresholds):
+        yield from (f"  {line}" for line in Diagnosis.of_json(told).lines("WARNING"))
 
 
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -164,4 +172,5 @@ def _json_row(outcome: Outcome) -> dict[str, Any]:
         for name, value in asdict(outcome).items()
     }
     row["provenance"] = json.loads(outcome.provenance) if outcome.provenance else None
+    row["diagnosis"] = json.loads(outcome.diagnosis) if outcome.diagnosis else None
     return row

@@ -51,10 +51,20 @@ class Outcome:
     where: str = ""
     provenance: str = ""
     """JSON."""
+    diagnosis: str = ""
+    """JSON of a `Diagnosis`, where something is suspected or was tried: on one outcome of each
+    checkpoint at a spec."""
 
     @classmethod
     def of(
-        cls, verdict: Verdict, *, spec: str, name: str, checkpoint: str, provenance: str = ""
+        cls,
+        verdict: Verdict,
+        *,
+        spec: str,
+        name: str,
+        checkpoint: str,
+        provenance: str = "",
+        diagnosis: str = "",
     ) -> Outcome:
         """The outcome of a verdict."""
         threshold, estimate = verdict.threshold, verdict.estimate
@@ -84,6 +94,7 @@ class Outcome:
             message=verdict.message,
             where=threshold.where,
             provenance=provenance,
+            diagnosis=diagnosis,
             **measured,
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from sae_guard.diagnosis import diagnose
+from sae_guard.diagnosis import Diagnosis, diagnose
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.testing import measurements
@@ -42,8 +42,9 @@ def measured(
 
 def test_a_sound_measurement_is_not_suspected() -> None:
     fits = {"prepend_bos": True, "context_size": 128, "k": 16}
-    assert diagnose(measured()) == ()
-    assert diagnose(measured(checkpoint=fits, corpus={"prepend_bos": True, "context": 128})) == ()
+    assert diagnose(measured()) == Diagnosis()
+    same = {"prepend_bos": True, "context": 128}
+    assert diagnose(measured(checkpoint=fits, corpus=same)) == Diagnosis()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_sound_measurement_is_not_suspected() -> None:
     ],
 )
 def test_signatures(sums: dict[str, float], evidence: str, remedy: str) -> None:
-    (found,) = diagnose(measured(checkpoint={}, corpus={}, **sums))
+    (found,) = diagnose(measured(checkpoint={}, corpus={}, **sums)).suspicions
     assert evidence in found.evidence
     assert remedy in found.remedy
 
@@ -70,13 +71,13 @@ def test_signatures(sums: dict[str, float], evidence: str, remedy: str) -> None:
     ],
 )
 def test_contradictions(checkpoint: dict[str, Any], corpus: dict[str, Any], remedy: str) -> None:
-    (found,) = diagnose(measured(checkpoint=checkpoint, corpus=corpus))
+    (found,) = diagnose(measured(checkpoint=checkpoint, corpus=corpus)).suspicions
     assert remedy in found.remedy
 
 
 @given(measurements())
 def test_a_broken_measurement_is_diagnosed_without_an_error(measurement: Measurement) -> None:
     sums = {**measurement.sums, "l2_ratio": measurement.sums["l2_ratio"] * np.nan}
-    for found in diagnose(replace(measurement, sums=sums)):
+    for found in diagnose(replace(measurement, sums=sums)).suspicions:
         assert found.evidence
         assert found.remedy

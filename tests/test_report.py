@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.diagnosis import Suspicion
+from sae_guard.diagnosis import Diagnosis, Suspicion
 from sae_guard.errors import Contract
 from sae_guard.report import failure, headline, number, summary, to_json
 from sae_guard.wire import Outcome
@@ -66,13 +66,30 @@ def test_a_metric_without_an_interval_says_so() -> None:
 
 
 def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
-    text = failure(outcome(), [Suspicion("‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")])
+    off = Suspicion("scale", "‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")
+    text = failure(outcome(), Diagnosis((off,)))
     assert text.splitlines()[1:] == [
         "thresholds/demo.yaml:14: kl: max 0.2",
         "",
-        "probable load error: ‖x̂‖/‖x‖ = 11.3: off",
+        "probable cause: scale: ‖x̂‖/‖x‖ = 11.3: off",
         "  try: check `sae: {normalize: …}`",
     ]
+
+
+def test_the_summary_warns_of_what_passes_and_is_suspected() -> None:
+    off = Diagnosis((Suspicion("scale", "the best factor is 0.9", "undo it"),), ("tried", "none"))
+    rows = [outcome(verdict="pass", diagnosis=off.json), outcome(metric="l0", verdict="warn")]
+    assert list(summary(rows))[4:] == [
+        "  WARNING: scale: the best factor is 0.9",
+        "    try: undo it",
+        "  tried",
+        "  none",
+        "",
+    ]
+    failing = [outcome(diagnosis=off.json), outcome(verdict="pass")]
+    assert "WARNING" not in "\n".join(summary(failing))  # the failure says it
+    (row, _) = json.loads(to_json(rows, verdict="pass", version="0"))["outcomes"]
+    assert row["diagnosis"]["suspicions"][0]["name"] == "scale"
 
 
 def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:

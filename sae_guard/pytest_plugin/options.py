@@ -48,6 +48,7 @@ class Options:
     batch_size: int | None
     json: Path | None
     controls: bool
+    diagnose: bool
     reference: bool
     cache: str | None
     """Folder, or ``off``; None where the command line does not say."""
@@ -73,6 +74,7 @@ class Options:
             batch_size=config.getoption("sae_batch_size"),
             json=here / json if json else None,
             controls=config.getoption("sae_controls"),
+            diagnose=config.getoption("sae_diagnose"),
             reference=config.getoption("sae_reference"),
             cache=config.getoption("sae_cache"),
             cache_gib=config.getoption("sae_cache_gib"),
@@ -144,6 +146,12 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         "--sae-controls",
         action="store_true",
         help="measure the identity and the zero SAE beside the checkpoint",
+    )
+    group.addoption(
+        "--sae-diagnose",
+        action="store_true",
+        help="try on one batch what else the checkpoint and its place could be (hook points, "
+        "pre-bias, normalisation, scale, architecture, k), and name what fits",
     )
     group.addoption(
         "--sae-reference",

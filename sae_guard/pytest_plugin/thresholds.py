@@ -10,14 +10,17 @@ import pytest
 
 from sae_guard.errors import SaeGuardError
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
+from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
 from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
+    from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
 
-_DIAGNOSED = pytest.StashKey[dict[str, str]]()
+_CARRIED = pytest.StashKey[dict[str, str]]()
+_EXPLAINED = pytest.StashKey[dict[str, str]]()
 
 
 class ThresholdItem(CaseItem):
@@ -31,6 +34,7 @@ class ThresholdItem(CaseItem):
         self.threshold = threshold
         self.line = threshold.line
         self._measurement: Measurement | None = None
+        self._diagnosis: Diagnosis | None = None
 
     def setup(self) -> None:
         """Measure the case, or take the measurement that another of its tests made."""
@@ -41,22 +45,27 @@ class ThresholdItem(CaseItem):
             self._record(Verdict(self.threshold, "error", cause=found.cause, message=str(found)))
             pytest.fail(self.error_text(found), pytrace=False)
         self._measurement = found
+        self._diagnosis = self.config.stash[DIAGNOSES].of(self.case, found)
 
     def runtest(self) -> None:
         """Judge the threshold; anything but a pass or a warning raises."""
-        from sae_guard.diagnosis import diagnose
+        from sae_guard.diagnosis import Diagnosis
         from sae_guard.report import failure
         from sae_guard.verdicts import judge
 
-        measurement = self._measurement
-        if measurement is None:
+        measurement, diagnosis = self._measurement, self._diagnosis
+        if measurement is None or diagnosis is None:
             raise RuntimeError("setup did not run")
         verdict = judge(measurement, self.threshold)
-        outcome = self._record(verdict, provenance=json.dumps(asdict(measurement.provenance)))
+        carried = self.first_of_case(_CARRIED) == self.nodeid and diagnosis != Diagnosis()
+        outcome = self._record(
+            verdict,
+            provenance=json.dumps(asdict(measurement.provenance)),
+            diagnosis=diagnosis.json if carried else "",
+        )
         if not outcome.passes:
-            first = self.first_of_case(_DIAGNOSED)
-            told = diagnose(measurement) if first == self.nodeid else ()
-            raise Told(failure(outcome, told))
+            first = self.first_of_case(_EXPLAINED) == self.nodeid
+            raise Told(failure(outcome, diagnosis if first else Diagnosis()))
 
     def _measured(self) -> Measurement | SaeGuardError:
         try:
@@ -64,7 +73,7 @@ class ThresholdItem(CaseItem):
         except SaeGuardError as error:
             return error
 
-    def _record(self, verdict: Verdict, provenance: str = "") -> Outcome:
+    def _record(self, verdict: Verdict, **carried: str) -> Outcome:
         from sae_guard.wire import Outcome
 
-        return self.record(Outcome.of(verdict, **self.identity, provenance=provenance))
+        return self.record(Outcome.of(verdict, **self.identity, **carried))
