@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -112,15 +113,19 @@ def main() -> None:
                 found[fault.name][name] = each
                 _tell(name, fault, each, evidence=args.evidence)
     found = {fault: outcomes for fault, outcomes in found.items() if outcomes}
-    print("\n".join([*matrix(found), "", *verdicts(found, names)]))
+    _say(*matrix(found), "", *verdicts(found, names), to=sys.stdout)
 
 
 def _tell(name: str, fault: Fault, each: Outcome, *, evidence: bool) -> None:
     right = each.names == ((fault.named,) if fault.named else ())
     said = ", ".join(each.names) or NOTHING
-    print(f"{name}, {fault.name}: {said}" + ("" if right else "  <- WRONG"), file=sys.stderr)
-    if evidence and each.diagnosis != type(each.diagnosis)():
-        print(each.diagnosis, file=sys.stderr)
+    _say(f"{name}, {fault.name}: {said}" + ("" if right else "  <- WRONG"), to=sys.stderr)
+    if evidence and each.names:
+        _say(str(each.diagnosis), to=sys.stderr)
+
+
+def _say(*lines: str, to: TextIO) -> None:
+    print("\n".join(lines), file=to, flush=True)
 
 
 if __name__ == "__main__":

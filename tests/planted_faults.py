@@ -7,7 +7,7 @@ them; `outcome` gates it as a run of pytest does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Outcome:
     """Part of the load contract."""
     values: Mapping[str, float] | None = None
     crossed: tuple[str, ...] = ()
-    diagnosis: Diagnosis = Diagnosis()
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
 
     @property
     def gate(self) -> str:
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def outcome(good: Good, fault: Fault, folder: Path, *, thorough: bool = False) -> Outcome | None:
-    """The checkpoint with the fault, loaded, measured, judged and diagnosed; None if there is none."""
+    """The checkpoint with the fault, loaded, measured, judged, diagnosed; None if it has none."""
     clean = Planted(good.sae, good.model, good.corpus, good.hook)
     planted = fault.plant(good, clean, folder)
     if planted is None:

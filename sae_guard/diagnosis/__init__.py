@@ -4,9 +4,10 @@ verdict."""
 from sae_guard.diagnosis.diagnose import Diagnosis, diagnose
 from sae_guard.diagnosis.examination import Examination, Fit, Group, Pairing, Trial
 from sae_guard.diagnosis.misfit import OTHER_PLACE, SCALED_DECODER
-from sae_guard.diagnosis.suspicion import Suspicion
+from sae_guard.diagnosis.suspicion import NAMES, Suspicion
 
 __all__ = [
+    "NAMES",
     "OTHER_PLACE",
     "SCALED_DECODER",
     "Diagnosis",

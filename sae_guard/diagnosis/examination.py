@@ -14,6 +14,8 @@ _LARGEST_FACTOR_IF_SHRUNK = 1.6
 _LARGEST_CONSTANT = 0.03
 _LEFT_OF_CONSTANT = 0.25
 _SHRINKING = ("standard", "tanh_relu", "gated")
+NOTHING_LEFT = 1e-4
+"""Of the variance: below it, errors are those of rounding."""
 # Of d_model directions one has a share of 1 / d_model; centred weights leave its error whole.
 _LARGEST_ONES = 0.2
 
@@ -118,8 +120,8 @@ class Examination:
         return _LEAST_FACTOR <= fit.factor <= largest
 
     def centred(self, fit: Fit) -> bool:
-        """Whether the constant error is what training leaves."""
-        return fit.constant <= _LARGEST_CONSTANT
+        """Whether the constant error is what training leaves, or next to nothing."""
+        return fit.constant <= _LARGEST_CONSTANT or fit.unexplained <= NOTHING_LEFT
 
     def calibrated(self, fit: Fit) -> bool:
         """Whether a trial's fit is what training leaves, but for what other text adds to it."""

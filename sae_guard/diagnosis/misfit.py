@@ -7,9 +7,10 @@ having nothing left to gain, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
-from sae_guard.diagnosis.examination import Examination, Fit, Trial
+from sae_guard.diagnosis.examination import NOTHING_LEFT, Examination, Fit, Trial
 from sae_guard.diagnosis.suspicion import Suspicion
 
 OTHER_PLACE = "other-layer"
@@ -27,8 +28,8 @@ _SAME_LENGTH = 0.02
 # Beyond these it is no matter of other text.
 _FAR_FACTORS = (0.9, 1.25)
 _FAR_FACTOR_IF_SHRUNK = 2.5
-_FAR_CONSTANT = 0.25
-_MISSING_BIAS = 0.05
+_FAR_CONSTANT = 0.1
+_MISSING_BIAS, _RELATED = (0.05, 0.5), 0.3
 _NO_ONES, _MANY_ONES = 1e-6, 0.2
 
 
@@ -48,6 +49,8 @@ def accepted(examination: Examination) -> Trial | None:
     Where what was loaded fits so, too, only a place can be better: those nearby may be so alike.
     """
     loaded = examination.loaded
+    if loaded.unexplained <= NOTHING_LEFT:
+        return None
     better = [
         trial
         for trial in examination.trials
@@ -143,7 +146,10 @@ def _scaled(examination: Examination) -> Suspicion | None:
 
 def _missing_bias(examination: Examination) -> Suspicion | None:
     loaded = examination.loaded
-    if not examination.zero_bias or not loaded.constant > _MISSING_BIAS:
+    some, most = _MISSING_BIAS
+    # What points somewhere else altogether has a mean of its own.
+    missing = loaded.constant > (some if loaded.factor > _RELATED else most)
+    if not examination.zero_bias or not missing or math.isnan(loaded.factor):
         return None
     return Suspicion(
         "pre-bias",

@@ -45,7 +45,7 @@ def selections(sae: SAE, place: Place, x: Tokens, y: Tokens, l0: float) -> Itera
         if k is not None and k != activation.k:
             yield _with_k(sae, place, k, type(activation), "k", f"k: {k}")
     elif isinstance(activation, JumpReLU):
-        factor = _solved(
+        factor = solved(
             lambda amount: _factor(_thresholds_times(sae, 1 / amount), x, y), highest=2.0**6
         )
         if factor is not None:
@@ -68,7 +68,7 @@ def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k:
     def rounded(amount: float) -> int:
         return min(max(1, round(amount * k)), sae.d_sae)
 
-    amount = _solved(
+    amount = solved(
         lambda amount: _factor(replace(sae, activation=kind(rounded(amount))), x, y),
         highest=sae.d_sae / k,
         lowest=1 / k,
@@ -115,7 +115,7 @@ def _factor(sae: SAE, x: Tokens, y: Tokens) -> float:
     return fitted(sae, x, y).factor
 
 
-def _solved(
+def solved(
     factor: Callable[[float], float], *, highest: float, lowest: float = 2.0**-6
 ) -> float | None:
     """Times how many of the latents the best factor is nearest to 1; None if it never is near.
