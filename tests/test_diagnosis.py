@@ -302,8 +302,11 @@ def test_tokens_that_the_sae_cannot_reconstruct(kind: str, name: str) -> None:
     assert names(examined(groups=(group,))) == (name,)
     (found,) = diagnose(None, examined(groups=(group,))).suspicions
     assert "1.0% of the scored tokens and 60% of the squared error" in found.evidence
-    for as_good in (replace(group, relative=0.15), replace(group, error=0.03)):
+    for as_good in (replace(group, relative=0.15, error=0.4), replace(group, error=0.03)):
         assert names(examined(groups=(as_good,))) == ()
+    # What is included on purpose, and is nearly all of the error, hides all others.
+    hides = replace(group, relative=0.01)
+    assert names(examined(groups=(hides,))) == ((name,) if kind in ("bos", "special") else ())
     # Attention sinks are hard for every SAE: they matter once they are most of the error.
     some = replace(group, error=0.4)
     assert names(examined(groups=(some,))) == (() if kind == "large" else (name,))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sae_guard.diagnosis.examination import Examination, Group
 from sae_guard.diagnosis.suspicion import Suspicion
 
-# SAEs that were trained on a kind of token reconstruct it about as well as others.
+# SAEs that were trained on a kind of token reconstruct it about as well as they do others.
 _WORSE = 1.5
 _MORE_ERROR = 3.0
 _MOST_ERROR = 0.5
@@ -19,7 +19,15 @@ _NAMES = {
     "large": ("large-norms", "tokens of more than ten times the usual norm"),
 }
 _REMEDIES = {
-    "bos": "`data: {special_tokens: exclude}`: the SAE was hardly trained on BOS",
+    "bos": "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
+    "first": "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the "
+    "first token as one",
+    "special": "`data: {special_tokens: exclude}`, or a list of ids, unless the SAE was trained on "
+    "them",
+    "large": ("large-norms", "tokens of more than ten times the usual norm"),
+}
+_REMEDIES = {
+    "bos": "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
     "first": "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the "
     "first token as one",
     "special": "`data: {special_tokens: exclude}`, or a list of ids: the SAE was hardly trained "
@@ -46,4 +54,8 @@ def patched_tokens(examination: Examination) -> Iterator[Suspicion]:
 def _stands_out(group: Group) -> bool:
     worse = group.relative > _WORSE * group.ordinary
     more = group.error > _MORE_ERROR * group.tokens
-    return worse and more and (group.name != "large" or group.error > _MOST_ERROR)
+    most = group.error > _MOST_ERROR
+    if group.name == "large":  # of many models, and hard for every SAE
+        return worse and most
+    # What a spec includes on purpose stands out by its size alone: it hides all others.
+    return more and (worse or (most and group.name in ("bos", "special")))
