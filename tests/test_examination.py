@@ -246,6 +246,7 @@ def test_hook_points_that_do_not_fire_are_passed_over(gpt2: LanguageModel, corpu
     assert batch.look_where_possible([HOOK, never]) == [HOOK]
     with pytest.raises(SetupError):
         batch.look([never])
+    assert Batch.of(gpt2, corpus, AT).look_where_possible([never]) == []
 
 
 # examinations

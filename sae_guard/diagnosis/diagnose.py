@@ -96,7 +96,7 @@ def _tried(examination: Examination) -> Iterator[str]:
     yield f"tried on {examination.n_tokens:,} tokens; " + (
         f"{best.change} fits" if best else "nothing fits better than what was loaded"
     )
-    trials = sorted(examination.trials, key=lambda trial: trial.fit.unexplained)
+    trials = sorted(examination.trials, key=lambda trial: trial.fit.rank)
     rows: list[tuple[str, ...]] = [("", *_COLUMNS)]
     rows.append(("as loaded", *_cells(examination.loaded)))
     for trial in trials[:_SHOWN]:

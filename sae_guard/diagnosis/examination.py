@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 # Where squared error has been minimised, no factor and no constant vector improves x̂. SAEs of a
@@ -38,6 +39,11 @@ class Fit:
     def unexplained(self) -> float:
         """FVU."""
         return 1 - self.explained_variance
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """To sort by: what explains most is first, NaN last."""
+        return math.isnan(self.unexplained), self.unexplained
 
 
 @dataclass(frozen=True)

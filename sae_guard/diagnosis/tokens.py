@@ -24,14 +24,6 @@ _REMEDIES = {
     "first token as one",
     "special": "`data: {special_tokens: exclude}`, or a list of ids, unless the SAE was trained on "
     "them",
-    "large": ("large-norms", "tokens of more than ten times the usual norm"),
-}
-_REMEDIES = {
-    "bos": "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
-    "first": "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the "
-    "first token as one",
-    "special": "`data: {special_tokens: exclude}`, or a list of ids: the SAE was hardly trained "
-    "on them",
     "large": "explained variance is about these few tokens: if the training left them out, name "
     "their ids in `data: {special_tokens: […]}`",
 }

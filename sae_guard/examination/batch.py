@@ -55,15 +55,18 @@ class Batch:
         try:
             self.look(hooks)
         except SetupError:
-            return [hook for one in hooks for hook in self._if_it_fires(one)]
+            hooks = [hook for hook in hooks if self._fires(hook)]
+            self.look(hooks)
         return hooks
 
-    def _if_it_fires(self, hook: str) -> list[str]:
+    def _fires(self, hook: str) -> bool:
+        if hook in self._seen:
+            return True
         try:
-            self.look([hook])
+            self.model.seen(torch.zeros(1, 2, dtype=torch.int64), hook)
         except SetupError:
-            return []
-        return [hook]
+            return False
+        return True
 
     def whole(self, hook: str) -> Float[Tensor, "batch pos width"]:
         """The activations of all tokens, in float32 or better."""

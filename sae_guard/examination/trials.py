@@ -58,7 +58,7 @@ class Trials:
         variants = [*self._variants(), *matched]
         found = [(variant, _trial(self._batch, variant)) for variant in variants]
         if self._thorough:
-            found.sort(key=lambda each: each[1].fit.unexplained)
+            found.sort(key=lambda each: each[1].fit.rank)
             found[:_BEST] = [(each, self._patched(each, trial)) for each, trial in found[:_BEST]]
         return pairing, [trial for _, trial in found]
 
@@ -105,7 +105,7 @@ class Trials:
                 continue
             x, y = self._seen(at)
             # What leaves one block enters the next: some places have two names.
-            double = any(torch.equal(x, one) and torch.equal(y, other) for one, other in known)
+            double = any(_same(x, one) and _same(y, other) for one, other in known)
             if (x.shape[-1], y.shape[-1]) == (sae.d_in, sae.d_out) and not double:
                 known.append((x, y))
                 yield elsewhere(sae, at)
@@ -131,3 +131,7 @@ def _trial(batch: Batch, variant: Variant) -> Trial:
     if variant.centred:
         x, y = (value - value.mean(dim=-1, keepdim=True) for value in (x, y))
     return Trial(variant.name, variant.change, variant.remedy, fitted(variant.sae, x, y))
+
+
+def _same(x: Tensor, other: Tensor) -> bool:
+    return x.device == other.device and torch.equal(x, other)

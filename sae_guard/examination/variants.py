@@ -60,6 +60,8 @@ def normalisations(sae: SAE, place: Place) -> Iterator[Variant]:
 
 def scales(sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
     """With the input scaled as trainers do, or not at all."""
+    if sae.transcoder:
+        return
     norms = x.norm(dim=-1)
     usual = {
         "the input scaled to a mean norm of √d_in": float(sae.d_in**0.5 / norms.mean()),
