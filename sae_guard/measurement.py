@@ -31,7 +31,8 @@ class Provenance:
     """Among others ``sha256`` and ``n_sequences``: the rows that a whole measurement has."""
     hook: str
     mean_sha256: str
-    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge."""
+    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge. Empty
+    where μ was not found: the columns about it are NaN."""
     formula_versions: Mapping[str, int]
     versions: Mapping[str, str]
     device: str
@@ -40,6 +41,16 @@ class Provenance:
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Which path of the engine was taken for what, and why not a faster one: how it was measured,
     not what."""
+
+
+@dataclass(frozen=True, eq=False)
+class FiringSpread:
+    """How unevenly latents fire: c is how often one fires on a sequence of n scored tokens."""
+
+    square: NDArray[np.float64]
+    """Σ c² over the sequences, shape [d_sae]."""
+    by_tokens: NDArray[np.float64]
+    """Σ c·n, shape [d_sae]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +69,8 @@ class Measurement:
     provenance: Provenance
     tokens: TokenTable | None = None
     """The values of single tokens, where they were kept."""
+    spread: FiringSpread | None = None
+    """Where an early verdict asked for it; not saved."""
 
     def __post_init__(self) -> None:
         if set(self.sums) != set(COLUMNS):
@@ -84,8 +97,13 @@ class Measurement:
         """The metric's value over all rows; raises like `estimate`."""
         return self._value(metric(name))
 
-    def estimate(self, name: str, *, confidence: float = 0.95) -> Estimate:
+    def estimate(self, name: str, *, confidence: float = 0.95, whole: bool = True) -> Estimate:
         """The metric's value with its two-sided interval.
+
+        Args:
+            name: Of the metric.
+            confidence: Of the interval.
+            whole: Whether rows may not be missing; without some it is an estimate of the metric.
 
         Raises:
             SetupError: No metric has this name.
@@ -93,7 +111,7 @@ class Measurement:
                 denominator is too near zero, or there are too few tokens for this metric.
         """
         chosen = metric(name)
-        value = self._value(chosen)
+        value = self._value(chosen, whole=whole)
         interval = None
         if chosen.firing_above is None:
             interval = ratio_interval(
@@ -105,18 +123,27 @@ class Measurement:
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.n_tokens, self.n_sequences, confidence)
 
-    def check_whole(self, name: str) -> None:
-        """Raise `UndefinedMetricError` unless every sequence of the corpus was measured."""
-        expected = self.provenance.corpus["n_sequences"]
-        if self.n_sequences != expected:
+    @property
+    def whole(self) -> bool:
+        """Whether every sequence of the corpus was measured."""
+        return self.n_sequences == self.n_whole
+
+    @property
+    def n_whole(self) -> int:
+        """Sequences of the corpus, measured or not."""
+        return int(self.provenance.corpus["n_sequences"])
+
+    def check_rows(self, name: str, *, whole: bool = True) -> None:
+        """Raise `UndefinedMetricError` where rows are missing, if ``whole``, or not counted."""
+        if whole and not self.whole:
             raise UndefinedMetricError(
-                f"{name}: {self.n_sequences} of the {expected} sequences were measured"
+                f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"
             )
         if not np.isfinite(self.sums["n_tokens"]).all():
             raise UndefinedMetricError(f"{name}: the token counts are not finite")
 
-    def _value(self, chosen: Metric) -> float:
-        self.check_whole(chosen.name)
+    def _value(self, chosen: Metric, *, whole: bool = True) -> float:
+        self.check_rows(chosen.name, whole=whole)
         if self.n_tokens < chosen.min_tokens:
             raise UndefinedMetricError(
                 f"{chosen.name} needs {chosen.min_tokens:,} scored tokens, "

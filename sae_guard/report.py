@@ -62,13 +62,16 @@ def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[
 
 
 def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    measured = next((o for o in outcomes if o.n_tokens is not None), None)
+    measured = max(
+        (o for o in outcomes if o.n_tokens is not None), key=lambda o: o.n_tokens or 0, default=None
+    )
     yield title + (f"  {_sample(measured)}" if measured else "")
     yield from _path(measured)
     yield from _contract([o for o in outcomes if o.kind == "contract"])
     thresholds = [o for o in outcomes if o.kind != "contract"]
     if thresholds:
         yield from _table(thresholds)
+        yield from _prefix(thresholds)
 
 
 def _path(measured: Outcome | None) -> Iterator[str]:
@@ -96,6 +99,16 @@ def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
         yield f"  load contract: {kept} of {len(parts)} kept{unknown}"
 
 
+def _prefix(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """What an early verdict means."""
+    early = [o for o in outcomes if o.seen_sequences is not None]
+    if early:
+        yield (
+            f"  ~ estimates from the first sequences; the verdicts are those on all "
+            f"{early[0].of_sequences:,} but for a chance of {early[0].alpha:g}"
+        )
+
+
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
     rows += [_row(outcome) for outcome in outcomes]
@@ -114,7 +127,7 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
         half = f"{(outcome.high - outcome.low) / 2:.2g}"
     return (
         outcome.metric,
-        "-" if outcome.value is None else number(outcome.value, beside=outcome.bound),
+        _shown(outcome),
         half,
         _bounds(outcome, short=True),
         "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
@@ -122,10 +135,23 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
     )
 
 
+def _shown(outcome: Outcome) -> str:
+    """The value; of some sequences only, it is marked."""
+    if outcome.value is None:
+        return "-"
+    mark = "~" if outcome.seen_sequences is not None else ""
+    return mark + number(outcome.value, beside=outcome.bound)
+
+
 def _verdict(outcome: Outcome) -> str:
     shown = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
     near = outcome.marginal and outcome.verdict in ("pass", "warn", "fail")
-    return f"{shown} (marginal)" if near else shown
+    notes = ["marginal"] if near else []
+    if outcome.seen_sequences is not None:
+        notes.append(f"after {outcome.seen_sequences:,}")
+    if outcome.audit:
+        notes.append(f"early: {outcome.audit}")
+    return f"{shown} ({'; '.join(notes)})" if notes else shown
 
 
 def _bounds(outcome: Outcome, *, short: bool = False) -> str:
@@ -144,7 +170,8 @@ def _interval(outcome: Outcome) -> str:
 
 
 def _sample(outcome: Outcome) -> str:
-    return f"{outcome.n_tokens:,} tokens in {outcome.n_sequences:,} sequences"
+    of = "" if outcome.of_sequences is None else f"of {outcome.of_sequences:,} "
+    return f"{outcome.n_tokens:,} tokens in {outcome.n_sequences:,} {of}sequences"
 
 
 def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:

@@ -88,6 +88,16 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """The first sequences of a set, in the order in which they are measured."""
+
+    seen: int
+    of: int
+    alpha: float
+    """Chance that a verdict on them is not that on the whole set."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a threshold says of a measurement."""
 
@@ -99,6 +109,11 @@ class Verdict:
     """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
     marginal: str = ""
     """Why another text, or another device, could say otherwise, where that is near."""
+    prefix: Prefix | None = None
+    """What was seen when it came to stand, if that is not the whole set: its estimate is of these
+    sequences only."""
+    audit: str = ""
+    """Of a verdict on the whole set: what had been said early, and whether it holds."""
 
 
 def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
@@ -110,8 +125,7 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
     try:
         seen = estimate(measurement, threshold.view)
     except UndefinedMetricError as error:
-        cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
-        return Verdict(threshold, "error", cause=cause, message=str(error))
+        return undefined(measurement, threshold, str(error))
     if not math.isfinite(seen.value):
         return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
     marginal = _marginal(threshold, seen)
@@ -123,6 +137,12 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
         return Verdict(threshold, "fail", seen, marginal=marginal)
     quiet = threshold.allows_quietly(seen.value)
     return Verdict(threshold, "pass" if quiet else "warn", seen, marginal=marginal)
+
+
+def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:
+    """The error that a metric without a value is, with its cause."""
+    cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
+    return Verdict(threshold, "error", cause=cause, message=why)
 
 
 def _marginal(threshold: Threshold, estimate: Estimate) -> str:

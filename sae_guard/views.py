@@ -7,14 +7,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import Metric, metric
+from sae_guard.metrics.table import Metric, Side, metric
 from sae_guard.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
@@ -93,12 +93,20 @@ def level(statistic: str) -> float | None:
     return share if 0 < share < 1 else None
 
 
-def estimate(measurement: Measurement, view: View, *, confidence: float = 0.95) -> Estimate:
+def estimate(
+    measurement: Measurement, view: View, *, confidence: float = 0.95, whole: bool = True
+) -> Estimate:
     """The value, with its interval clustered by sequence.
 
     A quantile is the smallest value that the share of tokens does not exceed. Its interval is that
     of the share, read off at the same values (Woodruff 1952, JASA 47, 635). The worst sequence has
     none.
+
+    Args:
+        measurement: Whose rows are looked at.
+        view: What is looked at.
+        confidence: Of the interval.
+        whole: Whether rows may not be missing; without some it is an estimate of the metric.
 
     Raises:
         SetupError: No metric has this name.
@@ -106,36 +114,74 @@ def estimate(measurement: Measurement, view: View, *, confidence: float = 0.95) 
             values of single tokens were not kept.
     """
     if view == View(view.metric):
-        return measurement.estimate(view.metric, confidence=confidence)
-    measurement.check_whole(view.metric)
-    sums, table = measurement.sums, measurement.tokens
-    mask = None
-    if view.slice is not None or view.statistic not in ("mean", WORST):
-        if table is None:
-            raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
-        mask = np.ones_like(table.scored) if view.slice is None else view.slice.mask(table)
-        sums = table.sums(mask)
-    chosen = metric(view.metric)
-    numerator, denominator = (
-        _combined(sums, coefficients) for coefficients in (chosen.numerator, chosen.denominator)
-    )
+        return measurement.estimate(view.metric, confidence=confidence, whole=whole)
+    measurement.check_rows(view.metric, whole=whole)
+    chosen, (sums, mask) = metric(view.metric), _looked_at(measurement, view)
     n_tokens, n_sequences = int(sums["n_tokens"].sum()), int((sums["n_tokens"] > 0).sum())
     if not n_tokens:
         raise UndefinedMetricError(f"{view}: no token is scored there")
     low = high = None
+    numerator, denominator = _terms(sums, chosen)
     if view.statistic == WORST:
         value = _worst(chosen, numerator, denominator)
     elif (share := level(view.statistic)) is not None:
-        assert table is not None
-        assert mask is not None
-        values = np.where(table.scored & mask, table.combined(chosen.numerator), np.nan)
-        value, low, high = _quantile(values, table.scored & mask, share, confidence)
+        values, scored = _tokens(measurement, view, mask)
+        value, low, high = _quantile(values, scored, share, confidence)
     else:
         value = ratio(numerator, denominator, floor=chosen.min_denominator * n_tokens)
         low, high = ratio_interval(
             numerator, denominator, value, confidence=confidence
         ) or (None, None)  # fmt: skip
     return Estimate(value, low, high, n_tokens, n_sequences, confidence)
+
+
+class Terms(NamedTuple):
+    """What a bound sums per sequence: it is kept iff Σ numerator ≤ bound · Σ denominator, or ≥."""
+
+    numerator: NDArray[np.float64]
+    denominator: NDArray[np.float64]
+
+
+def terms(measurement: Measurement, view: View) -> Terms:
+    """The sums of a mean, per sequence."""
+    return _terms(_looked_at(measurement, view)[0], metric(view.metric))
+
+
+def beyond(measurement: Measurement, view: View, bound: float, side: Side) -> Terms:
+    """The tokens of each sequence past a bound of a quantile, and its tokens."""
+    values, scored = _tokens(measurement, view, _looked_at(measurement, view)[1])
+    if not np.isfinite(values[scored]).all():
+        raise UndefinedMetricError(f"{view}: a token's value is not finite")
+    past = scored & (values > bound if side == "max" else values < bound)
+    count, n = (mask.sum(axis=1, dtype=np.float64) for mask in (past, scored))
+    return Terms(count, n)
+
+
+def _looked_at(
+    measurement: Measurement, view: View
+) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.bool_] | None]:
+    """Per sequence the sums of the tokens of a view and, where single tokens matter, which."""
+    if view.slice is None and view.statistic in ("mean", WORST):
+        return measurement.sums, None
+    table = measurement.tokens
+    if table is None:
+        raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
+    mask = np.ones_like(table.scored) if view.slice is None else view.slice.mask(table)
+    return table.sums(mask), mask
+
+
+def _tokens(
+    measurement: Measurement, view: View, mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    table = measurement.tokens
+    assert table is not None
+    assert mask is not None
+    scored = table.scored & mask
+    return np.where(scored, table.combined(metric(view.metric).numerator), np.nan), scored
+
+
+def _terms(sums: Mapping[str, NDArray[np.float64]], chosen: Metric) -> Terms:
+    return Terms(_combined(sums, chosen.numerator), _combined(sums, chosen.denominator))
 
 
 def _of_tokens(chosen: Metric) -> bool:

@@ -40,6 +40,14 @@ class Outcome:
     """What becomes of ``undecided``: fail or warn; of thresholds that can be."""
     marginal: str = ""
     """Why the verdict is near to being another, if it is."""
+    seen_sequences: int | None = None
+    """Of `of_sequences`: what was seen when an early verdict came to stand. Its value is an
+    estimate from these, not the metric."""
+    of_sequences: int | None = None
+    alpha: float | None = None
+    """Chance that an early verdict is not that on the whole set."""
+    audit: str = ""
+    """What had been said early, and whether it holds on the whole set."""
     side: str | None = None
     bound: float | None = None
     """The bound that is violated or nearest."""
@@ -80,6 +88,10 @@ class Outcome:
             warn_min=threshold.warn_min,
             on_undecided=threshold.on_undecided if threshold.confidence else "",
             marginal=verdict.marginal,
+            seen_sequences=verdict.prefix.seen if verdict.prefix else None,
+            of_sequences=verdict.prefix.of if verdict.prefix else None,
+            alpha=verdict.prefix.alpha if verdict.prefix else None,
+            audit=verdict.audit,
             cause=verdict.cause,
             message=verdict.message,
             where=threshold.where,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_guard.coding import Coded, code
@@ -29,7 +29,9 @@ TOKEN_COLUMNS = (*(name for name in COLUMNS if name != "n_tokens"), "entropy")
 class Run:
     """The sums of every sequence that depend on the SAE, batch by batch."""
 
-    def __init__(self, suffix: Suffix, sae: SAE, corpus: Corpus, at: Place) -> None:
+    def __init__(
+        self, suffix: Suffix, sae: SAE, corpus: Corpus, at: Place, *, spread: bool = False
+    ) -> None:
         self.suffix = suffix
         self.sae = sae
         self.corpus = corpus
@@ -39,8 +41,11 @@ class Run:
         self.tokens = {name: torch.zeros(corpus.scored[:, :-1].shape) for name in TOKEN_COLUMNS}
         self.firings = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.done = torch.zeros(n, dtype=torch.bool)
+        self.spread = torch.zeros(2, sae.d_sae, dtype=torch.float64) if spread else None
+        """Where asked for, Σ c² and Σ c·n over sequences with c firings of a latent on n tokens."""
         self._fired = self.firings
         """Of the batch whose losses are to come."""
+        self._spread = self.spread
 
     def final(self, rows: slice, base: Base) -> Float[Tensor, "scored d_model"]:
         """The final hidden states of the scored tokens with the reconstruction patched in.
@@ -71,19 +76,23 @@ class Run:
         """Sum the losses of the windows whose `final` was the last; they are done."""
         self._sum(rows, losses)
         self.firings = self.firings + self._fired
+        if self.spread is not None and self._spread is not None:
+            self.spread = self.spread + self._spread
         self.done[rows] = True
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What `restore` takes."""
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
-        return {**self.sums, **tokens, "firings": self.firings, "done": self.done}
+        spread = {} if self.spread is None else {"spread": self.spread}
+        return {**self.sums, **tokens, **spread, "firings": self.firings, "done": self.done}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from where the run of these tensors was."""
         self.sums = {name: tensors[name] for name in COLUMNS}
         self.tokens = {name: tensors[f"token.{name}"] for name in TOKEN_COLUMNS}
         self.firings, self.done = tensors["firings"], tensors["done"]
+        self.spread = None if self.spread is None else tensors.get("spread")
 
     def _code(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> Coded:
         """The reconstructions, with L0 and L1 summed."""
@@ -91,7 +100,10 @@ class Run:
         scored = self.corpus.scored[rows]
         # Of windows that were done before, in other batches, the firings are counted.
         new = (scored & ~self.done[rows, None]).flatten().to(self.sae.device)
-        coded = code(self.sae, x.to(wide).flatten(0, 1).to(self.sae.device), scored=new)
+        x = x.to(wide).flatten(0, 1).to(self.sae.device)
+        coded = code(self.sae, x, scored=new, pairs=self.spread is not None)
+        if coded.pairs is not None:
+            self._spread = spread_of(coded.pairs, new.view(len(scored), -1), self.sae.d_sae).cpu()
         picked = scored.flatten().to(self.sae.device)
         self._sum(rows, {"l0": coded.l0[picked], "l1": coded.l1[picked]})
         self._fired = coded.firings.cpu()
@@ -104,3 +116,22 @@ class Run:
                 self.sums[name][rows] = per_row(value, scored)
             if name in self.tokens:
                 self.tokens[name][rows] = per_token(value, scored)
+
+
+def spread_of(
+    pairs: Int[Tensor, "2 active"], scored: Bool[Tensor, "batch pos"], d_sae: int
+) -> Float[Tensor, "2 d_sae"]:
+    """Σ c² and Σ c·n over sequences of n scored tokens, c of which a latent is active on.
+
+    Args:
+        pairs: Scored tokens, as a flat batch numbers them, each with an active latent.
+        scored: Which tokens are.
+        d_sae: Latents.
+    """
+    token, latent = pairs
+    row_of = torch.arange(len(scored), device=pairs.device).repeat_interleave(scored.shape[1])
+    where, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
+    exact = torch.float32 if pairs.device.type == "mps" else torch.float64
+    c, n = count.to(exact), scored.sum(dim=1).to(exact)[where // d_sae]
+    found: Tensor = c.new_zeros(2, d_sae)
+    return found.index_add_(1, where % d_sae, torch.stack([c * c, c * n]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
@@ -19,11 +21,15 @@ from sae_guard.engine.paths import Batches, Found, take_fast, take_plain
 from sae_guard.engine.place import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import SetupError
-from sae_guard.measurement import Measurement, Provenance
+from sae_guard.measurement import FiringSpread, Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
+from sae_guard.statistics import ratio_interval
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+
+_SURE_OF_CLEAN_CE = 0.9999
+"""Confidence with which the first rows have to say that the setup is wrong."""
 
 
 class Patch(NamedTuple):
@@ -107,7 +113,7 @@ def measure_all(
     places = [patch.at for patch in patches]
     for name in (hook for at in places for hook in at.hooks):
         model.check_hook(name)
-    _check_tokens(model, corpus)
+    check_tokens(model, corpus)
     suffixes = [None if reference else Suffix.of(model, *at.hooks) for at in places]
     runs = {
         index: Run(suffix, patches[index].sae, corpus, places[index])
@@ -118,7 +124,7 @@ def measure_all(
     found: dict[int, Found | str] = dict.fromkeys(range(len(patches)), given_up)
     context = corpus.tokens.shape[1]
     if runs:
-        memory, names = Memory.of(cache, model, corpus), _sources(model, also)
+        memory, names = Memory.of(cache, model, corpus), sources(model, also)
         sweep = Sweep(model, list(runs.values()), corpus, memory, names)
         size = batch_size or windows(model, context, plain=False)
         found |= zip(runs, take_fast(sweep, corpus, size, progress), strict=True)
@@ -129,47 +135,65 @@ def measure_all(
             size = batch_size or windows(model, context, plain=True)
             bars = Batches(corpus, size, at.read, progress)
             result = take_plain(model, patch.sae, corpus, at, bars, because=result)
-        measurements.append(_measurement(model, patch.sae, corpus, at, result, expect_clean_ce))
+        measurements.append(tabled(model, patch.sae, corpus, at, result, expect_clean_ce))
     return measurements
 
 
-def _sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
+def sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
     """What a clean run has to remember for other measurements, as far as the model has it."""
     known = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
     suffixes = [(Suffix.of(model, *hooks), hooks) for hooks in known]
     return [name for suffix, hooks in suffixes if suffix for name in suffix.sources(*hooks)]
 
 
-def _measurement(
+def tabled(
     model: LanguageModel,
     sae: SAE,
     corpus: Corpus,
     at: Place,
     found: Found,
     expect_clean_ce: tuple[float, float] | None,
+    rows: NDArray[np.int64] | None = None,
 ) -> Measurement:
-    """The table, unless what was found cannot be right."""
-    sums = {name: found.sums[name].numpy() for name in COLUMNS}
-    clean_ce = sums["ce_clean"].sum() / sums["n_tokens"].sum()
-    if expect_clean_ce is not None and not expect_clean_ce[0] <= clean_ce <= expect_clean_ce[1]:
-        raise SetupError(
-            f"clean cross-entropy is {clean_ce:.4f} nats, expect_clean_ce allows "
-            f"[{expect_clean_ce[0]}, {expect_clean_ce[1]}]: wrong text, tokenizer, BOS or model"
-        )
+    """The table, of all rows or the given ones, unless what was found cannot be right."""
+    rows = np.arange(len(corpus.tokens), dtype=np.int64) if rows is None else rows
+    sums = {name: found.sums[name].numpy()[rows] for name in COLUMNS}
+    if expect_clean_ce is not None:
+        _check_clean_ce(sums, expect_clean_ce, whole=len(rows) == len(corpus.tokens))
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
         raise SetupError(
             f"zeros at hook point {at.replaced!r} of {model.name} leave every loss as it was: "
             "replacing this activation has no effect, so nothing can be measured here"
         )
-    rows = np.arange(len(corpus.tokens), dtype=np.int64)
     provenance = _provenance(model, sae, corpus, at, found)
     tokens = TokenTable(
-        corpus.scored[:, :-1].numpy(), {name: found.tokens[name].numpy() for name in TOKEN_COLUMNS}
+        corpus.scored[:, :-1].numpy()[rows],
+        {name: found.tokens[name].numpy()[rows] for name in TOKEN_COLUMNS},
     )
-    return Measurement(rows, sums, found.firings.numpy(), provenance, tokens)
+    spread = None if found.spread is None else FiringSpread(*found.spread.numpy())
+    return Measurement(rows, sums, found.firings.numpy(), provenance, tokens, spread)
 
 
-def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:
+def _check_clean_ce(
+    sums: Mapping[str, NDArray[np.float64]], expected: tuple[float, float], *, whole: bool
+) -> None:
+    """Raise unless the clean loss is as expected; of some rows, unless it may still become so."""
+    low = high = sums["ce_clean"].sum() / sums["n_tokens"].sum()
+    if not whole:
+        interval = ratio_interval(
+            sums["ce_clean"], sums["n_tokens"], float(low), confidence=_SURE_OF_CLEAN_CE
+        )
+        low, high = interval or (-math.inf, math.inf)
+    if not (low <= expected[1] and high >= expected[0]):
+        clean = sums["ce_clean"].sum() / sums["n_tokens"].sum()
+        raise SetupError(
+            f"clean cross-entropy is {clean:.4f} nats, expect_clean_ce allows "
+            f"[{expected[0]}, {expected[1]}]: wrong text, tokenizer, BOS or model"
+        )
+
+
+def check_tokens(model: LanguageModel, corpus: Corpus) -> None:
+    """Raise `SetupError` unless the model can run the windows, and a token is scored."""
     if not bool(corpus.scored[:, :-1].any()):
         raise SetupError("no token is scored: every position holds an excluded token")
     length, largest = corpus.tokens.shape[1], int(corpus.tokens.max())
@@ -194,7 +218,7 @@ def _provenance(
         corpus=corpus.identity,
         hook=at.read,
         hook_out=None if at.read == at.replaced else at.replaced,
-        mean_sha256=hashlib.sha256(found.mean.numpy().tobytes()).hexdigest(),
+        mean_sha256="" if found.mean is None else sha256(found.mean.numpy().tobytes()).hexdigest(),
         formula_versions={name: metric.version for name, metric in METRICS.items()},
         versions={
             "python": platform.python_version(),

@@ -42,11 +42,11 @@ def mean_activation(
 
 
 class Batch(NamedTuple):
-    """What some windows give: per window, per token (float32, 0 where unscored), per latent."""
+    """What some windows give: per window, per token (float32, 0 where unscored) and per latent."""
 
     sums: dict[str, Float[Tensor, " batch"]]
     tokens: dict[str, Float[Tensor, "batch pos-1"]]
-    firings: Int[Tensor, " d_sae"]
+    firings: Int[Tensor, "batch d_sae"]
 
 
 def batch(
@@ -103,7 +103,8 @@ def batch(
         for name, values in per_token.items()
         if name not in ("n_tokens", "sq_deviation")
     }
-    return Batch(sums, kept, (latents[scored.to(latents.device)] != 0).sum(dim=0).cpu())
+    fired = (latents != 0) & scored.to(latents.device)[..., None]
+    return Batch(sums, kept, fired.sum(dim=1).cpu())
 
 
 def _log_probs_with(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.ablated import Ablated
 from sae_guard.engine.base import Bases
 from sae_guard.engine.fast import Run
-from sae_guard.engine.memory import Memory, run_name
+from sae_guard.engine.memory import Memory, Tensors, run_name
 from sae_guard.engine.proof import difference
 from sae_guard.model import LanguageModel
 
@@ -51,12 +51,16 @@ class Sweep:
         """What stands beside the SAE of a run."""
         return self._ablated[run.at.replaced]
 
-    def restore(self) -> None:
-        """Go on from where an earlier run of the same was."""
-        for run, name in self.names.items():
+    def restore(self, usable: Callable[[Tensors], bool] = lambda kept: True) -> None:
+        """Go on from where an earlier run of the same was; one of no use is not written over."""
+        for run, name in list(self.names.items()):
             kept = self.memory.read(name)
-            if kept is not None:
+            if kept is None:
+                continue
+            if usable(kept):
                 run.restore(kept)
+            else:
+                del self.names[run]
 
     def save(self, *, now: bool = False) -> None:
         """Remember how far the runs are, every few seconds."""

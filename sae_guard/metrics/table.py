@@ -65,6 +65,12 @@ class Metric:
     """What the value can be: a bound outside it cannot pass, or cannot fail."""
     firing_above: float | None = None
     """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
+    tail_from: float = 0.0
+    """Where the values of sequences crowd; their heavy tail leads away from it, above 0 and below
+    1."""
+    tail: float = 10.0
+    """How far out a sequence may be that was not seen yet, in distances of the bound from there:
+    what an early verdict reckons with (`docs/statistics.md`)."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -101,6 +107,7 @@ _METRICS = (
         "`frac_recovered` (which averages per batch: not the same)",
         # A thousandth of a nat of harm by ablation is below what a few thousand tokens resolve.
         min_denominator=1e-3,
+        tail_from=1,
     ),
     Metric(
         "reconstruction_score[mean]",
@@ -111,6 +118,7 @@ _METRICS = (
         _sum(ce_mean=1, ce_clean=-1),
         also_called="loss recovered against mean ablation",
         min_denominator=1e-3,
+        tail_from=1,
     ),
     Metric(
         "l0",
@@ -120,6 +128,7 @@ _METRICS = (
         _sum(l0=1),
         also_called="sparsity; average number of active features",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "l1",
@@ -129,6 +138,7 @@ _METRICS = (
         _sum(l1=1),
         also_called="SAELens `l1`",
         range=(0, math.inf),
+        tail=5,
     ),
     Metric(
         "explained_variance",
@@ -140,6 +150,8 @@ _METRICS = (
         also_called="1 − FVU; R²; SAELens `explained_variance`",
         min_denominator=1e-12,
         range=(-math.inf, 1),
+        tail_from=1,
+        tail=5,
     ),
     Metric(
         "fvu",
@@ -151,6 +163,7 @@ _METRICS = (
         also_called="fraction of variance unexplained; normalised MSE",
         min_denominator=1e-12,
         range=(0, math.inf),
+        tail=5,
     ),
     Metric(
         "mse",
@@ -169,6 +182,7 @@ _METRICS = (
         _sum(l2_ratio=1),
         also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "cosine",
@@ -178,6 +192,8 @@ _METRICS = (
         _sum(cosine=1),
         also_called="`cossim`",
         range=(-1, 1),
+        tail_from=1,
+        tail=5,
     ),
     Metric(
         "ce_clean",
@@ -187,6 +203,7 @@ _METRICS = (
         _sum(ce_clean=1),
         also_called="SAELens `ce_loss_without_sae`; L_original",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_patched",
@@ -196,6 +213,7 @@ _METRICS = (
         _sum(ce_patched=1),
         also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_zero",
@@ -205,6 +223,7 @@ _METRICS = (
         _sum(ce_zero=1),
         also_called="SAELens `ce_loss_with_ablation`; L_zero",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_mean",
@@ -214,6 +233,7 @@ _METRICS = (
         _sum(ce_mean=1),
         also_called="L_mean",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "dead_latents",

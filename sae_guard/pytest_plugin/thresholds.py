@@ -13,7 +13,7 @@ from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
-    from sae_guard.measurement import Measurement
+    from sae_guard.pytest_plugin.early import Judged
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
 
@@ -30,7 +30,7 @@ class ThresholdItem(CaseItem):
         super().__init__(**kwargs)
         self.threshold = threshold
         self.line = threshold.line
-        self._measurement: Measurement | None = None
+        self._judged: Judged | None = None
 
     def setup(self) -> None:
         """Measure the case, or take the measurement that another of its tests made."""
@@ -40,27 +40,26 @@ class ThresholdItem(CaseItem):
         if isinstance(found, SaeGuardError):
             self._record(Verdict(self.threshold, "error", cause=found.cause, message=str(found)))
             pytest.fail(self.error_text(found), pytrace=False)
-        self._measurement = found
+        self._judged = found
 
     def runtest(self) -> None:
         """Judge the threshold; anything but a pass or a warning raises."""
         from sae_guard.diagnosis import diagnose
         from sae_guard.report import failure
-        from sae_guard.verdicts import judge
 
-        measurement = self._measurement
-        if measurement is None:
+        if self._judged is None:
             raise RuntimeError("setup did not run")
-        verdict = judge(measurement, self.threshold)
+        measurement = self._judged.measurement
+        verdict = self._judged.verdict(self.threshold)
         outcome = self._record(verdict, provenance=json.dumps(asdict(measurement.provenance)))
         if not outcome.passes:
             first = self.first_of_case(_DIAGNOSED)
             told = diagnose(measurement) if first == self.nodeid else ()
             raise Told(failure(outcome, told))
 
-    def _measured(self) -> Measurement | SaeGuardError:
+    def _measured(self) -> Judged | SaeGuardError:
         try:
-            return self.config.stash[WORKBENCH].measurement(self.case)
+            return self.config.stash[WORKBENCH].judged(self.case)
         except SaeGuardError as error:
             return error
 

@@ -38,6 +38,10 @@ class Spec:
     thresholds: tuple[Threshold, ...]
     file: Path
     line: int
+    fast: bool = False
+    """Whether a run may stop once its verdicts stand."""
+    alpha: float | None = None
+    """Chance that one of these is not that of the whole set."""
 
 
 def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
@@ -124,6 +128,8 @@ def _spec(
         ),
         file=path,
         line=document.line,
+        fast=valid.fast,
+        alpha=valid.alpha,
     )
 
 

@@ -225,6 +225,14 @@ class DocumentModel(_Strict):
     sae: SaeOptions = Field(
         default_factory=SaeOptions, description="What checkpoints do not say of themselves."
     )
+    fast: bool = Field(
+        default=False,
+        description="Whether a run may stop as soon as every verdict is that of all sequences but "
+        "for a chance of alpha.",
+    )
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
+        None, description="That chance, where a run is fast (default: 0.001)."
+    )
     thresholds: Thresholds = Field(
         description="Metric → bounds; within them p50, p99 and such (of single tokens) or "
         "worst_sequence → bounds."

@@ -15,6 +15,7 @@ from sae_guard.sae import SAE, identity_sae
 
 if TYPE_CHECKING:
     from sae_guard.plan import Case
+    from sae_guard.pytest_plugin.early import Watch
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ class Counting(Workbench):
 
     count = 0
 
-    def _measure(self, case: Case) -> SaeGuardError:
+    def _measure(self, case: Case, watch: Watch | None) -> SaeGuardError:
         type(self).count += 1
         return self.error
 
