@@ -116,8 +116,10 @@ def fingerprint(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def run_name(sae: SAE, at: Place) -> str:
-    """By what the measurement of an SAE at a place is remembered."""
+def run_name(sae: SAE, at: Place, *, random_error: bool = False) -> str:
+    """By what the measurement of an SAE at a place, with or without a random error, is
+    remembered.
+    """
     tensors = {name: value for name, value in vars(sae).items() if isinstance(value, Tensor)}
     settings = {
         name: value
@@ -134,6 +136,7 @@ def run_name(sae: SAE, at: Place) -> str:
         "activation": [sae.activation.architecture, activation],
         "device": _device(sae.device),
         "at": asdict(at),
+        "random_error": random_error,
     }
     return f"runs/{_digest(parts)}"
 
