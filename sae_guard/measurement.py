@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.errors import InfrastructureError, UndefinedMetricError
-from sae_guard.metrics.table import COLUMNS, Metric, metric
+from sae_guard.metrics.table import COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, ratio, ratio_interval
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Measurement:
     sequences: NDArray[np.int64]
     """Index of each row's sequence in the corpus, shape [n_sequences], ascending."""
     sums: Mapping[str, NDArray[np.float64]]
-    """Column → sum over the scored tokens of each sequence, shape [n_sequences]."""
+    """Column → sum over the scored tokens of each sequence, shape [n_sequences]. Those of
+    `ON_REQUEST` may be absent."""
     firings: NDArray[np.int64]
     """Scored tokens on which each latent was not zero, shape [d_sae]."""
     provenance: Provenance
@@ -73,7 +74,7 @@ class Measurement:
     """Where an early verdict asked for it; not saved."""
 
     def __post_init__(self) -> None:
-        if set(self.sums) != set(COLUMNS):
+        if set(self.sums) - ON_REQUEST.keys() != set(COLUMNS):
             raise ValueError(f"columns are {sorted(self.sums)}, expected {sorted(COLUMNS)}")
         for name, column in self.sums.items():
             if column.shape != self.sequences.shape or column.dtype != np.float64:
@@ -107,8 +108,9 @@ class Measurement:
 
         Raises:
             SetupError: No metric has this name.
-            UndefinedMetricError: Rows are missing, a sum is not finite, no token was scored, the
-                denominator is too near zero, or there are too few tokens for this metric.
+            UndefinedMetricError: Rows are missing, or a column that nobody asked for; a sum is not
+                finite, no token was scored, the denominator is too near zero, or there are too few
+                tokens for this metric.
         """
         chosen = metric(name)
         value = self._value(chosen, whole=whole)
@@ -134,7 +136,11 @@ class Measurement:
         return int(self.provenance.corpus["n_sequences"])
 
     def check_rows(self, name: str, *, whole: bool = True) -> None:
-        """Raise `UndefinedMetricError` where rows are missing, if ``whole``, or not counted."""
+        """Raise `UndefinedMetricError` unless what the metric is made of was measured and counted,
+        on every sequence of the corpus if ``whole``.
+        """
+        for column in metric(name).columns - self.sums.keys():
+            raise UndefinedMetricError(f"{name} was not measured: {ON_REQUEST[column]}")
         if whole and not self.whole:
             raise UndefinedMetricError(
                 f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"
@@ -186,11 +192,13 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
     first = parts[0]
     if any(part.provenance != first.provenance for part in parts):
         raise ValueError("the parts were measured on different things (provenance differs)")
+    if any(part.sums.keys() != first.sums.keys() for part in parts):
+        raise ValueError("the parts have different columns")
     sequences = np.concatenate([part.sequences for part in parts])
     order = np.argsort(sequences, kind="stable")
     return Measurement(
         sequences[order],
-        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in COLUMNS},
+        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in first.sums},
         np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
         first.provenance,
         _merged_tokens([part.tokens for part in parts], order),
@@ -207,7 +215,7 @@ def _merged_tokens(
         np.concatenate([table.scored for table in tables])[order],
         {
             name: np.concatenate([table.columns[name] for table in tables])[order]
-            for name in TOKEN_COLUMNS
+            for name in tables[0].columns
         },
     )
 
@@ -245,7 +253,7 @@ def load(path: Path) -> Measurement:
                 )
             return Measurement(
                 stored["sequences"],
-                {name: stored[f"sum.{name}"] for name in COLUMNS},
+                _stored_columns(stored, "sum", COLUMNS),
                 stored["firings"],
                 Provenance(**json.loads(str(stored["provenance"]))),
                 _stored_tokens(stored),
@@ -264,4 +272,11 @@ def _token_arrays(tokens: TokenTable | None) -> dict[str, NDArray[Any]]:
 def _stored_tokens(stored: Mapping[str, NDArray[Any]]) -> TokenTable | None:
     if "scored" not in stored:
         return None
-    return TokenTable(stored["scored"], {name: stored[f"token.{name}"] for name in TOKEN_COLUMNS})
+    return TokenTable(stored["scored"], _stored_columns(stored, "token", TOKEN_COLUMNS))
+
+
+def _stored_columns(
+    stored: Mapping[str, NDArray[Any]], kind: str, names: Iterable[str]
+) -> dict[str, NDArray[Any]]:
+    asked = [name for name in ON_REQUEST if f"{kind}.{name}" in stored]
+    return {name: stored[f"{kind}.{name}"] for name in (*names, *asked)}

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from sae_guard.baselines import CHECKPOINT
 from sae_guard.diagnosis import Suspicion
 from sae_guard.wire import Outcome
 
@@ -68,10 +69,13 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield title + (f"  {_sample(measured)}" if measured else "")
     yield from _path(measured)
     yield from _contract([o for o in outcomes if o.kind == "contract"])
-    thresholds = [o for o in outcomes if o.kind != "contract"]
+    thresholds = [o for o in outcomes if o.kind == "threshold"]
     if thresholds:
         yield from _table(thresholds)
         yield from _prefix(thresholds)
+    for outcome in outcomes:
+        if outcome.kind == "controls":
+            yield from _controls(outcome)
 
 
 def _path(measured: Outcome | None) -> Iterator[str]:
@@ -109,13 +113,34 @@ def _prefix(outcomes: Sequence[Outcome]) -> Iterator[str]:
         )
 
 
+def _controls(outcome: Outcome) -> Iterator[str]:
+    """The checkpoint beside its controls, and where it is not better than they are."""
+    if outcome.verdict == "error":
+        yield f"  controls: no numbers ({outcome.cause} error): {outcome.message}"
+        return
+    found = json.loads(outcome.controls)
+    columns = list(next(iter(found.values())))
+    rows = [("controls", *columns)]
+    for name, row in found.items():
+        values = (row[column] for column in columns)
+        shown = outcome.checkpoint if name == CHECKPOINT else name
+        rows.append((shown, *("-" if value is None else number(value) for value in values)))
+    yield from _aligned(rows, left=(0,))
+    if outcome.message:
+        yield f"  WARNING: {outcome.message}"
+
+
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
     rows += [_row(outcome) for outcome in outcomes]
+    yield from _aligned(rows, left=(0, 5))
+
+
+def _aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if at in (0, 5) else cell.rjust(width)
+            cell.ljust(width) if at in left else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(cells)).rstrip()
@@ -190,5 +215,6 @@ def _json_row(outcome: Outcome) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(outcome).items()
     }
-    row["provenance"] = json.loads(outcome.provenance) if outcome.provenance else None
+    for name, text in (("provenance", outcome.provenance), ("controls", outcome.controls)):
+        row[name] = json.loads(text) if text else None
     return row

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_guard.metrics.table import ON_REQUEST
+
 TOKEN_COLUMNS = (
     "kl", "ce_clean", "ce_patched", "ce_zero", "ce_mean", "entropy",
     "l0", "l1", "sq_error", "cosine", "l2_ratio",
@@ -23,10 +25,10 @@ class TokenTable:
     scored: NDArray[np.bool_]
     """Shape [n_sequences, pos]."""
     columns: Mapping[str, NDArray[np.float32]]
-    """Of this shape; 0 where nothing is scored."""
+    """Of this shape; 0 where nothing is scored. Those of `ON_REQUEST` may be absent."""
 
     def __post_init__(self) -> None:
-        if set(self.columns) != set(TOKEN_COLUMNS):
+        if set(self.columns) - ON_REQUEST.keys() != set(TOKEN_COLUMNS):
             raise ValueError(f"columns are {sorted(self.columns)}, expected those of tokens")
         for name, column in self.columns.items():
             if column.shape != self.scored.shape or column.dtype != np.float32:

@@ -180,9 +180,16 @@ def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
     )
 
 
-_WITHOUT_THE_SAE = ("n_tokens", "ce_clean", "ce_zero", "ce_mean", "sq_deviation")
+_ABOUT_MEAN = {"ce_mean", "sq_deviation"}
+_WITHOUT_THE_SAE = {"n_tokens", "ce_clean", "ce_zero", *_ABOUT_MEAN}
 
 
 def _only_the_sae_is_broken(measurement: Measurement) -> bool:
-    finite = {name: all(map(math.isfinite, column)) for name, column in measurement.sums.items()}
-    return all(finite[name] for name in _WITHOUT_THE_SAE) and not all(finite.values())
+    # Of the first rows alone, what is about μ may not have been asked for.
+    left_out = set() if measurement.provenance.mean_sha256 else _ABOUT_MEAN
+    broken = {
+        name
+        for name, column in measurement.sums.items()
+        if name not in left_out and not all(map(math.isfinite, column))
+    }
+    return bool(broken) and not broken & _WITHOUT_THE_SAE

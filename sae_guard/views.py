@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import Metric, Side, metric
+from sae_guard.metrics.metric import Side
+from sae_guard.metrics.table import ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
@@ -185,8 +186,7 @@ def _terms(sums: Mapping[str, NDArray[np.float64]], chosen: Metric) -> Terms:
 
 
 def _of_tokens(chosen: Metric) -> bool:
-    known = {*TOKEN_COLUMNS, "n_tokens"}
-    return {*chosen.numerator, *chosen.denominator} <= known
+    return chosen.columns <= {*TOKEN_COLUMNS, *ON_REQUEST, "n_tokens"}
 
 
 def _combined(

@@ -22,10 +22,10 @@ class Outcome:
     """Of the document in it; the hook point unless the document is named."""
     checkpoint: str
     metric: str
-    """Or ``load.`` and a part of the load contract."""
+    """Or ``load.`` and a part of the load contract, or ``controls``."""
     verdict: str
     kind: str = "threshold"
-    """Or ``contract``."""
+    """Or ``contract``, or ``controls``."""
     unit: str = ""
     value: float | None = None
     low: float | None = None
@@ -59,6 +59,8 @@ class Outcome:
     where: str = ""
     provenance: str = ""
     """JSON."""
+    controls: str = ""
+    """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
 
     @classmethod
     def of(

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sae_guard.activations import AbsTopK, Activation, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.coding import Coded, code
-from sae_guard.sae import SAE, SaeSource, identity_sae
+from sae_guard.controls import identity_sae
+from sae_guard.sae import SAE, SaeSource
 from sae_guard.testing import saes
 
 TOKENS = 7

@@ -174,13 +174,13 @@ def test_how_latents_spread_is_counted_by_sequence(
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Windows that went through the suffix with an SAE."""
-    final, seen = Run.final, list[int]()
+    finals, seen = Run.finals, list[int]()
 
     def run(self: Run, rows: slice, *others: object) -> object:
         seen.extend(range(rows.start, rows.stop))
-        return final(self, rows, *others)  # type: ignore[arg-type]
+        return finals(self, rows, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "final", run)
+    monkeypatch.setattr(Run, "finals", run)
     return seen
 
 

@@ -42,6 +42,8 @@ def slow_value(m: Measurement, name: str) -> float:
     n = s["n_tokens"]
     return {
         "kl": s["kl"] / n,
+        "kl_random_error": s["kl_random_error"] / n,
+        "kl_vs_random_error": s["kl"] / s["kl_random_error"],
         "ce_clean": s["ce_clean"] / n,
         "ce_patched": s["ce_patched"] / n,
         "ce_zero": s["ce_zero"] / n,
@@ -153,7 +155,7 @@ def test_a_missing_row_makes_every_metric_undefined(m: Measurement, name: str) -
 @given(measurements(), st.sampled_from(sorted(METRICS)))
 def test_no_scored_token_makes_every_metric_undefined(m: Measurement, name: str) -> None:
     with pytest.raises(UndefinedMetricError):
-        changed(m, **{column: np.zeros(m.n_sequences) for column in COLUMNS})[name]
+        changed(m, **{column: np.zeros(m.n_sequences) for column in m.sums})[name]
 
 
 def many_tokens(m: Measurement, tokens: int) -> Measurement:
@@ -198,6 +200,25 @@ def test_saving_and_loading_is_the_identity_bit_for_bit(tmp_path: Path, m: Measu
         k: v.tobytes() for k, v in m.sums.items()
     }
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(measurements(min_sequences=2))
+def test_columns_on_request_may_be_absent_from_all_rows(tmp_path: Path, m: Measurement) -> None:
+    bare = dataclasses.replace(m, sums={name: m.sums[name] for name in COLUMNS})
+    save(bare, tmp_path / "m.npz")
+    assert load(tmp_path / "m.npz").sums.keys() == set(COLUMNS)
+    assert bare["kl"] == m["kl"]
+    for name in ("kl_random_error", "kl_vs_random_error"):
+        with pytest.raises(UndefinedMetricError, match=f"{name} was not measured: bound it in"):
+            bare[name]
+    some, others = rows(m, [0]), rows(bare, list(range(1, m.n_sequences)))
+    with pytest.raises(ValueError, match="the parts have different columns"):
+        merge([some, others])
+    assert merge([rows(bare, [0]), others]).sums.keys() == set(COLUMNS)
+    for name in COLUMNS:
+        with pytest.raises(ValueError, match="columns are"):
+            dataclasses.replace(m, sums={k: v for k, v in m.sums.items() if k != name})
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip"])

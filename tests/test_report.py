@@ -144,6 +144,47 @@ def test_the_load_contract_is_one_line_above_the_table(rows: list[Outcome], line
     assert "load." not in "".join(both[2:])
 
 
+ROWS = {
+    "checkpoint": {"kl": 0.41239, "reconstruction_score": 0.9, "l0": 16.0},
+    "random error": {"kl": 0.25, "reconstruction_score": None, "l0": None},
+    "permuted decoder": {"kl": 5.2751, "reconstruction_score": -0.1, "l0": 16.0},
+}
+
+
+def controls(**changes: object) -> Outcome:
+    """The outcome of the controls."""
+    bare = {f.name: f.default for f in fields(Outcome) if f.default is not MISSING}
+    own = {"kind": "controls", "metric": "controls", "controls": json.dumps(ROWS)}
+    return outcome(**{**bare, "verdict": "pass", **own, **changes})
+
+
+def test_controls_are_a_table_below_that_of_the_thresholds() -> None:
+    lines = list(summary([*parts("pass"), outcome(), controls()]))
+    assert lines[4:] == [
+        "  controls              kl  reconstruction_score  l0",
+        "  v3                0.4124                   0.9  16",
+        "  random error        0.25                     -   -",
+        "  permuted decoder   5.275                  -0.1  16",
+        "",
+    ]
+    assert lines[1:3] == ["  load contract: 1 of 1 kept", lines[2]]
+    assert lines[3].split()[0] == "kl"
+
+
+def test_what_is_no_better_than_a_baseline_is_said_below_the_table() -> None:
+    lines = list(summary([controls(verdict="warn", message="KL 2 is not below 1")]))
+    assert lines[-2:] == ["  WARNING: KL 2 is not below 1", ""]
+    error = controls(verdict="error", controls="", cause="setup", message="no such hook")
+    assert list(summary([error]))[1:] == [
+        "  controls: no numbers (setup error): no such hook", "",
+    ]  # fmt: skip
+
+
+def test_the_json_has_the_numbers_of_the_controls() -> None:
+    rows = json.loads(to_json([controls(), outcome()], verdict="pass", version="0"))["outcomes"]
+    assert [row["controls"] for row in rows] == [ROWS, None]
+
+
 def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> None:
     text = to_json(
         [outcome(value=math.nan, verdict="error", provenance='{"hook": "h"}')],

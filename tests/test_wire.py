@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -66,3 +67,10 @@ def test_half_an_outcome_is_none(lost: str) -> None:
     assert Outcome.from_properties(p for p in properties if p[0] != lost) is None
     assert Outcome.from_properties([*properties, ("sae_guard.new_field", 1)]) is None
     assert Outcome.from_properties([("user_property", 1)]) is None
+
+
+def test_controls_survive_too() -> None:
+    rows = json.dumps({"v1": {"kl": 0.1, "l0": None}, "permuted decoder": {"kl": 2.0, "l0": None}})
+    outcome = Outcome(**PLACE, kind="controls", metric="controls", verdict="warn", controls=rows)
+    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
+    assert Outcome.from_properties(carried) == outcome

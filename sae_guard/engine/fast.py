@@ -13,6 +13,8 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.base import Base
 from sae_guard.engine.place import Place
+from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
+from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.rows import per_row, per_token
 from sae_guard.metrics import tokens as formulas
 from sae_guard.model import Suffix
@@ -30,15 +32,25 @@ class Run:
     """The sums of every sequence that depend on the SAE, batch by batch."""
 
     def __init__(
-        self, suffix: Suffix, sae: SAE, corpus: Corpus, at: Place, *, spread: bool = False
+        self,
+        suffix: Suffix,
+        sae: SAE,
+        corpus: Corpus,
+        at: Place,
+        *,
+        random_error: bool = False,
+        spread: bool = False,
     ) -> None:
         self.suffix = suffix
         self.sae = sae
         self.corpus = corpus
         self.at = at
-        n = len(corpus.tokens)
-        self.sums = {name: torch.zeros(n, dtype=torch.float64) for name in COLUMNS}
-        self.tokens = {name: torch.zeros(corpus.scored[:, :-1].shape) for name in TOKEN_COLUMNS}
+        self.random_error = random_error
+        """Whether KL with a random error of the same length is measured too."""
+        n, asked = len(corpus.tokens), (RANDOM_ERROR,) if random_error else ()
+        self.sums = {name: torch.zeros(n, dtype=torch.float64) for name in (*COLUMNS, *asked)}
+        shape = corpus.scored[:, :-1].shape
+        self.tokens = {name: torch.zeros(shape) for name in (*TOKEN_COLUMNS, *asked)}
         self.firings = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.done = torch.zeros(n, dtype=torch.bool)
         self.spread = torch.zeros(2, sae.d_sae, dtype=torch.float64) if spread else None
@@ -47,8 +59,9 @@ class Run:
         """Of the batch whose losses are to come."""
         self._spread = self.spread
 
-    def final(self, rows: slice, base: Base) -> Float[Tensor, "scored d_model"]:
-        """The final hidden states of the scored tokens with the reconstruction patched in.
+    def finals(self, rows: slice, base: Base) -> dict[str, Float[Tensor, "scored d_model"]]:
+        """The final hidden states of the scored tokens with the reconstruction patched in, and with
+        the random error if it is measured, by the column that their KL goes to.
 
         What is known of the windows without their losses is summed.
         """
@@ -66,14 +79,14 @@ class Run:
             "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1][picked],
         }
         self._sum(rows, values)
-        device = self.suffix.model.device
-        edit = replacing(y_hat, self.corpus.patched[rows].to(device))
-        residual = base.seen[self.suffix.entry]
-        final = self.suffix.final_with(tokens.to(device), residual, self.at.replaced, edit)[:, :-1]
-        return final[scored.to(final.device)]
+        found = {"kl": self._final_with(y_hat, rows, base)}
+        if self.random_error:
+            replacement = with_random_error(y, y_hat, self.corpus, range(rows.start, rows.stop))
+            found[RANDOM_ERROR] = self._final_with(replacement, rows, base)
+        return found
 
     def take(self, rows: slice, losses: Mapping[str, Float[Tensor, " scored"]]) -> None:
-        """Sum the losses of the windows whose `final` was the last; they are done."""
+        """Sum the losses of the windows whose `finals` were the last; they are done."""
         self._sum(rows, losses)
         self.firings = self.firings + self._fired
         if self.spread is not None and self._spread is not None:
@@ -89,10 +102,19 @@ class Run:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from where the run of these tensors was."""
-        self.sums = {name: tensors[name] for name in COLUMNS}
-        self.tokens = {name: tensors[f"token.{name}"] for name in TOKEN_COLUMNS}
+        self.sums = {name: tensors[name] for name in self.sums}
+        self.tokens = {name: tensors[f"token.{name}"] for name in self.tokens}
         self.firings, self.done = tensors["firings"], tensors["done"]
         self.spread = None if self.spread is None else tensors.get("spread")
+
+    def _final_with(
+        self, replacement: Float[Tensor, "batch pos d_out"], rows: slice, base: Base
+    ) -> Float[Tensor, "scored d_model"]:
+        device, scored = self.suffix.model.device, self.corpus.scored[rows, :-1]
+        edit = replacing(replacement, self.corpus.patched[rows].to(device))
+        tokens, residual = self.corpus.tokens[rows].to(device), base.seen[self.suffix.entry]
+        final = self.suffix.final_with(tokens, residual, self.at.replaced, edit)[:, :-1]
+        return final[scored.to(final.device)]
 
     def _code(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> Coded:
         """The reconstructions, with L0 and L1 summed."""

@@ -22,11 +22,11 @@ from sae_guard.engine.place import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import SetupError
 from sae_guard.measurement import FiringSpread, Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS
+from sae_guard.metrics.table import METRICS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 from sae_guard.statistics import ratio_interval
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.token_table import TokenTable
 
 _SURE_OF_CLEAN_CE = 0.9999
 """Confidence with which the first rows have to say that the setup is wrong."""
@@ -57,6 +57,7 @@ def measure(
     batch_size: int | None = None,
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
+    random_error: bool = False,
     cache: Cache | None = None,
     also: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
@@ -73,6 +74,8 @@ def measure(
             the memory that is free. It changes the result by rounding only.
         expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
         reference: Run the whole model for everything, as an audit of the fast path.
+        random_error: Also measure KL with a random error as long as that of the SAE, which
+            `kl_vs_random_error` needs and which costs a patched run more.
         cache: Where to remember clean runs, and how far measurements are.
         also: Hook points, or pairs of what transcoders read and replace, of other measurements of
             the model on the corpus: with a cache, a clean run that is due remembers them too.
@@ -88,8 +91,8 @@ def measure(
     """
     (measurement,) = measure_all(
         model, [Patch(sae, hook, hook_out)], corpus, batch_size=batch_size,
-        expect_clean_ce=expect_clean_ce, reference=reference, cache=cache, also=also,
-        progress=progress,
+        expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
+        cache=cache, also=also, progress=progress,
     )  # fmt: skip
     return measurement
 
@@ -102,6 +105,7 @@ def measure_all(
     batch_size: int | None = None,
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
+    random_error: bool = False,
     cache: Cache | None = None,
     also: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
@@ -116,7 +120,7 @@ def measure_all(
     check_tokens(model, corpus)
     suffixes = [None if reference else Suffix.of(model, *at.hooks) for at in places]
     runs = {
-        index: Run(suffix, patches[index].sae, corpus, places[index])
+        index: Run(suffix, patches[index].sae, corpus, places[index], random_error=random_error)
         for index, suffix in enumerate(suffixes)
         if suffix is not None
     }
@@ -134,7 +138,9 @@ def measure_all(
         if isinstance(result, str):
             size = batch_size or windows(model, context, plain=True)
             bars = Batches(corpus, size, at.read, progress)
-            result = take_plain(model, patch.sae, corpus, at, bars, because=result)
+            result = take_plain(
+                model, patch.sae, corpus, at, bars, because=result, random_error=random_error
+            )
         measurements.append(tabled(model, patch.sae, corpus, at, result, expect_clean_ce))
     return measurements
 
@@ -157,7 +163,7 @@ def tabled(
 ) -> Measurement:
     """The table, of all rows or the given ones, unless what was found cannot be right."""
     rows = np.arange(len(corpus.tokens), dtype=np.int64) if rows is None else rows
-    sums = {name: found.sums[name].numpy()[rows] for name in COLUMNS}
+    sums = {name: column.numpy()[rows] for name, column in found.sums.items()}
     if expect_clean_ce is not None:
         _check_clean_ce(sums, expect_clean_ce, whole=len(rows) == len(corpus.tokens))
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
@@ -168,7 +174,7 @@ def tabled(
     provenance = _provenance(model, sae, corpus, at, found)
     tokens = TokenTable(
         corpus.scored[:, :-1].numpy()[rows],
-        {name: found.tokens[name].numpy()[rows] for name in TOKEN_COLUMNS},
+        {name: column.numpy()[rows] for name, column in found.tokens.items()},
     )
     spread = None if found.spread is None else FiringSpread(*found.spread.numpy())
     return Measurement(rows, sums, found.firings.numpy(), provenance, tokens, spread)

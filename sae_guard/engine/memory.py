@@ -116,9 +116,16 @@ def fingerprint(tensors: Tensors) -> str:
     return hashed.hexdigest()
 
 
-def run_name(sae: SAE, at: Place) -> str:
-    """By what the measurement of an SAE at a place is remembered."""
-    parts = {"sae": contents(sae), "device": _device(sae.device), "at": asdict(at)}
+def run_name(sae: SAE, at: Place, *, random_error: bool = False) -> str:
+    """By what the measurement of an SAE at a place, with or without a random error, is
+    remembered.
+    """
+    parts = {
+        "sae": contents(sae),
+        "device": _device(sae.device),
+        "at": asdict(at),
+        "random_error": random_error,
+    }
     return f"runs/{digest(parts)}"
 
 

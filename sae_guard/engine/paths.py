@@ -17,10 +17,8 @@ from sae_guard.engine.fast import Run
 from sae_guard.engine.place import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError, SetupError
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
-from sae_guard.token_table import TOKEN_COLUMNS
 
 OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 """What a model that is built otherwise raises where blocks are taken out of it."""
@@ -94,20 +92,27 @@ def found_by(sweep: Sweep, run: Run) -> Found:
 
 
 def take_plain(
-    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, batches: Batches, *, because: str
+    model: LanguageModel,
+    sae: SAE,
+    corpus: Corpus,
+    at: Place,
+    batches: Batches,
+    *,
+    because: str,
+    random_error: bool = False,
 ) -> Found:
     """What the plain path finds, and why it is taken."""
     try:
         mean = plain.mean_activation(model, sae, corpus, at, batches)
-        found = [plain.batch(model, sae, corpus, at, rows, mean) for rows in batches]
+        found = [
+            plain.batch(model, sae, corpus, at, rows, mean, random_error=random_error)
+            for rows in batches
+        ]
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory: {error}") from error
     sums, tokens = (
-        {name: torch.cat([columns[name] for columns in each]) for name in names}
-        for names, each in (
-            (COLUMNS, [part.sums for part in found]),
-            (TOKEN_COLUMNS, [part.tokens for part in found]),
-        )
+        {name: torch.cat([columns[name] for columns in each]) for name in each[0]}
+        for each in ([part.sums for part in found], [part.tokens for part in found])
     )
     firings = torch.stack([part.firings.sum(dim=0) for part in found]).sum(dim=0)
     return Found(sums, tokens, firings, mean, {"forward": "whole model", "because": because})

@@ -18,6 +18,8 @@ from torch import Tensor
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.place import Place
+from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
+from sae_guard.engine.random_error import with_random_error
 from sae_guard.metrics import tokens as formulas
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
@@ -54,8 +56,10 @@ def batch(
     sae: SAE,
     corpus: Corpus,
     at: Place,
-    rows: slice | Int[Tensor, " batch"],
+    rows: slice,
     mean: Float[Tensor, " d_out"] | None,
+    *,
+    random_error: bool = False,
 ) -> Batch:
     """All columns of the windows.
 
@@ -86,6 +90,9 @@ def batch(
         "cosine": formulas.cosine(y, y_hat)[:, :-1],
         "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1],
     }
+    if random_error:
+        replacement = with_random_error(y, y_hat, corpus, range(rows.start, rows.stop))
+        per_token[RANDOM_ERROR] = formulas.kl_divergence(log_p, log_probs_with(replacement))
     if mean is not None:
         centre = mean.to(y.dtype).to(y.device)
         per_token |= {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TextIO
 
 import numpy as np
@@ -26,14 +27,11 @@ from sae_guard.engine.fast import Run
 from sae_guard.engine.measuring import Patch, check_tokens, sources, tabled
 from sae_guard.engine.memory import Memory, contents, digest
 from sae_guard.engine.paths import OF_OTHER_MODELS, Batches, Found, found_by
-from sae_guard.engine.place import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
 from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
-from sae_guard.token_table import TOKEN_COLUMNS
 
 Look = Callable[[Measurement], bool]
 """What has been measured so far → whether that is enough."""
@@ -47,6 +45,7 @@ def measure_until(
     *,
     centred: bool,
     spread: bool = False,
+    random_error: bool = False,
     batch_size: int | None = None,
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
@@ -67,6 +66,7 @@ def measure_until(
         centred: Whether the metrics about μ are asked for: clean runs of the whole corpus up to the
             hook point find it first. Otherwise their columns are NaN, unless all rows are measured.
         spread: Whether to keep how evenly latents fire on the sequences.
+        random_error: As in `measure`.
         batch_size: As in `measure`.
         expect_clean_ce: As in `measure`; of some rows, a loss that is surely outside.
         reference: As in `measure`.
@@ -90,7 +90,7 @@ def measure_until(
     suffix, context = None if reference else Suffix.of(model, *at.hooks), corpus.tokens.shape[1]
     because = "asked for" if reference else "the hook points are in no block"
     if suffix is not None:
-        run = Run(suffix, patch.sae, corpus, at, spread=spread)
+        run = Run(suffix, patch.sae, corpus, at, random_error=random_error, spread=spread)
         memory = Memory.of(cache, model, corpus)
         sweep = Sweep(model, [run], corpus, memory, sources(model, also))
         size = batch_size or windows(model, context, plain=False)
@@ -99,8 +99,15 @@ def measure_until(
             return result
         because = result
     size = batch_size or windows(model, context, plain=True)
+    parts = [batches(rows.start, rows.stop, size, shard_size(context)) for rows in order]
+    bars = Batches(corpus, size, at.read, progress)
     try:
-        return _plain(model, patch.sae, corpus, at, order, size, look, shown, progress, because)
+        mean = plain.mean_activation(model, patch.sae, corpus, at, bars)
+        run_of = partial(
+            plain.batch, model, patch.sae, corpus, at, mean=mean, random_error=random_error
+        )
+        found = Found({}, {}, torch.zeros(0), mean, {"forward": "whole model", "because": because})
+        return _plain(run_of, found, corpus, parts, look, shown)
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory: {error}") from error
 
@@ -202,36 +209,30 @@ def _usable(kept: Mapping[str, Tensor], run: Run, order: Sequence[slice]) -> boo
 
 
 def _plain(
-    model: LanguageModel,
-    sae: SAE,
+    run: Callable[[slice], plain.Batch],
+    found: Found,
     corpus: Corpus,
-    at: Place,
-    order: Sequence[slice],
-    size: int,
+    shards: Sequence[Sequence[slice]],
     look: Look,
     shown: Callable[[Found, Sequence[slice]], Measurement],
-    progress: TextIO | None,
-    because: str,
 ) -> Measurement:
-    """The same by runs of the whole model; μ is found first in any case."""
-    n, context = corpus.tokens.shape
-    mean = plain.mean_activation(model, sae, corpus, at, Batches(corpus, size, at.read, progress))
-    sums = {name: torch.full((n,), torch.nan, dtype=torch.float64) for name in COLUMNS}
-    tokens = {name: torch.full((n, context - 1), torch.nan) for name in TOKEN_COLUMNS}
-    firings = torch.zeros(sae.d_sae, dtype=torch.int64)
-    spread = torch.zeros(2, sae.d_sae, dtype=torch.float64)
-    paths = {"forward": "whole model", "because": because}
-    for index, shard in enumerate(with_bar(list(order), at.read, progress)):
-        for rows in batches(shard.start, shard.stop, size, shard_size(context)):
-            part = plain.batch(model, sae, corpus, at, rows, mean)
+    """The same by runs of the whole model, each of a batch of a shard."""
+    n, firings, spread = len(corpus.tokens), torch.zeros(()), torch.zeros(())
+    sums: dict[str, Tensor] = {}
+    tokens: dict[str, Tensor] = {}
+    for index, shard in enumerate(shards):
+        for rows in shard:
+            part = run(rows)
             for columns, values in ((sums, part.sums), (tokens, part.tokens)):
-                for name, column in columns.items():
-                    column[rows] = values[name]
-            firings += part.firings.sum(dim=0)
+                for name, value in values.items():
+                    empty = value.new_full((n, *value.shape[1:]), torch.nan)
+                    columns.setdefault(name, empty)[rows] = value
             c = part.firings.double()
-            spread += torch.stack([c.square().sum(dim=0), part.sums["n_tokens"] @ c])
-        found = Found(sums, tokens, firings, mean, paths, spread)
-        measured = shown(found, order[: index + 1])
+            firings = firings + part.firings.sum(dim=0)
+            spread = spread + torch.stack([c.square().sum(dim=0), part.sums["n_tokens"] @ c])
+        so_far = found._replace(sums=sums, tokens=tokens, firings=firings.long(), spread=spread)
+        seen = [rows for parts in shards[: index + 1] for rows in parts]
+        measured = shown(so_far, seen)
         if look(measured):
             break
     return measured

@@ -1,4 +1,4 @@
-"""The metrics by name: unit, direction, formula version, and the sums each one is a ratio of.
+"""The metrics by name, and the columns that they are made of.
 
 Every metric but the two latent shares is a ratio of pooled sums ``Σ num_i / Σ den_i`` over token
 sequences, so estimates, intervals, thresholds and pairings need one formula for all of them.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 from sae_guard.errors import SetupError, allowed
+from sae_guard.metrics.metric import Metric
+from sae_guard.metrics.metric import sums as _sum
+
+__all__ = ["COLUMNS", "METRICS", "ON_REQUEST", "Metric", "metric"]
 
 COLUMNS = (
     "n_tokens",
@@ -30,53 +32,13 @@ COLUMNS = (
 )
 """Per-sequence sums over the scored tokens, in the order in which they are stored."""
 
-Side = Literal["max", "min"]
-Direction = Literal["lower", "higher", "window"]
-
-_SIDES: Mapping[Direction, tuple[Side, ...]] = {
-    "lower": ("max",),
-    "higher": ("min",),
-    "window": ("max", "min"),
-}
-
-
-def _sum(**coefficients: float) -> Mapping[str, float]:
-    return MappingProxyType(coefficients)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric: how it is called, which way is better, and what it is a ratio of."""
-
-    name: str
-    unit: str
-    direction: Direction
-    formula: str
-    numerator: Mapping[str, float] = field(default_factory=dict)
-    denominator: Mapping[str, float] = field(default_factory=lambda: _sum(n_tokens=1))
-    also_called: str = ""
-    version: int = 1
-    """Raised whenever the formula changes: numbers of two versions are never compared."""
-    min_denominator: float = 0.0
-    """Per scored token; at or below it the ratio is undefined."""
-    min_tokens: int = 1
-    """Scored tokens below which the metric is undefined."""
-    range: tuple[float, float] = (-math.inf, math.inf)
-    """What the value can be: a bound outside it cannot pass, or cannot fail."""
-    firing_above: float | None = None
-    """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
-    tail_from: float = 0.0
-    """Where the values of sequences crowd; their heavy tail leads away from it, above 0 and below
-    1."""
-    tail: float = 10.0
-    """How far out a sequence may be that was not seen yet, in distances of the bound from there:
-    what an early verdict reckons with (`docs/statistics.md`)."""
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        """The bounds that make sense: ``max`` where lower is better, ``min`` where higher is."""
-        return _SIDES[self.direction]
-
+ON_REQUEST: Mapping[str, str] = MappingProxyType(
+    {
+        "kl_random_error": "bound it in the spec, give --sae-controls, or "
+        "measure(…, random_error=True)",
+    }
+)
+"""Columns that cost a run of their own, → how to ask for them; absent where nobody did."""
 
 _METRICS = (
     Metric(
@@ -86,6 +48,18 @@ _METRICS = (
         "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
         _sum(kl=1),
         also_called="SAELens `kl_div_with_sae`; patch loss",
+        range=(0, math.inf),
+    ),
+    Metric(
+        "kl_vs_random_error",
+        "",
+        "lower",
+        "kl / kl_random_error, ratio of pooled means",
+        _sum(kl=1),
+        _sum(kl_random_error=1),
+        also_called="how pathological the error is (Gurnee 2024)",
+        # Nearer to zero than this, KL is made of the rounding of float32 logits.
+        min_denominator=1e-5,
         range=(0, math.inf),
     ),
     Metric(
@@ -234,6 +208,15 @@ _METRICS = (
         also_called="L_mean",
         range=(0, math.inf),
         tail=3,
+    ),
+    Metric(
+        "kl_random_error",
+        "nats",
+        "window",
+        "KL with x + ‖x−x̂‖·u patched in; u a random direction per token",
+        _sum(kl_random_error=1),
+        also_called="ε-random substitution",
+        range=(0, math.inf),
     ),
     Metric(
         "dead_latents",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from sae_guard.cases import Case
     from sae_guard.measurement import Measurement
-    from sae_guard.plan import Case
     from sae_guard.spec import Spec
     from sae_guard.verdicts import Threshold, Verdict
 

@@ -148,7 +148,8 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-controls",
         action="store_true",
-        help="measure the identity and the zero SAE beside the checkpoint",
+        help="measure controls beside the checkpoint: what is known beforehand (identity, zero, "
+        "mean) and what null models get (permuted decoder, random directions, random errors)",
     )
     group.addoption(
         "--sae-reference",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sae_guard.plan import Case
+    from sae_guard.cases import Case
 
 
 def shared(

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sae_guard.cache import Cache
+    from sae_guard.cases import Case
     from sae_guard.corpus import Corpus
+    from sae_guard.engine import Seen
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel
-    from sae_guard.plan import Case
     from sae_guard.sae import SAE
     from sae_guard.spec import Spec
 
@@ -56,6 +57,7 @@ class Workbench:
         self._model = lru_cache(maxsize=1)(self._load_model)
         self._corpus = lru_cache(maxsize=1)(self._load_corpus)
         self._sae = lru_cache(maxsize=1)(self._load_sae)
+        self._seen = lru_cache(maxsize=1)(self._look)
 
     @cached_property
     def device(self) -> str:
@@ -76,6 +78,10 @@ class Workbench:
         if isinstance(found, LoadError):
             raise found
         return found
+
+    def seen(self, case: Case) -> Seen:
+        """What the clean model shows where the case reads; raises like `corpus`."""
+        return self._seen(case.spec, case.hook)
 
     def check(self, case: Case, contract: Contract) -> None:
         """Raise `LoadError` if the case's checkpoint breaks this part of the load contract."""
@@ -153,12 +159,13 @@ class Workbench:
         spec = case.spec
         try:
             # The tests of the contract may be deselected; what they hold is not.
-            for contract in get_args(Contract) if case.checkpoint else ():
+            for contract in () if case.control else get_args(Contract):
                 self.check(case, contract)
             sae, hooks = self.sae(case), (case.hook, case.hook_out)
             asked: dict[str, Any] = {
                 "batch_size": self._batch_size,
                 "reference": self._reference,
+                "random_error": case.random_error,
                 "cache": self._cache(),
                 "also": self._hooks_beside(case),
                 "expect_clean_ce": spec.data.expect_clean_ce,
@@ -202,15 +209,25 @@ class Workbench:
 
     def _load_sae(self, case: Case) -> SAE | LoadError:
         from sae_guard.checkpoints.load import load_checkpoint
-        from sae_guard.sae import identity_sae, zero_sae
+        from sae_guard.pytest_plugin.control_saes import control_sae
 
-        if case.checkpoint is not None:
-            try:
-                return load_checkpoint(case.checkpoint, case.sae, device=self.device)
-            except LoadError as error:  # kept: each test of the case asks anew
-                return error
-        control = {"identity control": identity_sae, "zero control": zero_sae}[case.label]
-        return control(self.model(case.spec).width(case.hook)).to(self.device)
+        if case.control or case.checkpoint is None:
+            return control_sae(case, self)
+        try:
+            return load_checkpoint(case.checkpoint, case.sae, device=self.device)
+        except LoadError as error:  # kept: each test of the case asks anew
+            return error
+
+    def _look(self, spec: Spec, hook: str) -> Seen:
+        from sae_guard.engine import look
+
+        return look(
+            self.model(spec),
+            self.corpus(spec),
+            hook,
+            batch_size=self._batch_size,
+            cache=self._cache(),
+        )
 
 
 def pick_device(requested: str, worker: int) -> str:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from sae_guard.controls import identity_sae
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
 from sae_guard.pytest_plugin.workbench import Workbench, pick_device
-from sae_guard.sae import SAE, identity_sae
+from sae_guard.sae import SAE
 
 if TYPE_CHECKING:
-    from sae_guard.plan import Case
+    from sae_guard.cases import Case
     from sae_guard.pytest_plugin.early import Watch
 
 
