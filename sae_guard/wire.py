@@ -51,10 +51,19 @@ class Outcome:
     where: str = ""
     provenance: str = ""
     """JSON."""
+    worst: str = ""
+    """JSON of `sae_guard.worst.Worst`, on one outcome of each case."""
 
     @classmethod
     def of(
-        cls, verdict: Verdict, *, spec: str, name: str, checkpoint: str, provenance: str = ""
+        cls,
+        verdict: Verdict,
+        *,
+        spec: str,
+        name: str,
+        checkpoint: str,
+        provenance: str = "",
+        worst: str = "",
     ) -> Outcome:
         """The outcome of a verdict."""
         threshold, estimate = verdict.threshold, verdict.estimate
@@ -84,6 +93,7 @@ class Outcome:
             message=verdict.message,
             where=threshold.where,
             provenance=provenance,
+            worst=worst,
             **measured,
         )
 

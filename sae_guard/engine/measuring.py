@@ -6,12 +6,13 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from typing import NamedTuple, TextIO
+from dataclasses import replace
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from sae_guard.cache import Cache
-from sae_guard.corpus import Corpus
+from sae_guard.corpus import Corpus, excerpts
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory
@@ -24,6 +25,10 @@ from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.worst import worst
+
+# More than are shown of all tokens: those that are shown of a slice shall have their text too.
+_TOKENS_WITH_TEXT, _SEQUENCES_WITH_TEXT = 64, 16
 
 
 class Patch(NamedTuple):
@@ -166,7 +171,17 @@ def _measurement(
     tokens = TokenTable(
         corpus.scored[:, :-1].numpy(), {name: found.tokens[name].numpy() for name in TOKEN_COLUMNS}
     )
-    return Measurement(rows, sums, found.firings.numpy(), provenance, tokens)
+    sources = tuple(corpus.sources[row] for row in rows) if corpus.sources else ()
+    measurement = Measurement(rows, sums, found.firings.numpy(), provenance, tokens, sources)
+    return _with_excerpts(measurement, corpus, model.tokenizer)
+
+
+def _with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
+    """The measurement, with the text of the worst of it."""
+    shown = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
+    places = [(token.sequence, token.position) for token in shown.tokens]
+    sequences = [sequence.sequence for sequence in shown.sequences]
+    return replace(measurement, excerpts=excerpts(corpus, tokenizer, places, sequences))
 
 
 def _check_tokens(model: LanguageModel, corpus: Corpus) -> None:
