@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from sae_guard.corpus import Corpus
 from sae_guard.errors import SpecError
 from sae_guard.spec import load_specs
 
@@ -34,6 +36,51 @@ def problem(folder: Path, text: str) -> str | None:
     except SpecError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize(
+    ("data", "latents", "needed"),
+    [
+        ("context: 128, sequences: 79, prepend_bos: true", "dead_latents", 80),
+        ("context: 128, sequences: 78, prepend_bos: false", "dead_latents", 79),
+        ("context: 128, sequences: 78, prepend_bos: true, special_tokens: include",
+         "dead_latents", 79),
+        ("context: 128, sequences: 78, prepend_bos: true, special_tokens: [0]",
+         "dead_latents", 79),
+        ("context: 11, sequences: 99, prepend_bos: false", "dense_latents", 100),
+        ("context: 3, sequences: 1, prepend_bos: true", "dense_latents", 1000),
+    ],
+)  # fmt: skip
+def test_too_few_tokens_for_a_share_of_latents(
+    tmp_path: Path, data: str, latents: str, needed: int
+) -> None:
+    text = SPEC.replace("DATA", f"text: a.txt, {data}").replace("LATENTS", latents)
+    found = problem(tmp_path, text)
+    budget = {"dead_latents": "10,000", "dense_latents": "1,000"}[latents]
+    assert found is not None
+    assert found.startswith(f"spec.yaml:5: {latents} needs {budget} scored tokens, ")
+    assert found.endswith(f"; `sequences: {needed}` would do")
+    sequences = next(part for part in data.split(", ") if part.startswith("sequences"))
+    assert problem(tmp_path, text.replace(sequences, f"sequences: {needed}")) is None
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("special", ["exclude", "include"])
+def test_no_window_has_more_scored_tokens_than_are_counted(
+    tmp_path: Path, bos: bool, special: str
+) -> None:
+    """A budget that a corpus of this policy could reach is never refused."""
+    excluded = frozenset({0}) if special == "exclude" else frozenset()
+    window = torch.arange(11)[None] if bos else torch.arange(1, 12)[None]
+    scored = int(Corpus(window, excluded).scored.sum())
+    enough = -(-1_000 // scored)
+    for sequences, refused in ((enough, False), (enough - 1, True)):
+        data = (
+            f"text: a.txt, context: 11, sequences: {sequences}, prepend_bos: {str(bos).lower()}, "
+            f"special_tokens: {special}"
+        )
+        text = SPEC.replace("DATA", data).replace("LATENTS", "dense_latents")
+        assert (problem(tmp_path, text) is not None) == refused
 
 
 @pytest.mark.parametrize(

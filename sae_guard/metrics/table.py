@@ -60,7 +60,7 @@ class Metric:
     min_denominator: float = 0.0
     """Per scored token; at or below it the ratio is undefined."""
     min_tokens: int = 1
-    """Scored tokens below which the metric is undefined."""
+    """Scored tokens below which the metric is undefined, and a bound on it refused."""
     range: tuple[float, float] = (-math.inf, math.inf)
     """What the value can be: a bound outside it cannot pass, or cannot fail."""
     firing_above: float | None = None
@@ -221,7 +221,8 @@ _METRICS = (
         "lower",
         "share of latents that never fire",
         also_called="SAEBench `frac_alive` = 1 − it",
-        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰.
+        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰. How
+        # many rarer ones there are, and whether it matters to a bound: `sae_guard.latents`.
         min_tokens=10_000,
         firing_above=0.0,
         range=(0, 1),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sae_guard.errors import allowed
+from sae_guard.metrics.table import METRICS
 from sae_guard.spec.messages import Path as Keys
-from sae_guard.spec.models import DataSpec, DocumentModel
+from sae_guard.spec.models import Bounds, DataSpec, DocumentModel
 from sae_guard.views import View
 
 Problem = tuple[Keys, str]
@@ -16,8 +17,24 @@ Problem = tuple[Keys, str]
 
 def problems(document: DocumentModel) -> Iterator[Problem]:
     """What would end in no verdict, once everything had been measured."""
+    yield from _too_few_tokens(document.data, document.thresholds)
     yield from _no_such_source(document)
     yield from _bounded_twice(document)
+
+
+def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterator[Problem]:
+    # The last token of a window is not scored, nor is a BOS that is excluded.
+    scored = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
+    most = data.sequences * scored
+    for name in thresholds:
+        metric = METRICS.get(View.of(name).metric)
+        if metric is not None and most < metric.min_tokens:
+            enough = -(-metric.min_tokens // scored)
+            yield (
+                ("thresholds", name),
+                f"{name} needs {metric.min_tokens:,} scored tokens, {data.sequences:,} windows of "
+                f"{data.context:,} have {most:,} at most; `sequences: {enough}` would do",
+            )
 
 
 def _no_such_source(document: DocumentModel) -> Iterator[Problem]:
