@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.errors import InfrastructureError, UndefinedMetricError
+from sae_guard.excerpts import NO_EXCERPTS, Excerpts
 from sae_guard.metrics.table import COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, ratio, ratio_interval
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
@@ -70,6 +71,10 @@ class Measurement:
     provenance: Provenance
     tokens: TokenTable | None = None
     """The values of single tokens, where they were kept."""
+    sources: tuple[str, ...] = ()
+    """Where the text of each row comes from; empty where that is not known."""
+    excerpts: Excerpts = NO_EXCERPTS
+    """The text of the worst of it."""
     spread: FiringSpread | None = None
     """Where an early verdict asked for it; not saved."""
 
@@ -83,6 +88,8 @@ class Measurement:
             raise ValueError("sequence indices are not strictly ascending")
         if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):
             raise ValueError("the token table has not a row per sequence")
+        if self.sources and len(self.sources) != len(self.sequences):
+            raise ValueError(f"{len(self.sources)} sources of {len(self.sequences)} sequences")
 
     @property
     def n_sequences(self) -> int:
@@ -201,23 +208,15 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         {name: np.concatenate([p.sums[name] for p in parts])[order] for name in first.sums},
         np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
         first.provenance,
-        _merged_tokens([part.tokens for part in parts], order),
+        TokenTable.union([part.tokens for part in parts], order),
+        _merged_sources([part.sources for part in parts], order),
+        Excerpts.union(part.excerpts for part in parts),
     )
 
 
-def _merged_tokens(
-    parts: Sequence[TokenTable | None], order: NDArray[np.intp]
-) -> TokenTable | None:
-    tables = [part for part in parts if part is not None]
-    if len(tables) < len(parts):
-        return None
-    return TokenTable(
-        np.concatenate([table.scored for table in tables])[order],
-        {
-            name: np.concatenate([table.columns[name] for table in tables])[order]
-            for name in tables[0].columns
-        },
-    )
+def _merged_sources(parts: Sequence[tuple[str, ...]], order: NDArray[np.intp]) -> tuple[str, ...]:
+    sources = [source for part in parts for source in part]
+    return tuple(sources[row] for row in order) if len(sources) == len(order) else ()
 
 
 def save(measurement: Measurement, path: Path) -> None:
@@ -231,6 +230,8 @@ def save(measurement: Measurement, path: Path) -> None:
             provenance=np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
             sequences=measurement.sequences,
             firings=measurement.firings,
+            sources=np.array(json.dumps(measurement.sources)),
+            excerpts=np.array(json.dumps(measurement.excerpts.plain)),
             **{f"sum.{name}": column for name, column in measurement.sums.items()},
             **_token_arrays(measurement.tokens),
         )
@@ -257,6 +258,8 @@ def load(path: Path) -> Measurement:
                 stored["firings"],
                 Provenance(**json.loads(str(stored["provenance"]))),
                 _stored_tokens(stored),
+                tuple(json.loads(str(stored["sources"]))),
+                Excerpts.of(json.loads(str(stored["excerpts"]))),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error

@@ -12,6 +12,10 @@ from typing import Any
 from sae_guard.baselines import CHECKPOINT
 from sae_guard.diagnosis import Suspicion
 from sae_guard.wire import Outcome
+from sae_guard.worst import Worst, WorstSequence, WorstToken
+
+COLUMNS = 100
+"""Of the lines that show text of the token set."""
 
 JSON_SCHEMA_VERSION = 1
 
@@ -44,12 +48,63 @@ def headline(outcome: Outcome) -> str:
     return f"{line}{unit} ({_interval(outcome)}{_sample(outcome)}{marginal})"
 
 
-def failure(outcome: Outcome, suspicions: Sequence[Suspicion]) -> str:
-    """The text of a failing threshold: headline, where it is set, what is probably wrong."""
+def failure(outcome: Outcome, suspicions: Sequence[Suspicion], worst: Worst | None = None) -> str:
+    """The text of a failing threshold: headline, where it is set, what is probably wrong, and on
+    which text it shows most."""
     lines = [headline(outcome), f"{outcome.where}: {_bounds(outcome)}"]
     for suspicion in suspicions:
         lines += ["", f"probable load error: {suspicion.evidence}", f"  try: {suspicion.remedy}"]
+    lines += worst_lines(worst) if worst is not None else ()
     return "\n".join(lines)
+
+
+def worst_lines(worst: Worst) -> Iterator[str]:
+    """The worst tokens and sequences, each with its numbers and its text, in `COLUMNS`."""
+    if worst.tokens:
+        yield ""
+        yield "the largest KL of single tokens, in nats:"
+        for token in worst.tokens:
+            numbers = f"CE {_change(token)}, entropy {number(token.entropy)}"
+            place = f"sequence {token.sequence}, position {token.position}"
+            yield _placed(f"  {number(token.kl)}  {numbers} ({place}", token.source)
+            if token.next:
+                # The end of what comes before is what tells most.
+                known = f"«{_clipped(token.token, 24)}» → «{_clipped(token.next, 24)}»"
+                yield f"    {_clipped(token.before, COLUMNS - 4 - len(known), end=True)}{known}"
+    if worst.sequences:
+        yield ""
+        yield "the largest mean KL of sequences, in nats:"
+        for sequence in worst.sequences:
+            numbers = f"CE {_change(sequence)}, {sequence.n_tokens:,} tokens"
+            place = f"sequence {sequence.sequence}"
+            yield _placed(f"  {number(sequence.kl)}  {numbers} ({place}", sequence.source)
+            if sequence.text:
+                yield f"    {_clipped(sequence.text, COLUMNS - 4)}"
+
+
+def _change(found: WorstToken | WorstSequence) -> str:
+    return f"{number(found.ce_clean)} → {number(found.ce_patched)}"
+
+
+def _placed(line: str, source: str) -> str:
+    named = f", {_clipped(source, COLUMNS - 3 - len(line), end=True)}" if source else ""
+    return f"{line}{named})"
+
+
+def _clipped(text: str, width: int, *, end: bool = False) -> str:
+    """Its start, or its end, in at most ``width`` letters; what is not printable is escaped."""
+    letters = [
+        letter if letter.isprintable() and letter != "\\" else repr(letter)[1:-1] for letter in text
+    ]
+    if sum(map(len, letters)) <= width:
+        return "".join(letters)
+    kept, left = list[str](), width - 1
+    for letter in reversed(letters) if end else letters:
+        left -= len(letter)
+        if left < 0:
+            break
+        kept.append(letter)
+    return "…" + "".join(reversed(kept)) if end else "".join(kept) + "…"
 
 
 def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[str]:
@@ -201,20 +256,38 @@ def _sample(outcome: Outcome) -> str:
 
 def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:
     """All outcomes as strict JSON: a number that JSON cannot say is null beside its verdict."""
+    rows = list(outcomes)
     document: dict[str, Any] = {
         "schema_version": JSON_SCHEMA_VERSION,
         "sae_guard": version,
         "verdict": verdict,
-        "outcomes": [_json_row(outcome) for outcome in outcomes],
+        "outcomes": [_json_row(outcome) for outcome in rows],
+        "worst_cases": _worst_cases(rows),
     }
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _json_row(outcome: Outcome) -> dict[str, Any]:
-    row = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(outcome).items()
-    }
+    row: dict[str, Any] = _finite(asdict(outcome))
     for name, text in (("provenance", outcome.provenance), ("controls", outcome.controls)):
         row[name] = json.loads(text) if text else None
+    del row["worst"]
     return row
+
+
+def _worst_cases(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Of each checkpoint at each spec, once: under xdist several workers may have told them."""
+    told = {(o.spec, o.name, o.checkpoint): o.worst for o in outcomes if o.worst}
+    return [
+        {"spec": spec, "name": name, "checkpoint": checkpoint, **_finite(json.loads(worst))}
+        for (spec, name, checkpoint), worst in told.items()
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for each number in it that JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _finite(below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_finite(below) for below in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sae_guard.errors import Cause, UndefinedMetricError
+from sae_guard.latents import marginal as near_latents
+from sae_guard.latents import too_few_tokens
 from sae_guard.views import Slice, View, estimate
 
 if TYPE_CHECKING:
@@ -128,7 +130,10 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
         return undefined(measurement, threshold, str(error))
     if not math.isfinite(seen.value):
         return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
+    if (few := too_few_tokens(measurement, threshold.view.metric, threshold.max)) is not None:
+        return Verdict(threshold, "error", cause="setup", message=few)
     marginal = _marginal(threshold, seen)
+    marginal = marginal or near_latents(measurement, threshold.view.metric, threshold.max)
     if threshold.confidence is not None:
         confident = estimate(measurement, threshold.view, confidence=threshold.confidence)
         if (why := _undecided(threshold, confident)) is not None:

@@ -61,10 +61,19 @@ class Outcome:
     """JSON."""
     controls: str = ""
     """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
+    worst: str = ""
+    """JSON of `sae_guard.worst.Worst`, on one outcome of each case."""
 
     @classmethod
     def of(
-        cls, verdict: Verdict, *, spec: str, name: str, checkpoint: str, provenance: str = ""
+        cls,
+        verdict: Verdict,
+        *,
+        spec: str,
+        name: str,
+        checkpoint: str,
+        provenance: str = "",
+        worst: str = "",
     ) -> Outcome:
         """The outcome of a verdict."""
         threshold, estimate = verdict.threshold, verdict.estimate
@@ -98,6 +107,7 @@ class Outcome:
             message=verdict.message,
             where=threshold.where,
             provenance=provenance,
+            worst=worst,
             **measured,
         )
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sae_guard.diagnosis import Suspicion
 from sae_guard.errors import Contract
-from sae_guard.report import failure, headline, number, summary, to_json
+from sae_guard.report import COLUMNS, failure, headline, number, summary, to_json, worst_lines
 from sae_guard.wire import Outcome
+from sae_guard.worst import Worst, WorstSequence, WorstToken
 
 
 def outcome(**changes: object) -> Outcome:
@@ -73,6 +74,77 @@ def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
         "probable load error: ‖x̂‖/‖x‖ = 11.3: off",
         "  try: check `sae: {normalize: …}`",
     ]
+
+
+SHOWN = Worst(
+    (
+        WorstToken(
+            17, 83, 9.3121, 0.021, 9.70611, 0.5, "arxiv/1.txt", "\n  for key in sort", "ed", "\t(x)"
+        ),
+        WorstToken(3, 1, math.nan, 2.0, math.inf, 1.25),
+    ),
+    (WorstSequence(42, 1260, 0.81234, 3.1, 3.9, "", 'def f():\r\n    """\x1b[31m\\d'),),
+)
+
+
+def test_the_worst_follow_what_is_probably_wrong() -> None:
+    text = failure(outcome(), [], SHOWN)
+    assert text.splitlines()[2:] == [
+        "",
+        "the largest KL of single tokens, in nats:",
+        "  9.312  CE 0.021 → 9.706, entropy 0.5 (sequence 17, position 83, arxiv/1.txt)",
+        "    \\n  for key in sort«ed» → «\\t(x)»",
+        "  nan  CE 2 → inf, entropy 1.25 (sequence 3, position 1)",
+        "",
+        "the largest mean KL of sequences, in nats:",
+        "  0.8123  CE 3.1 → 3.9, 1,260 tokens (sequence 42)",
+        '    def f():\\r\\n    """\\x1b[31m\\\\d',
+    ]
+    assert failure(outcome(), [], Worst((), ())) == failure(outcome(), [])
+
+
+texts = st.text(max_size=150) | st.text("ab \n\\\x1b\u202e日", max_size=150)
+numbers = st.floats(allow_nan=True)
+indices = st.integers(0, 10**6)
+
+
+@given(
+    st.builds(
+        WorstToken, indices, indices, *[numbers] * 4, texts, texts, texts, texts.filter(bool)
+    ),
+    st.builds(WorstSequence, indices, indices, *[numbers] * 3, texts, texts),
+)
+def test_no_text_leaves_its_line(token: WorstToken, sequence: WorstSequence) -> None:
+    for line in worst_lines(Worst((token,), (sequence,))):
+        assert len(line) <= COLUMNS
+        assert line.isprintable()
+
+
+def test_what_is_too_long_loses_what_tells_least() -> None:
+    token = WorstToken(0, 20, 1.0, 1.0, 2.0, 0.5, "x/" * 60 + "b.txt", "y" * 99, "t" * 99, "n" * 99)
+    _, _, place, text = worst_lines(Worst((token,), ()))
+    assert place.startswith("  1  CE 1 → 2, entropy 0.5 (sequence 0, position 20, …")
+    assert place.endswith("x/b.txt)")
+    assert text == f"    …{'y' * 40}«{'t' * 23}…» → «{'n' * 23}…»"
+    assert len(place) == len(text) == COLUMNS
+
+
+def test_the_worst_cases_are_in_the_json_once_for_each_checkpoint() -> None:
+    rows = [
+        outcome(checkpoint="v2", verdict="pass", worst=SHOWN.json),
+        outcome(checkpoint="v3", worst=SHOWN.json),
+        outcome(checkpoint="v3", metric="l0", worst=SHOWN.json),  # of another xdist worker
+        outcome(checkpoint="v3", metric="cosine"),
+    ]
+    document = json.loads(to_json(rows, verdict="fail", version="0"), parse_constant=pytest.fail)
+    assert [case["checkpoint"] for case in document["worst_cases"]] == ["v2", "v3"]
+    case = document["worst_cases"][1]
+    assert (case["spec"], case["name"]) == ("thresholds/demo.yaml", "blocks.2.hook_resid_post")
+    first, second = case["tokens"]
+    assert (first["kl"], first["token"], first["source"]) == (9.3121, "ed", "arxiv/1.txt")
+    assert (second["kl"], second["ce_clean"], second["ce_patched"]) == (None, 2.0, None)
+    assert case["sequences"][0]["n_tokens"] == 1260
+    assert not any("worst" in row for row in document["outcomes"])
 
 
 def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:

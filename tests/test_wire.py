@@ -18,6 +18,7 @@ from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements, thresholds
 from sae_guard.verdicts import Threshold, judge
 from sae_guard.wire import Outcome
+from sae_guard.worst import worst
 
 PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint": "v1"}
 
@@ -26,7 +27,8 @@ PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint":
 def test_every_outcome_survives_the_way_between_processes(
     m: Measurement, name: str, data: st.DataObject
 ) -> None:
-    outcome = Outcome.of(judge(m, data.draw(thresholds(name))), **PLACE, provenance="{}")
+    verdict = judge(m, data.draw(thresholds(name)))
+    outcome = Outcome.of(verdict, **PLACE, provenance="{}", worst=worst(m).json)
     carried = execnet.loads(execnet.dumps(outcome.to_properties()))
     assert Outcome.from_properties(carried) == outcome
 

@@ -6,14 +6,15 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.cache import Cache
-from sae_guard.corpus import Corpus
+from sae_guard.corpus import Corpus, excerpts
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory
@@ -27,9 +28,13 @@ from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 from sae_guard.statistics import ratio_interval
 from sae_guard.token_table import TokenTable
+from sae_guard.worst import worst
 
 _SURE_OF_CLEAN_CE = 0.9999
 """Confidence with which the first rows have to say that the setup is wrong."""
+
+# More than are shown of all tokens: those that are shown of a slice shall have their text too.
+_TOKENS_WITH_TEXT, _SEQUENCES_WITH_TEXT = 64, 16
 
 
 class Patch(NamedTuple):
@@ -141,7 +146,8 @@ def measure_all(
             result = take_plain(
                 model, patch.sae, corpus, at, bars, because=result, random_error=random_error
             )
-        measurements.append(tabled(model, patch.sae, corpus, at, result, expect_clean_ce))
+        table = tabled(model, patch.sae, corpus, at, result, expect_clean_ce)
+        measurements.append(with_excerpts(table, corpus, model.tokenizer))
     return measurements
 
 
@@ -176,8 +182,18 @@ def tabled(
         corpus.scored[:, :-1].numpy()[rows],
         {name: column.numpy()[rows] for name, column in found.tokens.items()},
     )
+    sources = tuple(corpus.sources[row] for row in rows) if corpus.sources else ()
     spread = None if found.spread is None else FiringSpread(*found.spread.numpy())
-    return Measurement(rows, sums, found.firings.numpy(), provenance, tokens, spread)
+    firings = found.firings.numpy()
+    return Measurement(rows, sums, firings, provenance, tokens, sources, spread=spread)
+
+
+def with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
+    """The measurement, with the text of the worst of it."""
+    shown = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
+    places = [(token.sequence, token.position) for token in shown.tokens]
+    sequences = [sequence.sequence for sequence in shown.sequences]
+    return replace(measurement, excerpts=excerpts(corpus, tokenizer, places, sequences))
 
 
 def _check_clean_ce(

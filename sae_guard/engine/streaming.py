@@ -24,7 +24,7 @@ from sae_guard.engine import plain
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run
-from sae_guard.engine.measuring import Patch, check_tokens, sources, tabled
+from sae_guard.engine.measuring import Patch, check_tokens, sources, tabled, with_excerpts
 from sae_guard.engine.memory import Memory, contents, digest
 from sae_guard.engine.paths import OF_OTHER_MODELS, Batches, Found, found_by
 from sae_guard.engine.sweep import Sweep
@@ -96,7 +96,7 @@ def measure_until(
         size = batch_size or windows(model, context, plain=False)
         result = _fast(sweep, run, order, size, look, shown, progress, centred=centred)
         if not isinstance(result, str):
-            return result
+            return with_excerpts(result, corpus, model.tokenizer)
         because = result
     size = batch_size or windows(model, context, plain=True)
     parts = [batches(rows.start, rows.stop, size, shard_size(context)) for rows in order]
@@ -107,7 +107,8 @@ def measure_until(
             plain.batch, model, patch.sae, corpus, at, mean=mean, random_error=random_error
         )
         found = Found({}, {}, torch.zeros(0), mean, {"forward": "whole model", "because": because})
-        return _plain(run_of, found, corpus, parts, look, shown)
+        measured = _plain(run_of, found, corpus, parts, look, shown)
+        return with_excerpts(measured, corpus, model.tokenizer)
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory: {error}") from error
 

@@ -39,7 +39,7 @@ class Metric:
     min_denominator: float = 0.0
     """Per scored token; at or below it the ratio is undefined."""
     min_tokens: int = 1
-    """Scored tokens below which the metric is undefined."""
+    """Scored tokens below which the metric is undefined, and a bound on it refused."""
     range: tuple[float, float] = (-math.inf, math.inf)
     """What the value can be: a bound outside it cannot pass, or cannot fail."""
     firing_above: float | None = None

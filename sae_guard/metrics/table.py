@@ -224,7 +224,8 @@ _METRICS = (
         "lower",
         "share of latents that never fire",
         also_called="SAEBench `frac_alive` = 1 − it",
-        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰.
+        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰. How
+        # many rarer ones there are, and whether it matters to a bound: `sae_guard.latents`.
         min_tokens=10_000,
         firing_above=0.0,
         range=(0, 1),

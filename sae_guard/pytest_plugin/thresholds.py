@@ -13,11 +13,15 @@ from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
+    from sae_guard.measurement import Measurement
     from sae_guard.pytest_plugin.early import Judged
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
+    from sae_guard.worst import Worst
 
 _DIAGNOSED = pytest.StashKey[dict[str, str]]()
+_WORST_CARRIED = pytest.StashKey[dict[int, str]]()
+_WORST_SHOWN = pytest.StashKey[dict[str, str]]()
 
 
 class ThresholdItem(CaseItem):
@@ -51,11 +55,15 @@ class ThresholdItem(CaseItem):
             raise RuntimeError("setup did not run")
         measurement = self._judged.measurement
         verdict = self._judged.verdict(self.threshold)
-        outcome = self._record(verdict, provenance=json.dumps(asdict(measurement.provenance)))
+        outcome = self._record(
+            verdict,
+            provenance=json.dumps(asdict(measurement.provenance)),
+            worst=self._carried(measurement),
+        )
         if not outcome.passes:
             first = self.first_of_case(_DIAGNOSED)
             told = diagnose(measurement) if first == self.nodeid else ()
-            raise Told(failure(outcome, told))
+            raise Told(failure(outcome, told, self._shown(measurement)))
 
     def _measured(self) -> Judged | SaeGuardError:
         try:
@@ -63,7 +71,24 @@ class ThresholdItem(CaseItem):
         except SaeGuardError as error:
             return error
 
-    def _record(self, verdict: Verdict, provenance: str = "") -> Outcome:
+    def _carried(self, measurement: Measurement) -> str:
+        """The worst of the measurement, for reports, on one outcome of the case."""
+        from sae_guard.worst import worst
+
+        carried = self.config.stash.setdefault(_WORST_CARRIED, {})
+        first = carried.setdefault(id(self.case), self.nodeid) == self.nodeid
+        return worst(measurement).json if first else ""
+
+    def _shown(self, measurement: Measurement) -> Worst | None:
+        """The worst of what is looked at, in the first failure that it explains."""
+        from sae_guard.worst import ABOUT, worst
+
+        view = self.threshold.view
+        if view.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:
+            return None
+        return worst(measurement, tokens=3, sequences=2, slice=view.slice)
+
+    def _record(self, verdict: Verdict, provenance: str = "", worst: str = "") -> Outcome:
         from sae_guard.wire import Outcome
 
-        return self.record(Outcome.of(verdict, **self.identity, provenance=provenance))
+        return self.record(Outcome.of(verdict, **self.identity, provenance=provenance, worst=worst))
