@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_guard.api import load_sae, measure, measure_all
+    from sae_guard.api import diagnose, load_sae, measure, measure_all
     from sae_guard.corpus import Corpus
     from sae_guard.errors import SaeGuardError
     from sae_guard.measurement import Measurement
@@ -26,6 +26,7 @@ _HOME = {
     "SaeGuardError": "errors",
     "Threshold": "verdicts",
     "Verdict": "verdicts",
+    "diagnose": "api",
     "judge": "verdicts",
     "load_model": "model",
     "load_sae": "api",
@@ -41,6 +42,7 @@ __all__ = [
     "SaeGuardError",
     "Threshold",
     "Verdict",
+    "diagnose",
     "judge",
     "load_model",
     "load_sae",

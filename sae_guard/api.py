@@ -16,13 +16,16 @@ from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import resolve
 from sae_guard.corpus import Corpus, build_corpus
+from sae_guard.diagnosis import Diagnosis
+from sae_guard.diagnosis import diagnose as diagnosis_of
 from sae_guard.errors import Contract, SetupError
+from sae_guard.examination import examine
 from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.spec import read_data
 
-__all__ = ["load_sae", "measure", "measure_all"]
+__all__ = ["diagnose", "load_sae", "measure", "measure_all"]
 
 
 def load_sae(
@@ -137,3 +140,29 @@ def measure_all(
         cache=Cache(root) if root else None,
         progress=sys.stderr if progress else None,
     )
+
+
+def diagnose(
+    *,
+    model: LanguageModel | str | Path,
+    sae: SAE | str | Path,
+    corpus: Corpus | Mapping[str, Any],
+    hook: str,
+    hook_out: str | None = None,
+) -> Diagnosis:
+    """What else an SAE and its place could be: tried on one batch, as ``--sae-diagnose`` does.
+
+    ``print(diagnose(...))`` shows what is suspected, with the numbers and what to change, and what
+    was tried. Args as in `measure`.
+
+    Raises:
+        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+    """
+    if not isinstance(model, LanguageModel):
+        model = load_model(model)
+    if not isinstance(sae, SAE):
+        sae = load_sae(sae, device=model.device)
+    if not isinstance(corpus, Corpus):
+        corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
+    at = engine.Place.of(sae, hook, hook_out)
+    return diagnosis_of(None, examine(model, sae, corpus, at, thorough=True))

@@ -63,6 +63,9 @@ class Outcome:
     """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
     worst: str = ""
     """JSON of `sae_guard.worst.Worst`, on one outcome of each case."""
+    diagnosis: str = ""
+    """JSON of a `Diagnosis`, where something is suspected or was tried: on one outcome of each
+    checkpoint at a spec."""
 
     @classmethod
     def of(
@@ -74,6 +77,7 @@ class Outcome:
         checkpoint: str,
         provenance: str = "",
         worst: str = "",
+        diagnosis: str = "",
     ) -> Outcome:
         """The outcome of a verdict."""
         threshold, estimate = verdict.threshold, verdict.estimate
@@ -108,6 +112,7 @@ class Outcome:
             where=threshold.where,
             provenance=provenance,
             worst=worst,
+            diagnosis=diagnosis,
             **measured,
         )
 

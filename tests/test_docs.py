@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from sae_guard.diagnosis import NAMES
 from sae_guard.errors import Contract
 from sae_guard.metrics.table import METRICS
 from sae_guard.pytest_plugin import fixtures
@@ -52,6 +53,11 @@ def test_options_are_documented() -> None:
 def test_the_load_contract_is_documented() -> None:
     rows = re.findall(r"^\| `load\.([a-z_]+)` \|", README, re.MULTILINE)
     assert tuple(rows) == get_args(Contract)
+
+
+def test_suspicions_are_documented() -> None:
+    section = README.partition("## Diagnosis")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)) == NAMES
 
 
 def test_fixtures_are_documented() -> None:

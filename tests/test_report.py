@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.diagnosis import Suspicion
+from sae_guard.diagnosis import Diagnosis, Suspicion
 from sae_guard.errors import Contract
 from sae_guard.report import COLUMNS, failure, headline, number, summary, to_json, worst_lines
 from sae_guard.wire import Outcome
@@ -67,11 +67,12 @@ def test_a_metric_without_an_interval_says_so() -> None:
 
 
 def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
-    text = failure(outcome(), [Suspicion("‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")])
+    off = Suspicion("scale", "‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")
+    text = failure(outcome(), Diagnosis((off,)))
     assert text.splitlines()[1:] == [
         "thresholds/demo.yaml:14: kl: max 0.2",
         "",
-        "probable load error: ‖x̂‖/‖x‖ = 11.3: off",
+        "probable cause: scale: ‖x̂‖/‖x‖ = 11.3: off",
         "  try: check `sae: {normalize: …}`",
     ]
 
@@ -88,7 +89,7 @@ SHOWN = Worst(
 
 
 def test_the_worst_follow_what_is_probably_wrong() -> None:
-    text = failure(outcome(), [], SHOWN)
+    text = failure(outcome(), Diagnosis(), SHOWN)
     assert text.splitlines()[2:] == [
         "",
         "the largest KL of single tokens, in nats:",
@@ -100,7 +101,7 @@ def test_the_worst_follow_what_is_probably_wrong() -> None:
         "  0.8123  CE 3.1 → 3.9, 1,260 tokens (sequence 42)",
         '    def f():\\r\\n    """\\x1b[31m\\\\d',
     ]
-    assert failure(outcome(), [], Worst((), ())) == failure(outcome(), [])
+    assert failure(outcome(), Diagnosis(), Worst((), ())) == failure(outcome(), Diagnosis())
 
 
 texts = st.text(max_size=150) | st.text("ab \n\\\x1b\u202e日", max_size=150)
@@ -145,6 +146,22 @@ def test_the_worst_cases_are_in_the_json_once_for_each_checkpoint() -> None:
     assert (second["kl"], second["ce_clean"], second["ce_patched"]) == (None, 2.0, None)
     assert case["sequences"][0]["n_tokens"] == 1260
     assert not any("worst" in row for row in document["outcomes"])
+
+
+def test_the_summary_warns_of_what_passes_and_is_suspected() -> None:
+    off = Diagnosis((Suspicion("scale", "the best factor is 0.9", "undo it"),), ("tried", "none"))
+    rows = [outcome(verdict="pass", diagnosis=off.json), outcome(metric="l0", verdict="warn")]
+    assert list(summary(rows))[4:] == [
+        "  WARNING: scale: the best factor is 0.9",
+        "    try: undo it",
+        "  tried",
+        "  none",
+        "",
+    ]
+    failing = [outcome(diagnosis=off.json), outcome(verdict="pass")]
+    assert "WARNING" not in "\n".join(summary(failing))  # the failure says it
+    (row, _) = json.loads(to_json(rows, verdict="pass", version="0"))["outcomes"]
+    assert row["diagnosis"]["suspicions"][0]["name"] == "scale"
 
 
 def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:

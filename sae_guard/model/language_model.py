@@ -75,6 +75,11 @@ class LanguageModel:
             "transformer_lens": importlib.metadata.version("transformer-lens"),
         }
 
+    @property
+    def centres(self) -> bool:
+        """Whether its norms take off the mean, as LayerNorm does: weights can then be centred."""
+        return str(self.bridge.cfg.normalization_type).startswith("LN")
+
     def check_hook(self, hook: str) -> None:
         """Raise `SetupError` with the nearest names unless the model has this hook point.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.pytest_plugin.diagnoses import DIAGNOSES, Diagnoses
 from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtures by name here
     parametrize,
     sae,
@@ -64,7 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
         config.args = [str(path) for path in gate.spec_files]
-    config.stash[WORKBENCH] = _workbench(config, options, worker_input)
+    workbench = config.stash[WORKBENCH] = _workbench(config, options, worker_input)
+    shared = None if worker_input is None else Path(worker_input[_WORKER_INPUT])
+    config.stash[DIAGNOSES] = Diagnoses(workbench, thorough=options.diagnose, shared=shared)
 
 
 def _check_plan(gate: Gate) -> None:

@@ -50,6 +50,7 @@ class Options:
     batch_size: int | None
     json: Path | None
     controls: bool
+    diagnose: bool
     reference: bool
     cache: str | None
     """Folder, or ``off``; None where the command line does not say."""
@@ -76,6 +77,7 @@ class Options:
             batch_size=config.getoption("sae_batch_size"),
             json=here / json if json else None,
             controls=config.getoption("sae_controls"),
+            diagnose=config.getoption("sae_diagnose"),
             reference=config.getoption("sae_reference"),
             cache=config.getoption("sae_cache"),
             cache_gib=config.getoption("sae_cache_gib"),
@@ -150,6 +152,12 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="measure controls beside the checkpoint: what is known beforehand (identity, zero, "
         "mean) and what null models get (permuted decoder, random directions, random errors)",
+    )
+    group.addoption(
+        "--sae-diagnose",
+        action="store_true",
+        help="try on one batch what else the checkpoint and its place could be (hook points, "
+        "pre-bias, normalisation, scale, architecture, k), and name what fits",
     )
     group.addoption(
         "--sae-reference",

@@ -10,16 +10,19 @@ import pytest
 
 from sae_guard.errors import SaeGuardError
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
+from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
 from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
+    from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
     from sae_guard.pytest_plugin.early import Judged
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
     from sae_guard.worst import Worst
 
-_DIAGNOSED = pytest.StashKey[dict[str, str]]()
+_DIAGNOSIS_CARRIED = pytest.StashKey[dict[str, str]]()
+_EXPLAINED = pytest.StashKey[dict[str, str]]()
 _WORST_CARRIED = pytest.StashKey[dict[int, str]]()
 _WORST_SHOWN = pytest.StashKey[dict[str, str]]()
 
@@ -35,6 +38,7 @@ class ThresholdItem(CaseItem):
         self.threshold = threshold
         self.line = threshold.line
         self._judged: Judged | None = None
+        self._diagnosis: Diagnosis | None = None
 
     def setup(self) -> None:
         """Measure the case, or take the measurement that another of its tests made."""
@@ -45,24 +49,27 @@ class ThresholdItem(CaseItem):
             self._record(Verdict(self.threshold, "error", cause=found.cause, message=str(found)))
             pytest.fail(self.error_text(found), pytrace=False)
         self._judged = found
+        self._diagnosis = self.config.stash[DIAGNOSES].of(self.case, found.measurement)
 
     def runtest(self) -> None:
         """Judge the threshold; anything but a pass or a warning raises."""
-        from sae_guard.diagnosis import diagnose
+        from sae_guard.diagnosis import Diagnosis
         from sae_guard.report import failure
 
-        if self._judged is None:
+        judged, diagnosis = self._judged, self._diagnosis
+        if judged is None or diagnosis is None:
             raise RuntimeError("setup did not run")
-        measurement = self._judged.measurement
-        verdict = self._judged.verdict(self.threshold)
+        measurement = judged.measurement
+        carried = self.first_of_case(_DIAGNOSIS_CARRIED) == self.nodeid and diagnosis != Diagnosis()
         outcome = self._record(
-            verdict,
+            judged.verdict(self.threshold),
             provenance=json.dumps(asdict(measurement.provenance)),
             worst=self._carried(measurement),
+            diagnosis=diagnosis.json if carried else "",
         )
         if not outcome.passes:
-            first = self.first_of_case(_DIAGNOSED)
-            told = diagnose(measurement) if first == self.nodeid else ()
+            first = self.first_of_case(_EXPLAINED) == self.nodeid
+            told = diagnosis if first else Diagnosis()
             raise Told(failure(outcome, told, self._shown(measurement)))
 
     def _measured(self) -> Judged | SaeGuardError:
@@ -88,7 +95,7 @@ class ThresholdItem(CaseItem):
             return None
         return worst(measurement, tokens=3, sequences=2, slice=view.slice)
 
-    def _record(self, verdict: Verdict, provenance: str = "", worst: str = "") -> Outcome:
+    def _record(self, verdict: Verdict, **carried: str) -> Outcome:
         from sae_guard.wire import Outcome
 
-        return self.record(Outcome.of(verdict, **self.identity, provenance=provenance, worst=worst))
+        return self.record(Outcome.of(verdict, **self.identity, **carried))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from sae_guard.cases import Case
+from sae_guard.diagnosis import Diagnosis
 from sae_guard.errors import Contract
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
+from sae_guard.pytest_plugin.diagnoses import Diagnoses
 from sae_guard.pytest_plugin.workbench import Workbench
 
 KL = {"good": 0.01, "bad": 0.5}
@@ -34,5 +36,11 @@ def check(self: Workbench, case: Case, contract: Contract) -> None:
     """Nothing is loaded, so nothing is broken."""
 
 
+def of(self: Diagnoses, case: Case, measurement: Measurement) -> Diagnosis:
+    """Nothing is examined, so nothing is suspected."""
+    return Diagnosis()
+
+
+Diagnoses.of = of  # type: ignore[method-assign]
 Workbench.measurement = measurement  # type: ignore[method-assign]
 Workbench.check = check  # type: ignore[method-assign]

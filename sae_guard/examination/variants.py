@@ -1,0 +1,130 @@
+"""What else an SAE, as it was loaded, could have been: pre-bias, normalisation, scale, space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_guard.diagnosis import OTHER_PLACE, SCALED_DECODER
+from sae_guard.engine import Place
+from sae_guard.sae import SAE, Normalize
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """An SAE and a place, one thing of which is otherwise."""
+
+    name: str
+    change: str
+    remedy: str
+    sae: SAE
+    place: Place
+    centred: bool = False
+    """Whether the activations are those of centred weights."""
+
+
+def biases(sae: SAE, place: Place) -> Iterator[Variant]:
+    """With b_dec taken off the input, or not."""
+    if sae.transcoder or not bool(sae.b_dec.any()):
+        return
+    on = sae.b_pre is None
+    said = "true" if on else "false"
+    changed = replace(sae, b_pre=sae.b_dec if on else None)
+    yield Variant(
+        "pre-bias",
+        f"pre_bias: {said}",
+        f"`sae: {{pre_bias: {said}}}` (`--sae-pre-bias {said}`), or what the checkpoint's config "
+        "says of it: " + ("b_dec has to be taken off" if on else "b_enc seems to hold it already"),
+        changed,
+        place,
+    )
+
+
+def normalisations(sae: SAE, place: Place) -> Iterator[Variant]:
+    """With another normalisation of the input."""
+    for kind in get_args(Normalize):
+        if kind != sae.normalize and not sae.transcoder:
+            yield Variant(
+                "normalize",
+                f"normalize: {kind}",
+                f"`sae: {{normalize: {kind}}}` (`--sae-norm {kind}`), or what the checkpoint's "
+                "config says of it",
+                replace(sae, normalize=kind),
+                place,
+            )
+
+
+def scales(sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
+    """With the input scaled as trainers do, or not at all."""
+    norms = x.norm(dim=-1)
+    usual = {
+        "the input scaled to a mean norm of √d_in": float(sae.d_in**0.5 / norms.mean()),
+        "the input scaled to a mean squared norm of 1": float(norms.square().mean().rsqrt()),
+        "no scale": 1.0,
+    }
+    for change, scale in usual.items():
+        if (sae.scale_in, sae.scale_out) != (scale, scale):
+            yield scaled(sae, place, change, scale)
+
+
+def scaled(sae: SAE, place: Place, change: str, scale: float) -> Variant:
+    """With the input multiplied by ``scale`` and the reconstruction divided by it."""
+    return Variant(
+        "scale",
+        f"{change} (× {scale:.4g})",
+        f"`sae: {{scale: {scale:.4g}}}` (`--sae-scale {scale:.4g}`), or the factor that the "
+        "training noted",
+        replace(sae, scale_in=scale, scale_out=scale),
+        place,
+    )
+
+
+def centred(sae: SAE, place: Place) -> Iterator[Variant]:
+    """With activations of centred weights."""
+    if not sae.transcoder:
+        yield Variant(
+            "space",
+            "processing: hooked",
+            "`model: {processing: hooked}`: the SAE was trained on HookedTransformer's centred "
+            "weights",
+            sae,
+            place,
+            centred=True,
+        )
+
+
+def elsewhere(sae: SAE, place: Place) -> Variant:
+    """At another place."""
+    hook, option = place.read, place.read
+    if place.read != place.replaced:
+        hook, option = f"{place.read}, hook_out: {place.replaced}", ":".join(place.hooks)
+    return Variant(
+        OTHER_PLACE,
+        f"hook: {hook}",
+        f"`hook: {hook}` in the spec, or `--sae-hook {option}` where the checkpoint is silent",
+        sae,
+        place,
+    )
+
+
+def reordered(matched: SAE, place: Place) -> Variant:
+    """With the decoder's rows in the order of the encoder's columns."""
+    return Variant(
+        "decoder-permuted",
+        "each decoder row taken from where its encoder column points",
+        "the decoder's rows are in another order than the encoder's columns: check how the "
+        "checkpoint was sharded, merged or converted",
+        matched,
+        place,
+    )
+
+
+def scaled_decoder(sae: SAE, place: Place, factor: float) -> Variant:
+    """With x̂ multiplied by a factor, b_dec aside."""
+    return Variant(
+        SCALED_DECODER, f"decoder × {factor:.4g}", "", replace(sae, W_dec=sae.W_dec * factor), place
+    )
