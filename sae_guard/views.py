@@ -157,7 +157,6 @@ def estimate(
     if not n_tokens:
         raise UndefinedMetricError(f"{view}: no token is scored there")
     low = high = None
-    numerator, denominator = _terms(sums, chosen)
     if view.statistic == WORST:
         value = _worst(chosen, numerator, denominator)
     elif (share := level(view.statistic)) is not None:
