@@ -68,8 +68,7 @@ def subjects(sequences: int, *, smollm2: bool) -> Iterator[Subject]:
 def _corpus(folder: Path, texts: Sequence[str], sequences: int) -> Corpus:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     corpus = Corpus.from_texts(texts, tokenizer, context=128, prepend_bos=True)
-    few = dataclasses.replace(corpus, tokens=corpus.tokens[:sequences], sources=())
-    return few
+    return dataclasses.replace(corpus, tokens=corpus.tokens[:sequences], sources=())
 
 
 def _measured(name: str, model: LanguageModel, sae: Path, hook: str, corpus: Corpus) -> Subject:
@@ -119,7 +118,7 @@ def early_and_whole(
 
 
 def bounded(measurement: Measurement, name: str, margin: float, *, kept: bool) -> Threshold:
-    """A threshold on the loss side: of scores and explained variance, the margin is of 1 − value."""
+    """A threshold of this margin: of scores and explained variance, of 1 − value."""
     view = View.of(name)
     chosen, value = metric(view.metric), estimate(measurement, view).value
     side = chosen.sides[0]
@@ -152,7 +151,7 @@ def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: in
         part = rows(measurement, generator.integers(0, measurement.n_sequences, n))
         part = dataclasses.replace(part, sequences=np.arange(n))
         found = estimate(part, view, whole=False)
-        hits += (
-            found.low is not None and found.high is not None and found.low <= value <= found.high
-        )
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= value <= found.high
     return hits / resamples
