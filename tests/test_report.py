@@ -302,3 +302,18 @@ def test_a_value_is_never_rounded_onto_a_bound_that_it_is_not(value: float, boun
 def test_a_value_just_past_its_bound_looks_past_it() -> None:
     text = headline(outcome(value=0.20000001, bound=0.2))
     assert text.startswith("kl 0.20000001 > 0.2 nats")
+
+
+def test_an_early_verdict_is_marked_everywhere() -> None:
+    early = outcome(seen_sequences=64, of_sequences=256, alpha=0.001)
+    assert headline(early).startswith("kl ~0.4124")
+    assert " of 256 sequences)" in headline(early)
+    (row,) = [line for line in summary([early]) if line.startswith("  kl ")]
+    assert " ~0.4124" in row
+    assert row.endswith("FAIL (after 64)")
+    assert any("those on all 256 but for a chance of 0.001" in line for line in summary([early]))
+    held = outcome(verdict="pass", audit="pass after 64 of 256 sequences, held")
+    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(summary([held]))
+    unknown = outcome(verdict="undecided", value=None, on_undecided="warn", message="why")
+    assert headline(unknown) == "kl is undecided: why"
+    assert "  kl is undecided: why" in list(summary([unknown]))

@@ -9,7 +9,7 @@ from itertools import groupby
 from sae_guard.baselines import CHECKPOINT
 from sae_guard.diagnosis import Diagnosis
 from sae_guard.report.numbers import number
-from sae_guard.report.words import bounds, sample
+from sae_guard.report.words import bounds, sample, shown
 from sae_guard.wire import Outcome
 
 
@@ -66,7 +66,10 @@ def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _prefix(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What an early verdict means."""
+    """What an early verdict means, and why what is let through has none."""
+    for outcome in outcomes:
+        if outcome.verdict == "undecided" and outcome.passes:
+            yield f"  {outcome.metric} is undecided: {outcome.message}"
     early = [o for o in outcomes if o.seen_sequences is not None]
     if early:
         yield (
@@ -85,8 +88,8 @@ def _controls(outcome: Outcome) -> Iterator[str]:
     rows = [("controls", *columns)]
     for name, row in found.items():
         values = (row[column] for column in columns)
-        shown = outcome.checkpoint if name == CHECKPOINT else name
-        rows.append((shown, *("-" if value is None else number(value) for value in values)))
+        label = outcome.checkpoint if name == CHECKPOINT else name
+        rows.append((label, *("-" if value is None else number(value) for value in values)))
     yield from _aligned(rows, left=(0,))
     if outcome.message:
         yield f"  WARNING: {outcome.message}"
@@ -121,7 +124,7 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
         half = f"{(outcome.high - outcome.low) / 2:.2g}"
     return (
         outcome.metric,
-        _shown(outcome),
+        shown(outcome),
         half,
         bounds(outcome, short=True),
         "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
@@ -129,20 +132,12 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _shown(outcome: Outcome) -> str:
-    """The value; of some sequences only, it is marked."""
-    if outcome.value is None:
-        return "-"
-    mark = "~" if outcome.seen_sequences is not None else ""
-    return mark + number(outcome.value, beside=outcome.bound)
-
-
 def _verdict(outcome: Outcome) -> str:
-    shown = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
+    word = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
     near = outcome.marginal and outcome.verdict in ("pass", "warn", "fail")
     notes = ["marginal"] if near else []
     if outcome.seen_sequences is not None:
         notes.append(f"after {outcome.seen_sequences:,}")
     if outcome.audit:
         notes.append(f"early: {outcome.audit}")
-    return f"{shown} ({'; '.join(notes)})" if notes else shown
+    return f"{word} ({'; '.join(notes)})" if notes else word

@@ -12,9 +12,11 @@ from sae_guard.worst import Worst
 def headline(outcome: Outcome) -> str:
     """Metric, value, bound, interval and tokens on one line; the reason for an error."""
     if outcome.value is None or outcome.bound is None:
+        if outcome.verdict == "undecided":
+            return f"{outcome.metric} is undecided: {outcome.message}"
         return f"{outcome.metric}: no verdict ({outcome.cause} error): {outcome.message}"
     unit = f" {outcome.unit}" if outcome.unit else ""
-    value = number(outcome.value, beside=outcome.bound)
+    value = shown(outcome)
     if outcome.verdict == "undecided":
         bound = f"{outcome.side} {outcome.bound:.12g}{unit}"
         return f"{outcome.metric} {value} against {bound} is undecided: {outcome.message}"
@@ -25,6 +27,14 @@ def headline(outcome: Outcome) -> str:
     line = f"{outcome.metric} {value} {relation} {outcome.bound:.12g}"
     marginal = f"; marginal: the bound is {outcome.marginal}" if outcome.marginal else ""
     return f"{line}{unit} ({_interval(outcome)}{sample(outcome)}{marginal})"
+
+
+def shown(outcome: Outcome) -> str:
+    """The value; an estimate from some sequences, which is not the metric, is marked."""
+    if outcome.value is None:
+        return "-"
+    mark = "~" if outcome.seen_sequences is not None else ""
+    return mark + number(outcome.value, beside=outcome.bound)
 
 
 def failure(outcome: Outcome, diagnosis: Diagnosis, worst: Worst | None = None) -> str:

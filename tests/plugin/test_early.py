@@ -44,7 +44,7 @@ def test_verdicts_stand_early_and_are_those_of_the_whole(
             assert row["n_sequences"] == 64
     result.stdout.fnmatch_lines(
         [
-            "kl * > 0.1 nats (95 % interval * to *, 3,968 tokens in 64 of 192 sequences)",
+            "kl ~* > 0.1 nats (95 % interval * to *, 3,968 tokens in 64 of 192 sequences)",
             "thresholds/tiny.yaml::tiny [[]good]  3,968 tokens in 64 of 192 sequences",
             "  kl * ~* <= 0.1 * pass (after 64)",
             "  ~ estimates from the first sequences; the verdicts are those on all 192 but for a "
@@ -87,7 +87,9 @@ def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[st
         ["kl * is undecided: --sae-max-sequences 70 ended the run after 128 of 192 sequences"]
     )
     long.write_spec(text.replace("0.9}", "0.9, on_undecided: warn}", 1))
-    assert long.run("--sae", "good", *budget).ret == 0
+    let_through = long.run("--sae", "good", *budget)
+    assert let_through.ret == 0
+    let_through.stdout.fnmatch_lines(["  kl is undecided: --sae-max-sequences 70 ended the run*"])
     seconds = long.run("--sae", "bad", "--sae-max-seconds", "0.000001", *mode)
     assert seconds.ret == 1
     seconds.stdout.fnmatch_lines(["  kl * UNDECIDED (after 64)"])
