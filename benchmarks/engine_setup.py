@@ -9,7 +9,7 @@ SAELens, and loaded by SAELens on its side and by sae_guard on the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
+from sae_guard.cache import Cache
 from sae_guard.checkpoints.load import load
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL
-from sae_guard.engine import measure
+from sae_guard.engine import Patch, measure, measure_all
 from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 
@@ -156,6 +157,7 @@ class SaeGuard:
     sae: Any
     hook: str
     reference: bool = False
+    cache: Cache | None = None
 
     @classmethod
     def read(cls, folder: Path, shape: Shape, *, reference: bool = False) -> SaeGuard:
@@ -166,5 +168,15 @@ class SaeGuard:
         """Every metric."""
         return measure(
             self.model, self.sae, Corpus(tokens), self.hook,
-            batch_size=batch, reference=self.reference,
+            batch_size=batch, reference=self.reference, cache=self.cache,
         )  # fmt: skip
+
+    def measure_several(self, tokens: Tensor, batch: int, saes: int) -> list[Measurement]:
+        """Every metric of several SAEs at the hook point, in one sweep."""
+        patches = [Patch(another(self.sae, number), self.hook) for number in range(saes)]
+        return measure_all(self.model, patches, Corpus(tokens), batch_size=batch, cache=self.cache)
+
+
+def another(sae: Any, number: int) -> Any:
+    """An SAE of the same shape that is not the same: nothing of it was measured before."""
+    return replace(sae, b_enc=sae.b_enc + 1e-4 * number)

@@ -67,6 +67,7 @@ def measure(
     hook: str,
     hook_out: str | None = None,
     batch_size: int | None = None,
+    random_error: bool = False,
     cache: bool | str | Path = False,
     progress: bool = False,
 ) -> Measurement:
@@ -81,6 +82,7 @@ def measure(
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
         hook_out: Hook point that a transcoder replaces instead.
         batch_size: Token windows per forward pass; by default as their length and the memory allow.
+        random_error: Also measure what ``kl_vs_random_error`` needs.
         cache: Whether to remember the clean run and the measurement in the user's cache folder (or
             ``$SAE_GUARD_CACHE``), or in which folder.
         progress: Draw a progress bar on stderr.
@@ -90,7 +92,7 @@ def measure(
     """
     (measurement,) = measure_all(
         model=model, saes=[(sae, hook, hook_out)], corpus=corpus, batch_size=batch_size,
-        cache=cache, progress=progress,
+        random_error=random_error, cache=cache, progress=progress,
     )  # fmt: skip
     return measurement
 
@@ -101,6 +103,7 @@ def measure_all(
     saes: Sequence[tuple[SAE | str | Path, str] | tuple[SAE | str | Path, str, str | None]],
     corpus: Corpus | Mapping[str, Any],
     batch_size: int | None = None,
+    random_error: bool = False,
     cache: bool | str | Path = False,
     progress: bool = False,
 ) -> list[Measurement]:
@@ -111,6 +114,7 @@ def measure_all(
         saes: Each with its hook point, and a transcoder with its hook_out; all are loaded at once.
         corpus: What all are measured on.
         batch_size: Token windows per forward pass.
+        random_error: As in `measure`.
         cache: Whether, or where, to remember clean runs and measurements.
         progress: Draw a progress bar on stderr.
 
@@ -132,6 +136,7 @@ def measure_all(
         patches,
         corpus,
         batch_size=batch_size,
+        random_error=random_error,
         cache=Cache(root) if root else None,
         progress=sys.stderr if progress else None,
     )

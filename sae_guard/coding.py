@@ -40,6 +40,8 @@ class Coded(NamedTuple):
     """Σ |latent|, summed in float64 (on MPS, which has none, in float32)."""
     firings: Int[Tensor, " d_sae"]
     """Scored tokens on which each latent is not zero, int64."""
+    pairs: Int[Tensor, "2 active"] | None = None
+    """Each scored token with each of its active latents, where asked for; int64."""
 
 
 class _Part(NamedTuple):
@@ -48,6 +50,7 @@ class _Part(NamedTuple):
     decoded: Tensor
     l0: Tensor
     l1: Tensor
+    pairs: Tensor | None
 
 
 @torch.no_grad()
@@ -58,6 +61,7 @@ def code(
     scored: Bool[Tensor, " tokens"] | None = None,
     elements: int = _ELEMENTS,
     gather_up_to: float = _GATHER_UP_TO,
+    pairs: bool = False,
 ) -> Coded:
     """Reconstructions, L0, L1 and firings of tokens, as ``sae(x)`` has them.
 
@@ -69,8 +73,9 @@ def code(
             always do.
         gather_up_to: Up to which share of active latents their decoder rows are gathered; above it,
             and where that would not be exact, the decoder is multiplied by.
+        pairs: Whether to say which latents are active on which token.
     """
-    coder = _coder(sae, gather_up_to)
+    coder = _coder(sae, gather_up_to, pairs=pairs)
     x = x.to(sae.W_enc.dtype)
     step = min(max(1, elements // sae.d_sae), len(x))
     space = x.new_empty(step, sae.d_sae)
@@ -81,6 +86,7 @@ def code(
         x.new_empty(len(x), dtype=coder.exact),
         x.new_zeros(sae.d_sae, dtype=torch.int64),
     )
+    found: list[Tensor] = []
     for start in range(0, len(x), step or 1):
         at = slice(start, start + step)
         normalised = sae.normalise(x[at])
@@ -89,10 +95,17 @@ def code(
         coded.reconstruction[at] = sae.finish(part.decoded + sae.b_dec, x[at], normalised)
         coded.l0[at] = part.l0
         coded.l1[at] = part.l1
-    return coded
+        if part.pairs is not None:
+            found.append(_later(part.pairs, start))
+    return coded._replace(pairs=torch.cat(found, dim=1)) if found else coded
 
 
-def _coder(sae: SAE, gather_up_to: float) -> _Coder:
+def _later(pairs: Tensor, start: int) -> Int[Tensor, "2 active"]:
+    """Pairs of a part that starts at this token, as those of the whole."""
+    return pairs + pairs.new_tensor([[start], [0]])
+
+
+def _coder(sae: SAE, gather_up_to: float, *, pairs: bool) -> _Coder:
     norms = sae.decoder_norms()
     # Zero times what is not finite is no zero: where rows or their scales are not, or a norm that
     # divides is zero, only the dense way gives the NaNs that there are.
@@ -107,6 +120,7 @@ def _coder(sae: SAE, gather_up_to: float) -> _Coder:
         norms,
         gather_up_to if gathers and bool(sound.all()) else -1.0,
         exact=torch.float32 if sae.device.type == "mps" else torch.float64,
+        pairs=pairs,
     )
 
 
@@ -119,6 +133,7 @@ class _Coder:
     gather_up_to: float
     """As `code` takes it; below zero where only the dense way is exact."""
     exact: torch.dtype
+    pairs: bool
 
     @property
     def selects(self) -> bool:
@@ -137,14 +152,17 @@ class _Coder:
         if self.sae.rescale_by_decoder_norm == "selection":
             values = values / self.norms[indices]
         active = values != 0
-        firings.index_add_(0, indices.flatten(), (active & counted[:, None]).flatten().long())
+        scored = active & counted[:, None]
+        firings.index_add_(0, indices.flatten(), scored.flatten().long())
+        pairs = torch.stack([scored.nonzero()[:, 0], indices[scored]]) if self.pairs else None
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
             mode="sum",
             per_sample_weights=self._weights(values, indices),
         )
-        return _Part(decoded, active.sum(dim=-1), values.abs().sum(dim=-1, dtype=self.exact))
+        l1 = values.abs().sum(dim=-1, dtype=self.exact)
+        return _Part(decoded, active.sum(dim=-1), l1, pairs)
 
     def all(self, q: Tensor, counted: Tensor, firings: Tensor) -> _Part:
         """Of any activation: latents take the place of their pre-activations, then are decoded."""
@@ -152,20 +170,25 @@ class _Coder:
         blocks = self._blocks(q)
         counts = torch.split(l0, len(blocks[0]))
         weights = torch.split(counted.to(q.dtype), len(blocks[0]))
+        found: list[Tensor] = []
         for block, count, weight in zip(blocks, counts, weights, strict=True):
             latents = self.sae.latents(block, self.norms)
             block.copy_(latents)
             active = latents.ne_(0)  # 0.0 and 1.0: sums are exact up to 2**24, and fast
             count.copy_(active.sum(dim=-1))
             firings += (weight @ active).long()
+            if self.pairs:
+                scored = (active * weight[:, None]).nonzero().T
+                found.append(_later(scored, len(blocks[0]) * len(found)))
+        pairs = torch.cat(found, dim=1) if found else None
         if int(l0.sum()) <= self.gather_up_to * q.numel():
-            return self._gathered(q, l0)
+            return self._gathered(q, l0)._replace(pairs=pairs)
         l1 = torch.cat([block.abs().sum(dim=-1, dtype=self.exact) for block in blocks])
         if self.sae.rescale_by_decoder_norm == "latents":
             q.div_(self.norms)
         if self.sae.latent_scale is not None:
             q.mul_(self.sae.latent_scale)
-        return _Part(q @ self.sae.W_dec, l0, l1)
+        return _Part(q @ self.sae.W_dec, l0, l1, pairs)
 
     def _gathered(self, latents: Tensor, l0: Tensor) -> _Part:
         token, indices = latents.nonzero(as_tuple=True)
@@ -178,7 +201,7 @@ class _Coder:
             mode="sum",
             per_sample_weights=self._weights(values, indices),
         )
-        return _Part(decoded, l0, l1)
+        return _Part(decoded, l0, l1, None)
 
     def _select(self, q: Tensor) -> Selected:
         assert isinstance(self.sae.activation, TopK | AbsTopK | GroupMax)

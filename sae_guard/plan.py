@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from sae_guard.cases import CONTROLS, Case
 from sae_guard.checkpoints.declare import Declaration
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.spec import Spec
-from sae_guard.verdicts import Threshold
-
-CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
-    # The patch of the identity changes no bit of the activation, so neither of any logit; the
-    # tolerance is for devices whose kernels do not repeat themselves.
-    "identity": (
-        Threshold("kl", max=1e-6, file="--sae-controls"),
-        Threshold("reconstruction_score", max=1 + 1e-5, min=1 - 1e-5, file="--sae-controls"),
-    ),
-    "zero": (Threshold("reconstruction_score", max=1e-5, min=-1e-5, file="--sae-controls"),),
-}
-"""SAEs whose numbers are known beforehand, and the thresholds that hold them."""
 
 
 @dataclass(frozen=True)
@@ -40,45 +26,6 @@ class Candidate:
     """What the command line says of it."""
     unreadable: str = ""
     """Why it could not be asked where it belongs."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One checkpoint (or control) at one spec: what is measured once and judged per threshold."""
-
-    spec: Spec
-    label: str
-    checkpoint: Checkpoint | None
-    """None for a control, which `label` names."""
-    thresholds: tuple[Threshold, ...]
-    sae: SaeOptions = NOTHING_SAID
-    """What the spec, the command line and a registry say of the SAE."""
-
-    @property
-    def hook_out(self) -> str | None:
-        """What a transcoder replaces; a control reads what it replaces."""
-        return self.spec.hook_out if self.checkpoint else None
-
-    @property
-    def hook(self) -> str:
-        """What is read."""
-        return self.spec.hook if self.checkpoint else self.spec.hook_out or self.spec.hook
-
-    @property
-    def key(self) -> str:
-        """Equal for cases that share one measurement, whatever their thresholds."""
-        spec = self.spec
-        parts = {
-            "model": spec.model.model_dump(mode="json"),
-            "hook": [self.hook, self.hook_out],
-            "data": spec.data.model_dump(mode="json"),
-            "sae": self.sae.model_dump(mode="json"),
-            "base": os.path.realpath(spec.file.parent),
-            "checkpoint": [os.path.realpath(self.checkpoint.path), self.checkpoint.name]
-            if self.checkpoint
-            else self.label,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -118,14 +65,14 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
         reasons = {id(spec): mismatch(spec, candidate.declared) for spec in specs}
         chosen = [spec for spec in specs if reasons[id(spec)] is None]
         _check_chosen(candidate, chosen, specs, reasons)
-        cases.extend(_case(spec, candidate) for spec in chosen)
+        cases.extend(_case(spec, candidate, compared=controls) for spec in chosen)
         idle.extend(
             Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
         )
     gated = {id(case.spec) for case in cases}
     if controls:
         cases.extend(
-            Case(spec, f"{name} control", None, thresholds)
+            Case(spec, f"{name} control", None, thresholds, control=name)
             for spec in specs
             if id(spec) in gated
             for name, thresholds in CONTROLS.items()
@@ -133,7 +80,7 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
     return Plan(tuple(cases), tuple(idle))
 
 
-def _case(spec: Spec, candidate: Candidate) -> Case:
+def _case(spec: Spec, candidate: Candidate, *, compared: bool) -> Case:
     checkpoint = candidate.checkpoint
     try:
         options = merged(
@@ -143,7 +90,9 @@ def _case(spec: Spec, candidate: Candidate) -> Case:
         )
     except SetupError as error:
         raise SetupError(f"{checkpoint}: {error}") from None
-    return Case(spec, candidate.label, checkpoint, spec.thresholds, options)
+    return Case(
+        spec, candidate.label, checkpoint, spec.thresholds, options, compared=compared
+    )  # fmt: skip
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:

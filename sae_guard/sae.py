@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.activations import Activation, ReLU
+from sae_guard.activations import Activation
 
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
 DecoderNorm = Literal["none", "latents", "selection"]
@@ -206,26 +206,3 @@ def _moved(whole: _Fields, device: str | torch.device, **changed: Any) -> _Field
         if isinstance(value, Tensor):
             changed[name] = value.to(device)
     return replace(whole, **changed)
-
-
-def identity_sae(d_in: int) -> SAE:
-    """The control that reconstructs every bit: x = max(x, 0) − max(−x, 0), with 2·d_in latents."""
-    eye = torch.eye(d_in)
-    W_enc = torch.cat([eye, -eye], dim=1)
-    return _control("identity", W_enc, W_enc.T.contiguous())
-
-
-def zero_sae(d_in: int) -> SAE:
-    """The control that reconstructs zeros: what zero ablation does, by the path of an SAE."""
-    return _control("zero", torch.zeros(d_in, 1), torch.zeros(1, d_in))
-
-
-def _control(name: str, W_enc: Tensor, W_dec: Tensor) -> SAE:
-    return SAE(
-        W_enc,
-        W_dec,
-        b_enc=torch.zeros(W_enc.shape[1]),
-        b_dec=torch.zeros(W_enc.shape[0]),
-        activation=ReLU(),
-        source=SaeSource(path=f"{name} control", format="control"),
-    )

@@ -28,7 +28,7 @@ from sae_guard.activations import (
     TopK,
 )
 from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS
+from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.verdicts import Threshold
 
@@ -68,6 +68,7 @@ def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
     return {
         "n_tokens": n,
         "kl": n * column(0, 2),
+        "kl_random_error": n * column(0.01, 1),
         "ce_clean": clean,
         "ce_patched": clean + n * column(-0.1, 2),
         "ce_zero": clean + n * column(1, 8),
@@ -85,7 +86,7 @@ def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
 def measurements(
     draw: st.DrawFn, *, min_sequences: int = 1, max_sequences: int = 6, d_sae: int = 5
 ) -> Measurement:
-    """Whole, finite measurements in which every ratio metric is defined."""
+    """Whole, finite measurements in which every ratio metric is defined, those on request too."""
     sequences = draw(st.integers(min_sequences, max_sequences))
     sums = draw(token_sums(sequences))
     firings = draw(
@@ -93,7 +94,7 @@ def measurements(
     )
     return Measurement(
         np.arange(sequences, dtype=np.int64),
-        {name: sums[name] for name in COLUMNS},
+        {name: sums[name] for name in (*COLUMNS, *ON_REQUEST)},
         firings,
         Provenance(
             model={"name": "drawn"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sae_guard.metrics.table import ON_REQUEST
 
 TOKEN_COLUMNS = (
     "kl", "ce_clean", "ce_patched", "ce_zero", "ce_mean", "entropy",
@@ -23,14 +25,30 @@ class TokenTable:
     scored: NDArray[np.bool_]
     """Shape [n_sequences, pos]."""
     columns: Mapping[str, NDArray[np.float32]]
-    """Of this shape; 0 where nothing is scored."""
+    """Of this shape; 0 where nothing is scored. Those of `ON_REQUEST` may be absent."""
 
     def __post_init__(self) -> None:
-        if set(self.columns) != set(TOKEN_COLUMNS):
+        if set(self.columns) - ON_REQUEST.keys() != set(TOKEN_COLUMNS):
             raise ValueError(f"columns are {sorted(self.columns)}, expected those of tokens")
         for name, column in self.columns.items():
             if column.shape != self.scored.shape or column.dtype != np.float32:
                 raise ValueError(f"token column {name!r} is {column.dtype}{list(column.shape)}")
+
+    @classmethod
+    def union(
+        cls, parts: Sequence[TokenTable | None], order: NDArray[np.intp]
+    ) -> TokenTable | None:
+        """The rows of all parts, in this order; None where a part has none."""
+        tables = [part for part in parts if part is not None]
+        if len(tables) < len(parts):
+            return None
+        return cls(
+            np.concatenate([table.scored for table in tables])[order],
+            {
+                name: np.concatenate([table.columns[name] for table in tables])[order]
+                for name in tables[0].columns
+            },
+        )
 
     def combined(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
         """A sum of columns per token, in float64, shape [n_sequences, pos]."""

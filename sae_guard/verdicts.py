@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sae_guard.errors import Cause, UndefinedMetricError
+from sae_guard.latents import marginal as near_latents
+from sae_guard.latents import too_few_tokens
 from sae_guard.views import Slice, View, estimate
 
 if TYPE_CHECKING:
@@ -88,6 +90,16 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """The first sequences of a set, in the order in which they are measured."""
+
+    seen: int
+    of: int
+    alpha: float
+    """Chance that a verdict on them is not that on the whole set."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a threshold says of a measurement."""
 
@@ -99,6 +111,11 @@ class Verdict:
     """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
     marginal: str = ""
     """Why another text, or another device, could say otherwise, where that is near."""
+    prefix: Prefix | None = None
+    """What was seen when it came to stand, if that is not the whole set: its estimate is of these
+    sequences only."""
+    audit: str = ""
+    """Of a verdict on the whole set: what had been said early, and whether it holds."""
 
 
 def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
@@ -110,11 +127,13 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
     try:
         seen = estimate(measurement, threshold.view)
     except UndefinedMetricError as error:
-        cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
-        return Verdict(threshold, "error", cause=cause, message=str(error))
+        return undefined(measurement, threshold, str(error))
     if not math.isfinite(seen.value):
         return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
+    if (few := too_few_tokens(measurement, threshold.view.metric, threshold.max)) is not None:
+        return Verdict(threshold, "error", cause="setup", message=few)
     marginal = _marginal(threshold, seen)
+    marginal = marginal or near_latents(measurement, threshold.view.metric, threshold.max)
     if threshold.confidence is not None:
         confident = estimate(measurement, threshold.view, confidence=threshold.confidence)
         if (why := _undecided(threshold, confident)) is not None:
@@ -123,6 +142,12 @@ def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
         return Verdict(threshold, "fail", seen, marginal=marginal)
     quiet = threshold.allows_quietly(seen.value)
     return Verdict(threshold, "pass" if quiet else "warn", seen, marginal=marginal)
+
+
+def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:
+    """The error that a metric without a value is, with its cause."""
+    cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
+    return Verdict(threshold, "error", cause=cause, message=why)
 
 
 def _marginal(threshold: Threshold, estimate: Estimate) -> str:
@@ -160,9 +185,16 @@ def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
     )
 
 
-_WITHOUT_THE_SAE = ("n_tokens", "ce_clean", "ce_zero", "ce_mean", "sq_deviation")
+_ABOUT_MEAN = {"ce_mean", "sq_deviation"}
+_WITHOUT_THE_SAE = {"n_tokens", "ce_clean", "ce_zero", *_ABOUT_MEAN}
 
 
 def _only_the_sae_is_broken(measurement: Measurement) -> bool:
-    finite = {name: all(map(math.isfinite, column)) for name, column in measurement.sums.items()}
-    return all(finite[name] for name in _WITHOUT_THE_SAE) and not all(finite.values())
+    # Of the first rows alone, what is about μ may not have been asked for.
+    left_out = set() if measurement.provenance.mean_sha256 else _ABOUT_MEAN
+    broken = {
+        name
+        for name, column in measurement.sums.items()
+        if name not in left_out and not all(map(math.isfinite, column))
+    }
+    return bool(broken) and not broken & _WITHOUT_THE_SAE

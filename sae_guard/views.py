@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.errors import UndefinedMetricError
+from sae_guard.errors import UndefinedMetricError, allowed
 from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import Metric, metric
+from sae_guard.metrics.metric import Side
+from sae_guard.metrics.table import ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.token_table import TOKEN_COLUMNS
 
 WORST = "worst_sequence"
 QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
@@ -24,24 +26,56 @@ QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the scored tokens: by their position, or by how uncertain the clean model is there.
+    """Some of the scored tokens: by their position, by how uncertain the clean model is there, or
+    by where the text comes from.
 
-    ``low`` is inside, ``high`` is not.
+    ``low`` is inside, ``high`` is not; ``glob`` is of sources alone.
     """
 
-    by: Literal["position", "entropy"]
+    by: Literal["position", "entropy", "source"]
     low: float = 0.0
     high: float = math.inf
+    glob: str = ""
 
     def __str__(self) -> str:
+        if self.by == "source":
+            return f"source={self.glob}"
         end = "" if math.isinf(self.high) else f"{self.high:g}"
         return f"{self.by}={self.low:g}..{end}"
 
-    def mask(self, table: TokenTable) -> NDArray[np.bool_]:
-        """Which tokens are in it, scored or not, shape [n_sequences, pos]."""
+    def matches(self, sources: Iterable[str]) -> list[bool]:
+        """Whether texts from these sources are in it."""
+        return [fnmatchcase(source, self.glob) for source in sources]
+
+    def rows(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Which sequences come from its sources, shape [n_sequences].
+
+        Raises:
+            UndefinedMetricError: None does, or it is not known.
+        """
+        if not measurement.sources:
+            raise UndefinedMetricError(f"{self}: where the sequences come from is not known")
+        found = np.array(self.matches(measurement.sources), dtype=np.bool_)
+        if not found.any():
+            hint = allowed(self.glob, measurement.sources)
+            raise UndefinedMetricError(f"{self}: no sequence comes from there; {hint}")
+        return found
+
+    def mask(self, measurement: Measurement) -> NDArray[np.bool_]:
+        """Which tokens are in it, scored or not, shape [n_sequences, pos].
+
+        Raises:
+            UndefinedMetricError: As `rows`; or the values of single tokens were not kept.
+        """
+        table = measurement.tokens
+        if table is None:
+            raise UndefinedMetricError(f"{self}: values of single tokens were not kept")
+        shape = table.scored.shape
+        if self.by == "source":
+            return np.broadcast_to(self.rows(measurement)[:, None], shape)
         by: NDArray[np.float64] | NDArray[np.float32] = table.columns["entropy"]
         if self.by == "position":
-            by = np.broadcast_to(np.arange(table.scored.shape[1], dtype=np.float64), by.shape)
+            by = np.broadcast_to(np.arange(shape[1], dtype=np.float64), shape)
         inside: NDArray[np.bool_] = (by >= self.low) & (by < self.high)
         return inside
 
@@ -74,16 +108,15 @@ class View:
             return None
         if chosen.firing_above is not None:
             return f"{chosen.name} is of all tokens together"
-        if self.statistic == WORST:
-            known = self.slice is None or _of_tokens(chosen)
-            both = chosen.direction == "window"
-            if both:
-                return f"{chosen.name} has no worst sequence: it is bounded on both sides"
-        else:
-            known = _of_tokens(chosen)
-            if self.statistic != "mean" and chosen.denominator != {"n_tokens": 1}:
-                return f"{chosen.name} is a ratio of sums: single tokens have none"
-        return None if known else f"{chosen.name} needs the mean activation: tokens have none alone"
+        if self.statistic == WORST and chosen.direction == "window":
+            return f"{chosen.name} has no worst sequence: it is bounded on both sides"
+        quantile = self.statistic not in ("mean", WORST)
+        if quantile and chosen.denominator != {"n_tokens": 1}:
+            return f"{chosen.name} is a ratio of sums: single tokens have none"
+        whole_sequences = not quantile and (self.slice is None or self.slice.by == "source")
+        if whole_sequences or _of_tokens(chosen):
+            return None
+        return f"{chosen.name} needs the mean activation: tokens have none alone"
 
 
 def level(statistic: str) -> float | None:
@@ -93,12 +126,20 @@ def level(statistic: str) -> float | None:
     return share if 0 < share < 1 else None
 
 
-def estimate(measurement: Measurement, view: View, *, confidence: float = 0.95) -> Estimate:
+def estimate(
+    measurement: Measurement, view: View, *, confidence: float = 0.95, whole: bool = True
+) -> Estimate:
     """The value, with its interval clustered by sequence.
 
     A quantile is the smallest value that the share of tokens does not exceed. Its interval is that
     of the share, read off at the same values (Woodruff 1952, JASA 47, 635). The worst sequence has
     none.
+
+    Args:
+        measurement: Whose rows are looked at.
+        view: What is looked at.
+        confidence: Of the interval.
+        whole: Whether rows may not be missing; without some it is an estimate of the metric.
 
     Raises:
         SetupError: No metric has this name.
@@ -106,30 +147,23 @@ def estimate(measurement: Measurement, view: View, *, confidence: float = 0.95) 
             values of single tokens were not kept.
     """
     if view == View(view.metric):
-        return measurement.estimate(view.metric, confidence=confidence)
-    measurement.check_whole(view.metric)
-    sums, table = measurement.sums, measurement.tokens
-    mask = None
-    if view.slice is not None or view.statistic not in ("mean", WORST):
-        if table is None:
-            raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
-        mask = np.ones_like(table.scored) if view.slice is None else view.slice.mask(table)
-        sums = table.sums(mask)
-    chosen = metric(view.metric)
-    numerator, denominator = (
-        _combined(sums, coefficients) for coefficients in (chosen.numerator, chosen.denominator)
-    )
-    n_tokens, n_sequences = int(sums["n_tokens"].sum()), int((sums["n_tokens"] > 0).sum())
+        return measurement.estimate(view.metric, confidence=confidence, whole=whole)
+    measurement.check_rows(view.metric, whole=whole)
+    sums, scored = _seen(measurement, view)
+    chosen, some = metric(view.metric), sums["n_tokens"] > 0
+    # Sequences without a token there say nothing of the spread.
+    numerator, denominator = (column[some] for column in _terms(sums, chosen))
+    n_tokens, n_sequences = int(sums["n_tokens"].sum()), int(some.sum())
     if not n_tokens:
         raise UndefinedMetricError(f"{view}: no token is scored there")
     low = high = None
     if view.statistic == WORST:
         value = _worst(chosen, numerator, denominator)
     elif (share := level(view.statistic)) is not None:
-        assert table is not None
-        assert mask is not None
-        values = np.where(table.scored & mask, table.combined(chosen.numerator), np.nan)
-        value, low, high = _quantile(values, table.scored & mask, share, confidence)
+        assert measurement.tokens is not None
+        assert scored is not None
+        values = measurement.tokens.combined(chosen.numerator)[some]
+        value, low, high = _quantile(values, scored[some], share, confidence)
     else:
         value = ratio(numerator, denominator, floor=chosen.min_denominator * n_tokens)
         low, high = ratio_interval(
@@ -138,9 +172,55 @@ def estimate(measurement: Measurement, view: View, *, confidence: float = 0.95) 
     return Estimate(value, low, high, n_tokens, n_sequences, confidence)
 
 
+class Terms(NamedTuple):
+    """What a bound sums per sequence: it is kept iff Σ numerator ≤ bound · Σ denominator, or ≥."""
+
+    numerator: NDArray[np.float64]
+    denominator: NDArray[np.float64]
+
+
+def terms(measurement: Measurement, view: View) -> Terms:
+    """The sums of a mean, per sequence."""
+    return _terms(_seen(measurement, view)[0], metric(view.metric))
+
+
+def beyond(measurement: Measurement, view: View, bound: float, side: Side) -> Terms:
+    """The tokens of each sequence past a bound of a quantile, and its tokens."""
+    _, scored = _seen(measurement, view)
+    assert measurement.tokens is not None
+    assert scored is not None
+    values = measurement.tokens.combined(metric(view.metric).numerator)
+    if not np.isfinite(values[scored]).all():
+        raise UndefinedMetricError(f"{view}: a token's value is not finite")
+    past = scored & (values > bound if side == "max" else values < bound)
+    count, n = (mask.sum(axis=1, dtype=np.float64) for mask in (past, scored))
+    return Terms(count, n)
+
+
+def _terms(sums: Mapping[str, NDArray[np.float64]], chosen: Metric) -> Terms:
+    return Terms(_combined(sums, chosen.numerator), _combined(sums, chosen.denominator))
+
+
+def _seen(
+    measurement: Measurement, view: View
+) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.bool_] | None]:
+    """The sums of what is looked at; and which tokens, where single ones are needed."""
+    part = view.slice
+    if level(view.statistic) is None:
+        if part is None:
+            return measurement.sums, None
+        if part.by == "source":
+            rows = part.rows(measurement)
+            return {name: np.where(rows, sums, 0) for name, sums in measurement.sums.items()}, None
+    table = measurement.tokens
+    if table is None:
+        raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
+    scored = table.scored if part is None else table.scored & part.mask(measurement)
+    return table.sums(scored), scored
+
+
 def _of_tokens(chosen: Metric) -> bool:
-    known = {*TOKEN_COLUMNS, "n_tokens"}
-    return {*chosen.numerator, *chosen.denominator} <= known
+    return chosen.columns <= {*TOKEN_COLUMNS, *ON_REQUEST, "n_tokens"}
 
 
 def _combined(
@@ -163,6 +243,7 @@ def _worst(
 def _quantile(
     values: NDArray[np.float64], scored: NDArray[np.bool_], share: float, confidence: float
 ) -> tuple[float, float | None, float | None]:
+    """The quantile of the scored values, each sequence of which has one, and its interval."""
     found = quantile(values[scored], share)
     below = (scored & (values <= found)).sum(axis=1).astype(np.float64)
     interval = quantile_interval(

@@ -22,10 +22,10 @@ class Outcome:
     """Of the document in it; the hook point unless the document is named."""
     checkpoint: str
     metric: str
-    """Or ``load.`` and a part of the load contract."""
+    """Or ``load.`` and a part of the load contract, or ``controls``."""
     verdict: str
     kind: str = "threshold"
-    """Or ``contract``."""
+    """Or ``contract``, or ``controls``."""
     unit: str = ""
     value: float | None = None
     low: float | None = None
@@ -40,6 +40,14 @@ class Outcome:
     """What becomes of ``undecided``: fail or warn; of thresholds that can be."""
     marginal: str = ""
     """Why the verdict is near to being another, if it is."""
+    seen_sequences: int | None = None
+    """Of `of_sequences`: what was seen when an early verdict came to stand. Its value is an
+    estimate from these, not the metric."""
+    of_sequences: int | None = None
+    alpha: float | None = None
+    """Chance that an early verdict is not that on the whole set."""
+    audit: str = ""
+    """What had been said early, and whether it holds on the whole set."""
     side: str | None = None
     bound: float | None = None
     """The bound that is violated or nearest."""
@@ -51,6 +59,10 @@ class Outcome:
     where: str = ""
     provenance: str = ""
     """JSON."""
+    controls: str = ""
+    """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
+    worst: str = ""
+    """JSON of `sae_guard.worst.Worst`, on one outcome of each case."""
     diagnosis: str = ""
     """JSON of a `Diagnosis`, where something is suspected or was tried: on one outcome of each
     checkpoint at a spec."""
@@ -64,6 +76,7 @@ class Outcome:
         name: str,
         checkpoint: str,
         provenance: str = "",
+        worst: str = "",
         diagnosis: str = "",
     ) -> Outcome:
         """The outcome of a verdict."""
@@ -90,10 +103,15 @@ class Outcome:
             warn_min=threshold.warn_min,
             on_undecided=threshold.on_undecided if threshold.confidence else "",
             marginal=verdict.marginal,
+            seen_sequences=verdict.prefix.seen if verdict.prefix else None,
+            of_sequences=verdict.prefix.of if verdict.prefix else None,
+            alpha=verdict.prefix.alpha if verdict.prefix else None,
+            audit=verdict.audit,
             cause=verdict.cause,
             message=verdict.message,
             where=threshold.where,
             provenance=provenance,
+            worst=worst,
             diagnosis=diagnosis,
             **measured,
         )

@@ -107,7 +107,7 @@ def log_windows(log: Path, patch: Patch = setattr) -> None:
 
         return logged
 
-    patch(fast.Run, "final", logging("patched", fast.Run.final, 1))
+    patch(fast.Run, "finals", logging("patched", fast.Run.finals, 1))
     patch(base.Bases, "_run", logging("clean", base.Bases._run, 1))
     patch(plain, "batch", logging("plain", plain.batch, 4))
 

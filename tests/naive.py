@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +114,14 @@ def _edited(values: Tensor, edit: Edit) -> Tensor:
     return edit(values.flatten(0, -2)).reshape(values.shape)
 
 
+def directions(sha256: str, row: int, positions: int, width: int) -> Tensor:
+    """Of a window of a corpus: normal values keyed by both, each token's scaled to length 1."""
+    key = np.array([int(sha256[:16], 16), row], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key))
+    values = generator.standard_normal((positions, width), dtype=np.float32).astype(np.float64)
+    return torch.from_numpy(values / np.sqrt((values**2).sum(axis=1, keepdims=True)))
+
+
 def metrics(
     model: Any,
     sae: SaeFunction,
@@ -120,10 +129,12 @@ def metrics(
     excluded: set[int],
     hook: str,
     hook_out: str | None = None,
+    sha256: str = "",
 ) -> dict[str, float]:
     """Every ratio metric of the SAE on the windows; ``model`` and ``sae`` in float64.
 
-    A transcoder reads ``hook`` and replaces ``hook_out``.
+    A transcoder reads ``hook`` and replaces ``hook_out``. With the hash of the corpus, the one that
+    compares with random errors too.
     """
     windows, hook_out = list(windows), hook_out or hook
     kept = {id(w): [at for at in range(len(w) - 1) if int(w[at]) not in excluded] for w in windows}
@@ -131,16 +142,18 @@ def metrics(
     clean_x = {id(w): activation(model, w, hook_out) for w in windows}
     mean = torch.cat([clean_x[id(w)][kept[id(w)]] for w in windows]).mean(dim=0)
     total: dict[str, float] = {}
-    for window in windows:
+    for row, window in enumerate(windows):
+        x = clean_x[id(window)]
         for name, value in _window(
             model,
             coded[id(window)],
             window,
-            clean_x[id(window)],
+            x,
             mean,
             kept[id(window)],
             excluded,
             hook_out,
+            directions(sha256, row, *x.shape) if sha256 else None,
         ).items():
             total[name] = total.get(name, 0.0) + value
     return _ratios(total)
@@ -155,6 +168,7 @@ def _window(
     kept: list[int],
     excluded: set[int],
     hook: str,
+    direction: Tensor | None,
 ) -> dict[str, float]:
     patched = torch.tensor([int(token) not in excluded for token in window])[:, None]
     x_hat, latents = coded
@@ -168,13 +182,19 @@ def _window(
         "zero": with_replaced(x * 0),
         "mean": with_replaced(mean.expand_as(x)),
     }
+    errors = {}
+    if direction is not None:
+        length = (x - x_hat).norm(dim=-1, keepdim=True)
+        errors["kl_random_error"] = with_replaced(x + length * direction)
     total = dict.fromkeys(("n", "kl", "l0", "l1", "error", "deviation", "cosine", "ratio"), 0.0)
-    total |= {f"ce_{name}": 0.0 for name in ("clean", *outputs)}
+    total |= {f"ce_{name}": 0.0 for name in ("clean", *outputs)} | dict.fromkeys(errors, 0.0)
     for at in kept:
         target = int(window[at + 1])
         p, q = clean[at].softmax(0), outputs["patched"][at].softmax(0)
         total["n"] += 1
         total["kl"] += float((p * (p / q).log()).sum())
+        for name, output in errors.items():
+            total[name] += float((p * (p / output[at].softmax(0)).log()).sum())
         total["ce_clean"] -= math.log(p[target])
         for name, output in outputs.items():
             total[f"ce_{name}"] -= math.log(output[at].softmax(0)[target])
@@ -192,7 +212,10 @@ def _window(
 def _ratios(total: dict[str, float]) -> dict[str, float]:
     n, clean = total["n"], total["ce_clean"]
     harm = total["ce_patched"] - clean
+    random = total.get("kl_random_error")
+    beside = {} if random is None else {"kl_vs_random_error": total["kl"] / random}
     return {
+        **({"kl_random_error": random / n, **beside} if random is not None else {}),
         "kl": total["kl"] / n,
         "ce_clean": clean / n,
         "ce_patched": total["ce_patched"] / n,

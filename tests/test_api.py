@@ -15,14 +15,15 @@ DATA = {"modules": ["textwrap", "csv"], "sequences": 4, "prepend_bos": True}
 
 
 def test_measure_takes_names_and_objects_alike() -> None:
-    by_name = sae_guard.measure(model=MODEL, sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME)
-    model = sae_guard.load_model(MODEL)
-    corpus = sae_guard.Corpus.from_texts(
-        module_sources(["textwrap", "csv"]), model.tokenizer, sequences=4, prepend_bos=True
+    by_name = sae_guard.measure(
+        model=MODEL, sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME, random_error=True
     )
+    model = sae_guard.load_model(MODEL)
+    texts = [text for _, text in module_sources(["textwrap", "csv"])]
+    corpus = sae_guard.Corpus.from_texts(texts, model.tokenizer, sequences=4, prepend_bos=True)
     sae = sae_guard.load_sae(SAES / "v2")
     by_object = sae_guard.measure(model=model, sae=sae, corpus=corpus, hook=HOOK_NAME)
-    assert by_name["kl"] == by_object["kl"]
+    assert by_name["kl"] == by_object["kl"] > by_name["kl_random_error"]
     assert by_name.n_sequences == 4
     verdict = sae_guard.judge(by_name, sae_guard.Threshold("kl", max=by_name["kl"]))
     assert verdict.status == "pass"

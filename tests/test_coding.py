@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sae_guard.activations import AbsTopK, Activation, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.coding import Coded, code
-from sae_guard.sae import SAE, SaeSource, identity_sae
+from sae_guard.controls import identity_sae
+from sae_guard.sae import SAE, SaeSource
 from sae_guard.testing import saes
 
 TOKENS = 7
@@ -102,7 +103,7 @@ def test_no_tokens_and_no_active_latents(activation: Activation) -> None:
     silent = replace(sae, b_enc=torch.full((64,), -1e3))
     coded = code(silent, torch.ones(5, 6))
     assert torch.equal(coded.reconstruction, sae.b_dec.expand(5, 6))
-    assert not any(column.any() for column in coded[1:])
+    assert not any(column.any() for column in (coded.l0, coded.l1, coded.firings))
 
 
 def test_the_identity_control_keeps_every_bit() -> None:
@@ -210,3 +211,15 @@ def test_decoder_norms_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
         sae = random_sae(ReLU(), rescale_by_decoder_norm=rescale)
         code(sae, torch.randn(50, 6), elements=128)
         assert len(calls) == 1
+
+
+@given(saes(d_in=6, d_sae=64), tokens, masks, st.sampled_from(WAYS), st.integers(64, 500))
+def test_pairs_are_the_active_latents_of_scored_tokens(
+    sae: SAE, x: Tensor, scored: Tensor, gather_up_to: float, elements: int
+) -> None:
+    coded = code(sae, x, scored=scored, gather_up_to=gather_up_to, elements=elements, pairs=True)
+    step = max(1, elements // sae.d_sae)
+    active = torch.cat([sae(chunk).latents != 0 for chunk in torch.split(x, step)])
+    expected = (active & scored[:, None]).nonzero()
+    assert coded.pairs is not None
+    assert sorted(coded.pairs.T.tolist()) == expected.tolist()

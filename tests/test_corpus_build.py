@@ -10,7 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sae_guard.corpus import build_corpus
-from sae_guard.corpus.windows import encode
+from sae_guard.corpus.sources import module_sources
+from sae_guard.corpus.windows import cut, encode
 from sae_guard.errors import SetupError
 from sae_guard.spec import read_data
 from tests.tiny_models import TEXT
@@ -23,7 +24,10 @@ def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """The same documents as text, JSON lines and tokens."""
     for number, text in enumerate(DOCUMENTS):
         (tmp_path / f"{number}.txt").write_text(text)
-    rows = [{"text": t, "input_ids": encode(t, tokenizer), "n": 1} for t in DOCUMENTS]
+    rows = [
+        {"text": text, "input_ids": encode(text, tokenizer), "n": 1, "meta": {"set": name}}
+        for text, name in zip(DOCUMENTS, ("arxiv", "books"), strict=True)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -45,6 +49,37 @@ def test_every_source_of_the_same_text_gives_the_same_tokens(
     assert len({corpus.sha256 for corpus in made}) == 1
     assert made[0].tokens.shape == (6, 8)
     assert made[0].identity["source"]["text"] == ["*.txt"]
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ({"text": "*.txt"}, ["0.txt", "1.txt"]),
+        ({"jsonl": "rows.jsonl"}, ["rows.jsonl"] * 2),
+        ({"jsonl": "rows.jsonl", "source_field": "meta.set"}, ["arxiv", "books"]),
+        ({"tokens": "rows.jsonl", "source_field": "meta.set"}, ["arxiv", "books"]),
+        ({"dataset": "data", "source_field": "meta.set"}, ["arxiv", "books"]),
+        ({"dataset": "data"}, ["data"] * 2),
+        ({"modules": ["textwrap", "csv"]}, ["textwrap", "csv"]),
+    ],
+)
+def test_each_window_says_where_it_comes_from(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, source: dict[str, Any], names: list[str]
+) -> None:
+    (folder / "data").mkdir()
+    (folder / "data" / "train.jsonl").write_text((folder / "rows.jsonl").read_text())
+    texts = DOCUMENTS
+    if "modules" in source:
+        texts = [text for _, text in module_sources(source["modules"])]
+    made = build_corpus(read_data(block(**source, sequences=14)), tokenizer, folder)
+    holders = {
+        window: name
+        for text, name in zip(texts, names, strict=True)
+        for window in cut([encode(text, tokenizer)], 8, 0)
+    }
+    assert len(made.sources) == 14
+    assert list(made.sources) == [holders[tuple(window)] for window in made.tokens.tolist()]
+    assert set(made.sources) == set(names)
 
 
 def test_a_dataset_is_read_only_as_far_as_needed(

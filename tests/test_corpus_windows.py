@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from sae_guard.corpus import Corpus
+from sae_guard.corpus import Corpus, Document
 from sae_guard.corpus.windows import cut, encode
 from sae_guard.errors import SetupError
 
@@ -18,7 +19,7 @@ GPT2_LIKE = SimpleNamespace(bos_token_id=0, eos_token_id=0, pad_token_id=None)
 documents = st.lists(st.lists(st.integers(1, 50), max_size=30), min_size=1, max_size=8)
 
 
-def corpus(docs: list[list[int]], **options: object) -> Corpus:
+def corpus(docs: Sequence[Sequence[int] | Document], **options: object) -> Corpus:
     settings = {"context": 4, "prepend_bos": True, **options}
     return Corpus.from_documents(docs, GPT2_LIKE, **settings)  # type: ignore[arg-type]
 
@@ -53,6 +54,33 @@ def test_another_seed_chooses_other_windows() -> None:
     docs = [[i] * 3 for i in range(1, 50)]
     chosen = {corpus(docs, sequences=4, seed=seed).sha256 for seed in range(5)}
     assert len(chosen) == 5
+
+
+@given(st.data(), documents.filter(lambda docs: any(len(doc) >= 3 for doc in docs)), st.integers())
+def test_sources_follow_their_windows_and_change_no_choice(
+    data: st.DataObject, docs: list[list[int]], seed: int
+) -> None:
+    names = [data.draw(st.sampled_from("abc")) for _ in docs]
+    named = [Document(doc, name) for doc, name in zip(docs, names, strict=True)]
+    plain = corpus(docs, seed=seed)
+    few = data.draw(st.integers(1, len(plain.tokens)))
+    chosen = corpus(named, sequences=few, seed=seed)
+    assert chosen.sha256 == corpus(docs, sequences=few, seed=seed).sha256
+    assert chosen.identity == corpus(docs, sequences=few, seed=seed).identity
+    assert plain.sources == ()
+    holders: dict[tuple[int, ...], list[str]] = {}
+    for doc, name in zip(docs, names, strict=True):
+        for window in cut([doc], 4, 0):
+            holders.setdefault(window, []).append(name)
+    for window, source in zip(chosen.tokens.tolist(), chosen.sources, strict=True):
+        assert source in holders[tuple(window)]
+    shuffled = corpus(data.draw(st.permutations(named)), sequences=few, seed=seed)
+    assert shuffled.sources == chosen.sources
+
+
+def test_as_many_sources_as_windows() -> None:
+    with pytest.raises(ValueError, match="2 sources of 1 windows"):
+        Corpus(torch.ones(1, 4, dtype=torch.int64), sources=("a", "b"))
 
 
 def test_bos_is_neither_patched_nor_scored_and_the_last_position_only_patched() -> None:

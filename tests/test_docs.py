@@ -71,6 +71,8 @@ def test_the_metric_table_is_the_one_in_the_code() -> None:
     for metric in METRICS.values():
         unit = f" ({metric.unit})" if metric.unit else ""
         formula = metric.formula.replace("|", "\\|")
+        if metric.min_tokens > 1:
+            formula += f"; needs {metric.min_tokens:,} scored tokens"
         row = f"| `{metric.name}`{unit} | {', '.join(metric.sides)} | {formula} |"
         assert f"{row} {metric.also_called} |" in README
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_guard.activations import JumpReLU, ReLU
+from sae_guard.activations import JumpReLU
+from sae_guard.controls import identity_sae, mean_sae, zero_sae
 from sae_guard.corpus import Corpus
-from sae_guard.engine import measure
+from sae_guard.engine import look, measure
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import Edit, LanguageModel, load_model
-from sae_guard.sae import SAE, SaeSource, identity_sae, zero_sae
+from sae_guard.sae import SAE, SaeSource
 from tests import naive
 
 HOOKS = [
@@ -104,11 +105,12 @@ def test_equals_the_definition(folder: Path, corpora: dict[str, Corpus], hook: s
     if folder.name == "pythia" and hook.endswith("resid_mid"):
         pytest.skip("attention and MLP run in parallel: there is no residual between them")
     sae, corpus = make_sae(), corpora[folder.name]
-    measurement = measure(load_model(folder), sae, corpus, hook)
+    measurement = measure(load_model(folder), sae, corpus, hook, random_error=True)
     raw = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
     expected = naive.metrics(
-        raw, sae_in_float64(sae), list(corpus.tokens), set(corpus.excluded), hook
-    )
+        raw, sae_in_float64(sae), list(corpus.tokens), set(corpus.excluded), hook,
+        sha256=corpus.sha256,
+    )  # fmt: skip
     assert set(expected) == set(METRICS) - PER_LATENT
     for name, value in expected.items():
         assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
@@ -127,11 +129,14 @@ def test_a_transcoder_equals_the_definition(
         W_skip=W_skip if skip else None,
         transcoder=True,
     )
-    measurement = measure(load_model(folder), transcoder, corpus, reads, hook_out=writes)
+    measurement = measure(
+        load_model(folder), transcoder, corpus, reads, hook_out=writes, random_error=True
+    )
     raw = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
     expected = naive.metrics(
-        raw, sae_in_float64(transcoder), list(corpus.tokens), set(corpus.excluded), reads, writes
-    )
+        raw, sae_in_float64(transcoder), list(corpus.tokens), set(corpus.excluded), reads, writes,
+        sha256=corpus.sha256,
+    )  # fmt: skip
     for name, value in expected.items():
         assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
     assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
@@ -190,19 +195,9 @@ def test_controls(folder: Path, corpora: dict[str, Corpus], hook: str) -> None:
     zero = measure(model, zero_sae(model.width(hook)), corpus, hook)
     assert zero["reconstruction_score"] == 0.0
     assert zero["kl"] > 0
-
-
-def test_the_mean_as_the_reconstruction_scores_zero_against_the_mean(
-    gpt2: LanguageModel, corpus: Corpus
-) -> None:
-    x = torch.cat([gpt2.logits_and_activation(row[None], HOOKS[0])[1][0] for row in corpus.tokens])
-    mean = x[corpus.scored.flatten()].mean(dim=0)
-    constant = SAE(
-        torch.zeros(32, 1), torch.zeros(1, 32), torch.zeros(1), mean, ReLU(), SaeSource("m", "m")
-    )
-    measurement = measure(gpt2, constant, corpus, HOOKS[0])
-    assert measurement["reconstruction_score[mean]"] == pytest.approx(0, abs=1e-5)
-    assert measurement["explained_variance"] == pytest.approx(0, abs=1e-5)
+    mean = measure(model, mean_sae(look(model, corpus, hook).mean), corpus, hook)
+    assert mean["ce_patched"] == pytest.approx(mean["ce_mean"], abs=1e-6)
+    assert mean["explained_variance"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])

@@ -49,19 +49,19 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
     """Windows of the clean runs and of the patched ones."""
-    clean, patched = Bases._run, Run.final
+    clean, patched = Bases._run, Run.finals
     seen: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
 
     def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
         seen["clean"].append((rows.start, rows.stop))
         return clean(self, rows, *others, **more)
 
-    def final(self: Run, rows: slice, *others: Any) -> Any:
+    def finals(self: Run, rows: slice, *others: Any) -> Any:
         seen["patched"].append((rows.start, rows.stop))
         return patched(self, rows, *others)
 
     monkeypatch.setattr(Bases, "_run", run)
-    monkeypatch.setattr(Run, "final", final)
+    monkeypatch.setattr(Run, "finals", finals)
     return seen
 
 
@@ -230,6 +230,7 @@ def test_a_measurement_is_of_this_sae_at_this_place() -> None:
     names = [run_name(change(make_sae()), at) for change in CHANGES]
     names += [run_name(make_sae(), at), run_name(make_sae(), Place(MLP, MLP))]
     names += [run_name(make_sae(), Place(RESIDUAL, MLP))]
+    names += [run_name(make_sae(), at, random_error=True)]
     assert len(set(names)) == len(names)
     elsewhere = replace(make_sae(), source=SaeSource("another/path", "other"))
     assert run_name(elsewhere, at) == run_name(make_sae(), at)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_guard.activations import JumpReLU, ReLU
+from sae_guard.controls import identity_sae
 from sae_guard.corpus import Corpus
 from sae_guard.diagnosis import diagnose
 from sae_guard.engine import Place
@@ -23,7 +24,7 @@ from sae_guard.examination.pairing import nearest_rows, rematched
 from sae_guard.examination.places import Reach, places
 from sae_guard.examination.selection import solved
 from sae_guard.model import LanguageModel
-from sae_guard.sae import SAE, SaeSource, identity_sae
+from sae_guard.sae import SAE, SaeSource
 from tests.checkpoint_files import example_sae
 from tests.tiny_models import TEXT
 

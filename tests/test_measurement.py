@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sae_guard.errors import InfrastructureError, SetupError, UndefinedMetricError
+from sae_guard.excerpts import Around, Excerpts
 from sae_guard.measurement import Measurement, load, merge, save
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.testing import measurements
@@ -42,6 +44,8 @@ def slow_value(m: Measurement, name: str) -> float:
     n = s["n_tokens"]
     return {
         "kl": s["kl"] / n,
+        "kl_random_error": s["kl_random_error"] / n,
+        "kl_vs_random_error": s["kl"] / s["kl_random_error"],
         "ce_clean": s["ce_clean"] / n,
         "ce_patched": s["ce_patched"] / n,
         "ce_zero": s["ce_zero"] / n,
@@ -153,7 +157,7 @@ def test_a_missing_row_makes_every_metric_undefined(m: Measurement, name: str) -
 @given(measurements(), st.sampled_from(sorted(METRICS)))
 def test_no_scored_token_makes_every_metric_undefined(m: Measurement, name: str) -> None:
     with pytest.raises(UndefinedMetricError):
-        changed(m, **{column: np.zeros(m.n_sequences) for column in COLUMNS})[name]
+        changed(m, **{column: np.zeros(m.n_sequences) for column in m.sums})[name]
 
 
 def many_tokens(m: Measurement, tokens: int) -> Measurement:
@@ -198,6 +202,75 @@ def test_saving_and_loading_is_the_identity_bit_for_bit(tmp_path: Path, m: Measu
         k: v.tobytes() for k, v in m.sums.items()
     }
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(measurements(min_sequences=2))
+def test_columns_on_request_may_be_absent_from_all_rows(tmp_path: Path, m: Measurement) -> None:
+    bare = dataclasses.replace(m, sums={name: m.sums[name] for name in COLUMNS})
+    save(bare, tmp_path / "m.npz")
+    assert load(tmp_path / "m.npz").sums.keys() == set(COLUMNS)
+    assert bare["kl"] == m["kl"]
+    for name in ("kl_random_error", "kl_vs_random_error"):
+        with pytest.raises(UndefinedMetricError, match=f"{name} was not measured: bound it in"):
+            bare[name]
+    some, others = rows(m, [0]), rows(bare, list(range(1, m.n_sequences)))
+    with pytest.raises(ValueError, match="the parts have different columns"):
+        merge([some, others])
+    assert merge([rows(bare, [0]), others]).sums.keys() == set(COLUMNS)
+    for name in COLUMNS:
+        with pytest.raises(ValueError, match="columns are"):
+            dataclasses.replace(m, sums={k: v for k, v in m.sums.items() if k != name})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(measurements(), st.data())
+def test_sources_and_texts_are_saved(tmp_path: Path, m: Measurement, data: st.DataObject) -> None:
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+    around = st.builds(Around, texts, texts, texts)
+    places = st.tuples(st.integers(0, 9), st.integers(0, 9))
+    m = dataclasses.replace(
+        m,
+        sources=tuple(data.draw(texts) for _ in range(m.n_sequences)),
+        excerpts=Excerpts(
+            data.draw(st.dictionaries(places, around, max_size=3)),
+            data.draw(st.dictionaries(st.integers(0, 9), texts, max_size=3)),
+        ),
+    )
+    save(m, tmp_path / "m.npz")
+    again = load(tmp_path / "m.npz")
+    assert (again.sources, again.excerpts) == (m.sources, m.excerpts)
+
+
+@given(measurements(min_sequences=2), st.randoms())
+def test_merging_keeps_the_source_of_each_row(m: Measurement, random: Random) -> None:
+    order = list(range(m.n_sequences))
+    random.shuffle(order)
+    parts = []
+    for chosen in (sorted(order[:1]), sorted(order[1:])):
+        text = Excerpts({(row, 0): Around("", "", str(row)) for row in chosen})
+        names = tuple(f"source {row}" for row in chosen)
+        parts.append(dataclasses.replace(rows(m, chosen), sources=names, excerpts=text))
+    whole = merge(parts)
+    assert whole.sources == tuple(f"source {row}" for row in range(m.n_sequences))
+    assert {at: around.next for at, around in whole.excerpts.tokens.items()} == {
+        (row, 0): str(row) for row in range(m.n_sequences)
+    }
+    nameless = dataclasses.replace(parts[0], sources=())
+    assert merge([nameless, parts[1]]).sources == ()
+
+
+@given(measurements())
+def test_as_many_sources_as_rows(m: Measurement) -> None:
+    with pytest.raises(ValueError, match=f"{m.n_sequences + 1} sources of {m.n_sequences} seq"):
+        dataclasses.replace(m, sources=("a",) * (m.n_sequences + 1))
+
+
+@pytest.mark.parametrize("schema", [2, 4])
+def test_another_schema_is_refused_by_its_number(tmp_path: Path, schema: int) -> None:
+    np.savez(tmp_path / "m.npz", schema=np.array(schema))
+    with pytest.raises(InfrastructureError, match=f"schema {schema}; this version reads 3"):
+        load(tmp_path / "m.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip"])

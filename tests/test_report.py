@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sae_guard.diagnosis import Diagnosis, Suspicion
 from sae_guard.errors import Contract
-from sae_guard.report import failure, headline, number, summary, to_json
+from sae_guard.report import COLUMNS, failure, headline, number, summary, to_json, worst_lines
 from sae_guard.wire import Outcome
+from sae_guard.worst import Worst, WorstSequence, WorstToken
 
 
 def outcome(**changes: object) -> Outcome:
@@ -74,6 +75,77 @@ def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
         "probable cause: scale: ‖x̂‖/‖x‖ = 11.3: off",
         "  try: check `sae: {normalize: …}`",
     ]
+
+
+SHOWN = Worst(
+    (
+        WorstToken(
+            17, 83, 9.3121, 0.021, 9.70611, 0.5, "arxiv/1.txt", "\n  for key in sort", "ed", "\t(x)"
+        ),
+        WorstToken(3, 1, math.nan, 2.0, math.inf, 1.25),
+    ),
+    (WorstSequence(42, 1260, 0.81234, 3.1, 3.9, "", 'def f():\r\n    """\x1b[31m\\d'),),
+)
+
+
+def test_the_worst_follow_what_is_probably_wrong() -> None:
+    text = failure(outcome(), Diagnosis(), SHOWN)
+    assert text.splitlines()[2:] == [
+        "",
+        "the largest KL of single tokens, in nats:",
+        "  9.312  CE 0.021 → 9.706, entropy 0.5 (sequence 17, position 83, arxiv/1.txt)",
+        "    \\n  for key in sort«ed» → «\\t(x)»",
+        "  nan  CE 2 → inf, entropy 1.25 (sequence 3, position 1)",
+        "",
+        "the largest mean KL of sequences, in nats:",
+        "  0.8123  CE 3.1 → 3.9, 1,260 tokens (sequence 42)",
+        '    def f():\\r\\n    """\\x1b[31m\\\\d',
+    ]
+    assert failure(outcome(), Diagnosis(), Worst((), ())) == failure(outcome(), Diagnosis())
+
+
+texts = st.text(max_size=150) | st.text("ab \n\\\x1b\u202e日", max_size=150)
+numbers = st.floats(allow_nan=True)
+indices = st.integers(0, 10**6)
+
+
+@given(
+    st.builds(
+        WorstToken, indices, indices, *[numbers] * 4, texts, texts, texts, texts.filter(bool)
+    ),
+    st.builds(WorstSequence, indices, indices, *[numbers] * 3, texts, texts),
+)
+def test_no_text_leaves_its_line(token: WorstToken, sequence: WorstSequence) -> None:
+    for line in worst_lines(Worst((token,), (sequence,))):
+        assert len(line) <= COLUMNS
+        assert line.isprintable()
+
+
+def test_what_is_too_long_loses_what_tells_least() -> None:
+    token = WorstToken(0, 20, 1.0, 1.0, 2.0, 0.5, "x/" * 60 + "b.txt", "y" * 99, "t" * 99, "n" * 99)
+    _, _, place, text = worst_lines(Worst((token,), ()))
+    assert place.startswith("  1  CE 1 → 2, entropy 0.5 (sequence 0, position 20, …")
+    assert place.endswith("x/b.txt)")
+    assert text == f"    …{'y' * 40}«{'t' * 23}…» → «{'n' * 23}…»"
+    assert len(place) == len(text) == COLUMNS
+
+
+def test_the_worst_cases_are_in_the_json_once_for_each_checkpoint() -> None:
+    rows = [
+        outcome(checkpoint="v2", verdict="pass", worst=SHOWN.json),
+        outcome(checkpoint="v3", worst=SHOWN.json),
+        outcome(checkpoint="v3", metric="l0", worst=SHOWN.json),  # of another xdist worker
+        outcome(checkpoint="v3", metric="cosine"),
+    ]
+    document = json.loads(to_json(rows, verdict="fail", version="0"), parse_constant=pytest.fail)
+    assert [case["checkpoint"] for case in document["worst_cases"]] == ["v2", "v3"]
+    case = document["worst_cases"][1]
+    assert (case["spec"], case["name"]) == ("thresholds/demo.yaml", "blocks.2.hook_resid_post")
+    first, second = case["tokens"]
+    assert (first["kl"], first["token"], first["source"]) == (9.3121, "ed", "arxiv/1.txt")
+    assert (second["kl"], second["ce_clean"], second["ce_patched"]) == (None, 2.0, None)
+    assert case["sequences"][0]["n_tokens"] == 1260
+    assert not any("worst" in row for row in document["outcomes"])
 
 
 def test_the_summary_warns_of_what_passes_and_is_suspected() -> None:
@@ -161,6 +233,47 @@ def test_the_load_contract_is_one_line_above_the_table(rows: list[Outcome], line
     assert "load." not in "".join(both[2:])
 
 
+ROWS = {
+    "checkpoint": {"kl": 0.41239, "reconstruction_score": 0.9, "l0": 16.0},
+    "random error": {"kl": 0.25, "reconstruction_score": None, "l0": None},
+    "permuted decoder": {"kl": 5.2751, "reconstruction_score": -0.1, "l0": 16.0},
+}
+
+
+def controls(**changes: object) -> Outcome:
+    """The outcome of the controls."""
+    bare = {f.name: f.default for f in fields(Outcome) if f.default is not MISSING}
+    own = {"kind": "controls", "metric": "controls", "controls": json.dumps(ROWS)}
+    return outcome(**{**bare, "verdict": "pass", **own, **changes})
+
+
+def test_controls_are_a_table_below_that_of_the_thresholds() -> None:
+    lines = list(summary([*parts("pass"), outcome(), controls()]))
+    assert lines[4:] == [
+        "  controls              kl  reconstruction_score  l0",
+        "  v3                0.4124                   0.9  16",
+        "  random error        0.25                     -   -",
+        "  permuted decoder   5.275                  -0.1  16",
+        "",
+    ]
+    assert lines[1:3] == ["  load contract: 1 of 1 kept", lines[2]]
+    assert lines[3].split()[0] == "kl"
+
+
+def test_what_is_no_better_than_a_baseline_is_said_below_the_table() -> None:
+    lines = list(summary([controls(verdict="warn", message="KL 2 is not below 1")]))
+    assert lines[-2:] == ["  WARNING: KL 2 is not below 1", ""]
+    error = controls(verdict="error", controls="", cause="setup", message="no such hook")
+    assert list(summary([error]))[1:] == [
+        "  controls: no numbers (setup error): no such hook", "",
+    ]  # fmt: skip
+
+
+def test_the_json_has_the_numbers_of_the_controls() -> None:
+    rows = json.loads(to_json([controls(), outcome()], verdict="pass", version="0"))["outcomes"]
+    assert [row["controls"] for row in rows] == [ROWS, None]
+
+
 def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> None:
     text = to_json(
         [outcome(value=math.nan, verdict="error", provenance='{"hook": "h"}')],
@@ -189,3 +302,18 @@ def test_a_value_is_never_rounded_onto_a_bound_that_it_is_not(value: float, boun
 def test_a_value_just_past_its_bound_looks_past_it() -> None:
     text = headline(outcome(value=0.20000001, bound=0.2))
     assert text.startswith("kl 0.20000001 > 0.2 nats")
+
+
+def test_an_early_verdict_is_marked_everywhere() -> None:
+    early = outcome(seen_sequences=64, of_sequences=256, alpha=0.001)
+    assert headline(early).startswith("kl ~0.4124")
+    assert " of 256 sequences)" in headline(early)
+    (row,) = [line for line in summary([early]) if line.startswith("  kl ")]
+    assert " ~0.4124" in row
+    assert row.endswith("FAIL (after 64)")
+    assert any("those on all 256 but for a chance of 0.001" in line for line in summary([early]))
+    held = outcome(verdict="pass", audit="pass after 64 of 256 sequences, held")
+    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(summary([held]))
+    unknown = outcome(verdict="undecided", value=None, on_undecided="warn", message="why")
+    assert headline(unknown) == "kl is undecided: why"
+    assert "  kl is undecided: why" in list(summary([unknown]))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sae_guard.activations import AbsTopK, Gated, GroupMax, JumpReLU, TanhReLU, TopK
-from sae_guard.sae import SAE, identity_sae, zero_sae
+from sae_guard.controls import identity_sae
+from sae_guard.sae import SAE
 from sae_guard.testing import saes
 
 Vector = NDArray[np.float64]
@@ -129,14 +130,3 @@ def test_to_moves_every_tensor() -> None:
     ).to("meta")  # fmt: skip
     tensors = [*vars(gated).values(), *vars(gated.activation).values()]
     assert {t.device.type for t in tensors if isinstance(t, torch.Tensor)} == {"meta"}
-
-
-@given(tokens)
-def test_the_identity_control_keeps_every_bit(x: torch.Tensor) -> None:
-    sae = identity_sae(6)
-    assert torch.equal(sae(x).reconstruction, x)
-
-
-@given(tokens)
-def test_the_zero_control_gives_zeros(x: torch.Tensor) -> None:
-    assert not zero_sae(6)(x).reconstruction.any()

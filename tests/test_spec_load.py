@@ -37,6 +37,7 @@ hook: blocks.8.hook_resid_pre
 data:
   dataset: {path: some/pile, split: "train[:1%]"}
   field: body
+  source_field: meta.set
   context: 64
   sequences: 32
   prepend_bos: false
@@ -59,6 +60,7 @@ slices:
     thresholds:
       kl: {p50: {max: 1}}
   - {entropy: 2.5.., thresholds: {reconstruction_score: {min: 0.9}}}
+  - {source: "arxiv*", thresholds: {explained_variance: {min: 0.7}, kl: {max: 1}}}
 ---
 model: gpt2
 hook: blocks.0.hook_mlp_out
@@ -90,31 +92,39 @@ def test_every_key(tmp_path: Path) -> None:
     assert first.data.dataset is not None
     assert first.data.dataset.split == "train[:1%]"
     assert (first.data.column, first.data.special_tokens) == ("body", (0, 2))
+    assert first.data.source_field == "meta.set"
     assert first.data.expect_clean_ce == (3.0, 3.6)
     assert first.checkpoint == "releases/v2"
     assert first.sae == SaeOptions(architecture="topk", k=32, pre_bias=True, normalize="layer_norm")
     assert first.thresholds == (
-        Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=23),
-        Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=24),
-        Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=25),
-        Threshold("ce_increase", max=0.5, file="thresholds/spec.yaml", line=26),
+        Threshold("kl", max=0.1, warn_max=0.08, file="thresholds/spec.yaml", line=24),
+        Threshold("reconstruction_score", min=0.95, file="thresholds/spec.yaml", line=25),
+        Threshold("l0", max=60, min=20, warn_max=50, file="thresholds/spec.yaml", line=26),
+        Threshold("ce_increase", max=0.5, file="thresholds/spec.yaml", line=27),
         Threshold(
             "ce_increase.p99.9", max=9, confidence=0.99, on_undecided="warn",
-            file="thresholds/spec.yaml", line=27,
+            file="thresholds/spec.yaml", line=28,
         ),
-        Threshold("ce_increase.worst_sequence", max=2, file="thresholds/spec.yaml", line=29),
-        Threshold("cosine.p1", min=0.5, file="thresholds/spec.yaml", line=30),
+        Threshold("ce_increase.worst_sequence", max=2, file="thresholds/spec.yaml", line=30),
+        Threshold("cosine.p1", min=0.5, file="thresholds/spec.yaml", line=31),
         Threshold(
-            "kl.p50", max=1, slice=Slice("position", 0, 8), file="thresholds/spec.yaml", line=34
+            "kl.p50", max=1, slice=Slice("position", 0, 8), file="thresholds/spec.yaml", line=35
         ),
         Threshold(
             "reconstruction_score", min=0.9, slice=Slice("entropy", 2.5),
-            file="thresholds/spec.yaml", line=35,
+            file="thresholds/spec.yaml", line=36,
+        ),
+        Threshold(
+            "explained_variance", min=0.7, slice=Slice("source", glob="arxiv*"),
+            file="thresholds/spec.yaml", line=37,
+        ),
+        Threshold(
+            "kl", max=1, slice=Slice("source", glob="arxiv*"), file="thresholds/spec.yaml", line=37
         ),
     )  # fmt: skip
     assert second.name == "blocks.0.hook_mlp_out"
     assert (second.data.modules, second.data.context) == (("argparse", "csv"), 128)
-    assert second.line == 37
+    assert second.line == 39
     assert second.checkpoint is None
 
 
@@ -173,7 +183,7 @@ def test_a_model_folder_is_relative_to_the_spec(tmp_path: Path, name: str, is_fo
 
 # What is written in place of which text of GOOD, the line of the error, and what it says.
 MALFORMED: list[tuple[str, str, int, str]] = [
-    ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook or hook_out? allowed: check"),
+    ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook or hook_out? allowed: alpha"),
     ("hook: blocks.8.hook_resid_pre\n", "", 1, "`hook` is missing: Hook point"),
     ("blocks.8.hook_resid_pre", "8", 2, "`hook` is 8, allowed: text"),
     ("blocks.8.hook_resid_pre", "", 2, "`hook` is empty, allowed: text"),
@@ -204,7 +214,27 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("kl: {max: 0.1}", "kl: {max: 1, on_undecided: warn}", 5, "kl has on_undecided warn and no c"),
     ("kl: {max: 0.1}", "kl: {worst_sequence: {max: 1, confidence: 0.9}}", 5, "but no interval"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{thresholds: {kl: {max: 1}}}]\n", 6,
-     "`slices.0` has to have one of position and entropy"),
+     "`slices.0` has to have one of position, entropy, source"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: a, position: ..8, thresholds: {kl: "
+     "{max: 1}}}]\n", 6, "`slices.0` has to have one of position, entropy, source"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: '', thresholds: {kl: {max: 1}}}]\n", 6,
+     "`slices.0.source` is '', expected a name or a glob such as arxiv*"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 'a::b', thresholds: {kl: {max: 1}}}]",
+     6,
+     "`slices.0.source` is 'a::b', expected a name or a glob"),
+    ("kl: {max: 0.1}\n", 'kl: {max: 1}\nslices: [{source: "a\\nb", thresholds: {kl: {max: 1}}}]',
+     6,
+     "`slices.0.source` is 'a\\nb', expected a name or a glob"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 3, thresholds: {kl: {max: 1}}}]\n", 6,
+     "`slices.0.source` is 3, expected a name or a glob"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 'b*', thresholds: {kl: {max: 1}}}]\n", 6,
+     "`slices.0.source` 'b*' is none of the sources; allowed: a.txt"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: a*, thresholds: {fvu: {p9: {max: 1}}}}]",
+     6, "fvu.p9@source=a*: fvu is a ratio of sums"),
+    ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: ..8, thresholds: {kl: {max: 1}}}, "
+     "{position: 0..8, thresholds: {kl: {max: 2}}}]\n", 6,
+     "kl@position=0..8 is bounded in `slices.0` already"),
+
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: 8, thresholds: {kl: {max: 1}}}]\n", 6,
      "`slices.0.position` is 8, expected a range such as 0..8"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: 8..4, thresholds: {kl: {max: 1}}}]\n",
@@ -215,6 +245,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("text: a.txt", "text: a.txt, jsonl: b", 3, "`data` has text and jsonl, expected exactly one"),
     ("text: a.txt", "text: []", 3, "`data.text` is [], expected text or a list of texts"),
     ("text: a.txt", "text: a.txt, field: b", 3, "`data` has a field, but text has none"),
+    ("text: a.txt", "text: a.txt, source_field: b", 3, "`data` has a source_field, but text has"),
     ("text: a.txt", "text: a.txt, context: 2", 3, "`data.context` is 2, allowed: 3 or more"),
     ("text: a.txt", "text: a.txt, sequences: 0", 3, "`data.sequences` is 0, allowed: 1 or more"),
     ("text: a.txt", "text: a.txt, seed: 0.5", 3, "`data.seed` is 0.5, allowed: a whole number"),

@@ -13,8 +13,8 @@ from tests.test_spec_load import GOOD, MALFORMED, WHOLE
 
 # A schema of single values cannot compare two of them, nor know what a metric's values are.
 BEYOND_A_SCHEMA = ("above max", "a warning lies", "cannot pass", "cannot fail", "warns at", "[low,",
-                   "say which", "has a field",
-                   "low below high")  # fmt: skip
+                   "say which", "has a field", "has a source_field", "low below high",
+                   "none of the sources", "bounded in `slices")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

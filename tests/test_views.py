@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,12 @@ def measured(table: TokenTable) -> Measurement:
         model={}, checkpoint={}, corpus={"n_sequences": n}, hook="h", mean_sha256="",
         formula_versions={}, versions={}, device="cpu",
     )  # fmt: skip
-    return Measurement(np.arange(n), sums, np.zeros(4, dtype=np.int64), provenance, table)
+    firings, sources = np.zeros(4, dtype=np.int64), tuple(SOURCES[row % 3] for row in range(n))
+    return Measurement(np.arange(n), sums, firings, provenance, table, sources)
+
+
+SOURCES = ("arxiv/1.txt", "arxiv/2.txt", "books.txt")
+"""Of the first sequences, and again."""
 
 
 @st.composite
@@ -55,16 +61,22 @@ def tokens_in(table: TokenTable, part: Slice | None) -> list[tuple[int, int]]:
         by = position
         if part is not None and part.by == "entropy":
             by = table.columns["entropy"][row, position]
+        if part is not None and part.by == "source":
+            by = 1.0 if fnmatchcase(SOURCES[row % 3], part.glob) else math.nan
         if part is None or part.low <= by < part.high:
             found.append((int(row), int(position)))
     return found
 
 
-slices = st.none() | st.builds(
-    Slice,
-    by=st.sampled_from(["position", "entropy"]),
-    low=st.sampled_from([0.0, 1.0, 2.0]),
-    high=st.sampled_from([3.0, 5.0, math.inf]),
+slices = (
+    st.none()
+    | st.builds(
+        Slice,
+        by=st.sampled_from(["position", "entropy"]),
+        low=st.sampled_from([0.0, 1.0, 2.0]),
+        high=st.sampled_from([3.0, 5.0, math.inf]),
+    )
+    | st.builds(Slice, by=st.just("source"), glob=st.sampled_from(["arxiv*", "*[12].txt", "b*"]))
 )
 
 
@@ -81,7 +93,8 @@ def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(
     )
     view = View(name, statistic, part)
     if not values:
-        with pytest.raises(UndefinedMetricError, match="no token is scored there"):
+        why = "no (token is scored|sequence comes from) there"
+        with pytest.raises(UndefinedMetricError, match=why):
             estimate(measured(table), view)
         return
     result = estimate(measured(table), view)
@@ -106,6 +119,41 @@ def test_the_mean_of_a_slice_is_that_of_its_tokens(
     result = estimate(measured(table), View(name, slice=part))
     assert result.value == pytest.approx(float(np.mean(values)), abs=1e-6)
     assert result.n_sequences == len({row for row, _ in found})
+
+
+@given(tables(), st.sampled_from(["fvu", "explained_variance", "reconstruction_score", "kl"]))
+def test_a_slice_by_source_is_the_measurement_of_its_sequences(
+    table: TokenTable, name: str
+) -> None:
+    """The mean activation stays that of all: the deviations from it are those of the sequences."""
+    whole, part = measured(table), Slice("source", glob="arxiv*")
+    rows = np.array([row % 3 < 2 for row in range(whole.n_sequences)])
+    alone = dataclasses.replace(
+        whole, sequences=np.arange(rows.sum()), tokens=None, sources=(),
+        sums={column: values[rows] for column, values in whole.sums.items()},
+        provenance=dataclasses.replace(whole.provenance, corpus={"n_sequences": int(rows.sum())}),
+    )  # fmt: skip
+    bare = dataclasses.replace(whole, tokens=None)  # which it does without
+    assert estimate(bare, View(name, slice=part)) == alone.estimate(name)
+    assert estimate(bare, View(name, WORST, part)).value == estimate(alone, View(name, WORST)).value
+
+
+def test_a_source_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+    table = TokenTable(
+        np.ones((4, 2), dtype=np.bool_),
+        {name: np.ones((4, 2), dtype=np.float32) for name in TOKEN_COLUMNS},
+    )
+    whole, missing = measured(table), Slice("source", glob="arxiv")
+    for statistic in ("kl", "kl.p50", "kl.worst_sequence"):
+        verdict = judge(whole, Threshold(statistic, max=9.0, slice=missing))
+        assert (verdict.status, verdict.cause) == ("error", "setup")
+        assert verdict.message == (
+            "source=arxiv: no sequence comes from there; did you mean arxiv/2.txt or arxiv/1.txt? "
+            "allowed: arxiv/1.txt, arxiv/2.txt, books.txt"
+        )
+    nameless = dataclasses.replace(whole, sources=())
+    verdict = judge(nameless, Threshold("kl", max=9.0, slice=Slice("source", glob="*")))
+    assert verdict.message == "source=*: where the sequences come from is not known"
 
 
 @given(tables())
@@ -156,7 +204,7 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
             estimate(bare, view)
     assert estimate(bare, View("kl", WORST)).value == 1.0
     missing = dataclasses.replace(
-        measured(table), sequences=np.arange(1), tokens=None,
+        measured(table), sequences=np.arange(1), tokens=None, sources=(),
         sums={name: column[:1] for name, column in measured(table).sums.items()},
     )  # fmt: skip
     with pytest.raises(UndefinedMetricError, match="1 of the 2 sequences"):
@@ -171,6 +219,8 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
         (View("kl", "median"), "no statistic"),
         (View("reconstruction_score", "p99"), "single tokens have none"),
         (View("explained_variance", slice=Slice("position", 0, 2)), "needs the mean activation"),
+        (View("explained_variance", "p50", Slice("source", glob="a")), "single tokens have none"),
+        (View("dead_latents", slice=Slice("source", glob="a")), "is of all tokens together"),
         (View("dead_latents", WORST), "is of all tokens together"),
         (View("l0", WORST), "bounded on both sides"),
     ],
@@ -185,6 +235,8 @@ def test_views_that_show_nothing(view: View, why: str) -> None:
         View("kl"), View("kl", "p99"), View("kl", "p99.9", Slice("entropy", 1)),
         View("explained_variance", WORST), View("reconstruction_score", WORST),
         View("reconstruction_score", slice=Slice("position", 0, 8)), View("dead_latents"),
+        View("fvu", slice=Slice("source", glob="a")), View("kl", "p50", Slice("source", glob="a")),
+        View("fvu", WORST, Slice("source", glob="a")),
     ],
 )  # fmt: skip
 def test_views_that_show_something(view: View) -> None:
@@ -200,6 +252,7 @@ def test_names() -> None:
     assert str(View("kl")) == "kl"
     assert str(View("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
     assert str(View("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
+    assert str(View("kl", slice=Slice("source", glob="arxiv*"))) == "kl@source=arxiv*"
     assert View.of("kl.p99.9") == View("kl", "p99.9")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements, thresholds
 from sae_guard.verdicts import Threshold, judge
 from sae_guard.wire import Outcome
+from sae_guard.worst import worst
 
 PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint": "v1"}
 
@@ -25,7 +27,8 @@ PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint":
 def test_every_outcome_survives_the_way_between_processes(
     m: Measurement, name: str, data: st.DataObject
 ) -> None:
-    outcome = Outcome.of(judge(m, data.draw(thresholds(name))), **PLACE, provenance="{}")
+    verdict = judge(m, data.draw(thresholds(name)))
+    outcome = Outcome.of(verdict, **PLACE, provenance="{}", worst=worst(m).json)
     carried = execnet.loads(execnet.dumps(outcome.to_properties()))
     assert Outcome.from_properties(carried) == outcome
 
@@ -66,3 +69,10 @@ def test_half_an_outcome_is_none(lost: str) -> None:
     assert Outcome.from_properties(p for p in properties if p[0] != lost) is None
     assert Outcome.from_properties([*properties, ("sae_guard.new_field", 1)]) is None
     assert Outcome.from_properties([("user_property", 1)]) is None
+
+
+def test_controls_survive_too() -> None:
+    rows = json.dumps({"v1": {"kl": 0.1, "l0": None}, "permuted decoder": {"kl": 2.0, "l0": None}})
+    outcome = Outcome(**PLACE, kind="controls", metric="controls", verdict="warn", controls=rows)
+    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
+    assert Outcome.from_properties(carried) == outcome

@@ -1,6 +1,7 @@
 """Text or tokens → a fixed set of token windows with two masks and a hash."""
 
 from sae_guard.corpus.build import build_corpus
-from sae_guard.corpus.windows import Corpus
+from sae_guard.corpus.decoding import excerpts
+from sae_guard.corpus.windows import Corpus, Document
 
-__all__ = ["Corpus", "build_corpus"]
+__all__ = ["Corpus", "Document", "build_corpus", "excerpts"]

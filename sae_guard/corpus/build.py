@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_guard.corpus import sources
-from sae_guard.corpus.windows import Corpus, encode
+from sae_guard.corpus.windows import Corpus, Document, encode
 from sae_guard.errors import SetupError
 
 if TYPE_CHECKING:
@@ -42,22 +42,26 @@ def build_corpus(data: DataSpec, tokenizer: Any, base: Path) -> Corpus:
     )
 
 
-def _documents(data: DataSpec, tokenizer: Any, base: Path) -> Iterator[Sequence[int]]:
+def _documents(data: DataSpec, tokenizer: Any, base: Path) -> Iterator[Document]:
     if data.tokens is not None:
         for path in sources.expand(data.tokens, base):
-            yield from sources.token_file(path, data.column)
+            for source, ids in sources.token_file(
+                path, data.column, source_field=data.source_field, base=base
+            ):
+                yield Document(ids, source)
         return
-    for text in _texts(data, base):
+    for source, text in _texts(data, base):
         if not isinstance(text, str):
             raise SetupError(f"field {data.column!r} is {type(text).__name__}, expected text")
-        yield encode(text, tokenizer)
+        yield Document(encode(text, tokenizer), source)
 
 
-def _texts(data: DataSpec, base: Path) -> Iterator[Any]:
+def _texts(data: DataSpec, base: Path) -> Iterator[sources.Found]:
     if data.text is not None:
-        return sources.text_files(sources.expand(data.text, base))
+        return sources.text_files(sources.expand(data.text, base), base)
     if data.jsonl is not None:
-        return sources.json_lines(sources.expand(data.jsonl, base), data.column)
+        files = sources.expand(data.jsonl, base)
+        return sources.json_lines(files, data.column, source_field=data.source_field, base=base)
     if data.modules is not None:
         return sources.module_sources(data.modules)
     if data.dataset is None:
@@ -68,5 +72,6 @@ def _texts(data: DataSpec, base: Path) -> Iterator[Any]:
         split=data.dataset.split,
         revision=data.dataset.revision,
         field=data.column,
+        source_field=data.source_field,
         base=base,
     )

@@ -18,6 +18,14 @@ from sae_guard.errors import SetupError
 SpecialTokens = Literal["exclude", "include"] | Sequence[int]
 
 
+@dataclass(frozen=True)
+class Document:
+    """Token ids, and the name of where they come from, which slices by source are about."""
+
+    ids: Sequence[int]
+    source: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """A fixed token set: every window has the same length, there is no padding.
@@ -30,6 +38,12 @@ class Corpus:
     excluded: frozenset[int] = frozenset()
     description: Mapping[str, Any] = field(default_factory=dict)
     """Where the tokens come from and by which policy, for the provenance."""
+    sources: tuple[str, ...] = ()
+    """Where each window comes from; empty where nothing is known of it."""
+
+    def __post_init__(self) -> None:
+        if self.sources and len(self.sources) != len(self.tokens):
+            raise ValueError(f"{len(self.sources)} sources of {len(self.tokens)} windows")
 
     @classmethod
     def from_texts(
@@ -57,7 +71,7 @@ class Corpus:
     @classmethod
     def from_documents(
         cls,
-        documents: Iterable[Sequence[int]],
+        documents: Iterable[Sequence[int] | Document],
         tokenizer: Any,
         *,
         context: int = 128,
@@ -75,8 +89,8 @@ class Corpus:
         order of the documents.
 
         Args:
-            documents: Token ids of each document; a leading BOS is taken off when one is
-                prepended.
+            documents: Token ids of each document, with their source or without; a leading BOS is
+                taken off when one is prepended.
             tokenizer: Names the BOS, EOS and PAD ids.
             context: Tokens per window, BOS included.
             sequences: Windows to keep; None keeps all.
@@ -91,20 +105,24 @@ class Corpus:
             SetupError: Too few windows, no BOS token to prepend, or a BOS inside a window.
         """
         bos = bos_id(tokenizer) if prepend_bos else None
-        windows = list(islice(cut(documents, context, bos), pool))
+        windows = list(islice(_named_windows(documents, context, bos), pool))
         if not windows or len(windows) < (sequences or 0):
             raise SetupError(
                 f"the text gives {len(windows)} windows of {context} tokens, "
                 f"{sequences or 'at least 1'} are asked for: add text or lower `sequences`"
             )
-        windows.sort(key=lambda window: _key(window, seed))
-        tokens = torch.tensor(windows[:sequences], dtype=torch.int64)
+        # Equal windows differ in their source alone: their order is fixed too.
+        windows.sort(key=lambda named: (_key(named[0], seed), named[1]))
+        chosen = windows[:sequences]
+        tokens = torch.tensor([window for window, _ in chosen], dtype=torch.int64)
+        sources = tuple(source for _, source in chosen)
         if bos is not None:
             check_one_bos(tokens, bos)
         return cls(
             tokens,
             excluded_ids(tokenizer, special_tokens),
             {**(description or {}), "prepend_bos": prepend_bos, "seed": seed},
+            sources if any(sources) else (),
         )
 
     @cached_property
@@ -157,6 +175,15 @@ def cut(
         start = 1 if bos is not None and document and document[0] == bos else 0
         for at in range(start, len(document) - step + 1, step):
             yield (*head, *document[at : at + step])
+
+
+def _named_windows(
+    documents: Iterable[Sequence[int] | Document], context: int, bos: int | None
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    for given in documents:
+        document = given if isinstance(given, Document) else Document(given)
+        for window in cut([document.ids], context, bos):
+            yield window, document.source
 
 
 def bos_id(tokenizer: Any) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import Ablation, SharedRow
 from sae_guard.engine.base import Base, Bases
-from sae_guard.engine.batches import in_halves
+from sae_guard.engine.batches import batches, in_halves
 from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.engine.rows import Rows
 from sae_guard.model import Suffix
@@ -74,37 +74,76 @@ class Ablated:
             if kept + residual.nbytes <= _KEPT_BYTES:
                 self._waiting[rows.start, rows.stop] = residual.cpu()
 
-    def finish(self, batches: Sequence[slice]) -> None:
+    def finish(self, windows: Sequence[slice]) -> None:
         """What needs μ, and what no batch has done."""
         if self.mean is not None:
             return
-        for rows in batches:
-            if self._ablation is None or not self._rows.known(rows):
-                in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
-        assert self._ablation is not None
-        n, total, alone = (
-            self.corpus.scored.sum(dim=1), self._rows["total"], self._rows["alone"]
-        )  # fmt: skip
-        mean = total.sum(dim=0) / n.sum()
-        for rows in batches:
-            if bool(alone[rows].any()) and not self._means.known(rows):
-                in_halves(lambda part: self._mean_ablate(part, mean), rows)
-        everything, zero = slice(0, len(n)), torch.zeros(())
-        shared = self._ablation.by_one
-        only = alone[:, None]
-        self.tokens = {
-            "ce_zero": torch.where(only, self._rows["ce_zero"], shared(zero, everything)),
-            "ce_mean": torch.where(only, self._means["ce_mean"], shared(mean, everything)),
-        }
-        self.sums = {
-            **{name: values.double().sum(dim=1) for name, values in self.tokens.items()},
-            "sq_deviation": about(mean, total, self._rows["square"], n),
-        }
+        for rows in windows:
+            self._ensure(rows)
+        mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
+        for rows in windows:
+            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+        self.sums, self.tokens = self._columns(slice(0, len(self.corpus.tokens)), mean)
         self.mean = mean
         by_one = torch.tensor(_PATHS.index(self.path))
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
         kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
         self._memory.write(f"at/{self.hook}/sums", kept)
+
+    def centre(self) -> Float[Tensor, " d_out"]:
+        """μ before anything else: from clean runs of the whole corpus up to the hook point."""
+        if self.mean is not None:
+            return self.mean
+        name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
+        kept = self._memory.read(name)
+        if kept is None:
+            totals: list[Tensor] = []
+
+            def add(rows: slice) -> None:
+                y = self._bases.activation(rows, self.suffix.source(self.hook), self.suffix)
+                totals.append(moments(y, self.corpus.scored[rows, :-1])[0])
+
+            for rows in batches(0, n, self._bases.size, self._bases.size):
+                in_halves(add, rows)
+            mean = torch.cat(totals).sum(dim=0) / self.corpus.scored.sum()
+            kept = {"mean": mean}
+            self._memory.write(name, kept)
+        return kept["mean"]
+
+    def part(
+        self, rows: slice, mean: Float[Tensor, " d_out"] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The columns of some windows and of their tokens; without μ, NaN for those about it."""
+        if self.mean is not None:
+            sums = {name: values[rows] for name, values in self.sums.items()}
+            return sums, {name: values[rows] for name, values in self.tokens.items()}
+        self._ensure(rows)
+        if mean is not None:
+            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+        return self._columns(rows, mean)
+
+    def _ensure(self, rows: slice) -> None:
+        """Do what of some windows does not need μ, unless a batch has."""
+        if self._ablation is None or not self._rows.known(rows):
+            in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
+
+    def _columns(
+        self, rows: slice, mean: Float[Tensor, " d_out"] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self._ablation is not None
+        scored, shared = self.corpus.scored[rows, :-1], self._ablation.by_one
+        only = self._rows["alone"][rows, None]
+        ce_zero = torch.where(only, self._rows["ce_zero"][rows], shared(torch.zeros(()), rows))
+        if mean is None:
+            ce_mean = torch.full_like(ce_zero, torch.nan)
+            deviation = torch.full((len(scored),), torch.nan, dtype=torch.float64)
+        else:
+            ce_mean = torch.where(only, self._means["ce_mean"][rows], shared(mean, rows))
+            total, square = (self._rows[name][rows] for name in ("total", "square"))
+            deviation = about(mean, total, square, scored.sum(dim=1))
+        tokens = {"ce_zero": ce_zero, "ce_mean": torch.where(scored, ce_mean, 0)}
+        sums = {name: values.double().sum(dim=1) for name, values in tokens.items()}
+        return {**sums, "sq_deviation": deviation}, tokens
 
     def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
         """Sums of the cross-entropy of some windows with ``value`` for the activation."""
@@ -124,11 +163,13 @@ class Ablated:
 
     def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
         assert self._ablation is not None
+        alone = self._rows["alone"][rows]
+        if not bool(alone.any()) or self._means.known(rows):
+            return
         residual = self._waiting.get((rows.start, rows.stop))
         if residual is None:
             residual = self._bases.of(rows).seen[self.suffix.entry]
-        found = self._ablation.each(mean, rows, self._rows["alone"][rows], residual)
-        self._means.set(rows, {"ce_mean": found})
+        self._means.set(rows, {"ce_mean": self._ablation.each(mean, rows, alone, residual)})
 
     def _sought(self, rows: slice, base: Base) -> Ablation:
         """How ablations are run, by the first windows; what is remembered is of that way."""

@@ -15,7 +15,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import batches, in_halves, shard_size
 from sae_guard.engine.memory import Memory
-from sae_guard.model import FINAL, LanguageModel, Unembedding
+from sae_guard.model import FINAL, LanguageModel, Suffix, Unembedding
 
 _HEAD = "head"
 _Shard = dict[str, dict[str, Tensor]]
@@ -72,6 +72,15 @@ class Bases:
             })  # fmt: skip
         self.came_from["run"] += 1
         return self._base(self._run(rows, self.names, summary=False))
+
+    def activation(
+        self, rows: slice, name: str, suffix: Suffix
+    ) -> Float[Tensor, "batch pos width"]:
+        """The activation at one hook point of the windows of a shard; later blocks are not run."""
+        found = self._read([name], rows.start // self.size)
+        if name in found:
+            return found[name]["activation"]
+        return suffix.before(self.corpus.tokens[rows].to(self.model.device), name).flatten(2)
 
     @property
     def path(self) -> str:

@@ -58,7 +58,7 @@ class Memory:
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         }
         try:
-            return cls(cache.entry(_digest(parts), description))
+            return cls(cache.entry(digest(parts), description))
         except CacheError as error:
             return cls(None, str(error))
 
@@ -105,19 +105,32 @@ class Memory:
 
 def fingerprint(tensors: Tensors) -> str:
     """Hash of names, dtypes, shapes and every bit."""
-    digest, seen = xxhash.xxh3_128(), dict[tuple[Any, ...], str]()
+    hashed, seen = xxhash.xxh3_128(), dict[tuple[Any, ...], str]()
     for name, tensor in sorted(tensors.items()):
         what = f"{tensor.dtype}:{list(tensor.shape)}"
         place = (tensor.device, tensor.data_ptr(), tensor.stride(), what)
         if place not in seen:  # a bridge names each weight several times
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             seen[place] = xxhash.xxh3_128_hexdigest(flat.numpy().data)
-        digest.update(f"{name}:{what}:{seen[place]};".encode())
-    return digest.hexdigest()
+        hashed.update(f"{name}:{what}:{seen[place]};".encode())
+    return hashed.hexdigest()
 
 
-def run_name(sae: SAE, at: Place) -> str:
-    """By what the measurement of an SAE at a place is remembered."""
+def run_name(sae: SAE, at: Place, *, random_error: bool = False) -> str:
+    """By what the measurement of an SAE at a place, with or without a random error, is
+    remembered.
+    """
+    parts = {
+        "sae": contents(sae),
+        "device": _device(sae.device),
+        "at": asdict(at),
+        "random_error": random_error,
+    }
+    return f"runs/{digest(parts)}"
+
+
+def contents(sae: SAE) -> dict[str, Any]:
+    """What an SAE is, wherever it comes from and wherever it lies."""
     tensors = {name: value for name, value in vars(sae).items() if isinstance(value, Tensor)}
     settings = {
         name: value
@@ -128,14 +141,11 @@ def run_name(sae: SAE, at: Place) -> str:
         name: fingerprint({name: value}) if isinstance(value, Tensor) else value
         for name, value in vars(sae.activation).items()
     }
-    parts = {
+    return {
         "weights": fingerprint(tensors),
         "settings": settings,
         "activation": [sae.activation.architecture, activation],
-        "device": _device(sae.device),
-        "at": asdict(at),
     }
-    return f"runs/{_digest(parts)}"
 
 
 def _device(device: torch.device) -> str:
@@ -145,10 +155,10 @@ def _device(device: torch.device) -> str:
 @cache
 def _code() -> str:
     """Hash of the code that measures: numbers of another version are not those of this one."""
-    digest = xxhash.xxh3_128()
+    hashed = xxhash.xxh3_128()
     for path in _sources():
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
 
 
 def _sources() -> Iterator[Path]:
@@ -159,5 +169,6 @@ def _sources() -> Iterator[Path]:
         yield from sorted((root / room).rglob("*.py"))
 
 
-def _digest(parts: Mapping[str, Any]) -> str:
+def digest(parts: Mapping[str, Any]) -> str:
+    """Of what can be JSON, or told apart by its text."""
     return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True, default=repr).encode())

@@ -17,13 +17,11 @@ from sae_guard.engine.fast import Run
 from sae_guard.engine.place import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError, SetupError
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
-from sae_guard.token_table import TOKEN_COLUMNS
 
-# What a model that is built otherwise raises where blocks are taken out of it.
-_OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+"""What a model that is built otherwise raises where blocks are taken out of it."""
 
 
 class Found(NamedTuple):
@@ -32,9 +30,12 @@ class Found(NamedTuple):
     sums: Mapping[str, Tensor]
     tokens: Mapping[str, Tensor]
     firings: Tensor
-    mean: Float[Tensor, " d_out"]
+    mean: Float[Tensor, " d_out"] | None
+    """None where it was not asked for."""
     paths: dict[str, str]
     """Which path was taken for what, and why not a faster one."""
+    spread: Tensor | None = None
+    """Of firings, as `Run.spread`."""
 
 
 class Batches:
@@ -68,43 +69,50 @@ def take_fast(
                 in_halves(sweep.batch, rows)
                 if not proved and bool(corpus.scored[rows].any()):
                     given_up, proved = sweep.prove(rows), True
-            except _OF_OTHER_MODELS as error:
+            except OF_OTHER_MODELS as error:
                 if proved:
                     raise
                 return [f"{type(error).__name__}: {error}".partition("\n")[0]] * len(runs)
             if proved:
                 sweep.save()
         sweep.finish(bars.slices)
-    return [given_up[run] if run in given_up else _found(sweep, run) for run in runs]
+    return [given_up[run] if run in given_up else found_by(sweep, run) for run in runs]
 
 
-def _found(sweep: Sweep, run: Run) -> Found:
+def found_by(sweep: Sweep, run: Run) -> Found:
+    """What the fast path has found for a run."""
     ablated = sweep.ablated(run)
-    assert ablated.mean is not None
     paths = {
         "forward": f"from block {run.suffix.block} on",
         "ablations": ablated.path,
         "clean run": sweep.bases.path,
     }
     sums, tokens = {**run.sums, **ablated.sums}, {**run.tokens, **ablated.tokens}
-    return Found(sums, tokens, run.firings, ablated.mean, paths)
+    return Found(sums, tokens, run.firings, ablated.mean, paths, run.spread)
 
 
 def take_plain(
-    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, batches: Batches, *, because: str
+    model: LanguageModel,
+    sae: SAE,
+    corpus: Corpus,
+    at: Place,
+    batches: Batches,
+    *,
+    because: str,
+    random_error: bool = False,
 ) -> Found:
     """What the plain path finds, and why it is taken."""
     try:
         mean = plain.mean_activation(model, sae, corpus, at, batches)
-        found = [plain.batch(model, sae, corpus, at, rows, mean) for rows in batches]
+        found = [
+            plain.batch(model, sae, corpus, at, rows, mean, random_error=random_error)
+            for rows in batches
+        ]
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(f"out of memory: {error}") from error
     sums, tokens = (
-        {name: torch.cat([columns[name] for columns in each]) for name in names}
-        for names, each in (
-            (COLUMNS, [part.sums for part in found]),
-            (TOKEN_COLUMNS, [part.tokens for part in found]),
-        )
+        {name: torch.cat([columns[name] for columns in each]) for name in each[0]}
+        for each in ([part.sums for part in found], [part.tokens for part in found])
     )
-    firings = torch.stack([part.firings for part in found]).sum(dim=0)
+    firings = torch.stack([part.firings.sum(dim=0) for part in found]).sum(dim=0)
     return Found(sums, tokens, firings, mean, {"forward": "whole model", "because": because})

@@ -18,6 +18,8 @@ from torch import Tensor
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.place import Place
+from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
+from sae_guard.engine.random_error import with_random_error
 from sae_guard.metrics import tokens as formulas
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
@@ -42,11 +44,11 @@ def mean_activation(
 
 
 class Batch(NamedTuple):
-    """What some windows give: per window, per token (float32, 0 where unscored), per latent."""
+    """What some windows give: per window, per token (float32, 0 where unscored) and per latent."""
 
     sums: dict[str, Float[Tensor, " batch"]]
     tokens: dict[str, Float[Tensor, "batch pos-1"]]
-    firings: Int[Tensor, " d_sae"]
+    firings: Int[Tensor, "batch d_sae"]
 
 
 def batch(
@@ -54,8 +56,10 @@ def batch(
     sae: SAE,
     corpus: Corpus,
     at: Place,
-    rows: slice | Int[Tensor, " batch"],
+    rows: slice,
     mean: Float[Tensor, " d_out"] | None,
+    *,
+    random_error: bool = False,
 ) -> Batch:
     """All columns of the windows.
 
@@ -86,6 +90,9 @@ def batch(
         "cosine": formulas.cosine(y, y_hat)[:, :-1],
         "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1],
     }
+    if random_error:
+        replacement = with_random_error(y, y_hat, corpus, range(rows.start, rows.stop))
+        per_token[RANDOM_ERROR] = formulas.kl_divergence(log_p, log_probs_with(replacement))
     if mean is not None:
         centre = mean.to(y.dtype).to(y.device)
         per_token |= {
@@ -103,7 +110,8 @@ def batch(
         for name, values in per_token.items()
         if name not in ("n_tokens", "sq_deviation")
     }
-    return Batch(sums, kept, (latents[scored.to(latents.device)] != 0).sum(dim=0).cpu())
+    fired = (latents != 0) & scored.to(latents.device)[..., None]
+    return Batch(sums, kept, fired.sum(dim=1).cpu())
 
 
 def _log_probs_with(

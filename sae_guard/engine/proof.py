@@ -34,7 +34,9 @@ def difference(run: Run, ablated: Ablated, bases: Bases, batch: slice) -> str | 
     centre = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
     known = ablated.mean is not None
     mean = None if known else centre
-    expected = plain.batch(run.suffix.model, run.sae, run.corpus, run.at, rows, mean).sums
+    expected = plain.batch(
+        run.suffix.model, run.sae, run.corpus, run.at, rows, mean, random_error=run.random_error
+    ).sums
     found = {name: sums[rows] for name, sums in run.sums.items()}
     if not known:
         for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", centre)):

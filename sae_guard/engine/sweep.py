@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.ablated import Ablated
 from sae_guard.engine.base import Bases
 from sae_guard.engine.fast import Run
-from sae_guard.engine.memory import Memory, run_name
+from sae_guard.engine.memory import Memory, Tensors, run_name
 from sae_guard.engine.proof import difference
 from sae_guard.model import LanguageModel
 
@@ -35,7 +35,7 @@ class Sweep:
     ) -> None:
         self.runs = list(runs)
         self.memory = memory
-        self.names = {run: run_name(run.sae, run.at) for run in runs} if memory.entry else {}
+        self.names = {run: _name(run) for run in runs} if memory.entry else {}
         """By what they are remembered."""
         self._unembedding = model.unembedding
         self._corpus = corpus
@@ -51,12 +51,16 @@ class Sweep:
         """What stands beside the SAE of a run."""
         return self._ablated[run.at.replaced]
 
-    def restore(self) -> None:
-        """Go on from where an earlier run of the same was."""
-        for run, name in self.names.items():
+    def restore(self, usable: Callable[[Tensors], bool] = lambda kept: True) -> None:
+        """Go on from where an earlier run of the same was; one of no use is not written over."""
+        for run, name in list(self.names.items()):
             kept = self.memory.read(name)
-            if kept is not None:
+            if kept is None:
+                continue
+            if usable(kept):
                 run.restore(kept)
+            else:
+                del self.names[run]
 
     def save(self, *, now: bool = False) -> None:
         """Remember how far the runs are, every few seconds."""
@@ -74,15 +78,19 @@ class Sweep:
         """Everything of these windows that does not need μ."""
         base = self.bases.of(rows)
         runs = [run for run in self.runs if not bool(run.done[rows].all())]
-        finals = [run.final(rows, base) for run in runs]
+        finals = [(run, *found) for run in runs for found in run.finals(rows, base).items()]
         target = self._corpus.tokens[rows, 1:][self._corpus.scored[rows, :-1]]
-        losses = head.losses(self._unembedding, base.clean, finals, target)
+        others = [final for *_, final in finals]
+        losses = head.losses(self._unembedding, base.clean, others, target)
         for ablated in self._ablated.values():
             ablated.batch(rows, base)
         clean = {"ce_clean": losses.clean, "entropy": losses.entropy}
+        found = {run: dict(clean) for run in runs}
+        for (run, column, _), (kl, cross_entropy) in zip(finals, losses.others, strict=True):
+            found[run] |= {column: kl} | ({"ce_patched": cross_entropy} if column == "kl" else {})
         # Last: a batch that did not fit is run again.
-        for run, (kl, ce_patched) in zip(runs, losses.others, strict=True):
-            run.take(rows, {**clean, "kl": kl, "ce_patched": ce_patched})
+        for run in runs:
+            run.take(rows, found[run])
 
     def prove(self, rows: slice) -> dict[Run, str]:
         """The runs that are given up, and why: they differ from the plain path in this batch."""
@@ -99,3 +107,7 @@ class Sweep:
         self.save(now=True)
         for hook in dict.fromkeys(run.at.replaced for run in self.runs):
             self._ablated[hook].finish(batches)
+
+
+def _name(run: Run) -> str:
+    return run_name(run.sae, run.at, random_error=run.random_error)

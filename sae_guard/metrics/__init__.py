@@ -1,1 +1,1 @@
-"""What is measured: the table of metrics (`table`, no torch) and the token formulas (`tokens`)."""
+"""What is measured: the table of metrics (`metric`, `table`: no torch), the formulas (`tokens`)."""

@@ -1,4 +1,4 @@
-"""The metrics by name: unit, direction, formula version, and the sums each one is a ratio of.
+"""The metrics by name, and the columns that they are made of.
 
 Every metric but the two latent shares is a ratio of pooled sums ``Σ num_i / Σ den_i`` over token
 sequences, so estimates, intervals, thresholds and pairings need one formula for all of them.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 from sae_guard.errors import SetupError, allowed
+from sae_guard.metrics.metric import Metric
+from sae_guard.metrics.metric import sums as _sum
+
+__all__ = ["COLUMNS", "METRICS", "ON_REQUEST", "Metric", "metric"]
 
 COLUMNS = (
     "n_tokens",
@@ -30,47 +32,13 @@ COLUMNS = (
 )
 """Per-sequence sums over the scored tokens, in the order in which they are stored."""
 
-Side = Literal["max", "min"]
-Direction = Literal["lower", "higher", "window"]
-
-_SIDES: Mapping[Direction, tuple[Side, ...]] = {
-    "lower": ("max",),
-    "higher": ("min",),
-    "window": ("max", "min"),
-}
-
-
-def _sum(**coefficients: float) -> Mapping[str, float]:
-    return MappingProxyType(coefficients)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric: how it is called, which way is better, and what it is a ratio of."""
-
-    name: str
-    unit: str
-    direction: Direction
-    formula: str
-    numerator: Mapping[str, float] = field(default_factory=dict)
-    denominator: Mapping[str, float] = field(default_factory=lambda: _sum(n_tokens=1))
-    also_called: str = ""
-    version: int = 1
-    """Raised whenever the formula changes: numbers of two versions are never compared."""
-    min_denominator: float = 0.0
-    """Per scored token; at or below it the ratio is undefined."""
-    min_tokens: int = 1
-    """Scored tokens below which the metric is undefined."""
-    range: tuple[float, float] = (-math.inf, math.inf)
-    """What the value can be: a bound outside it cannot pass, or cannot fail."""
-    firing_above: float | None = None
-    """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        """The bounds that make sense: ``max`` where lower is better, ``min`` where higher is."""
-        return _SIDES[self.direction]
-
+ON_REQUEST: Mapping[str, str] = MappingProxyType(
+    {
+        "kl_random_error": "bound it in the spec, give --sae-controls, or "
+        "measure(…, random_error=True)",
+    }
+)
+"""Columns that cost a run of their own, → how to ask for them; absent where nobody did."""
 
 _METRICS = (
     Metric(
@@ -80,6 +48,18 @@ _METRICS = (
         "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
         _sum(kl=1),
         also_called="SAELens `kl_div_with_sae`; patch loss",
+        range=(0, math.inf),
+    ),
+    Metric(
+        "kl_vs_random_error",
+        "",
+        "lower",
+        "kl / kl_random_error, ratio of pooled means",
+        _sum(kl=1),
+        _sum(kl_random_error=1),
+        also_called="how pathological the error is (Gurnee 2024)",
+        # Nearer to zero than this, KL is made of the rounding of float32 logits.
+        min_denominator=1e-5,
         range=(0, math.inf),
     ),
     Metric(
@@ -101,6 +81,7 @@ _METRICS = (
         "`frac_recovered` (which averages per batch: not the same)",
         # A thousandth of a nat of harm by ablation is below what a few thousand tokens resolve.
         min_denominator=1e-3,
+        tail_from=1,
     ),
     Metric(
         "reconstruction_score[mean]",
@@ -111,6 +92,7 @@ _METRICS = (
         _sum(ce_mean=1, ce_clean=-1),
         also_called="loss recovered against mean ablation",
         min_denominator=1e-3,
+        tail_from=1,
     ),
     Metric(
         "l0",
@@ -120,6 +102,7 @@ _METRICS = (
         _sum(l0=1),
         also_called="sparsity; average number of active features",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "l1",
@@ -129,6 +112,7 @@ _METRICS = (
         _sum(l1=1),
         also_called="SAELens `l1`",
         range=(0, math.inf),
+        tail=5,
     ),
     Metric(
         "explained_variance",
@@ -140,6 +124,8 @@ _METRICS = (
         also_called="1 − FVU; R²; SAELens `explained_variance`",
         min_denominator=1e-12,
         range=(-math.inf, 1),
+        tail_from=1,
+        tail=5,
     ),
     Metric(
         "fvu",
@@ -151,6 +137,7 @@ _METRICS = (
         also_called="fraction of variance unexplained; normalised MSE",
         min_denominator=1e-12,
         range=(0, math.inf),
+        tail=5,
     ),
     Metric(
         "mse",
@@ -169,6 +156,7 @@ _METRICS = (
         _sum(l2_ratio=1),
         also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "cosine",
@@ -178,6 +166,8 @@ _METRICS = (
         _sum(cosine=1),
         also_called="`cossim`",
         range=(-1, 1),
+        tail_from=1,
+        tail=5,
     ),
     Metric(
         "ce_clean",
@@ -187,6 +177,7 @@ _METRICS = (
         _sum(ce_clean=1),
         also_called="SAELens `ce_loss_without_sae`; L_original",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_patched",
@@ -196,6 +187,7 @@ _METRICS = (
         _sum(ce_patched=1),
         also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_zero",
@@ -205,6 +197,7 @@ _METRICS = (
         _sum(ce_zero=1),
         also_called="SAELens `ce_loss_with_ablation`; L_zero",
         range=(0, math.inf),
+        tail=3,
     ),
     Metric(
         "ce_mean",
@@ -214,6 +207,16 @@ _METRICS = (
         _sum(ce_mean=1),
         also_called="L_mean",
         range=(0, math.inf),
+        tail=3,
+    ),
+    Metric(
+        "kl_random_error",
+        "nats",
+        "window",
+        "KL with x + ‖x−x̂‖·u patched in; u a random direction per token",
+        _sum(kl_random_error=1),
+        also_called="ε-random substitution",
+        range=(0, math.inf),
     ),
     Metric(
         "dead_latents",
@@ -221,7 +224,8 @@ _METRICS = (
         "lower",
         "share of latents that never fire",
         also_called="SAEBench `frac_alive` = 1 − it",
-        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰.
+        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰. How
+        # many rarer ones there are, and whether it matters to a bound: `sae_guard.latents`.
         min_tokens=10_000,
         firing_above=0.0,
         range=(0, 1),

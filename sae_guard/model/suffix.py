@@ -82,14 +82,22 @@ class Suffix:
         edits: dict[str, Edit] = {self.entry: lambda _: residual, hook: edit}
         if hook == self._boundary:
             edits = {self.entry: lambda given: edit(residual.to(given.device))}
-        _ = self._gives_tuples  # found out while all blocks run
-        with self._alone():
+        with self._without(self._blocks[: self.block]):
             return self.model.edited(tokens, edits, FINAL)
 
+    def before(
+        self, tokens: Int[Tensor, "batch pos"], hook: str
+    ) -> Float[Tensor, "batch pos *width"]:
+        """The activation at ``hook`` of a clean run, of which the blocks after it are left out."""
+        block = re.match(r"blocks\.(\d+)\.", hook)
+        after = self._blocks[int(block[1]) + 1 :] if block else []
+        with self._without(after):
+            return self.model.seen(tokens, hook)[hook]
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The blocks before the suffix hand on what they are given."""
-        skipped = self._blocks[: self.block]
+    def _without(self, skipped: list[Any]) -> Iterator[None]:
+        """Some blocks hand on what they are given."""
+        _ = self._gives_tuples  # found out while all blocks run
         for block in skipped:
             # On the instance: the bridge overrides attribute access.
             object.__setattr__(block, "forward", self._hand_on)

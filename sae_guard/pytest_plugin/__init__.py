@@ -100,6 +100,7 @@ def _workbench(
         "device": options.device,
         "batch_size": options.batch_size,
         "reference": options.reference,
+        "early": options.early,
         "cache": partial(_cache, options),
         "cases": lambda: config.stash[GATE].plan.cases,
     }

@@ -11,7 +11,7 @@ from sae_guard.errors import LoadError, SaeGuardError
 from sae_guard.pytest_plugin.gate import GATE
 
 if TYPE_CHECKING:
-    from sae_guard.plan import Case
+    from sae_guard.cases import Case
     from sae_guard.wire import Outcome
 
 _REPORTED = pytest.StashKey[dict[str, str]]()

@@ -11,9 +11,9 @@ import pytest
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
+    from sae_guard.cases import Case
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
-    from sae_guard.plan import Case
     from sae_guard.pytest_plugin.workbench import Workbench
 
 DIAGNOSES = pytest.StashKey["Diagnoses"]()
@@ -34,7 +34,7 @@ class Diagnoses:
         """What is suspected of a case that was measured; nothing of controls."""
         from sae_guard.diagnosis import Diagnosis
 
-        if case.checkpoint is None:
+        if case.control or case.checkpoint is None:
             return Diagnosis()
         if case.key not in self._made:
             self._made[case.key] = self._shared_or_made(case, measurement)

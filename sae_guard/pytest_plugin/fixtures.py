@@ -10,10 +10,10 @@ from sae_guard.pytest_plugin.gate import GATE
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
+    from sae_guard.cases import Case
     from sae_guard.corpus import Corpus
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel
-    from sae_guard.plan import Case
     from sae_guard.sae import SAE
 
 

@@ -1,5 +1,5 @@
 """Spec file → documents → per checkpoint one test for each part of the load contract, then one
-for each threshold."""
+for each threshold, then one for its controls."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from sae_guard.errors import Contract, SaeGuardError
 from sae_guard.pytest_plugin.contracts import ContractItem
+from sae_guard.pytest_plugin.controls import ControlsItem
 from sae_guard.pytest_plugin.gate import GATE
 from sae_guard.pytest_plugin.thresholds import ThresholdItem
 
 if TYPE_CHECKING:
-    from sae_guard.plan import Case
+    from sae_guard.cases import Case
     from sae_guard.spec import Spec
 
 
@@ -51,6 +52,8 @@ class SpecDocument(pytest.Collector):
                 yield ThresholdItem.from_parent(
                     self, **self._named(str(threshold.view), case), threshold=threshold
                 )
+            if case.compared:
+                yield ControlsItem.from_parent(self, **self._named("controls", case))
 
     def _named(self, what: str, case: Case) -> dict[str, Any]:
         name = f"{what}[{case.label}]"

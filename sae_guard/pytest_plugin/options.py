@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SetupError
+from sae_guard.pytest_plugin import early
+from sae_guard.pytest_plugin.early import EarlyOptions
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.options import SaeOptions
@@ -55,6 +57,7 @@ class Options:
     cache_gib: float
     said: Mapping[str, Any]
     """What the command line says of the SAEs: keys of the `sae` block of a spec."""
+    early: EarlyOptions
     hook: str | None
     """``HOOK`` or, for transcoders, ``HOOK:HOOK_OUT`` of checkpoints that do not say it."""
     root: Path
@@ -83,6 +86,7 @@ class Options:
                 for key, option in _SAID.items()
                 if (value := config.getoption(option)) is not None
             },
+            early=EarlyOptions.of(config),
             hook=config.getoption("sae_hook"),
             root=config.rootpath,
             here=here,
@@ -128,6 +132,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="token windows per forward pass (default: chosen by their length and the device)",
     )
     _add_run_options(group)
+    early.add_options(group)
     _add_sae_options(group)
     parser.addini(
         "sae_specs",
@@ -145,7 +150,8 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-controls",
         action="store_true",
-        help="measure the identity and the zero SAE beside the checkpoint",
+        help="measure controls beside the checkpoint: what is known beforehand (identity, zero, "
+        "mean) and what null models get (permuted decoder, random directions, random errors)",
     )
     group.addoption(
         "--sae-diagnose",

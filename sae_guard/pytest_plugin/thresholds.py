@@ -16,11 +16,15 @@ from sae_guard.pytest_plugin.workbench import WORKBENCH
 if TYPE_CHECKING:
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
+    from sae_guard.pytest_plugin.early import Judged
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
+    from sae_guard.worst import Worst
 
-_CARRIED = pytest.StashKey[dict[str, str]]()
+_DIAGNOSIS_CARRIED = pytest.StashKey[dict[str, str]]()
 _EXPLAINED = pytest.StashKey[dict[str, str]]()
+_WORST_CARRIED = pytest.StashKey[dict[int, str]]()
+_WORST_SHOWN = pytest.StashKey[dict[str, str]]()
 
 
 class ThresholdItem(CaseItem):
@@ -33,7 +37,7 @@ class ThresholdItem(CaseItem):
         super().__init__(**kwargs)
         self.threshold = threshold
         self.line = threshold.line
-        self._measurement: Measurement | None = None
+        self._judged: Judged | None = None
         self._diagnosis: Diagnosis | None = None
 
     def setup(self) -> None:
@@ -44,34 +48,52 @@ class ThresholdItem(CaseItem):
         if isinstance(found, SaeGuardError):
             self._record(Verdict(self.threshold, "error", cause=found.cause, message=str(found)))
             pytest.fail(self.error_text(found), pytrace=False)
-        self._measurement = found
-        self._diagnosis = self.config.stash[DIAGNOSES].of(self.case, found)
+        self._judged = found
+        self._diagnosis = self.config.stash[DIAGNOSES].of(self.case, found.measurement)
 
     def runtest(self) -> None:
         """Judge the threshold; anything but a pass or a warning raises."""
         from sae_guard.diagnosis import Diagnosis
         from sae_guard.report import failure
-        from sae_guard.verdicts import judge
 
-        measurement, diagnosis = self._measurement, self._diagnosis
-        if measurement is None or diagnosis is None:
+        judged, diagnosis = self._judged, self._diagnosis
+        if judged is None or diagnosis is None:
             raise RuntimeError("setup did not run")
-        verdict = judge(measurement, self.threshold)
-        carried = self.first_of_case(_CARRIED) == self.nodeid and diagnosis != Diagnosis()
+        measurement = judged.measurement
+        carried = self.first_of_case(_DIAGNOSIS_CARRIED) == self.nodeid and diagnosis != Diagnosis()
         outcome = self._record(
-            verdict,
+            judged.verdict(self.threshold),
             provenance=json.dumps(asdict(measurement.provenance)),
+            worst=self._carried(measurement),
             diagnosis=diagnosis.json if carried else "",
         )
         if not outcome.passes:
             first = self.first_of_case(_EXPLAINED) == self.nodeid
-            raise Told(failure(outcome, diagnosis if first else Diagnosis()))
+            told = diagnosis if first else Diagnosis()
+            raise Told(failure(outcome, told, self._shown(measurement)))
 
-    def _measured(self) -> Measurement | SaeGuardError:
+    def _measured(self) -> Judged | SaeGuardError:
         try:
-            return self.config.stash[WORKBENCH].measurement(self.case)
+            return self.config.stash[WORKBENCH].judged(self.case)
         except SaeGuardError as error:
             return error
+
+    def _carried(self, measurement: Measurement) -> str:
+        """The worst of the measurement, for reports, on one outcome of the case."""
+        from sae_guard.worst import worst
+
+        carried = self.config.stash.setdefault(_WORST_CARRIED, {})
+        first = carried.setdefault(id(self.case), self.nodeid) == self.nodeid
+        return worst(measurement).json if first else ""
+
+    def _shown(self, measurement: Measurement) -> Worst | None:
+        """The worst of what is looked at, in the first failure that it explains."""
+        from sae_guard.worst import ABOUT, worst
+
+        view = self.threshold.view
+        if view.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:
+            return None
+        return worst(measurement, tokens=3, sequences=2, slice=view.slice)
 
     def _record(self, verdict: Verdict, **carried: str) -> Outcome:
         from sae_guard.wire import Outcome

@@ -1,28 +1,26 @@
-"""What a test process measures with: models, corpora and SAEs, each case measured once.
-
-Under xdist the workers share a folder: whoever takes a case's lock first measures it and leaves
-the measurement, or the error, for the others.
-"""
+"""What a test process measures with: models, corpora and SAEs, each case measured once."""
 
 from __future__ import annotations
 
-import json
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 import pytest
 
-from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.errors import Contract, LoadError, SaeGuardError, SetupError
+from sae_guard.pytest_plugin.early import EarlyOptions, Judged, Watch
+from sae_guard.pytest_plugin.sharing import shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sae_guard.cache import Cache
+    from sae_guard.cases import Case
     from sae_guard.corpus import Corpus
+    from sae_guard.engine import Seen
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel
-    from sae_guard.plan import Case
     from sae_guard.sae import SAE
     from sae_guard.spec import Spec
 
@@ -40,6 +38,7 @@ class Workbench:
         reference: bool = False,
         cache: Callable[[], Cache | None] = lambda: None,
         cases: Callable[[], Sequence[Case]] = tuple,
+        early: EarlyOptions | None = None,
         shared: Path | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
@@ -49,14 +48,16 @@ class Workbench:
         self._reference = reference
         self._cache = cache
         self._cases = cases
+        self._early = early or EarlyOptions()
         self._shared = shared
         self._worker = worker
         self._progress = progress
-        self._measured: dict[str, Measurement | SaeGuardError] = {}
+        self._measured: dict[str, Judged | SaeGuardError] = {}
         # The last one only: two models at once may not fit where each alone does.
         self._model = lru_cache(maxsize=1)(self._load_model)
         self._corpus = lru_cache(maxsize=1)(self._load_corpus)
         self._sae = lru_cache(maxsize=1)(self._load_sae)
+        self._seen = lru_cache(maxsize=1)(self._look)
 
     @cached_property
     def device(self) -> str:
@@ -77,6 +78,10 @@ class Workbench:
         if isinstance(found, LoadError):
             raise found
         return found
+
+    def seen(self, case: Case) -> Seen:
+        """What the clean model shows where the case reads; raises like `corpus`."""
+        return self._seen(case.spec, case.hook)
 
     def check(self, case: Case, contract: Contract) -> None:
         """Raise `LoadError` if the case's checkpoint breaks this part of the load contract."""
@@ -110,61 +115,67 @@ class Workbench:
                 )
 
     def measurement(self, case: Case) -> Measurement:
-        """The case's measurement, measured by the first process that asks.
+        """The case's whole measurement, measured by the first process that asks.
 
         Raises:
             SaeGuardError: What went wrong, for every process and test alike.
         """
-        if case.key not in self._measured:
-            self._measured[case.key] = self._shared_or_measured(case)
-        found = self._measured[case.key]
+        return self._found(case, case.key, None).measurement
+
+    def judged(self, case: Case) -> Judged:
+        """What the case's verdicts are made of: a run may end as soon as they stand.
+
+        Raises:
+            SaeGuardError: What went wrong, for every process and test alike.
+        """
+        alpha = self._early.alpha_for(case.spec)
+        if alpha is None:
+            return Judged(self.measurement(case), {})
+        return self._found(case, self._early.key(case), Watch(case, self._early, alpha))
+
+    def _found(self, case: Case, key: str, watch: Watch | None) -> Judged:
+        if key not in self._measured:
+            make = partial(self._judge, case, watch)
+            self._measured[key] = (
+                make() if self._shared is None else shared(self._shared / key, case, make)
+            )
+        found = self._measured[key]
         if isinstance(found, SaeGuardError):
             raise found
         return found
 
-    def _shared_or_measured(self, case: Case) -> Measurement | SaeGuardError:
-        if self._shared is None:
-            return self._measure(case)
-        from filelock import FileLock
-
-        from sae_guard.measurement import load, save
-
-        stored, error = (self._shared / f"{case.key}{suffix}" for suffix in (".npz", ".error"))
-        with FileLock(self._shared / f"{case.key}.lock"):
-            if stored.exists():
-                return load(stored)
-            if error.exists():
-                return _revived(*json.loads(error.read_text(encoding="utf-8")))
-            result = self._measure(case)
-            if isinstance(result, SaeGuardError):
-                contract = getattr(result, "contract", None)
-                told = json.dumps([result.cause, str(result), contract])
-                error.write_text(told, encoding="utf-8")
-            else:
-                save(result, stored)
+    def _judge(self, case: Case, watch: Watch | None) -> Judged | SaeGuardError:
+        result = self._measure(case, watch)
+        if isinstance(result, SaeGuardError):
             return result
+        if watch is None:
+            return Judged(result, {})
+        early = watch.early.verdicts
+        return Judged(result, early, watch.ended, self._early.audit, watch.alpha)
 
-    def _measure(self, case: Case) -> Measurement | SaeGuardError:
-        from sae_guard.engine import measure
+    def _measure(self, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
+        from sae_guard.engine import Patch, measure, measure_until
 
         spec = case.spec
         try:
             # The tests of the contract may be deselected; what they hold is not.
-            for contract in get_args(Contract) if case.checkpoint else ():
+            for contract in () if case.control else get_args(Contract):
                 self.check(case, contract)
-            return measure(
-                self.model(spec),
-                self.sae(case),
-                self.corpus(spec),
-                case.hook,
-                hook_out=case.hook_out,
-                batch_size=self._batch_size,
-                reference=self._reference,
-                cache=self._cache(),
-                also=self._hooks_beside(case),
-                expect_clean_ce=spec.data.expect_clean_ce,
-                progress=self._progress,
-            )
+            sae, hooks = self.sae(case), (case.hook, case.hook_out)
+            asked: dict[str, Any] = {
+                "batch_size": self._batch_size,
+                "reference": self._reference,
+                "random_error": case.random_error,
+                "cache": self._cache(),
+                "also": self._hooks_beside(case),
+                "expect_clean_ce": spec.data.expect_clean_ce,
+                "progress": self._progress,
+            }
+            model, corpus = self.model(spec), self.corpus(spec)
+            if watch is None:
+                return measure(model, sae, corpus, hooks[0], hook_out=hooks[1], **asked)
+            patch = Patch(sae, *hooks)
+            return measure_until(model, patch, corpus, watch, **watch.needs, **asked)
         except SaeGuardError as error:
             return error
 
@@ -198,22 +209,25 @@ class Workbench:
 
     def _load_sae(self, case: Case) -> SAE | LoadError:
         from sae_guard.checkpoints.load import load_checkpoint
-        from sae_guard.sae import identity_sae, zero_sae
+        from sae_guard.pytest_plugin.control_saes import control_sae
 
-        if case.checkpoint is not None:
-            try:
-                return load_checkpoint(case.checkpoint, case.sae, device=self.device)
-            except LoadError as error:  # kept: each test of the case asks anew
-                return error
-        control = {"identity control": identity_sae, "zero control": zero_sae}[case.label]
-        return control(self.model(case.spec).width(case.hook)).to(self.device)
+        if case.control or case.checkpoint is None:
+            return control_sae(case, self)
+        try:
+            return load_checkpoint(case.checkpoint, case.sae, device=self.device)
+        except LoadError as error:  # kept: each test of the case asks anew
+            return error
 
+    def _look(self, spec: Spec, hook: str) -> Seen:
+        from sae_guard.engine import look
 
-def _revived(cause: str, message: str, contract: Contract | None) -> SaeGuardError:
-    """The error that another process had."""
-    if contract is not None:
-        return LoadError(message, contract)
-    return {"setup": SetupError, "infrastructure": InfrastructureError}[cause](message)
+        return look(
+            self.model(spec),
+            self.corpus(spec),
+            hook,
+            batch_size=self._batch_size,
+            cache=self._cache(),
+        )
 
 
 def pick_device(requested: str, worker: int) -> str:

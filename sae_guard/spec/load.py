@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SetupError, SpecError
-from sae_guard.spec import bounds, strict_yaml
+from sae_guard.spec import bounds, checks, strict_yaml
 from sae_guard.spec.messages import Path as Keys
 from sae_guard.spec.messages import explain, written
 from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec, flat
@@ -38,6 +38,10 @@ class Spec:
     thresholds: tuple[Threshold, ...]
     file: Path
     line: int
+    fast: bool = False
+    """Whether a run may stop once its verdicts stand."""
+    alpha: float | None = None
+    """Chance that one of these is not that of the whole set."""
 
 
 def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
@@ -102,6 +106,8 @@ def _spec(
     for index, part in enumerate(valid.slices):
         at = ("slices", index)
         problems.extend(_bound_problems(document, at, part.thresholds, part.slice))
+    for keys, text in checks.problems(valid):
+        problems.append((document.line_of(written(keys)), text))
     if len(problems) > before:
         return None
     return Spec(
@@ -124,6 +130,8 @@ def _spec(
         ),
         file=path,
         line=document.line,
+        fast=valid.fast,
+        alpha=valid.alpha,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.spec.values import (
     DeviceMap,
+    Glob,
     Interval,
     Range,
     SpecialTokens,
@@ -22,6 +23,8 @@ from sae_guard.spec.values import (
 from sae_guard.views import WORST, Slice, level
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
+KINDS: tuple[Literal["position", "entropy", "source"], ...] = ("position", "entropy", "source")
+"""Of slices."""
 
 
 class _Strict(BaseModel):
@@ -92,6 +95,11 @@ class DataSpec(_Strict):
     field: Text | None = Field(
         None, description="Of a JSON line or dataset row (default: text; input_ids for tokens)."
     )
+    source_field: Text | None = Field(
+        None,
+        description="Of a JSON line or dataset row, for slices by source; meta.pile_set_name is "
+        "pile_set_name in meta (default: the source is the file, or the dataset).",
+    )
     context: int = Field(128, ge=3, description="Tokens per window, BOS included.")
     sequences: int = Field(256, ge=1, description="Windows that are measured.")
     prepend_bos: bool = Field(
@@ -112,8 +120,11 @@ class DataSpec(_Strict):
         if len(given) != 1:
             what = " and ".join(given) if given else "no source"
             raise wrong(f"has {what}, expected exactly one of {', '.join(SOURCES)}")
-        if self.field is not None and given[0] in ("text", "modules"):
-            raise wrong(f"has a field, but {given[0]} has none; it is for jsonl, tokens, dataset")
+        for name in ("field", "source_field"):
+            if getattr(self, name) is not None and given[0] in ("text", "modules"):
+                raise wrong(
+                    f"has a {name}, but {given[0]} has none; it is for jsonl, tokens, dataset"
+                )
         return self
 
     @property
@@ -186,12 +197,15 @@ class SliceModel(_Strict):
     entropy: Range | None = Field(
         None, description="By the entropy of the clean prediction there, in nats."
     )
+    source: Glob | None = Field(
+        None, description="By where the text comes from: a name or a glob, such as arxiv*."
+    )
     thresholds: Thresholds = Field(description="Metric → bounds.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> SliceModel:
-        if (self.position is None) == (self.entropy is None):
-            raise wrong("has to have one of position and entropy")
+        if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
+            raise wrong(f"has to have one of {', '.join(KINDS)}")
         return self
 
     @property
@@ -199,8 +213,10 @@ class SliceModel(_Strict):
         """What it is about."""
         if self.position is not None:
             return Slice("position", *self.position)
-        assert self.entropy is not None
-        return Slice("entropy", *self.entropy)
+        if self.entropy is not None:
+            return Slice("entropy", *self.entropy)
+        assert self.source is not None
+        return Slice("source", glob=self.source)
 
 
 class DocumentModel(_Strict):
@@ -224,6 +240,14 @@ class DocumentModel(_Strict):
     )
     sae: SaeOptions = Field(
         default_factory=SaeOptions, description="What checkpoints do not say of themselves."
+    )
+    fast: bool = Field(
+        default=False,
+        description="Whether a run may stop as soon as every verdict is that of all sequences but "
+        "for a chance of alpha.",
+    )
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
+        None, description="That chance, where a run is fast (default: 0.001)."
     )
     thresholds: Thresholds = Field(
         description="Metric → bounds; within them p50, p99 and such (of single tokens) or "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from sae_guard.metrics.table import METRICS, Metric
-from sae_guard.spec.models import SOURCES, DocumentModel
+from sae_guard.spec.models import KINDS, SOURCES, DocumentModel
 from sae_guard.views import QUANTILE, WORST, Slice, View
 
 
@@ -22,8 +22,8 @@ def json_schema() -> dict[str, Any]:
     definitions.pop("WarnBounds")
     about = {key: bounds["properties"][key] for key in ("confidence", "on_undecided")}
     part = definitions["SliceModel"]
-    part["oneOf"] = [{"required": ["position"]}, {"required": ["entropy"]}]
-    for holder, by in ((schema, None), (part, Slice("position"))):
+    part["oneOf"] = [{"required": [kind], **_metrics_of(kind)} for kind in KINDS]
+    for holder, by in ((schema, None), (part, Slice("source"))):
         described = holder["properties"]["thresholds"]
         holder["properties"]["thresholds"] = {
             "type": "object",
@@ -37,6 +37,14 @@ def json_schema() -> dict[str, Any]:
             },
         }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _metrics_of(kind: Literal["position", "entropy", "source"]) -> dict[str, Any]:
+    """Slices by source, which are of whole sequences, have more metrics than the others."""
+    names = [name for name in METRICS if View(name, slice=Slice(kind)).problem() is None]
+    if kind == "source":
+        return {}
+    return {"properties": {"thresholds": {"propertyNames": {"enum": names}}}}
 
 
 def _or_text(whole: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,13 @@ def _range(value: Any) -> Any:
     return (float(low or 0), float(high or "inf"))
 
 
+def _glob(value: Any) -> Any:
+    # It stands in node ids, whose parts `::` divides.
+    if not isinstance(value, str) or not value.isprintable() or not value or "::" in value:
+        raise wrong(f"is {value!r}, expected a name or a glob such as arxiv*, without `::`")
+    return value
+
+
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 _DEVICE = r"(cpu|mps|(cuda|xpu)(:\d+)?)"
 
@@ -128,5 +135,10 @@ Range = Annotated[
     BeforeValidator(_range),
     Field(strict=False),
     WithJsonSchema({"type": "string", "pattern": f"^{_RANGE.pattern}$"}),
+]
+Glob = Annotated[
+    str,
+    BeforeValidator(_glob),
+    WithJsonSchema({"type": "string", "pattern": r"^((?!::)[^\x00-\x1f\x7f])+$"}),
 ]
 Text = Annotated[str, Field(min_length=1)]

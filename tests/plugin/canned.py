@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sae_guard.cases import Case
 from sae_guard.diagnosis import Diagnosis
 from sae_guard.errors import Contract
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
-from sae_guard.plan import Case
 from sae_guard.pytest_plugin.diagnoses import Diagnoses
 from sae_guard.pytest_plugin.workbench import Workbench
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sae_guard.cache import Cache
+from sae_guard.controls import identity_sae
 from sae_guard.engine.base import Bases
 from sae_guard.engine.fast import Run
-from sae_guard.sae import identity_sae
 from tests.checkpoint_files import config_of, write_saelens
 from tests.plugin.projects import HOOK, METADATA, Project
 
@@ -76,7 +76,7 @@ def test_a_threshold_that_changes_measures_nothing(
     def never(*args: Any) -> None:
         raise AssertionError("it was measured before")
 
-    monkeypatch.setattr(Run, "final", never)
+    monkeypatch.setattr(Run, "finals", never)
     project.write_spec(project.spec.replace("kl: {max: 0.1}", "kl: {max: 100}"))
     project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=12, failed=1)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sae_guard.activations import ReLU
+from sae_guard.controls import identity_sae
 from sae_guard.errors import Contract
-from sae_guard.sae import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import CONTRACT, METADATA, PARTS, Project
 

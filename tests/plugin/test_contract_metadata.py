@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sae_guard
-from sae_guard.sae import identity_sae
+from sae_guard.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import CONTRACT, HOOK, METADATA, PARTS, Project
 
@@ -198,12 +198,20 @@ def test_a_transcoder_and_its_controls(project: Project) -> None:
         "kl[identity control]": "pass",
         "reconstruction_score[identity control]": "pass",
         "reconstruction_score[zero control]": "pass",
+        "reconstruction_score[mean][mean control]": "pass",
+        "explained_variance[mean control]": "pass",
     }
+    (beside,) = (row["controls"] for row in project.outcomes() if row["kind"] == "controls")
+    # What is read has other directions than what is written: none of them are drawn.
+    assert list(beside) == [
+        "checkpoint", "random error", "permuted decoder", "mean", "zero", "identity",
+    ]  # fmt: skip
     data = {"tokens": str(project.path / "tokens.npy"), "context": 16, "sequences": 8}
     measured = sae_guard.measure(
         model=project.model, sae=folder, corpus={**data, "prepend_bos": True}, hook=READ,
-        hook_out=WRITTEN,
+        hook_out=WRITTEN, random_error=True,
     )  # fmt: skip
+    assert beside["random error"]["kl"] == pytest.approx(measured["kl_random_error"])
     rows = {row["metric"]: row for row in project.outcomes() if row["checkpoint"] == "good"}
     assert [rows[name]["value"] for name in metrics] == [measured[name] for name in metrics]
     provenance = rows["kl"]["provenance"]

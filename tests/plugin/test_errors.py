@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.plugin.projects import HOOK, PARTS, Project
+from tests.tiny_models import make_tokenizer
 
 USAGE, NO_VERDICT = 4, 2
 
@@ -92,10 +93,30 @@ def test_load_errors(project: Project) -> None:
 
 
 def test_an_undefined_metric_is_no_verdict(project: Project) -> None:
+    """The windows could hold the tokens that it needs, but many are left out of the scoring."""
+    (the,) = make_tokenizer()(" the")["input_ids"]
+    text = project.spec.replace("sequences: 8", f"sequences: 72, special_tokens: [0, {the}]")
+    project.write_spec(text + "  dense_latents: {max: 0.5}\n")
+    result = project.run("--sae", "good")
+    assert result.ret == NO_VERDICT
+    result.stdout.fnmatch_lines(
+        [
+            "dense_latents: no verdict (setup error): dense_latents needs 1,000 scored tokens, * "
+            "were measured: raise `sequences` or `context` in the spec"
+        ]
+    )
+
+
+def test_a_budget_that_no_windows_reach_is_found_when_the_spec_is_read(project: Project) -> None:
     project.write_spec(project.spec + "  dead_latents: {max: 0.5}\n")
     result = project.run("--sae", "good")
     assert result.ret == NO_VERDICT
-    result.stdout.fnmatch_lines(["dead_latents: no verdict (setup error): dead_latents needs *"])
+    result.stdout.fnmatch_lines(
+        [
+            "thresholds/tiny.yaml:9: dead_latents needs 10,000 scored tokens, 8 windows of "
+            "16 have 112 at most; `sequences: 715` would do"
+        ]
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from sae_guard.controls import identity_sae
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
 from sae_guard.pytest_plugin.workbench import Workbench, pick_device
-from sae_guard.sae import SAE, identity_sae
+from sae_guard.sae import SAE
 
 if TYPE_CHECKING:
-    from sae_guard.plan import Case
+    from sae_guard.cases import Case
+    from sae_guard.pytest_plugin.early import Watch
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ class Counting(Workbench):
 
     count = 0
 
-    def _measure(self, case: Case) -> SaeGuardError:
+    def _measure(self, case: Case, watch: Watch | None) -> SaeGuardError:
         type(self).count += 1
         return self.error
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.errors import InfrastructureError, UndefinedMetricError
-from sae_guard.metrics.table import COLUMNS, Metric, metric
+from sae_guard.errors import UndefinedMetricError
+from sae_guard.excerpts import NO_EXCERPTS, Excerpts
+from sae_guard.metrics.table import COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, ratio, ratio_interval
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-
-SCHEMA_VERSION = 2
+from sae_guard.token_table import TokenTable
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,8 @@ class Provenance:
     """Among others ``sha256`` and ``n_sequences``: the rows that a whole measurement has."""
     hook: str
     mean_sha256: str
-    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge."""
+    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge. Empty
+    where μ was not found: the columns about it are NaN."""
     formula_versions: Mapping[str, int]
     versions: Mapping[str, str]
     device: str
@@ -40,6 +36,16 @@ class Provenance:
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Which path of the engine was taken for what, and why not a faster one: how it was measured,
     not what."""
+
+
+@dataclass(frozen=True, eq=False)
+class FiringSpread:
+    """How unevenly latents fire: c is how often one fires on a sequence of n scored tokens."""
+
+    square: NDArray[np.float64]
+    """Σ c² over the sequences, shape [d_sae]."""
+    by_tokens: NDArray[np.float64]
+    """Σ c·n, shape [d_sae]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +58,22 @@ class Measurement:
     sequences: NDArray[np.int64]
     """Index of each row's sequence in the corpus, shape [n_sequences], ascending."""
     sums: Mapping[str, NDArray[np.float64]]
-    """Column → sum over the scored tokens of each sequence, shape [n_sequences]."""
+    """Column → sum over the scored tokens of each sequence, shape [n_sequences]. Those of
+    `ON_REQUEST` may be absent."""
     firings: NDArray[np.int64]
     """Scored tokens on which each latent was not zero, shape [d_sae]."""
     provenance: Provenance
     tokens: TokenTable | None = None
     """The values of single tokens, where they were kept."""
+    sources: tuple[str, ...] = ()
+    """Where the text of each row comes from; empty where that is not known."""
+    excerpts: Excerpts = NO_EXCERPTS
+    """The text of the worst of it."""
+    spread: FiringSpread | None = None
+    """Where an early verdict asked for it; not saved."""
 
     def __post_init__(self) -> None:
-        if set(self.sums) != set(COLUMNS):
+        if set(self.sums) - ON_REQUEST.keys() != set(COLUMNS):
             raise ValueError(f"columns are {sorted(self.sums)}, expected {sorted(COLUMNS)}")
         for name, column in self.sums.items():
             if column.shape != self.sequences.shape or column.dtype != np.float64:
@@ -69,6 +82,8 @@ class Measurement:
             raise ValueError("sequence indices are not strictly ascending")
         if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):
             raise ValueError("the token table has not a row per sequence")
+        if self.sources and len(self.sources) != len(self.sequences):
+            raise ValueError(f"{len(self.sources)} sources of {len(self.sequences)} sequences")
 
     @property
     def n_sequences(self) -> int:
@@ -84,16 +99,22 @@ class Measurement:
         """The metric's value over all rows; raises like `estimate`."""
         return self._value(metric(name))
 
-    def estimate(self, name: str, *, confidence: float = 0.95) -> Estimate:
+    def estimate(self, name: str, *, confidence: float = 0.95, whole: bool = True) -> Estimate:
         """The metric's value with its two-sided interval.
+
+        Args:
+            name: Of the metric.
+            confidence: Of the interval.
+            whole: Whether rows may not be missing; without some it is an estimate of the metric.
 
         Raises:
             SetupError: No metric has this name.
-            UndefinedMetricError: Rows are missing, a sum is not finite, no token was scored, the
-                denominator is too near zero, or there are too few tokens for this metric.
+            UndefinedMetricError: Rows are missing, or a column that nobody asked for; a sum is not
+                finite, no token was scored, the denominator is too near zero, or there are too few
+                tokens for this metric.
         """
         chosen = metric(name)
-        value = self._value(chosen)
+        value = self._value(chosen, whole=whole)
         interval = None
         if chosen.firing_above is None:
             interval = ratio_interval(
@@ -105,18 +126,31 @@ class Measurement:
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.n_tokens, self.n_sequences, confidence)
 
-    def check_whole(self, name: str) -> None:
-        """Raise `UndefinedMetricError` unless every sequence of the corpus was measured."""
-        expected = self.provenance.corpus["n_sequences"]
-        if self.n_sequences != expected:
+    @property
+    def whole(self) -> bool:
+        """Whether every sequence of the corpus was measured."""
+        return self.n_sequences == self.n_whole
+
+    @property
+    def n_whole(self) -> int:
+        """Sequences of the corpus, measured or not."""
+        return int(self.provenance.corpus["n_sequences"])
+
+    def check_rows(self, name: str, *, whole: bool = True) -> None:
+        """Raise `UndefinedMetricError` unless what the metric is made of was measured and counted,
+        on every sequence of the corpus if ``whole``.
+        """
+        for column in metric(name).columns - self.sums.keys():
+            raise UndefinedMetricError(f"{name} was not measured: {ON_REQUEST[column]}")
+        if whole and not self.whole:
             raise UndefinedMetricError(
-                f"{name}: {self.n_sequences} of the {expected} sequences were measured"
+                f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"
             )
         if not np.isfinite(self.sums["n_tokens"]).all():
             raise UndefinedMetricError(f"{name}: the token counts are not finite")
 
-    def _value(self, chosen: Metric) -> float:
-        self.check_whole(chosen.name)
+    def _value(self, chosen: Metric, *, whole: bool = True) -> float:
+        self.check_rows(chosen.name, whole=whole)
         if self.n_tokens < chosen.min_tokens:
             raise UndefinedMetricError(
                 f"{chosen.name} needs {chosen.min_tokens:,} scored tokens, "
@@ -159,82 +193,21 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
     first = parts[0]
     if any(part.provenance != first.provenance for part in parts):
         raise ValueError("the parts were measured on different things (provenance differs)")
+    if any(part.sums.keys() != first.sums.keys() for part in parts):
+        raise ValueError("the parts have different columns")
     sequences = np.concatenate([part.sequences for part in parts])
     order = np.argsort(sequences, kind="stable")
     return Measurement(
         sequences[order],
-        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in COLUMNS},
+        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in first.sums},
         np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
         first.provenance,
-        _merged_tokens([part.tokens for part in parts], order),
+        TokenTable.union([part.tokens for part in parts], order),
+        _merged_sources([part.sources for part in parts], order),
+        Excerpts.union(part.excerpts for part in parts),
     )
 
 
-def _merged_tokens(
-    parts: Sequence[TokenTable | None], order: NDArray[np.intp]
-) -> TokenTable | None:
-    tables = [part for part in parts if part is not None]
-    if len(tables) < len(parts):
-        return None
-    return TokenTable(
-        np.concatenate([table.scored for table in tables])[order],
-        {
-            name: np.concatenate([table.columns[name] for table in tables])[order]
-            for name in TOKEN_COLUMNS
-        },
-    )
-
-
-def save(measurement: Measurement, path: Path) -> None:
-    """Write the measurement, bit for bit, as one ``.npz`` that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            schema=np.array(SCHEMA_VERSION),
-            provenance=np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
-            sequences=measurement.sequences,
-            firings=measurement.firings,
-            **{f"sum.{name}": column for name, column in measurement.sums.items()},
-            **_token_arrays(measurement.tokens),
-        )
-    partial.replace(path)
-
-
-def load(path: Path) -> Measurement:
-    """Read what `save` wrote.
-
-    Raises:
-        InfrastructureError: The file is unreadable, or of a schema this version does not know.
-    """
-    try:
-        # numpy leaves a file open that it cannot read, so it gets one to read from.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            schema = int(stored["schema"])
-            if schema != SCHEMA_VERSION:
-                raise InfrastructureError(
-                    f"{path}: measurement schema {schema}; this version reads {SCHEMA_VERSION}"
-                )
-            return Measurement(
-                stored["sequences"],
-                {name: stored[f"sum.{name}"] for name in COLUMNS},
-                stored["firings"],
-                Provenance(**json.loads(str(stored["provenance"]))),
-                _stored_tokens(stored),
-            )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error
-
-
-def _token_arrays(tokens: TokenTable | None) -> dict[str, NDArray[Any]]:
-    if tokens is None:
-        return {}
-    columns = {f"token.{name}": column for name, column in tokens.columns.items()}
-    return {"scored": tokens.scored, **columns}
-
-
-def _stored_tokens(stored: Mapping[str, NDArray[Any]]) -> TokenTable | None:
-    if "scored" not in stored:
-        return None
-    return TokenTable(stored["scored"], {name: stored[f"token.{name}"] for name in TOKEN_COLUMNS})
+def _merged_sources(parts: Sequence[tuple[str, ...]], order: NDArray[np.intp]) -> tuple[str, ...]:
+    sources = [source for part in parts for source in part]
+    return tuple(sources[row] for row in order) if len(sources) == len(order) else ()

@@ -1,0 +1,157 @@
+"""Real measurements in random orders, as `benchmarks/early.py` takes early verdicts on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from engine_tools import count
+from transformers import AutoTokenizer
+
+from sae_guard.checkpoints.load import load
+from sae_guard.corpus import Corpus
+from sae_guard.demo import MODEL, SAES
+from sae_guard.demo.text import held_out_texts
+from sae_guard.early import stands
+from sae_guard.engine import Patch, measure, measure_until
+from sae_guard.measurement import Measurement
+from sae_guard.metrics.table import metric
+from sae_guard.model import LanguageModel, load_model
+from sae_guard.statistics.sequential import Rule
+from sae_guard.token_table import TokenTable
+from sae_guard.verdicts import Threshold, judge
+from sae_guard.views import View, estimate
+
+METRICS = ("kl", "ce_increase", "reconstruction_score", "l0", "explained_variance", "kl.p99")
+EVERY = 32
+
+
+class Subject(NamedTuple):
+    """An SAE that was measured whole."""
+
+    name: str
+    model: LanguageModel
+    patch: Patch
+    corpus: Corpus
+    measurement: Measurement
+    metrics: Sequence[str] = METRICS
+
+
+class Early(NamedTuple):
+    """What early verdicts in random orders came to."""
+
+    wrong: int
+    median: float
+    """Share of the sequences that was used."""
+
+
+def subjects(sequences: int, *, smollm2: bool) -> Iterator[Subject]:
+    """The demo's SAEs and, if asked for, one of SmolLM2-135M."""
+    model = load_model(MODEL)
+    corpus = _corpus(MODEL, list(held_out_texts()), sequences)
+    for name in ("v1", "v2", "v3"):
+        yield _measured(f"demo {name}", model, SAES / name, "blocks.2.hook_resid_post", corpus)
+    if smollm2:
+        import smollm2 as smol
+        import train_smollm2
+
+        hook = "blocks.15.hook_resid_pre"
+        corpus = _corpus(smol.folder(), list(smol.english()), min(sequences, 512))
+        model = load_model(smol.folder())
+        yield _measured(smol.NAME, model, train_smollm2.sae(hook=hook), hook, corpus)
+
+
+def _corpus(folder: Path, texts: Sequence[str], sequences: int) -> Corpus:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    corpus = Corpus.from_texts(texts, tokenizer, context=128, prepend_bos=True)
+    return dataclasses.replace(corpus, tokens=corpus.tokens[:sequences], sources=())
+
+
+def _measured(name: str, model: LanguageModel, sae: Path, hook: str, corpus: Corpus) -> Subject:
+    patch = Patch(load(sae), hook)
+    measurement = measure(model, patch.sae, corpus, hook)
+    return Subject(
+        f"{name}, {measurement.n_sequences} sequences", model, patch, corpus, measurement
+    )
+
+
+def flop_share(subject: Subject) -> Callable[[float], float]:
+    """Share of the sequences → share of the FLOPs of a cold measurement; counted at two of them."""
+    model, patch, corpus, _, _ = subject
+    corpus = dataclasses.replace(corpus, tokens=corpus.tokens[:256], sources=())
+    whole = count(partial(measure, model, patch.sae, corpus, patch.hook))
+
+    def after(shards: int) -> int:
+        def look(measurement: Measurement) -> bool:
+            return measurement.n_sequences >= 32 * shards
+
+        return count(partial(measure_until, model, patch, corpus, look, centred=True))
+
+    two, six = after(2), after(6)
+    n = len(corpus.tokens)
+    slope = (six - two) / (4 * 32 / n)
+    return lambda share: 1.0 if share == 1 else (two + slope * (share - 2 * 32 / n)) / whole
+
+
+def early_and_whole(
+    measurement: Measurement, name: str, margin: float, rule: Rule, shuffles: int, *, kept: bool
+) -> Early:
+    """Early verdicts on a bound that is this far on one side of the value, in random orders."""
+    threshold = bounded(measurement, name, margin, kept=kept)
+    whole, generator = judge(measurement, threshold).status, np.random.default_rng(0)
+    used, wrong = [], 0
+    for _ in range(shuffles):
+        order, total = generator.permutation(measurement.n_sequences), measurement.n_sequences
+        for n in range(64, total, EVERY):
+            found = stands(rows(measurement, np.sort(order[:n])), threshold, rule, 1)
+            if found is not None:
+                used.append(n / total)
+                wrong += found.status != whole
+                break
+        else:
+            used.append(1.0)
+    return Early(wrong, float(np.median(used)))
+
+
+def bounded(measurement: Measurement, name: str, margin: float, *, kept: bool) -> Threshold:
+    """A threshold of this margin: of scores and explained variance, of 1 − value."""
+    view = View.of(name)
+    chosen, value = metric(view.metric), estimate(measurement, view).value
+    side = chosen.sides[0]
+    away = margin * abs(value - chosen.tail_from)
+    sign = 1 if (side == "max") == kept else -1
+    limits = {side: value + sign * away}
+    return Threshold(name, **limits)
+
+
+def rows(measurement: Measurement, chosen: np.ndarray) -> Measurement:
+    """Some rows of a whole measurement, which stays part of it."""
+    table = measurement.tokens
+    assert table is not None
+    return dataclasses.replace(
+        measurement,
+        sequences=measurement.sequences[chosen],
+        sums={name: column[chosen] for name, column in measurement.sums.items()},
+        sources=(),
+        tokens=TokenTable(
+            table.scored[chosen], {name: values[chosen] for name, values in table.columns.items()}
+        ),
+    )
+
+
+def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: int = 256) -> float:
+    """How often the interval of n sequences, drawn with replacement, holds the value of all."""
+    view, generator = View.of(name), np.random.default_rng(1)
+    value, hits = estimate(measurement, view).value, 0
+    for _ in range(resamples):
+        part = rows(measurement, generator.integers(0, measurement.n_sequences, n))
+        part = dataclasses.replace(part, sequences=np.arange(n))
+        found = estimate(part, view, whole=False)
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= value <= found.high
+    return hits / resamples

@@ -1,0 +1,11 @@
+"""Ratios of pooled sums: their values, their intervals, and when the first rows decide for all."""
+
+from sae_guard.statistics.ratios import (
+    Estimate,
+    quantile,
+    quantile_interval,
+    ratio,
+    ratio_interval,
+)
+
+__all__ = ["Estimate", "quantile", "quantile_interval", "ratio", "ratio_interval"]

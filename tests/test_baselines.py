@@ -1,0 +1,66 @@
+"""The rows beside a checkpoint's, and what is said of a checkpoint that is no better."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_guard.baselines import SHOWN, not_beaten, row, row_of_random_error
+from sae_guard.errors import UndefinedMetricError
+from sae_guard.measurement import Measurement
+from sae_guard.testing import measurements
+
+
+@given(measurements())
+def test_a_row_has_the_metrics_that_are_shown(m: Measurement) -> None:
+    assert row(m) == {name: m[name] for name in SHOWN}
+
+
+@given(measurements())
+def test_a_random_error_is_as_far_away_and_has_no_latents(m: Measurement) -> None:
+    found = row_of_random_error(m)
+    assert found["kl"] == m["kl_random_error"]
+    assert m["kl_random_error"] * m["kl_vs_random_error"] == pytest.approx(m["kl"])
+    assert found["explained_variance"] == m["explained_variance"]
+    assert found["l0"] is found["reconstruction_score"] is None
+    assert found.keys() == row(m).keys()
+
+
+@given(measurements())
+def test_what_is_not_defined_is_no_number(m: Measurement) -> None:
+    harmless = dataclasses.replace(m, sums={**m.sums, "ce_zero": m.sums["ce_clean"]})
+    assert row(harmless)["reconstruction_score"] is None
+    for column, rows in (("kl", row), ("kl_random_error", row_of_random_error)):
+        broken = np.full(m.n_sequences, math.nan)
+        with pytest.raises(UndefinedMetricError):
+            rows(dataclasses.replace(m, sums={**m.sums, column: broken}))
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "said"),
+    [
+        (0.1, 0.2, []),
+        (0.2, math.nextafter(0.2, 1), []),
+        (0.2, 0.2, ["KL 0.2 is not below that of the null, 0.2"]),
+        (0.3, 0.2, ["KL 0.3 is not below that of the null, 0.2"]),
+        (math.nan, 0.2, ["KL nan is not below that of the null, 0.2"]),
+        (0.1, math.nan, ["KL 0.1 is not below that of the null, nan"]),
+        (None, 0.2, ["KL unknown is not below that of the null, 0.2"]),
+        (0.1, None, ["KL 0.1 is not below that of the null, unknown"]),
+    ],
+)
+def test_what_is_not_below_is_said(
+    own: float | None, theirs: float | None, said: list[str]
+) -> None:
+    assert list(not_beaten({"kl": own}, {"null": {"kl": theirs}})) == said
+
+
+@given(st.floats(0, 1), st.lists(st.floats(0, 1), max_size=3))
+def test_each_baseline_is_compared_with(own: float, others: list[float]) -> None:
+    baselines = {f"b{at}": {"kl": kl} for at, kl in enumerate(others)}
+    assert len(list(not_beaten({"kl": own}, baselines))) == sum(kl <= own for kl in others)

@@ -1,0 +1,30 @@
+"""Texts by their place: as plain values and back, and put together."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_guard.excerpts import Around, Excerpts
+
+places = st.tuples(st.integers(0, 99), st.integers(0, 99))
+excerpts = st.builds(
+    Excerpts,
+    st.dictionaries(places, st.builds(Around, st.text(), st.text(), st.text()), max_size=4),
+    st.dictionaries(st.integers(0, 99), st.text(), max_size=4),
+)
+
+
+@given(excerpts)
+def test_plain_values_say_all_of_it(texts: Excerpts) -> None:
+    assert Excerpts.of(json.loads(json.dumps(texts.plain))) == texts
+
+
+@given(excerpts, excerpts)
+def test_a_union_has_the_texts_of_all(one: Excerpts, other: Excerpts) -> None:
+    both = Excerpts.union([one, other])
+    assert both.tokens == {**one.tokens, **other.tokens}
+    assert both.sequences == {**one.sequences, **other.sequences}
+    assert Excerpts.union([]) == Excerpts()
