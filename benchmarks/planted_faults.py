@@ -6,7 +6,8 @@
 Of each SAE (by default, the demo's two good ones) every fault of `tests/planted_faults.py` that it
 can have is made, loaded, measured on the spec's tokens, judged by its thresholds and diagnosed. The
 first table counts which diagnosis each fault got; a sound row has all its SAEs in the column of its
-own name, or in the first, where nothing is suspected. The second shows the gate's verdicts.
+own name, or in the first, where nothing is suspected. The second shows the gate's verdicts. Exits 1
+where a fault got another name than its own.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def _cells(each: Outcome | None) -> list[str]:
     return [each.gate, *shown, ", ".join(each.crossed)]
 
 
-def main() -> None:
-    """Parse the command line, plant and print."""
+def main() -> int:
+    """Parse the command line, plant and print; how many faults were not named, at most 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spec", type=Path, default=ROOT / "thresholds" / "demo.yaml")
     parser.add_argument("--document", type=int, default=0, help="of the spec file")
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--evidence", action="store_true", help="print what is said, too")
     args = parser.parse_args()
     found: dict[str, dict[str, Outcome]] = {fault.name: {} for fault in FAULTS}
-    names = []
+    names, wrong = [], 0
     for name, good in goods(args):
         names.append(name)
         for fault in FAULTS:
@@ -111,15 +112,23 @@ def main() -> None:
                 each = outcome(good, fault, Path(folder), thorough=args.thorough)
             if each is not None:
                 found[fault.name][name] = each
+                wrong += not _right(fault, each)
                 _tell(name, fault, each, evidence=args.evidence)
     found = {fault: outcomes for fault, outcomes in found.items() if outcomes}
     _say(*matrix(found), "", *verdicts(found, names), to=sys.stdout)
+    return min(wrong, 1)
+
+
+def _right(fault: Fault, each: Outcome) -> bool:
+    return each.names == ((fault.named,) if fault.named else ())
 
 
 def _tell(name: str, fault: Fault, each: Outcome, *, evidence: bool) -> None:
-    right = each.names == ((fault.named,) if fault.named else ())
     said = ", ".join(each.names) or NOTHING
-    _say(f"{name}, {fault.name}: {said}" + ("" if right else "  <- WRONG"), to=sys.stderr)
+    _say(
+        f"{name}, {fault.name}: {said}" + ("" if _right(fault, each) else "  <- WRONG"),
+        to=sys.stderr,
+    )
     if evidence and each.names:
         _say(str(each.diagnosis), to=sys.stderr)
 
@@ -129,4 +138,4 @@ def _say(*lines: str, to: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
