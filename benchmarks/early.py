@@ -165,7 +165,7 @@ def real(args: argparse.Namespace) -> bool:
                 )
                 wrong += found.wrong
                 runs += args.shuffles
-                cells.append(f"{share(found.median):.2f}")
+                cells.append(f"{share(found.median, name):.2f}")
             coverage = covered(subject.measurement, name)
             fine &= wrong <= args.alpha * runs + 3 * math.sqrt(args.alpha * runs)
             fine &= 0.93 - 0.014 <= coverage <= 0.97 + 0.014  # of 1,000 resamples

@@ -16,7 +16,7 @@ from sae_guard.checkpoints.load import load
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL, SAES
 from sae_guard.demo.text import held_out_texts
-from sae_guard.early import stands
+from sae_guard.early import needs_mean, stands
 from sae_guard.engine import Patch, measure, measure_until
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import metric
@@ -79,22 +79,39 @@ def _measured(name: str, model: LanguageModel, sae: Path, hook: str, corpus: Cor
     )
 
 
-def flop_share(subject: Subject) -> Callable[[float], float]:
-    """Share of the sequences → share of the FLOPs of a cold measurement; counted at two of them."""
-    model, patch, corpus, _, _ = subject
-    corpus = dataclasses.replace(corpus, tokens=corpus.tokens[:256], sources=())
-    whole = count(partial(measure, model, patch.sae, corpus, patch.hook))
+def flop_share(subject: Subject) -> Callable[[float, str], float]:
+    """Share of the sequences, and metric → share of the FLOPs of a cold measurement.
 
-    def after(shards: int) -> int:
+    Counted of 128 and 256 windows, measured whole and until 64 and 192 were seen; all are linear in
+    their numbers. What is about μ takes it from runs up to the hook point over all sequences first.
+    """
+    model, patch, n = subject.model, subject.patch, subject.measurement.n_sequences
+
+    def whole(windows: int) -> int:
+        return count(partial(measure, model, patch.sae, some(windows), patch.hook))
+
+    def after(seen: int, *, centred: bool) -> int:
         def look(measurement: Measurement) -> bool:
-            return measurement.n_sequences >= 32 * shards
+            return measurement.n_sequences >= seen
 
-        return count(partial(measure_until, model, patch, corpus, look, centred=True))
+        return count(partial(measure_until, model, patch, some(256), look, centred=centred))
 
-    two, six = after(2), after(6)
-    n = len(corpus.tokens)
-    slope = (six - two) / (4 * 32 / n)
-    return lambda share: 1.0 if share == 1 else (two + slope * (share - 2 * 32 / n)) / whole
+    def some(windows: int) -> Corpus:
+        tokens = subject.corpus.tokens[:windows]
+        return dataclasses.replace(subject.corpus, tokens=tokens, sources=())
+
+    few, many = whole(128), whole(256)
+    all_of_them = many + (many - few) / 128 * (n - 256)
+    soon, later = after(64, centred=False), after(192, centred=False)
+    each, mean = (later - soon) / 128, (after(64, centred=True) - soon) / 256
+
+    def share(of_sequences: float, name: str) -> float:
+        spent = soon + each * (of_sequences * n - 64)
+        if needs_mean([Threshold(name, max=0.0)]):
+            spent += mean * n
+        return spent / all_of_them
+
+    return share
 
 
 def early_and_whole(
@@ -134,7 +151,7 @@ def rows(measurement: Measurement, chosen: np.ndarray) -> Measurement:
     assert table is not None
     return dataclasses.replace(
         measurement,
-        sequences=measurement.sequences[chosen],
+        sequences=np.arange(len(chosen)),  # drawn with replacement, they repeat
         sums={name: column[chosen] for name, column in measurement.sums.items()},
         sources=(),
         tokens=TokenTable(
@@ -149,7 +166,6 @@ def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: in
     value, hits = estimate(measurement, view).value, 0
     for _ in range(resamples):
         part = rows(measurement, generator.integers(0, measurement.n_sequences, n))
-        part = dataclasses.replace(part, sequences=np.arange(n))
         found = estimate(part, view, whole=False)
         assert found.low is not None
         assert found.high is not None

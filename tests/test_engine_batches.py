@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.engine.batches import batches, in_halves, shard_size
+from sae_guard.engine import batches as batches_module
+from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.errors import InfrastructureError
 
 COUNTS = st.integers(1, 60)
@@ -51,3 +52,10 @@ def test_a_single_window_that_does_not_fit_is_an_error() -> None:
 
     with pytest.raises(InfrastructureError, match="out of memory with a single window: CUDA"):
         in_halves(run, slice(0, 4))
+
+
+def test_without_a_terminal_there_is_no_bar_and_no_lock_to_wait_for() -> None:
+    rows = [slice(0, 2), slice(2, 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "tqdm", None)
+        assert list(with_bar(rows, "hook", None)) == rows

@@ -34,10 +34,14 @@ def batches(start: int, stop: int, size: int, shard: int) -> list[slice]:
 
 def with_bar(rows: list[slice], name: str, progress: TextIO | None) -> Iterator[slice]:
     """The same, with a bar once they take longer than 2 s."""
+    if progress is None:
+        # Not even a bar that is off: its lock is shared with forked processes, and one of them that
+        # is killed while it holds the lock would stop all others.
+        yield from rows
+        return
     bar: tqdm[NoReturn] = tqdm(
-        total=len(rows), desc=name, unit="batch", delay=2, file=progress,
-        leave=False, disable=progress is None,
-    )  # fmt: skip
+        total=len(rows), desc=name, unit="batch", delay=2, file=progress, leave=False
+    )
     with bar:
         for batch in rows:
             yield batch
