@@ -46,7 +46,7 @@ class Decision:
     warn: bool = False
     """Whether it is the one that warns."""
     measured: Measured | None = None
-    """Which checkpoint it hangs on, where there are several."""
+    """What it hangs on."""
 
     @property
     def loosens(self) -> bool:

@@ -193,9 +193,13 @@ OTHER = {"source": {**PROVENANCE["corpus"]["source"], "sequences": 8}}
         ({"seen_sequences": 64, "of_sequences": 256},
          "is early, by 64 of 256 sequences: its value is not the metric; run without --sae-fast"),
         ({"value": None}, "has no value"),
-        ({"provenance": ""}, "is of something else than the spec by now: hook was null and is"),
+        ({"provenance": ""}, "is of something else than the spec by now: model was null and is"),
         ({"provenance": changed(hook="blocks.9.hook_resid_pre")},
          'hook was "blocks.9.hook_resid_pre" and is "blocks.8.hook_resid_pre"'),
+        ({"provenance": changed(model={**PROVENANCE["model"], "name": "gpt2-xl"})},
+         'by now: model was "gpt2-xl" and is "gpt2"\n'),
+        ({"provenance": changed(model={**PROVENANCE["model"], "dtype": "float16"})},
+         'by now: model.dtype was "float16" and is "float32"\n'),
         ({"provenance": changed(corpus=OTHER)}, "by now: data.sequences was 8 and is 256\n"),
         ({"provenance": changed(formula_versions={"kl": 0})}, "of the formula was 0 and is 1"),
     ],
@@ -207,6 +211,17 @@ def test_what_is_no_value_of_the_metric_is_refused(
     assert code == 1
     assert told in said
     assert project.spec.read_bytes() == SPEC.encode()
+
+
+def test_a_model_in_a_folder_may_be_in_another_one_there(project: Project) -> None:
+    text = SPEC.replace("model: gpt2\r", "model: ./models/tiny\r")
+    project.spec.write_bytes(text.encode())
+    there = changed(model={**PROVENANCE["model"], "name": "/ci/thresholds/models/tiny"})
+    assert project.tighten([dataclasses.replace(RUN[1], provenance=there)])[0] == 0
+    other = there.replace("tiny", "large")
+    code, said = project.tighten([dataclasses.replace(RUN[1], provenance=other)])
+    assert code == 1
+    assert 'model was "large" and is "tiny"\n' in said
 
 
 def test_controls_are_no_checkpoints(project: Project) -> None:

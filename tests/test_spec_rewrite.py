@@ -266,7 +266,9 @@ def test_a_number_keeps_its_kind() -> None:
     text = "thresholds: {l0: {max: %s}}"
     for old, new, expected in [
         ("24", "17", "17"), ("24.0", "17", "17.0"), ("24", "16.8", "16.8"), ("24", "1E+2", "100"),
-        ("0.5", "0.000001", "0.000001"), ("5.0e-1", "2E+1", "20.0"), ("0.5", "0.500", "0.5"),
+        ("0.5", "0.000001", "0.000001"),
+        ("24", "1E+23", "100000000000000000000000.0"), ("5.0e-1", "2E+1", "20.0"),
+        ("0.5", "0.500", "0.5"),
     ]:  # fmt: skip
         assert change(text % old, ("l0", new)) == text % expected
 
@@ -282,6 +284,20 @@ def test_an_alias_gives_way_to_the_value() -> None:
         "s.yaml:5: `thresholds.kl.max` has an anchor that line 6 uses too; write the number out "
         "there"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "thresholds:\n  ? kl\n  : ? max\n    : % # 0.3\n",
+        "thresholds: { 'kl' : { ? max : % , }, }\n...\n# 0.3",
+        "thresholds:\n  kl:\n    max:\n\n      # 0.3\n      %\n",
+        'thresholds: {"\\x6bl": {"max":%}}',
+        "slices: [{position: ..8, thresholds: {kl: {max: 0.3}}}]\nthresholds: {kl: {max: %}}",
+    ],
+)
+def test_odd_but_valid_texts(text: str) -> None:
+    assert change(text.replace("%", "0.3"), ("kl", "0.25")) == text.replace("%", "0.25")
 
 
 def test_an_anchor_without_aliases_stays() -> None:

@@ -31,7 +31,7 @@ def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outco
         name
         for name in {outcome.spec for outcome in outcomes}
         for own in [PurePosixPath(Path(name).as_posix()).parts]
-        if any(own == whole[len(whole) - len(own) :] for whole in parts)
+        if own and any(own == whole[len(whole) - len(own) :] for whole in parts)
     }
     if len(names) != 1:
         told = f"specs that could be {path}: {', '.join(sorted(names))}" if names else (
@@ -119,13 +119,17 @@ def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
         return
     told: Mapping[str, Any] = json.loads(outcome.provenance) if outcome.provenance else {}
     model, corpus = _mapping(told, "model"), _mapping(told, "corpus")
+    name = spec.model.path_or_name(spec.file.parent)
+    folder = isinstance(name, Path)  # which may be another one on another machine
     there: dict[str, Any] = {
+        "model": Path(str(model.get("name"))).name if folder else model.get("name"),
         "hook": told.get("hook"),
         "hook_out": told.get("hook_out"),
         "model.processing": model.get("processing"),
         "model.dtype": model.get("dtype"),
     }
     here: dict[str, Any] = {
+        "model": name.name if isinstance(name, Path) else name,
         "hook": spec.hook,
         "hook_out": None if spec.hook_out == spec.hook else spec.hook_out,
         "model.processing": spec.model.processing,

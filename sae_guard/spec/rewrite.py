@@ -163,5 +163,7 @@ def _edited(text: str, edits: list[tuple[Place, Decimal]]) -> str:
 def _number(value: Decimal, like: str) -> str:
     """As strict YAML has it; with a point where the text that it takes the place of has one."""
     if value == value.to_integral_value():
-        return f"{int(value)}{'' if re.fullmatch('[-+]?[0-9]+', like) else '.0'}"
+        # A larger one need not be the float that is nearest to it.
+        whole = re.fullmatch("[-+]?[0-9]+", like) and abs(value) < 2**53
+        return f"{int(value)}{'' if whole else '.0'}"
     return format(value, "f").rstrip("0")
