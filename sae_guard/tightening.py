@@ -96,15 +96,16 @@ def _check_kept(
     thresholds: Iterable[Threshold], measured: Mapping[View, Sequence[Measured]]
 ) -> None:
     crossed = [
-        f"{threshold.where}: {found.checkpoint} crosses {threshold.view} {side} {bound:.12g} by "
-        f"{found.value:.12g}"
+        f"{threshold.where}: {threshold.view} of {found.checkpoint} is {found.value:.6g}, which "
+        f"crosses {side} {bound:.12g}"
         for threshold in thresholds
         for found in measured.get(threshold.view, ())
         if not threshold.allows(found.value)
         for side, bound in [threshold.nearest_bound(found.value)]
     ]
     if crossed:
-        raise SetupError("\n".join([*crossed, "bounds are tightened to what keeps them"]))
+        why = "bounds are tightened to what keeps them, or moved with --allow-loosen"
+        raise SetupError("\n".join([*crossed, why]))
 
 
 def _of_threshold(

@@ -114,6 +114,8 @@ def test_bounds_follow_what_was_measured_and_nothing_else_changes(project: Proje
         "  l0 max                   15.98    24  17\n"
         "  kl@position=0..8 max       0.2   0.5  0.21\n"
         "\n"
+        "thresholds/s.yaml::blocks.9.hook_resid_pre  kept: not measured\n"
+        "\n"
         "thresholds/s.yaml: 6 bounds tightened\n"
     )
     assert project.spec.read_bytes() == TIGHT.encode()
@@ -158,7 +160,7 @@ def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
     failed = [outcome("kl", 0.3, verdict="fail"), outcome("l0", 23.5)]
     code, said = project.tighten(failed)
     assert code == 1
-    assert "s.yaml:7: v2 crosses kl max 0.25 by 0.3\nbounds are tightened to what keeps" in said
+    assert "s.yaml:7: kl of v2 is 0.3, which crosses max 0.25\nbounds are tightened to what" in said
     code, said = project.tighten(failed[1:], "--dry-run")
     assert "l0 max 23.5 24 kept: would be 25, which is looser" in words(said)
     for options in (["--allow-loosen"], ["--reason", "x"], ["--allow-loosen", "--reason", " "]):

@@ -220,7 +220,7 @@ def test_only_the_characters_of_the_bounds_change(text: Drawn, data: st.DataObje
 
     values = [copy.deepcopy(document.value) for document in read(old.encode())]
     found = list(yaml.safe_load_all(new.removeprefix("\ufeff")))
-    texts = iter_numbers(text, chosen, new.removeprefix(text.mark))
+    texts = numbers_in(text, chosen, new.removeprefix(text.mark))
     for number in chosen:
         put(values[number.document], number.keys, float(number.new.value))
         assert float(texts[id(number)]) == float(number.new.value)
@@ -230,7 +230,7 @@ def test_only_the_characters_of_the_bounds_change(text: Drawn, data: st.DataObje
     assert new == text.mark + text.text(lambda n: texts.get(id(n), before(n)))
 
 
-def iter_numbers(text: Drawn, chosen: list[Number], new: str) -> dict[int, str]:
+def numbers_in(text: Drawn, chosen: list[Number], new: str) -> dict[int, str]:
     """What stands in the new text where the chosen bounds stood, the rest being as it was."""
     found, at = {}, 0
     for index, piece in enumerate(text.pieces):

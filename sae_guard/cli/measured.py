@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sae_guard.errors import SetupError, allowed
@@ -26,20 +26,21 @@ def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outco
     Raises:
         SetupError: There are none, or specs of several root folders could be it.
     """
-    parts = (path.absolute().parts, path.resolve().parts)
-    names = {
-        name
-        for name in {outcome.spec for outcome in outcomes}
-        for own in [PurePosixPath(Path(name).as_posix()).parts]
-        if own and any(own == whole[len(whole) - len(own) :] for whole in parts)
-    }
-    if len(names) != 1:
-        told = f"specs that could be {path}: {', '.join(sorted(names))}" if names else (
-            f"no verdict by {path}; it has those by "
-            + (", ".join(sorted({outcome.spec for outcome in outcomes})) or "none")
-        )  # fmt: skip
-        raise SetupError(f"{file} has {told}")
-    return [outcome for outcome in outcomes if outcome.spec in names]
+    known = sorted({outcome.spec for outcome in outcomes})
+    own = [name for name in known if _ends_with(path.absolute(), name)]
+    own = own or [name for name in known if _ends_with(path.resolve(), name)]
+    if not own:
+        raise SetupError(
+            f"{file} has no verdict by {path}; it has those by {', '.join(known) or 'none'}"
+        )
+    if len(own) > 1:
+        raise SetupError(f"{file} has specs that could be {path}: {', '.join(own)}")
+    return [outcome for outcome in outcomes if outcome.spec in own]
+
+
+def _ends_with(path: Path, name: str) -> bool:
+    parts = Path(name).parts
+    return bool(parts) and path.parts[-len(parts) :] == parts
 
 
 def of_checkpoints(
@@ -118,35 +119,28 @@ def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
     if outcome.kind != "threshold" or _is_control(outcome):
         return
     told: Mapping[str, Any] = json.loads(outcome.provenance) if outcome.provenance else {}
-    model, corpus = _mapping(told, "model"), _mapping(told, "corpus")
-    name = spec.model.path_or_name(spec.file.parent)
-    folder = isinstance(name, Path)  # which may be another one on another machine
-    there: dict[str, Any] = {
-        "model": Path(str(model.get("name"))).name if folder else model.get("name"),
-        "hook": told.get("hook"),
-        "hook_out": told.get("hook_out"),
-        "model.processing": model.get("processing"),
-        "model.dtype": model.get("dtype"),
-    }
-    here: dict[str, Any] = {
-        "model": name.name if isinstance(name, Path) else name,
-        "hook": spec.hook,
-        "hook_out": None if spec.hook_out == spec.hook else spec.hook_out,
-        "model.processing": spec.model.processing,
-        "model.dtype": spec.model.dtype,
-    }
+    there, name = _mapping(told, "model"), spec.model.path_or_name(spec.file.parent)
+    if isinstance(name, Path):  # which may be in another place on another machine
+        there, name = {**there, "name": Path(str(there.get("name"))).name}, name.name
+    hook_out = None if spec.hook_out == spec.hook else spec.hook_out
+    pairs: list[tuple[str, Any, Any]] = [
+        ("model", there.get("name"), name),
+        ("model.processing", there.get("processing"), spec.model.processing),
+        ("model.dtype", there.get("dtype"), spec.model.dtype),
+        ("hook", told.get("hook"), spec.hook),
+        ("hook_out", told.get("hook_out"), hook_out),
+    ]
+    source = _mapping(_mapping(told, "corpus"), "source")
+    data = spec.data.model_dump(mode="json", exclude_none=True)
+    keys = sorted({*data, *source} - {"expect_clean_ce"})
+    pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
     metric = View.of(outcome.metric.partition("@")[0]).metric
     if metric in METRICS:
-        versions = _mapping(told, "formula_versions")
-        there["version of the formula"] = versions.get(metric)
-        here["version of the formula"] = METRICS[metric].version
-    data = spec.data.model_dump(mode="json", exclude_none=True)
-    source = _mapping(corpus, "source")
-    for key in sorted({*data, *source} - {"expect_clean_ce"}):
-        there[f"data.{key}"], here[f"data.{key}"] = source.get(key), data.get(key)
-    for key, value in here.items():
-        if there[key] != value:
-            yield f"{key} was {_short(there[key])} and is {_short(value)}"
+        version = _mapping(told, "formula_versions").get(metric)
+        pairs.append(("version of the formula", version, METRICS[metric].version))
+    for key, was, now in pairs:
+        if was != now:
+            yield f"{key} was {_short(was)} and is {_short(now)}"
 
 
 def _mapping(value: Any, key: str) -> Mapping[str, Any]:

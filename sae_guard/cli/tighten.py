@@ -77,12 +77,12 @@ def tighten(
         new = _rewritten(old, spec, decisions)
     except (SaeGuardError, OSError) as error:
         raise click.ClickException(str(error)) from None
+    if new != old and not dry_run:
+        _write(spec, new)
     for line in _report(spec, decisions, f"{margin:%}", reason, dry_run=dry_run):
         click.echo(line)
     if dry_run:
         click.echo(_diff(old, new, str(spec)), nl=False)
-    elif new != old:
-        _write(spec, new)
 
 
 _Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
@@ -98,7 +98,7 @@ def _decided(
     *,
     allow_loosen: bool,
 ) -> _Decided:
-    """The chosen documents, and what becomes of their bounds."""
+    """The chosen documents, and what becomes of their bounds: nothing, where none was measured."""
     from sae_guard.cli.measured import of_spec
     from sae_guard.spec.load import parse_specs
     from sae_guard.tightening import tightened
@@ -109,15 +109,15 @@ def _decided(
             raise SetupError(f"{path} has no document {name!r}; {allowed(name, specs)}")
     chosen = [spec for name, spec in specs.items() if not documents or name in documents]
     outcomes = _outcomes(source, path, checkpoints)
-    decided = []
+    decided: list[tuple[Spec, tuple[Decision, ...]]] = []
     for spec in chosen:
         measured = of_spec(outcomes, spec, file=str(source))
-        if measured:
-            decisions = tightened(spec.thresholds, measured, margin, allow_loosen=allow_loosen)
-            decided.append((spec, decisions))
-        elif documents:
+        if documents and not measured:
             raise SetupError(f"{source} has no verdict by {path}::{spec.name}")
-    if not decided:
+        thresholds = spec.thresholds if measured else ()
+        decisions = tightened(thresholds, measured, margin, allow_loosen=allow_loosen)
+        decided.append((spec, decisions))
+    if not any(decisions for _, decisions in decided):
         names = ", ".join(sorted({outcome.name for outcome in outcomes}))
         raise SetupError(f"{source} has no verdict by the thresholds of {path}, but by {names}")
     return decided
@@ -172,7 +172,8 @@ def _report(
     from sae_guard.report import changes, count
 
     for spec, decisions in decided:
-        yield f"{path}::{spec.name}  margin {margin}"
+        about = f"margin {margin}" if decisions else "kept: not measured"
+        yield f"{path}::{spec.name}  {about}"
         yield from changes(decisions)
         yield ""
     every = [decision for _, decisions in decided for decision in decisions]

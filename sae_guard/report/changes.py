@@ -12,6 +12,8 @@ _TITLES = ("bound", "checkpoint", "measured", "old", "new")
 
 def changes(decisions: Sequence[Decision]) -> Iterator[str]:
     """A table of them; the checkpoint that a bound hangs on where there are several."""
+    if not decisions:
+        return
     rows = [_row(decision) for decision in decisions]
     several = len({decision.measured.checkpoint for decision in decisions if decision.measured}) > 1
     columns = [0, *([1] if several else []), 2, 3, 4]
