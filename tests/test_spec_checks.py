@@ -123,3 +123,10 @@ def test_a_bound_that_a_slice_has_already(tmp_path: Path) -> None:
     assert problem(tmp_path, text + again) == (
         "spec.yaml:11: kl@position=0..8 is bounded in `slices.0` already"
     )
+
+
+def test_a_bound_that_the_spec_has_already(tmp_path: Path) -> None:
+    text = SPEC.replace("DATA", "text: a.txt, prepend_bos: true").replace("LATENTS", "dead_latents")
+    assert problem(tmp_path, text + "  kl.mean: {max: 1}\n") == (
+        "spec.yaml:6: kl is bounded in `thresholds` already"
+    )

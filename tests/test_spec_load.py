@@ -203,6 +203,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     (", prepend_bos: true", "", 3, "`data.prepend_bos` is missing: Whether each window starts"),
     ("prepend_bos: true", "prepend_bos: 1", 3, "`data.prepend_bos` is 1, allowed: true or false"),
     ("prepend_bos: true", "prepend_bos: off", 3, "'off' is read as false; write true or false"),
+    ("kl: {max: 0.1}", "kl.p99: {max: 1}\n  kl: {p99: {max: 2}}", 4, "bounds kl.p99 twice"),
     ("kl: {max: 0.1}", "kl: {p99: 0.1}", 5, "`thresholds.kl.p99` is 0.1, allowed: a mapping"),
     ("kl: {max: 0.1}", "kl: {p99: {max: x}}", 5, "`thresholds.kl.p99.max` is 'x', allowed: a num"),
     ("kl: {max: 0.1}", "kl: {p999: {max: 1}}", 5, "unknown key 'p999' in `thresholds.kl`; did yo"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.statistics import ratio, ratio_interval
+from sae_guard.statistics import Estimate, ratio, ratio_interval, rescaled
 
 finite = st.floats(-1e6, 1e6)
 
@@ -48,6 +48,19 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         low, high = ratio_interval(num, den, ratio(num, den)) or (math.nan, math.nan)
         hits += low <= 1 <= high
     assert 0.93 <= hits / 2000 <= 0.965
+
+
+@given(st.floats(0.6, 0.999), st.floats(0.6, 0.999), st.integers(2, 40))
+def test_a_rescaled_interval_is_that_of_the_other_confidence(
+    had: float, asked: float, n: int
+) -> None:
+    rng = np.random.default_rng(n)
+    num, den = rng.uniform(1, 2, n), rng.uniform(1, 2, n)
+    value = ratio(num, den)
+    low, high = ratio_interval(num, den, value, confidence=had) or (math.nan, math.nan)
+    found = rescaled(Estimate(value, low, high, 0, n, had), asked)
+    assert found == pytest.approx(ratio_interval(num, den, value, confidence=asked))
+    assert rescaled(Estimate(value, None, None, 0, 1, had), asked) is None
 
 
 def test_one_sequence_has_no_interval() -> None:

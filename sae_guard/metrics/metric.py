@@ -46,7 +46,7 @@ class Metric:
     """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
     tail_from: float = 0.0
     """Where the values of sequences crowd; their heavy tail leads away from it, above 0 and below
-    1."""
+    1. Margins of bounds are a share of the distance from there (`sae_guard.tightening`)."""
     tail: float = 10.0
     """How far out a sequence may be that was not seen yet, in distances of the bound from there:
     what an early verdict reckons with (`docs/statistics.md`)."""

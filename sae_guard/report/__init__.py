@@ -1,9 +1,22 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
+from sae_guard.report.changes import changes, count
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.numbers import number
+from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
 from sae_guard.report.words import failure, headline
 
-__all__ = ["COLUMNS", "failure", "headline", "number", "summary", "to_json", "worst_lines"]
+__all__ = [
+    "COLUMNS",
+    "changes",
+    "count",
+    "failure",
+    "from_json",
+    "headline",
+    "number",
+    "summary",
+    "to_json",
+    "worst_lines",
+]

@@ -9,7 +9,7 @@ from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec.messages import Path as Keys
 from sae_guard.spec.models import Bounds, DataSpec, DocumentModel
-from sae_guard.views import View
+from sae_guard.views import Slice, View
 
 Problem = tuple[Keys, str]
 """Where, and what is wrong there."""
@@ -64,13 +64,14 @@ def _sources(data: DataSpec) -> tuple[str, ...] | None:
 
 
 def _bounded_twice(document: DocumentModel) -> Iterator[Problem]:
-    first: dict[View, int] = {}
+    first: dict[View, Keys] = {}
+    lists: list[tuple[Keys, Mapping[str, Bounds], Slice | None]] = [((), document.thresholds, None)]
     for index, part in enumerate(document.slices):
-        for name in part.thresholds:
-            view = View.of(name, part.slice)
+        lists.append((("slices", index), part.thresholds, part.slice))
+    for at, thresholds, by in lists:
+        for name in thresholds:
+            view = View.of(name, by)
             if view in first:
-                yield (
-                    ("slices", index, "thresholds", name),
-                    f"{view} is bounded in `slices.{first[view]}` already",
-                )
-            first.setdefault(view, index)
+                where = ".".join(map(str, first[view] or ("thresholds",)))
+                yield (*at, "thresholds", name), f"{view} is bounded in `{where}` already"
+            first.setdefault(view, at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from sae_guard.errors import SetupError, SpecError
 from sae_guard.spec import bounds, checks, strict_yaml
 from sae_guard.spec.messages import Path as Keys
 from sae_guard.spec.messages import explain, written
-from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec, flat
+from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.values import flat
 from sae_guard.verdicts import Threshold
 from sae_guard.views import Slice
 
@@ -56,9 +57,17 @@ def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
     """
     shown = display or str(path)
     try:
-        documents = strict_yaml.read(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise SpecError(f"unreadable: {error.strerror}", file=shown, line=1) from error
+    return parse_specs(data, path, display=shown)
+
+
+def parse_specs(data: bytes, path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
+    """As `load_specs`, of what the file at ``path`` holds or is to hold."""
+    shown = display or str(path)
+    try:
+        documents = strict_yaml.read(data)
     except strict_yaml.YamlError as error:
         raise SpecError(error.message, file=shown, line=error.line) from None
     if not documents:
@@ -68,7 +77,7 @@ def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
     made = [spec for spec in specs if spec is not None]
     problems.extend(_name_problems(made))
     if problems:
-        raise _error(problems, shown)
+        raise spec_error(problems, shown)
     return tuple(made)
 
 
@@ -80,7 +89,8 @@ def read_data(block: Mapping[str, Any]) -> DataSpec:
         raise SetupError("; ".join(text for _, text in explain(error, ("data",)))) from None
 
 
-def _error(problems: list[Problem], file: str) -> SpecError:
+def spec_error(problems: Iterable[Problem], file: str) -> SpecError:
+    """One error of one problem or more."""
     (line, text), *others = sorted(dict.fromkeys(problems), key=lambda problem: problem[0])
     rest = "".join(f"\n{file}:{line}: {text}" for line, text in others)
     return SpecError(text + rest, file=file, line=line)
@@ -149,13 +159,16 @@ def _thresholds(
 
 def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
     """The bounds that are well-formed, in a document that is not."""
-    thresholds = flat(value.get("thresholds"))
+    try:
+        thresholds = flat(value.get("thresholds"))
+    except ValueError:
+        return {}  # told by the document's own validation
     found: dict[str, Bounds] = {}
     for name, given in thresholds.items() if isinstance(thresholds, dict) else ():
         try:
             found[name] = Bounds.model_validate(given)
         except ValidationError:
-            continue  # told by the document's own validation
+            continue  # likewise
     return found
 
 

@@ -17,10 +17,11 @@ from sae_guard.spec.values import (
     SpecialTokens,
     Text,
     Texts,
+    flat,
     shorthand,
     wrong,
 )
-from sae_guard.views import WORST, Slice, level
+from sae_guard.views import Slice
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
 KINDS: tuple[Literal["position", "entropy", "source"], ...] = ("position", "entropy", "source")
@@ -164,21 +165,6 @@ class Bounds(_Strict):
     on_undecided: Literal["fail", "warn"] = Field(
         "fail", description="What becomes of an interval that holds the bound."
     )
-
-
-def flat(value: Any) -> Any:
-    """``kl: {max: …, p99: {…}}`` as the bounds of ``kl`` and of ``kl.p99``."""
-    if not isinstance(value, dict):
-        return value
-    flat: dict[str, Any] = {}
-    for name, given in value.items():
-        own = given if isinstance(given, dict) else {}
-        others = {key: own[key] for key in own if key == WORST or level(str(key)) is not None}
-        if len(others) < len(own) or not others:
-            rest = {key: own[key] for key in own if key not in others}
-            flat[name] = rest if isinstance(given, dict) else given
-        flat.update({f"{name}.{key}": bounds for key, bounds in others.items()})
-    return flat
 
 
 Thresholds = Annotated[

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -54,15 +55,82 @@ def read(data: bytes) -> list[Document]:
     Raises:
         YamlError: It is no YAML, or says something that readers of YAML take in different ways.
     """
+    text = decoded(data)
+    with _as_yaml_error(text):
+        return [_document(tree.root) for tree in compose(text)]
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file, without a byte order mark; raises `YamlError`."""
     if len(data) > _MAX_BYTES:
         raise YamlError(1, f"{len(data):,} bytes; a spec file has at most {_MAX_BYTES:,}")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise YamlError(line, f"not UTF-8: byte {data[error.start]:#04x}") from None
+
+
+class Span(NamedTuple):
+    """Characters of the text, and the line (from 1) of the first."""
+
+    start: int
+    end: int
+    line: int
+
+
+def span(of: yaml.Node | yaml.Event) -> Span:
+    """Where a node stands, its anchor and tag included."""
+    assert of.start_mark is not None
+    assert of.end_mark is not None
+    return Span(of.start_mark.index, of.end_mark.index, of.start_mark.line + 1)
+
+
+Slot = tuple[int, int]
+"""Where in its parent a node stands: ids of the parent and of the key's node, or an index."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The nodes of one document."""
+
+    root: yaml.Node
+    aliases: Mapping[Slot, Span]
+    """The alias in each slot that has one; the node there is that of the anchor."""
+
+
+def compose(text: str) -> Iterator[Tree]:
+    """The trees of a text; raises what PyYAML does."""
+    loader = _Loader(text)
+    while loader.check_node():
+        loader.aliases = {}
+        root = loader.get_node()
+        assert root is not None
+        yield Tree(root, loader.aliases)
+
+
+def slot(parent: yaml.Node, index: yaml.Node | int) -> Slot:
+    """The slot of a key's value, or of an item."""
+    return id(parent), index if isinstance(index, int) else id(index)
+
+
+class _Loader(yaml.SafeLoader):
+    """Remembers where aliases stand, of which the nodes know nothing."""
+
+    aliases: dict[Slot, Span]
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent) and parent is not None and index is not None:
+            self.aliases[slot(parent, index)] = span(event)
+        return node
+
+
+@contextmanager
+def _as_yaml_error(text: str) -> Iterator[None]:
     try:
-        return [_document(node) for node in yaml.compose_all(text, Loader=yaml.SafeLoader)]
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {error.problem}") from None

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from sae_guard.views import WORST, level
+
 
 def wrong(message: str) -> PydanticCustomError:
     """What pydantic is to raise, whose message follows the key."""
@@ -82,6 +84,28 @@ def _device_map(value: Any) -> Any:
 def shorthand(key: str) -> BeforeValidator:
     """Text is taken for a mapping with this key."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+def flat(value: Any) -> Any:
+    """``kl: {max: …, p99: {…}}`` as the bounds of ``kl`` and of ``kl.p99``."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, Any] = {}
+    for name, given in value.items():
+        own = given if isinstance(given, dict) else {}
+        others = {key: own[key] for key in own if key == WORST or level(str(key)) is not None}
+        if len(others) < len(own) or not others:
+            rest = {key: own[key] for key in own if key not in others}
+            _add(flat, name, rest if isinstance(given, dict) else given)
+        for key, bounds in others.items():
+            _add(flat, f"{name}.{key}", bounds)
+    return flat
+
+
+def _add(flat: dict[str, Any], name: str, given: Any) -> None:
+    if name in flat:  # as a key, and below that of its metric
+        raise wrong(f"bounds {name} twice")
+    flat[name] = given
 
 
 _TEXTS = {"type": "string", "minLength": 1}

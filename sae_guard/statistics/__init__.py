@@ -6,6 +6,7 @@ from sae_guard.statistics.ratios import (
     quantile_interval,
     ratio,
     ratio_interval,
+    rescaled,
 )
 
-__all__ = ["Estimate", "quantile", "quantile_interval", "ratio", "ratio_interval"]
+__all__ = ["Estimate", "quantile", "quantile_interval", "ratio", "ratio_interval", "rescaled"]

@@ -86,6 +86,22 @@ def ratio_interval(
     return value - half, value + half
 
 
+def rescaled(estimate: Estimate, confidence: float) -> tuple[float, float] | None:
+    """The interval of a ratio at another confidence; None where it has none.
+
+    Its half-width goes by Student's quantiles (`ratio_interval`). That of a quantile does not.
+    """
+    from scipy.special import stdtrit
+
+    if estimate.low is None or estimate.high is None:
+        return None
+    asked, had = stdtrit(
+        estimate.n_sequences - 1, [0.5 + confidence / 2, 0.5 + estimate.confidence / 2]
+    )
+    half = (estimate.high - estimate.low) / 2 * float(asked / had)
+    return estimate.value - half, estimate.value + half
+
+
 def _exact_sum(values: NDArray[np.float64]) -> float:
     try:
         return math.fsum(values)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from sae_guard.checkpoints.options import Architecture, Normalize
+from sae_guard.cli.tighten import tighten
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def main() -> None:
 
     The gate itself is `pytest --sae CHECKPOINT`.
     """
+
+
+main.add_command(tighten)
 
 
 @main.command()

@@ -1,0 +1,203 @@
+"""``sae-guard tighten``: the bounds of a spec follow what was measured."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sae_guard.errors import SaeGuardError, SetupError, allowed
+
+if TYPE_CHECKING:
+    from sae_guard.spec import Spec
+    from sae_guard.tightening import Decision
+    from sae_guard.verdicts import Threshold
+    from sae_guard.wire import Outcome
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _margin(_: click.Context, __: click.Parameter, text: str) -> Decimal:
+    """A share: ``5%``, or ``0.05``; ``5`` could be either."""
+    try:
+        share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except InvalidOperation:
+        share = Decimal("NaN")
+    if not (share.is_finite() and 0 <= share < 1):
+        raise click.BadParameter(f"{text!r}, allowed: 0% up to, and not with, 100%")
+    return share
+
+
+@click.command()
+@click.argument("spec", type=_FILE)
+@click.option(
+    "--from", "source", type=_FILE, required=True, help="What `pytest --sae-json FILE` has written."
+)
+@click.option(
+    "--margin", default="5%", show_default=True, metavar="SHARE", callback=_margin,
+    help="Of the distance of a value from 0 (from 1: scores), left between it and its bound.",
+)  # fmt: skip
+@click.option("--document", "documents", multiple=True, metavar="NAME", help="Default: all.")
+@click.option("--checkpoint", "checkpoints", multiple=True, metavar="NAME", help="Default: all.")
+@click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
+@click.option("--allow-loosen", is_flag=True, help="Move bounds that are tighter than this, too.")
+@click.option("--reason", metavar="TEXT", help="Why they may be loosened; printed, for the commit.")
+def tighten(
+    spec: Path,
+    source: Path,
+    margin: Decimal,
+    documents: tuple[str, ...],
+    checkpoints: tuple[str, ...],
+    *,
+    dry_run: bool,
+    allow_loosen: bool,
+    reason: str | None,
+) -> None:
+    """Tighten the bounds of SPEC to what was measured and a margin.
+
+    Each bound is moved to where the checkpoints in FILE, or those named, keep it by the margin, if
+    that is tighter than it was. Of SPEC only the characters of these numbers change.
+    """
+    reason = (reason or "").strip()
+    if allow_loosen != bool(reason):
+        raise click.UsageError("--allow-loosen and --reason go together: say why")
+    try:
+        old = spec.read_bytes()
+        decisions = _decided(
+            old, spec, source, margin, documents, checkpoints, allow_loosen=allow_loosen
+        )
+        new = _rewritten(old, spec, decisions)
+    except (SaeGuardError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    if new != old and not dry_run:
+        _write(spec, new)
+    for line in _report(spec, decisions, f"{margin:%}", reason, dry_run=dry_run):
+        click.echo(line)
+    if dry_run:
+        click.echo(_diff(old, new, str(spec)), nl=False)
+
+
+_Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
+
+
+def _decided(
+    data: bytes,
+    path: Path,
+    source: Path,
+    margin: Decimal,
+    documents: Sequence[str],
+    checkpoints: Sequence[str],
+    *,
+    allow_loosen: bool,
+) -> _Decided:
+    """The chosen documents, and what becomes of their bounds: nothing, where none was measured."""
+    from sae_guard.cli.measured import of_spec
+    from sae_guard.spec.load import parse_specs
+    from sae_guard.tightening import tightened
+
+    specs = {spec.name: spec for spec in parse_specs(data, path, display=str(path))}
+    for name in documents:
+        if name not in specs:
+            raise SetupError(f"{path} has no document {name!r}; {allowed(name, specs)}")
+    chosen = [spec for name, spec in specs.items() if not documents or name in documents]
+    outcomes = _outcomes(source, path, checkpoints)
+    decided: list[tuple[Spec, tuple[Decision, ...]]] = []
+    for spec in chosen:
+        measured = of_spec(outcomes, spec, file=str(source))
+        if documents and not measured:
+            raise SetupError(f"{source} has no verdict by {path}::{spec.name}")
+        thresholds = spec.thresholds if measured else ()
+        decisions = tightened(thresholds, measured, margin, allow_loosen=allow_loosen)
+        decided.append((spec, decisions))
+    if not any(decisions for _, decisions in decided):
+        names = ", ".join(sorted({outcome.name for outcome in outcomes}))
+        raise SetupError(f"{source} has no verdict by the thresholds of {path}, but by {names}")
+    return decided
+
+
+def _outcomes(source: Path, path: Path, checkpoints: Sequence[str]) -> list[Outcome]:
+    from sae_guard.cli.measured import of_checkpoints, of_file
+    from sae_guard.report import from_json
+
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SetupError(f"{source}: not JSON: {error}") from None
+    outcomes = of_file(from_json(text, file=str(source)), path, file=str(source))
+    return of_checkpoints(outcomes, checkpoints, file=str(source))
+
+
+def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
+    """The new bytes, of which the specs are read once more before they are written."""
+    from sae_guard.spec.load import parse_specs
+    from sae_guard.spec.rewrite import NewBound, rewritten
+
+    bounds = [
+        NewBound(spec.name, d.threshold.view, d.side, d.new, d.warn)
+        for spec, decisions in decided
+        for d in decisions
+        if d.new is not None
+    ]
+    new = rewritten(data, bounds, file=str(path))
+    changed = {spec.name: decisions for spec, decisions in decided}
+    expected = [
+        tuple(_changed(threshold, changed.get(spec.name, ())) for threshold in spec.thresholds)
+        for spec in parse_specs(data, path, display=str(path))
+    ]
+    if [spec.thresholds for spec in parse_specs(new, path, display=str(path))] != expected:
+        raise SetupError(f"{path}: its thresholds would not be the expected ones")
+    return new
+
+
+def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
+    new = {
+        f"{'warn_' if d.warn else ''}{d.side}": float(d.new)
+        for d in decisions
+        if d.threshold == threshold and d.new is not None
+    }
+    return replace(threshold, **new)  # type: ignore[arg-type]
+
+
+def _report(
+    path: Path, decided: _Decided, margin: str, reason: str, *, dry_run: bool
+) -> Iterator[str]:
+    from sae_guard.report import changes, count
+
+    for spec, decisions in decided:
+        about = f"margin {margin}" if decisions else "kept: not measured"
+        yield f"{path}::{spec.name}  {about}"
+        yield from changes(decisions)
+        yield ""
+    every = [decision for _, decisions in decided for decision in decisions]
+    yield f"{path}: {count(every)}{', nothing is written' if dry_run else ''}"
+    if any(decision.loosens for decision in every):
+        yield f"loosened because: {reason}"
+
+
+def _diff(old: bytes, new: bytes, name: str) -> str:
+    before, after = (list(io.StringIO(text.decode())) for text in (old, new))
+    lines = difflib.unified_diff(before, after, name, name)
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The whole file or none of it, with the mode that it had; through links to it."""
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        shutil.copymode(target, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,327 @@
+"""``sae-guard tighten``, from the file that the gate writes to the spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sae_guard.cli import main
+from sae_guard.metrics.table import METRICS
+from sae_guard.report import to_json
+from sae_guard.spec import load_specs
+from sae_guard.wire import Outcome
+
+SPEC = """\
+# Bounds of the release.\r
+name: layer 8\r
+model: gpt2\r
+hook: blocks.8.hook_resid_pre\r
+data: {text: a.txt, prepend_bos: true, expect_clean_ce: [1, 9]}\r
+thresholds:\r
+  kl: {max: 0.25, warn: 0.23, p99: {max: 2}}  # max: 0.25 was v1's\r
+  l0: {min: 8, max: 24}\r
+slices:\r
+- {position: ..8, thresholds: {kl: {max: "0.5"}}}\r
+---
+hook: blocks.9.hook_resid_pre
+model: gpt2
+data: {text: a.txt, prepend_bos: true}
+thresholds: {cosine: {min: 0.5}}""".replace('"0.5"', "0.5")
+
+PROVENANCE: dict[str, Any] = {
+    "model": {"name": "gpt2", "processing": "raw", "dtype": "float32"},
+    "hook": "blocks.8.hook_resid_pre",
+    "hook_out": None,
+    "corpus": {
+        "source": {
+            "text": ["a.txt"], "context": 128, "sequences": 256, "prepend_bos": True,
+            "special_tokens": "exclude", "seed": 0, "expect_clean_ce": [1.0, 9.0],
+        }
+    },
+    "formula_versions": {name: metric.version for name, metric in METRICS.items()},
+}  # fmt: skip
+
+
+def outcome(metric: str, value: float | None, **more: Any) -> Outcome:
+    given: dict[str, Any] = {
+        "spec": "thresholds/s.yaml", "name": "layer 8", "checkpoint": "v2", "verdict": "pass",
+        "provenance": json.dumps(PROVENANCE), "where": "thresholds/s.yaml:7",
+    }  # fmt: skip
+    return Outcome(metric=metric, value=value, **{**given, **more})
+
+
+RUN = [
+    outcome("load.finite", None, kind="contract", provenance=""),
+    outcome("kl", 0.1306),
+    outcome("kl.p99", 1.25),
+    outcome("l0", 15.98),
+    outcome("kl@position=0..8", 0.2),
+    outcome("kl", 0.3, checkpoint="v9", spec="other/s.yaml"),
+]
+
+
+class Project:
+    def __init__(self, folder: Path) -> None:
+        self.spec = folder / "thresholds" / "s.yaml"
+        self.spec.parent.mkdir()
+        self.spec.write_bytes(SPEC.encode())
+        self.out = folder / "out.json"
+
+    def tighten(self, outcomes: list[Outcome], *options: str) -> tuple[int, str]:
+        self.out.write_text(to_json(outcomes, verdict="pass", version="0"), encoding="utf-8")
+        return self.run(*options)
+
+    def run(self, *options: str) -> tuple[int, str]:
+        arguments = ["tighten", str(self.spec), "--from", str(self.out), *options]
+        result = CliRunner().invoke(main, arguments)
+        said = result.output.replace(f"{self.spec.parents[1]}/", "")
+        return result.exit_code, said
+
+
+def words(said: str) -> str:
+    return " ".join(said.split())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+TIGHT = (
+    SPEC.replace("{max: 0.25, warn: 0.23, p99", "{max: 0.138, warn: 0.134, p99")
+    .replace("{max: 2}", "{max: 1.32}")
+    .replace("{min: 8, max: 24}", "{min: 15, max: 17}")
+    .replace("{max: 0.5}", "{max: 0.21}")
+)  # fmt: skip
+
+
+def test_bounds_follow_what_was_measured_and_nothing_else_changes(project: Project) -> None:
+    project.spec.chmod(0o640)
+    code, said = project.tighten(RUN)
+    assert code == 0
+    assert said == (
+        "thresholds/s.yaml::layer 8  margin 5%\n"
+        "  bound                 measured   old  new\n"
+        "  kl max                  0.1306  0.25  0.138\n"
+        "  kl warn max                     0.23  0.134\n"
+        "  kl.p99 max                1.25     2  1.32\n"
+        "  l0 min                   15.98     8  15\n"
+        "  l0 max                   15.98    24  17\n"
+        "  kl@position=0..8 max       0.2   0.5  0.21\n"
+        "\n"
+        "thresholds/s.yaml::blocks.9.hook_resid_pre  kept: not measured\n"
+        "\n"
+        "thresholds/s.yaml: 6 bounds tightened\n"
+    )
+    assert project.spec.read_bytes() == TIGHT.encode()
+    assert project.spec.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in project.spec.parent.iterdir()] == ["s.yaml"]
+    code, said = project.tighten(RUN)
+    assert code == 0
+    assert said.endswith("thresholds/s.yaml: no bound changes\n")
+    assert project.spec.read_bytes() == TIGHT.encode()
+
+
+def test_dry_run_shows_the_difference_and_writes_nothing(project: Project) -> None:
+    code, said = project.tighten(RUN[:2], "--dry-run", "--margin", "0.5")
+    assert code == 0
+    assert "kl.p99 max 2 kept: not measured" in words(said)
+    assert "2 bounds tightened, nothing is written\n--- thresholds/s.yaml\n+++" in said
+    changed = [line for line in said.splitlines() if line.startswith(("-", "+"))][2:]
+    assert changed == [
+        "-  kl: {max: 0.25, warn: 0.23, p99: {max: 2}}  # max: 0.25 was v1's",
+        "+  kl: {max: 0.196, warn: 0.181, p99: {max: 2}}  # max: 0.25 was v1's",
+    ]
+    assert project.spec.read_bytes() == SPEC.encode()
+
+
+def test_several_checkpoints_all_keep_their_bounds_and_one_can_be_chosen(project: Project) -> None:
+    both = [*RUN[:3], outcome("kl", 0.2, checkpoint="v1"), outcome("kl.p99", 0.5, checkpoint="v1")]
+    code, said = project.tighten(both, "--dry-run")
+    assert code == 0
+    assert "  kl max                v1               0.2  0.25  0.21\n" in said
+    assert "  kl.p99 max            v2              1.25     2  1.32\n" in said
+    code, said = project.tighten(both, "--dry-run", "--checkpoint", "v2")
+    assert "  kl max                  0.1306  0.25  0.138\n" in said
+    code, said = project.tighten(both, "--checkpoint", "v3")
+    assert (code, said) == (1, "Error: out.json has no checkpoint 'v3'; allowed: v1, v2\n")
+    code, said = project.tighten(both[:-1])
+    assert (code, said) == (
+        1, "Error: out.json has layer 8::kl.p99 of v2 and not of v1; choose by --checkpoint\n"
+    )  # fmt: skip
+
+
+def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
+    failed = [outcome("kl", 0.3, verdict="fail"), outcome("l0", 23.5)]
+    code, said = project.tighten(failed)
+    assert code == 1
+    assert "s.yaml:7: kl of v2 is 0.3, which crosses max 0.25\nbounds are tightened to what" in said
+    code, said = project.tighten(failed[1:], "--dry-run")
+    assert "l0 max 23.5 24 kept: would be 25, which is looser" in words(said)
+    for options in (["--allow-loosen"], ["--reason", "x"], ["--allow-loosen", "--reason", " "]):
+        code, said = project.tighten(failed, *options)
+        assert code == 2
+        assert "--allow-loosen and --reason go together: say why" in said
+    assert project.spec.read_bytes() == SPEC.encode()
+    code, said = project.tighten(failed, "--allow-loosen", "--reason", "a wider dictionary")
+    assert code == 0
+    assert said.endswith(
+        "1 bound tightened, 3 bounds loosened\nloosened because: a wider dictionary\n"
+    )
+    assert b"{max: 0.315, warn: 0.308, p99" in project.spec.read_bytes()
+    assert b"{min: 22, max: 25}" in project.spec.read_bytes()
+
+
+def changed(**values: Any) -> str:
+    return json.dumps({**PROVENANCE, **values})
+
+
+OTHER = {"source": {**PROVENANCE["corpus"]["source"], "sequences": 8}}
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ({"verdict": "error", "value": None, "message": "0/0"},
+         "thresholds/s.yaml::layer 8::kl[v2] is an error, so nothing is known: 0/0"),
+        ({"verdict": "error", "value": None, "kind": "contract"}, "is an error, so nothing"),
+        ({"verdict": "undecided", "value": None, "kind": "contract"}, "no number beside it holds"),
+        ({"verdict": "fail", "where": "--sae-controls"}, "is fail: no number beside it holds"),
+        ({"seen_sequences": 64, "of_sequences": 256},
+         "is early, by 64 of 256 sequences: its value is not the metric; run without --sae-fast"),
+        ({"value": None}, "has no value"),
+        ({"provenance": ""}, "is of something else than the spec by now: model was null and is"),
+        ({"provenance": changed(hook="blocks.9.hook_resid_pre")},
+         'hook was "blocks.9.hook_resid_pre" and is "blocks.8.hook_resid_pre"'),
+        ({"provenance": changed(model={**PROVENANCE["model"], "name": "gpt2-xl"})},
+         'by now: model was "gpt2-xl" and is "gpt2"\n'),
+        ({"provenance": changed(model={**PROVENANCE["model"], "dtype": "float16"})},
+         'by now: model.dtype was "float16" and is "float32"\n'),
+        ({"provenance": changed(corpus=OTHER)}, "by now: data.sequences was 8 and is 256\n"),
+        ({"provenance": changed(formula_versions={"kl": 0})}, "of the formula was 0 and is 1"),
+    ],
+)  # fmt: skip
+def test_what_is_no_value_of_the_metric_is_refused(
+    project: Project, bad: dict[str, Any], told: str
+) -> None:
+    code, said = project.tighten([*RUN[2:], dataclasses.replace(RUN[1], **bad)])
+    assert code == 1
+    assert told in said
+    assert project.spec.read_bytes() == SPEC.encode()
+
+
+def test_a_model_in_a_folder_may_be_in_another_one_there(project: Project) -> None:
+    text = SPEC.replace("model: gpt2\r", "model: ./models/tiny\r")
+    project.spec.write_bytes(text.encode())
+    there = changed(model={**PROVENANCE["model"], "name": "/ci/thresholds/models/tiny"})
+    assert project.tighten([dataclasses.replace(RUN[1], provenance=there)])[0] == 0
+    other = there.replace("tiny", "large")
+    code, said = project.tighten([dataclasses.replace(RUN[1], provenance=other)])
+    assert code == 1
+    assert 'model was "large" and is "tiny"\n' in said
+
+
+def test_controls_are_no_checkpoints(project: Project) -> None:
+    control = outcome("kl", 0.0, checkpoint="identity control", where="--sae-controls")
+    compared = outcome("controls", None, kind="controls", verdict="warn", provenance="")
+    code, said = project.tighten([control, *RUN, compared], "--dry-run")
+    assert code == 0
+    assert "6 bounds tightened" in said
+    assert "identity" not in said
+
+
+def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
+    code, said = project.tighten(RUN[-1:])
+    assert (code, said) == (
+        1, "Error: out.json has no verdict by thresholds/s.yaml; it has those by other/s.yaml\n"
+    )  # fmt: skip
+    code, said = project.tighten([])
+    assert said.endswith("it has those by none\n")
+    code, said = project.tighten(RUN, "--document", "layer 9")
+    assert said == (
+        "Error: thresholds/s.yaml has no document 'layer 9'; did you mean layer 8? allowed: "
+        "blocks.9.hook_resid_pre, layer 8\n"
+    )
+    code, said = project.tighten(RUN, "--document", "blocks.9.hook_resid_pre")
+    assert said == (
+        "Error: out.json has no verdict by thresholds/s.yaml::blocks.9.hook_resid_pre\n"
+    )
+    code, said = project.tighten([dataclasses.replace(RUN[1], name="gone")])
+    assert said == (
+        "Error: out.json has no verdict by the thresholds of thresholds/s.yaml, but by gone\n"
+    )
+    both = [RUN[1], dataclasses.replace(RUN[1], spec="s.yaml")]
+    code, said = project.tighten(both)
+    assert said.endswith("has specs that could be thresholds/s.yaml: s.yaml, thresholds/s.yaml\n")
+    absolute = dataclasses.replace(RUN[1], spec=str(project.spec))
+    assert project.tighten([absolute], "--document", "layer 8")[0] == 0
+
+
+def test_a_shared_bound_is_refused_by_its_line(project: Project) -> None:
+    text = SPEC.replace("kl: {max: 0.25", "kl: {max: &b 0.25").replace(
+        "l0: {min: 8, max: 24}", "mse: {max: *b}"
+    )
+    project.spec.write_bytes(text.encode())
+    code, said = project.tighten(RUN[:2])
+    assert code == 1
+    assert said.startswith(
+        "Error: thresholds/s.yaml:7: `thresholds.kl.max` has an anchor that line 8"
+    )
+    assert project.spec.read_bytes() == text.encode()
+
+
+def test_a_confidence_widens_by_the_interval(project: Project) -> None:
+    text = SPEC.replace("warn: 0.23,", "confidence: 0.99,").replace(
+        "{max: 2}", "{max: 2, confidence: 0.99}"
+    )
+    project.spec.write_bytes(text.encode())
+    interval = {"n_sequences": 256, "n_tokens": 9, "confidence": 0.95}
+    run = [
+        outcome("kl", 0.13, low=0.12, high=0.14, **interval),
+        outcome("kl.p99", 1.2, low=1.1, high=1.3, **interval),
+    ]
+    code, said = project.tighten(run)
+    assert code == 0
+    # 0.13 + 0.01 · 2.5950 / 1.9693 + 5 % of 0.13, by tables of Student's t with 255 degrees.
+    assert "kl max 0.13 0.25 0.15 " in words(said)
+    assert "kl.p99 max 2 kept: no interval of confidence 0.99 is known" in words(said)
+
+
+@pytest.mark.parametrize("margin", ["5", "100%", "-1%", "x%", "nan", "", "1e999"])
+def test_margins_that_are_none(project: Project, margin: str) -> None:
+    code, said = project.tighten(RUN, "--margin", margin)
+    assert code == 2
+    assert "allowed: 0% up to, and not with, 100%" in said
+    assert project.spec.read_bytes() == SPEC.encode()
+
+
+def test_a_link_to_the_spec_stays_one(project: Project, tmp_path: Path) -> None:
+    real = tmp_path / "real.yaml"
+    project.spec.rename(real)
+    project.spec.symlink_to(real)
+    assert project.tighten(RUN)[0] == 0
+    assert project.spec.is_symlink()
+    assert real.read_bytes() == TIGHT.encode()
+    assert load_specs(real)[0].thresholds[0].max == 0.138
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "out.json: not JSON: "),
+        ('{"a": NaN}', "out.json: not JSON: NaN is no number of JSON"),
+        ("[]", "out.json: not written by `pytest --sae-json`: it has no `outcomes`"),
+    ],
+)
+def test_files_of_something_else(project: Project, text: str, told: str) -> None:
+    project.out.write_text(text)
+    code, said = project.run()
+    assert code == 1
+    assert told in said
+    project.out.write_bytes(b"\xff")
+    assert "out.json: not JSON: 'utf-8' codec" in project.run()[1]
