@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -161,9 +162,15 @@ def rows(measurement: Measurement, chosen: np.ndarray) -> Measurement:
 
 
 def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: int = 256) -> float:
-    """How often the interval of n sequences, drawn with replacement, holds the value of all."""
+    """How often the interval of n sequences, drawn with replacement, holds the value of all.
+
+    NaN where all sequences have the same, as L0 of TopK SAEs: that is no interval.
+    """
     view, generator = View.of(name), np.random.default_rng(1)
-    value, hits = estimate(measurement, view).value, 0
+    whole, hits = estimate(measurement, view), 0
+    if whole.low == whole.high:
+        return math.nan
+    value = whole.value
     for _ in range(resamples):
         part = rows(measurement, generator.integers(0, measurement.n_sequences, n))
         found = estimate(part, view, whole=False)
