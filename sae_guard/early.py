@@ -86,9 +86,11 @@ def stands(
     view = threshold.view
     if threshold.confidence is not None:
         return None
-    if not all(np.isfinite(measurement.sums[name]).all() for name in _columns(threshold)):
+    measured = metric(view.metric).columns & measurement.sums.keys()
+    if not all(np.isfinite(measurement.sums[name]).all() for name in measured):
         return undefined(measurement, threshold, f"{view}: the sums of a sequence are not finite")
     try:
+        measurement.check_rows(view.metric, whole=False)
         status = _status(measurement, threshold, rule, bounds)
         if status is None:
             return None
@@ -100,18 +102,13 @@ def stands(
 
 def needs_mean(thresholds: Iterable[Threshold]) -> bool:
     """Whether μ, which takes a run over the whole set, has to be known from the first row on."""
-    names = {name for t in thresholds for name in _columns(t)}
+    names = {name for t in thresholds for name in metric(t.view.metric).columns}
     return bool(names & {"ce_mean", "sq_deviation"})
 
 
 def needs_spread(thresholds: Iterable[Threshold]) -> bool:
     """Whether it matters how evenly latents fire on the sequences."""
     return any(metric(threshold.view.metric).firing_above for threshold in thresholds)
-
-
-def _columns(threshold: Threshold) -> set[str]:
-    chosen = metric(threshold.view.metric)
-    return {*chosen.numerator, *chosen.denominator}
 
 
 def _status(

@@ -193,6 +193,12 @@ def test_what_is_not_finite_is_an_error_at_once(bad: float) -> None:
     assert stands(broken, Threshold("l0", max=1e9), RULE, 1) is None
 
 
+def test_what_was_not_measured_waits_for_the_error_of_the_whole_set() -> None:
+    measurement = drawn(6)
+    assert status_of(first(measurement, 200), Threshold("kl_vs_random_error", max=2.0)) is None
+    assert judge(measurement, Threshold("kl_vs_random_error", max=2.0)).status == "error"
+
+
 def test_a_denominator_that_may_be_nothing_waits() -> None:
     measurement = drawn(6)
     generator = np.random.default_rng(0)
