@@ -27,6 +27,15 @@ class Folder:
     url: str
     """A path, or a URL that fsspec knows."""
 
+    def prepare(self) -> None:
+        """Make the folder, or see that the URL is known; raises like `write`."""
+        local = self._local
+        if local is None:
+            self._remote()
+            return
+        with _named(local):
+            local.mkdir(parents=True, exist_ok=True)
+
     def write(self, name: str, files: Mapping[str, bytes], head: str) -> str:
         """Make an entry; it is there, on disk, when this returns, and whole or not at all before.
 

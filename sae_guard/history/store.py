@@ -54,6 +54,15 @@ class History:
 
     url: str
 
+    def prepare(self) -> None:
+        """See that records can be kept, before what takes long.
+
+        Raises:
+            HistoryError: A folder cannot be made.
+            SetupError: fsspec does not know the URL.
+        """
+        self._records.prepare()
+
     def add(self, record: Record, files: Mapping[str, bytes]) -> Recorded:
         """Keep a record with its files; it is kept when this returns.
 
