@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as npst
 from sae_guard.cases import Case
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.excerpts import Around, Excerpts
-from sae_guard.history import History, Occasion, Recorded, make
+from sae_guard.history import History, Recorded
+from sae_guard.history.make import Occasion, make
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.spec import load_specs

@@ -21,9 +21,9 @@ from sae_guard.history import (
     Recorded,
     baselines,
     check_name,
-    make,
     pick,
 )
+from sae_guard.history.make import make
 from sae_guard.history.record import to_json
 from sae_guard.measurement import Measurement
 from sae_guard.testing import measurements
@@ -115,7 +115,7 @@ def test_what_was_changed_is_found_out(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'"fail"', b'"pass"').replace(b"0.05", b"0.04"))
     found, unreadable = history.records()
     assert found == [kept]
-    assert unreadable == (f"{file} was changed since it was written: its hash is another",)
+    assert unreadable == (f"{file} was changed since it was written: its hash differs",)
     rows = Path(kept.path) / "sequences.parquet"
     rows.write_bytes(rows.read_bytes()[:-1])
     with pytest.raises(HistoryError, match=r"sequences\.parquet was changed"):

@@ -1,6 +1,5 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
-from sae_guard.history.make import Occasion, check_name, make
 from sae_guard.history.record import (
     SCHEMA_VERSION,
     HistoryError,
@@ -8,6 +7,7 @@ from sae_guard.history.record import (
     Promotion,
     Record,
     Recorded,
+    check_name,
 )
 from sae_guard.history.store import History, baselines, pick
 
@@ -16,12 +16,10 @@ __all__ = [
     "History",
     "HistoryError",
     "NotRecordedError",
-    "Occasion",
     "Promotion",
     "Record",
     "Recorded",
     "baselines",
     "check_name",
-    "make",
     "pick",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,10 +13,9 @@ from typing import Any
 from uuid import uuid4
 
 from sae_guard.cases import Case
-from sae_guard.errors import SetupError, UndefinedMetricError
+from sae_guard.errors import UndefinedMetricError
 from sae_guard.history import origin
 from sae_guard.history.record import (
-    NAME,
     SCHEMA_VERSION,
     CheckpointRow,
     GitRow,
@@ -26,6 +24,7 @@ from sae_guard.history.record import (
     Record,
     SpecRow,
     ThresholdRow,
+    check_name,
 )
 from sae_guard.history.rows import plain, to_parquet
 from sae_guard.history.store import files_of
@@ -52,15 +51,6 @@ class Occasion:
         """Of a run in this folder of a project; raises `SetupError` on a name that is none."""
         check_name(name)
         return cls(name, uuid4().hex, origin.user(folder), origin.environment(), origin.git(folder))
-
-
-def check_name(name: str) -> None:
-    """Raise `SetupError` unless a version can be called this."""
-    if not re.fullmatch(NAME, name):
-        raise SetupError(
-            f"{name!r} is no name of a version; allowed: up to 64 letters, digits, `_`, `.`, `+` "
-            "and `-`, a letter or digit first"
-        )
 
 
 def make(

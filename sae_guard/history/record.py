@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -172,6 +173,15 @@ class Recorded:
     def spec(self) -> str:
         """``file::name`` of the spec."""
         return f"{self.record.spec.file}::{self.record.spec.name}"
+
+
+def check_name(name: str) -> None:
+    """Raise `SetupError` unless a version can be called this."""
+    if not re.fullmatch(NAME, name):
+        raise SetupError(
+            f"{name!r} is no name of a version; allowed: up to 64 letters, digits, `_`, `.`, `+` "
+            "and `-`, a letter or digit first"
+        )
 
 
 def to_json(document: Record | Promotion) -> bytes:

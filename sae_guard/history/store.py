@@ -12,7 +12,7 @@ out, and writers that know nothing of each other do not collide.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from hashlib import sha256
@@ -134,7 +134,7 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
     return {name: rows(data, lengths[name]) for name, data in files.items()}
 
 
-def pick(records: list[Recorded], reference: str) -> Recorded:
+def pick(records: Sequence[Recorded], reference: str) -> Recorded:
     """The one that is meant by an id, by its hash or a beginning of it, or by the name.
 
     Raises:
@@ -156,7 +156,7 @@ def pick(records: list[Recorded], reference: str) -> Recorded:
     return found[0]
 
 
-def baselines(promotions: list[Promotion]) -> dict[tuple[str, str], Promotion]:
+def baselines(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
     """Label and spec → the promotion that holds: the last one."""
     return {(each.label, each.spec): each for each in promotions}
 
@@ -177,7 +177,7 @@ def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
         file = f"{path}/{head}"
         try:
             if not name.endswith(_hash(data)):
-                raise HistoryError(f"{file} was changed since it was written: its hash is another")
+                raise HistoryError(f"{file} was changed since it was written: its hash differs")
             read[name], paths[name] = parse(kind, data, file), path
         except HistoryError as error:
             unreadable.append(str(error))

@@ -12,7 +12,8 @@ from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
-    from sae_guard.history import History, Occasion
+    from sae_guard.history import History
+    from sae_guard.history.make import Occasion
     from sae_guard.pytest_plugin.early import EarlyOptions, Judged
     from sae_guard.pytest_plugin.gate import Gate
 
@@ -59,7 +60,8 @@ class Recorder:
         name: str | None = config.getoption("sae_record")
         if name is None:
             return None
-        from sae_guard.history import History, Occasion, where
+        from sae_guard.history import History, where
+        from sae_guard.history.make import Occasion
 
         root = gate.options.root
         history = History(where.chosen(config.getini("sae_history"), root))
@@ -94,7 +96,8 @@ class Recorder:
             self.refused.append("no checkpoint was gated")
 
     def _record(self, case: Case, file: str, wrong: str) -> str:
-        from sae_guard.history import NotRecordedError, make
+        from sae_guard.history import NotRecordedError
+        from sae_guard.history.make import make
 
         if wrong:
             raise NotRecordedError(wrong)

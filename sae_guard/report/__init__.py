@@ -4,6 +4,7 @@ from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.numbers import number
 from sae_guard.report.summary import summary
+from sae_guard.report.trend import trend
 from sae_guard.report.words import failure, headline
 
-__all__ = ["COLUMNS", "failure", "headline", "number", "summary", "to_json", "worst_lines"]
+__all__ = ["COLUMNS", "failure", "headline", "number", "summary", "to_json", "trend", "worst_lines"]

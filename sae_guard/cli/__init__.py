@@ -1,0 +1,43 @@
+"""The ``sae-guard`` command."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from sae_guard.cli.cache import cache
+from sae_guard.cli.history import history
+from sae_guard.cli.inspect import inspect
+from sae_guard.cli.promote import promote
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sae-guard", prog_name="sae-guard")
+def main() -> None:
+    """Gate releases of sparse autoencoders.
+
+    The gate itself is `pytest --sae CHECKPOINT`.
+    """
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors."""
+    from sae_guard.spec import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
+def formats() -> None:
+    """List the checkpoint formats that are read, as Markdown."""
+    from sae_guard.checkpoints.load import FAMILIES
+
+    click.echo("| format | recognised by | holds |\n|---|---|---|")
+    for family in sorted(FAMILIES, key=lambda family: family.holds.startswith("refused")):
+        click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")
+
+
+for command in (inspect, cache, history, promote):
+    main.add_command(command)
