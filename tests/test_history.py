@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_what_killed_writers_left_is_no_record_and_goes(tmp_path: Path) -> None:
 
     history = History(str(tmp_path / "h"))
-    old, new = (tmp_path / "h" / "records" / f".partial-{name}" for name in ("old", "new"))
+    old, new = (tmp_path / "h" / "records" / ".partial" / name for name in ("old", "new"))
     for left in (old, new):
         left.mkdir(parents=True)
         (left / "record.json").write_text("{")

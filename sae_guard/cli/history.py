@@ -47,28 +47,42 @@ def history(
 
     Records are made by `pytest --sae CHECKPOINT --sae-record NAME`.
     """
+    try:
+        with without_collection():
+            whole = _answer(folder, globs, last, metric, export, promoted=promoted)
+    except SaeGuardError as error:
+        raise click.ClickException(str(error)) from None
+    if not whole:
+        raise SystemExit(1)
+
+
+def _answer(
+    folder: str | None,
+    globs: dict[str, str | None],
+    last: int | None,
+    metric: str | None,
+    export: Path | None,
+    *,
+    promoted: bool,
+) -> bool:
+    """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
     from sae_guard.report import trend
 
-    try:
-        with without_collection():
-            kept = opened(folder)
-            records, promotions, unreadable = read(kept)
-            records = filtered(records, promotions, globs, kept.url)[-(last or 0) :]
-            if export is not None:
-                data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
-                _write(export, data)
-                click.echo(f"{len(records)} records in {export}")
-            elif promoted:
-                _echo(_promotions(records, promotions))
-            elif metric is not None:
-                _echo(trend(records, metric))
-            else:
-                _echo(_table(records, promotions))
-    except SaeGuardError as error:
-        raise click.ClickException(str(error)) from None
-    if unreadable:
-        raise SystemExit(1)
+    kept = opened(folder)
+    records, promotions, unreadable = read(kept)
+    records = filtered(records, promotions, globs, kept.url)[-(last or 0) :]
+    if export is not None:
+        data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
+        _write(export, data)
+        click.echo(f"{len(records)} records in {export}")
+    elif promoted:
+        _echo(_promotions(records, promotions))
+    elif metric is not None:
+        _echo(trend(records, metric))
+    else:
+        _echo(_table(records, promotions))
+    return not unreadable
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:

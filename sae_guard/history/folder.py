@@ -15,7 +15,8 @@ from uuid import uuid4
 from sae_guard.errors import SetupError
 from sae_guard.history.record import HistoryError
 
-_PARTIAL = ".partial-"
+_PARTIAL = ".partial"
+"""Folder of entries being written, among the others and so on the same file system."""
 _ABANDONED = 24 * 3600.0
 """Seconds after which what is still partial is what a killed writer left."""
 
@@ -115,9 +116,9 @@ def _named(path: object) -> Iterator[None]:
 
 def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     """All files in a folder of their own, which one rename puts in its place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    partial = folder / f"{_PARTIAL}{uuid4().hex}"
+    (folder / _PARTIAL).mkdir(parents=True, exist_ok=True)
+    _sweep(folder / _PARTIAL)
+    partial = folder / _PARTIAL / uuid4().hex
     partial.mkdir()
     try:
         for file, data in files.items():
@@ -137,7 +138,7 @@ def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left."""
-    for partial in folder.glob(f"{_PARTIAL}*"):
+    for partial in folder.iterdir():
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import from_json
 
 from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.verdicts import OnUndecided, Status
@@ -205,6 +204,11 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
     Raises:
         HistoryError: It is no JSON, of a later schema, or not as its schema says.
     """
+    # The fast reader takes NaN for a number, and refuses lone surrogates, which the names of files
+    # may hold, and other schemas.
+    if b"NaN" not in data and b"Infinity" not in data:
+        with suppress(ValidationError):
+            return kind.model_validate_json(data)
     found = _loaded(data, path)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if type(version) is not int:
@@ -228,9 +232,7 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
 
 
 def _loaded(data: bytes, path: str) -> Any:
-    with suppress(ValueError):
-        return from_json(data, allow_inf_nan=False)
-    try:  # the fast reader refuses lone surrogates, which paths that are no UTF-8 hold
+    try:
         return json.loads(data, parse_constant=_refuse_constant)
     except ValueError as error:
         raise HistoryError(f"{path}: not readable JSON: {error}") from None
