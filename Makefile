@@ -43,6 +43,7 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed bench-engine bench-growth bench-exactness  ## all benchmarks, an hour or so
 	$(VENV)/bin/python benchmarks/startup.py
 	$(VENV)/bin/python benchmarks/coding.py
+	$(VENV)/bin/python benchmarks/history.py
 
 bench-engine: $(SAELENS_VENV)/.installed  ## the engine beside SAELens's evaluation
 	$(SAELENS_VENV)/bin/python benchmarks/engine.py

@@ -25,7 +25,7 @@ ONLY_IN = {
     "pytest": {"pytest_plugin"},
     "hypothesis": {"testing"},
     "yaml": {"spec", "checkpoints"},
-    "pydantic": {"spec", "checkpoints"},
+    "pydantic": {"spec", "checkpoints", "history"},
     "transformer_lens": {"model"},
     "transformers": {"model", "demo"},
     "datasets": {"corpus"},
@@ -39,6 +39,8 @@ ONLY_IN = {
     "xxhash": {"cache", "engine"},
     "tqdm": {"engine"},
     "psutil": {"engine"},
+    "pyarrow": {"history"},
+    "fsspec": {"history"},
 }
 
 

@@ -29,11 +29,16 @@ from sae_guard.pytest_plugin.gate import GATE, Gate
 from sae_guard.pytest_plugin.items import SpecFile
 from sae_guard.pytest_plugin.ledger import Ledger
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
+from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
+from sae_guard.pytest_plugin.sharing import left
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
     from sae_guard.cache import Cache
+    from sae_guard.cases import Case
+    from sae_guard.errors import SaeGuardError
+    from sae_guard.pytest_plugin.early import Judged
 
 _SHARED = pytest.StashKey[Path]()
 _WORKER_INPUT = "sae_guard_shared"
@@ -58,9 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
     gate = config.stash[GATE] = Gate(options, named)
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker_input is None:
-        config.pluginmanager.register(Ledger(gate), "sae_guard.ledger")
         if options.asked:
             _check_plan(gate)
+        recorder = Recorder.of(config, gate, partial(_found, config))
+        config.pluginmanager.register(Ledger(gate, recorder), "sae_guard.ledger")
         if options.json is not None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
@@ -68,6 +74,14 @@ def pytest_configure(config: pytest.Config) -> None:
     workbench = config.stash[WORKBENCH] = _workbench(config, options, worker_input)
     shared = None if worker_input is None else Path(worker_input[_WORKER_INPUT])
     config.stash[DIAGNOSES] = Diagnoses(workbench, thorough=options.diagnose, shared=shared)
+
+
+def _found(config: pytest.Config, case: Case) -> Judged | SaeGuardError | None:
+    """What was measured of the case, here or by a worker."""
+    folder = config.stash.get(_SHARED, None)
+    if folder is None:
+        return config.stash[WORKBENCH].kept(case)
+    return left(folder / config.stash[OPTIONS].early.key(case), case)
 
 
 def _check_plan(gate: Gate) -> None:

@@ -44,8 +44,11 @@ class EarlyOptions:
         return self.alpha or spec.alpha or ALPHA
 
     def key(self, case: Case) -> str:
-        """Equal for cases that share one early run: these stop by their thresholds."""
-        parts = (case.key, case.thresholds, self, self.alpha_for(case.spec))
+        """Equal for cases that share one run; early ones stop by their thresholds."""
+        alpha = self.alpha_for(case.spec)
+        if alpha is None:
+            return case.key
+        parts = (case.key, case.thresholds, self, alpha)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

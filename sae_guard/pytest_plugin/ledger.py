@@ -17,6 +17,7 @@ from sae_guard.pytest_plugin.gate import Gate
 from sae_guard.pytest_plugin.options import EXIT_ERROR
 
 if TYPE_CHECKING:
+    from sae_guard.pytest_plugin.recording import Recorder
     from sae_guard.wire import Outcome
 
 _MISSING_SHOWN = 5
@@ -25,8 +26,9 @@ _MISSING_SHOWN = 5
 class Ledger:
     """Expected against reported node ids, and the outcomes; on the controller only."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, recorder: Recorder | None = None) -> None:
         self.gate = gate
+        self.recorder = recorder
         self.outcomes: dict[str, Outcome] = {}
         self._expected: dict[str, None] = {}
         self._failed: set[str] = set()
@@ -61,6 +63,19 @@ class Ledger:
     def crossed(self) -> list[str]:
         """Tests whose outcome is no pass, whatever pytest was told of them."""
         return [i for i, outcome in self.outcomes.items() if not outcome.passes]
+
+    def trouble(self, start: str, end: str) -> str | None:
+        """Why the tests whose ids begin and end so leave something unsaid; empty where they do not,
+        None where there are none."""
+        ids = [i for i in self._expected if i.startswith(start) and i.endswith(end)]
+        if not ids:
+            return None
+        broken = [i for i in self.without_verdict if i in ids]
+        if broken:
+            outcome = self.outcomes.get(broken[0])
+            return f"{broken[0]} ended in an error: {outcome.message if outcome else 'no verdict'}"
+        missing = [i for i in self.missing if i in ids]
+        return f"{missing[0]} was not reported" if missing else ""
 
     def verdict(self, exitstatus: int) -> str:
         """``pass``, ``fail`` or ``error`` of the whole run."""
@@ -103,6 +118,10 @@ class Ledger:
                 session.exitstatus = EXIT_ERROR
             elif passed and self.crossed:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.recorder is not None:
+            self.recorder.finish(self.trouble)
+            if self.recorder.refused and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = EXIT_ERROR
         if self.gate.options.json is not None:
             self._write_json(int(session.exitstatus))
 
@@ -130,7 +149,7 @@ class Ledger:
     ) -> None:
         """The table of verdicts, and what was not gated and why."""
         nothing_ran = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
-        ours = self.gate.options.asked or self._expected or nothing_ran
+        ours = self.gate.options.asked or self._expected or nothing_ran or self.recorder
         if config.option.collectonly or not ours:
             return
         from sae_guard.report import summary
@@ -139,6 +158,7 @@ class Ledger:
         notes = [f"NO VERDICT: {i} was collected and never reported" for i in shown]
         notes += [f"NO VERDICT: and {more} more"] if more > 0 else []
         notes += self._not_gated(verbose=config.option.verbose > 0)
+        notes += self.recorder.lines() if self.recorder is not None else ()
         lines = list(summary(self.in_order, notes))
         if lines:
             terminalreporter.section("sae guard")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.pytest_plugin import early
+from sae_guard.pytest_plugin import early, recording
 from sae_guard.pytest_plugin.early import EarlyOptions
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     _add_run_options(group)
     early.add_options(group)
+    recording.add_options(parser, group)
     _add_sae_options(group)
     parser.addini(
         "sae_specs",

@@ -30,17 +30,13 @@ def shared(
     """
     from filelock import FileLock
 
-    from sae_guard.measurement import load, save
+    from sae_guard.measurement import save
 
-    stored, told, error = (
-        path.with_name(path.name + suffix) for suffix in (".npz", ".json", ".error")
-    )
+    stored, told, error = _files(path)
     with FileLock(path.with_name(f"{path.name}.lock")):
-        if stored.exists():
-            measurement = load(stored)
-            return Judged.from_json(measurement, case, json.loads(told.read_text("utf-8")))
-        if error.exists():
-            return _revived(*json.loads(error.read_text("utf-8")))
+        found = left(path, case)
+        if found is not None:
+            return found
         result = make()
         if isinstance(result, SaeGuardError):
             contract = getattr(result, "contract", None)
@@ -49,6 +45,26 @@ def shared(
             told.write_text(json.dumps(result.to_json()), encoding="utf-8")
             save(result.measurement, stored)
         return result
+
+
+def left(path: Path, case: Case) -> Judged | SaeGuardError | None:
+    """What a process made; None where none has made it yet."""
+    from sae_guard.measurement import load
+
+    stored, told, error = _files(path)
+    if stored.exists():
+        return Judged.from_json(load(stored), case, json.loads(told.read_text("utf-8")))
+    if error.exists():
+        return _revived(*json.loads(error.read_text("utf-8")))
+    return None
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """Of the measurement, of what is beside it, and of the error in its place."""
+    stored, told, error = (
+        path.with_name(path.name + suffix) for suffix in (".npz", ".json", ".error")
+    )
+    return stored, told, error
 
 
 def _revived(cause: str, message: str, contract: Contract | None) -> SaeGuardError:

@@ -133,6 +133,10 @@ class Workbench:
             return Judged(self.measurement(case), {})
         return self._found(case, self._early.key(case), Watch(case, self._early, alpha))
 
+    def kept(self, case: Case) -> Judged | SaeGuardError | None:
+        """What `judged` found in this process, if it was asked."""
+        return self._measured.get(self._early.key(case))
+
     def _found(self, case: Case, key: str, watch: Watch | None) -> Judged:
         if key not in self._measured:
             make = partial(self._judge, case, watch)

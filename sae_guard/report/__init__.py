@@ -6,6 +6,7 @@ from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.numbers import number
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
+from sae_guard.report.trend import trend
 from sae_guard.report.words import failure, headline
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "number",
     "summary",
     "to_json",
+    "trend",
     "worst_lines",
 ]

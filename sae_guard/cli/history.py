@@ -1,0 +1,143 @@
+"""``sae-guard history``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sae_guard.cli.cells import short, table
+from sae_guard.cli.kept import filtered, folder_option, opened, read, without_collection
+from sae_guard.errors import SaeGuardError
+
+if TYPE_CHECKING:
+    from sae_guard.history import Promotion, Recorded
+
+_SHOWN = ("kl", "ce_increase", "l0", "fvu")
+"""Metrics of the table."""
+
+
+@click.command()
+@folder_option
+@click.option("--spec", metavar="GLOB", help="Of this spec: its file, its name, or file::name.")
+@click.option("--hook", metavar="GLOB", help="At this hook point.")
+@click.option("--checkpoint", metavar="GLOB", help="Of this checkpoint: its label or reference.")
+@click.option("--name", metavar="GLOB", help="Of this version, as recorded or as promoted.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="The newest N of these.")
+@click.option("--metric", metavar="METRIC", help="Draw how it went, such as kl or kl.p99.")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a table of them to this file: .csv, .json or .parquet.",
+)
+@click.option("--promotions", "promoted", is_flag=True, help="List who promoted what, and why.")
+def history(
+    folder: str | None,
+    last: int | None,
+    metric: str | None,
+    export: Path | None,
+    *,
+    promoted: bool,
+    **globs: str | None,
+) -> None:
+    """Say what was recorded of which version, the oldest first.
+
+    Records are made by `pytest --sae CHECKPOINT --sae-record NAME`.
+    """
+    try:
+        with without_collection():
+            whole = _answer(folder, globs, last, metric, export, promoted=promoted)
+    except SaeGuardError as error:
+        raise click.ClickException(str(error)) from None
+    if not whole:
+        raise SystemExit(1)
+
+
+def _answer(
+    folder: str | None,
+    globs: dict[str, str | None],
+    last: int | None,
+    metric: str | None,
+    export: Path | None,
+    *,
+    promoted: bool,
+) -> bool:
+    """Say it, and whether everything could be read."""
+    from sae_guard.history import export as tables
+    from sae_guard.report import trend
+
+    kept = opened(folder)
+    records, promotions, unreadable = read(kept)
+    records = filtered(records, promotions, globs, kept.url)[-(last or 0) :]
+    if export is not None:
+        data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
+        _write(export, data)
+        click.echo(f"{len(records)} records in {export}")
+    elif promoted:
+        _echo(_promotions(records, promotions))
+    elif metric is not None:
+        _echo(trend(records, metric))
+    else:
+        _echo(_table(records, promotions))
+    return not unreadable
+
+
+def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
+    from sae_guard.history import baselines
+    from sae_guard.report import number
+
+    labels: dict[str, list[str]] = {}
+    for (label, _), each in baselines(promotions).items():
+        labels.setdefault(each.record, []).append(label)
+    names = {r.record.spec.name: r.spec for r in records}
+    unique = len(set(names.values())) == len({r.spec for r in records})
+
+    def row(recorded: Recorded) -> list[str]:
+        record = recorded.record
+        values = (record.metrics[name].value if name in record.metrics else None for name in _SHOWN)
+        return [
+            f"{record.created.astimezone():%Y-%m-%d %H:%M}",
+            short(record.name, 20),
+            short(record.spec.name if unique else recorded.spec, 20),
+            short(record.checkpoint.label, 16),
+            *("-" if value is None else number(value) for value in values),
+            record.verdict if record.verdict == "pass" else record.verdict.upper(),
+            ", ".join(labels.get(recorded.id, ())),
+            recorded.id.rpartition("-")[2],
+        ]
+
+    titles = ["recorded", "name", "spec", "checkpoint", *_SHOWN, "verdict", "promoted", "id"]
+    rows = [titles, *map(row, records)]
+    if not labels:
+        rows = [[*cells[:-2], cells[-1]] for cells in rows]
+    return table(rows, right=range(4, 4 + len(_SHOWN)))
+
+
+def _promotions(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
+    from sae_guard.history import baselines
+
+    shown = {each.id for each in records}
+    holding = set(map(id, baselines(promotions).values()))
+    for each in promotions:
+        if each.record in shown:
+            mark = "" if id(each) in holding else "  (no longer)"
+            yield f"{each.created.astimezone():%Y-%m-%d %H:%M}  {each.label}  {each.spec}{mark}"
+            yield f"  {each.record}, by {each.by}: {each.reason}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise click.ClickException(f"{path} cannot be written: {error}") from None
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)

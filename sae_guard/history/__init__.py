@@ -1,0 +1,25 @@
+"""Records of what was measured of each version, and which of them were promoted."""
+
+from sae_guard.history.record import (
+    SCHEMA_VERSION,
+    HistoryError,
+    NotRecordedError,
+    Promotion,
+    Record,
+    Recorded,
+    check_name,
+)
+from sae_guard.history.store import History, baselines, pick
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "History",
+    "HistoryError",
+    "NotRecordedError",
+    "Promotion",
+    "Record",
+    "Recorded",
+    "baselines",
+    "check_name",
+    "pick",
+]

@@ -1,0 +1,111 @@
+"""Records as one flat table: CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sae_guard.errors import SetupError
+from sae_guard.history.record import Promotion, Recorded
+from sae_guard.metrics.table import METRICS
+
+Row = dict[str, Any]
+
+
+def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[Row]:
+    """A row per record, all with the same keys: ``kl``, ``kl_low``, ``kl_high`` of each metric."""
+    return [_row(each, promotions) for each in records]
+
+
+def to_bytes(rows: Sequence[Row], kind: str) -> bytes:
+    """The rows as a file of this kind, named by its ending.
+
+    Raises:
+        SetupError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise SetupError(f"cannot export {kind or 'a file without an ending'!r}; allowed: "
+                         + ", ".join(KINDS))  # fmt: skip
+    return KINDS[kind](rows)
+
+
+def _row(recorded: Recorded, promotions: Sequence[Promotion]) -> Row:
+    record, provenance = recorded.record, recorded.record.provenance
+    row: Row = {
+        "id": recorded.id,
+        "name": record.name,
+        "created": record.created.isoformat(),
+        "promoted_as": ", ".join(
+            dict.fromkeys(each.label for each in promotions if each.record == recorded.id)
+        ),
+        "verdict": record.verdict,
+        "spec": recorded.spec,
+        "spec_sha256": record.spec.sha256,
+        "hook": record.hook,
+        "hook_out": record.hook_out,
+        "checkpoint": record.checkpoint.label,
+        "reference": record.checkpoint.reference,
+        "model": provenance["model"].get("name"),
+        "tokens_sha256": provenance["corpus"].get("sha256"),
+        "n_sequences": record.n_sequences,
+        "n_tokens": record.n_tokens,
+        "device": provenance["device"],
+        "git_commit": record.git.commit if record.git else None,
+        "by": record.by,
+        "run": record.run,
+    }
+    for name in METRICS:
+        metric = record.metrics.get(name)
+        row[name] = metric.value if metric else None
+        row[f"{name}_low"] = metric.low if metric else None
+        row[f"{name}_high"] = metric.high if metric else None
+    return row
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def _json(rows: Sequence[Row]) -> bytes:
+    text = json.dumps(list(rows), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace")
+
+
+def _parquet(rows: Sequence[Row]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def sayable(value: Any) -> Any:
+        told = isinstance(value, str)
+        return value.encode(errors="backslashreplace").decode() if told else value
+
+    columns = {
+        name: pa.array([sayable(row[name]) for row in rows], _type(pa, name))
+        for name in (rows[0] if rows else ())
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _type(pa: Any, column: str) -> Any:
+    """Of all records, also where none has a value."""
+    if column in ("n_sequences", "n_tokens"):
+        return pa.int64()
+    metric = column.removesuffix("_low").removesuffix("_high")
+    return pa.float64() if metric in METRICS else pa.string()
+
+
+KINDS: Mapping[str, Callable[[Sequence[Row]], bytes]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".parquet": _parquet,
+}

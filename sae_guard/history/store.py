@@ -1,0 +1,191 @@
+"""The history: records and promotions, added to and never changed.
+
+    FOLDER/records/TIME-NAME-HASH/record.json           written last
+    FOLDER/records/TIME-NAME-HASH/sequences.parquet
+    FOLDER/records/TIME-NAME-HASH/latents.parquet
+    FOLDER/promotions/TIME-LABEL-HASH/promotion.json
+
+HASH is of the JSON, which holds the hashes of the files beside it: who changes a record is found
+out, and writers that know nothing of each other do not collide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timezone
+from hashlib import sha256
+from typing import Generic
+
+from sae_guard.errors import SetupError, allowed
+from sae_guard.history.folder import Folder
+from sae_guard.history.record import (
+    NAME,
+    Document,
+    FileRow,
+    HistoryError,
+    Promotion,
+    Record,
+    Recorded,
+    parse,
+    to_json,
+)
+from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet
+from sae_guard.measurement import Measurement
+
+_ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
+_RECORD, _PROMOTION = "record.json", "promotion.json"
+
+
+@dataclass(frozen=True)
+class Found(Generic[Document]):
+    """What was read, and why the rest was not."""
+
+    read: dict[str, Document]
+    """By id, in the order of time."""
+    paths: dict[str, str]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """A folder, or any URL that fsspec knows: ``s3://…``, ``hf://datasets/…``, ``file://…``."""
+
+    url: str
+
+    def prepare(self) -> None:
+        """See that records can be kept, before what takes long.
+
+        Raises:
+            HistoryError: A folder cannot be made.
+            SetupError: fsspec does not know the URL.
+        """
+        self._records.prepare()
+
+    def add(self, record: Record, files: Mapping[str, bytes]) -> Recorded:
+        """Keep a record with its files; it is kept when this returns.
+
+        Raises:
+            HistoryError: It cannot be written.
+            ValueError: The files are not those that the record names.
+        """
+        told = {name: rows(data, record.files[name].rows) for name, data in files.items()}
+        if told != record.files:
+            raise ValueError(f"the record names other files than {sorted(files)}")
+        data = to_json(record)
+        name = _id(record.name, record, data)
+        path = self._records.write(name, {**files, _RECORD: data}, _RECORD)
+        return Recorded(name, path, record)
+
+    def records(self) -> tuple[list[Recorded], tuple[str, ...]]:
+        """All records, the oldest first; and of each that cannot be read, why.
+
+        Raises:
+            HistoryError: The folder cannot be read.
+        """
+        found = _all(Record, self._records, _RECORD)
+        return [
+            Recorded(name, found.paths[name], record) for name, record in found.read.items()
+        ], found.unreadable
+
+    def measurement(self, recorded: Recorded) -> Measurement:
+        """What was measured, bit for bit, but for the values of single tokens.
+
+        Raises:
+            HistoryError: Its files cannot be read, or are not those that were written.
+        """
+        files = {}
+        for name, row in recorded.record.files.items():
+            files[name] = self._records.read(recorded.id, name)
+            if sha256(files[name]).hexdigest() != row.sha256:
+                raise HistoryError(f"{recorded.path}/{name} was changed: its sha256 is another")
+        return of_parquet(files, recorded.record.provenance, recorded.path)
+
+    def promote(self, promotion: Promotion) -> str:
+        """Keep a promotion; its id. Raises `HistoryError`."""
+        data = to_json(promotion)
+        name = _id(promotion.label, promotion, data)
+        self._promotions.write(name, {_PROMOTION: data}, _PROMOTION)
+        return name
+
+    def promotions(self) -> tuple[list[Promotion], tuple[str, ...]]:
+        """All promotions, the oldest first; and of each that cannot be read, why."""
+        found = _all(Promotion, self._promotions, _PROMOTION)
+        return list(found.read.values()), found.unreadable
+
+    @property
+    def _records(self) -> Folder:
+        return Folder(f"{self.url.rstrip('/')}/records")
+
+    @property
+    def _promotions(self) -> Folder:
+        return Folder(f"{self.url.rstrip('/')}/promotions")
+
+
+def rows(data: bytes, n: int) -> FileRow:
+    """What a record says of a file beside it."""
+    return FileRow(sha256=sha256(data).hexdigest(), bytes=len(data), rows=n)
+
+
+def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
+    """What a record says of the files of its measurement."""
+    lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
+    return {name: rows(data, lengths[name]) for name, data in files.items()}
+
+
+def pick(records: Sequence[Recorded], reference: str) -> Recorded:
+    """The one that is meant by an id, by its hash or a beginning of it, or by the name.
+
+    Raises:
+        SetupError: It is none of them, or several.
+    """
+    found = [each for each in records if each.id == reference]
+    found = found or [each for each in records if each.record.name == reference]
+    if not found and re.fullmatch("[0-9a-f]{4,12}", reference):
+        found = [each for each in records if each.id.rpartition("-")[2].startswith(reference)]
+    if not found:
+        names = {each.record.name for each in records}
+        hint = allowed(reference, names) if names else "there are no records"
+        raise SetupError(f"no record {reference!r}: give an id, its hash, or a name; {hint}")
+    if len(found) > 1:
+        listed = "".join(
+            f"\n  {each.id}  {each.spec} [{each.record.checkpoint.label}]" for each in found[-8:]
+        )
+        raise SetupError(f"{reference!r} names {len(found)} records; give the id of one:{listed}")
+    return found[0]
+
+
+def baselines(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
+    """Label and spec → the promotion that holds: the last one."""
+    return {(each.label, each.spec): each for each in promotions}
+
+
+def _id(name: str, document: Record | Promotion, data: bytes) -> str:
+    created = document.created.astimezone(timezone.utc)
+    return f"{created:%Y%m%dT%H%M%SZ}-{name}-{_hash(data)}"
+
+
+def _hash(data: bytes) -> str:
+    # git may give lines their ends by its own settings, and JSON has none inside of text.
+    return sha256(data.replace(b"\r\n", b"\n")).hexdigest()[:12]
+
+
+def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
+    read, paths, unreadable = {}, {}, []
+    for name, path, data in _named(folder, head):
+        file = f"{path}/{head}"
+        try:
+            if not name.endswith(_hash(data)):
+                raise HistoryError(f"{file} was changed since it was written: its hash differs")
+            read[name], paths[name] = parse(kind, data, file), path
+        except HistoryError as error:
+            unreadable.append(str(error))
+    ordered = dict(sorted(read.items(), key=lambda item: (item[1].created, item[0])))
+    return Found(ordered, paths, tuple(unreadable))
+
+
+def _named(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:
+    for name, path, data in folder.heads(head):
+        if _ID.fullmatch(name):
+            yield name, path, data

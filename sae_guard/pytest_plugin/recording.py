@@ -1,0 +1,131 @@
+"""``--sae-record NAME``: a record of each checkpoint at each spec, written by the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sae_guard.errors import SaeGuardError
+
+if TYPE_CHECKING:
+    from sae_guard.cases import Case
+    from sae_guard.history import History
+    from sae_guard.history.make import Occasion
+    from sae_guard.pytest_plugin.early import EarlyOptions, Judged
+    from sae_guard.pytest_plugin.gate import Gate
+
+Find = Callable[["Case"], "Judged | SaeGuardError | None"]
+
+
+def add_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
+    """Declare the options."""
+    group.addoption(
+        "--sae-record",
+        default=None,
+        metavar="NAME",
+        help="keep what is measured as a record of this version, such as v1.2, with thresholds and "
+        "verdicts, in the folder of the ini option sae_history",
+    )
+    parser.addini(
+        "sae_history",
+        "folder of the records, relative to the root folder, or any URL that fsspec knows "
+        "(default: $SAE_GUARD_HISTORY, or .sae_guard/history)",
+        default="",
+    )
+
+
+class Recorder:
+    """Records what was measured, once all is told; on the controller only."""
+
+    def __init__(self, history: History, occasion: Occasion, gate: Gate, find: Find) -> None:
+        self._history = history
+        self._occasion = occasion
+        self._gate = gate
+        self._find = find
+        self.refused: list[str] = []
+        """Cases that are not recorded, and why."""
+        self._recorded: list[str] = []
+
+    @classmethod
+    def of(cls, config: pytest.Config, gate: Gate, find: Find) -> Recorder | None:
+        """The recorder that the command line asks for.
+
+        Raises:
+            pytest.UsageError: The name is none, the history cannot be written, or the run would
+                end before all is measured.
+        """
+        name: str | None = config.getoption("sae_record")
+        if name is None:
+            return None
+        from sae_guard.history import History, where
+        from sae_guard.history.make import Occasion
+
+        root = gate.options.root
+        history = History(where.chosen(config.getini("sae_history"), root))
+        try:
+            occasion = Occasion.of(name, root)
+            history.prepare()
+        except SaeGuardError as error:
+            raise pytest.UsageError(f"--sae-record: {error}") from None
+        if gate.options.asked:
+            _check_whole(gate.options.early, gate.plan.cases)
+        return cls(history, occasion, gate, find)
+
+    def finish(self, trouble: Callable[[str, str], str | None]) -> None:
+        """Record the cases of the run.
+
+        Args:
+            trouble: Of the tests whose ids begin and end so: why the case has no verdicts; empty
+                where all is well, None where there are no such tests.
+        """
+        for case in self._gate.plan.cases:
+            if case.checkpoint is None:
+                continue
+            file = self._gate.display(case.spec.file)
+            wrong = trouble(f"{file}::{case.spec.name}::", f"[{case.label}]")
+            if wrong is None:
+                continue
+            try:
+                self._recorded.append(self._record(case, file, wrong))
+            except SaeGuardError as error:
+                self.refused.append(f"{file}::{case.spec.name} [{case.label}]: {error}")
+        if not (self._recorded or self.refused):
+            self.refused.append("no checkpoint was gated")
+
+    def _record(self, case: Case, file: str, wrong: str) -> str:
+        from sae_guard.history import NotRecordedError
+        from sae_guard.history.make import make
+
+        if wrong:
+            raise NotRecordedError(wrong)
+        found = self._find(case)
+        if found is None:
+            raise NotRecordedError("it was not measured: no threshold was tested")
+        if isinstance(found, SaeGuardError):
+            raise NotRecordedError(str(found))
+        verdicts = [found.verdict(threshold) for threshold in case.thresholds]
+        made = make(case, found.measurement, verdicts, self._occasion, file=file)
+        return self._history.add(*made).path
+
+    def lines(self) -> Iterator[str]:
+        """What was recorded where, and what was not and why."""
+        root = self._gate.options.root
+        for path in self._recorded:
+            inside = "://" not in path and Path(path).is_relative_to(root)
+            yield f"recorded: {Path(path).relative_to(root).as_posix() if inside else path}"
+        for line in self.refused:
+            yield f"NOT RECORDED: {line}"
+
+
+def _check_whole(early: EarlyOptions, cases: Sequence[Case]) -> None:
+    """Raise `pytest.UsageError` where early verdicts would leave estimates instead of metrics."""
+    for case in cases:
+        if early.alpha_for(case.spec) is not None and not early.audit:
+            raise pytest.UsageError(
+                f"--sae-record {case.label}: a record is of all sequences, and early verdicts "
+                "(--sae-fast, --sae-alpha, a budget, or `fast` in the spec) end before: add "
+                "--sae-audit"
+            )

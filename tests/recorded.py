@@ -1,0 +1,131 @@
+"""Records for tests: any measurement, and cases, verdicts and records made of ordinary ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from sae_guard.cases import Case
+from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.excerpts import Around, Excerpts
+from sae_guard.history import History, Recorded
+from sae_guard.history.make import Occasion, make
+from sae_guard.measurement import Measurement, Provenance
+from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.spec import load_specs
+from sae_guard.verdicts import judge
+
+SPEC = """\
+name: tiny
+model: gpt2
+hook: blocks.1.hook_resid_post
+data: {text: text.txt, prepend_bos: true, sequences: 8}
+thresholds:
+  kl: {max: 0.1}
+  l0: {min: 1, max: 40, warn: {max: 20}}
+"""
+
+_FLOATS = st.floats(width=64)  # NaN, infinities and −0 too
+_TEXT = st.text(st.characters(codec=None), max_size=5)  # lone surrogates too
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(_TEXT, below, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@st.composite
+def any_measurements(draw: st.DrawFn) -> Measurement:
+    """Measurements of which nothing is ordinary, but without values of single tokens."""
+    sequences = np.array(sorted(draw(st.sets(st.integers(0, 2**62), max_size=5))), dtype=np.int64)
+    n = len(sequences)
+    asked = draw(st.sets(st.sampled_from(sorted(ON_REQUEST))))
+    places = st.tuples(st.integers(0, 9), st.integers(0, 9))
+    return Measurement(
+        sequences,
+        {
+            name: draw(npst.arrays(np.float64, n, elements=_FLOATS))
+            for name in (*COLUMNS, *sorted(asked))
+        },
+        draw(npst.arrays(np.int64, draw(st.integers(0, 5)))),
+        Provenance(
+            **{part: draw(st.dictionaries(_TEXT, _JSON, max_size=2)) for part in _PARTS},
+            hook=draw(_TEXT),
+            mean_sha256=draw(_TEXT),
+            formula_versions={"kl": draw(st.integers(1, 3))},
+            versions={"torch": draw(_TEXT)},
+            device=draw(_TEXT),
+            hook_out=draw(st.none() | _TEXT),
+            paths={"head": draw(_TEXT)},
+        ),
+        sources=draw(st.just(()) | st.tuples(*[_TEXT] * n)),
+        excerpts=Excerpts(
+            draw(st.dictionaries(places, st.builds(Around, _TEXT, _TEXT, _TEXT), max_size=2)),
+            draw(st.dictionaries(st.integers(0, 9), _TEXT, max_size=2)),
+        ),
+    )
+
+
+_PARTS = ("model", "checkpoint", "corpus")
+
+
+def bits(measurement: Measurement) -> dict[str, Any]:
+    """All that is kept, so that what is equal has the same bits."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "sequences": measurement.sequences,
+        "firings": measurement.firings,
+    }
+    arrays.update({f"sum.{name}": column for name, column in measurement.sums.items()})
+    return {
+        **{name: (str(array.dtype), array.tobytes()) for name, array in arrays.items()},
+        "provenance": measurement.provenance,
+        "paths": measurement.provenance.paths,
+        "sources": measurement.sources,
+        "excerpts": measurement.excerpts,
+    }
+
+
+def ordinary(kl: float = 0.05, *, n: int = 8, of: int = 8) -> Measurement:
+    """``n`` sequences of 100 tokens out of ``of``; every mean is 8 but that of KL."""
+    more = np.arange(n, dtype=np.float64)
+    sums = {name: np.full(n, 800.0) + more for name in COLUMNS}
+    sums |= {"n_tokens": np.full(n, 100.0), "kl": np.full(n, 100.0 * kl) + more / 1000}
+    sums["ce_zero"] = np.full(n, 1600.0)
+    provenance = Provenance(
+        model={"name": "gpt2", "dtype": "float32"},
+        checkpoint={"path": "v1", "files": {"sae.safetensors": "1" * 64}},
+        corpus={"n_sequences": of, "sha256": "2" * 64},
+        hook="blocks.1.hook_resid_post",
+        mean_sha256="3" * 64,
+        formula_versions={name: metric.version for name, metric in METRICS.items()},
+        versions={"torch": "2.13.0"},
+        device="cpu",
+    )
+    return Measurement(np.arange(n), sums, np.arange(5, dtype=np.int64), provenance)
+
+
+def a_case(folder: Path, label: str = "v1", text: str = SPEC) -> Case:
+    """A checkpoint at the spec that is written to this folder."""
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / "tiny.yaml").write_text(text, encoding="utf-8")
+    (spec,) = load_specs(folder / "tiny.yaml")
+    return Case(spec, label, Checkpoint(folder / label), spec.thresholds)
+
+
+OCCASION = Occasion("v1", "0" * 32, "someone", {"python": "3.11.7"}, None)
+
+
+def record_one(
+    history: History, folder: Path, measurement: Measurement, name: str = "v1", **case: str
+) -> Recorded:
+    """Make and keep a record."""
+    made = a_case(folder, **case)
+    verdicts = [judge(measurement, threshold) for threshold in made.thresholds]
+    occasion = replace(OCCASION, name=name)
+    return history.add(*make(made, measurement, verdicts, occasion, file="thresholds/tiny.yaml"))
