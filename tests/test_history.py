@@ -90,6 +90,13 @@ def test_the_hash_of_a_spec_is_of_what_it_says(tmp_path: Path, history: History)
     assert hashed(SPEC.replace("sequences: 8", "sequences: 9")) != same
 
 
+def test_what_is_elsewhere_is_named_by_its_url(tmp_path: Path) -> None:
+    history = History(f"memory://{uuid4().hex}/history/")
+    recorded = record_one(history, tmp_path, ordinary())
+    assert recorded.path == f"{history.url}records/{recorded.id}"
+    assert history.records() == ([recorded], ())
+
+
 def test_nothing_is_overwritten(tmp_path: Path, history: History) -> None:
     measurement = ordinary()
     case = a_case(tmp_path)

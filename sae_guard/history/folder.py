@@ -40,7 +40,7 @@ class Folder:
     def write(self, name: str, files: Mapping[str, bytes], head: str) -> str:
         """Make an entry; it is there, on disk, when this returns, and whole or not at all before.
 
-        Returns its path.
+        Returns its path, or its URL where it is elsewhere.
 
         Raises:
             HistoryError: There is one of this name, or it cannot be written.
@@ -58,10 +58,10 @@ class Folder:
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
             for file in sorted(files, key=lambda file: file == head):
                 _put(fs, f"{path}/{file}", files[file])
-        return path
+        return f"{self.url}/{name}"
 
     def heads(self, head: str) -> Iterator[tuple[str, str, bytes]]:
-        """Name, path and head of each entry, by name; an entry without head is none yet."""
+        """Name, path or URL, and head of each entry, by name; one without head is none yet."""
         local = self._local
         if local is not None:
             yield from _heads_here(local, head)
@@ -72,8 +72,8 @@ class Folder:
             found = [path for path in _listed(fs, root) if path.endswith(f"/{head}")]
             contents = fs.cat(found) if found else {}
         for path in sorted(contents):
-            entry = path.removesuffix(f"/{head}")
-            yield entry.rpartition("/")[2], entry, contents[path]
+            name = path.removesuffix(f"/{head}").rpartition("/")[2]
+            yield name, f"{self.url}/{name}", contents[path]
 
     def read(self, name: str, file: str) -> bytes:
         """A file of an entry; raises `HistoryError`."""
