@@ -31,6 +31,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,10 +58,8 @@ WINDOWS = 3000
 STEPS = 1000
 MEASURED_WINDOWS = 96  # below 10,000 tokens there is no share of dead latents
 
-_RECIPES = {
-    name: Recipe(selection, STEPS, d_sae=4096, k=32, batch_size=1024, peak_learning_rate=2e-3)
-    for name, selection in (("topk", "per_token"), ("jumprelu", "per_batch"))
-}
+_recipe = partial(Recipe, steps=STEPS, d_sae=4096, k=32, batch_size=1024, peak_learning_rate=2e-3)
+_RECIPES = {"topk": _recipe("per_token"), "jumprelu": _recipe("per_batch")}
 _PACKAGES = ("_pytest", "click", "datasets", "hypothesis")
 _A_LINE = 30  # characters: shorter ones are alike by chance
 _LARGEST_NORM = 10.0  # of an activation in training, in medians
