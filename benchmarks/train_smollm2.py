@@ -11,11 +11,12 @@ decides what is trained: the SAEs of two machines are alike, not the same.
 
 Activations are collected once per layer, from a model that ends there, and kept in the folder for
 temporary files. They and the training are multiplied in bfloat16, which processors that have it do
-several times as fast; SAEs are stored, and measured, in float32.
+several times as fast; SAEs are stored, and measured, in float32. On two busy cores an SAE took 6 to
+9 minutes (KL 0.24 nats), and the activations of 15 blocks before it 14.
 
-Prints where the SAE is and what is measured of it. A few windows (about 1 in 100) have a token at
-their second position with a norm of 26,000, where others have 150. Measured explained variance is
-mostly theirs, so it is printed without them too.
+Prints where the SAE is and what is measured of it. In 4 windows of 100 the token after BOS has a norm
+of 26,000, where others have 150. The variance that is to be explained is mostly theirs, so what is
+explained in the median window is printed too.
 """
 
 from __future__ import annotations
