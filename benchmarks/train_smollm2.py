@@ -11,11 +11,12 @@ decides what is trained: the SAEs of two machines are alike, not the same.
 
 Activations are collected once per layer, from a model that ends there, and kept in the folder for
 temporary files. They and the training are multiplied in bfloat16, which processors that have it do
-several times as fast; SAEs are stored, and measured, in float32.
+several times as fast; SAEs are stored, and measured, in float32. On two busy cores an SAE took 6 to
+9 minutes (KL 0.24 nats), and the activations of 15 blocks before it 14.
 
-Prints where the SAE is and what is measured of it. A few windows (about 1 in 100) have a token at
-their second position with a norm of 26,000, where others have 150. Measured explained variance is
-mostly theirs, so it is printed without them too.
+Prints where the SAE is and what is measured of it. In 4 windows of 100 the token after BOS has a norm
+of 26,000, where others have 150. The variance that is to be explained is mostly theirs, so what is
+explained in the median window is printed too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,10 +59,8 @@ WINDOWS = 3000
 STEPS = 1000
 MEASURED_WINDOWS = 96  # below 10,000 tokens there is no share of dead latents
 
-_RECIPES = {
-    name: Recipe(selection, STEPS, d_sae=4096, k=32, batch_size=1024, peak_learning_rate=2e-3)
-    for name, selection in (("topk", "per_token"), ("jumprelu", "per_batch"))
-}
+_recipe = partial(Recipe, steps=STEPS, d_sae=4096, k=32, batch_size=1024, peak_learning_rate=2e-3)
+_RECIPES = {"topk": _recipe("per_token"), "jumprelu": _recipe("per_batch")}
 _PACKAGES = ("_pytest", "click", "datasets", "hypothesis")
 _A_LINE = 30  # characters: shorter ones are alike by chance
 _LARGEST_NORM = 10.0  # of an activation in training, in medians
