@@ -59,10 +59,12 @@ class Child:
 
     def kill(self, *, after: float = 0.0) -> None:
         """Kill it once it has worked so many seconds more, unless it ends before."""
+        deadline = time.monotonic() + WAITS
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._process.pid)
             start = sum(process.cpu_times()[:2])
             while sum(process.cpu_times()[:2]) < start + after and process.is_running():
+                assert time.monotonic() < deadline, "it hangs"
                 time.sleep(0.002)
             process.kill()
 
