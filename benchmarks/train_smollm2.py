@@ -14,9 +14,9 @@ temporary files. They and the training are multiplied in bfloat16, which process
 several times as fast; SAEs are stored, and measured, in float32. On two busy cores an SAE took 6 to
 9 minutes (KL 0.24 nats), and the activations of 15 blocks before it 14.
 
-Prints where the SAE is and what is measured of it. In 4 windows of 100 the token after BOS has a norm
-of 26,000, where others have 150. The variance that is to be explained is mostly theirs, so what is
-explained in the median window is printed too.
+Prints where the SAE is and what is measured of it. In 4 windows of 100 the token after BOS has a
+norm of 26,000, where others have 150. The variance that is to be explained is mostly theirs, so
+what is explained in the median window is printed too.
 """
 
 from __future__ import annotations
