@@ -155,6 +155,7 @@ def rows(measurement: Measurement, chosen: np.ndarray) -> Measurement:
         sequences=np.arange(len(chosen)),  # drawn with replacement, they repeat
         sums={name: column[chosen] for name, column in measurement.sums.items()},
         sources=(),
+        whole_sq_deviation=float(measurement.sums["sq_deviation"].sum()),
         tokens=TokenTable(
             table.scored[chosen], {name: values[chosen] for name, values in table.columns.items()}
         ),

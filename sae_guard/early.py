@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -89,6 +89,7 @@ def stands(
     measured = metric(view.metric).columns & measurement.sums.keys()
     if not all(np.isfinite(measurement.sums[name]).all() for name in measured):
         return undefined(measurement, threshold, f"{view}: the sums of a sequence are not finite")
+    measurement = with_whole_deviation(measurement)
     try:
         measurement.check_rows(view.metric, whole=False)
         status = _status(measurement, threshold, rule, bounds)
@@ -98,6 +99,19 @@ def stands(
         return Verdict(threshold, status, estimate(measurement, view, whole=False), prefix=prefix)
     except UndefinedMetricError:
         return None  # tokens and denominators may come; where they do not, the whole set tells
+
+
+def with_whole_deviation(measurement: Measurement) -> Measurement:
+    """The first rows, each with the mean deviation from μ of the whole set, where that is known.
+
+    A few tokens of enormous norm can be nearly all of Σ‖x−μ‖²: rows without them tell nothing of
+    it. It does not depend on the SAE and is known beforehand, so only the errors are estimated.
+    """
+    whole, n = measurement.whole_sq_deviation, measurement.n_sequences
+    if whole is None:
+        return measurement
+    each = np.full(n, whole / measurement.n_whole)
+    return replace(measurement, sums={**measurement.sums, "sq_deviation": each})
 
 
 def needs_mean(thresholds: Iterable[Threshold]) -> bool:
@@ -117,6 +131,9 @@ def _status(
     chosen, view = metric(threshold.view.metric), threshold.view
     if chosen.firing_above is not None:
         return _latents(measurement, threshold, chosen.firing_above, rule, bounds)
+    deviates = "sq_deviation" in chosen.columns
+    if deviates and (measurement.whole_sq_deviation is None or view.slice is not None):
+        return None
     if view.statistic == WORST:
         # One sequence past the bound is enough, and none is ever the last.
         value = estimate(measurement, view, whole=False).value
@@ -197,13 +214,14 @@ def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound:
     g = sign * (found.numerator - bound * found.denominator)
     distance = abs(bound - origin) or abs(_ratio(found) - origin)
     far = tail * distance * float(found.denominator.mean())
-    # The tail leads above 0 and below 1: towards what crosses a max of the first kind.
-    crosses = (side == "max") == (origin <= 0)
+    # The tail leads above 0 and below 1: towards what crosses a max of the first kind. A heavy one
+    # of the denominator leads the other way.
+    crosses, both = (side == "max") == (origin <= 0), "kl_random_error" in chosen.denominator
     return Boundary(
         g,
         found.denominator,
-        max(far, _SEEN_WORST * float(g.max())) if crosses else None,
-        None if crosses else min(-far, _SEEN_WORST * float(g.min())),
+        max(far, _SEEN_WORST * float(g.max())) if crosses or both else None,
+        min(-far, _SEEN_WORST * float(g.min())) if both or not crosses else None,
     )
 
 

@@ -45,7 +45,10 @@ def drawn(seed: int, total: int = TOTAL) -> Measurement:
     provenance = Provenance({}, {}, {"n_sequences": total}, "hook", "", {}, {}, "cpu")
     firings = np.array([0, 1, total * TOKENS // 2])
     table = TokenTable(np.ones((total, TOKENS), dtype=np.bool_), tokens)
-    return Measurement(np.arange(total), sums, firings, provenance, table)
+    return Measurement(
+        np.arange(total), sums, firings, provenance, table,
+        whole_sq_deviation=float(sums["sq_deviation"].sum()),
+    )  # fmt: skip
 
 
 def first(measurement: Measurement, n: int) -> Measurement:
@@ -143,6 +146,33 @@ def test_a_heavy_tail_that_may_come_holds_back_a_pass_and_no_fail() -> None:
         Threshold("l0", min=9.8): "pass", Threshold("l0", min=10.2): None,
     }  # fmt: skip
     assert {threshold: status_of(soon, threshold) for threshold in expected} == expected
+
+
+def test_the_deviation_of_the_whole_set_is_not_estimated() -> None:
+    """A few sequences with tokens of enormous norm are nearly all of it, and come last."""
+    measurement = drawn(9)
+    deviation = measurement.sums["sq_deviation"].copy()
+    deviation[-8:] *= 1e4
+    measurement = dataclasses.replace(
+        measurement,
+        sums={**measurement.sums, "sq_deviation": deviation},
+        whole_sq_deviation=float(deviation.sum()),
+    )
+    value = measurement["explained_variance"]
+    assert value > 0.99
+    thresholds = {
+        Threshold("explained_variance", min=0.9): "pass",
+        Threshold("fvu", max=(1 - value) / 2): "fail",
+    }
+    soon = first(measurement, 128)
+    for threshold, status in thresholds.items():
+        found = stands(soon, threshold, RULE, 1)
+        assert found is not None
+        assert found.status == status == judge(measurement, threshold).status
+        assert found.estimate is not None
+        assert threshold.allows(found.estimate.value) is (status == "pass")
+        unknown = dataclasses.replace(soon, whole_sq_deviation=None)
+        assert stands(unknown, threshold, RULE, 1) is None
 
 
 def test_warnings_are_verdicts_too() -> None:

@@ -15,7 +15,7 @@ from sae_guard.activations import TopK
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Patch, batches, measure, measure_until, streaming, sweep
-from sae_guard.engine.ablated import Ablated
+from sae_guard.engine.ablated import Ablated, Centre
 from sae_guard.engine.fast import Run
 from sae_guard.engine.streaming import shuffled
 from sae_guard.errors import SetupError
@@ -226,20 +226,31 @@ def test_a_run_of_other_rows_is_left_as_it_is(
     assert int(part.firings.sum()) == round(part.sums["l0"].sum())
 
 
-def test_the_mean_is_that_of_the_whole_set(model: LanguageModel, corpus: Corpus) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_mean_is_that_of_the_whole_set(
+    model: LanguageModel, corpus: Corpus, tmp_path: Path, cached: bool
+) -> None:
     """It comes from runs of the blocks before the hook point only."""
-    found: list[torch.Tensor] = []
+    found: list[Centre] = []
     centre = Ablated.centre
 
-    def spy(self: Ablated) -> torch.Tensor:
+    def spy(self: Ablated) -> Centre:
         found.append(centre(self))
         return found[-1]
 
+    cache = Cache(tmp_path) if cached else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ablated, "centre", spy)
-        measure_until(model, Patch(make_sae(), MLP), corpus, enough_after(1), centred=True)
+        for _ in range(2):
+            part = measure_until(
+                model, Patch(make_sae(), MLP), corpus, enough_after(1), centred=True, cache=cache
+            )
     x = model.logits_and_activation(corpus.tokens, MLP)[1].double()[corpus.scored]
-    torch.testing.assert_close(found[0], x.mean(dim=0), rtol=1e-6, atol=1e-7)
+    for each in found:
+        torch.testing.assert_close(each.mean, x.mean(dim=0), rtol=1e-6, atol=1e-7)
+        expected = float((x - x.mean(dim=0)).square().sum())
+        assert each.sq_deviation == pytest.approx(expected, rel=1e-6)
+    assert part.whole_sq_deviation == found[-1].sq_deviation
 
 
 def test_a_clean_loss_that_is_surely_wrong_ends_it(model: LanguageModel, corpus: Corpus) -> None:

@@ -7,6 +7,7 @@ stopped goes on from the shards it had finished.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +26,14 @@ _OF_TOKENS = ("ce_zero", "ce_mean")
 _PATHS = ("each sequence", "one row")
 _KEPT_BYTES = 2**30
 """Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
+
+
+class Centre(NamedTuple):
+    """μ of the whole corpus, and how far its activations lie from it."""
+
+    mean: Float[Tensor, " d_out"]
+    sq_deviation: float
+    """Σ‖y − μ‖² over all scored tokens."""
 
 
 class Ablated:
@@ -90,25 +99,27 @@ class Ablated:
         kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
         self._memory.write(f"at/{self.hook}/sums", kept)
 
-    def centre(self) -> Float[Tensor, " d_out"]:
+    def centre(self) -> Centre:
         """μ before anything else: from clean runs of the whole corpus up to the hook point."""
         if self.mean is not None:
-            return self.mean
+            return Centre(self.mean, float(self.sums["sq_deviation"].sum()))
         name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
         kept = self._memory.read(name)
         if kept is None:
-            totals: list[Tensor] = []
+            parts: list[tuple[Tensor, Tensor]] = []
 
             def add(rows: slice) -> None:
                 y = self._bases.activation(rows, self.suffix.source(self.hook), self.suffix)
-                totals.append(moments(y, self.corpus.scored[rows, :-1])[0])
+                parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
             for rows in batches(0, n, self._bases.size, self._bases.size):
                 in_halves(add, rows)
-            mean = torch.cat(totals).sum(dim=0) / self.corpus.scored.sum()
-            kept = {"mean": mean}
+            total, square = map(torch.cat, zip(*parts, strict=True))
+            mean = total.sum(dim=0) / self.corpus.scored.sum()
+            deviation = about(mean, total, square, self.corpus.scored.sum(dim=1))
+            kept = {"mean": mean, "sq_deviation": deviation}
             self._memory.write(name, kept)
-        return kept["mean"]
+        return Centre(kept["mean"], float(kept["sq_deviation"].sum()))
 
     def part(
         self, rows: slice, mean: Float[Tensor, " d_out"] | None

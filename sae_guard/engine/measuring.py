@@ -185,7 +185,10 @@ def tabled(
     sources = tuple(corpus.sources[row] for row in rows) if corpus.sources else ()
     spread = None if found.spread is None else FiringSpread(*found.spread.numpy())
     firings = found.firings.numpy()
-    return Measurement(rows, sums, firings, provenance, tokens, sources, spread=spread)
+    return Measurement(
+        rows, sums, firings, provenance, tokens, sources,
+        spread=spread, whole_sq_deviation=found.sq_deviation,
+    )  # fmt: skip
 
 
 def with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:

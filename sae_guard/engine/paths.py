@@ -36,6 +36,8 @@ class Found(NamedTuple):
     """Which path was taken for what, and why not a faster one."""
     spread: Tensor | None = None
     """Of firings, as `Run.spread`."""
+    sq_deviation: float | None = None
+    """Σ‖y − μ‖² of the whole corpus, where only some rows were measured."""
 
 
 class Batches:

@@ -15,12 +15,12 @@ from typing import TextIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import plain
+from sae_guard.engine.ablated import Centre
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run
@@ -142,7 +142,7 @@ def _fast(
         for name in sorted(set(sweep.names.values())):
             locks.enter_context(sweep.memory.lock(name))
         sweep.restore(lambda kept: _usable(kept, run, order))
-        ablated, mean = sweep.ablated(run), None
+        ablated, centre = sweep.ablated(run), None
         for index, shard in enumerate(with_bar(list(order), run.at.read, progress)):
             parts = batches(shard.start, shard.stop, size, sweep.bases.size)
             for rows in parts:
@@ -161,11 +161,11 @@ def _fast(
             if bool(run.done.all()):
                 break
             if index == 0 and centred:
-                mean = ablated.centre()
+                centre = ablated.centre()
             for rows in parts:
-                beside.take(rows, *ablated.part(rows, mean))
+                beside.take(rows, *ablated.part(rows, centre.mean if centre else None))
             sweep.save()
-            measured = shown(beside.found(sweep, mean), order[: index + 1])
+            measured = shown(beside.found(sweep, centre), order[: index + 1])
             if look(measured):
                 sweep.save(now=True)
                 return measured
@@ -189,11 +189,14 @@ class _Beside:
             for name, column in columns.items():
                 column[rows] = values[name]
 
-    def found(self, sweep: Sweep, mean: Float[Tensor, " d_out"] | None) -> Found:
+    def found(self, sweep: Sweep, centre: Centre | None) -> Found:
         """All columns so far."""
         run = self._run
         return found_by(sweep, run)._replace(
-            sums={**run.sums, **self._sums}, tokens={**run.tokens, **self._tokens}, mean=mean
+            sums={**run.sums, **self._sums},
+            tokens={**run.tokens, **self._tokens},
+            mean=centre.mean if centre else None,
+            sq_deviation=centre.sq_deviation if centre else None,
         )
 
 

@@ -71,6 +71,8 @@ class Measurement:
     """The text of the worst of it."""
     spread: FiringSpread | None = None
     """Where an early verdict asked for it; not saved."""
+    whole_sq_deviation: float | None = None
+    """Σ‖y − μ‖² of all sequences, where only some were measured and it is known; not saved."""
 
     def __post_init__(self) -> None:
         if set(self.sums) - ON_REQUEST.keys() != set(COLUMNS):

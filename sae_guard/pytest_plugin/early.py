@@ -204,12 +204,13 @@ def _audited(early: Verdict | None, whole: Verdict) -> str:
 
 
 def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha: float) -> Verdict:
+    from sae_guard.early import with_whole_deviation
     from sae_guard.errors import UndefinedMetricError
     from sae_guard.verdicts import Prefix, Verdict
     from sae_guard.views import estimate
 
     try:
-        seen = estimate(measurement, threshold.view, whole=False)
+        seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
     except UndefinedMetricError:
         seen = None
     prefix = Prefix(measurement.n_sequences, measurement.n_whole, alpha)
