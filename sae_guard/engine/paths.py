@@ -20,7 +20,7 @@ from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
-OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+_OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 """What a model that is built otherwise raises where blocks are taken out of it."""
 
 
@@ -67,18 +67,33 @@ def take_fast(
         for rows in bars:
             if sweep.done(rows):
                 continue
-            try:
+            if proved:
                 in_halves(sweep.batch, rows)
-                if not proved and bool(corpus.scored[rows].any()):
-                    given_up, proved = sweep.prove(rows), True
-            except OF_OTHER_MODELS as error:
-                if proved:
-                    raise
-                return [f"{type(error).__name__}: {error}".partition("\n")[0]] * len(runs)
+            else:
+                proved, given_up = run_and_prove(sweep, corpus, rows)
+                if len(given_up) == len(runs):
+                    return [given_up[run] for run in runs]
             if proved:
                 sweep.save()
         sweep.finish(bars.slices)
     return [given_up[run] if run in given_up else found_by(sweep, run) for run in runs]
+
+
+def run_and_prove(sweep: Sweep, corpus: Corpus, rows: slice) -> tuple[bool, dict[Run, str]]:
+    """Run one of the first batches; whether it proves the runs, and which are given up and why.
+
+    A batch without a scored token proves nothing. In a model that is built otherwise than the
+    suffix takes it for, all are given up.
+    """
+    runs = list(sweep.runs)
+    try:
+        in_halves(sweep.batch, rows)
+        if not bool(corpus.scored[rows].any()):
+            return False, {}
+        return True, sweep.prove(rows)
+    except _OF_OTHER_MODELS as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return False, dict.fromkeys(runs, reason)
 
 
 def found_by(sweep: Sweep, run: Run) -> Found:

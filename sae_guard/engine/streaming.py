@@ -26,7 +26,7 @@ from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run
 from sae_guard.engine.measuring import Patch, check_tokens, sources, tabled, with_excerpts
 from sae_guard.engine.memory import Memory, contents, digest
-from sae_guard.engine.paths import OF_OTHER_MODELS, Batches, Found, found_by
+from sae_guard.engine.paths import Batches, Found, found_by, run_and_prove
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
 from sae_guard.measurement import Measurement
@@ -148,16 +148,12 @@ def _fast(
             for rows in parts:
                 if sweep.done(rows):
                     continue
-                try:
+                if proved:
                     in_halves(sweep.batch, rows)
-                    if not proved and bool(run.corpus.scored[rows].any()):
-                        given_up, proved = sweep.prove(rows), True
-                        if run in given_up:
-                            return given_up[run]
-                except OF_OTHER_MODELS as error:
-                    if proved:
-                        raise
-                    return f"{type(error).__name__}: {error}".partition("\n")[0]
+                    continue
+                proved, given_up = run_and_prove(sweep, run.corpus, rows)
+                if given_up:
+                    return given_up[run]
             if bool(run.done.all()):
                 break
             if index == 0 and centred:
