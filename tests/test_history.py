@@ -21,7 +21,6 @@ from sae_guard.history import (
     Recorded,
     baselines,
     check_name,
-    pick,
 )
 from sae_guard.history.make import make
 from sae_guard.history.record import to_json
@@ -187,21 +186,6 @@ def test_an_undecided_verdict_counts_as_its_spec_says(tmp_path: Path, history: H
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(SetupError, match="is no name of a version; allowed: up to 64 letters"):
         check_name(name)
-
-
-def test_records_are_picked_by_id_hash_and_name(tmp_path: Path) -> None:
-    history = History(str(tmp_path / "h"))
-    records = [record_one(history, tmp_path, ordinary(), name=name) for name in ("a", "b", "b")]
-    first = records[0]
-    assert pick(records, first.id) == pick(records, "a") == first
-    assert pick(records, first.id.rpartition("-")[2][:8]) == first
-    with pytest.raises(SetupError, match=r"'b' names 2 records; give the id of one:") as refused:
-        pick(records, "b")
-    assert records[2].id in str(refused.value)
-    with pytest.raises(SetupError, match=r"no record 'c': give an id.*allowed: a, b"):
-        pick(records, "c")
-    with pytest.raises(SetupError, match="there are no records"):
-        pick([], "c")
 
 
 def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: History) -> None:

@@ -1,5 +1,6 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
+from sae_guard.history.naming import baselines, meant, meant_for, pick
 from sae_guard.history.record import (
     SCHEMA_VERSION,
     HistoryError,
@@ -9,7 +10,7 @@ from sae_guard.history.record import (
     Recorded,
     check_name,
 )
-from sae_guard.history.store import History, baselines, pick
+from sae_guard.history.store import History
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -21,5 +22,7 @@ __all__ = [
     "Recorded",
     "baselines",
     "check_name",
+    "meant",
+    "meant_for",
     "pick",
 ]

@@ -12,13 +12,12 @@ out, and writers that know nothing of each other do not collide.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timezone
 from hashlib import sha256
 from typing import Generic
 
-from sae_guard.errors import SetupError, allowed
 from sae_guard.history.folder import Folder
 from sae_guard.history.record import (
     NAME,
@@ -132,33 +131,6 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
     """What a record says of the files of its measurement."""
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
     return {name: rows(data, lengths[name]) for name, data in files.items()}
-
-
-def pick(records: Sequence[Recorded], reference: str) -> Recorded:
-    """The one that is meant by an id, by its hash or a beginning of it, or by the name.
-
-    Raises:
-        SetupError: It is none of them, or several.
-    """
-    found = [each for each in records if each.id == reference]
-    found = found or [each for each in records if each.record.name == reference]
-    if not found and re.fullmatch("[0-9a-f]{4,12}", reference):
-        found = [each for each in records if each.id.rpartition("-")[2].startswith(reference)]
-    if not found:
-        names = {each.record.name for each in records}
-        hint = allowed(reference, names) if names else "there are no records"
-        raise SetupError(f"no record {reference!r}: give an id, its hash, or a name; {hint}")
-    if len(found) > 1:
-        listed = "".join(
-            f"\n  {each.id}  {each.spec} [{each.record.checkpoint.label}]" for each in found[-8:]
-        )
-        raise SetupError(f"{reference!r} names {len(found)} records; give the id of one:{listed}")
-    return found[0]
-
-
-def baselines(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
-    """Label and spec → the promotion that holds: the last one."""
-    return {(each.label, each.spec): each for each in promotions}
 
 
 def _id(name: str, document: Record | Promotion, data: bytes) -> str:
