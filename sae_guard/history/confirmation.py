@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sae_guard.history.record import MetricRow, Record, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
@@ -76,16 +77,25 @@ def confirm(
         tolerance: Of each value.
     """
     found = [
-        Compared("n_sequences", record.n_sequences, measured.n_sequences, 0),
-        Compared("n_tokens", record.n_tokens, measured.n_tokens, 0),
+        _count("n_sequences", rows.sequences, measured.sequences, record.n_sequences),
+        _count("n_tokens", rows.sums["n_tokens"], measured.sums["n_tokens"], record.n_tokens),
         _firings(rows, measured, tolerance),
     ]
     for name, row in record.metrics.items():
         found.append(_metric(name, row, rows, measured, tolerance))
     bounded = [_threshold(row, record, rows, measured, tolerance) for row in record.thresholds]
-    seen = {each.name for each in found if each.ok}
-    # Of plain metrics the value stands above already.
-    return found + [each for each in bounded if each.name not in seen or not each.ok]
+    metrics = {each.name: each.ok for each in found}
+    # Of a metric the value stands above already; its verdict may be wrong all the same.
+    return found + [
+        each for each in bounded if each.name not in metrics or (metrics[each.name] and not each.ok)
+    ]
+
+
+def _count(name: str, recorded: NDArray[Any], measured: NDArray[Any], said: int) -> Compared:
+    """Of sequences, or of tokens in them: exactly the same ones."""
+    now = len(measured) if name == "n_sequences" else int(measured.sum())
+    same_ones = np.array_equal(recorded, measured)
+    return Compared(name, said, now, 0, "" if same_ones or said != now else "of other sequences")
 
 
 def _metric(
@@ -110,7 +120,7 @@ def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Comp
     if rows.firings.shape != measured.firings.shape:
         told = f"of {len(rows.firings)} latents, and now of {len(measured.firings)}"
     elif not (moved := int(np.abs(rows.firings - measured.firings).sum())) <= allowed:
-        told = f"{moved:,} of them are on other latents"
+        told = f"{moved:,} of them differ"
     return Compared("firings", recorded, now, allowed, told)
 
 

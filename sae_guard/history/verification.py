@@ -27,7 +27,7 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
     told = rows.provenance
     pairs: list[tuple[str, Any, Any]] = [
         ("n_sequences", record.n_sequences, rows.n_sequences),
-        ("n_tokens", record.n_tokens, rows.n_tokens),
+        ("n_tokens", record.n_tokens, float(rows.sums["n_tokens"].sum())),
         ("n_sequences of the token set", rows.n_whole, rows.n_sequences),
         ("hook", record.hook, told.hook),
         ("hook_out", record.hook_out, told.hook_out),
@@ -36,7 +36,7 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
     ]
     for name, said, is_ in pairs:
         if said != is_:
-            yield f"{name} is {said} in record.json, and {is_} by what is beside it"
+            yield f"{name} is {said} in record.json, and {_plain(is_)} by what is beside it"
     for name, row in record.metrics.items():
         found, _ = estimated(rows, name)
         if row.unit != METRICS[name].unit:
@@ -120,6 +120,10 @@ def near(one: float | None, other: float | None, allowed: float) -> bool:
 def _worst(record: Record) -> str:
     rows = [(row.verdict, row.on_undecided) for row in record.thresholds]
     return worst(rows) if rows else "none"
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _versions(said: set[Any]) -> str:

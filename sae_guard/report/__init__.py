@@ -1,6 +1,7 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
 from sae_guard.report.changes import changes, count
+from sae_guard.report.confirmed import confirmed, differently_made
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.measured import every_metric, metric_table
@@ -13,7 +14,9 @@ from sae_guard.report.words import failure, headline
 __all__ = [
     "COLUMNS",
     "changes",
+    "confirmed",
     "count",
+    "differently_made",
     "every_metric",
     "failure",
     "from_json",
