@@ -18,6 +18,7 @@ from sae_guard.history.make import Occasion, make
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.spec import load_specs
+from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 from sae_guard.verdicts import judge
 
 SPEC = """\
@@ -108,6 +109,14 @@ def ordinary(kl: float = 0.05, *, n: int = 8, of: int = 8) -> Measurement:
         device="cpu",
     )
     return Measurement(np.arange(n), sums, np.arange(5, dtype=np.int64), provenance)
+
+
+def with_tokens(measurement: Measurement) -> Measurement:
+    """With values of single tokens too: 100 scored ones in each sequence."""
+    n, made = measurement.n_sequences, np.random.default_rng(0)
+    scored = np.ones((n, 100), dtype=np.bool_)
+    columns = {name: made.random((n, 100)).astype(np.float32) * 4 for name in TOKEN_COLUMNS}
+    return replace(measurement, tokens=TokenTable(scored, columns), sources=("text.txt",) * n)
 
 
 def a_case(folder: Path, label: str = "v1", text: str = SPEC) -> Case:

@@ -75,7 +75,7 @@ def test_a_record_names_no_other_files(recorded: Recorded, tmp_path: Path) -> No
     record = json.loads((folder / "record.json").read_text())
     record["files"]["../secret"] = record["files"]["latents.parquet"]
     (folder / "record.json").write_text(json.dumps(record))
-    with pytest.raises(HistoryError, match="its files are .*secret.*, expected latents.parquet"):
+    with pytest.raises(HistoryError, match=r"its files are .*secret.*, expected latents"):
         Certificate.at(str(folder)).measurement()
 
 

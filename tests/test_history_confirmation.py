@@ -17,8 +17,8 @@ from sae_guard.history.record import ThresholdRow
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from tests.recorded import SPEC, ordinary, record_one
+from sae_guard.token_table import TokenTable
+from tests.recorded import SPEC, ordinary, record_one, with_tokens
 
 N = len(METRICS)
 
@@ -200,17 +200,9 @@ slices:
 """
 
 
-def with_tokens() -> Measurement:
-    """Of single tokens too: 8 sequences of 100 scored ones."""
-    made = np.random.default_rng(0)
-    scored = np.ones((8, 100), dtype=np.bool_)
-    columns = {name: made.random((8, 100)).astype(np.float32) * 4 for name in TOKEN_COLUMNS}
-    return replace(ordinary(), tokens=TokenTable(scored, columns), sources=("text.txt",) * 8)
-
-
 def test_other_views_are_confirmed_by_their_tokens(tmp_path: Path) -> None:
     text = SPEC.replace("kl: {max: 0.1}", "kl: {max: 0.1, p99: {max: 9}, worst_sequence: {max: 9}}")
-    measured = with_tokens()
+    measured = with_tokens(ordinary())
     record = record_of(tmp_path, measured, text + VIEWS)
     views = [
         "kl.p99",

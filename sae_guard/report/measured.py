@@ -72,6 +72,6 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 def _briefly(outcome: Outcome) -> str:
     """Why there is no value, without the metric's name and formula, and what to do about it."""
-    why = outcome.message.removeprefix(outcome.metric)
+    why = outcome.message.removeprefix(outcome.metric).removeprefix(": ")
     formula = why.startswith(" = ")
     return (why.partition(": ")[2] if formula else why.partition(":")[0]).strip()
