@@ -45,7 +45,7 @@ def history(
 ) -> None:
     """Say what was recorded of which version, the oldest first.
 
-    Records are made by `pytest --sae CHECKPOINT --sae-record NAME`.
+    Records are made by `pytest --sae CHECKPOINT --sae-record NAME`, and by `sae-guard measure`.
     """
     try:
         with without_collection():
