@@ -8,7 +8,8 @@ from pathlib import Path
 from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec.messages import Path as Keys
-from sae_guard.spec.models import Bounds, DataSpec, DocumentModel
+from sae_guard.spec.models import DataSpec, DocumentModel
+from sae_guard.spec.threshold_models import Bounds
 from sae_guard.views import Slice, View
 
 Problem = tuple[Keys, str]

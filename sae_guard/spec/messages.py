@@ -10,15 +10,8 @@ from pydantic_core import ErrorDetails
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import allowed
-from sae_guard.spec.models import (
-    Bounds,
-    DatasetSpec,
-    DataSpec,
-    DocumentModel,
-    ModelSpec,
-    SliceModel,
-    WarnBounds,
-)
+from sae_guard.spec.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.threshold_models import Bounds, SliceModel, WarnBounds
 from sae_guard.views import WORST
 
 Path = tuple[str | int, ...]
