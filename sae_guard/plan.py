@@ -108,7 +108,10 @@ def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) ->
             f"{spec.file.name}::{spec.name} has thresholds on changes only: without a baseline "
             f"nothing of {checkpoint} would be gated"
         )
-    return Case(spec, candidate.label, checkpoint, thresholds, options, compared=controls)
+    pareto = spec.pareto if changes else None
+    return Case(
+        spec, candidate.label, checkpoint, thresholds, options, pareto=pareto, compared=controls
+    )
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:

@@ -52,4 +52,4 @@ def test_describes_every_key_and_metric() -> None:
     for described in objects:
         for key, value in described.get("properties", {}).items():
             assert value.get("description"), key
-    assert list(schema["properties"]["thresholds"]["properties"]) == list(METRICS)
+    assert list(schema["properties"]["thresholds"]["properties"]) == [*METRICS, "pareto"]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SetupError, SpecError
+from sae_guard.pareto import Pareto
 from sae_guard.spec import bounds, checks, strict_yaml
 from sae_guard.spec.messages import Path as Keys
 from sae_guard.spec.messages import explain, written
@@ -40,6 +41,8 @@ class Spec:
     thresholds: tuple[Threshold, ...]
     file: Path
     line: int
+    pareto: Pareto | None = None
+    """That no record may dominate the checkpoint."""
     fast: bool = False
     """Whether a run may stop once its verdicts stand."""
     alpha: float | None = None
@@ -145,11 +148,19 @@ def _spec(
         ),
         file=path,
         line=document.line,
+        pareto=_pareto(document, valid, shown),
         fast=valid.fast,
         alpha=valid.alpha,
         baseline=valid.baseline,
         strict_env=valid.strict_env,
     )
+
+
+def _pareto(document: strict_yaml.Document, valid: DocumentModel, shown: str) -> Pareto | None:
+    if valid.pareto is None:
+        return None
+    line = document.line_of(("thresholds", "pareto"))
+    return Pareto(valid.pareto.x, valid.pareto.y, shown, line)
 
 
 def _thresholds(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.spec.threshold_models import SliceModel, Strict, Thresholds
+from sae_guard.spec.threshold_models import PARETO, ParetoModel, SliceModel, Strict, Thresholds
 from sae_guard.spec.values import (
     DeviceMap,
     Interval,
@@ -169,6 +169,31 @@ class DocumentModel(Strict):
         description="Metric → bounds; within them p50, p99 and such (of single tokens) or "
         "worst_sequence → bounds."
     )
+    pareto: ParetoModel | None = Field(
+        None,
+        alias=PARETO,
+        description="Among the metrics: no record of the spec may be at least as good in both of "
+        "two metrics and better in one.",
+    )
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pareto_apart(cls, value: Any) -> Any:
+        """It stands among the thresholds, and has no bounds."""
+        if not isinstance(value, dict):
+            return value
+        if PARETO in value:
+            raise wrong(f"has an unknown key {PARETO!r}: `pareto` stands below `thresholds`")
+        thresholds = value.get("thresholds")
+        if not isinstance(thresholds, dict) or "pareto" not in thresholds:
+            return value
+        rest = {name: given for name, given in thresholds.items() if name != "pareto"}
+        if not rest:
+            raise wrong(
+                "has `thresholds` with pareto alone, and an SAE without latents is dominated by "
+                "none: bound a metric too"
+            )
+        return {**value, "thresholds": rest, PARETO: thresholds["pareto"]}

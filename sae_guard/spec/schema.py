@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sae_guard.metrics.table import METRICS, Metric
+from sae_guard.pareto import AXES
 from sae_guard.spec.bounds import CHANGES
 from sae_guard.spec.models import SOURCES, DocumentModel
-from sae_guard.spec.threshold_models import KINDS
+from sae_guard.spec.threshold_models import KINDS, PARETO
 from sae_guard.views import QUANTILE, WORST, Slice, View
 
 
@@ -26,6 +27,10 @@ def json_schema() -> dict[str, Any]:
     about = {key: bounds["properties"][key] for key in ("confidence", "on_undecided")}
     part = definitions["SliceModel"]
     part["oneOf"] = [{"required": [kind], **_metrics_of(kind)} for kind in KINDS]
+    pareto = properties.pop(PARETO)
+    axes = {"enum": list(AXES)}
+    for axis in ("x", "y"):
+        definitions["ParetoModel"]["properties"][axis] |= axes
     for holder, by in ((schema, None), (part, Slice("source"))):
         described = holder["properties"]["thresholds"]
         holder["properties"]["thresholds"] = {
@@ -39,6 +44,11 @@ def json_schema() -> dict[str, Any]:
                 if View(name, slice=by).problem() is None
             },
         }
+    # Beside others: an SAE without latents is dominated by none.
+    properties["thresholds"]["properties"]["pareto"] = {
+        "$ref": "#/$defs/ParetoModel", "description": pareto["description"],
+    }  # fmt: skip
+    properties["thresholds"]["anyOf"] = [{"required": [name]} for name in METRICS]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sae_guard.spec.values import Glob, Moved, Range, flat, wrong
+from sae_guard.spec.values import Glob, Moved, Range, Text, flat, wrong
 from sae_guard.views import Slice
 
 KINDS: tuple[Literal["position", "entropy", "source"], ...] = ("position", "entropy", "source")
@@ -63,6 +63,17 @@ Thresholds = Annotated[
     BeforeValidator(flat),
     Field(min_length=1),
 ]
+
+
+PARETO = "thresholds.pareto"
+"""Where it stands; as a key no spec can have it."""
+
+
+class ParetoModel(Strict):
+    """No record of the spec may be at least as good in both metrics and better in one."""
+
+    x: Text = Field(description="A metric, such as l0.")
+    y: Text = Field(description="Another, such as kl.")
 
 
 class SliceModel(Strict):
