@@ -224,7 +224,8 @@ def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
         (("good", "--device", "tpu"), 2, "'tpu'; allowed: auto, cpu, mps, cuda, cuda:N"),
         (("good", "--batch-size", "0"), 2, "0 is not in the range x>=1"),
         (("good", "--record", "a b"), 1, "'a b' is no name of a version"),
-        (("good", "--folder", "h"), 2, "--folder is where --record keeps its record"),
+        (("good", "--baseline", "v9"), 1, "no record 'v9': give an id, its hash, or a name; there "
+         "are no records"),
         (("good", "--export", "out.txt"), 1, "--export out.txt: allowed: .csv, .json, .parquet"),
         (("good", "--record", "v1", "--folder", "nowhere://h"), 1, "nowhere://h/records: Prot"),
     ],
@@ -259,3 +260,22 @@ def test_a_named_spec_that_gates_nothing_is_an_error(project: Path, canned: list
     told = run("measure", "good", "--spec", "small", "--spec", "other.yaml", code=1).output
     assert "other.yaml gates nothing:\n  good: its hook point is blocks.2.hook_resid_post" in told
     assert canned == []
+
+
+CHANGE = SMALL.replace("max: 0.25,", "max: 0.25, max_increase: 2%,")
+
+
+@pytest.mark.usefixtures("canned")
+def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
+    names = copies(project, "good", "worse")
+    (project / "thresholds" / "small.yaml").write_text(CHANGE)
+    told = run("measure", "good").output
+    assert "ERROR: thresholds/small.yaml:6: kl.change needs a baseline: give --baseline" in told
+    assert "NOT RECORDED" in run("measure", "good", "--record", "v1", code=1).output
+    first = run("measure", "good", "--record", "v1", "--baseline", "none").output
+    assert "kl.change" not in first
+    rows = rows_of(run("measure", names[1], "--baseline", "v1", "--record", "v2").output)
+    value = f"+{ordinary(0.3)['kl'] / ordinary()['kl'] - 1:.2%}"
+    assert (rows["kl.change"][0], rows["kl.change"][-1]) == (value, "FAIL")
+    found, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert [row.metric for row in found[1].record.thresholds if row.change] == ["kl.change"]
