@@ -121,7 +121,7 @@ class Ledger:
             elif passed and self.crossed:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.recorder is not None:
-            self.recorder.finish(self.trouble)
+            self.recorder.finish(self.trouble, self.outcomes.get)
             if self.recorder.refused and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = EXIT_ERROR
         if self.gate.options.json is not None:

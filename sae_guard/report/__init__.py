@@ -5,6 +5,7 @@ from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
+from sae_guard.report.pareto import pareto_failure, pareto_headline, plotted
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
 from sae_guard.report.trend import trend
@@ -20,6 +21,9 @@ __all__ = [
     "headline",
     "metric_table",
     "number",
+    "pareto_failure",
+    "pareto_headline",
+    "plotted",
     "summary",
     "to_json",
     "trend",

@@ -28,7 +28,7 @@ def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:
 
 def _json_row(outcome: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = _finite(asdict(outcome))
-    for name in ("provenance", "controls", "diagnosis"):
+    for name in ("provenance", "controls", "diagnosis", "pareto"):
         row[name] = json.loads(row[name]) if row[name] else None
     del row["worst"]
     return row
