@@ -50,7 +50,7 @@ class Folder:
         if local is not None:
             with _named(local / name):
                 _write_here(local, name, files)
-            return str(local / name)
+            return self.path_of(name)
         fs, root = self._remote()
         path = f"{root}/{name}"
         with _named(path):
@@ -58,7 +58,12 @@ class Folder:
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
             for file in sorted(files, key=lambda file: file == head):
                 _put(fs, f"{path}/{file}", files[file])
-        return f"{self.url}/{name}"
+        return self.path_of(name)
+
+    def path_of(self, name: str) -> str:
+        """The path of an entry, or its URL where it is elsewhere."""
+        local = self._local
+        return f"{self.url}/{name}" if local is None else str(local / name)
 
     def heads(self, head: str) -> Iterator[tuple[str, str, bytes]]:
         """Name, path or URL, and head of each entry, by name; one without head is none yet."""

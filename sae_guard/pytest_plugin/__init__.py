@@ -32,6 +32,7 @@ from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.sharing import left
+from sae_guard.pytest_plugin.tracking import Tracker
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if options.asked:
             _check_plan(gate)
         recorder = Recorder.of(config, gate, partial(_found, config))
-        config.pluginmanager.register(Ledger(gate, recorder), "sae_guard.ledger")
+        ledger = Ledger(gate, Tracker(config, gate), recorder)
+        config.pluginmanager.register(ledger, "sae_guard.ledger")
         if options.json is not None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew

@@ -6,6 +6,7 @@ from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.numbers import number
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
+from sae_guard.report.tracking import looser_line, looser_row, tracks
 from sae_guard.report.trend import trend
 from sae_guard.report.words import failure, headline
 
@@ -16,9 +17,12 @@ __all__ = [
     "failure",
     "from_json",
     "headline",
+    "looser_line",
+    "looser_row",
     "number",
     "summary",
     "to_json",
+    "tracks",
     "trend",
     "worst_lines",
 ]
