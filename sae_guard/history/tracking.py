@@ -47,7 +47,7 @@ class Move:
     """None where it was removed."""
     change: Change
     looser: bool
-    """Whether something passes, or passes without a warning, that did not."""
+    """Whether something passes that did not; of a warn bound, without a warning."""
 
 
 @dataclass(frozen=True)
