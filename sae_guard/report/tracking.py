@@ -33,7 +33,7 @@ def looser_line(found: Looser) -> str:
     moved = "; ".join(map(_moved, found.moves))
     return (
         f"LOOSER than at {promotion.label} (promoted {promotion.created.astimezone():%Y-%m-%d} by "
-        f"{promotion.by}): {found.spec} {moved}"
+        f"{_on_a_line(promotion.by)}): {found.spec} {moved}"
     )
 
 
@@ -56,7 +56,7 @@ def looser_row(found: Looser) -> dict[str, Any]:
 def _start(track: Track) -> Iterator[str]:
     """The thresholds of the first record, wrapped between them."""
     record = track.start.record
-    word = "started as" if track.started else "before these"
+    word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"
     line = f"  {word} {record.name} ({date}, {_commit(record.git)}, {_who(record.by)}):"
     *rows, last = record.thresholds
@@ -70,27 +70,31 @@ def _start(track: Track) -> Iterator[str]:
 
 def _bounds(row: ThresholdRow) -> str:
     """Such as ``kl <= 0.25 (warn 0.23)``."""
-    shown = f"{row.metric} {_between(row.min, row.max)}"
-    warned = [f"{end:.12g}" for end in (row.warn_min, row.warn_max) if end is not None]
-    more = [f"warn {'..'.join(warned)}"] if warned else []
+    both = row.min is not None and row.max is not None
+    more = [
+        f"warn {f'{side} ' if both else ''}{warn:.12g}"
+        for side, warn in (("min", row.warn_min), ("max", row.warn_max))
+        if warn is not None
+    ]
     if row.confidence is not None:
         more.append(f"confidence {row.confidence:.12g}")
         more += ["on_undecided warn"] if row.on_undecided == "warn" else []
+    shown = f"{_on_a_line(row.metric)} {_between(row.min, row.max)}"
     return f"{shown} ({', '.join(more)})" if more else shown
 
 
 def _between(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"{low:.12g}..{high:.12g}"
-    return f"<= {high:.12g}" if low is None else f">= {low:.12g}"
+    if low is None:
+        return f"<= {_value(high)}"
+    return f">= {_value(low)}" if high is None else f"{_value(low)}..{_value(high)}"
 
 
 def _row(step: Step, move: Move) -> tuple[str, ...]:
     record = step.recorded.record
     return (
         f"{record.created.astimezone():%Y-%m-%d}", _cut(record.name, 16),
-        _cut(_named(move), 32), _value(move.old), _value(move.new), move.change,
-        _commit(record.git), _cut(_who(record.by), 16),
+        _named(move), _value(move.old), _value(move.new), move.change,
+        _commit(record.git), _who(record.by),
     )  # fmt: skip
 
 
@@ -113,7 +117,7 @@ def _moved(move: Move) -> str:
 
 
 def _named(move: Move) -> str:
-    return f"{move.threshold} {move.key.replace('warn_', 'warn ')}"
+    return f"{_on_a_line(move.threshold)} {move.key.replace('warn_', 'warn ')}"
 
 
 def _value(value: float | str | None) -> str:
@@ -128,8 +132,13 @@ def _commit(git: GitRow | None) -> str:
 
 def _who(by: str) -> str:
     """Without the address, where there is a name."""
-    return by.partition(" <")[0]
+    return _cut(_on_a_line(by).partition(" <")[0], 16)
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"…{text[1 - limit :]}"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _on_a_line(text: str) -> str:
+    """Whatever people are called."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
