@@ -183,4 +183,7 @@ def test_specs_that_are_not_in_the_run_are_not_compared(project: Project) -> Non
     other = project.spec.replace("name: tiny", "name: other")
     project.write_spec(other, "other.yaml")
     assert said(gate(project)) == [TOLD]
-    assert said(gate(project, "--sae-spec", "other")) == []
+    assert said(gate(project, "thresholds/tiny.yaml")) == [TOLD]
+    for args in (("--sae-spec", "other"), ("thresholds/other.yaml",)):
+        result = gate(project, *args)
+        assert (result.ret, said(result)) == (0, [])
