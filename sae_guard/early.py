@@ -18,8 +18,9 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.metric import Side
 from sae_guard.metrics.table import metric
+from sae_guard.statistics import NOISE
 from sae_guard.statistics.sequential import Rule, above_zero, evidence_of_moments
-from sae_guard.verdicts import NOISE, Prefix, Status, Threshold, Verdict, undefined
+from sae_guard.verdicts import Prefix, Status, Threshold, Verdict, undefined
 from sae_guard.views import WORST, Terms, beyond, estimate, level, terms
 
 _SURE_DENOMINATOR = 10.0
@@ -81,10 +82,12 @@ def stands(
             with α; it fails if one is crossed, so that each is looked at with α over their number.
 
     A sum that is not finite stays so: that verdict stands at once, and is an error. Thresholds with
-    a ``confidence`` are about the interval of the whole set and wait for it.
+    a ``confidence`` are about the interval of the whole set and wait for it. So do those on
+    changes: a heavy tail of either sign would have to be reckoned with, at the cost of most of what
+    pairing gains.
     """
     view = threshold.view
-    if threshold.confidence is not None:
+    if threshold.confidence is not None or threshold.change:
         return None
     measured = metric(view.metric).columns & measurement.sums.keys()
     if not all(np.isfinite(measurement.sums[name]).all() for name in measured):

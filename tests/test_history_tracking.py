@@ -39,6 +39,7 @@ class Given:
     warn_min: float | None = None
     confidence: float | None = None
     on_undecided: OnUndecided = "fail"
+    change: str | None = None
 
 
 @st.composite
@@ -174,9 +175,21 @@ def test_back_again_is_the_reverse(old: dict[str, Bounds], new: dict[str, Bounds
 def test_kinds_of_moves(
     old: Given | None, new: Given | None, told: list[tuple[str, str, bool]]
 ) -> None:
-    before: dict[str, Bounds] = {"kl.change": old} if old else {}
-    after: dict[str, Bounds] = {"kl.change": new} if new else {}
+    before: dict[str, Bounds] = {"kl": old} if old else {}
+    after: dict[str, Bounds] = {"kl": new} if new else {}
     assert [(m.key, m.change, m.looser) for m in moves(before, after)] == told
+
+
+def test_a_share_and_a_difference_do_not_compare() -> None:
+    share, difference = Given(max=0.02, change="share"), Given(max=0.01, change="difference")
+    found = moves({"kl.change": share}, {"kl.change": difference})
+    assert [(m.old, m.new, m.change, m.looser, m.share) for m in found] == [
+        (0.02, None, "removed", True, True), (None, 0.01, "added", False, False),
+    ]  # fmt: skip
+    (wider,) = moves({"kl.change": share}, {"kl.change": replace(share, max=0.03)})
+    assert (wider.change, wider.looser, wider.share) == ("loosened", True, True)
+    plain, empty = Given(max=1), Given(max=1, change="")  # as records have it, and as specs do
+    assert list(moves({"kl": plain}, {"kl": empty})) == []
 
 
 @pytest.fixture

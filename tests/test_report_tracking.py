@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import GitRow
+from sae_guard.history.record import GitRow, ThresholdRow
 from sae_guard.history.tracking import looser, tracked
 from sae_guard.report import looser_line, looser_row, to_json, tracks
 from sae_guard.verdicts import Threshold
@@ -87,6 +87,20 @@ def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) ->
     ]
 
 
+def test_shares_are_in_percent(records: list[Recorded]) -> None:
+    def bounded(most: float, run: str) -> Recorded:
+        row = ThresholdRow(
+            metric="kl.change", max=most, min=-0.05, warn_max=0.005, where="x:1", verdict="pass",
+            change="share",
+        )  # fmt: skip
+        return changed(records[0], thresholds=(row,), run=run)
+
+    old, new = bounded(0.02, "a"), bounded(0.03, "b")
+    _, start, _, row, _ = tracks(tracked([old, new], {old.id}))
+    assert start.endswith(": kl.change -5%..2% (warn max 0.5%)")
+    assert row.split()[2:7] == ["kl.change", "max", "2%", "3%", "loosened"]
+
+
 def test_no_name_leaves_its_line_or_its_column(records: list[Recorded]) -> None:
     odd = [changed(each, by="A\x1b[31m\n" + "b" * 99) for each in records]
     for line in lines(odd, 0, 1, 2):
@@ -131,10 +145,12 @@ def test_json_has_what_is_looser(records: list[Recorded], promotion: Promotion) 
             "promoted": "2026-11-25T10:30:00+00:00",
             "by": "Ada <ada@example.org>\n",
             "moves": [
-                {"threshold": "kl", "key": "max", "old": 0.1, "new": None, "change": "removed"},
+                {"threshold": "kl", "key": "max", "old": 0.1, "new": None, "change": "removed",
+                 "share": False},
                 {"threshold": "kl", "key": "warn_max", "old": 0.09, "new": None,
-                 "change": "removed"},
-                {"threshold": "l0", "key": "max", "old": 40.0, "new": 41.0, "change": "loosened"},
+                 "change": "removed", "share": False},
+                {"threshold": "l0", "key": "max", "old": 40.0, "new": 41.0, "change": "loosened",
+                 "share": False},
             ],
         }
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from sae_guard.history.record import Promotion, Record, Recorded
@@ -32,6 +32,8 @@ class Bounds(Protocol):
     def confidence(self) -> float | None: ...
     @property
     def on_undecided(self) -> OnUndecided: ...
+    @property
+    def change(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Move:
     change: Change
     looser: bool
     """Whether something passes that did not; of a warn bound, without a warning."""
+    share: bool = False
+    """Whether it is of a bound on a change, as a share of what the metric was."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ def moves(old: Mapping[str, Bounds], new: Mapping[str, Bounds]) -> Iterator[Move
     """What became of each key of each threshold, in the order of the old ones and then the new."""
     for name in dict.fromkeys((*old, *new)):
         before, after = old.get(name), new.get(name)
-        for side in _SIDES:
-            yield from _of_bound(name, side, before, after)
-            yield from _of_warn_bound(name, side, before, after)
-        if before is not None and after is not None:
-            yield from _of_intervals(name, before, after)
+        if before and after and (before.change or "") != (after.change or ""):
+            # A share of what the metric was and a difference in its unit do not compare.
+            yield from _of_threshold(name, before, None)
+            yield from _of_threshold(name, None, after)
+        else:
+            yield from _of_threshold(name, before, after)
 
 
 def tracked(records: Sequence[Recorded], shown: Container[str]) -> list[Track]:
@@ -164,6 +169,15 @@ def _track(runs: Sequence[Sequence[Recorded]], shown: Container[str]) -> Track |
 
 def _between(old: Record, new: Record) -> Iterator[Move]:
     return moves(recorded_bounds(old), recorded_bounds(new))
+
+
+def _of_threshold(name: str, old: Bounds | None, new: Bounds | None) -> Iterator[Move]:
+    share = any(each is not None and each.change == "share" for each in (old, new))
+    for side in _SIDES:
+        for move in (*_of_bound(name, side, old, new), *_of_warn_bound(name, side, old, new)):
+            yield replace(move, share=share)
+    if old is not None and new is not None:
+        yield from _of_intervals(name, old, new)
 
 
 def _of_bound(name: str, side: Side, old: Bounds | None, new: Bounds | None) -> Iterator[Move]:

@@ -33,6 +33,7 @@ from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.sharing import left
 from sae_guard.pytest_plugin.tracking import Tracker
+from sae_guard.pytest_plugin.versions import VERSIONS, Versions
 from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
     explicit = config.args_source is pytest.Config.ArgsSource.ARGS
     named = tuple(_paths(config)) if explicit else ()
     gate = config.stash[GATE] = Gate(options, named)
+    versions = config.stash[VERSIONS] = Versions.of(config, gate)
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker_input is None:
         if options.asked:
             _check_plan(gate)
-        recorder = Recorder.of(config, gate, partial(_found, config))
-        ledger = Ledger(gate, Tracker(config, gate), recorder)
+            versions.check()
+        recorder = Recorder.of(config, gate, versions, partial(_found, config))
+        ledger = Ledger(gate, versions, Tracker(config, gate), recorder)
         config.pluginmanager.register(ledger, "sae_guard.ledger")
         if options.json is not None:
             _make_folder_of(options.json, config)

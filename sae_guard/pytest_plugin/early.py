@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.pytest_plugin.parsers import number, whole
+
 if TYPE_CHECKING:
     from sae_guard.cases import Case
+    from sae_guard.comparison import Baseline
     from sae_guard.measurement import Measurement
     from sae_guard.spec import Spec
     from sae_guard.verdicts import Threshold, Verdict
@@ -62,7 +65,7 @@ def add_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-alpha",
         metavar="ALPHA",
-        type=_number("--sae-alpha", above=0, below=0.5),
+        type=number("--sae-alpha", below=0.5),
         help=f"α of --sae-fast, which this implies (default: the spec's, or {ALPHA})",
     )
     group.addoption(
@@ -73,37 +76,17 @@ def add_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-max-seconds",
         metavar="SECONDS",
-        type=_number("--sae-max-seconds", above=0, below=math.inf),
+        type=number("--sae-max-seconds"),
         help="end a measurement after this long; what is not decided by then is undecided "
         "(implies --sae-fast)",
     )
     group.addoption(
         "--sae-max-sequences",
         metavar="N",
-        type=_count,
+        type=whole("--sae-max-sequences"),
         help="end a measurement with the shard in which the Nth sequence is; what is not decided "
         "by then is undecided (implies --sae-fast)",
     )
-
-
-def _number(option: str, *, above: float, below: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not above < value < below:
-            most = "" if math.isinf(below) else f" and below {below:g}"
-            raise pytest.UsageError(f"{option} {text!r}; allowed: a number above {above:g}{most}")
-        return value
-
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise pytest.UsageError(f"--sae-max-sequences {text!r}; allowed: a whole number from 1 on")
-    return int(text)
 
 
 @dataclass
@@ -154,13 +137,13 @@ class Judged:
     audit: bool = False
     alpha: float = ALPHA
 
-    def verdict(self, threshold: Threshold) -> Verdict:
+    def verdict(self, threshold: Threshold, baseline: Baseline | None = None) -> Verdict:
         """Of the whole set, if there is one; else the one that stood, or undecided."""
         from sae_guard.verdicts import judge
 
         early = self.early.get(threshold)
         if self.measurement.whole:
-            verdict = judge(self.measurement, threshold)
+            verdict = judge(self.measurement, threshold, baseline)
             return replace(verdict, audit=_audited(early, verdict)) if self.audit else verdict
         return early or _undecided(self.measurement, threshold, self.ended, self.alpha)
 
@@ -209,10 +192,10 @@ def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha
     from sae_guard.verdicts import Prefix, Verdict
     from sae_guard.views import estimate
 
-    try:
-        seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
-    except UndefinedMetricError:
-        seen = None
+    seen = None
+    if not threshold.change:
+        with suppress(UndefinedMetricError):
+            seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
     prefix = Prefix(measurement.n_sequences, measurement.n_whole, alpha)
     why = f"{ended} ended the run after {prefix.seen:,} of {prefix.of:,} sequences"
     return Verdict(threshold, "undecided", seen, message=why, prefix=prefix)

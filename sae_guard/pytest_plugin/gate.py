@@ -12,6 +12,7 @@ import pytest
 
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SpecError, allowed
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
+from sae_guard.pytest_plugin.versions import NONE
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.reference import Checkpoint
@@ -82,7 +83,7 @@ class Gate:
         specs, malformed = self._read_specs()
         try:
             if self.options.checkpoints:
-                made = plan(specs, self._candidates(), controls=self.options.controls)
+                made = plan(specs, self._candidates(), **self._asked)
             else:
                 made = self._plan_of_defaults(specs)
         except InfrastructureError as error:
@@ -93,6 +94,10 @@ class Gate:
             raise pytest.UsageError(f"sae_guard: {error}") from None
         self._check_named(specs, made)
         return made
+
+    @property
+    def _asked(self) -> dict[str, bool]:
+        return {"controls": self.options.controls, "changes": self.options.baseline != NONE}
 
     def _read_specs(self) -> tuple[list[Spec], bool]:
         specs: list[Spec] = []
@@ -142,7 +147,7 @@ class Gate:
             plan(
                 [spec],
                 [self._candidate(checkpoint, names[checkpoint]) for checkpoint in found[id(spec)]],
-                controls=self.options.controls,
+                **self._asked,
             )
             for spec in specs
             if spec.checkpoint

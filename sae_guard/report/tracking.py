@@ -70,30 +70,27 @@ def _start(track: Track) -> Iterator[str]:
 
 def _bounds(row: ThresholdRow) -> str:
     """Such as ``kl <= 0.25 (warn 0.23)``."""
+    share = row.change == "share"
     both = row.min is not None and row.max is not None
     more = [
-        f"warn {f'{side} ' if both else ''}{warn:.12g}"
+        f"warn {f'{side} ' if both else ''}{_value(warn, share=share)}"
         for side, warn in (("min", row.warn_min), ("max", row.warn_max))
         if warn is not None
     ]
     if row.confidence is not None:
         more.append(f"confidence {row.confidence:.12g}")
         more += ["on_undecided warn"] if row.on_undecided == "warn" else []
-    shown = f"{_on_a_line(row.metric)} {_between(row.min, row.max)}"
+    low, high = (_value(end, share=share) for end in (row.min, row.max))
+    shown = f"{low}..{high}" if both else f">= {low}" if row.max is None else f"<= {high}"
+    shown = f"{_on_a_line(row.metric)} {shown}"
     return f"{shown} ({', '.join(more)})" if more else shown
-
-
-def _between(low: float | None, high: float | None) -> str:
-    if low is None:
-        return f"<= {_value(high)}"
-    return f">= {_value(low)}" if high is None else f"{_value(low)}..{_value(high)}"
 
 
 def _row(step: Step, move: Move) -> tuple[str, ...]:
     record = step.recorded.record
     return (
         f"{record.created.astimezone():%Y-%m-%d}", _cut(record.name, 16),
-        _named(move), _value(move.old), _value(move.new), move.change,
+        _named(move), *_ends(move), move.change,
         _commit(record.git), _who(record.by),
     )  # fmt: skip
 
@@ -109,21 +106,28 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _moved(move: Move) -> str:
+    old, new = _ends(move)
     if move.old is None:
-        return f"{_named(move)} {_value(move.new)} added"
+        return f"{_named(move)} {new} added"
     if move.new is None:
-        return f"{_named(move)} {_value(move.old)} removed"
-    return f"{_named(move)} {_value(move.old)} -> {_value(move.new)}"
+        return f"{_named(move)} {old} removed"
+    return f"{_named(move)} {old} -> {new}"
+
+
+def _ends(move: Move) -> tuple[str, str]:
+    return _value(move.old, share=move.share), _value(move.new, share=move.share)
 
 
 def _named(move: Move) -> str:
     return f"{_on_a_line(move.threshold)} {move.key.replace('warn_', 'warn ')}"
 
 
-def _value(value: float | str | None) -> str:
+def _value(value: float | str | None, *, share: bool = False) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) else f"{value:.12g}"
+    if isinstance(value, str):
+        return value
+    return f"{100 * value:.12g}%" if share else f"{value:.12g}"
 
 
 def _commit(git: GitRow | None) -> str:

@@ -1,129 +1,19 @@
-"""What a threshold looks at: a metric's mean, a quantile of its tokens or its worst sequence, over
-all scored tokens or a slice of them."""
+"""The value of what is looked at, with its interval, and the sums that it is made of."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.errors import UndefinedMetricError, allowed
+from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.metric import Side
-from sae_guard.metrics.table import ON_REQUEST, Metric, metric
+from sae_guard.metrics.table import Metric, metric
 from sae_guard.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
-from sae_guard.token_table import TOKEN_COLUMNS
-
-WORST = "worst_sequence"
-QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Some of the scored tokens: by their position, by how uncertain the clean model is there, or
-    by where the text comes from.
-
-    ``low`` is inside, ``high`` is not; ``glob`` is of sources alone.
-    """
-
-    by: Literal["position", "entropy", "source"]
-    low: float = 0.0
-    high: float = math.inf
-    glob: str = ""
-
-    def __str__(self) -> str:
-        if self.by == "source":
-            return f"source={self.glob}"
-        end = "" if math.isinf(self.high) else f"{self.high:g}"
-        return f"{self.by}={self.low:g}..{end}"
-
-    def matches(self, sources: Iterable[str]) -> list[bool]:
-        """Whether texts from these sources are in it."""
-        return [fnmatchcase(source, self.glob) for source in sources]
-
-    def rows(self, measurement: Measurement) -> NDArray[np.bool_]:
-        """Which sequences come from its sources, shape [n_sequences].
-
-        Raises:
-            UndefinedMetricError: None does, or it is not known.
-        """
-        if not measurement.sources:
-            raise UndefinedMetricError(f"{self}: where the sequences come from is not known")
-        found = np.array(self.matches(measurement.sources), dtype=np.bool_)
-        if not found.any():
-            hint = allowed(self.glob, measurement.sources)
-            raise UndefinedMetricError(f"{self}: no sequence comes from there; {hint}")
-        return found
-
-    def mask(self, measurement: Measurement) -> NDArray[np.bool_]:
-        """Which tokens are in it, scored or not, shape [n_sequences, pos].
-
-        Raises:
-            UndefinedMetricError: As `rows`; or the values of single tokens were not kept.
-        """
-        table = measurement.tokens
-        if table is None:
-            raise UndefinedMetricError(f"{self}: values of single tokens were not kept")
-        shape = table.scored.shape
-        if self.by == "source":
-            return np.broadcast_to(self.rows(measurement)[:, None], shape)
-        by: NDArray[np.float64] | NDArray[np.float32] = table.columns["entropy"]
-        if self.by == "position":
-            by = np.broadcast_to(np.arange(shape[1], dtype=np.float64), shape)
-        inside: NDArray[np.bool_] = (by >= self.low) & (by < self.high)
-        return inside
-
-
-@dataclass(frozen=True)
-class View:
-    """What is looked at."""
-
-    metric: str
-    statistic: str = "mean"
-    """``mean``, ``p99`` and its like (of single tokens), or ``worst_sequence``."""
-    slice: Slice | None = None
-
-    def __str__(self) -> str:
-        name = self.metric if self.statistic == "mean" else f"{self.metric}.{self.statistic}"
-        return f"{name}@{self.slice}" if self.slice else name
-
-    @classmethod
-    def of(cls, name: str, slice: Slice | None = None) -> View:
-        """The view of a name such as ``kl`` or ``kl.p99``."""
-        metric_name, _, statistic = name.partition(".")
-        return cls(metric_name, statistic or "mean", slice)
-
-    def problem(self) -> str | None:
-        """Why nothing can be seen so; None if it can."""
-        chosen = metric(self.metric)
-        if self.statistic not in ("mean", WORST) and level(self.statistic) is None:
-            return f"no statistic {self.statistic!r}; allowed: mean, p50, p99 and such, {WORST}"
-        if self == View(self.metric):
-            return None
-        if chosen.firing_above is not None:
-            return f"{chosen.name} is of all tokens together"
-        if self.statistic == WORST and chosen.direction == "window":
-            return f"{chosen.name} has no worst sequence: it is bounded on both sides"
-        quantile = self.statistic not in ("mean", WORST)
-        if quantile and chosen.denominator != {"n_tokens": 1}:
-            return f"{chosen.name} is a ratio of sums: single tokens have none"
-        whole_sequences = not quantile and (self.slice is None or self.slice.by == "source")
-        if whole_sequences or _of_tokens(chosen):
-            return None
-        return f"{chosen.name} needs the mean activation: tokens have none alone"
-
-
-def level(statistic: str) -> float | None:
-    """0.99 of ``p99``; None where it is no quantile."""
-    found = QUANTILE.fullmatch(statistic)
-    share = float(found[1]) / 100 if found else 0.0
-    return share if 0 < share < 1 else None
+from sae_guard.views.view import WORST, View, level
 
 
 def estimate(
@@ -146,6 +36,8 @@ def estimate(
         UndefinedMetricError: As `Measurement.estimate`; or nothing is scored in the slice, or the
             values of single tokens were not kept.
     """
+    if view.change:
+        raise ValueError(f"{view} needs a baseline: sae_guard.comparison.change")
     if view == View(view.metric):
         return measurement.estimate(view.metric, confidence=confidence, whole=whole)
     measurement.check_rows(view.metric, whole=whole)
@@ -217,10 +109,6 @@ def _seen(
         raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
     scored = table.scored if part is None else table.scored & part.mask(measurement)
     return table.sums(scored), scored
-
-
-def _of_tokens(chosen: Metric) -> bool:
-    return chosen.columns <= {*TOKEN_COLUMNS, *ON_REQUEST, "n_tokens"}
 
 
 def _combined(
