@@ -66,11 +66,12 @@ class Project:
 
     def record(
         self, measurement: Measurement, name: str = "v1", label: str = "first", document: int = 0,
-        file: str = "thresholds/tiny.yaml",
+        file: str = "thresholds/tiny.yaml", *, changes: bool = True,
     ) -> Recorded:  # fmt: skip
-        """By what the spec says now."""
+        """By what the spec says now; without changes, as by ``--sae-baseline=none``."""
         spec = load_specs(self.spec)[document]
-        case = Case(spec, label, Checkpoint(self.folder / label), spec.thresholds)
+        thresholds = tuple(t for t in spec.thresholds if changes or not t.change)
+        case = Case(spec, label, Checkpoint(self.folder / label), thresholds)
         verdicts = [judge(measurement, threshold) for threshold in case.thresholds]
         made = make(case, measurement, verdicts, replace(OCCASION, name=name), file=file)
         return self.history.add(*made)
@@ -176,6 +177,24 @@ def test_what_takes_single_tokens_is_as_the_record_has_it(project: Project) -> N
     assert "kl.p10 max 9 kept: not measured" in words(said)
     assert "kl@position=0..8 max" in said
     assert "8 kept: no interval of confidence 0.99 is known" in words(said)
+
+
+def test_thresholds_on_changes_are_left_and_what_they_look_at_is_known(project: Project) -> None:
+    moved = SPEC.replace(
+        "{max: 0.1, warn: 0.09}", "{max: 0.1, max_increase: 2%, p99: {max_increase: 5%}}"
+    )
+    project.spec.write_text(moved)
+    recorded = project.record(with_tokens(measured(0.05)), changes=False)
+    p99 = recorded.record.views["kl.p99"].value
+    project.spec.write_text(moved.replace("p99: {", "p99: {max: 9, "))
+    code, said = project.tighten("--to", "v1", "--margin", "0%")
+    assert code == 0
+    assert "change" not in said
+    new = next(t.max for t in load_specs(project.spec)[0].thresholds if str(t.view) == "kl.p99")
+    assert p99 is not None
+    assert new is not None
+    assert p99 <= new <= p99 * 1.01
+    assert "max_increase: 2%, p99: {max: 0.0" in project.spec.read_text()
 
 
 def with_tokens(measurement: Measurement) -> Measurement:

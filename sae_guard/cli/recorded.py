@@ -11,13 +11,13 @@ from typing import Any
 from sae_guard.cli.kept import opened, read, without_collection
 from sae_guard.cli.measured import of_path
 from sae_guard.history import History, Recorded, meant
-from sae_guard.history.record import ThresholdRow
+from sae_guard.history.record import MetricRow, ThresholdRow
 from sae_guard.spec import Spec
 from sae_guard.verdicts import judge
 from sae_guard.wire import Outcome
 
 _CONFIDENCE = 0.95
-"""Of the intervals of a record's thresholds."""
+"""Of the intervals that a record holds."""
 
 
 def of_version(
@@ -65,29 +65,33 @@ def _outcomes(
 
     It is judged anew, as there may be thresholds that the record did not have; what takes the
     values of single tokens, which are not kept, is as the record has it. So are all, where the spec
-    file has no such document any more.
+    file has no such document any more. Thresholds on changes are of another version too.
     """
     record = recorded.record
     about: dict[str, Any] = {
         "spec": record.spec.file, "name": record.spec.name, "checkpoint": label,
         "provenance": json.dumps(record.provenance),
     }  # fmt: skip
-    rows = {row.metric: _as_it_was(row, about) for row in record.thresholds}
+    rows = {row.metric: row for row in record.thresholds} | record.views
     if spec is None:
-        yield from rows.values()
+        yield from (_as_it_was(name, row, about) for name, row in rows.items())
         return
     measurement = kept.measurement(recorded)
     for threshold in spec.thresholds:
-        verdict, row = judge(measurement, threshold), rows.get(str(threshold.view))
+        name = str(threshold.view)
+        if threshold.change:
+            continue
+        verdict = judge(measurement, threshold)
         if verdict.status != "error":
             yield Outcome.of(verdict, **about)
-        elif row is not None:
-            yield row
+        elif name in rows and rows[name].value is not None:
+            yield _as_it_was(name, rows[name], about)
 
 
-def _as_it_was(row: ThresholdRow, about: Mapping[str, Any]) -> Outcome:
-    """Of how many sequences is not known: as many of them as have such tokens."""
+def _as_it_was(name: str, row: ThresholdRow | MetricRow, about: Mapping[str, Any]) -> Outcome:
+    """Of how many sequences is not known: as many as have such tokens. Whether it was kept is found
+    out anew by whoever asks."""
     return Outcome(
-        **about, metric=row.metric, verdict=row.verdict, where=row.where,
-        value=row.value, low=row.low, high=row.high, confidence=_CONFIDENCE,
+        **about, metric=name, verdict="pass", value=row.value, low=row.low, high=row.high,
+        confidence=_CONFIDENCE,
     )  # fmt: skip
