@@ -87,6 +87,12 @@ def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) ->
     ]
 
 
+def test_a_record_without_thresholds_has_none(records: list[Recorded]) -> None:
+    bare = changed(records[0], thresholds=())
+    _, start, *_ = tracks(tracked([bare], {bare.id}))
+    assert start == "  started as v0 (2026-11-25, -, Ada Lovelace): none"
+
+
 def test_shares_are_in_percent(records: list[Recorded]) -> None:
     def bounded(most: float, run: str) -> Recorded:
         row = ThresholdRow(

@@ -21,6 +21,7 @@ from typing import Generic
 from sae_guard.history.folder import Folder
 from sae_guard.history.record import (
     NAME,
+    ChangedError,
     Document,
     FileRow,
     HistoryError,
@@ -105,12 +106,7 @@ class History:
         Raises:
             HistoryError: Its files cannot be read, or are not those that were written.
         """
-        files = {}
-        for name, row in recorded.record.files.items():
-            files[name] = self._records.read(recorded.id, name)
-            if sha256(files[name]).hexdigest() != row.sha256:
-                raise HistoryError(f"{recorded.path}/{name} was changed: its sha256 is another")
-        return of_parquet(files, recorded.record.provenance, recorded.path)
+        return _measurement(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
@@ -131,6 +127,43 @@ class History:
     @property
     def _promotions(self) -> Folder:
         return Folder(f"{self.url.rstrip('/')}/promotions")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A record with the files beside it, in a history or outside of any."""
+
+    recorded: Recorded
+    named: bool
+    """Whether the name of the folder holds the hash of ``record.json``, and so vouches for it."""
+    folder: Folder
+
+    @classmethod
+    def at(cls, url: str) -> Certificate:
+        """Of the folder at this path or URL.
+
+        Raises:
+            ChangedError: It is not what was written.
+            HistoryError: There is no record, or none that can be read.
+            SetupError: fsspec does not know the URL.
+        """
+        above, _, name = url.rstrip("/").rpartition("/")
+        folder, file = Folder(above), f"{url.rstrip('/')}/{_RECORD}"
+        data = folder.read(name, _RECORD)
+        named = _ID.fullmatch(name) is not None
+        if named:
+            check_hash(name, data, file)
+        return cls(Recorded(name, url, parse(Record, data, file)), named, folder)
+
+    def measurement(self) -> Measurement:
+        """As `History.measurement`."""
+        return _measurement(self.folder, self.recorded)
+
+
+def check_hash(name: str, data: bytes, file: str) -> None:
+    """Raise `ChangedError` unless the name of an entry holds the hash of its JSON."""
+    if not name.endswith(_hash(data)):
+        raise ChangedError(f"{file} was changed since it was written: its hash differs")
 
 
 def rows(data: bytes, n: int) -> FileRow:
@@ -154,6 +187,20 @@ def _hash(data: bytes) -> str:
     return sha256(data.replace(b"\r\n", b"\n")).hexdigest()[:12]
 
 
+def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
+    files = {}
+    if set(recorded.record.files) != {SEQUENCES, LATENTS}:
+        raise HistoryError(
+            f"{recorded.path}: its files are {sorted(recorded.record.files)}, expected "
+            f"{LATENTS} and {SEQUENCES}"
+        )
+    for name, row in recorded.record.files.items():
+        files[name] = folder.read(recorded.id, name)
+        if sha256(files[name]).hexdigest() != row.sha256:
+            raise ChangedError(f"{recorded.path}/{name} was changed: its sha256 is another")
+    return of_parquet(files, recorded.record.provenance, recorded.path)
+
+
 def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
     read, paths, unreadable = {}, {}, []
     for name, path, data in _named(folder, head):
@@ -166,8 +213,7 @@ def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
 
 
 def _checked(kind: type[Document], name: str, data: bytes, file: str) -> Document:
-    if not name.endswith(_hash(data)):
-        raise HistoryError(f"{file} was changed since it was written: its hash differs")
+    check_hash(name, data, file)
     return parse(kind, data, file)
 
 

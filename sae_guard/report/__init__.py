@@ -3,6 +3,7 @@
 from sae_guard.report.changes import changes, count
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
+from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
@@ -14,11 +15,13 @@ __all__ = [
     "COLUMNS",
     "changes",
     "count",
+    "every_metric",
     "failure",
     "from_json",
     "headline",
     "looser_line",
     "looser_row",
+    "metric_table",
     "number",
     "summary",
     "to_json",

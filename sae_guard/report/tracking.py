@@ -59,8 +59,8 @@ def _start(track: Track) -> Iterator[str]:
     word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"
     line = f"  {word} {record.name} ({date}, {_commit(record.git)}, {_who(record.by)}):"
-    *rows, last = record.thresholds
-    for text in (*(f"{_bounds(row)}," for row in rows), _bounds(last)):
+    texts = [_bounds(row) for row in record.thresholds] or ["none"]
+    for text in (*(f"{text}," for text in texts[:-1]), texts[-1]):
         if len(line) + 1 + len(text) > _WIDTH:
             yield line
             line = "   "
