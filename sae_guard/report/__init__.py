@@ -8,6 +8,7 @@ from sae_guard.report.numbers import number
 from sae_guard.report.pareto import pareto_failure, pareto_headline, plotted
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
+from sae_guard.report.tracking import looser_line, looser_row, tracks
 from sae_guard.report.trend import trend
 from sae_guard.report.words import failure, headline
 
@@ -19,6 +20,8 @@ __all__ = [
     "failure",
     "from_json",
     "headline",
+    "looser_line",
+    "looser_row",
     "metric_table",
     "number",
     "pareto_failure",
@@ -26,6 +29,7 @@ __all__ = [
     "plotted",
     "summary",
     "to_json",
+    "tracks",
     "trend",
     "worst_lines",
 ]
