@@ -36,10 +36,15 @@ def differences(before: Measurement, after: Measurement) -> Differences:
     model are none: the same model may lie elsewhere. That it is the same is seen by its loss.
     """
     old, new = before.provenance, after.provenance
-    refused = [*_said(_of_place(old, new)), *_said(_of_tokens(old, new))]
+    refused = other_things(old, new)
     if not refused:
         refused += _of_clean_model(before, after)
     return Differences(tuple(refused), tuple(_said(_of_environment(old, new))))
+
+
+def other_things(before: Provenance, after: Provenance) -> list[str]:
+    """In what the provenance of two measurements says that they are of other things."""
+    return [*_said(_of_place(before, after)), *_said(_of_tokens(before, after))]
 
 
 def formula_difference(before: Provenance, after: Provenance, metric: str) -> str | None:
