@@ -270,12 +270,28 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     names = copies(project, "good", "worse")
     (project / "thresholds" / "small.yaml").write_text(CHANGE)
     told = run("measure", "good").output
-    assert "ERROR: thresholds/small.yaml:6: kl.change needs a baseline: give --baseline" in told
+    assert "ERROR: needs a baseline: give --baseline VERSION" in told
     assert "NOT RECORDED" in run("measure", "good", "--record", "v1", code=1).output
     first = run("measure", "good", "--record", "v1", "--baseline", "none").output
     assert "kl.change" not in first
     rows = rows_of(run("measure", names[1], "--baseline", "v1", "--record", "v2").output)
-    value = f"+{ordinary(0.3)['kl'] / ordinary()['kl'] - 1:.2%}"
+    value = f"+{100 * (ordinary(0.3)['kl'] / ordinary()['kl'] - 1):.4g}%"
     assert (rows["kl.change"][0], rows["kl.change"][-1]) == (value, "FAIL")
     found, _ = History(str(project / ".sae_guard" / "history")).records()
     assert [row.metric for row in found[1].record.thresholds if row.change] == ["kl.change"]
+
+
+@pytest.mark.usefixtures("canned")
+def test_pareto_is_told_beside_the_records(project: Path) -> None:
+    names = copies(project, "good", "worse")
+    spec = project / "thresholds" / "small.yaml"
+    spec.write_text(SMALL.replace("thresholds:\n", "thresholds:\n  pareto: {x: l0, y: kl}\n", 1))
+    told = run("measure", "good", "--record", "v1", code=1).output
+    assert "  pareto: no verdict: " in told
+    assert "NOT RECORDED: thresholds/small.yaml::small [good]: no verdict on pareto" in told
+    run("measure", "good", "--record", "v1", "--baseline", "none")
+    told = run("measure", names[1], "--record", "v2").output
+    assert "  pareto: dominated in l0 and kl by v1 [good] " in told
+    found, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert found[1].record.pareto is not None
+    assert found[1].record.pareto.verdict == "fail"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_guard.history import History, Record
-from sae_guard.history.confirmation import Compared, confirm
-from sae_guard.history.record import ThresholdRow
+from sae_guard.history.confirmation import Compared, confirm, taken_for_granted
+from sae_guard.history.record import ParetoRow, ThresholdRow
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements
@@ -226,3 +226,64 @@ def test_a_threshold_of_no_value_is_not_confirmed(record: Record) -> None:
     row: ThresholdRow = record.thresholds[0].model_copy(update={"value": None})
     told = record.model_copy(update={"thresholds": (row,)})
     assert wrong(confirm(told, ordinary(), ordinary()))["kl"].why == "it had no value"
+
+
+def test_the_value_of_a_view_is_confirmed_with_its_interval(tmp_path: Path) -> None:
+    measured = with_tokens(ordinary())
+    record = record_of(tmp_path, measured, SPEC + VIEWS)
+    row = record.views["kl@position=2..5"]
+    assert row.value is not None
+    assert row.low is not None
+    for changes in ({"value": row.value * 1.01}, {"low": row.low * 0.9}, {"undefined": "so it is",
+                    "value": None}):  # fmt: skip
+        views = {**record.views, "kl@position=2..5": row.model_copy(update=changes)}
+        told = record.model_copy(update={"views": views})
+        assert "kl@position=2..5" in wrong(confirm(told, ordinary(), measured))
+    odd = record.model_copy(update={"views": {"kl.median": row}})
+    assert wrong(confirm(odd, ordinary(), measured))["kl.median"].why == "no such view is known"
+
+
+def changed_since(record: Record, **says: object) -> Record:
+    """With one threshold, on a change."""
+    value = record.metrics["kl"].value
+    assert value is not None
+    row = {
+        "metric": "kl.change", "change": "difference", "max": 0.02, "where": "s.yaml:6",
+        "verdict": "pass", "baseline": "v0 (abc)", "before": 0.04, "value": value - 0.04, **says,
+    }  # fmt: skip
+    return record.model_copy(update={"thresholds": (ThresholdRow.model_validate(row),)})
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        ({}, None),
+        ({"change": "share", "value": (0.050035 - 0.04) / 0.04, "max": 0.3}, None),
+        ({"verdict": "undecided", "confidence": 0.99}, None),
+        ({"value": 0.005}, ""),
+        ({"before": 0.05}, ""),
+        ({"verdict": "fail"}, "the verdict fail does not follow from it"),
+        ({"max": 0.001}, "the verdict pass does not follow from it"),
+        ({"before": None}, "from where is not said"),
+        ({"change": "share", "before": 0.0}, "it is a share of 0"),
+        ({"metric": "kl.p0.change"}, "no such view is known"),
+    ],
+)
+def test_a_change_is_from_what_the_record_says_to_what_is_measured(
+    record: Record, says: dict[str, object], why: str | None
+) -> None:
+    told = changed_since(record, **says)
+    found = wrong(confirm(told, ordinary(), ordinary()))
+    assert [each.why for each in found.values()] == ([] if why is None else [why])
+    moved = wrong(confirm(told, ordinary(), scaled(ordinary(), "kl", 1.01)))
+    assert set(moved) == {"kl", told.thresholds[0].metric}
+
+
+def test_what_is_not_measured_again_is_said(record: Record) -> None:
+    assert list(taken_for_granted(record)) == []
+    pareto = ParetoRow(x="l0", y="kl", where="s.yaml:9", verdict="pass", records=3)
+    told = changed_since(record).model_copy(update={"pareto": pareto})
+    assert list(taken_for_granted(told)) == [
+        "changes since v0 (abc) are by what the record says of it",
+        "pareto: pass beside 3 other records",
+    ]

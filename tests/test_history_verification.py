@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_guard.history import History, Record
-from sae_guard.history.record import worst
+from sae_guard.history.record import ParetoRow, worst
 from sae_guard.history.verification import (
     inconsistencies,
     other_files,
@@ -103,6 +103,12 @@ def test_a_record_that_says_otherwise_is_seen(
     assert found.startswith(told)
 
 
+def test_a_record_is_no_better_than_what_is_said_beside_others(record: Record) -> None:
+    pareto = ParetoRow(x="l0", y="kl", where="", verdict="fail", records=1, dominated_by=("v0",))
+    (told,) = inconsistencies(record.model_copy(update={"pareto": pareto}), ordinary())
+    assert told.startswith("verdict is pass in record.json, and fail by")
+
+
 def test_a_metric_that_was_taken_out_is_seen(record: Record) -> None:
     less = {name: row for name, row in record.metrics.items() if name != "kl"}
     (told,) = inconsistencies(record.model_copy(update={"metrics": less}), ordinary())
@@ -145,6 +151,10 @@ def test_other_formulas_are_named(record: Record) -> None:
     provenance = {**record.provenance, "formula_versions": versions}
     assert list(other_formulas(record.model_copy(update={"provenance": provenance}))) == [
         "kl: 1 and 7 in the record, 1 in this sae_guard"
+    ]
+    views = {"kl.p99": record.metrics["kl"].model_copy(update={"formula_version": 3})}
+    assert list(other_formulas(record.model_copy(update={"views": views}))) == [
+        "kl.p99: 1 and 3 in the record, 1 in this sae_guard"
     ]
     unknown = {**record.metrics, "klx": record.metrics["kl"]}
     (told,) = other_formulas(record.model_copy(update={"metrics": unknown}))

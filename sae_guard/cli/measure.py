@@ -24,8 +24,10 @@ from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
+    from sae_guard.comparison import Baseline
     from sae_guard.history.make import Occasion
     from sae_guard.measurement import Measurement
+    from sae_guard.pareto import ParetoVerdict
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
 
@@ -84,8 +86,8 @@ def measure(
     the exit code is 0 whatever they are: the gate is `pytest --sae CHECKPOINT`. It is 1 where
     something could not be measured or recorded; all that can be is.
 
-    --record keeps what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root folder is the one that pytest finds;
-    its ini options are not read.
+    --record keeps what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root
+    folder is the one that pytest finds; its ini options are not read.
     """
     from sae_guard.checkpoints.options import parse
     from sae_guard.history import export as tables
@@ -121,18 +123,17 @@ class Versions:
 
     def __init__(self, folder: str | None, baseline: str | None, record: str | None) -> None:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
-        from sae_guard.history import History, where
-        from sae_guard.history.baseline import Baselines
+        from sae_guard.history import Earlier, History, where
         from sae_guard.history.make import Occasion
 
         here = Path.cwd()
         root = project.root_of(here)
         self._history = History(where.chosen(folder, here if folder else root))
-        self._baselines = Baselines(self._history)
+        self._earlier = Earlier(self._history)
         self._asked = baseline
         self._occasion: Occasion | None = None
         if baseline not in (None, NONE):
-            self._baselines.check(baseline)
+            self._earlier.check(str(baseline))
         if record is not None:
             self._occasion = Occasion.of(record, root)
             self._history.prepare()
@@ -144,15 +145,38 @@ class Versions:
     def _verdict(self, case: Case, measurement: Measurement, threshold: Threshold) -> Verdict:
         from sae_guard.verdicts import Verdict, judge
 
-        named = f"{measuring.shown_file(case.spec.file)}::{case.spec.name}"
         try:
-            before = self._baselines.of(case.spec, threshold, named=named, asked=self._asked)
+            before = self._baseline(case, threshold) if threshold.change else None
         except SaeGuardError as error:
             return Verdict(threshold, "error", cause=error.cause, message=measuring.told(error))
         return judge(measurement, threshold, before)
 
+    def _baseline(self, case: Case, threshold: Threshold) -> Baseline:
+        reference = self._asked or case.spec.baseline
+        if reference is None:
+            raise SetupError(
+                f"{threshold.view} needs a baseline: give --baseline VERSION, or `baseline` in the "
+                "spec; --baseline none where there is none yet"
+            )
+        strict = case.spec.strict_env
+        return self._earlier.baseline(reference, measuring.named(case), strict=strict)
+
+    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
+        """Beside all records of the spec, if it asks for that; raises like `Earlier.beside`."""
+        from sae_guard.pareto import Point
+
+        if case.pareto is None:
+            return None
+        x, y = (measurement[name] for name in (case.pareto.x, case.pareto.y))
+        point = Point(case.label, x, y)
+        return self._earlier.beside(case.pareto, measuring.named(case), point, measurement)
+
     def keep(
-        self, case: Case, measurement: Measurement, verdicts: Sequence[Verdict]
+        self,
+        case: Case,
+        measurement: Measurement,
+        verdicts: Sequence[Verdict],
+        pareto: ParetoVerdict | None,
     ) -> Iterator[str]:
         """Keep a record where one was asked for, and say so.
 
@@ -165,7 +189,7 @@ class Versions:
         if self._occasion is None:
             return
         file = measuring.shown_file(case.spec.file)
-        made = make(case, measurement, verdicts, self._occasion, file=file)
+        made = make(case, measurement, verdicts, self._occasion, file=file, pareto=pareto)
         yield f"recorded: {_short(self._history.add(*made).path)}"
 
 
@@ -173,7 +197,7 @@ def _tell(
     case: Case, measurement: Measurement, versions: Versions, trouble: list[str]
 ) -> list[Outcome]:
     """Print and record one case; its outcomes."""
-    from sae_guard.report import every_metric, metric_table
+    from sae_guard.report import every_metric, metric_table, pareto_headline
 
     verdicts = versions.judge(case, measurement)
     outcomes = list(_outcomes(case, measurement, verdicts))
@@ -181,8 +205,15 @@ def _tell(
     every = every_metric(measurement, outcomes, **names, checkpoint=case.label)
     for line in metric_table(every):
         click.echo(measuring.told(line))
+    pareto = None
     try:
-        for line in versions.keep(case, measurement, verdicts):
+        pareto = versions.pareto(case, measurement)
+    except SaeGuardError as error:
+        click.echo(f"  pareto: no verdict: {measuring.told(error)}")
+    if pareto is not None:
+        click.echo(f"  {pareto_headline(pareto)}")
+    try:
+        for line in versions.keep(case, measurement, verdicts, pareto):
             click.echo(line)
     except SaeGuardError as error:
         trouble.append(f"NOT RECORDED: {measuring.shown(case)}: {measuring.told(error)}")

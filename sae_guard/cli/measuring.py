@@ -69,9 +69,14 @@ def shown_file(file: Path) -> str:
     return project.display(file, project.root_of(Path.cwd()))
 
 
+def named(case: Case) -> str:
+    """The spec of a case as records have it."""
+    return f"{shown_file(case.spec.file)}::{case.spec.name}"
+
+
 def shown(case: Case) -> str:
     """What to call a case."""
-    return f"{shown_file(case.spec.file)}::{case.spec.name} [{case.label}]"
+    return f"{named(case)} [{case.label}]"
 
 
 def workbench(

@@ -217,11 +217,13 @@ def _compared(
     certificate: Certificate, rows: Measurement, measured: Measurement, tolerance: float
 ) -> list[Compared]:
     """Say number by number what was found."""
-    from sae_guard.history.confirmation import confirm
+    from sae_guard.history.confirmation import confirm, taken_for_granted
     from sae_guard.report import confirmed, differently_made
 
-    numbers = confirm(certificate.recorded.record, rows, measured, tolerance)
-    for line in differently_made(rows.provenance, measured.provenance):
+    record = certificate.recorded.record
+    numbers = confirm(record, rows, measured, tolerance)
+    differently = differently_made(rows.provenance, measured.provenance)
+    for line in (*differently, *taken_for_granted(record)):
         click.echo(f"note      {line}")
     click.echo(f"measured  again; tolerance {tolerance:g} of a value, or what rounding makes of 0")
     for line in confirmed(numbers):

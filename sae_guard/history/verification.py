@@ -12,6 +12,7 @@ from sae_guard.history.record import MetricRow, Record, worst
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.statistics import Estimate
+from sae_guard.views import View, estimate
 
 _ROUNDING = 1e-9
 """Relative: of sums in float64."""
@@ -38,7 +39,7 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
         if said != is_:
             yield f"{name} is {said} in record.json, and {_plain(is_)} by what is beside it"
     for name, row in record.metrics.items():
-        found, _ = estimated(rows, name)
+        found, _ = estimated(rows, View(name))
         if row.unit != METRICS[name].unit:
             yield f"{name}: its unit is {row.unit!r} in record.json, not {METRICS[name].unit!r}"
         for part, said, value in _parts(row, found):
@@ -49,9 +50,11 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
 def other_formulas(record: Record) -> Iterator[str]:
     """Metrics that this version computes by another formula, or not at all."""
     versions: Mapping[str, Any] = record.provenance.get("formula_versions") or {}
-    for name, row in record.metrics.items():
-        now = METRICS[name].version if name in METRICS else None
-        said = {row.formula_version, versions.get(name)}
+    for name, row in (*record.metrics.items(), *record.views.items()):
+        # Of a view, the metric that it is of.
+        metric = name if name in record.metrics else name.partition("@")[0].partition(".")[0]
+        now = METRICS[metric].version if metric in METRICS else None
+        said = {row.formula_version, versions.get(metric)}
         if said != {now}:
             yield f"{name}: {_versions(said)} in the record, {now or 'none'} in this sae_guard"
 
@@ -84,10 +87,10 @@ def other_parts(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterat
             yield f"{key}: {_short(recorded[key])} in the record, {_short(found[key])} now"
 
 
-def estimated(measurement: Measurement, name: str) -> tuple[Estimate | None, str]:
-    """The metric, or why it is undefined."""
+def estimated(measurement: Measurement, view: View) -> tuple[Estimate | None, str]:
+    """What the view shows, or why it is undefined."""
     try:
-        found = measurement.estimate(name)
+        found = estimate(measurement, view)
     except UndefinedMetricError as error:
         return None, str(error)
     if not math.isfinite(found.value):
@@ -119,6 +122,7 @@ def near(one: float | None, other: float | None, allowed: float) -> bool:
 
 def _worst(record: Record) -> str:
     rows = [(row.verdict, row.on_undecided) for row in record.thresholds]
+    rows += [(record.pareto.verdict, "fail")] if record.pareto else []
     return worst(rows) if rows else "none"
 
 
