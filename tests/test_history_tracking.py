@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import ThresholdRow
+from sae_guard.history.record import ParetoRow, ThresholdRow
 from sae_guard.history.tracking import (
     Bounds,
+    Move,
     bounds_in_force,
     last_promotion,
     looser,
@@ -22,6 +23,8 @@ from sae_guard.history.tracking import (
     recorded_bounds,
     tracked,
 )
+from sae_guard.pareto import Pareto
+from sae_guard.report import looser_line
 from sae_guard.verdicts import OnUndecided, Threshold
 from tests.recorded import ordinary, record_one
 
@@ -295,3 +298,17 @@ def test_only_what_is_looser_is_told(one: Recorded) -> None:
         ("kl", "max", 0.1, 0.2), ("l0", "min", 1, None), ("l0", "max", 40, None),
         ("l0", "warn_max", 20, None),
     ]  # fmt: skip
+
+
+def test_pareto_is_a_threshold_too(one: Recorded) -> None:
+    row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
+    with_pareto = one.record.model_copy(update={"pareto": row})
+    told = promotion(one, "v1")
+    spec = [Threshold("kl", max=0.1), Threshold("l0", min=1, max=40, warn_max=20)]
+    assert looser(told, with_pareto, spec, Pareto("l0", "kl")) is None
+    assert looser(told, one.record, spec, Pareto("l0", "kl")) is None
+    for now in (None, Pareto("l0", "fvu")):
+        found = looser(told, with_pareto, spec, now)
+        assert found is not None
+        assert found.moves == (Move("pareto", "axes", "l0, kl", None, "removed", looser=True),)
+        assert looser_line(found).endswith("pareto axes l0, kl removed")

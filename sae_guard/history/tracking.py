@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 
 from sae_guard.history.record import Promotion, Record, Recorded
 from sae_guard.metrics.metric import Side
+from sae_guard.pareto import Pareto
 from sae_guard.verdicts import OnUndecided, Threshold
 
-Key = Literal["max", "min", "warn_max", "warn_min", "confidence", "on_undecided"]
+Key = Literal["max", "min", "warn_max", "warn_min", "confidence", "on_undecided", "axes"]
 Change = Literal["tightened", "loosened", "added", "removed"]
 
 _SIDES: tuple[Side, ...] = ("min", "max")
@@ -34,6 +35,15 @@ class Bounds(Protocol):
     def on_undecided(self) -> OnUndecided: ...
     @property
     def change(self) -> str | None: ...
+
+
+class _Axes(Protocol):
+    """Of a Pareto threshold of a record, or of a spec."""
+
+    @property
+    def x(self) -> str: ...
+    @property
+    def y(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -136,15 +146,22 @@ def last_promotion(promotions: Iterable[Promotion], spec: str) -> Promotion | No
     return own[-1] if own else None
 
 
-def looser(promotion: Promotion, record: Record, thresholds: Iterable[Threshold]) -> Looser | None:
+def looser(
+    promotion: Promotion,
+    record: Record,
+    thresholds: Iterable[Threshold],
+    pareto: Pareto | None = None,
+) -> Looser | None:
     """What is looser than it was; None where nothing is.
 
     Args:
         promotion: Of the record.
         record: With the thresholds as they were.
         thresholds: Those in force.
+        pareto: That in force.
     """
-    found = moves(recorded_bounds(record), bounds_in_force(thresholds))
+    bounds = moves(recorded_bounds(record), bounds_in_force(thresholds))
+    found = (*bounds, *_of_pareto(record.pareto, pareto))
     loosened = tuple(move for move in found if move.looser)
     return Looser(promotion.spec, promotion, loosened) if loosened else None
 
@@ -168,7 +185,19 @@ def _track(runs: Sequence[Sequence[Recorded]], shown: Container[str]) -> Track |
 
 
 def _between(old: Record, new: Record) -> Iterator[Move]:
-    return moves(recorded_bounds(old), recorded_bounds(new))
+    yield from moves(recorded_bounds(old), recorded_bounds(new))
+    yield from _of_pareto(old.pareto, new.pareto)
+
+
+def _of_pareto(old: _Axes | None, new: _Axes | None) -> Iterator[Move]:
+    """Other axes are another threshold."""
+    before, after = (f"{each.x}, {each.y}" if each else None for each in (old, new))
+    if before == after:
+        return
+    if before is not None:
+        yield Move("pareto", "axes", before, None, "removed", looser=True)
+    if after is not None:
+        yield Move("pareto", "axes", None, after, "added", looser=False)
 
 
 def _of_threshold(name: str, old: Bounds | None, new: Bounds | None) -> Iterator[Move]:

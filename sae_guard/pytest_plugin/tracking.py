@@ -58,7 +58,7 @@ class Tracker:
             except SaeGuardError as error:
                 self._unread.append(f"{key} at {promotion.label}: {error}")
                 continue
-            found = looser(promotion, record, spec.thresholds)
+            found = looser(promotion, record, spec.thresholds, spec.pareto)
             self._looser += [] if found is None else [found]
 
     def _key(self, spec: Spec) -> str:
