@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from sae_guard.errors import Cause, UndefinedMetricError
 from sae_guard.latents import marginal as near_latents
 from sae_guard.latents import too_few_tokens
+from sae_guard.statistics import NOISE
 from sae_guard.views import Slice, View, estimate
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 Status = Literal["pass", "warn", "fail", "undecided", "error"]
 OnUndecided = Literal["fail", "warn"]
-
-NOISE = 1e-5
-"""Relative: what a value differs by between devices, batch sizes and library versions."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     FOLDER/records/TIME-NAME-HASH/record.json           written last
     FOLDER/records/TIME-NAME-HASH/sequences.parquet
     FOLDER/records/TIME-NAME-HASH/latents.parquet
+    FOLDER/records/TIME-NAME-HASH/tokens.parquet        since they are kept
     FOLDER/promotions/TIME-LABEL-HASH/promotion.json
 
 HASH is of the JSON, which holds the hashes of the files beside it: who changes a record is found
@@ -30,8 +31,9 @@ from sae_guard.history.record import (
     parse,
     to_json,
 )
-from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet
+from sae_guard.history.rows import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
 from sae_guard.measurement import Measurement
+from sae_guard.token_table import TokenKL
 
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"
@@ -89,17 +91,29 @@ class History:
         ], found.unreadable
 
     def measurement(self, recorded: Recorded) -> Measurement:
-        """What was measured, bit for bit, but for the values of single tokens.
+        """What was measured, bit for bit, but for the values of single tokens (`token_kl`).
 
         Raises:
             HistoryError: Its files cannot be read, or are not those that were written.
         """
-        files = {}
-        for name, row in recorded.record.files.items():
-            files[name] = self._records.read(recorded.id, name)
-            if sha256(files[name]).hexdigest() != row.sha256:
-                raise HistoryError(f"{recorded.path}/{name} was changed: its sha256 is another")
+        files = {name: self._read(recorded, name) for name in recorded.record.files}
         return of_parquet(files, recorded.record.provenance, recorded.path)
+
+    def token_kl(self, recorded: Recorded) -> TokenKL | None:
+        """KL of every scored token, bit for bit; None of records made before it was kept.
+
+        Raises:
+            HistoryError: The file cannot be read, or is not the one that was written.
+        """
+        if TOKENS not in recorded.record.files:
+            return None
+        return tokens_of_parquet(self._read(recorded, TOKENS), recorded.path)
+
+    def _read(self, recorded: Recorded, name: str) -> bytes:
+        data = self._records.read(recorded.id, name)
+        if sha256(data).hexdigest() != recorded.record.files[name].sha256:
+            raise HistoryError(f"{recorded.path}/{name} was changed: its sha256 is another")
+        return data
 
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
@@ -130,6 +144,8 @@ def rows(data: bytes, n: int) -> FileRow:
 def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
     """What a record says of the files of its measurement."""
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
+    if measurement.tokens is not None:
+        lengths[TOKENS] = int(measurement.tokens.scored.sum())
     return {name: rows(data, lengths[name]) for name, data in files.items()}
 
 

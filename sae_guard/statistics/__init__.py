@@ -1,6 +1,7 @@
 """Ratios of pooled sums: their values, their intervals, and when the first rows decide for all."""
 
 from sae_guard.statistics.ratios import (
+    NOISE,
     Estimate,
     quantile,
     quantile_interval,
@@ -9,4 +10,12 @@ from sae_guard.statistics.ratios import (
     rescaled,
 )
 
-__all__ = ["Estimate", "quantile", "quantile_interval", "ratio", "ratio_interval", "rescaled"]
+__all__ = [
+    "NOISE",
+    "Estimate",
+    "quantile",
+    "quantile_interval",
+    "ratio",
+    "ratio_interval",
+    "rescaled",
+]

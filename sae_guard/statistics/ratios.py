@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from sae_guard.errors import UndefinedMetricError
 
+NOISE = 1e-5
+"""Relative: what a value differs by between devices, batch sizes and library versions."""
+
 
 @dataclass(frozen=True)
 class Estimate:
