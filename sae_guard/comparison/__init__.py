@@ -1,6 +1,25 @@
 """Two measurements of the same sequences, row by row: what moved, and what may be compared."""
 
 from sae_guard.comparison.change import Baseline, Change, change
-from sae_guard.comparison.comparable import Differences, differences
+from sae_guard.comparison.comparable import Differences, NotComparableError, differences
+from sae_guard.comparison.compare import Comparison, MetricMove, Version, compare
+from sae_guard.comparison.moved import Moved, MovedSequence, MovedToken
+from sae_guard.comparison.standing import Outcome, Standing
 
-__all__ = ["Baseline", "Change", "Differences", "change", "differences"]
+__all__ = [
+    "Baseline",
+    "Change",
+    "Comparison",
+    "Differences",
+    "MetricMove",
+    "Moved",
+    "MovedSequence",
+    "MovedToken",
+    "NotComparableError",
+    "Outcome",
+    "Standing",
+    "Version",
+    "change",
+    "compare",
+    "differences",
+]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sae_guard.errors import SetupError
 from sae_guard.measurement import Measurement, Provenance
 
 _POLICY = ("context", "prepend_bos", "excluded_ids", "n_sequences", "seed")
@@ -17,6 +18,15 @@ _CLEAN_CE = {"float32": 1e-3, "float64": 1e-3}
 _HALF_CLEAN_CE = 3e-2
 """Relative, of a sequence: the clean model's loss on equal tokens, by its dtype. Devices and
 libraries differ by 1e-5 and, in half precision, by 1e-2; another revision by more."""
+
+
+class NotComparableError(SetupError):
+    """Two measurements are of other things than the SAE too."""
+
+    def __init__(self, before: str, after: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(f"{after} is not comparable with {before}: {'; '.join(reasons)}")
+        self.reasons = reasons
+        """In what they differ, in words."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ def differences(before: Measurement, after: Measurement) -> Differences:
     """
     old, new = before.provenance, after.provenance
     refused = [*_said(_of_place(old, new)), *_said(_of_tokens(old, new))]
+    if old.corpus.get("sha256") is None:
+        refused.append("of tokens without a sha256 nothing says that they are the same")
     if not refused:
         refused += _of_clean_model(before, after)
     return Differences(tuple(refused), tuple(_said(_of_environment(old, new))))
@@ -76,7 +88,8 @@ def _of_clean_model(before: Measurement, after: Measurement) -> Iterator[str]:
     old, new = before.sums["ce_clean"], after.sums["ce_clean"]
     far = _CLEAN_CE.get(after.provenance.model.get("dtype", ""), _HALF_CLEAN_CE)
     # Written so that NaN is told; whose metrics are undefined all the same.
-    near = np.abs(new - old) <= far * np.abs(old)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(new - old) <= far * np.abs(old)
     if not near.all():
         row = int(np.flatnonzero(~near)[0])
         n = before.sums["n_tokens"][row]

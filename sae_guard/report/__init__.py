@@ -1,6 +1,8 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
 from sae_guard.report.changes import changes, count
+from sae_guard.report.comparison import comparison_lines, verdict_line
+from sae_guard.report.comparison_document import Compared, comparison_json
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.numbers import number
@@ -11,7 +13,10 @@ from sae_guard.report.words import failure, headline
 
 __all__ = [
     "COLUMNS",
+    "Compared",
     "changes",
+    "comparison_json",
+    "comparison_lines",
     "count",
     "failure",
     "from_json",
@@ -20,5 +25,6 @@ __all__ = [
     "summary",
     "to_json",
     "trend",
+    "verdict_line",
     "worst_lines",
 ]
