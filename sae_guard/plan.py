@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from sae_guard.cases import CONTROLS, Case
-from sae_guard.checkpoints.declare import Declaration
+from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
-from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.checkpoints.reference import Checkpoint, labels_of
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.spec import Spec
 
@@ -49,6 +49,39 @@ class Plan:
         return tuple(case for case in self.cases if case.spec is spec)
 
 
+def candidates(
+    checkpoints: Sequence[Checkpoint],
+    *,
+    options: SaeOptions = NOTHING_SAID,
+    hook: str | None = None,
+) -> list[Candidate]:
+    """The checkpoints, each once, with what they say of themselves.
+
+    Args:
+        checkpoints: Any.
+        options: What the command line says of them.
+        hook: ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, of those that do not say it.
+
+    Raises:
+        SetupError: One says another hook point.
+    """
+    names = labels_of(list(dict.fromkeys(checkpoints)))
+    return [_candidate(checkpoint, label, options, hook) for checkpoint, label in names.items()]
+
+
+def _candidate(
+    checkpoint: Checkpoint, label: str, options: SaeOptions, hook: str | None
+) -> Candidate:
+    unreadable = ""
+    try:
+        declared = declare(checkpoint.path, checkpoint.name)
+    except LoadError as error:  # to load it will say so, if a spec can be chosen
+        declared, unreadable = Declaration(), str(error)
+    if hook is not None:
+        declared = decided(declared, hook, str(checkpoint))
+    return Candidate(checkpoint, label, declared, options, unreadable)
+
+
 def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bool = False) -> Plan:
     """Which spec gates which checkpoint.
 
@@ -78,6 +111,18 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
             for name, thresholds in CONTROLS.items()
         )
     return Plan(tuple(cases), tuple(idle))
+
+
+def check_named(
+    named: Sequence[Path], specs: Sequence[Spec], made: Plan, display: Callable[[Path], str]
+) -> None:
+    """Raise `SetupError`, which says why, where a spec file that was named gates nothing."""
+    for path in named:
+        documents = [spec for spec in specs if spec.file == path]
+        if documents and not any(made.of(spec) for spec in documents):
+            why = [idle for idle in made.idle if idle.spec.file == path]
+            told = _listed(f"{idle.label or 'no checkpoint'}: {idle.reason}" for idle in why)
+            raise SetupError(f"{display(path)} gates nothing:{told}")
 
 
 def _case(spec: Spec, candidate: Candidate, *, compared: bool) -> Case:

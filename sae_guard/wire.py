@@ -25,7 +25,8 @@ class Outcome:
     """Or ``load.`` and a part of the load contract, or ``controls``."""
     verdict: str
     kind: str = "threshold"
-    """Or ``contract``, or ``controls``."""
+    """Or ``contract``, ``controls``, or ``metric``: a value without a threshold, whose verdict is
+    empty."""
     unit: str = ""
     value: float | None = None
     low: float | None = None

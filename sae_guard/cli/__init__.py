@@ -9,8 +9,10 @@ import click
 from sae_guard.cli.cache import cache
 from sae_guard.cli.history import history
 from sae_guard.cli.inspect import inspect
+from sae_guard.cli.measure import measure
 from sae_guard.cli.promote import promote
 from sae_guard.cli.tighten import tighten
+from sae_guard.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,5 +42,5 @@ def formats() -> None:
         click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")
 
 
-for command in (inspect, cache, history, promote, tighten):
+for command in (inspect, measure, verify, cache, history, promote, tighten):
     main.add_command(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.cells import short, table
+from sae_guard.cli.files import write_whole
 from sae_guard.cli.kept import filtered, folder_option, opened, read, without_collection
 from sae_guard.errors import SaeGuardError
 
@@ -74,7 +74,7 @@ def _answer(
     records = filtered(records, promotions, globs, kept.url)[-(last or 0) :]
     if export is not None:
         data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
-        _write(export, data)
+        write_whole(export, data)
         click.echo(f"{len(records)} records in {export}")
     elif promoted:
         _echo(_promotions(records, promotions))
@@ -126,16 +126,6 @@ def _promotions(records: Sequence[Recorded], promotions: Sequence[Promotion]) ->
             mark = "" if id(each) in holding else "  (no longer)"
             yield f"{each.created.astimezone():%Y-%m-%d %H:%M}  {each.label}  {each.spec}{mark}"
             yield f"  {each.record}, by {each.by}: {each.reason}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise click.ClickException(f"{path} cannot be written: {error}") from None
 
 
 def _echo(lines: Iterable[str]) -> None:

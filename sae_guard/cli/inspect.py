@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.checkpoints.options import Architecture, Normalize
+from sae_guard.cli.asked import about_saes
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("reference")
-@click.option("--architecture", type=click.Choice(get_args(Architecture)), help="If not told.")
-@click.option("--k", type=click.IntRange(min=1), help="Active latents per token of a TopK SAE.")
-@click.option("--pre-bias/--no-pre-bias", default=None, help="Whether b_dec is taken off first.")
-@click.option("--normalize", type=click.Choice(get_args(Normalize)), help="Of the input.")
-@click.option("--scale", metavar="FACTOR|folded|stored", help="What the input is multiplied by.")
-def inspect(reference: str, scale: str | None, **said: Any) -> None:
+@about_saes
+def inspect(reference: str, **said: Any) -> None:
     """Say what a checkpoint is: format, size, activation, assumptions, warnings.
 
     REFERENCE is a path, a glob, path#name, hf://organisation/repository/path@revision or
@@ -33,7 +29,7 @@ def inspect(reference: str, scale: str | None, **said: Any) -> None:
     from sae_guard.checkpoints.reference import resolve
 
     try:
-        options = parse({**said, "scale": _scale(scale)})
+        options = parse(said)
         for checkpoint in resolve(reference, Path.cwd()):
             rows = _inspected(checkpoint, options)
             width = max(len(name) for name, _ in rows)
@@ -41,13 +37,6 @@ def inspect(reference: str, scale: str | None, **said: Any) -> None:
                 click.echo(f"{name.ljust(width)}  {value}")
     except SaeGuardError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _scale(text: str | None) -> Any:
-    try:
-        return text if text is None else float(text)
-    except ValueError:
-        return text
 
 
 def _inspected(checkpoint: Checkpoint, options: SaeOptions) -> list[tuple[str, str]]:

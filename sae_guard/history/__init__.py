@@ -1,8 +1,9 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
-from sae_guard.history.naming import baselines, meant, meant_for, pick
+from sae_guard.history.naming import baselines, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
     SCHEMA_VERSION,
+    ChangedError,
     HistoryError,
     NotRecordedError,
     Promotion,
@@ -10,10 +11,12 @@ from sae_guard.history.record import (
     Recorded,
     check_name,
 )
-from sae_guard.history.store import History
+from sae_guard.history.store import Certificate, History
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Certificate",
+    "ChangedError",
     "History",
     "HistoryError",
     "NotRecordedError",
@@ -24,5 +27,6 @@ __all__ = [
     "check_name",
     "meant",
     "meant_for",
+    "meant_one",
     "pick",
 ]

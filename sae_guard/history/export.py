@@ -1,4 +1,4 @@
-"""Records as one flat table: CSV, JSON or Parquet."""
+"""Records, or other rows, as one flat table: CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from sae_guard.history.record import Promotion, Recorded
 from sae_guard.metrics.table import METRICS
 
 Row = dict[str, Any]
+
+_NUMBERS = {"value", "low", "high", "confidence", "min", "max", "headroom"}
+"""Columns of rows that are one metric each."""
 
 
 def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[Row]:
@@ -97,11 +100,11 @@ def _parquet(rows: Sequence[Row]) -> bytes:
 
 
 def _type(pa: Any, column: str) -> Any:
-    """Of all records, also where none has a value."""
+    """Of all rows, also where none has a value."""
     if column in ("n_sequences", "n_tokens"):
         return pa.int64()
     metric = column.removesuffix("_low").removesuffix("_high")
-    return pa.float64() if metric in METRICS else pa.string()
+    return pa.float64() if metric in METRICS or column in _NUMBERS else pa.string()
 
 
 KINDS: Mapping[str, Callable[[Sequence[Row]], bytes]] = {

@@ -25,15 +25,14 @@ from sae_guard.history.record import (
     SpecRow,
     ThresholdRow,
     check_name,
+    worst,
 )
 from sae_guard.history.rows import plain, to_parquet
 from sae_guard.history.store import files_of
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec import Spec
-from sae_guard.verdicts import Status, Verdict
-
-_ORDER: tuple[Status, ...] = ("pass", "warn", "undecided", "fail", "error")
+from sae_guard.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def make(
         created=datetime.now(timezone.utc),
         run=occasion.run,
         by=occasion.by,
-        verdict=max((_counted(verdict) for verdict in verdicts), key=_ORDER.index),
+        verdict=worst((each.status, each.threshold.on_undecided) for each in verdicts),
         spec=SpecRow(file=file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
             label=case.label,
@@ -133,11 +132,6 @@ def spec_sha256(spec: Spec) -> str:
         ],
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _counted(verdict: Verdict) -> Status:
-    waived = verdict.status == "undecided" and verdict.threshold.on_undecided == "warn"
-    return "warn" if waived else verdict.status
 
 
 def _metric(measurement: Measurement, name: str) -> MetricRow:

@@ -44,6 +44,13 @@ def meant(
     return [by_id[each.record] for each in held]
 
 
+def meant_one(
+    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
+) -> Recorded:
+    """As `meant`, where there has to be one; raises `SetupError` where there are several too."""
+    return _one(meant(records, promotions, reference), reference)
+
+
 def meant_for(
     records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
 ) -> Recorded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,12 +25,18 @@ Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
+_ORDER: tuple[Status, ...] = ("pass", "warn", "undecided", "fail", "error")
+
 _UPGRADES: Mapping[int, Upgrade] = {}
 """Schema version → a document of it as one of the next version."""
 
 
 class HistoryError(InfrastructureError):
     """The history cannot be read or written; the message names the file."""
+
+
+class ChangedError(HistoryError):
+    """A record is not what was written."""
 
 
 class NotRecordedError(SetupError):
@@ -172,6 +178,12 @@ class Recorded:
     def spec(self) -> str:
         """``file::name`` of the spec."""
         return f"{self.record.spec.file}::{self.record.spec.name}"
+
+
+def worst(verdicts: Iterable[tuple[Status, OnUndecided]]) -> Status:
+    """The verdict of a record, of at least one of its thresholds."""
+    counted = ("warn" if pair == ("undecided", "warn") else pair[0] for pair in verdicts)
+    return max(counted, key=_ORDER.index)
 
 
 def check_name(name: str) -> None:

@@ -22,6 +22,7 @@ from typing import Generic
 from sae_guard.history.folder import Folder
 from sae_guard.history.record import (
     NAME,
+    ChangedError,
     Document,
     FileRow,
     HistoryError,
@@ -96,8 +97,7 @@ class History:
         Raises:
             HistoryError: Its files cannot be read, or are not those that were written.
         """
-        files = {name: self._read(recorded, name) for name in recorded.record.files}
-        return of_parquet(files, recorded.record.provenance, recorded.path)
+        return _measurement(self._records, recorded)
 
     def token_kl(self, recorded: Recorded) -> TokenKL | None:
         """KL of every scored token, bit for bit; None of records made before it was kept.
@@ -105,15 +105,7 @@ class History:
         Raises:
             HistoryError: The file cannot be read, or is not the one that was written.
         """
-        if TOKENS not in recorded.record.files:
-            return None
-        return tokens_of_parquet(self._read(recorded, TOKENS), recorded.path)
-
-    def _read(self, recorded: Recorded, name: str) -> bytes:
-        data = self._records.read(recorded.id, name)
-        if sha256(data).hexdigest() != recorded.record.files[name].sha256:
-            raise HistoryError(f"{recorded.path}/{name} was changed: its sha256 is another")
-        return data
+        return _token_kl(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
@@ -134,6 +126,47 @@ class History:
     @property
     def _promotions(self) -> Folder:
         return Folder(f"{self.url.rstrip('/')}/promotions")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A record with the files beside it, in a history or outside of any."""
+
+    recorded: Recorded
+    named: bool
+    """Whether the name of the folder holds the hash of ``record.json``, and so vouches for it."""
+    folder: Folder
+
+    @classmethod
+    def at(cls, url: str) -> Certificate:
+        """Of the folder at this path or URL.
+
+        Raises:
+            ChangedError: It is not what was written.
+            HistoryError: There is no record, or none that can be read.
+            SetupError: fsspec does not know the URL.
+        """
+        above, _, name = url.rstrip("/").rpartition("/")
+        folder, file = Folder(above), f"{url.rstrip('/')}/{_RECORD}"
+        data = folder.read(name, _RECORD)
+        named = _ID.fullmatch(name) is not None
+        if named:
+            check_hash(name, data, file)
+        return cls(Recorded(name, url, parse(Record, data, file)), named, folder)
+
+    def measurement(self) -> Measurement:
+        """As `History.measurement`."""
+        return _measurement(self.folder, self.recorded)
+
+    def token_kl(self) -> TokenKL | None:
+        """As `History.token_kl`."""
+        return _token_kl(self.folder, self.recorded)
+
+
+def check_hash(name: str, data: bytes, file: str) -> None:
+    """Raise `ChangedError` unless the name of an entry holds the hash of its JSON."""
+    if not name.endswith(_hash(data)):
+        raise ChangedError(f"{file} was changed since it was written: its hash differs")
 
 
 def rows(data: bytes, n: int) -> FileRow:
@@ -159,13 +192,35 @@ def _hash(data: bytes) -> str:
     return sha256(data.replace(b"\r\n", b"\n")).hexdigest()[:12]
 
 
+def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
+    if set(recorded.record.files) - {TOKENS} != {SEQUENCES, LATENTS}:
+        raise HistoryError(
+            f"{recorded.path}: its files are {sorted(recorded.record.files)}, expected "
+            f"{LATENTS}, {SEQUENCES} and perhaps {TOKENS}"
+        )
+    files = {name: _read(folder, recorded, name) for name in recorded.record.files}
+    return of_parquet(files, recorded.record.provenance, recorded.path)
+
+
+def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
+    if TOKENS not in recorded.record.files:
+        return None
+    return tokens_of_parquet(_read(folder, recorded, TOKENS), recorded.path)
+
+
+def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
+    data = folder.read(recorded.id, name)
+    if sha256(data).hexdigest() != recorded.record.files[name].sha256:
+        raise ChangedError(f"{recorded.path}/{name} was changed: its sha256 is another")
+    return data
+
+
 def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
     read, paths, unreadable = {}, {}, []
     for name, path, data in _named(folder, head):
         file = f"{path}/{head}"
         try:
-            if not name.endswith(_hash(data)):
-                raise HistoryError(f"{file} was changed since it was written: its hash differs")
+            check_hash(name, data, file)
             read[name], paths[name] = parse(kind, data, file), path
         except HistoryError as error:
             unreadable.append(str(error))

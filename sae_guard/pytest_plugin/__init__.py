@@ -5,8 +5,6 @@ Every pytest run of an environment with sae_guard installed imports this module.
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import tempfile
 from functools import partial
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.pytest_plugin.bench import WORKBENCH, make_workbench
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES, Diagnoses
 from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtures by name here
     parametrize,
@@ -32,13 +31,10 @@ from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.sharing import left
-from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
-    from sae_guard.cache import Cache
     from sae_guard.cases import Case
-    from sae_guard.errors import SaeGuardError
-    from sae_guard.pytest_plugin.early import Judged
+    from sae_guard.workbench import Found
 
 _SHARED = pytest.StashKey[Path]()
 _WORKER_INPUT = "sae_guard_shared"
@@ -71,12 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
         config.args = [str(path) for path in gate.spec_files]
-    workbench = config.stash[WORKBENCH] = _workbench(config, options, worker_input)
     shared = None if worker_input is None else Path(worker_input[_WORKER_INPUT])
+    workbench = config.stash[WORKBENCH] = make_workbench(config, options, shared)
     config.stash[DIAGNOSES] = Diagnoses(workbench, thorough=options.diagnose, shared=shared)
 
 
-def _found(config: pytest.Config, case: Case) -> Judged | SaeGuardError | None:
+def _found(config: pytest.Config, case: Case) -> Found | None:
     """What was measured of the case, here or by a worker."""
     folder = config.stash.get(_SHARED, None)
     if folder is None:
@@ -105,38 +101,6 @@ def _make_folder_of(path: Path, config: pytest.Config) -> None:
 def _paths(config: pytest.Config) -> list[Path]:
     here = config.invocation_params.dir
     return [here / arg.split("::")[0] for arg in config.args]
-
-
-def _workbench(
-    config: pytest.Config, options: Options, worker_input: dict[str, Any] | None
-) -> Workbench:
-    asked: dict[str, Any] = {
-        "device": options.device,
-        "batch_size": options.batch_size,
-        "reference": options.reference,
-        "early": options.early,
-        "cache": partial(_cache, options),
-        "cases": lambda: config.stash[GATE].plan.cases,
-    }
-    if worker_input is None:
-        # Capture is not on yet, so this is the terminal's stderr for good.
-        progress = os.fdopen(os.dup(2), "w", encoding="utf-8")
-        config.add_cleanup(progress.close)
-        shown = progress if progress.isatty() and not os.environ.get("CI") else None
-        return Workbench(**asked, progress=shown)
-    number = re.search(r"\d+$", worker_input["workerid"])
-    return Workbench(
-        **asked,
-        shared=Path(worker_input[_WORKER_INPUT]),
-        worker=int(number.group()) if number else 0,
-    )
-
-
-def _cache(options: Options) -> Cache | None:
-    from sae_guard.cache import Cache, chosen_root
-
-    root = chosen_root(options.cache)
-    return Cache(options.here / root, int(options.cache_gib * 2**30)) if root else None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import Contract, LoadError, SaeGuardError
+from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
-from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
     from sae_guard.verdicts import Status

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sae_guard.errors import SaeGuardError
+from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem
 from sae_guard.pytest_plugin.gate import GATE
-from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
     from sae_guard.baselines import Row

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sae_guard.cases import Case
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
-    from sae_guard.pytest_plugin.workbench import Workbench
+    from sae_guard.workbench import Workbench
 
 DIAGNOSES = pytest.StashKey["Diagnoses"]()
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.gate import GATE
-from sae_guard.pytest_plugin.workbench import WORKBENCH, Workbench
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
+    from sae_guard.workbench import Workbench
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:

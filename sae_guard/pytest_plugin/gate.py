@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import glob
-import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SpecError, allowed
+from sae_guard import project
+from sae_guard.errors import InfrastructureError, SaeGuardError, SetupError, SpecError
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
 
 if TYPE_CHECKING:
@@ -44,13 +44,7 @@ class Gate:
     @cached_property
     def project_specs(self) -> tuple[Path, ...]:
         """What the globs of the ini option ``sae_specs`` match, sorted."""
-        root = self.options.root
-        found = {
-            Path(name)
-            for pattern in self.options.spec_globs
-            for name in glob.glob(str(root / pattern), recursive=True)
-        }
-        return tuple(sorted(found))
+        return project.spec_files(self.options.root, self.options.spec_globs)
 
     def owns(self, path: Path) -> bool:
         """Whether ``path`` is a spec file of this run."""
@@ -66,8 +60,7 @@ class Gate:
 
     def display(self, path: Path) -> str:
         """The path as node ids show it."""
-        root = self.options.root
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        return project.display(path, self.options.root)
 
     @cached_property
     def plan(self) -> Plan:
@@ -105,31 +98,22 @@ class Gate:
         return specs, malformed
 
     def _candidates(self) -> list[Candidate]:
-        from sae_guard.checkpoints.reference import labels_of, resolve
+        from sae_guard.checkpoints.reference import resolve
 
         here = self.options.here
         found = [each for text in self.options.checkpoints for each in resolve(text, here)]
-        names = labels_of(list(dict.fromkeys(found)))
-        return [self._candidate(checkpoint, label) for checkpoint, label in names.items()]
+        return self._candidates_of(found)
 
-    def _candidate(self, checkpoint: Checkpoint, label: str) -> Candidate:
-        from sae_guard.checkpoints.declare import Declaration, declare
-        from sae_guard.plan import Candidate, decided
+    def _candidates_of(self, found: Sequence[Checkpoint]) -> list[Candidate]:
+        from sae_guard.plan import candidates
         from sae_guard.pytest_plugin.options import sae_options
 
-        unreadable = ""
-        try:
-            declared = declare(checkpoint.path, checkpoint.name)
-        except LoadError as error:  # its test load.readable says so, if a spec can be chosen
-            declared, unreadable = Declaration(), str(error)
-        if self.options.hook is not None:
-            declared = decided(declared, self.options.hook, str(checkpoint))
-        options = sae_options(self.options.said)
-        return Candidate(checkpoint, label, declared, options, unreadable)
+        said = sae_options(self.options.said)
+        return candidates(found, options=said, hook=self.options.hook)
 
     def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
         """Without ``--sae`` each spec gates its own default checkpoint, if it names one."""
-        from sae_guard.checkpoints.reference import labels_of, resolve
+        from sae_guard.checkpoints.reference import resolve
         from sae_guard.plan import Idle, Plan, plan
 
         found = {
@@ -137,11 +121,12 @@ class Gate:
             for spec in specs
             if spec.checkpoint
         }
-        names = labels_of([checkpoint for each in found.values() for checkpoint in each])
+        every = self._candidates_of([each for some in found.values() for each in some])
+        candidates = {candidate.checkpoint: candidate for candidate in every}
         plans = [
             plan(
                 [spec],
-                [self._candidate(checkpoint, names[checkpoint]) for checkpoint in found[id(spec)]],
+                [candidates[checkpoint] for checkpoint in found[id(spec)]],
                 controls=self.options.controls,
             )
             for spec in specs
@@ -158,25 +143,18 @@ class Gate:
         )
 
     def _check_named(self, specs: list[Spec], made: Plan) -> None:
+        from sae_guard.plan import check_named
+
         named = {*self._named, *(self.spec_files if self.options.specs else ())}
-        for path in self.spec_files:
-            documents = [spec for spec in specs if spec.file == path]
-            if path in named and documents and not any(made.of(spec) for spec in documents):
-                why = "".join(
-                    f"\n  {idle.label or 'no checkpoint'}: {idle.reason}"
-                    for idle in made.idle
-                    if idle.spec.file == path
-                )
-                raise pytest.UsageError(f"sae_guard: {self.display(path)} gates nothing:{why}")
+        try:
+            check_named(
+                [path for path in self.spec_files if path in named], specs, made, self.display
+            )
+        except SetupError as error:
+            raise pytest.UsageError(f"sae_guard: {error}") from None
 
     def _resolve(self, spec: str) -> Path:
-        path = Path(os.path.normpath(self.options.here / Path(spec).expanduser()))
-        if path.is_file():
-            return path
-        by_name = {p.stem: p for p in self.project_specs} | {p.name: p for p in self.project_specs}
-        if spec not in by_name:
-            raise pytest.UsageError(
-                f"--sae-spec {spec!r} is no file and no spec of this project; "
-                + allowed(spec, {p.stem for p in self.project_specs})
-            )
-        return by_name[spec]
+        try:
+            return project.named_spec(spec, self.options.here, self.project_specs)
+        except SetupError as error:
+            raise pytest.UsageError(f"--sae-spec {error}") from None

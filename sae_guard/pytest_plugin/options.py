@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SetupError
+from sae_guard.project import SPECS
 from sae_guard.pytest_plugin import early, recording
-from sae_guard.pytest_plugin.early import EarlyOptions
+from sae_guard.workbench import EarlyOptions
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.options import SaeOptions
@@ -25,8 +26,6 @@ EXIT_ERROR = 2
 
 1 is pytest's own code for failed tests: a threshold is crossed.
 """
-
-_DEFAULT_SPECS = ("thresholds/*.yaml", "thresholds/*.yml")
 
 _CACHE_GIB = 20.0
 
@@ -86,7 +85,7 @@ class Options:
                 for key, option in _SAID.items()
                 if (value := config.getoption(option)) is not None
             },
-            early=EarlyOptions.of(config),
+            early=early.early_options(config),
             hook=config.getoption("sae_hook"),
             root=config.rootpath,
             here=here,
@@ -139,7 +138,7 @@ def add_options(parser: pytest.Parser) -> None:
         "sae_specs",
         "globs of the spec files, relative to the root folder",
         type="args",
-        default=list(_DEFAULT_SPECS),
+        default=list(SPECS),
     )
 
 

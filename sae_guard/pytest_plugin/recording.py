@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from sae_guard.cases import Case
     from sae_guard.history import History
     from sae_guard.history.make import Occasion
-    from sae_guard.pytest_plugin.early import EarlyOptions, Judged
     from sae_guard.pytest_plugin.gate import Gate
+    from sae_guard.workbench import EarlyOptions, Found
 
-Find = Callable[["Case"], "Judged | SaeGuardError | None"]
+Find = Callable[["Case"], "Found | None"]
 
 
 def add_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:

@@ -12,11 +12,7 @@ from pathlib import Path
 
 import pytest
 
-_INI_FILES = {
-    "pytest.toml": "", ".pytest.toml": "", "pytest.ini": "", ".pytest.ini": "",
-    "pyproject.toml": "[tool.pytest", "tox.ini": "[pytest]", "setup.cfg": "[tool:pytest]",
-}  # fmt: skip
-"""Files that pytest takes for its ini file, and what must stand in them."""
+from sae_guard.project import ini_file_of, is_ini, root_without_ini
 
 
 def mend_root(config: pytest.Config, given: Namespace) -> None:
@@ -32,7 +28,7 @@ def mend_root(config: pytest.Config, given: Namespace) -> None:
     paths = [here / path.split("::")[0] for path in given.file_or_dir]
     start = Path(os.path.commonpath(paths)) if paths else here
     ini = ini_file_of(start)
-    read = config.inipath if config.inipath and _is_ini(config.inipath) else None
+    read = config.inipath if config.inipath and is_ini(config.inipath) else None
     if ini != read:
         option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(given, name))
         written = f"--{option.replace('_', '-')}"
@@ -42,27 +38,4 @@ def mend_root(config: pytest.Config, given: Namespace) -> None:
             f"{ini or 'none'}; write {written}={values[0]}"
         )
     if ini is None:
-        config._rootpath = _root_without_ini(here, start)
-
-
-def ini_file_of(start: Path) -> Path | None:
-    """The ini file of the nearest folder at or above ``start`` that has one."""
-    for folder in (start, *start.parents):
-        for name in _INI_FILES:
-            if (folder / name).is_file() and _is_ini(folder / name):
-                return folder / name
-    return None
-
-
-def _is_ini(path: Path) -> bool:
-    sign = _INI_FILES.get(path.name, "")
-    return sign in path.read_text(encoding="utf-8", errors="replace")
-
-
-def _root_without_ini(here: Path, start: Path) -> Path:
-    """As pytest has it: a package's folder, else what holds the arguments and this folder."""
-    for name in ("pyproject.toml", "setup.py"):
-        for folder in (start, *start.parents):
-            if (folder / name).is_file():
-                return folder
-    return Path(os.path.commonpath([here, start]))
+        config._rootpath = root_without_ini(here, start)

@@ -9,22 +9,22 @@ import json
 from typing import TYPE_CHECKING
 
 from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
-from sae_guard.pytest_plugin.early import Judged
+from sae_guard.workbench import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from sae_guard.cases import Case
+    from sae_guard.workbench import Found
 
 
-def shared(
-    path: Path, case: Case, make: Callable[[], Judged | SaeGuardError]
-) -> Judged | SaeGuardError:
+def shared(folder: Path, key: str, case: Case, make: Callable[[], Found]) -> Found:
     """What the first process to ask makes.
 
     Args:
-        path: Without suffix; what is made lies there.
+        folder: Of the run.
+        key: Of what is made, in it.
         case: What it is of.
         make: Called by that process.
     """
@@ -32,6 +32,7 @@ def shared(
 
     from sae_guard.measurement import save
 
+    path = folder / key
     stored, told, error = _files(path)
     with FileLock(path.with_name(f"{path.name}.lock")):
         found = left(path, case)
@@ -47,7 +48,7 @@ def shared(
         return result
 
 
-def left(path: Path, case: Case) -> Judged | SaeGuardError | None:
+def left(path: Path, case: Case) -> Found | None:
     """What a process made; None where none has made it yet."""
     from sae_guard.measurement import load
 

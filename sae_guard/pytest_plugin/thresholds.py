@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SaeGuardError
+from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
-from sae_guard.pytest_plugin.workbench import WORKBENCH
 
 if TYPE_CHECKING:
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
-    from sae_guard.pytest_plugin.early import Judged
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
+    from sae_guard.workbench import Judged
     from sae_guard.worst import Worst
 
 _DIAGNOSIS_CARRIED = pytest.StashKey[dict[str, str]]()

@@ -5,6 +5,7 @@ from sae_guard.report.comparison import comparison_lines, verdict_line
 from sae_guard.report.comparison_document import Compared, comparison_json
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
+from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
@@ -18,9 +19,11 @@ __all__ = [
     "comparison_json",
     "comparison_lines",
     "count",
+    "every_metric",
     "failure",
     "from_json",
     "headline",
+    "metric_table",
     "number",
     "summary",
     "to_json",

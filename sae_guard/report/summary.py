@@ -28,7 +28,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
         (o for o in outcomes if o.n_tokens is not None), key=lambda o: o.n_tokens or 0, default=None
     )
     yield title + (f"  {sample(measured)}" if measured else "")
-    yield from _path(measured)
+    yield from path_lines(measured)
     yield from _contract([o for o in outcomes if o.kind == "contract"])
     thresholds = [o for o in outcomes if o.kind == "threshold"]
     if thresholds:
@@ -40,7 +40,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield from _controls(outcome)
 
 
-def _path(measured: Outcome | None) -> Iterator[str]:
+def path_lines(measured: Outcome | None) -> Iterator[str]:
     """What is out of the ordinary in how it was measured, unless it was asked for."""
     provenance = measured.provenance if measured else ""
     paths = json.loads(provenance).get("paths", {}) if provenance else {}
@@ -90,7 +90,7 @@ def _controls(outcome: Outcome) -> Iterator[str]:
         values = (row[column] for column in columns)
         label = outcome.checkpoint if name == CHECKPOINT else name
         rows.append((label, *("-" if value is None else number(value) for value in values)))
-    yield from _aligned(rows, left=(0,))
+    yield from aligned(rows, left=(0,))
     if outcome.message:
         yield f"  WARNING: {outcome.message}"
 
@@ -105,10 +105,11 @@ def _diagnosis(thresholds: Sequence[Outcome]) -> Iterator[str]:
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
     rows += [_row(outcome) for outcome in outcomes]
-    yield from _aligned(rows, left=(0, 5))
+    yield from aligned(rows, left=(0, 5))
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
+    """The rows in columns below a title; those not at the ``left`` are at the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -128,11 +129,12 @@ def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
         half,
         bounds(outcome, short=True),
         "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
-        _verdict(outcome),
+        verdict_words(outcome),
     )
 
 
-def _verdict(outcome: Outcome) -> str:
+def verdict_words(outcome: Outcome) -> str:
+    """The verdict, in capitals where it is no pass, and what is to be known of it."""
     word = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
     near = outcome.marginal and outcome.verdict in ("pass", "warn", "fail")
     notes = ["marginal"] if near else []

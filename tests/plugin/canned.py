@@ -15,7 +15,7 @@ from sae_guard.errors import Contract
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.pytest_plugin.diagnoses import Diagnoses
-from sae_guard.pytest_plugin.workbench import Workbench
+from sae_guard.workbench import Workbench
 
 KL = {"good": 0.01, "bad": 0.5}
 

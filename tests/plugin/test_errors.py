@@ -135,7 +135,7 @@ def test_usage(project: Project, args: tuple[str, ...], message: str) -> None:
 def test_a_device_that_the_machine_lacks(project: Project) -> None:
     result = project.run("--sae", "good", "--sae-device", "cuda:63")
     assert result.ret == NO_VERDICT
-    result.stdout.fnmatch_lines(["setup error: --sae-device cuda:63: this machine has * CUDA*"])
+    result.stdout.fnmatch_lines(["setup error: device cuda:63: this machine has * CUDA*"])
 
 
 def test_a_bug_keeps_its_traceback(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.pytest_plugin.root import ini_file_of
 from tests.plugin.projects import PARTS, Project
 
 
@@ -50,16 +49,6 @@ def test_a_checkpoint_inside_needs_nothing(project: Project) -> None:
             (project.path / "pytest.ini").unlink()
         project.run("--sae", "good").assert_outcomes(passed=PARTS + 3)
         project.run("--sae", str(project.path / "good")).assert_outcomes(passed=PARTS + 3)
-
-
-def test_the_nearest_ini_file_counts_only_if_it_is_pytests(tmp_path: Path) -> None:
-    below = tmp_path / "a" / "b"
-    below.mkdir(parents=True)
-    (tmp_path / "pytest.ini").write_text("")
-    (tmp_path / "a" / "pyproject.toml").write_text("[project]\nname = 'a'\n")
-    assert ini_file_of(below) == tmp_path / "pytest.ini"
-    (tmp_path / "a" / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
-    assert ini_file_of(below) == tmp_path / "a" / "pyproject.toml"
 
 
 def test_the_ini_file_of_another_project_is_not_taken(project: Project, outside: Path) -> None:

@@ -1,22 +1,17 @@
-"""Which device a process measures on, and what crosses from one worker to another."""
+"""Which device a process measures on, and whether an SAE fits where it is put."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from sae_guard.controls import identity_sae
-from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
-from sae_guard.pytest_plugin.workbench import Workbench, pick_device
+from sae_guard.errors import LoadError, SetupError
 from sae_guard.sae import SAE
-
-if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.pytest_plugin.early import Watch
+from sae_guard.workbench import Workbench, pick_device
 
 
 @pytest.fixture
@@ -42,54 +37,6 @@ def test_workers_take_the_gpus_in_turn() -> None:
     assert pick_device("cpu", 0) == "cpu"
     with pytest.raises(SetupError, match="cuda:2: this machine has 2 CUDA devices"):
         pick_device("cuda:2", 0)
-
-
-class Counting(Workbench):
-    """A workbench whose measuring always fails, and counts."""
-
-    count = 0
-
-    def _measure(self, case: Case, watch: Watch | None) -> SaeGuardError:
-        type(self).count += 1
-        return self.error
-
-    error: SaeGuardError
-
-
-class FakeCase:
-    """As much of a case as sharing needs."""
-
-    key = "abc"
-
-
-@pytest.mark.parametrize("kind", [SetupError, LoadError, InfrastructureError])
-def test_an_error_is_shared_with_its_cause(tmp_path: Path, kind: type[SaeGuardError]) -> None:
-    Counting.count = 0
-    for worker in range(3):
-        bench = Counting(device="cpu", shared=tmp_path, worker=worker)
-        bench.error = kind("what went wrong")
-        for _ in range(2):
-            with pytest.raises(kind, match="what went wrong"):
-                bench.measurement(FakeCase())  # type: ignore[arg-type]
-    assert Counting.count == 1
-
-
-def test_the_broken_part_of_the_contract_is_shared(tmp_path: Path) -> None:
-    Counting.count = 0
-    for worker in range(2):
-        bench = Counting(device="cpu", shared=tmp_path, worker=worker)
-        bench.error = LoadError("what is broken", "batch_mates")
-        with pytest.raises(LoadError, match="what is broken") as caught:
-            bench.measurement(FakeCase())  # type: ignore[arg-type]
-        assert caught.value.contract == "batch_mates"
-    assert Counting.count == 1
-
-
-def test_a_half_written_measurement_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "abc.npz").write_bytes(b"half")
-    bench = Counting(device="cpu", shared=tmp_path)
-    with pytest.raises(InfrastructureError, match="not a readable measurement"):
-        bench.measurement(FakeCase())  # type: ignore[arg-type]
 
 
 class Wide(Workbench):

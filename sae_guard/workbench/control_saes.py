@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
-    from sae_guard.pytest_plugin.workbench import Workbench
     from sae_guard.sae import SAE
+    from sae_guard.workbench.bench import Workbench
 
 
 def control_sae(case: Case, bench: Workbench) -> SAE:

@@ -1,4 +1,4 @@
-"""What a test process measures with: models, corpora and SAEs, each case measured once."""
+"""What a process measures with: models, corpora and SAEs, each case measured once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
-import pytest
-
 from sae_guard.errors import Contract, LoadError, SaeGuardError, SetupError
-from sae_guard.pytest_plugin.early import EarlyOptions, Judged, Watch
-from sae_guard.pytest_plugin.sharing import shared
+from sae_guard.workbench.early import EarlyOptions, Judged, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,11 +21,12 @@ if TYPE_CHECKING:
     from sae_guard.sae import SAE
     from sae_guard.spec import Spec
 
-WORKBENCH = pytest.StashKey["Workbench"]()
+Found = Judged | SaeGuardError
+"""Of a case: what was measured, or why it was not."""
 
 
 class Workbench:
-    """Loads lazily and remembers; one per test process."""
+    """Loads lazily and remembers; one per process."""
 
     def __init__(
         self,
@@ -39,7 +37,7 @@ class Workbench:
         cache: Callable[[], Cache | None] = lambda: None,
         cases: Callable[[], Sequence[Case]] = tuple,
         early: EarlyOptions | None = None,
-        shared: Path | None = None,
+        share: Callable[[str, Case, Callable[[], Found]], Found] | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
     ) -> None:
@@ -49,10 +47,10 @@ class Workbench:
         self._cache = cache
         self._cases = cases
         self._early = early or EarlyOptions()
-        self._shared = shared
+        self._share = share
         self._worker = worker
         self._progress = progress
-        self._measured: dict[str, Judged | SaeGuardError] = {}
+        self._measured: dict[str, Found] = {}
         # The last one only: two models at once may not fit where each alone does.
         self._model = lru_cache(maxsize=1)(self._load_model)
         self._corpus = lru_cache(maxsize=1)(self._load_corpus)
@@ -133,22 +131,20 @@ class Workbench:
             return Judged(self.measurement(case), {})
         return self._found(case, self._early.key(case), Watch(case, self._early, alpha))
 
-    def kept(self, case: Case) -> Judged | SaeGuardError | None:
+    def kept(self, case: Case) -> Found | None:
         """What `judged` found in this process, if it was asked."""
         return self._measured.get(self._early.key(case))
 
     def _found(self, case: Case, key: str, watch: Watch | None) -> Judged:
         if key not in self._measured:
             make = partial(self._judge, case, watch)
-            self._measured[key] = (
-                make() if self._shared is None else shared(self._shared / key, case, make)
-            )
+            self._measured[key] = make() if self._share is None else self._share(key, case, make)
         found = self._measured[key]
         if isinstance(found, SaeGuardError):
             raise found
         return found
 
-    def _judge(self, case: Case, watch: Watch | None) -> Judged | SaeGuardError:
+    def _judge(self, case: Case, watch: Watch | None) -> Found:
         result = self._measure(case, watch)
         if isinstance(result, SaeGuardError):
             return result
@@ -213,7 +209,7 @@ class Workbench:
 
     def _load_sae(self, case: Case) -> SAE | LoadError:
         from sae_guard.checkpoints.load import load_checkpoint
-        from sae_guard.pytest_plugin.control_saes import control_sae
+        from sae_guard.workbench.control_saes import control_sae
 
         if case.control or case.checkpoint is None:
             return control_sae(case, self)
@@ -235,7 +231,7 @@ class Workbench:
 
 
 def pick_device(requested: str, worker: int) -> str:
-    """The device for the xdist worker of this number (0 without xdist).
+    """The device for the worker of this number (0 where there is one process).
 
     ``auto`` is CUDA, else MPS, else the CPU; without an index, workers take the GPUs in turn.
 
@@ -248,10 +244,10 @@ def pick_device(requested: str, worker: int) -> str:
     if requested == "auto":
         requested = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     if requested == "mps" and not torch.backends.mps.is_available():
-        raise SetupError("--sae-device mps: this machine has no MPS device")
+        raise SetupError("device mps: this machine has no MPS device")
     if requested.startswith("cuda"):
         index = int(requested[5:]) if ":" in requested else worker % max(gpus, 1)
         if index >= gpus:
-            raise SetupError(f"--sae-device {requested}: this machine has {gpus} CUDA devices")
+            raise SetupError(f"device {requested}: this machine has {gpus} CUDA devices")
         return f"cuda:{index}"
     return requested
