@@ -2,7 +2,8 @@
 
 from sae_guard.comparison.change import Baseline, Change, change
 from sae_guard.comparison.comparable import Differences, NotComparableError, differences
-from sae_guard.comparison.compare import Comparison, MetricMove, Version, compare
+from sae_guard.comparison.compare import Comparison, compare
+from sae_guard.comparison.metric_move import MetricMove, Version
 from sae_guard.comparison.moved import Moved, MovedSequence, MovedToken
 from sae_guard.comparison.standing import Outcome, Standing
 

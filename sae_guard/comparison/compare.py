@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sae_guard.comparison.comparable import NotComparableError, differences, formula_difference
+from sae_guard.comparison.metric_move import MetricMove, Version, metric_move
 from sae_guard.comparison.moved import (
     Moved,
     MovedSequence,
@@ -13,14 +14,10 @@ from sae_guard.comparison.moved import (
     moved_sequences,
     moved_tokens,
 )
-from sae_guard.comparison.standing import SPARSITY, Outcome, Standing, outcome, standing
+from sae_guard.comparison.standing import SPARSITY, Standing, standing
 from sae_guard.errors import SetupError, UndefinedMetricError, allowed
 from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS, metric
-from sae_guard.statistics import Estimate
-from sae_guard.statistics.paired import Sums, move, variance_ratio
-from sae_guard.token_table import TokenKL
-from sae_guard.views import View, terms
+from sae_guard.metrics.table import METRICS
 
 QUALITIES = tuple(
     name
@@ -28,48 +25,6 @@ QUALITIES = tuple(
     if each.direction != "window" and each.firing_above is None
 )
 """Metrics that can stand for quality beside L0: those of rows that have a better side."""
-
-
-@dataclass(frozen=True, eq=False)
-class Version:
-    """What was measured of a version."""
-
-    name: str
-    measurement: Measurement
-    tokens: TokenKL | None = None
-    """Where the measurement has no values of single tokens, and they are kept elsewhere."""
-
-    @property
-    def token_kl(self) -> TokenKL | None:
-        """KL of single tokens, where it is known."""
-        return self.measurement.token_kl if self.tokens is None else self.tokens
-
-
-@dataclass(frozen=True)
-class MetricMove:
-    """How a metric moved. Shares of latents have no rows, and so neither interval nor p."""
-
-    metric: str
-    unit: str
-    before: Estimate
-    after: Estimate
-    """Each with the interval it has alone."""
-    difference: float
-    """After − before."""
-    low: float | None
-    high: float | None
-    """The interval of the difference, paired by sequence."""
-    p_value: float | None
-    """Two-sided, of no move at all."""
-    outcome: Outcome | None
-    """None where it cannot be told, or no way is better."""
-    variance_ratio: float | None
-    """How many times the variance were that of two measurements on texts apart."""
-
-    @property
-    def share(self) -> float | None:
-        """The difference as a share of what it was; None of what is not above 0."""
-        return self.difference / self.before.value if self.before.value > 0 else None
 
 
 @dataclass(frozen=True)
@@ -156,11 +111,19 @@ def compare(
             refused[name] = formula
             continue
         try:
-            moves.append(_move(old, new, name, confidence, alpha, margin))
+            moves.append(
+                metric_move(old, new, name, confidence=confidence, alpha=alpha, margin=margin)
+            )
         except UndefinedMetricError as error:
             undefined[name] = str(error)
-    why, verdict = _standing(moves, {**undefined, **refused}, quality)
-    no_tokens, moved = _tokens(old, new, tokens)
+    missing = {**undefined, **refused}
+    why, verdict = _standing(moves, missing, quality)
+    of_sequences, of_tokens, no_tokens = Moved[MovedSequence](), Moved[MovedToken](), ""
+    if "kl" in missing:
+        no_tokens = f"kl cannot be compared: {missing['kl']}"
+    else:
+        of_sequences = moved_sequences(old.measurement, new.measurement, sequences)
+        no_tokens, of_tokens = _tokens(old, new, tokens)
     return Comparison(
         before=old.name,
         after=new.name,
@@ -179,8 +142,8 @@ def compare(
         undefined=undefined,
         refused=refused,
         noted=(*_same_checkpoint(old, new), *told.noted),
-        sequences=moved_sequences(old.measurement, new.measurement, sequences),
-        tokens=moved,
+        sequences=of_sequences,
+        tokens=of_tokens,
         no_tokens=no_tokens,
     )
 
@@ -200,48 +163,6 @@ def _check(quality: str, *, confidence: float, alpha: float, margin: float) -> N
             raise SetupError(f"{name} is {value}, allowed: above {low:g} and below {high:g}")
     if not 0 <= margin < 1:
         raise SetupError(f"margin is {margin}, allowed: from 0 and below 1")
-
-
-def _move(
-    old: Version, new: Version, name: str, confidence: float, alpha: float, margin: float
-) -> MetricMove:
-    chosen = metric(name)
-    was, now = _estimates(old, new, name, confidence)
-    if chosen.firing_above is not None:
-        difference = now.value - was.value
-        return MetricMove(name, chosen.unit, was, now, difference, None, None, None, None, None)
-    rows = (
-        Sums(*terms(old.measurement, View(name)), was.value),
-        Sums(*terms(new.measurement, View(name)), now.value),
-    )
-    found = move(*rows, confidence=confidence)
-    return MetricMove(
-        name,
-        chosen.unit,
-        was,
-        now,
-        found.value,
-        found.low,
-        found.high,
-        found.p_value,
-        outcome(chosen, was.value, now.value, found.p_value, alpha=alpha, margin=margin),
-        variance_ratio(*rows),
-    )
-
-
-def _estimates(
-    old: Version, new: Version, name: str, confidence: float
-) -> tuple[Estimate, Estimate]:
-    found, why = list[Estimate](), list[str]()
-    for version in (old, new):
-        try:
-            found.append(version.measurement.estimate(name, confidence=confidence))
-        except UndefinedMetricError as error:
-            why.append(str(error))
-            named = f"{version.name}: {error}"
-    if not why:
-        return found[0], found[1]
-    raise UndefinedMetricError(why[0] if len(why) == 2 else named)
 
 
 def _standing(
@@ -267,6 +188,8 @@ def _same_checkpoint(old: Version, new: Version) -> list[str]:
 
 def _tokens(old: Version, new: Version, most: int) -> tuple[str, Moved[MovedToken]]:
     """Why nothing is known of single tokens, or those that moved most."""
+    if not most:
+        return "", Moved()
     before, after = old.token_kl, new.token_kl
     missing = [v.name for v, kl in ((old, before), (new, after)) if kl is None]
     if before is None or after is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from sae_guard.metrics.table import Metric
@@ -38,10 +39,12 @@ def outcome(
     lower = chosen.direction == "lower" or chosen.name == SPARSITY
     if chosen.direction == "window" and not lower:
         return None
+    if not math.isfinite(after - before):
+        return None
     noise = NOISE * max(abs(before), abs(after))
     if abs(after - before) <= max(noise, margin * abs(before - chosen.tail_from)):
         return "same"
-    if p_value is None or p_value != p_value:
+    if p_value is None or math.isnan(p_value):
         return None
     if not p_value < alpha:
         return "same"

@@ -58,7 +58,7 @@ def _moved(found: Comparison, name: str) -> str:
     if moved.p_value is None:
         return told
     if moved.outcome == "same" and moved.p_value < found.alpha:
-        return f"{told}, within the margin of {100 * found.margin:.3g} %"
+        return f"{told}, within the {100 * found.margin:.3g} % margin"
     ends = ""
     if moved.outcome == "same" and moved.low is not None and moved.high is not None:
         ends = f" [{signed(moved.low)}, {signed(moved.high)}]"
@@ -77,7 +77,7 @@ def _table(found: Comparison) -> Iterator[str]:
         for each in found.metrics
         if each.metric in asked or abs(each.difference) > _noise(each)
     ]
-    names = (clipped(found.before, 12, end=True), clipped(found.after, 12, end=True))
+    names = (clipped(found.before, 9, end=True), clipped(found.after, 9, end=True))
     interval = f"{100 * found.confidence:.12g} % interval"
     rows = [("metric", *names, "change", interval, "", "p", ""), *map(_row, shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -117,7 +117,7 @@ def _told(found: Comparison) -> Iterator[str]:
     if quality is not None and quality.variance_ratio is not None:
         ratio = quality.variance_ratio
         yield (
-            f"  pairing: measured on different texts, the interval of {quality.metric} would be "
+            f"  pairing: on different texts the interval of {quality.metric} would be "
             f"{ratio**0.5:.2g} times as wide (variance ratio {ratio:.2g})"
         )
     for line in found.noted:

@@ -22,7 +22,7 @@ class Compared:
     before: Mapping[str, Any]
     """What it is: ``name``, and ``record`` or ``checkpoint``."""
     after: Mapping[str, Any]
-    comparison: Comparison | None
+    comparison: Comparison | None = None
     refused: tuple[str, ...] = ()
     """Why there is none."""
 
