@@ -124,7 +124,7 @@ def test_single_tokens_come_from_the_measurement_or_from_beside_it() -> None:
     read = [Version(n, replace(m, tokens=None), m.token_kl) for n, m in (("v1", a), ("v2", b))]
     assert compare(*read).tokens == whole
     without = compare(Version("v1", replace(a, tokens=None)), b)
-    assert without.no_tokens == "no values of single tokens were kept of v1"
+    assert without.no_tokens == "no values of single tokens are known of v1"
     assert (without.tokens.worse, without.tokens.better) == ((), ())
     assert without.sequences == compare(a, b).sequences
     assert compare(replace(a, tokens=None), b, tokens=0).no_tokens == ""

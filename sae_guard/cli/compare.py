@@ -204,14 +204,16 @@ def _names(before: Operand, after: Operand) -> tuple[str, str]:
 def _tell(found: Sequence[Compared]) -> None:
     from sae_guard.report import comparison_lines
 
-    for number, each in enumerate(found):
-        if number:
-            click.echo()
+    shown = 0
+    for each in found:
         if each.comparison is None:
             names = f"{each.after['name']} is not comparable with {each.before['name']}"
             click.echo(f"{names} by {each.spec}:", err=True)
             for reason in each.refused:
                 click.echo(f"  {reason}", err=True)
             continue
+        if shown:
+            click.echo()
+        shown += 1
         for line in comparison_lines(each.comparison, title=each.spec):
             click.echo(line)

@@ -193,7 +193,7 @@ def _tokens(old: Version, new: Version, most: int) -> tuple[str, Moved[MovedToke
     before, after = old.token_kl, new.token_kl
     missing = [v.name for v, kl in ((old, before), (new, after)) if kl is None]
     if before is None or after is None:
-        return f"no values of single tokens were kept of {' and '.join(missing)}", Moved()
+        return f"no values of single tokens are known of {' and '.join(missing)}", Moved()
     try:
         return "", moved_tokens((old.measurement, before), (new.measurement, after), most)
     except UndefinedMetricError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 
 from sae_guard.comparison import Comparison, MetricMove, Moved, MovedSequence, MovedToken
 from sae_guard.comparison.standing import SPARSITY
@@ -44,7 +45,7 @@ def comparison_lines(found: Comparison, *, title: str = "") -> Iterator[str]:
     yield from _sequences(found.sequences)
     if found.no_tokens:
         yield ""
-        yield f"tokens that moved most are not known: {found.no_tokens}"
+        yield found.no_tokens
     yield from _tokens(found.tokens)
 
 
@@ -88,7 +89,8 @@ def _table(found: Comparison) -> Iterator[str]:
         yield f"  {'  '.join(cells)}".rstrip()
     same = [each.metric for each in found.metrics if each not in shown]
     if same:
-        yield f"  the same in both: {', '.join(same)}"
+        told = f"the same in both: {', '.join(same)}"
+        yield from wrap(told, COLUMNS, initial_indent="  ", subsequent_indent="    ")
 
 
 def _row(moved: MetricMove) -> tuple[str, ...]:
@@ -108,11 +110,8 @@ def _row(moved: MetricMove) -> tuple[str, ...]:
 
 
 def _told(found: Comparison) -> Iterator[str]:
-    why: dict[str, list[str]] = {}
-    for name, reason in {**found.refused, **found.undefined}.items():
-        why.setdefault(reason.removeprefix(name), []).append(name)
-    for reason, names in why.items():
-        yield "  " + clipped(f"not compared: {', '.join(names)}{reason}", COLUMNS - 2)
+    for reason in _reasons({**found.refused, **found.undefined}):
+        yield "  " + clipped(f"not compared: {reason}", COLUMNS - 2)
     quality = next((each for each in found.metrics if each.metric == found.quality), None)
     if quality is not None and quality.variance_ratio is not None:
         ratio = quality.variance_ratio
@@ -122,6 +121,18 @@ def _told(found: Comparison) -> Iterator[str]:
         )
     for line in found.noted:
         yield f"  note: {line}"
+
+
+def _reasons(why: Mapping[str, str]) -> Iterator[str]:
+    """Those that say the same of several metrics once."""
+    shared: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        if reason.startswith(f"{name} "):
+            shared.setdefault(reason.removeprefix(name), []).append(name)
+        else:
+            yield reason
+    for rest, names in shared.items():
+        yield f"{', '.join(names)}{rest}"
 
 
 def _sequences(moved: Moved[MovedSequence]) -> Iterator[str]:
