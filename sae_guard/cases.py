@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.metrics.table import ON_REQUEST, metric
+from sae_guard.pareto import Pareto
 from sae_guard.spec import Spec
 from sae_guard.verdicts import Threshold
 
@@ -47,6 +48,8 @@ class Case:
     """What the spec, the command line and a registry say of the SAE."""
     control: str = ""
     """Which of `CONTROLS` or `BASELINES` it is; empty for the checkpoint itself."""
+    pareto: Pareto | None = None
+    """That no record may dominate it."""
     compared: bool = False
     """Whether controls are asked for beside the checkpoint."""
 
@@ -63,7 +66,9 @@ class Case:
     @property
     def random_error(self) -> bool:
         """Whether the error of the SAE is compared with a random one."""
-        asked = any(metric(t.view.metric).columns & ON_REQUEST.keys() for t in self.thresholds)
+        names = [threshold.view.metric for threshold in self.thresholds]
+        names += [self.pareto.x, self.pareto.y] if self.pareto else []
+        asked = any(metric(name).columns & ON_REQUEST.keys() for name in names)
         return asked or (self.compared and not self.control)
 
     @property
@@ -74,7 +79,7 @@ class Case:
         # Of a transcoder, no direction that is read belongs to one that is written.
         names = BASELINES if self.hook_out is None else (PERMUTED,)
         return tuple(
-            replace(self, label=f"{self.label}, {name}", control=name, thresholds=())
+            replace(self, label=f"{self.label}, {name}", control=name, thresholds=(), pareto=None)
             for name in names
         )
 

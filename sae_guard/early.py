@@ -82,10 +82,12 @@ def stands(
             with α; it fails if one is crossed, so that each is looked at with α over their number.
 
     A sum that is not finite stays so: that verdict stands at once, and is an error. Thresholds with
-    a ``confidence`` are about the interval of the whole set and wait for it.
+    a ``confidence`` are about the interval of the whole set and wait for it. So do those on
+    changes: a heavy tail of either sign would have to be reckoned with, at the cost of most of what
+    pairing gains.
     """
     view = threshold.view
-    if threshold.confidence is not None:
+    if threshold.confidence is not None or threshold.change:
         return None
     measured = metric(view.metric).columns & measurement.sums.keys()
     if not all(np.isfinite(measurement.sums[name]).all() for name in measured):

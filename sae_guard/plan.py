@@ -82,15 +82,27 @@ def _candidate(
     return Candidate(checkpoint, label, declared, options, unreadable)
 
 
-def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bool = False) -> Plan:
+def plan(
+    specs: Sequence[Spec],
+    candidates: Sequence[Candidate],
+    *,
+    controls: bool = False,
+    changes: bool = True,
+) -> Plan:
     """Which spec gates which checkpoint.
 
     A checkpoint that names its hook point and model is gated by the specs of the same ones; one
     that names neither, by all specs if they agree on both.
 
+    Args:
+        specs: Documents of spec files.
+        candidates: Checkpoints.
+        controls: Whether controls are measured beside them.
+        changes: Whether there is an earlier version, so that thresholds on changes are in force.
+
     Raises:
         SetupError: A checkpoint names no hook point and specs of several could gate it, or no
-            spec gates it.
+            spec gates it, or one without a threshold in force does.
     """
     cases: list[Case] = []
     idle: list[Idle] = []
@@ -98,7 +110,7 @@ def plan(specs: Sequence[Spec], candidates: Sequence[Candidate], *, controls: bo
         reasons = {id(spec): mismatch(spec, candidate.declared) for spec in specs}
         chosen = [spec for spec in specs if reasons[id(spec)] is None]
         _check_chosen(candidate, chosen, specs, reasons)
-        cases.extend(_case(spec, candidate, compared=controls) for spec in chosen)
+        cases.extend(_case(spec, candidate, controls=controls, changes=changes) for spec in chosen)
         idle.extend(
             Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
         )
@@ -125,7 +137,7 @@ def check_named(
             raise SetupError(f"{display(path)} gates nothing:{told}")
 
 
-def _case(spec: Spec, candidate: Candidate, *, compared: bool) -> Case:
+def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) -> Case:
     checkpoint = candidate.checkpoint
     try:
         options = merged(
@@ -135,9 +147,16 @@ def _case(spec: Spec, candidate: Candidate, *, compared: bool) -> Case:
         )
     except SetupError as error:
         raise SetupError(f"{checkpoint}: {error}") from None
+    thresholds = tuple(each for each in spec.thresholds if changes or not each.change)
+    if not thresholds:
+        raise SetupError(
+            f"{spec.file.name}::{spec.name} has thresholds on changes only: without a baseline "
+            f"nothing of {checkpoint} would be gated"
+        )
+    pareto = spec.pareto if changes else None
     return Case(
-        spec, candidate.label, checkpoint, spec.thresholds, options, compared=compared
-    )  # fmt: skip
+        spec, candidate.label, checkpoint, thresholds, options, pareto=pareto, compared=controls
+    )
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:

@@ -69,7 +69,7 @@ def tightened(
     bound is.
 
     Args:
-        thresholds: Those of a spec.
+        thresholds: Those of a spec; those on changes are left as they are.
         measured: View → its values on the whole token set, of one or several checkpoints.
         margin: At least 0 and below 1.
         allow_loosen: Whether bounds that are tighter than this are moved too.
@@ -77,7 +77,7 @@ def tightened(
     Raises:
         SetupError: A value crosses its threshold, and loosening is not allowed.
     """
-    given = tuple(thresholds)
+    given = tuple(each for each in thresholds if not each.change)
     if not 0 <= margin < 1:
         raise ValueError(f"margin is {margin}, allowed: at least 0 and below 1")
     if not allow_loosen:

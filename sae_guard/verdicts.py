@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from sae_guard.comparison import Baseline, Change, change
 from sae_guard.errors import Cause, UndefinedMetricError
 from sae_guard.latents import marginal as near_latents
 from sae_guard.latents import too_few_tokens
@@ -40,13 +41,16 @@ class Threshold:
     """What becomes of an interval that is clear of neither side."""
     slice: Slice | None = None
     """Which tokens it is about; None for all that are scored."""
+    change: Literal["", "difference", "share"] = ""
+    """Whether the bounds are on how far the metric moved since a baseline: in its unit, or as a
+    share of what it was."""
     file: str = ""
     line: int = 0
 
     @property
     def view(self) -> View:
         """What it looks at."""
-        return View.of(self.metric, self.slice)
+        return replace(View.of(self.metric, self.slice), change=self.change)
 
     @property
     def where(self) -> str:
@@ -114,32 +118,62 @@ class Verdict:
     sequences only."""
     audit: str = ""
     """Of a verdict on the whole set: what had been said early, and whether it holds."""
+    change: Change | None = None
+    """Of a threshold on a change: from where to where."""
 
 
-def judge(measurement: Measurement, threshold: Threshold) -> Verdict:
+def judge(
+    measurement: Measurement, threshold: Threshold, baseline: Baseline | None = None
+) -> Verdict:
     """The verdict of ``threshold`` on ``measurement``: pass, warn, fail, or error with its cause.
 
     An undefined metric (NaN, missing rows, no tokens, a denominator near zero) is an error of the
-    load when only the columns that the SAE produced are not finite, of the setup otherwise.
+    load when only the columns that the SAE produced are not finite, of the setup otherwise. So is a
+    change since a baseline that cannot be compared; one that was measured on another device or by
+    other versions of libraries passes with a warning.
+
+    Args:
+        measurement: What is judged.
+        threshold: By which bounds.
+        baseline: What thresholds on changes compare with.
     """
+    verdict = _judge(measurement, threshold, baseline)
+    noted = verdict.change is not None and verdict.change.noted
+    return replace(verdict, status="warn") if noted and verdict.status == "pass" else verdict
+
+
+def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | None) -> Verdict:
     try:
-        seen = estimate(measurement, threshold.view)
+        seen, moved = _seen(measurement, threshold, baseline, 0.95)
     except UndefinedMetricError as error:
         return undefined(measurement, threshold, str(error))
     if not math.isfinite(seen.value):
         return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
-    if (few := too_few_tokens(measurement, threshold.view.metric, threshold.max)) is not None:
-        return Verdict(threshold, "error", cause="setup", message=few)
+    view, bound = threshold.view, threshold.max
     marginal = _marginal(threshold, seen)
-    marginal = marginal or near_latents(measurement, threshold.view.metric, threshold.max)
+    if not threshold.change:
+        if (few := too_few_tokens(measurement, view.metric, bound)) is not None:
+            return Verdict(threshold, "error", cause="setup", message=few)
+        marginal = marginal or near_latents(measurement, view.metric, bound)
+    found = Verdict(threshold, "pass", seen, marginal=marginal, change=moved)
     if threshold.confidence is not None:
-        confident = estimate(measurement, threshold.view, confidence=threshold.confidence)
+        confident, _ = _seen(measurement, threshold, baseline, threshold.confidence)
         if (why := _undecided(threshold, confident)) is not None:
-            return Verdict(threshold, "undecided", seen, message=why, marginal=marginal)
+            return replace(found, status="undecided", message=why)
     if not threshold.allows(seen.value):
-        return Verdict(threshold, "fail", seen, marginal=marginal)
-    quiet = threshold.allows_quietly(seen.value)
-    return Verdict(threshold, "pass" if quiet else "warn", seen, marginal=marginal)
+        return replace(found, status="fail")
+    return found if threshold.allows_quietly(seen.value) else replace(found, status="warn")
+
+
+def _seen(
+    measurement: Measurement, threshold: Threshold, baseline: Baseline | None, confidence: float
+) -> tuple[Estimate, Change | None]:
+    view = threshold.view
+    if not threshold.change:
+        return estimate(measurement, view, confidence=confidence), None
+    if baseline is None:
+        raise UndefinedMetricError(f"{view} needs a baseline, and none was given")
+    return change(baseline, measurement, view, confidence=confidence)
 
 
 def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:

@@ -55,6 +55,18 @@ class Outcome:
     headroom: float | None = None
     n_tokens: int | None = None
     n_sequences: int | None = None
+    change: str = ""
+    """Of a threshold on a change: ``difference`` in the metric's unit, or ``share`` of what it was.
+    Value, interval, bounds and headroom are of the change."""
+    before: float | None = None
+    """The metric at the baseline."""
+    after: float | None = None
+    p_value: float | None = None
+    """Two-sided, of no change at all."""
+    baseline: str = ""
+    """Which version was before."""
+    note: str = ""
+    """What else differs from the baseline and may move numbers a little."""
     cause: str | None = None
     message: str = ""
     where: str = ""
@@ -83,9 +95,17 @@ class Outcome:
         """The outcome of a verdict."""
         threshold, estimate = verdict.threshold, verdict.estimate
         measured: dict[str, Any] = {}
+        if (moved := verdict.change) is not None:
+            measured = {
+                "before": moved.before,
+                "after": moved.after,
+                "p_value": moved.p_value,
+                "baseline": moved.baseline,
+                "note": "; ".join(moved.noted),
+            }
         if estimate is not None:
             side, bound = threshold.nearest_bound(estimate.value)
-            measured = {
+            measured |= {
                 **asdict(estimate),
                 "side": side,
                 "bound": bound,
@@ -108,6 +128,7 @@ class Outcome:
             of_sequences=verdict.prefix.of if verdict.prefix else None,
             alpha=verdict.prefix.alpha if verdict.prefix else None,
             audit=verdict.audit,
+            change=threshold.change,
             cause=verdict.cause,
             message=verdict.message,
             where=threshold.where,

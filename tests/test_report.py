@@ -317,3 +317,48 @@ def test_an_early_verdict_is_marked_everywhere() -> None:
     unknown = outcome(verdict="undecided", value=None, on_undecided="warn", message="why")
     assert headline(unknown) == "kl is undecided: why"
     assert "  kl is undecided: why" in list(summary([unknown]))
+
+
+def changed(**changes: object) -> Outcome:
+    fields = {
+        "metric": "kl.change", "change": "share", "value": 0.60611, "low": 0.5818, "high": 0.6304,
+        "max": 0.02, "bound": 0.02, "headroom": -0.58611, "before": 0.1306, "after": 0.20976,
+        "p_value": 1e-120, "baseline": "v1.2 (97dbe6cef0cb)",
+    }  # fmt: skip
+    return outcome(**{**fields, **changes})
+
+
+def test_a_change_says_from_where_to_where() -> None:
+    assert headline(changed()) == (
+        "kl.change +60.61% > +2% (0.1306 nats at v1.2 (97dbe6cef0cb), 0.2098 now; p < 1e-99, "
+        "paired 95 % interval +58.18% to +63.04%, 16,256 tokens in 128 sequences)"
+    )
+    fell = changed(
+        metric="reconstruction_score.change", unit="", change="difference", value=-0.01296,
+        low=-0.0144, high=-0.0116, max=None, min=-0.001, bound=-0.001, side="min",
+        headroom=-0.01196, before=0.9817, after=0.96874, p_value=0.00025,
+    )  # fmt: skip
+    assert headline(fell) == (
+        "reconstruction_score.change -0.01296 < -0.001 (0.9817 at v1.2 (97dbe6cef0cb), 0.9687 now; "
+        "p = 0.00025, paired 95 % interval -0.0144 to -0.0116, 16,256 tokens in 128 sequences)"
+    )
+    assert failure(changed(), Diagnosis()).endswith("thresholds/demo.yaml:14: kl: max_increase 2%")
+    assert "reconstruction_score: max_decrease 0.001" in failure(fell, Diagnosis())
+    alone = changed(low=None, high=None, p_value=None)
+    assert "0.2098 now; no interval, 16,256 tokens" in headline(alone)
+
+
+def test_the_summary_shows_changes_with_their_sign_and_says_since_when() -> None:
+    both = changed(metric="l0.change", min=-0.05, max=0.05, bound=0.05, value=0.0, headroom=0.05)
+    noted = changed(verdict="warn", note="torch was 2.12.0 and is 2.13.0")
+    lines = [line.split() for line in summary([changed(), both, noted])]
+    assert ["kl.change", "+60.61%", "2.4%", "<=", "+2%", "-58.6%", "FAIL"] in lines
+    assert ["l0.change", "0%", "2.4%", "-5%..+5%", "+5%", "FAIL"] in lines
+    assert any(" ".join(line).endswith("WARN (torch was 2.12.0 and is 2.13.0)") for line in lines)
+    since = "  changes since v1.2 (97dbe6cef0cb), on the same sequences"
+    assert list(summary([changed(), both])).count(since) == 1
+
+
+def test_the_json_has_both_ends_of_a_change() -> None:
+    (row,) = json.loads(to_json([changed()], verdict="fail", version="0"))["outcomes"]
+    assert (row["before"], row["after"], row["change"]) == (0.1306, 0.20976, "share")

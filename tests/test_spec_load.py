@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SpecError
+from sae_guard.pareto import Pareto
 from sae_guard.spec import load_specs
 from sae_guard.verdicts import Threshold
 from sae_guard.views import Slice
@@ -344,3 +345,50 @@ def test_damaged_specs_are_read_or_refused(
     except SpecError:
         return
     assert all(spec.thresholds for spec in specs)
+
+
+VERSIONS = GOOD.replace(
+    "  kl: {max: 0.1}",
+    """\
+  kl: {max: 0.1, max_increase: 2%}
+  pareto: {x: l0, y: kl}
+baseline: v1.2
+strict_env: true""",
+)
+
+
+def test_what_compares_with_earlier_versions(tmp_path: Path) -> None:
+    (spec,) = load_specs(write(tmp_path, VERSIONS), display="spec.yaml")
+    own, change = spec.thresholds
+    assert (own.max, own.change) == (0.1, "")
+    assert (change.max, change.change, change.line) == (0.02, "share", 5)
+    assert spec.pareto == Pareto("l0", "kl", "spec.yaml", 6)
+    assert (spec.baseline, spec.strict_env) == ("v1.2", True)
+    (plain,) = load_specs(write(tmp_path, GOOD))
+    assert (plain.pareto, plain.baseline, plain.strict_env) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{x: l0}", "6: `thresholds.pareto.y` is missing"),
+        ("{x: l0, y: kl, z: 1}", "6: unknown key 'z' in `thresholds.pareto`; allowed: x, y"),
+        ("{x: l0, y: kll}", "6: `thresholds.pareto`: y is 'kll'; did you mean kl?"),
+        ("{x: l0, y: l0}", "6: `thresholds.pareto`: x and y are both l0"),
+        ("3", "6: `thresholds.pareto` is 3, allowed: a mapping"),
+    ],
+)
+def test_what_is_no_pareto_threshold(tmp_path: Path, given: str, said: str) -> None:
+    text = VERSIONS.replace("{x: l0, y: kl}", given)
+    with pytest.raises(SpecError) as refused:
+        load_specs(write(tmp_path, text), display="spec.yaml")
+    assert str(refused.value).startswith(f"spec.yaml:{said}")
+
+
+def test_pareto_stands_among_other_thresholds(tmp_path: Path) -> None:
+    for text, said in (
+        (GOOD.replace("kl: {max: 0.1}", "pareto: {x: l0, y: kl}"), "with pareto alone"),
+        (GOOD + "thresholds.pareto: {x: l0, y: kl}\n", "`pareto` stands below `thresholds`"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            load_specs(write(tmp_path, text))

@@ -23,6 +23,8 @@ class Baseline:
     measurement: Measurement
     values: Mapping[str, float] = field(default_factory=dict)
     """View → its value, of those that the measurement, without single tokens, no longer has."""
+    strict: bool = False
+    """Whether another device and other versions of libraries are refused, not noted."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def change(
     there = baseline.measurement
     told = differences(there, measurement)
     formula = formula_difference(there.provenance, measurement.provenance, view.metric)
-    if refused := [*told.refused, *([formula] if formula else [])]:
+    refused = [*told.refused, *([formula] if formula else [])]
+    if refused := [*refused, *(told.noted if baseline.strict else ())]:
         raise UndefinedMetricError(
             f"{view}: not comparable with {baseline.name}: {'; '.join(refused)}"
         )
@@ -94,8 +97,8 @@ def _before(baseline: Baseline, view: View) -> float:
             raise UndefinedMetricError(f"{baseline.name} has no {view}: {error}") from None
     if str(view) not in baseline.values:
         raise UndefinedMetricError(
-            f"{baseline.name} has no {view}: records hold no values of single tokens, and no "
-            "threshold was on it when this one was recorded"
+            f"{baseline.name} has no {view}: records hold no values of single tokens, and the spec "
+            "had no threshold on it when this one was recorded"
         )
     return baseline.values[str(view)]
 

@@ -33,6 +33,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec import Spec
 from sae_guard.verdicts import Verdict
+from sae_guard.views import View, estimate
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ def make(
         hook_out=measurement.provenance.hook_out,
         n_sequences=measurement.n_sequences,
         n_tokens=measurement.n_tokens,
-        metrics={name: _metric(measurement, name) for name in METRICS},
+        metrics={name: _row(measurement, View(name)) for name in METRICS},
+        views={
+            str(view): _row(measurement, view)
+            for view in (threshold.view.itself for threshold in case.spec.thresholds)
+            if view != View(view.metric)
+        },
         thresholds=tuple(map(_threshold, verdicts)),
         provenance=plain(measurement.provenance),
         environment=occasion.environment,
@@ -128,19 +134,19 @@ def spec_sha256(spec: Spec) -> str:
         "sae": spec.sae.model_dump(mode="json"),
         "thresholds": [
             [str(t.view), t.max, t.min, t.warn_max, t.warn_min, t.confidence, t.on_undecided]
+            + ([t.change] if t.change else [])
             for t in spec.thresholds
         ],
+        **({"baseline": [spec.baseline, spec.strict_env]} if spec.baseline else {}),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _metric(measurement: Measurement, name: str) -> MetricRow:
-    told: dict[str, Any] = {
-        "unit": METRICS[name].unit,
-        "formula_version": METRICS[name].version,
-    }
+def _row(measurement: Measurement, view: View) -> MetricRow:
+    about = METRICS[view.metric]
+    told: dict[str, Any] = {"unit": about.unit, "formula_version": about.version}
     try:
-        found = measurement.estimate(name)
+        found = estimate(measurement, view)
     except UndefinedMetricError as error:
         return MetricRow(undefined=str(error), **told)
     if not math.isfinite(found.value):
@@ -160,7 +166,7 @@ def _said(value: float | None) -> float | None:
 
 
 def _threshold(verdict: Verdict) -> ThresholdRow:
-    threshold, found = verdict.threshold, verdict.estimate
+    threshold, found, moved = verdict.threshold, verdict.estimate, verdict.change
     return ThresholdRow(
         metric=str(threshold.view),
         max=threshold.max,
@@ -178,4 +184,9 @@ def _threshold(verdict: Verdict) -> ThresholdRow:
         marginal=verdict.marginal or None,
         message=verdict.message or None,
         audit=verdict.audit or None,
+        change=threshold.change or None,
+        baseline=moved.baseline if moved else None,
+        before=_said(moved.before) if moved else None,
+        p_value=moved.p_value if moved else None,
+        note="; ".join(moved.noted) or None if moved else None,
     )

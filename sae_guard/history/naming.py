@@ -54,7 +54,7 @@ def meant_one(
 def meant_for(
     records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
 ) -> Recorded:
-    """The record of a spec that is meant.
+    """The record of a spec that is meant; an id means its record, whichever spec that is of.
 
     Args:
         records: All there are.
@@ -67,6 +67,8 @@ def meant_for(
     """
     found = meant(records, promotions, reference)
     own = [each for each in found if each.spec == spec]
+    if len(found) == 1 and not own and _is_id(found[0], reference):
+        return found[0]
     if not own:
         others = ", ".join(sorted({each.spec for each in found}))
         raise SetupError(f"{reference!r} has no record by {spec}, but by {others}")
@@ -85,6 +87,10 @@ def _found(
         hint = allowed(reference, names) if names else "there are no records"
         raise SetupError(f"no record {reference!r}: give an id, its hash, or a name; {hint}")
     return found
+
+
+def _is_id(recorded: Recorded, reference: str) -> bool:
+    return reference in (recorded.id, recorded.id.rpartition("-")[2])
 
 
 def _one(found: Sequence[Recorded], reference: str) -> Recorded:

@@ -83,6 +83,15 @@ class ThresholdRow(_Kept):
     marginal: str | None = None
     message: str | None = None
     audit: str | None = None
+    change: Literal["difference", "share"] | None = None
+    """Of a threshold on a change, whose bounds, value and interval are of it, in the metric's unit
+    or as a share of what it was."""
+    baseline: str | None = None
+    """Which version it is since."""
+    before: float | None = None
+    """The metric there."""
+    p_value: float | None = None
+    note: str | None = None
 
 
 class SpecRow(_Kept):
@@ -139,6 +148,9 @@ class Record(_Kept):
     n_sequences: int
     n_tokens: int
     metrics: dict[str, MetricRow]
+    views: dict[str, MetricRow] = {}
+    """What else the thresholds of the spec look at, or at the change of: ``kl.p99``,
+    ``kl@position=0..8``. The rows beside the record do not tell it."""
     thresholds: tuple[ThresholdRow, ...]
     provenance: dict[str, Any]
     """As `sae_guard.measurement.Provenance` has it."""

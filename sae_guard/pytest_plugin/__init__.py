@@ -31,6 +31,7 @@ from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.sharing import left
+from sae_guard.pytest_plugin.versions import VERSIONS, Versions
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
@@ -57,12 +58,14 @@ def pytest_configure(config: pytest.Config) -> None:
     explicit = config.args_source is pytest.Config.ArgsSource.ARGS
     named = tuple(_paths(config)) if explicit else ()
     gate = config.stash[GATE] = Gate(options, named)
+    versions = config.stash[VERSIONS] = Versions.of(config, gate)
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker_input is None:
         if options.asked:
             _check_plan(gate)
-        recorder = Recorder.of(config, gate, partial(_found, config))
-        config.pluginmanager.register(Ledger(gate, recorder), "sae_guard.ledger")
+            versions.check()
+        recorder = Recorder.of(config, gate, versions, partial(_found, config))
+        config.pluginmanager.register(Ledger(gate, versions, recorder), "sae_guard.ledger")
         if options.json is not None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew

@@ -12,6 +12,7 @@ import pytest
 from sae_guard import project
 from sae_guard.errors import InfrastructureError, SaeGuardError, SetupError, SpecError
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
+from sae_guard.pytest_plugin.versions import NONE
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.reference import Checkpoint
@@ -75,7 +76,7 @@ class Gate:
         specs, malformed = self._read_specs()
         try:
             if self.options.checkpoints:
-                made = plan(specs, self._candidates(), controls=self.options.controls)
+                made = plan(specs, self._candidates(), **self._asked)
             else:
                 made = self._plan_of_defaults(specs)
         except InfrastructureError as error:
@@ -86,6 +87,10 @@ class Gate:
             raise pytest.UsageError(f"sae_guard: {error}") from None
         self._check_named(specs, made)
         return made
+
+    @property
+    def _asked(self) -> dict[str, bool]:
+        return {"controls": self.options.controls, "changes": self.options.baseline != NONE}
 
     def _read_specs(self) -> tuple[list[Spec], bool]:
         specs: list[Spec] = []
@@ -127,7 +132,7 @@ class Gate:
             plan(
                 [spec],
                 [candidates[checkpoint] for checkpoint in found[id(spec)]],
-                controls=self.options.controls,
+                **self._asked,
             )
             for spec in specs
             if spec.checkpoint

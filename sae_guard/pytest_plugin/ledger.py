@@ -18,6 +18,7 @@ from sae_guard.pytest_plugin.options import EXIT_ERROR
 
 if TYPE_CHECKING:
     from sae_guard.pytest_plugin.recording import Recorder
+    from sae_guard.pytest_plugin.versions import Versions
     from sae_guard.wire import Outcome
 
 _MISSING_SHOWN = 5
@@ -26,8 +27,9 @@ _MISSING_SHOWN = 5
 class Ledger:
     """Expected against reported node ids, and the outcomes; on the controller only."""
 
-    def __init__(self, gate: Gate, recorder: Recorder | None = None) -> None:
+    def __init__(self, gate: Gate, versions: Versions, recorder: Recorder | None = None) -> None:
         self.gate = gate
+        self.versions = versions
         self.recorder = recorder
         self.outcomes: dict[str, Outcome] = {}
         self._expected: dict[str, None] = {}
@@ -158,6 +160,7 @@ class Ledger:
         notes = [f"NO VERDICT: {i} was collected and never reported" for i in shown]
         notes += [f"NO VERDICT: and {more} more"] if more > 0 else []
         notes += self._not_gated(verbose=config.option.verbose > 0)
+        notes += self.versions.lines()
         notes += self.recorder.lines() if self.recorder is not None else ()
         lines = list(summary(self.in_order, notes))
         if lines:

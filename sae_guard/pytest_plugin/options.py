@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,8 @@ import pytest
 
 from sae_guard.errors import SetupError
 from sae_guard.project import SPECS
-from sae_guard.pytest_plugin import early, recording
+from sae_guard.pytest_plugin import early, recording, versions
+from sae_guard.pytest_plugin.parsers import device, flag, number, number_or_text, whole
 from sae_guard.workbench import EarlyOptions
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ class Options:
     said: Mapping[str, Any]
     """What the command line says of the SAEs: keys of the `sae` block of a spec."""
     early: EarlyOptions
+    baseline: str | None
+    """Recorded version that changes are since; `versions.NONE` where there is none yet."""
     hook: str | None
     """``HOOK`` or, for transcoders, ``HOOK:HOOK_OUT`` of checkpoints that do not say it."""
     root: Path
@@ -86,6 +87,7 @@ class Options:
                 if (value := config.getoption(option)) is not None
             },
             early=early.early_options(config),
+            baseline=config.getoption("sae_baseline"),
             hook=config.getoption("sae_hook"),
             root=config.rootpath,
             here=here,
@@ -119,7 +121,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--sae-device",
         default="auto",
         metavar="DEVICE",
-        type=_device,
+        type=device,
         help="auto (cuda, mps or cpu), cpu, mps, cuda or cuda:N; several GPUs are spread over "
         "xdist workers",
     )
@@ -127,12 +129,13 @@ def add_options(parser: pytest.Parser) -> None:
         "--sae-batch-size",
         default=None,
         metavar="N",
-        type=_whole("--sae-batch-size"),
+        type=whole("--sae-batch-size"),
         help="token windows per forward pass (default: chosen by their length and the device)",
     )
     _add_run_options(group)
     early.add_options(group)
     recording.add_options(parser, group)
+    versions.add_options(group)
     _add_sae_options(group)
     parser.addini(
         "sae_specs",
@@ -175,7 +178,7 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         "--sae-cache-gib",
         default=_CACHE_GIB,
         metavar="GIB",
-        type=_gib,
+        type=number("--sae-cache-gib"),
         help=f"what the cache may hold (default: {_CACHE_GIB}); the least recently used goes first",
     )
 
@@ -186,19 +189,19 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
         "--sae-arch", metavar="NAME", help="architecture, as `sae: {architecture: …}` in a spec"
     )
     group.addoption(
-        "--sae-k", metavar="K", type=_whole("--sae-k"), help="active latents of a TopK SAE"
+        "--sae-k", metavar="K", type=whole("--sae-k"), help="active latents of a TopK SAE"
     )
     group.addoption(
         "--sae-pre-bias",
         metavar="true|false",
-        type=_flag,
+        type=flag("--sae-pre-bias"),
         help="whether b_dec is taken off the input",
     )
     group.addoption("--sae-norm", metavar="NAME", help="normalisation of the input")
     group.addoption(
         "--sae-scale",
         metavar="FACTOR",
-        type=_scale,
+        type=number_or_text,
         help="what the input is multiplied by: a number, folded or stored",
     )
     group.addoption(
@@ -218,41 +221,3 @@ def sae_options(said: Mapping[str, Any]) -> SaeOptions:
     except SetupError as error:
         key, _, rest = str(error).partition(" ")
         raise pytest.UsageError(f"{COMMAND_LINE[key]} {rest}") from None
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise pytest.UsageError(f"--sae-device {text!r}; allowed: auto, cpu, mps, cuda, cuda:N")
-    return text
-
-
-def _whole(option: str) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
-        return int(text)
-
-    return whole
-
-
-def _gib(text: str) -> float:
-    try:
-        gib = float(text)
-    except ValueError:
-        gib = math.nan
-    if not 0 < gib < math.inf:
-        raise pytest.UsageError(f"--sae-cache-gib {text!r}; allowed: a number above 0")
-    return gib
-
-
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise pytest.UsageError(f"--sae-pre-bias {text!r}; allowed: true, false")
-    return text == "true"
-
-
-def _scale(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text

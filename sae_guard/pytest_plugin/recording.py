@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sae_guard.history import History
     from sae_guard.history.make import Occasion
     from sae_guard.pytest_plugin.gate import Gate
+    from sae_guard.pytest_plugin.versions import Versions
     from sae_guard.workbench import EarlyOptions, Found
 
 Find = Callable[["Case"], "Found | None"]
@@ -40,8 +41,11 @@ def add_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
 class Recorder:
     """Records what was measured, once all is told; on the controller only."""
 
-    def __init__(self, history: History, occasion: Occasion, gate: Gate, find: Find) -> None:
+    def __init__(
+        self, history: History, occasion: Occasion, gate: Gate, versions: Versions, find: Find
+    ) -> None:
         self._history = history
+        self._versions = versions
         self._occasion = occasion
         self._gate = gate
         self._find = find
@@ -50,7 +54,9 @@ class Recorder:
         self._recorded: list[str] = []
 
     @classmethod
-    def of(cls, config: pytest.Config, gate: Gate, find: Find) -> Recorder | None:
+    def of(
+        cls, config: pytest.Config, gate: Gate, versions: Versions, find: Find
+    ) -> Recorder | None:
         """The recorder that the command line asks for.
 
         Raises:
@@ -72,7 +78,7 @@ class Recorder:
             raise pytest.UsageError(f"--sae-record: {error}") from None
         if gate.options.asked:
             _check_whole(gate.options.early, gate.plan.cases)
-        return cls(history, occasion, gate, find)
+        return cls(history, occasion, gate, versions, find)
 
     def finish(self, trouble: Callable[[str, str], str | None]) -> None:
         """Record the cases of the run.
@@ -106,7 +112,10 @@ class Recorder:
             raise NotRecordedError("it was not measured: no threshold was tested")
         if isinstance(found, SaeGuardError):
             raise NotRecordedError(str(found))
-        verdicts = [found.verdict(threshold) for threshold in case.thresholds]
+        verdicts = [
+            found.verdict(threshold, self._versions.baseline(case, threshold))
+            for threshold in case.thresholds
+        ]
         made = make(case, found.measurement, verdicts, self._occasion, file=file)
         return self._history.add(*made).path
 

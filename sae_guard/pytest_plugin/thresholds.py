@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -12,8 +12,10 @@ from sae_guard.errors import SaeGuardError
 from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
+from sae_guard.pytest_plugin.versions import VERSIONS
 
 if TYPE_CHECKING:
+    from sae_guard.comparison import Baseline
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
     from sae_guard.verdicts import Threshold, Verdict
@@ -38,17 +40,19 @@ class ThresholdItem(CaseItem):
         self.threshold = threshold
         self.line = threshold.line
         self._judged: Judged | None = None
+        self._baseline: Baseline | None = None
         self._diagnosis: Diagnosis | None = None
 
     def setup(self) -> None:
-        """Measure the case, or take the measurement that another of its tests made."""
-        from sae_guard.verdicts import Verdict
-
+        """Measure the case, or take the measurement that another of its tests made; and read what
+        it is compared with."""
+        baseline = self._compared_with()
+        if isinstance(baseline, SaeGuardError):
+            self._no_verdict(baseline, f"{baseline.cause} error: {baseline}")
         found = self._measured()
         if isinstance(found, SaeGuardError):
-            self._record(Verdict(self.threshold, "error", cause=found.cause, message=str(found)))
-            pytest.fail(self.error_text(found), pytrace=False)
-        self._judged = found
+            self._no_verdict(found, self.error_text(found))
+        self._baseline, self._judged = baseline, found
         self._diagnosis = self.config.stash[DIAGNOSES].of(self.case, found.measurement)
 
     def runtest(self) -> None:
@@ -62,7 +66,7 @@ class ThresholdItem(CaseItem):
         measurement = judged.measurement
         carried = self.first_of_case(_DIAGNOSIS_CARRIED) == self.nodeid and diagnosis != Diagnosis()
         outcome = self._record(
-            judged.verdict(self.threshold),
+            judged.verdict(self.threshold, self._baseline),
             provenance=json.dumps(asdict(measurement.provenance)),
             worst=self._carried(measurement),
             diagnosis=diagnosis.json if carried else "",
@@ -71,6 +75,18 @@ class ThresholdItem(CaseItem):
             first = self.first_of_case(_EXPLAINED) == self.nodeid
             told = diagnosis if first else Diagnosis()
             raise Told(failure(outcome, told, self._shown(measurement)))
+
+    def _no_verdict(self, error: SaeGuardError, text: str) -> NoReturn:
+        from sae_guard.verdicts import Verdict
+
+        self._record(Verdict(self.threshold, "error", cause=error.cause, message=str(error)))
+        pytest.fail(text, pytrace=False)
+
+    def _compared_with(self) -> Baseline | SaeGuardError | None:
+        try:
+            return self.config.stash[VERSIONS].baseline(self.case, self.threshold)
+        except SaeGuardError as error:
+            return error
 
     def _measured(self) -> Judged | SaeGuardError:
         try:

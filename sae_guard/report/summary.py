@@ -33,6 +33,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     thresholds = [o for o in outcomes if o.kind == "threshold"]
     if thresholds:
         yield from _table(thresholds)
+        yield from _since(thresholds)
         yield from _prefix(thresholds)
     yield from _diagnosis(thresholds)
     for outcome in outcomes:
@@ -63,6 +64,12 @@ def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
         yield f"  load contract: {kept} of {len(parts)} kept{unknown}"
+
+
+def _since(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Which version the changes are from."""
+    for baseline in dict.fromkeys(o.baseline for o in outcomes if o.baseline):
+        yield f"  changes since {baseline}, on the same sequences"
 
 
 def _prefix(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -122,15 +129,19 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[s
 def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
     half = ""
     if outcome.low is not None and outcome.high is not None:
-        half = f"{(outcome.high - outcome.low) / 2:.2g}"
+        half = _distance(outcome, (outcome.high - outcome.low) / 2, ".2g")
     return (
         outcome.metric,
         shown(outcome),
         half,
         bounds(outcome, short=True),
-        "-" if outcome.headroom is None else f"{outcome.headroom:+.3g}",
+        "-" if outcome.headroom is None else _distance(outcome, outcome.headroom, "+.3g"),
         verdict_words(outcome),
     )
+
+
+def _distance(outcome: Outcome, value: float, digits: str) -> str:
+    return f"{100 * value:{digits}}%" if outcome.change == "share" else f"{value:{digits}}"
 
 
 def verdict_words(outcome: Outcome) -> str:
@@ -140,6 +151,8 @@ def verdict_words(outcome: Outcome) -> str:
     notes = ["marginal"] if near else []
     if outcome.seen_sequences is not None:
         notes.append(f"after {outcome.seen_sequences:,}")
+    if outcome.note:
+        notes.append(outcome.note)
     if outcome.audit:
         notes.append(f"early: {outcome.audit}")
     return f"{word} ({'; '.join(notes)})" if notes else word

@@ -72,6 +72,7 @@ def _point(recorded: Recorded, name: str) -> Point | None:
         return None
     about = record.metrics.get(name.partition("@")[0].partition(".")[0])
     unit, version = (about.unit, about.formula_version) if about else ("", None)
+    unit = "share" if threshold.change == "share" else unit
     return Point(recorded, threshold.value, threshold.low, threshold.high, unit, version, threshold)
 
 

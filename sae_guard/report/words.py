@@ -15,18 +15,18 @@ def headline(outcome: Outcome) -> str:
         if outcome.verdict == "undecided":
             return f"{outcome.metric} is undecided: {outcome.message}"
         return f"{outcome.metric}: no verdict ({outcome.cause} error): {outcome.message}"
-    unit = f" {outcome.unit}" if outcome.unit else ""
+    unit = f" {outcome.unit}" if outcome.unit and outcome.change != "share" else ""
     value = shown(outcome)
     if outcome.verdict == "undecided":
-        bound = f"{outcome.side} {outcome.bound:.12g}{unit}"
+        bound = f"{outcome.side} {_bound(outcome, outcome.bound)}{unit}"
         return f"{outcome.metric} {value} against {bound} is undecided: {outcome.message}"
     relation = {
         ("max", True): ">", ("max", False): "<=",
         ("min", True): "<", ("min", False): ">=",
     }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
-    line = f"{outcome.metric} {value} {relation} {outcome.bound:.12g}"
+    line = f"{outcome.metric} {value} {relation} {_bound(outcome, outcome.bound)}"
     marginal = f"; marginal: the bound is {outcome.marginal}" if outcome.marginal else ""
-    return f"{line}{unit} ({_interval(outcome)}{sample(outcome)}{marginal})"
+    return f"{line}{unit} ({_moved(outcome)}{_interval(outcome)}{sample(outcome)}{marginal})"
 
 
 def shown(outcome: Outcome) -> str:
@@ -34,7 +34,16 @@ def shown(outcome: Outcome) -> str:
     if outcome.value is None:
         return "-"
     mark = "~" if outcome.seen_sequences is not None else ""
-    return mark + number(outcome.value, beside=outcome.bound)
+    return mark + quantity(outcome, outcome.value, beside=outcome.bound)
+
+
+def quantity(outcome: Outcome, value: float, *, beside: float | None = None) -> str:
+    """A number of an outcome as it is read: of a change with its sign, a share in percent."""
+    if outcome.change == "share":
+        text = f"{number(100 * value, beside=None if beside is None else 100 * beside)}%"
+    else:
+        text = number(value, beside=beside)
+    return f"+{text}" if outcome.change and value > 0 else text
 
 
 def failure(outcome: Outcome, diagnosis: Diagnosis, worst: Worst | None = None) -> str:
@@ -48,18 +57,50 @@ def failure(outcome: Outcome, diagnosis: Diagnosis, worst: Worst | None = None) 
 
 
 def bounds(outcome: Outcome, *, short: bool = False) -> str:
-    if short and outcome.min is not None and outcome.max is not None:
-        return f"{outcome.min:.12g}..{outcome.max:.12g}"
-    signs = {"min": ">= ", "max": "<= "} if short else {"min": "min ", "max": "max "}
-    values = {"min": outcome.min, "max": outcome.max}
-    joined = ", ".join(f"{signs[s]}{v:.12g}" for s, v in values.items() if v is not None)
-    return joined if short else f"{outcome.metric}: {joined}"
+    """The bounds as the summary shows them, or, longer, as the spec has them."""
+    values = {
+        side: _bound(outcome, bound)
+        for side, bound in (("min", outcome.min), ("max", outcome.max))
+        if bound is not None
+    }
+    if short and len(values) == 2:
+        return f"{values['min']}..{values['max']}"
+    if short:
+        return "".join(f"{'>=' if side == 'min' else '<='} {v}" for side, v in values.items())
+    if outcome.change:
+        keys = {"min": "max_decrease", "max": "max_increase"}
+        told = (f"{keys[side]} {value.lstrip('+-')}" for side, value in values.items())
+        return f"{outcome.metric.replace('.change', '', 1)}: {', '.join(told)}"
+    return f"{outcome.metric}: {', '.join(f'{side} {value}' for side, value in values.items())}"
+
+
+def p_value(p: float) -> str:
+    """A chance, as far as it can be told from none."""
+    return "p < 1e-99" if p < 1e-99 else f"p = {p:.2g}"
+
+
+def _bound(outcome: Outcome, bound: float) -> str:
+    if outcome.change == "share":
+        return f"{'+' if bound > 0 else ''}{bound * 100:.12g}%"
+    return f"{'+' if outcome.change and bound > 0 else ''}{bound:.12g}"
+
+
+def _moved(outcome: Outcome) -> str:
+    """Of a change, from where to where."""
+    if outcome.before is None or outcome.after is None:
+        return ""
+    unit = f" {outcome.unit}" if outcome.unit else ""
+    before = number(outcome.before)
+    after = number(outcome.after, beside=outcome.before)
+    chance = "" if outcome.p_value is None else f"{p_value(outcome.p_value)}, paired "
+    return f"{before}{unit} at {outcome.baseline}, {after} now; {chance}"
 
 
 def _interval(outcome: Outcome) -> str:
     if outcome.low is None or outcome.high is None:
         return "no interval, "
-    return f"95 % interval {number(outcome.low)} to {number(outcome.high)}, "
+    low, high = (quantity(outcome, end) for end in (outcome.low, outcome.high))
+    return f"95 % interval {low} to {high}, "
 
 
 def sample(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""Bounds of a metric → `Threshold`, or what is wrong with them."""
+"""Bounds of a metric → `Threshold`s, or what is wrong with them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS, Metric
-from sae_guard.spec.models import Bounds, WarnBounds
+from sae_guard.spec.threshold_models import Bounds, WarnBounds
+from sae_guard.spec.values import Amount
 from sae_guard.verdicts import Threshold
 from sae_guard.views import WORST, Slice, View
 
 Problem = tuple[tuple[str, ...], str]
 """Keys below the metric's, and what is wrong there."""
 
+CHANGES = {"max": "max_increase", "min": "max_decrease"}
+"""Side → the key that bounds how far a metric moves there."""
 _BETTER = {"lower": "lower is better", "higher": "higher is better"}
 
 
@@ -28,9 +31,15 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
     if (why := view.problem()) is not None:
         yield (), f"{view}: {why}"
         return
-    metric, given = METRICS[view.metric], _given(bounds)
-    if not given:
-        yield (), f"{name} has no bound; allowed: {', '.join(metric.sides)}"
+    metric, given, moves = METRICS[view.metric], _given(bounds), _moves(bounds)
+    sides = [key for side in metric.sides for key in (side, CHANGES[side])]
+    if not given and not moves:
+        yield (), f"{name} has no bound; allowed: {', '.join(sides)}"
+    for side, amount in moves.items():
+        yield from _move_problems(metric, side, amount, f"{name} has {CHANGES[side]} {amount}")
+    if len({amount.share for amount in moves.values()}) > 1:
+        told = " and ".join(f"{CHANGES[side]} {amount}" for side, amount in moves.items())
+        yield ("max_decrease",), f"{name} has {told}: both have to be shares, or neither"
     for side, bound in given.items():
         if side not in metric.sides:
             yield (
@@ -46,25 +55,51 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
     yield from _confidence_problems(metric, bounds)
     if bounds.confidence is not None and view.statistic == WORST:
         yield ("confidence",), f"{view} has confidence, but no interval"
+    elif bounds.confidence is not None and moves and not _has_rows(view):
+        yield (
+            ("confidence",),
+            f"{view} has confidence, but its change no interval: records hold no single tokens",
+        )
 
 
-def threshold(
+def thresholds(
     name: str, bounds: Bounds, *, file: str, line: int, slice: Slice | None = None
-) -> Threshold:
-    """The threshold of bounds without problems."""
-    warn = _warn_bounds(bounds, _given(bounds))
-    return Threshold(
-        name,
-        max=bounds.max,
-        min=bounds.min,
-        warn_max=warn.get("max"),
-        warn_min=warn.get("min"),
-        confidence=bounds.confidence,
-        on_undecided=bounds.on_undecided,
-        slice=slice,
-        file=file,
-        line=line,
-    )
+) -> Iterator[Threshold]:
+    """The thresholds of bounds without problems: on the value, on its change, or on both."""
+    common: dict[str, Any] = {
+        "confidence": bounds.confidence, "on_undecided": bounds.on_undecided,
+        "slice": slice, "file": file, "line": line,
+    }  # fmt: skip
+    given, moves = _given(bounds), _moves(bounds)
+    if given:
+        sides: dict[str, Any] = {**given}
+        sides |= {f"warn_{side}": warn for side, warn in _warn_bounds(bounds, given).items()}
+        yield Threshold(name, **sides, **common)
+    if moves:
+        share = any(amount.share for amount in moves.values())
+        up, down = moves.get("max"), moves.get("min")
+        by: dict[str, Any] = {"max": up.value} if up else {}
+        by |= {"min": 0.0 - down.value} if down else {}
+        yield Threshold(name, **by, **common, change="share" if share else "difference")
+
+
+def _moves(bounds: Bounds) -> dict[str, Amount]:
+    sides = {"max": bounds.max_increase, "min": bounds.max_decrease}
+    return {side: amount for side, amount in sides.items() if amount is not None}
+
+
+def _move_problems(metric: Metric, side: str, amount: Amount, said: str) -> Iterator[Problem]:
+    key, (low, high) = CHANGES[side], metric.range
+    if side not in metric.sides:
+        sides = ", ".join(CHANGES[side] for side in metric.sides)
+        yield (
+            (key,),
+            f"{said}, which is the wrong side: {_BETTER[metric.direction]}; allowed: {sides}",
+        )
+    elif amount.share and side == "min" and low >= 0 and amount.value >= 1:
+        yield (key,), f"{said}, which cannot fail: nothing is left of it then"
+    elif not amount.share and amount.value >= high - low:
+        yield (key,), f"{said}, which cannot fail: its values are {_interval(low, high)}"
 
 
 def _given(bounds: Bounds | WarnBounds) -> dict[str, float]:
@@ -91,6 +126,11 @@ def _confidence_problems(metric: Metric, bounds: Bounds) -> Iterator[Problem]:
         yield ("confidence",), f"{metric.name} has confidence, but no interval: it is a share"
 
 
+def _has_rows(view: View) -> bool:
+    """Whether two records of it can be compared row by row."""
+    return view.statistic == "mean" and (view.slice is None or view.slice.by == "source")
+
+
 def _interval(low: float, high: float) -> str:
     if math.isinf(low):
         return f"at most {high:g}"
@@ -112,6 +152,8 @@ def _warn_problems(name: str, bounds: Bounds, given: dict[str, float]) -> Iterat
             f"{name} has warn {bounds.warn:g} and two bounds; say which: "
             "`warn: {max: …}` or `warn: {min: …}`",
         )
+    if isinstance(bounds.warn, float) and not given and _moves(bounds):
+        yield ("warn",), f"{name} has warn {bounds.warn:g}, but no bound that it lies inside of"
     for side, warn in _warn_bounds(bounds, given).items():
         if side not in given:
             yield ("warn",), f"{name} warns at {side} {warn:g}, but has no {side}"

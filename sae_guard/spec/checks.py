@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS
+from sae_guard.pareto import Pareto
 from sae_guard.spec.messages import Path as Keys
-from sae_guard.spec.models import Bounds, DataSpec, DocumentModel
+from sae_guard.spec.models import DataSpec, DocumentModel
+from sae_guard.spec.threshold_models import Bounds
 from sae_guard.views import Slice, View
 
 Problem = tuple[Keys, str]
@@ -20,6 +22,7 @@ def problems(document: DocumentModel) -> Iterator[Problem]:
     yield from _too_few_tokens(document.data, document.thresholds)
     yield from _no_such_source(document)
     yield from _bounded_twice(document)
+    yield from _no_axes(document)
 
 
 def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterator[Problem]:
@@ -75,3 +78,10 @@ def _bounded_twice(document: DocumentModel) -> Iterator[Problem]:
                 where = ".".join(map(str, first[view] or ("thresholds",)))
                 yield (*at, "thresholds", name), f"{view} is bounded in `{where}` already"
             first.setdefault(view, at)
+
+
+def _no_axes(document: DocumentModel) -> Iterator[Problem]:
+    given = document.pareto
+    why = Pareto(given.x, given.y).problem() if given is not None else None
+    if why is not None:
+        yield ("thresholds", "pareto"), f"`thresholds.pareto`: {why}"

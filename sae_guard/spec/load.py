@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SetupError, SpecError
+from sae_guard.pareto import Pareto
 from sae_guard.spec import bounds, checks, strict_yaml
 from sae_guard.spec.messages import Path as Keys
 from sae_guard.spec.messages import explain, written
-from sae_guard.spec.models import Bounds, DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.models import DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.threshold_models import Bounds
 from sae_guard.spec.values import flat
 from sae_guard.verdicts import Threshold
 from sae_guard.views import Slice
@@ -39,10 +41,16 @@ class Spec:
     thresholds: tuple[Threshold, ...]
     file: Path
     line: int
+    pareto: Pareto | None = None
+    """That no record may dominate the checkpoint."""
     fast: bool = False
     """Whether a run may stop once its verdicts stand."""
     alpha: float | None = None
     """Chance that one of these is not that of the whole set."""
+    baseline: str | None = None
+    """Recorded version that thresholds on changes compare with."""
+    strict_env: bool = False
+    """Whether a baseline of another device or other versions of libraries is refused."""
 
 
 def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
@@ -140,9 +148,19 @@ def _spec(
         ),
         file=path,
         line=document.line,
+        pareto=_pareto(document, valid, shown),
         fast=valid.fast,
         alpha=valid.alpha,
+        baseline=valid.baseline,
+        strict_env=valid.strict_env,
     )
+
+
+def _pareto(document: strict_yaml.Document, valid: DocumentModel, shown: str) -> Pareto | None:
+    if valid.pareto is None:
+        return None
+    line = document.line_of(("thresholds", "pareto"))
+    return Pareto(valid.pareto.x, valid.pareto.y, shown, line)
 
 
 def _thresholds(
@@ -154,7 +172,7 @@ def _thresholds(
 ) -> Iterator[Threshold]:
     for name, given in thresholds.items():
         line = document.line_of(written((*at, "thresholds", name)))
-        yield bounds.threshold(name, given, file=shown, line=line, slice=slice)
+        yield from bounds.thresholds(name, given, file=shown, line=line, slice=slice)
 
 
 def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:

@@ -10,15 +10,8 @@ from pydantic_core import ErrorDetails
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import allowed
-from sae_guard.spec.models import (
-    Bounds,
-    DatasetSpec,
-    DataSpec,
-    DocumentModel,
-    ModelSpec,
-    SliceModel,
-    WarnBounds,
-)
+from sae_guard.spec.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
+from sae_guard.spec.threshold_models import PARETO, Bounds, ParetoModel, SliceModel, WarnBounds
 from sae_guard.views import WORST
 
 Path = tuple[str | int, ...]
@@ -53,7 +46,8 @@ def explain(error: ValidationError, at: Path = ()) -> Iterator[tuple[Path, str]]
 
 def _keys(location: Path) -> Path:
     """The location without what pydantic adds for the branch of a union."""
-    return tuple(part for part in location if part != WarnBounds.__name__)
+    parts = (part for part in location if part != WarnBounds.__name__)
+    return tuple(key for part in parts for key in (PARETO.split(".") if part == PARETO else [part]))
 
 
 def written(path: Path) -> Path:
@@ -96,6 +90,8 @@ def model_at(path: Path) -> type[BaseModel]:
             return DatasetSpec
         case ("sae",):
             return SaeOptions
+        case ("thresholds", "pareto"):
+            return ParetoModel
         case ("thresholds", _):
             return Bounds
         case ("thresholds", _, "warn"):

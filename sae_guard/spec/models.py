@@ -6,33 +6,24 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.spec.threshold_models import PARETO, ParetoModel, SliceModel, Strict, Thresholds
 from sae_guard.spec.values import (
     DeviceMap,
-    Glob,
     Interval,
-    Range,
     SpecialTokens,
     Text,
     Texts,
-    flat,
     shorthand,
     wrong,
 )
-from sae_guard.views import Slice
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
-KINDS: tuple[Literal["position", "entropy", "source"], ...] = ("position", "entropy", "source")
-"""Of slices."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """Which language model, and in which space its activations are."""
 
     name: Text = Field(
@@ -70,7 +61,7 @@ class ModelSpec(_Strict):
         return self.name
 
 
-class DatasetSpec(_Strict):
+class DatasetSpec(Strict):
     """A dataset of the Hugging Face hub, or a folder that `datasets` has saved."""
 
     path: Text = Field(description="Name on the hub, or a folder.")
@@ -79,7 +70,7 @@ class DatasetSpec(_Strict):
     revision: Text | None = Field(None, description="Branch, tag or commit.")
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which tokens: exactly one source, and the policy that cuts and masks it."""
 
     text: Texts | None = Field(None, description="Text files (globs); each is a document.")
@@ -134,78 +125,7 @@ class DataSpec(_Strict):
         return self.field or ("input_ids" if self.tokens else "text")
 
 
-class WarnBounds(_Strict):
-    """Warn bounds of a metric that has both sides."""
-
-    max: float | None = None
-    min: float | None = None
-
-
-def _warn(value: Any) -> Any:
-    if type(value) in (int, float):
-        return float(value)
-    if isinstance(value, (dict, WarnBounds)):
-        return value
-    raise wrong(f"is {value!r}, expected a number, or a mapping of max and min")
-
-
-class Bounds(_Strict):
-    """The bounds of one metric, inclusive."""
-
-    max: float | None = Field(None, description="Largest value that passes.")
-    min: float | None = Field(None, description="Smallest value that passes.")
-    warn: Annotated[float | WarnBounds, BeforeValidator(_warn)] | None = Field(
-        None, description="Inside the bound: values past it pass with a warning."
-    )
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
-        None,
-        description="The interval of this confidence, not the value alone, must be clear of the "
-        "bound, such as 0.99.",
-    )
-    on_undecided: Literal["fail", "warn"] = Field(
-        "fail", description="What becomes of an interval that holds the bound."
-    )
-
-
-Thresholds = Annotated[
-    dict[str, Bounds],
-    BeforeValidator(flat),
-    Field(min_length=1),
-]
-
-
-class SliceModel(_Strict):
-    """Thresholds on some of the scored tokens."""
-
-    position: Range | None = Field(
-        None, description="By their place in the window: 0..8, 8.. or ..8; the end is not in it."
-    )
-    entropy: Range | None = Field(
-        None, description="By the entropy of the clean prediction there, in nats."
-    )
-    source: Glob | None = Field(
-        None, description="By where the text comes from: a name or a glob, such as arxiv*."
-    )
-    thresholds: Thresholds = Field(description="Metric → bounds.")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> SliceModel:
-        if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
-            raise wrong(f"has to have one of {', '.join(KINDS)}")
-        return self
-
-    @property
-    def slice(self) -> Slice:
-        """What it is about."""
-        if self.position is not None:
-            return Slice("position", *self.position)
-        if self.entropy is not None:
-            return Slice("entropy", *self.entropy)
-        assert self.source is not None
-        return Slice("source", glob=self.source)
-
-
-class DocumentModel(_Strict):
+class DocumentModel(Strict):
     """One spec: a model, a hook point, a token set, and thresholds on SAEs there."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+( [A-Za-z0-9_.+-]+)*$")] | None = Field(
@@ -235,10 +155,45 @@ class DocumentModel(_Strict):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
         None, description="That chance, where a run is fast (default: 0.001)."
     )
+    baseline: Text | None = Field(
+        None,
+        description="Recorded version that max_increase and max_decrease compare with, where "
+        "--sae-baseline names none.",
+    )
+    strict_env: bool = Field(
+        default=False,
+        description="Whether a baseline of another device or of other versions of libraries is an "
+        "error; otherwise it is a warning.",
+    )
     thresholds: Thresholds = Field(
         description="Metric → bounds; within them p50, p99 and such (of single tokens) or "
         "worst_sequence → bounds."
     )
+    pareto: ParetoModel | None = Field(
+        None,
+        alias=PARETO,
+        description="Among the metrics: no record of the spec may be at least as good in both of "
+        "two metrics and better in one.",
+    )
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pareto_apart(cls, value: Any) -> Any:
+        """It stands among the thresholds, and has no bounds."""
+        if not isinstance(value, dict):
+            return value
+        if PARETO in value:
+            raise wrong(f"has an unknown key {PARETO!r}: `pareto` stands below `thresholds`")
+        thresholds = value.get("thresholds")
+        if not isinstance(thresholds, dict) or "pareto" not in thresholds:
+            return value
+        rest = {name: given for name, given in thresholds.items() if name != "pareto"}
+        if not rest:
+            raise wrong(
+                "has `thresholds` with pareto alone, and an SAE without latents is dominated by "
+                "none: bound a metric too"
+            )
+        return {**value, "thresholds": rest, PARETO: thresholds["pareto"]}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from sae_guard.metrics.table import METRICS, Metric
-from sae_guard.spec.models import KINDS, SOURCES, DocumentModel
+from sae_guard.pareto import AXES
+from sae_guard.spec.bounds import CHANGES
+from sae_guard.spec.models import SOURCES, DocumentModel
+from sae_guard.spec.threshold_models import KINDS, PARETO
 from sae_guard.views import QUANTILE, WORST, Slice, View
 
 
@@ -20,9 +23,14 @@ def json_schema() -> dict[str, Any]:
     data["oneOf"] = [{"required": [source]} for source in SOURCES]
     bounds = definitions.pop("Bounds")
     definitions.pop("WarnBounds")
+    definitions |= {key: bounds["properties"][key] for key in CHANGES.values()}
     about = {key: bounds["properties"][key] for key in ("confidence", "on_undecided")}
     part = definitions["SliceModel"]
     part["oneOf"] = [{"required": [kind], **_metrics_of(kind)} for kind in KINDS]
+    pareto = properties.pop(PARETO)
+    axes = {"enum": list(AXES)}
+    for axis in ("x", "y"):
+        definitions["ParetoModel"]["properties"][axis] |= axes
     for holder, by in ((schema, None), (part, Slice("source"))):
         described = holder["properties"]["thresholds"]
         holder["properties"]["thresholds"] = {
@@ -36,6 +44,11 @@ def json_schema() -> dict[str, Any]:
                 if View(name, slice=by).problem() is None
             },
         }
+    # Beside others: an SAE without latents is dominated by none.
+    properties["thresholds"]["properties"]["pareto"] = {
+        "$ref": "#/$defs/ParetoModel", "description": pareto["description"],
+    }  # fmt: skip
+    properties["thresholds"]["anyOf"] = [{"required": [name]} for name in METRICS]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -80,6 +93,7 @@ def _metric(metric: Metric, about: dict[str, Any], by: Slice | None) -> dict[str
 
 def _bounds(metric: Metric, about: dict[str, Any]) -> dict[str, Any]:
     sides = {side: {"type": "number"} for side in metric.sides}
+    moves = {CHANGES[side]: {"$ref": f"#/$defs/{CHANGES[side]}"} for side in metric.sides}
     warn: dict[str, Any] = {"type": "number"}
     if len(sides) > 1:
         both = {"type": "object", "additionalProperties": False, "properties": sides}
@@ -87,7 +101,7 @@ def _bounds(metric: Metric, about: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {**sides, "warn": warn, **about},
-        "anyOf": [{"required": [side]} for side in sides],
+        "properties": {**sides, **moves, "warn": warn, **about},
+        "anyOf": [{"required": [side]} for side in (*sides, *moves)],
         **({"dependentRequired": {"on_undecided": ["confidence"]}} if about else {}),
     }

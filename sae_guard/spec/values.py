@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -57,6 +59,33 @@ def _glob(value: Any) -> Any:
     if not isinstance(value, str) or not value.isprintable() or not value or "::" in value:
         raise wrong(f"is {value!r}, expected a name or a glob such as arxiv*, without `::`")
     return value
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How far something may move."""
+
+    value: float
+    share: bool = False
+    """Of what it was."""
+
+    def __str__(self) -> str:
+        percent = (Decimal(repr(self.value)) * 100).normalize()
+        return f"{percent:f}%" if self.share else f"{self.value:g}"
+
+
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+def _amount(value: Any) -> Any:
+    if isinstance(value, Amount):
+        return value
+    if type(value) in (int, float) and 0 <= value < float("inf"):
+        return Amount(float(value))
+    share = _SHARE.fullmatch(value) if isinstance(value, str) else None
+    if share is None:
+        raise wrong(f"is {value!r}, expected a number from 0 on, or a share such as 2%")
+    return Amount(float(Decimal(share[1]) / 100), share=True)
 
 
 _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -164,5 +193,17 @@ Glob = Annotated[
     str,
     BeforeValidator(_glob),
     WithJsonSchema({"type": "string", "pattern": r"^((?!::)[^\x00-\x1f\x7f])+$"}),
+]
+Moved = Annotated[
+    Amount,
+    BeforeValidator(_amount),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": f"^{_SHARE.pattern}$"},
+            ]
+        }
+    ),
 ]
 Text = Annotated[str, Field(min_length=1)]

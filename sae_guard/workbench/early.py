@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
+    from sae_guard.comparison import Baseline
     from sae_guard.measurement import Measurement
     from sae_guard.spec import Spec
     from sae_guard.verdicts import Threshold, Verdict
@@ -91,13 +93,13 @@ class Judged:
     audit: bool = False
     alpha: float = ALPHA
 
-    def verdict(self, threshold: Threshold) -> Verdict:
+    def verdict(self, threshold: Threshold, baseline: Baseline | None = None) -> Verdict:
         """Of the whole set, if there is one; else the one that stood, or undecided."""
         from sae_guard.verdicts import judge
 
         early = self.early.get(threshold)
         if self.measurement.whole:
-            verdict = judge(self.measurement, threshold)
+            verdict = judge(self.measurement, threshold, baseline)
             return replace(verdict, audit=_audited(early, verdict)) if self.audit else verdict
         return early or _undecided(self.measurement, threshold, self.ended, self.alpha)
 
@@ -146,10 +148,10 @@ def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha
     from sae_guard.verdicts import Prefix, Verdict
     from sae_guard.views import estimate
 
-    try:
-        seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
-    except UndefinedMetricError:
-        seen = None
+    seen = None
+    if not threshold.change:
+        with suppress(UndefinedMetricError):
+            seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
     prefix = Prefix(measurement.n_sequences, measurement.n_whole, alpha)
     why = f"{ended} ended the run after {prefix.seen:,} of {prefix.of:,} sequences"
     return Verdict(threshold, "undecided", seen, message=why, prefix=prefix)

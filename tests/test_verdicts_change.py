@@ -1,0 +1,108 @@
+"""Verdicts on changes since a baseline: on the boundary, by intervals, never a silent pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sae_guard.comparison import Baseline, change
+from sae_guard.early import stands
+from sae_guard.measurement import Measurement
+from sae_guard.statistics.sequential import Rule
+from sae_guard.testing import measurements
+from sae_guard.verdicts import Threshold, judge
+from sae_guard.views import View
+from tests.recorded import ordinary
+from tests.test_comparison import OTHERS, with_provenance, worse
+
+
+@given(
+    measurements(min_sequences=2), st.floats(0.5, 2), st.floats(0, 0.5),
+    st.sampled_from(["difference", "share"]),
+)  # fmt: skip
+def test_it_is_kept_iff_the_change_is_within_the_bound(
+    before: Measurement, times: float, bound: float, kind: Literal["difference", "share"]
+) -> None:
+    assume(before["kl"] > 1e-6)
+    after = worse(before, times)
+    moved = after["kl"] - before["kl"]
+    limit = bound * before["kl"] if kind == "share" else bound
+    assume(abs(moved - limit) > 1e-9 * max(limit, 1e-3))
+    verdict = judge(after, Threshold("kl", max=bound, change=kind), Baseline("v1", before))
+    assert verdict.status == ("pass" if moved <= limit else "fail")
+    assert verdict.change is not None
+    assert (verdict.change.before, verdict.change.after) == (before["kl"], after["kl"])
+
+
+def test_a_decrease_is_held_from_below() -> None:
+    before = ordinary()
+    sums = {**before.sums, "ce_patched": before.sums["ce_patched"] + 8.0}
+    after = replace(before, sums=sums)  # of 8 nats of ablation's harm, 0.08 are done
+    for amount, status in ((0.02, "pass"), (0.005, "fail")):
+        threshold = Threshold("reconstruction_score", min=-amount, change="difference")
+        assert judge(after, threshold, Baseline("v1", before)).status == status
+
+
+def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> None:
+    before, after = ordinary(), worse(ordinary(), 1.02)
+    baseline = Baseline("v1", before)
+    found, _ = change(baseline, after, View("kl", change="share"), confidence=0.99)
+    assert found.low is not None
+    assert found.high is not None
+    for bound, status in (
+        (found.high + 1e-6, "pass"), ((found.low + found.high) / 2, "undecided"),
+        (found.low - 1e-6, "fail"),
+    ):  # fmt: skip
+        threshold = Threshold("kl", max=bound, change="share", confidence=0.99)
+        assert judge(after, threshold, baseline).status == status
+    # Apart, each has an interval that says nothing of it.
+    assert before.estimate("kl").high is not None
+
+
+def test_of_the_same_bits_nothing_changed_and_noise_is_marginal() -> None:
+    baseline = Baseline("v1", ordinary())
+    verdict = judge(ordinary(), Threshold("kl", max=0.0, change="share"), baseline)
+    assert (verdict.status, verdict.marginal) == ("pass", "within numeric noise")
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_is_not_comparable_is_an_error(case: str) -> None:
+    after = with_provenance(ordinary(), **OTHERS[case][0])
+    verdict = judge(after, Threshold("kl", max=9.0, change="share"), Baseline("v1", ordinary()))
+    assert (verdict.status, verdict.cause) == ("error", "setup")
+    assert OTHERS[case][1] in verdict.message
+
+
+def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None:
+    threshold = Threshold("kl", max=9.0, change="share")
+    assert judge(ordinary(), threshold).status == "error"
+    broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
+    assert judge(broken, threshold, Baseline("v1", ordinary())).status == "error"
+    assert judge(ordinary(), threshold, Baseline("v1", broken)).status == "error"
+
+
+def test_another_device_is_a_warning_or_strictly_an_error() -> None:
+    after: Any = with_provenance(ordinary(), device="cuda:0")
+    threshold = Threshold("kl", max=0.0, change="share")
+    verdict = judge(after, threshold, Baseline("v1", ordinary()))
+    assert verdict.status == "warn"
+    assert verdict.change is not None
+    assert verdict.change.noted == ("device was cpu and is cuda",)
+    crossed = judge(with_provenance(worse(ordinary()), device="cuda:0"), threshold,
+                    Baseline("v1", ordinary()))  # fmt: skip
+    assert crossed.status == "fail"
+    strict = judge(after, threshold, Baseline("v1", ordinary(), strict=True))
+    assert (strict.status, strict.cause) == ("error", "setup")
+    assert "device was cpu and is cuda" in strict.message
+
+
+def test_no_early_verdict_stands_on_a_change() -> None:
+    some = ordinary(n=200, of=1000)
+    absolute, changed = Threshold("kl", max=9.0), Threshold("kl", max=9.0, change="difference")
+    assert stands(some, absolute, Rule(), 1) is not None
+    assert stands(some, changed, Rule(), 1) is None
