@@ -13,7 +13,7 @@ import click
 from sae_guard.cli import measuring
 from sae_guard.cli.asked import about_saes, about_the_machine, cache_option, hook_option
 from sae_guard.cli.files import write_whole
-from sae_guard.cli.kept import folder_option, opened
+from sae_guard.cli.kept import folder_option, opened, without_collection
 from sae_guard.cli.operands import Kept, Operand, pairs
 from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError
@@ -162,7 +162,9 @@ def _pairs(
     def cases(reference: str, specs: Sequence[str]) -> list[Case]:
         return measuring.cases([reference], specs, options=options, hook=hook)
 
-    return pairs(Kept.of(opened(folder)), before, after, cases, spec)
+    with without_collection():
+        kept = Kept.of(opened(folder))
+    return pairs(kept, before, after, cases, spec)
 
 
 def _compared(pair: tuple[Operand, Operand], bench: Workbench, how: dict[str, Any]) -> Compared:
