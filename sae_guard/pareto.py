@@ -6,10 +6,12 @@ lower KL bought with more latents is no improvement: L0 and KL are the usual pai
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from sae_guard.errors import allowed
+from sae_guard.errors import UndefinedMetricError, allowed
 from sae_guard.metrics.table import METRICS, metric
 from sae_guard.statistics import NOISE
 
@@ -60,11 +62,15 @@ class Pareto:
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of one checkpoint. The values are finite."""
+    """What was measured of one checkpoint; raises `UndefinedMetricError` where it is not finite."""
 
     name: str
     x: float
     y: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.x) and math.isfinite(self.y)):
+            raise UndefinedMetricError(f"{self.name} is at {self.x}, {self.y}")
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,22 @@ class ParetoVerdict:
     def dominated_by(self) -> list[Point]:
         """The records that are better."""
         return [each for each in self.others if self.pareto.dominates(each, self.point)]
+
+    @property
+    def json(self) -> str:
+        """As ASCII, to cross processes."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_json(cls, text: str) -> ParetoVerdict:
+        """What `json` told."""
+        told = json.loads(text)
+        return cls(
+            Pareto(**told["pareto"]),
+            Point(**told["point"]),
+            tuple(Point(**each) for each in told["others"]),
+            tuple(told["left_out"]),
+        )
 
     @property
     def passes(self) -> bool:

@@ -22,11 +22,11 @@ class Outcome:
     """Of the document in it; the hook point unless the document is named."""
     checkpoint: str
     metric: str
-    """Or ``load.`` and a part of the load contract, or ``controls``."""
+    """Or ``load.`` and a part of the load contract, ``controls`` or ``pareto``."""
     verdict: str
     kind: str = "threshold"
-    """Or ``contract``, ``controls``, or ``metric``: a value without a threshold, whose verdict is
-    empty."""
+    """Or ``contract``, ``controls``, ``pareto``, or ``metric``: a value without a threshold, whose
+    verdict is empty."""
     unit: str = ""
     value: float | None = None
     low: float | None = None
@@ -74,6 +74,8 @@ class Outcome:
     """JSON."""
     controls: str = ""
     """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
+    pareto: str = ""
+    """JSON of a `ParetoVerdict`, of ``pareto``."""
     worst: str = ""
     """JSON of `sae_guard.worst.Worst`, on one outcome of each case."""
     diagnosis: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.excerpts import Around, Excerpts
 from sae_guard.history import History, Recorded
 from sae_guard.history.make import Occasion, make
+from sae_guard.history.record import GitRow
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.spec import load_specs
@@ -151,10 +153,15 @@ OCCASION = Occasion("v1", "0" * 32, "someone", {"python": "3.11.7"}, None)
 
 
 def record_one(
-    history: History, folder: Path, measurement: Measurement, name: str = "v1", **case: str
+    history: History,
+    folder: Path,
+    measurement: Measurement,
+    name: str = "v1",
+    git: GitRow | None = None,
+    **case: str,
 ) -> Recorded:
-    """Make and keep a record."""
+    """Make and keep a record, of a run of its own."""
     made = a_case(folder, **case)
     verdicts = [judge(measurement, threshold) for threshold in made.thresholds]
-    occasion = replace(OCCASION, name=name)
+    occasion = replace(OCCASION, name=name, run=uuid4().hex, git=git)
     return history.add(*make(made, measurement, verdicts, occasion, file="thresholds/tiny.yaml"))

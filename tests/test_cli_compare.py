@@ -34,7 +34,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> History:
 def record(history: History, tmp_path: Path) -> Callable[..., Recorded]:
     """Keeps a measurement, by default as v1 of the checkpoint v1 by the spec tiny."""
 
-    def keep(measurement: Measurement, name: str = "v1", **case: str) -> Recorded:
+    def keep(measurement: Measurement, name: str = "v1", **case: Any) -> Recorded:
         return record_one(history, tmp_path / "specs", measurement, name=name, **case)
 
     return keep

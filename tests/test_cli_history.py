@@ -87,6 +87,24 @@ def test_history_draws_a_metric(records: list[Recorded]) -> None:
     assert "'cosin'; did you mean cosine" in run("history", "--metric", "cosin", code=1).output
 
 
+def test_history_tells_when_thresholds_moved(records: list[Recorded], tmp_path: Path) -> None:
+    history = History(str(tmp_path / ".sae_guard" / "history"))
+    loose = SPEC.replace("max: 0.1", "max: 0.3")
+    record_one(history, tmp_path / "specs", ordinary(0.2), name="v3", text=loose, label="third")
+    told = run("history", "--thresholds").output.splitlines()
+    tiny, start, titles, row, _, other, _, same, _ = told
+    assert (tiny, other) == ("thresholds/tiny.yaml::tiny", "thresholds/tiny.yaml::other")
+    assert start.endswith("-, someone): kl <= 0.1, l0 1..40 (warn max 20)")
+    assert titles.split() == ["date", "name", "threshold", "old", "new", "change", "commit", "by"]
+    assert row.split()[1:] == ["v3", "kl", "max", "0.1", "0.3", "loosened", "-", "someone"]
+    assert same == "  none moved in 2 runs"
+    assert row in run("history", "--thresholds", "--checkpoint", "third").output
+    chosen = run("history", "--thresholds", "--name", "v2", "--spec", "tiny").output
+    assert chosen.endswith("tiny.yaml::tiny\n" + start + "\n  none moved in 1 run\n\n")
+    refused = run("history", "--thresholds", "--metric", "kl", code=2).output
+    assert "--thresholds goes with none of --metric, --export, --promotions" in refused
+
+
 def test_history_is_exported_in_three_ways(records: list[Recorded], tmp_path: Path) -> None:
     promote(records[0].id)
     for ending in (".csv", ".json", ".parquet"):

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 
 from sae_guard.errors import SetupError
@@ -155,6 +157,53 @@ def test_what_was_changed_is_found_out(tmp_path: Path) -> None:
     rows.unlink()
     with pytest.raises(HistoryError, match=r"sequences\.parquet: No such file"):
         history.measurement(kept)
+
+
+def test_one_record_is_read_by_its_id_and_checked(tmp_path: Path, history: History) -> None:
+    recorded, other = (record_one(history, tmp_path, ordinary(), name=name) for name in ("a", "b"))
+    assert history.record(recorded.id) == recorded
+    assert history.records()[0] == [recorded, other]
+    with pytest.raises(HistoryError, match="No such file"):
+        history.record(other.id[:-12] + "0" * 12)
+    for name in ("", "a", f"../records/{recorded.id}", f"{recorded.id}/"):
+        with pytest.raises(HistoryError, match="is no id of a record"):
+            history.record(name)
+
+
+def test_a_record_that_was_changed_or_moved_to_another_id_is_not_read(tmp_path: Path) -> None:
+    history = History(str(tmp_path / "h"))
+    recorded = record_one(history, tmp_path, ordinary())
+    file = Path(recorded.path) / "record.json"
+    elsewhere = recorded.id[:-12] + "0" * 12
+    shutil.copytree(recorded.path, tmp_path / "h" / "records" / elsewhere)
+    with pytest.raises(HistoryError, match=f"{elsewhere}/record.json was changed since"):
+        history.record(elsewhere)
+    file.write_bytes(file.read_bytes().replace(b'"someone"', b'"nobody"'))
+    with pytest.raises(HistoryError, match=f"{file} was changed since it was written"):
+        history.record(recorded.id)
+
+
+class Offline(MemoryFileSystem):  # type: ignore[misc]
+    """What clients raise without a connection is of no common type."""
+
+    protocol = "offline"
+
+    def find(self, path: str, *args: object, **kwargs: object) -> list[str]:
+        raise RuntimeError("no connection")
+
+    cat_file = exists = find
+
+
+def test_what_clients_of_other_places_raise_is_named(tmp_path: Path) -> None:
+    fsspec.register_implementation("offline", Offline, clobber=True)
+    history = History("offline://h")
+    told = "/records.*: RuntimeError: no connection"
+    with pytest.raises(HistoryError, match=told):
+        history.records()
+    with pytest.raises(HistoryError, match=told):
+        history.record("20261125T000000Z-v1-000000000000")
+    with pytest.raises(HistoryError, match=told):
+        record_one(history, tmp_path, ordinary())
 
 
 def test_git_may_change_the_ends_of_lines(tmp_path: Path) -> None:

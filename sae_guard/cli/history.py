@@ -34,6 +34,7 @@ _SHOWN = ("kl", "ce_increase", "l0", "fvu")
     help="Write a table of them to this file: .csv, .json or .parquet.",
 )
 @click.option("--promotions", "promoted", is_flag=True, help="List who promoted what, and why.")
+@click.option("--thresholds", is_flag=True, help="Say when each was tightened or loosened.")
 def history(
     folder: str | None,
     last: int | None,
@@ -41,15 +42,20 @@ def history(
     export: Path | None,
     *,
     promoted: bool,
+    thresholds: bool,
     **globs: str | None,
 ) -> None:
     """Say what was recorded of which version, the oldest first.
 
     Records are made by `pytest --sae CHECKPOINT --sae-record NAME`.
     """
+    if thresholds and (promoted or metric is not None or export is not None):
+        raise click.UsageError("--thresholds goes with none of --metric, --export, --promotions")
     try:
         with without_collection():
-            whole = _answer(folder, globs, last, metric, export, promoted=promoted)
+            whole = _answer(
+                folder, globs, last, metric, export, promoted=promoted, thresholds=thresholds
+            )
     except SaeGuardError as error:
         raise click.ClickException(str(error)) from None
     if not whole:
@@ -64,20 +70,24 @@ def _answer(
     export: Path | None,
     *,
     promoted: bool,
+    thresholds: bool,
 ) -> bool:
     """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
-    from sae_guard.report import trend
+    from sae_guard.history.tracking import tracked
+    from sae_guard.report import tracks, trend
 
     kept = opened(folder)
-    records, promotions, unreadable = read(kept)
-    records = filtered(records, promotions, globs, kept.url)[-(last or 0) :]
+    every, promotions, unreadable = read(kept)
+    records = filtered(every, promotions, globs, kept.url)[-(last or 0) :]
     if export is not None:
         data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
         write_whole(export, data)
         click.echo(f"{len(records)} records in {export}")
     elif promoted:
         _echo(_promotions(records, promotions))
+    elif thresholds:
+        _echo(tracks(tracked(every, {each.id for each in records})))
     elif metric is not None:
         _echo(trend(records, metric))
     else:

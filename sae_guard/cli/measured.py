@@ -1,9 +1,10 @@
-"""Outcomes of a run of pytest → what it measured for the thresholds of a spec, or why it is not."""
+"""Outcomes of a run of pytest, or of records → what was measured for the thresholds of a spec, or
+why it is not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ from sae_guard.wire import Outcome
 
 
 def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outcome]:
-    """The outcomes of the spec file at ``path``.
+    """The outcomes of the spec file at ``path``; raises like `of_path`."""
+    name = of_path({outcome.spec for outcome in outcomes}, path, file=file)
+    return [outcome for outcome in outcomes if outcome.spec == name]
 
-    They name it by its path from the root folder of the run, which need not be the folder that we
-    are in.
+
+def of_path(names: Collection[str], path: Path, *, file: str) -> str:
+    """Which of the names is that of the spec file at ``path``.
+
+    They are paths from the root folder of a run, which need not be the folder that we are in.
 
     Raises:
-        SetupError: There are none, or specs of several root folders could be it.
+        SetupError: None is, or several could be.
     """
-    known = sorted({outcome.spec for outcome in outcomes})
+    known = sorted(names)
     own = [name for name in known if _ends_with(path.absolute(), name)]
     own = own or [name for name in known if _ends_with(path.resolve(), name)]
     if not own:
@@ -35,7 +41,7 @@ def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outco
         )
     if len(own) > 1:
         raise SetupError(f"{file} has specs that could be {path}: {', '.join(own)}")
-    return [outcome for outcome in outcomes if outcome.spec in own]
+    return own[0]
 
 
 def _ends_with(path: Path, name: str) -> bool:
@@ -162,8 +168,8 @@ def _measured(outcome: Outcome, threshold: Threshold) -> Measured:
 def _interval(outcome: Outcome, value: float, threshold: Threshold) -> tuple[float, float] | None:
     """That of the threshold's confidence, as far as it follows from the one that is there."""
     n, had, low, high = outcome.n_sequences, outcome.confidence, outcome.low, outcome.high
-    if threshold.confidence is None or n is None or had is None or low is None or high is None:
+    if threshold.confidence is None or had is None or low is None or high is None:
         return None
-    if level(threshold.view.statistic) is None:
+    if n is not None and level(threshold.view.statistic) is None:
         return rescaled(Estimate(value, low, high, 0, n, had), threshold.confidence)
     return (low, high) if threshold.confidence <= had else None

@@ -7,13 +7,14 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sae_guard.cli.kept import folder_option
 from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError, allowed
 
@@ -28,9 +29,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("spec", type=_FILE)
+@click.option("--from", "file", type=_FILE, help="What `pytest --sae-json FILE` has written.")
 @click.option(
-    "--from", "source", type=_FILE, required=True, help="What `pytest --sae-json FILE` has written."
+    "--to",
+    "version",
+    metavar="VERSION",
+    help="Or what was recorded: a promoted label, or the id, hash or name of records.",
 )
+@folder_option
 @click.option(
     "--margin", default="5%", show_default=True, metavar="SHARE", callback=share,
     help="Of the distance of a value from 0 (from 1: scores), left between it and its bound.",
@@ -42,7 +48,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--reason", metavar="TEXT", help="Why they may be loosened; printed, for the commit.")
 def tighten(
     spec: Path,
-    source: Path,
+    file: Path | None,
+    version: str | None,
+    folder: str | None,
     margin: Decimal,
     documents: tuple[str, ...],
     checkpoints: tuple[str, ...],
@@ -53,12 +61,18 @@ def tighten(
 ) -> None:
     """Tighten the bounds of SPEC to what was measured and a margin.
 
-    Each bound is moved to where the checkpoints in FILE, or those named, keep it by the margin, if
-    that is tighter than it was. Of SPEC only the characters of these numbers change.
+    Each bound is moved to where the checkpoints in FILE or of VERSION, or those of them that are
+    named, keep it by the margin, if that is tighter than it was. Of SPEC only the characters of
+    these numbers change.
     """
     reason = (reason or "").strip()
     if allow_loosen != bool(reason):
         raise click.UsageError("--allow-loosen and --reason go together: say why")
+    if (file is None) == (version is None):
+        raise click.UsageError("give one of --from FILE and --to VERSION")
+    if folder is not None and version is None:
+        raise click.UsageError("--folder goes with --to: it is where records are")
+    source = _Source(file, version, folder)
     try:
         old = spec.read_bytes()
         decisions = _decided(
@@ -75,13 +89,39 @@ def tighten(
         click.echo(_diff(old, new, str(spec)), nl=False)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What was measured: a file that a run wrote, or the records of a version."""
+
+    file: Path | None
+    version: str | None
+    folder: str | None
+
+    def __str__(self) -> str:
+        return str(self.file or self.version)
+
+    def outcomes(self, path: Path, specs: Sequence[Spec]) -> list[Outcome]:
+        """Those of the spec file at ``path``, which has these documents."""
+        from sae_guard.cli.measured import of_file
+        from sae_guard.cli.recorded import of_version
+        from sae_guard.report import from_json
+
+        if self.file is None:
+            return of_version(str(self.version), self.folder, path, specs)
+        try:
+            text = self.file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SetupError(f"{self}: not JSON: {error}") from None
+        return of_file(from_json(text, file=str(self)), path, file=str(self))
+
+
 _Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
 
 
 def _decided(
     data: bytes,
     path: Path,
-    source: Path,
+    source: _Source,
     margin: Decimal,
     documents: Sequence[str],
     checkpoints: Sequence[str],
@@ -89,7 +129,7 @@ def _decided(
     allow_loosen: bool,
 ) -> _Decided:
     """The chosen documents, and what becomes of their bounds: nothing, where none was measured."""
-    from sae_guard.cli.measured import of_spec
+    from sae_guard.cli.measured import of_checkpoints, of_spec
     from sae_guard.spec.load import parse_specs
     from sae_guard.tightening import tightened
 
@@ -98,7 +138,8 @@ def _decided(
         if name not in specs:
             raise SetupError(f"{path} has no document {name!r}; {allowed(name, specs)}")
     chosen = [spec for name, spec in specs.items() if not documents or name in documents]
-    outcomes = _outcomes(source, path, checkpoints)
+    outcomes = source.outcomes(path, list(specs.values()))
+    outcomes = of_checkpoints(outcomes, checkpoints, file=str(source))
     decided: list[tuple[Spec, tuple[Decision, ...]]] = []
     for spec in chosen:
         measured = of_spec(outcomes, spec, file=str(source))
@@ -111,18 +152,6 @@ def _decided(
         names = ", ".join(sorted({outcome.name for outcome in outcomes}))
         raise SetupError(f"{source} has no verdict by the thresholds of {path}, but by {names}")
     return decided
-
-
-def _outcomes(source: Path, path: Path, checkpoints: Sequence[str]) -> list[Outcome]:
-    from sae_guard.cli.measured import of_checkpoints, of_file
-    from sae_guard.report import from_json
-
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SetupError(f"{source}: not JSON: {error}") from None
-    outcomes = of_file(from_json(text, file=str(source)), path, file=str(source))
-    return of_checkpoints(outcomes, checkpoints, file=str(source))
 
 
 def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:

@@ -1,7 +1,13 @@
 """Two measurements of the same sequences, row by row: what moved, and what may be compared."""
 
 from sae_guard.comparison.change import Baseline, Change, change
-from sae_guard.comparison.comparable import Differences, NotComparableError, differences
+from sae_guard.comparison.comparable import (
+    Differences,
+    NotComparableError,
+    differences,
+    formula_difference,
+    other_things,
+)
 from sae_guard.comparison.compare import Comparison, compare
 from sae_guard.comparison.metric_move import MetricMove, Version
 from sae_guard.comparison.moved import Moved, MovedSequence, MovedToken
@@ -23,4 +29,6 @@ __all__ = [
     "change",
     "compare",
     "differences",
+    "formula_difference",
+    "other_things",
 ]

@@ -46,12 +46,18 @@ def differences(before: Measurement, after: Measurement) -> Differences:
     model are none: the same model may lie elsewhere. That it is the same is seen by its loss.
     """
     old, new = before.provenance, after.provenance
-    refused = [*_said(_of_place(old, new)), *_said(_of_tokens(old, new))]
-    if old.corpus.get("sha256") is None:
-        refused.append("of tokens without a sha256 nothing says that they are the same")
+    refused = other_things(old, new)
     if not refused:
         refused += _of_clean_model(before, after)
     return Differences(tuple(refused), tuple(_said(_of_environment(old, new))))
+
+
+def other_things(before: Provenance, after: Provenance) -> list[str]:
+    """In what the provenance of two measurements says that they are of other things."""
+    found = [*_said(_of_place(before, after)), *_said(_of_tokens(before, after))]
+    if before.corpus.get("sha256") is None:
+        found.append("of tokens without a sha256 nothing says that they are the same")
+    return found
 
 
 def formula_difference(before: Provenance, after: Provenance, metric: str) -> str | None:

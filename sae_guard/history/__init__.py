@@ -1,5 +1,6 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
+from sae_guard.history.earlier import Earlier
 from sae_guard.history.naming import baselines, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
     SCHEMA_VERSION,
@@ -17,6 +18,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Certificate",
     "ChangedError",
+    "Earlier",
     "History",
     "HistoryError",
     "NotRecordedError",

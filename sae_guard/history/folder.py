@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -50,15 +51,20 @@ class Folder:
         if local is not None:
             with _named(local / name):
                 _write_here(local, name, files)
-            return str(local / name)
+            return self.path_of(name)
         fs, root = self._remote()
         path = f"{root}/{name}"
-        with _named(path):
+        with _named_there(path):
             if fs.exists(f"{path}/{head}"):
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
             for file in sorted(files, key=lambda file: file == head):
                 _put(fs, f"{path}/{file}", files[file])
-        return f"{self.url}/{name}"
+        return self.path_of(name)
+
+    def path_of(self, name: str) -> str:
+        """The path of an entry, or its URL where it is elsewhere."""
+        local = self._local
+        return f"{self.url}/{name}" if local is None else str(local / name)
 
     def heads(self, head: str) -> Iterator[tuple[str, str, bytes]]:
         """Name, path or URL, and head of each entry, by name; one without head is none yet."""
@@ -67,7 +73,7 @@ class Folder:
             yield from _heads_here(local, head)
             return
         fs, root = self._remote()
-        with _named(root):
+        with _named_there(root):
             fs.invalidate_cache()
             found = [path for path in _listed(fs, root) if path.endswith(f"/{head}")]
             contents = fs.cat(found) if found else {}
@@ -82,7 +88,7 @@ class Folder:
             with _named(local / name / file):
                 return (local / name / file).read_bytes()
         fs, root = self._remote()
-        with _named(f"{root}/{name}/{file}"):
+        with _named_there(f"{root}/{name}/{file}"):
             data: bytes = fs.cat_file(f"{root}/{name}/{file}")
             return data
 
@@ -111,7 +117,21 @@ def _named(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        raise HistoryError(f"{where}: {error.strerror or error}") from error
+        missing = isinstance(error, FileNotFoundError)  # which fsspec raises with a path alone
+        why = error.strerror or (os.strerror(errno.ENOENT) if missing else error)
+        raise HistoryError(f"{where}: {why}") from error
+
+
+@contextmanager
+def _named_there(path: str) -> Iterator[None]:
+    """The same of what is elsewhere, where errors of clients of all kinds come through fsspec."""
+    try:
+        with _named(path):
+            yield
+    except HistoryError:
+        raise
+    except Exception as error:  # no credentials, no connection: of no common type
+        raise HistoryError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:

@@ -21,6 +21,7 @@ from sae_guard.history.record import (
     GitRow,
     MetricRow,
     NotRecordedError,
+    ParetoRow,
     Record,
     SpecRow,
     ThresholdRow,
@@ -31,8 +32,9 @@ from sae_guard.history.rows import plain, to_parquet
 from sae_guard.history.store import files_of
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
+from sae_guard.pareto import ParetoVerdict
 from sae_guard.spec import Spec
-from sae_guard.verdicts import Verdict
+from sae_guard.verdicts import Status, Verdict
 from sae_guard.views import View, estimate
 
 
@@ -60,6 +62,7 @@ def make(
     occasion: Occasion,
     *,
     file: str,
+    pareto: ParetoVerdict | None = None,
 ) -> tuple[Record, dict[str, bytes]]:
     """The record of a case, and the files beside it.
 
@@ -69,21 +72,26 @@ def make(
         verdicts: Of all thresholds of the spec.
         occasion: Of the run.
         file: What to call the spec's file.
+        pareto: The verdict beside earlier records, of a spec that asks for it.
 
     Raises:
         NotRecordedError: Sequences are missing, or a verdict was not reached.
     """
     check(measurement, verdicts)
+    if case.pareto is not None and pareto is None:
+        raise NotRecordedError("no verdict on pareto")
     if case.checkpoint is None or case.control:
         raise NotRecordedError("it is a control, not a checkpoint")
     files = to_parquet(measurement)
+    told = [(each.status, each.threshold.on_undecided) for each in verdicts]
+    told += [(_status(pareto), "fail")] if pareto else []
     record = Record(
         schema_version=SCHEMA_VERSION,
         name=occasion.name,
         created=datetime.now(timezone.utc),
         run=occasion.run,
         by=occasion.by,
-        verdict=worst((each.status, each.threshold.on_undecided) for each in verdicts),
+        verdict=worst(told),
         spec=SpecRow(file=file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
             label=case.label,
@@ -101,6 +109,7 @@ def make(
             if view != View(view.metric)
         },
         thresholds=tuple(map(_threshold, verdicts)),
+        pareto=_pareto(pareto) if pareto else None,
         provenance=plain(measurement.provenance),
         environment=occasion.environment,
         git=occasion.git,
@@ -137,6 +146,7 @@ def spec_sha256(spec: Spec) -> str:
             + ([t.change] if t.change else [])
             for t in spec.thresholds
         ],
+        **({"pareto": [spec.pareto.x, spec.pareto.y]} if spec.pareto else {}),
         **({"baseline": [spec.baseline, spec.strict_env]} if spec.baseline else {}),
     }
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -157,6 +167,21 @@ def _row(measurement: Measurement, view: View) -> MetricRow:
         high=_said(found.high),
         confidence=found.confidence,
         **told,
+    )
+
+
+def _status(pareto: ParetoVerdict) -> Status:
+    return "pass" if pareto.passes else "fail"
+
+
+def _pareto(verdict: ParetoVerdict) -> ParetoRow:
+    return ParetoRow(
+        x=verdict.pareto.x,
+        y=verdict.pareto.y,
+        where=verdict.pareto.where,
+        verdict=_status(verdict),
+        records=len(verdict.others),
+        dominated_by=tuple(each.name for each in verdict.dominated_by),
     )
 
 

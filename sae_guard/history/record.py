@@ -94,6 +94,18 @@ class ThresholdRow(_Kept):
     note: str | None = None
 
 
+class ParetoRow(_Kept):
+    """Whether a record of the spec dominated it in two metrics, and which."""
+
+    x: str
+    y: str
+    where: str
+    verdict: Status
+    records: int
+    """With how many it was compared."""
+    dominated_by: tuple[str, ...] = ()
+
+
 class SpecRow(_Kept):
     """Which spec it was measured by."""
 
@@ -140,7 +152,7 @@ class Record(_Kept):
     """The same for all records of a run, and for no others."""
     by: str
     verdict: Status
-    """The worst of its thresholds."""
+    """The worst of its thresholds and of ``pareto``."""
     spec: SpecRow
     checkpoint: CheckpointRow
     hook: str
@@ -152,6 +164,7 @@ class Record(_Kept):
     """What else the thresholds of the spec look at, or at the change of: ``kl.p99``,
     ``kl@position=0..8``. The rows beside the record do not tell it."""
     thresholds: tuple[ThresholdRow, ...]
+    pareto: ParetoRow | None = None
     provenance: dict[str, Any]
     """As `sae_guard.measurement.Provenance` has it."""
     environment: dict[str, str]

@@ -91,6 +91,17 @@ class History:
             Recorded(name, found.paths[name], record) for name, record in found.read.items()
         ], found.unreadable
 
+    def record(self, id: str) -> Recorded:
+        """The record of an id, and nothing else is read.
+
+        Raises:
+            HistoryError: There is none, or it cannot be read, or was changed.
+        """
+        if not _ID.fullmatch(id):
+            raise HistoryError(f"{id!r} is no id of a record")
+        path, data = self._records.path_of(id), self._records.read(id, _RECORD)
+        return Recorded(id, path, _checked(Record, id, data, f"{path}/{_RECORD}"))
+
     def measurement(self, recorded: Recorded) -> Measurement:
         """What was measured, bit for bit, but for the values of single tokens (`token_kl`).
 
@@ -218,14 +229,17 @@ def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
 def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
     read, paths, unreadable = {}, {}, []
     for name, path, data in _named(folder, head):
-        file = f"{path}/{head}"
         try:
-            check_hash(name, data, file)
-            read[name], paths[name] = parse(kind, data, file), path
+            read[name], paths[name] = _checked(kind, name, data, f"{path}/{head}"), path
         except HistoryError as error:
             unreadable.append(str(error))
     ordered = dict(sorted(read.items(), key=lambda item: (item[1].created, item[0])))
     return Found(ordered, paths, tuple(unreadable))
+
+
+def _checked(kind: type[Document], name: str, data: bytes, file: str) -> Document:
+    check_hash(name, data, file)
+    return parse(kind, data, file)
 
 
 def _named(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:

@@ -31,6 +31,7 @@ from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
 from sae_guard.pytest_plugin.sharing import left
+from sae_guard.pytest_plugin.tracking import Tracker
 from sae_guard.pytest_plugin.versions import VERSIONS, Versions
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
             _check_plan(gate)
             versions.check()
         recorder = Recorder.of(config, gate, versions, partial(_found, config))
-        config.pluginmanager.register(Ledger(gate, versions, recorder), "sae_guard.ledger")
+        ledger = Ledger(gate, versions, Tracker(config, gate), recorder)
+        config.pluginmanager.register(ledger, "sae_guard.ledger")
         if options.json is not None:
             _make_folder_of(options.json, config)
     if options.asked and not explicit:  # on xdist workers too: they parse the command line anew

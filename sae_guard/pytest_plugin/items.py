@@ -12,6 +12,7 @@ from sae_guard.errors import Contract, SaeGuardError
 from sae_guard.pytest_plugin.contracts import ContractItem
 from sae_guard.pytest_plugin.controls import ControlsItem
 from sae_guard.pytest_plugin.gate import GATE
+from sae_guard.pytest_plugin.pareto import ParetoItem
 from sae_guard.pytest_plugin.thresholds import ThresholdItem
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class SpecDocument(pytest.Collector):
                 yield ThresholdItem.from_parent(
                     self, **self._named(str(threshold.view), case), threshold=threshold
                 )
+            if case.pareto is not None:
+                yield ParetoItem.from_parent(self, **self._named("pareto", case))
             if case.compared:
                 yield ControlsItem.from_parent(self, **self._named("controls", case))
 

@@ -18,6 +18,7 @@ from sae_guard.pytest_plugin.options import EXIT_ERROR
 
 if TYPE_CHECKING:
     from sae_guard.pytest_plugin.recording import Recorder
+    from sae_guard.pytest_plugin.tracking import Tracker
     from sae_guard.pytest_plugin.versions import Versions
     from sae_guard.wire import Outcome
 
@@ -27,9 +28,12 @@ _MISSING_SHOWN = 5
 class Ledger:
     """Expected against reported node ids, and the outcomes; on the controller only."""
 
-    def __init__(self, gate: Gate, versions: Versions, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, gate: Gate, versions: Versions, tracker: Tracker, recorder: Recorder | None = None
+    ) -> None:
         self.gate = gate
         self.versions = versions
+        self.tracker = tracker
         self.recorder = recorder
         self.outcomes: dict[str, Outcome] = {}
         self._expected: dict[str, None] = {}
@@ -65,6 +69,10 @@ class Ledger:
     def crossed(self) -> list[str]:
         """Tests whose outcome is no pass, whatever pytest was told of them."""
         return [i for i, outcome in self.outcomes.items() if not outcome.passes]
+
+    def tested(self, spec: str) -> bool:
+        """Whether the run has tests of a spec, ``file::name``."""
+        return any(nodeid.startswith(f"{spec}::") for nodeid in self._expected)
 
     def trouble(self, start: str, end: str) -> str | None:
         """Why the tests whose ids begin and end so leave something unsaid; empty where they do not,
@@ -121,9 +129,11 @@ class Ledger:
             elif passed and self.crossed:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.recorder is not None:
-            self.recorder.finish(self.trouble)
+            self.recorder.finish(self.trouble, self.outcomes.get)
             if self.recorder.refused and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = EXIT_ERROR
+        if self._expected:
+            self.tracker.look(self.tested)
         if self.gate.options.json is not None:
             self._write_json(int(session.exitstatus))
 
@@ -138,6 +148,7 @@ class Ledger:
             self.in_order,
             verdict=self.verdict(exitstatus),
             version=importlib.metadata.version("sae-guard"),
+            looser=self.tracker.rows(),
         )
         try:
             partial.write_text(text, encoding="utf-8")
@@ -161,6 +172,7 @@ class Ledger:
         notes += [f"NO VERDICT: and {more} more"] if more > 0 else []
         notes += self._not_gated(verbose=config.option.verbose > 0)
         notes += self.versions.lines()
+        notes += self.tracker.lines()
         notes += self.recorder.lines() if self.recorder is not None else ()
         lines = list(summary(self.in_order, notes))
         if lines:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from sae_guard.cases import Case
     from sae_guard.history import History
     from sae_guard.history.make import Occasion
+    from sae_guard.measurement import Measurement
+    from sae_guard.pareto import ParetoVerdict
     from sae_guard.pytest_plugin.gate import Gate
     from sae_guard.pytest_plugin.versions import Versions
+    from sae_guard.wire import Outcome
     from sae_guard.workbench import EarlyOptions, Found
 
 Find = Callable[["Case"], "Found | None"]
@@ -80,28 +83,35 @@ class Recorder:
             _check_whole(gate.options.early, gate.plan.cases)
         return cls(history, occasion, gate, versions, find)
 
-    def finish(self, trouble: Callable[[str, str], str | None]) -> None:
+    def finish(
+        self,
+        trouble: Callable[[str, str], str | None],
+        outcome: Callable[[str], Outcome | None],
+    ) -> None:
         """Record the cases of the run.
 
         Args:
             trouble: Of the tests whose ids begin and end so: why the case has no verdicts; empty
                 where all is well, None where there are no such tests.
+            outcome: Of the test of this id.
         """
         for case in self._gate.plan.cases:
             if case.checkpoint is None:
                 continue
             file = self._gate.display(case.spec.file)
-            wrong = trouble(f"{file}::{case.spec.name}::", f"[{case.label}]")
+            start, end = f"{file}::{case.spec.name}::", f"[{case.label}]"
+            wrong = trouble(start, end)
             if wrong is None:
                 continue
+            pareto = outcome(f"{start}pareto{end}")
             try:
-                self._recorded.append(self._record(case, file, wrong))
+                self._recorded.append(self._record(case, file, wrong, pareto))
             except SaeGuardError as error:
                 self.refused.append(f"{file}::{case.spec.name} [{case.label}]: {error}")
         if not (self._recorded or self.refused):
             self.refused.append("no checkpoint was gated")
 
-    def _record(self, case: Case, file: str, wrong: str) -> str:
+    def _record(self, case: Case, file: str, wrong: str, told: Outcome | None) -> str:
         from sae_guard.history import NotRecordedError
         from sae_guard.history.make import make
 
@@ -116,8 +126,22 @@ class Recorder:
             found.verdict(threshold, self._versions.baseline(case, threshold))
             for threshold in case.thresholds
         ]
-        made = make(case, found.measurement, verdicts, self._occasion, file=file)
+        pareto = self._pareto(case, found.measurement, told)
+        occasion = self._occasion
+        made = make(case, found.measurement, verdicts, occasion, file=file, pareto=pareto)
         return self._history.add(*made).path
+
+    def _pareto(
+        self, case: Case, measurement: Measurement, told: Outcome | None
+    ) -> ParetoVerdict | None:
+        """As its test told it: records may have come since. Anew where that was deselected."""
+        from sae_guard.pareto import ParetoVerdict
+
+        if case.pareto is None:
+            return None
+        if told is not None:
+            return ParetoVerdict.of_json(told.pareto)
+        return self._versions.pareto(case, measurement)
 
     def lines(self) -> Iterator[str]:
         """What was recorded where, and what was not and why."""

@@ -1,4 +1,4 @@
-"""``--sae-baseline VERSION``: what thresholds on changes compare with."""
+"""``--sae-baseline VERSION``: what cases are compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from sae_guard.errors import SaeGuardError, SetupError
 if TYPE_CHECKING:
     from sae_guard.cases import Case
     from sae_guard.comparison import Baseline
-    from sae_guard.history import History, Promotion, Recorded
+    from sae_guard.history import Earlier
+    from sae_guard.measurement import Measurement
+    from sae_guard.pareto import ParetoVerdict
     from sae_guard.pytest_plugin.gate import Gate
     from sae_guard.verdicts import Threshold
 
@@ -35,31 +37,33 @@ def add_options(group: pytest.OptionGroup) -> None:
 
 
 class Versions:
-    """Recorded versions of the specs of a run, read when first asked for."""
+    """What the cases of a run are compared with."""
 
-    def __init__(self, history: History, gate: Gate) -> None:
-        self._history = history
+    def __init__(self, gate: Gate, folder: str) -> None:
         self._gate = gate
-        self._found: dict[tuple[str, str, bool], Baseline | SaeGuardError] = {}
+        self._folder = folder
+        self._baselines: dict[tuple[str, str, bool], Baseline | SaeGuardError] = {}
 
     @classmethod
     def of(cls, config: pytest.Config, gate: Gate) -> Versions:
         """Those of the folder in which ``--sae-record`` keeps records."""
-        from sae_guard.history import History, where
+        return cls(gate, config.getini("sae_history"))
 
-        return cls(History(where.chosen(config.getini("sae_history"), gate.options.root)), gate)
+    @cached_property
+    def _earlier(self) -> Earlier:
+        from sae_guard.history import Earlier, History, where
+
+        return Earlier(History(where.chosen(self._folder, self._gate.options.root)))
 
     def check(self) -> None:
         """Raise `pytest.UsageError` where ``--sae-baseline`` names no version at all."""
-        from sae_guard.history import meant
-
         asked = self._gate.options.baseline
         if asked in (None, NONE):
             return
         try:
-            meant(*self._kept, asked)
+            self._earlier.check(asked)
         except SaeGuardError as error:
-            raise pytest.UsageError(f"--sae-baseline: {error} ({self._history.url})") from None
+            raise pytest.UsageError(f"--sae-baseline: {error}") from None
 
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
         """What the threshold compares the case with; None where it is on no change.
@@ -76,47 +80,45 @@ class Versions:
                 f"{threshold.where}: {threshold.view} needs a baseline: give --sae-baseline "
                 "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
             )
-        spec = f"{self._gate.display(case.spec.file)}::{case.spec.name}"
-        key = (reference, spec, case.spec.strict_env)
-        if key not in self._found:
+        key = (reference, self._spec(case), case.spec.strict_env)
+        if key not in self._baselines:
             try:
-                self._found[key] = self._read(reference, spec, strict=case.spec.strict_env)
+                self._baselines[key] = self._earlier.baseline(*key[:2], strict=key[2])
             except SaeGuardError as error:  # kept: each threshold asks anew
-                self._found[key] = error
-        found = self._found[key]
+                self._baselines[key] = error
+        found = self._baselines[key]
         if isinstance(found, SaeGuardError):
             raise found
         return found
 
-    @cached_property
-    def _kept(self) -> tuple[list[Recorded], list[Promotion]]:
-        records, _ = self._history.records()
-        promotions, _ = self._history.promotions()
-        return records, promotions
+    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict:
+        """Whether a record dominates what was measured of the case, which has such a threshold.
 
-    def _read(self, reference: str, spec: str, *, strict: bool) -> Baseline:
-        from sae_guard.comparison import Baseline
-        from sae_guard.history import meant_for
+        Raises:
+            UndefinedMetricError: One of the two metrics is.
+            SetupError: There is no record to compare with.
+            HistoryError: A record cannot be read.
+        """
+        from sae_guard.pareto import Point
 
-        try:
-            recorded = meant_for(*self._kept, reference, spec)
-        except SetupError as error:
-            raise SetupError(f"baseline in {self._history.url}: {error}") from None
-        short = recorded.id.rpartition("-")[2]
-        return Baseline(
-            reference if reference == recorded.id else f"{reference} ({short})",
-            self._history.measurement(recorded),
-            {n: r.value for n, r in recorded.record.views.items() if r.value is not None},
-            strict,
-        )
+        assert case.pareto is not None
+        x, y = (measurement.estimate(name).value for name in (case.pareto.x, case.pareto.y))
+        point = Point(case.label, x, y)
+        return self._earlier.beside(case.pareto, self._spec(case), point, measurement)
 
     def lines(self) -> list[str]:
         """What was asked for in vain, or left out."""
-        cases = self._gate.plan.cases
+        specs = {id(case.spec): case.spec for case in self._gate.plan.cases}.values()
         asked = self._gate.options.baseline
-        changes = [t for case in cases for t in case.spec.thresholds if t.change]
+        changes = [t for spec in specs for t in spec.thresholds if t.change]
+        changes_or_more = [*changes, *(spec.pareto for spec in specs if spec.pareto)]
         if asked not in (None, NONE) and not changes:
             return [f"--sae-baseline {asked}: no spec of this run has thresholds on changes"]
-        if asked == NONE and changes:
-            return [f"--sae-baseline=none: {len(changes)} thresholds on changes were left out"]
+        if asked == NONE and changes_or_more:
+            n = len(changes_or_more)
+            told = "threshold" if n == 1 else "thresholds"
+            return [f"--sae-baseline=none: left out {n} {told} that earlier versions set"]
         return []
+
+    def _spec(self, case: Case) -> str:
+        return f"{self._gate.display(case.spec.file)}::{case.spec.name}"

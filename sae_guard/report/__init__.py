@@ -7,8 +7,10 @@ from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
+from sae_guard.report.pareto import pareto_failure, pareto_headline, plotted
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
+from sae_guard.report.tracking import looser_line, looser_row, tracks
 from sae_guard.report.trend import trend
 from sae_guard.report.words import failure, headline
 
@@ -23,10 +25,16 @@ __all__ = [
     "failure",
     "from_json",
     "headline",
+    "looser_line",
+    "looser_row",
     "metric_table",
     "number",
+    "pareto_failure",
+    "pareto_headline",
+    "plotted",
     "summary",
     "to_json",
+    "tracks",
     "trend",
     "verdict_line",
     "worst_lines",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +13,17 @@ from sae_guard.wire import Outcome
 JSON_SCHEMA_VERSION = 1
 
 
-def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:
-    """All outcomes as strict JSON: a number that JSON cannot say is null beside its verdict."""
+def to_json(
+    outcomes: Iterable[Outcome],
+    *,
+    verdict: str,
+    version: str,
+    looser: Iterable[Mapping[str, Any]] = (),
+) -> str:
+    """All outcomes as strict JSON: a number that JSON cannot say is null beside its verdict.
+
+    ``looser`` is what `looser_row` says of thresholds, of any spec of the run.
+    """
     rows = list(outcomes)
     document: dict[str, Any] = {
         "schema_version": JSON_SCHEMA_VERSION,
@@ -22,13 +31,14 @@ def to_json(outcomes: Iterable[Outcome], *, verdict: str, version: str) -> str:
         "verdict": verdict,
         "outcomes": [_json_row(outcome) for outcome in rows],
         "worst_cases": _worst_cases(rows),
+        "looser": list(looser),
     }
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _json_row(outcome: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = _finite(asdict(outcome))
-    for name in ("provenance", "controls", "diagnosis"):
+    for name in ("provenance", "controls", "diagnosis", "pareto"):
         row[name] = json.loads(row[name]) if row[name] else None
     del row["worst"]
     return row

@@ -15,7 +15,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     field.name: tuple(_NAMES[kind] for kind in str(field.type).split(" | "))
     for field in fields(Outcome)
 }
-_AS_JSON = ("provenance", "controls", "diagnosis")
+_AS_JSON = ("provenance", "controls", "diagnosis", "pareto")
 _ALWAYS = ("spec", "name", "checkpoint", "metric", "verdict", "kind")
 
 

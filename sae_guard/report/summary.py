@@ -9,7 +9,7 @@ from itertools import groupby
 from sae_guard.baselines import CHECKPOINT
 from sae_guard.diagnosis import Diagnosis
 from sae_guard.report.numbers import number
-from sae_guard.report.words import bounds, sample, shown
+from sae_guard.report.words import bounds, headline, sample, shown
 from sae_guard.wire import Outcome
 
 
@@ -35,6 +35,9 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield from _table(thresholds)
         yield from _since(thresholds)
         yield from _prefix(thresholds)
+    for outcome in outcomes:
+        if outcome.kind == "pareto":
+            yield f"  {verdict_words(outcome)}: {headline(outcome)}"
     yield from _diagnosis(thresholds)
     for outcome in outcomes:
         if outcome.kind == "controls":

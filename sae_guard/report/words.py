@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from sae_guard.diagnosis import Diagnosis
+from sae_guard.pareto import ParetoVerdict
 from sae_guard.report.excerpts import worst_lines
 from sae_guard.report.numbers import number
+from sae_guard.report.pareto import pareto_headline
 from sae_guard.wire import Outcome
 from sae_guard.worst import Worst
 
 
 def headline(outcome: Outcome) -> str:
     """Metric, value, bound, interval and tokens on one line; the reason for an error."""
+    if outcome.kind == "pareto" and outcome.pareto:
+        return pareto_headline(ParetoVerdict.of_json(outcome.pareto))
     if outcome.value is None or outcome.bound is None:
         if outcome.verdict == "undecided":
             return f"{outcome.metric} is undecided: {outcome.message}"

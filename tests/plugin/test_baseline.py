@@ -89,7 +89,9 @@ def test_the_first_version_has_none_and_later_ones_need_one(
     result = project.run(*asked, "--sae-baseline=none")
     assert result.ret == 0
     assert set(project.verdicts()) == {"kl[good]", "l0[good]", "explained_variance[good]"}
-    result.stdout.fnmatch_lines(["--sae-baseline=none: 3 thresholds on changes were left out"])
+    result.stdout.fnmatch_lines(
+        ["--sae-baseline=none: left out 3 thresholds that earlier versions set"]
+    )
 
 
 def test_the_spec_names_a_baseline_and_the_command_line_another(

@@ -1,0 +1,120 @@
+"""What earlier versions of a spec got, for what a new one is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from sae_guard.comparison import Baseline, formula_difference, other_things
+from sae_guard.errors import SetupError
+from sae_guard.history.naming import meant, meant_for
+from sae_guard.history.record import HistoryError, Promotion, Recorded
+from sae_guard.history.store import History
+from sae_guard.measurement import Measurement, Provenance
+from sae_guard.pareto import Pareto, ParetoVerdict, Point, compared
+
+
+class Earlier:
+    """Recorded versions, read once, when first asked for."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def check(self, reference: str) -> None:
+        """Raise `SetupError` where it names no version of any spec."""
+        try:
+            meant(self._records, self._promotions, reference)
+        except SetupError as error:
+            raise SetupError(f"{error} ({self._history.url})") from None
+
+    def baseline(self, reference: str, spec: str, *, strict: bool = False) -> Baseline:
+        """What was measured of a version.
+
+        Args:
+            reference: A promoted label, or a record's name or id.
+            spec: ``file::name``.
+            strict: Whether another device and other versions of libraries are refused.
+
+        Raises:
+            SetupError: It is no version, or has no record by the spec.
+            HistoryError: It cannot be read.
+        """
+        try:
+            recorded = meant_for(self._records, self._promotions, reference, spec)
+        except SetupError as error:
+            raise SetupError(f"baseline in {self._history.url}: {error}") from None
+        return Baseline(
+            reference if reference == recorded.id else f"{reference} ({_short(recorded)})",
+            self._history.measurement(recorded),
+            {n: row.value for n, row in recorded.record.views.items() if row.value is not None},
+            strict,
+        )
+
+    def beside(self, pareto: Pareto, spec: str, point: Point, new: Measurement) -> ParetoVerdict:
+        """The verdict on a point beside all records of a spec that are of the same tokens.
+
+        Args:
+            pareto: Of which two metrics.
+            spec: ``file::name``.
+            point: What was measured.
+            new: Where it was.
+
+        Raises:
+            SetupError: There is no such record.
+            HistoryError: A record cannot be read: it could be the better one.
+        """
+        if self._unreadable:
+            raise HistoryError(f"pareto: a record cannot be read: {self._unreadable[0]}")
+        points, left_out = [], []
+        for each in self._records:
+            if each.spec != spec:
+                continue
+            found = _point(each, pareto, new.provenance)
+            if isinstance(found, Point):
+                points.append(found)
+            else:
+                left_out.append(f"{each.record.name} ({_short(each)}): {found}")
+        if not points:
+            why = f"; {len(left_out)} of other things: {left_out[-1]}" if left_out else ""
+            raise SetupError(
+                f"{pareto.where}: pareto: no record of {spec} in {self._history.url} can be "
+                f"compared with{why}; --sae-baseline=none where there is none yet"
+            )
+        return compared(pareto, point, points, left_out)
+
+    @property
+    def _records(self) -> Sequence[Recorded]:
+        return self._read[0]
+
+    @property
+    def _promotions(self) -> Sequence[Promotion]:
+        return self._read[1]
+
+    @property
+    def _unreadable(self) -> Sequence[str]:
+        return self._read[2]
+
+    @cached_property
+    def _read(self) -> tuple[Sequence[Recorded], Sequence[Promotion], Sequence[str]]:
+        records, unreadable = self._history.records()
+        promotions, more = self._history.promotions()
+        return records, promotions, (*unreadable, *more)
+
+
+def _point(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
+    """The point of a record, or why it has none beside the new one."""
+    record = recorded.record
+    old = Provenance(**record.provenance)
+    reasons = other_things(old, new)
+    reasons += filter(None, (formula_difference(old, new, name) for name in (pareto.x, pareto.y)))
+    if reasons:
+        return reasons[0]
+    x, y = (record.metrics[name].value for name in (pareto.x, pareto.y))
+    if x is None or y is None:
+        return f"{pareto.x if x is None else pareto.y} is undefined"
+    label = "" if record.checkpoint.label == record.name else f" [{record.checkpoint.label}]"
+    return Point(f"{record.name}{label} ({_short(recorded)})", x, y)
+
+
+def _short(recorded: Recorded) -> str:
+    return recorded.id.rpartition("-")[2]
