@@ -111,7 +111,7 @@ def token_bits(tokens: TokenKL | None) -> list[tuple[str, bytes]]:
     return [(str(column.dtype), column.tobytes()) for column in columns]
 
 
-def with_tokens(measurement: Measurement, seed: int = 0, *, times: float = 1.0) -> Measurement:
+def tokenwise(measurement: Measurement, seed: int = 0, *, times: float = 1.0) -> Measurement:
     """The same with the values of 100 tokens a sequence, which give its KL."""
     rng = np.random.default_rng(seed)
     shape = (measurement.n_sequences, 100)
@@ -139,6 +139,14 @@ def ordinary(kl: float = 0.05, *, n: int = 8, of: int = 8) -> Measurement:
         device="cpu",
     )
     return Measurement(np.arange(n), sums, np.arange(5, dtype=np.int64), provenance)
+
+
+def with_tokens(measurement: Measurement) -> Measurement:
+    """With values of single tokens too: 100 scored ones in each sequence."""
+    n, made = measurement.n_sequences, np.random.default_rng(0)
+    scored = np.ones((n, 100), dtype=np.bool_)
+    columns = {name: made.random((n, 100)).astype(np.float32) * 4 for name in TOKEN_COLUMNS}
+    return replace(measurement, tokens=TokenTable(scored, columns), sources=("text.txt",) * n)
 
 
 def a_case(folder: Path, label: str = "v1", text: str = SPEC) -> Case:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from sae_guard.cli import main
 from sae_guard.history import History, Recorded
 from sae_guard.measurement import Measurement
-from tests.recorded import SPEC, ordinary, record_one, with_tokens
+from tests.recorded import SPEC, ordinary, record_one, tokenwise
 from tests.test_comparison import OTHERS, with_provenance
 from tests.test_comparison_compare import scaled
 
@@ -43,7 +43,7 @@ def record(history: History, tmp_path: Path) -> Callable[..., Recorded]:
 @pytest.fixture
 def two(record: Callable[..., Recorded]) -> list[Recorded]:
     """v1 and v2 by two specs; v2 is worse by one and better by the other."""
-    base = with_tokens(ordinary())
+    base = tokenwise(ordinary())
     return [
         record(base),
         record(base, text=OTHER),
@@ -113,8 +113,8 @@ def test_what_moved_most_is_shown_as_often_as_asked(two: list[Recorded]) -> None
 
 
 def test_tokens_that_moved_are_shown(record: Callable[..., Recorded]) -> None:
-    record(with_tokens(ordinary()))
-    record(with_tokens(ordinary(), 1), "v2")
+    record(tokenwise(ordinary()))
+    record(tokenwise(ordinary(), 1), "v2")
     told = run("v1", "v2", "--tokens", "2", "--sequences", "1").stdout
     assert (told.count("position "), told.count("100 tokens)")) == (4, 2)
 

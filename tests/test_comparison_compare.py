@@ -17,7 +17,7 @@ from sae_guard.metrics.table import METRICS
 from sae_guard.statistics.paired import Sums, move
 from sae_guard.testing import measurements
 from sae_guard.views import View, terms
-from tests.recorded import ordinary, with_tokens
+from tests.recorded import ordinary, tokenwise
 from tests.test_comparison import OTHERS, with_provenance
 
 
@@ -118,7 +118,7 @@ def test_versions_have_names_and_measurements_are_before_and_after() -> None:
 
 
 def test_single_tokens_come_from_the_measurement_or_from_beside_it() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     whole = compare(a, b).tokens
     assert (len(whole.worse), len(whole.better)) == (5, 5)
     read = [Version(n, replace(m, tokens=None), m.token_kl) for n, m in (("v1", a), ("v2", b))]

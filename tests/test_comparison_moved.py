@@ -14,7 +14,7 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.excerpts import Around, Excerpts
 from sae_guard.measurement import Measurement
 from sae_guard.token_table import TokenKL
-from tests.recorded import ordinary, with_tokens
+from tests.recorded import ordinary, tokenwise
 
 
 def known(measurement: Measurement) -> tuple[Measurement, TokenKL]:
@@ -25,7 +25,7 @@ def known(measurement: Measurement) -> tuple[Measurement, TokenKL]:
 
 @given(st.integers(0, 20), st.floats(0.5, 2))
 def test_it_is_the_ends_of_all_that_is_sorted(most: int, times: float) -> None:
-    before, after = with_tokens(ordinary()), with_tokens(ordinary(), 1, times=times)
+    before, after = tokenwise(ordinary()), tokenwise(ordinary(), 1, times=times)
     assert before.tokens is not None
     assert after.tokens is not None
     old, new = (each.tokens.columns["kl"] for each in (before, after))  # type: ignore[union-attr]
@@ -48,7 +48,7 @@ def test_it_is_the_ends_of_all_that_is_sorted(most: int, times: float) -> None:
 
 
 def test_what_did_not_move_is_not_shown_and_one_way_back_is_the_other() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     still = moved_tokens(known(a), known(a), 5)
     assert (still.worse, still.better) == ((), ())
     assert moved_sequences(a, a, 5).worse == ()
@@ -60,7 +60,7 @@ def test_what_did_not_move_is_not_shown_and_one_way_back_is_the_other() -> None:
 
 
 def test_it_comes_with_its_source_and_the_text_that_one_of_the_two_kept() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     worst = moved_tokens(known(a), known(b), 1).worse[0]
     sequence = moved_sequences(a, b, 1).worse[0]
     text = Around("def ", "f", "(")
@@ -76,7 +76,7 @@ def test_it_comes_with_its_source_and_the_text_that_one_of_the_two_kept() -> Non
 
 
 def test_rows_of_the_middle_of_a_corpus_are_called_by_their_index() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     plain = moved_tokens(known(a), known(b), 3).worse
     later = np.arange(8) * 3 + 5
     sources = tuple("abcdefgh")
@@ -87,7 +87,7 @@ def test_rows_of_the_middle_of_a_corpus_are_called_by_their_index() -> None:
 
 
 def test_other_tokens_and_what_is_not_finite_are_refused() -> None:
-    measurement, tokens = known(with_tokens(ordinary()))
+    measurement, tokens = known(tokenwise(ordinary()))
     fewer = TokenKL(tokens.sequences[1:], tokens.positions[1:], tokens.kl[1:])
     moved = TokenKL(tokens.sequences, tokens.positions + np.int32(1), tokens.kl)
     for other in (fewer, moved):

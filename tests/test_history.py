@@ -37,7 +37,7 @@ from tests.recorded import (
     ordinary,
     record_one,
     token_bits,
-    with_tokens,
+    tokenwise,
 )
 
 
@@ -93,7 +93,7 @@ def test_a_record_says_what_was_measured_on_what_and_how_it_was_judged(
 def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
     tmp_path: Path, history: History
 ) -> None:
-    measurement = with_tokens(ordinary())
+    measurement = tokenwise(ordinary())
     recorded = record_one(history, tmp_path, measurement)
     assert recorded.record.files["tokens.parquet"].rows == 800
     assert token_bits(history.token_kl(recorded)) == token_bits(measurement.token_kl)

@@ -19,7 +19,7 @@ from sae_guard.history.rows import (
     tokens_of_parquet,
 )
 from sae_guard.measurement import Measurement
-from tests.recorded import any_measurements, bits, ordinary, token_bits, with_tokens
+from tests.recorded import any_measurements, bits, ordinary, token_bits, tokenwise
 
 
 @given(any_measurements())
@@ -41,7 +41,7 @@ def test_pandas_reads_the_rows() -> None:
 
 
 def test_tokens_are_those_that_are_scored_in_the_order_of_the_corpus() -> None:
-    measurement = with_tokens(ordinary())
+    measurement = tokenwise(ordinary())
     assert measurement.tokens is not None
     measurement.tokens.scored[:, 0] = False
     table = pd.read_parquet(io.BytesIO(to_parquet(measurement)[TOKENS]))
@@ -65,7 +65,7 @@ def test_half_a_file_is_refused(name: str, keep: int) -> None:
 
 @pytest.mark.parametrize("keep", [0, 100, -10])
 def test_half_the_tokens_are_refused(keep: int) -> None:
-    data = to_parquet(with_tokens(ordinary()))[TOKENS]
+    data = to_parquet(tokenwise(ordinary()))[TOKENS]
     with pytest.raises(HistoryError, match="there: not the tokens of a measurement"):
         tokens_of_parquet(data[:keep], "there")
     with pytest.raises(HistoryError, match="there: not the tokens of a measurement: 'position'"):

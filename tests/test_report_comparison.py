@@ -19,7 +19,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.report import Compared, comparison_json, comparison_lines, verdict_line
 from sae_guard.report.comparison import percent, probability, signed
 from sae_guard.testing import measurements
-from tests.recorded import ordinary, with_tokens
+from tests.recorded import ordinary, tokenwise
 from tests.test_comparison import with_provenance
 from tests.test_comparison_compare import scaled
 
@@ -113,7 +113,7 @@ def test_it_says_what_was_not_compared_and_what_else_differs() -> None:
 
 
 def test_what_moved_most_comes_with_its_text() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     worst = compared(b, a, tokens=1, sequences=1)
     token, sequence = worst.tokens.worse[0], worst.sequences.better[0]
     told = Excerpts(
@@ -160,7 +160,7 @@ def refuse(constant: str) -> None:
 
 
 def test_the_json_is_strict_and_has_every_number() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     found = compared(b, a, tokens=2, sequences=2)
     refused = Compared("other", {"name": "v1"}, {"name": "v2"}, None, ("hook was a and is b",))
     done = Compared("tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, found)
@@ -191,7 +191,7 @@ def test_the_json_is_strict_and_has_every_number() -> None:
 
 
 def test_the_keys_of_the_json_are_documented() -> None:
-    a, b = with_tokens(ordinary()), with_tokens(ordinary(), 1)
+    a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     refused = Compared("other", {}, {}, None, ("hook was a and is b",))
     document = json.loads(comparison_json([Compared("tiny", {}, {}, compared(b, a)), refused]))
     one, two = document["comparisons"]

@@ -47,7 +47,7 @@ def history(
 ) -> None:
     """Say what was recorded of which version, the oldest first.
 
-    Records are made by `pytest --sae CHECKPOINT --sae-record NAME`.
+    Records are made by `pytest --sae CHECKPOINT --sae-record NAME`, and by `sae-guard measure`.
     """
     if thresholds and (promoted or metric is not None or export is not None):
         raise click.UsageError("--thresholds goes with none of --metric, --export, --promotions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,15 @@ from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
-    from sae_guard.history import History
+    from sae_guard.comparison import Baseline
     from sae_guard.history.make import Occasion
     from sae_guard.measurement import Measurement
-    from sae_guard.verdicts import Verdict
+    from sae_guard.pareto import ParetoVerdict
+    from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
+
+NONE = "none"
+"""Of ``--baseline``: there is no version yet."""
 
 _COLUMNS = (
     "spec", "name", "checkpoint", "metric", "value", "low", "high", "confidence", "unit", "min",
@@ -43,10 +47,16 @@ _COLUMNS = (
 @hook_option
 @click.option("--record", metavar="NAME", help="Keep a record of this version, such as v1.2.")
 @click.option(
+    "--baseline",
+    metavar="VERSION",
+    help="Recorded version that thresholds on changes compare with (default: that of the spec); "
+    "none leaves these thresholds out.",
+)
+@click.option(
     "--folder",
     metavar="FOLDER|URL",
-    help="Where records are kept (default: $SAE_GUARD_HISTORY, or .sae_guard/history in the root "
-    "folder of the project).",
+    help="Where versions are recorded (default: $SAE_GUARD_HISTORY, or .sae_guard/history in the "
+    "root folder of the project).",
 )
 @click.option(
     "--export",
@@ -62,6 +72,7 @@ def measure(
     specs: tuple[str, ...],
     hook: str | None,
     record: str | None,
+    baseline: str | None,
     folder: str | None,
     export: Path | None,
     device: str,
@@ -75,19 +86,18 @@ def measure(
     the exit code is 0 whatever they are: the gate is `pytest --sae CHECKPOINT`. It is 1 where
     something could not be measured or recorded; all that can be is.
 
-    --record keeps what `pytest --sae-record` does. The root folder is the one that pytest finds;
-    its ini options are not read.
+    --record keeps what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root
+    folder is the one that pytest finds; its ini options are not read.
     """
     from sae_guard.checkpoints.options import parse
     from sae_guard.history import export as tables
 
-    if folder is not None and record is None:
-        raise click.UsageError("--folder is where --record keeps its record: name the version")
     try:
         if export is not None and export.suffix not in tables.KINDS:
             raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
-        found = measuring.cases(checkpoints, specs, options=parse(said), hook=hook)
-        keeper = None if record is None else Keeper.of(record, folder)
+        options, changes = parse(said), baseline != NONE
+        found = measuring.cases(checkpoints, specs, options=options, hook=hook, changes=changes)
+        versions = Versions(folder, baseline, record)
     except SaeGuardError as error:
         raise click.ClickException(measuring.told(error)) from None
     bench = measuring.workbench(found, device=device, batch_size=batch_size, cache=cache)
@@ -99,7 +109,7 @@ def measure(
         except SaeGuardError as error:
             trouble.append(f"{measuring.shown(case)}: {error.cause} error: {measuring.told(error)}")
             continue
-        outcomes += _tell(case, measurement, keeper, trouble)
+        outcomes += _tell(case, measurement, versions, trouble)
     if export is not None:
         rows = [{name: getattr(each, name) for name in _COLUMNS} for each in outcomes]
         write_whole(export, tables.to_bytes(rows, export.suffix))
@@ -108,52 +118,105 @@ def measure(
         raise click.ClickException("\n".join(trouble))
 
 
-@dataclass(frozen=True)
-class Keeper:
-    """Where what is measured is recorded, and as which version."""
+class Versions:
+    """What is compared with, and where what is measured is kept, if it is."""
 
-    history: History
-    occasion: Occasion
-
-    @classmethod
-    def of(cls, name: str, folder: str | None) -> Keeper:
+    def __init__(self, folder: str | None, baseline: str | None, record: str | None) -> None:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
-        from sae_guard.history import History, where
+        from sae_guard.history import Earlier, History, where
         from sae_guard.history.make import Occasion
 
         here = Path.cwd()
         root = project.root_of(here)
-        history = History(where.chosen(folder, here if folder else root))
-        occasion = Occasion.of(name, root)
-        history.prepare()
-        return cls(history, occasion)
+        self._history = History(where.chosen(folder, here if folder else root))
+        self._earlier = Earlier(self._history)
+        self._asked = baseline
+        self._occasion: Occasion | None = None
+        if baseline not in (None, NONE):
+            self._earlier.check(str(baseline))
+        if record is not None:
+            self._occasion = Occasion.of(record, root)
+            self._history.prepare()
 
-    def keep(self, case: Case, measurement: Measurement, verdicts: Sequence[Verdict]) -> str:
-        """The path of the record that is made; raises `NotRecordedError` or `HistoryError`."""
+    def judge(self, case: Case, measurement: Measurement) -> list[Verdict]:
+        """The verdicts of all thresholds."""
+        return [self._verdict(case, measurement, threshold) for threshold in case.thresholds]
+
+    def _verdict(self, case: Case, measurement: Measurement, threshold: Threshold) -> Verdict:
+        from sae_guard.verdicts import Verdict, judge
+
+        try:
+            before = self._baseline(case, threshold) if threshold.change else None
+        except SaeGuardError as error:
+            return Verdict(threshold, "error", cause=error.cause, message=measuring.told(error))
+        return judge(measurement, threshold, before)
+
+    def _baseline(self, case: Case, threshold: Threshold) -> Baseline:
+        reference = self._asked or case.spec.baseline
+        if reference is None:
+            raise SetupError(
+                f"{threshold.view} needs a baseline: give --baseline VERSION, or `baseline` in the "
+                "spec; --baseline none where there is none yet"
+            )
+        strict = case.spec.strict_env
+        return self._earlier.baseline(reference, measuring.named(case), strict=strict)
+
+    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
+        """Beside all records of the spec, if it asks for that; raises like `Earlier.beside`."""
+        from sae_guard.pareto import Point
+
+        if case.pareto is None:
+            return None
+        x, y = (measurement[name] for name in (case.pareto.x, case.pareto.y))
+        point = Point(case.label, x, y)
+        return self._earlier.beside(case.pareto, measuring.named(case), point, measurement)
+
+    def keep(
+        self,
+        case: Case,
+        measurement: Measurement,
+        verdicts: Sequence[Verdict],
+        pareto: ParetoVerdict | None,
+    ) -> Iterator[str]:
+        """Keep a record where one was asked for, and say so.
+
+        Raises:
+            NotRecordedError: What was measured is none.
+            HistoryError: It cannot be written.
+        """
         from sae_guard.history.make import make
 
+        if self._occasion is None:
+            return
         file = measuring.shown_file(case.spec.file)
-        return self.history.add(*make(case, measurement, verdicts, self.occasion, file=file)).path
+        made = make(case, measurement, verdicts, self._occasion, file=file, pareto=pareto)
+        yield f"recorded: {_short(self._history.add(*made).path)}"
 
 
 def _tell(
-    case: Case, measurement: Measurement, keeper: Keeper | None, trouble: list[str]
+    case: Case, measurement: Measurement, versions: Versions, trouble: list[str]
 ) -> list[Outcome]:
     """Print and record one case; its outcomes."""
-    from sae_guard.report import every_metric, metric_table
-    from sae_guard.verdicts import judge
+    from sae_guard.report import every_metric, metric_table, pareto_headline
 
-    verdicts = [judge(measurement, threshold) for threshold in case.thresholds]
+    verdicts = versions.judge(case, measurement)
     outcomes = list(_outcomes(case, measurement, verdicts))
     names = {"spec": measuring.shown_file(case.spec.file), "name": case.spec.name}
     every = every_metric(measurement, outcomes, **names, checkpoint=case.label)
     for line in metric_table(every):
         click.echo(measuring.told(line))
-    if keeper is not None:
-        try:
-            click.echo(f"recorded: {_short(keeper.keep(case, measurement, verdicts))}")
-        except SaeGuardError as error:
-            trouble.append(f"NOT RECORDED: {measuring.shown(case)}: {error}")
+    pareto = None
+    try:
+        pareto = versions.pareto(case, measurement)
+    except SaeGuardError as error:
+        click.echo(f"  pareto: no verdict: {measuring.told(error)}")
+    if pareto is not None:
+        click.echo(f"  {pareto_headline(pareto)}")
+    try:
+        for line in versions.keep(case, measurement, verdicts, pareto):
+            click.echo(line)
+    except SaeGuardError as error:
+        trouble.append(f"NOT RECORDED: {measuring.shown(case)}: {measuring.told(error)}")
     click.echo()
     return every
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sae_guard.spec import Spec
     from sae_guard.workbench import Workbench
 
-_OF_PYTEST = re.compile(r"--sae-(?=(spec|hook|cache|arch|k|norm|scale)\b)")
+_OF_PYTEST = re.compile(r"--sae-(?=(spec|hook|cache|baseline|arch|k|norm|scale)\b)")
 """Options of pytest that commands have without ``sae-``."""
 
 
@@ -28,6 +28,7 @@ def cases(
     *,
     options: SaeOptions = NOTHING_SAID,
     hook: str | None = None,
+    changes: bool = True,
 ) -> list[Case]:
     """What there is to measure, spec after spec; each case has what one measurement needs.
 
@@ -36,6 +37,7 @@ def cases(
         specs: Files or names of specs; those in ``thresholds`` of the project where there are none.
         options: What is said of the SAEs.
         hook: ``HOOK`` or ``HOOK:HOOK_OUT``, of checkpoints that do not name it.
+        changes: Whether there is an earlier version, so that thresholds on changes are in force.
 
     Raises:
         SetupError: A checkpoint is not found, not gated, or gated ambiguously; a spec is malformed,
@@ -49,7 +51,7 @@ def cases(
     files = _spec_files(specs, here, checkpoints)
     documents = [spec for file in files for spec in read_specs(file)]
     found = [each for text in checkpoints for each in resolve(text, here)]
-    made = plan(documents, candidates(found, options=options, hook=hook))
+    made = plan(documents, candidates(found, options=options, hook=hook), changes=changes)
     if specs:
         check_named(files, documents, made, shown_file)
     return [case for spec in documents for case in made.of(spec)]
@@ -67,9 +69,14 @@ def shown_file(file: Path) -> str:
     return project.display(file, project.root_of(Path.cwd()))
 
 
+def named(case: Case) -> str:
+    """The spec of a case as records have it."""
+    return f"{shown_file(case.spec.file)}::{case.spec.name}"
+
+
 def shown(case: Case) -> str:
     """What to call a case."""
-    return f"{shown_file(case.spec.file)}::{case.spec.name} [{case.label}]"
+    return f"{named(case)} [{case.label}]"
 
 
 def workbench(

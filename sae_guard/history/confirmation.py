@@ -7,17 +7,19 @@ within a tolerance, which is a share of it, or where it is near zero what roundi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sae_guard.history.record import MetricRow, Record, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.verdicts import Threshold, judge
-from sae_guard.views import Slice
+from sae_guard.views import CHANGE, Slice, View
 
 TOLERANCE = 1e-4
 """Of the value."""
@@ -76,31 +78,55 @@ def confirm(
         tolerance: Of each value.
     """
     found = [
-        Compared("n_sequences", record.n_sequences, measured.n_sequences, 0),
-        Compared("n_tokens", record.n_tokens, measured.n_tokens, 0),
+        _count("n_sequences", rows.sequences, measured.sequences, record.n_sequences),
+        _count("n_tokens", rows.sums["n_tokens"], measured.sums["n_tokens"], record.n_tokens),
         _firings(rows, measured, tolerance),
     ]
-    for name, row in record.metrics.items():
+    for name, row in (*record.metrics.items(), *record.views.items()):
         found.append(_metric(name, row, rows, measured, tolerance))
-    bounded = [_threshold(row, record, rows, measured, tolerance) for row in record.thresholds]
-    seen = {each.name for each in found if each.ok}
-    # Of plain metrics the value stands above already.
-    return found + [each for each in bounded if each.name not in seen or not each.ok]
+    told = {each.name: each.ok for each in found}
+    for bounded in record.thresholds:
+        each = _threshold(bounded, record, rows, measured, tolerance)
+        # Where the value stands above already, the verdict may be wrong all the same.
+        if each.name not in told or (told[each.name] and not each.ok):
+            found.append(each)
+    return found
+
+
+def taken_for_granted(record: Record) -> Iterator[str]:
+    """What a record says of other versions, which are not measured again."""
+    since = {row.baseline for row in record.thresholds if row.change and row.baseline}
+    for name in sorted(since):
+        yield f"changes since {name} are by what the record says of it"
+    if record.pareto is not None:
+        yield f"pareto: {record.pareto.verdict} beside {record.pareto.records} other records"
+
+
+def _count(name: str, recorded: NDArray[Any], measured: NDArray[Any], said: int) -> Compared:
+    """Of sequences, or of tokens in them: exactly the same ones."""
+    now = len(measured) if name == "n_sequences" else int(measured.sum())
+    same_ones = np.array_equal(recorded, measured)
+    return Compared(name, said, now, 0, "" if same_ones or said != now else "of other sequences")
 
 
 def _metric(
     name: str, row: MetricRow, rows: Measurement, measured: Measurement, tolerance: float
 ) -> Compared:
-    estimate, why = estimated(measured, name)
-    if estimate is None or row.value is None:
-        undefined = row.value is None and estimate is None
+    try:
+        view = View(name) if name in METRICS else _view(name)
+    except ValueError:
+        return Compared(name, row.value, None, 0, "no such view is known")
+    found, why = estimated(measured, view)
+    if found is None or row.value is None:
+        undefined = row.value is None and found is None
         told = "" if undefined else f"it is undefined now: {why}" if why else "it was undefined"
-        return Compared(name, row.value, estimate.value if estimate else None, 0, told)
-    allowed = max(tolerance * abs(row.value), _floor(name, rows))
-    ends = ((row.low, estimate.low), (row.high, estimate.high))
-    apart = [pair for pair in ends if not near(*pair, allowed)]
+        return Compared(name, row.value, found.value if found else None, 0, told)
+    allowed = _allowed(row.value, view, rows, tolerance)
+    ends = ((row.low, found.low), (row.high, found.high))
+    # The interval of a quantile ends at single tokens, of which another is the next at a touch.
+    apart = [pair for pair in ends if not near(*pair, allowed)] if view.statistic == "mean" else []
     told = "" if not apart else f"its interval ended at {apart[0][0]}, and now at {apart[0][1]}"
-    return Compared(name, row.value, estimate.value, allowed, told)
+    return Compared(name, row.value, found.value, allowed, told)
 
 
 def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Compared:
@@ -110,7 +136,7 @@ def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Comp
     if rows.firings.shape != measured.firings.shape:
         told = f"of {len(rows.firings)} latents, and now of {len(measured.firings)}"
     elif not (moved := int(np.abs(rows.firings - measured.firings).sum())) <= allowed:
-        told = f"{moved:,} of them are on other latents"
+        told = f"{moved:,} of them differ"
     return Compared("firings", recorded, now, allowed, told)
 
 
@@ -122,34 +148,65 @@ def _threshold(
         threshold = _rebuilt(row)
     except ValueError:
         return Compared(row.metric, row.value, None, 0, "no such view is known")
+    if row.change:
+        return _change(row, threshold, rows, measured, tolerance)
     view = threshold.view
-    plain = view.statistic == "mean" and view.slice is None
     verdict = judge(measured, threshold)
     value = None if verdict.estimate is None else verdict.estimate.value
     if row.value is None or value is None:
         return Compared(row.metric, row.value, value, 0, verdict.message or "it had no value")
-    floor = _floor(view.metric, rows)
-    allowed = max(tolerance * abs(row.value), floor if plain else _SINGLE * floor)
-    bounds = (row.max, row.min, row.warn_max, row.warn_min)
-    close = any(bound is not None and abs(row.value - bound) <= allowed for bound in bounds)
+    allowed = _allowed(row.value, view, rows, tolerance)
     told = ""
-    if plain and not same(row.value, record.metrics[view.metric].value):
+    if view == View(view.metric) and not same(row.value, record.metrics[view.metric].value):
         told = "it was judged by another value than the metric's"
     elif not same(row.headroom, threshold.headroom(row.value)):
         told = f"its headroom is said to be {row.headroom}"
-    elif verdict.status != row.verdict and not close:
+    elif verdict.status != row.verdict and not _at_a_bound(row, allowed):
         told = f"the verdict was {row.verdict}, and is {verdict.status}"
     return Compared(row.metric, row.value, value, allowed, told)
 
 
+def _change(
+    row: ThresholdRow, threshold: Threshold, rows: Measurement, measured: Measurement,
+    tolerance: float,
+) -> Compared:  # fmt: skip
+    """From what the record says of the baseline to what is measured now."""
+    view = threshold.view.itself
+    found, why = estimated(measured, view)
+    if row.value is None or row.before is None or found is None:
+        return Compared(row.metric, row.value, None, 0, why or "from where is not said")
+    scale = abs(row.before) if row.change == "share" else 1.0
+    if not scale:
+        return Compared(row.metric, row.value, None, 0, "it is a share of 0")
+    allowed = _allowed(found.value, view, rows, tolerance) / scale
+    told = ""
+    passes = row.verdict in ("pass", "warn")
+    if row.verdict != "undecided" and not _at_a_bound(row, allowed):
+        within = threshold.allows(row.value)
+        told = "" if within == passes else f"the verdict {row.verdict} does not follow from it"
+    return Compared(row.metric, row.value, (found.value - row.before) / scale, allowed, told)
+
+
+def _at_a_bound(row: ThresholdRow, allowed: float) -> bool:
+    bounds = (row.max, row.min, row.warn_max, row.warn_min)
+    return any(bound is not None and near(row.value, bound, allowed) for bound in bounds)
+
+
 def _rebuilt(row: ThresholdRow) -> Threshold:
     """Raises `ValueError` where no threshold is written so."""
-    metric, _, where = row.metric.partition("@")
-    found = Threshold(
-        metric, row.max, row.min, row.warn_max, row.warn_min, row.confidence, row.on_undecided,
-        _slice(where) if where else None,
+    view = _view(row.metric.replace(f".{CHANGE}", "", 1) if row.change else row.metric)
+    name = str(replace(view, slice=None))
+    return Threshold(
+        name, row.max, row.min, row.warn_max, row.warn_min, row.confidence, row.on_undecided,
+        view.slice, row.change or "",
     )  # fmt: skip
-    if (problem := found.view.problem()) is not None:
+
+
+def _view(text: str) -> View:
+    """Raises `ValueError` where no view is called so, and `SetupError` where no metric is."""
+    name, _, where = text.partition("@")
+    found = View.of(name, _slice(where) if where else None)
+    if (problem := found.problem()) is not None:
         raise ValueError(problem)
     return found
 
@@ -163,6 +220,12 @@ def _slice(text: str) -> Slice:
         if by == kind:
             return Slice(kind, float(low), float(high) if high else math.inf)
     raise ValueError(f"no slice by {by}")
+
+
+def _allowed(value: float, view: View, rows: Measurement, tolerance: float) -> float:
+    floor = _floor(view.metric, rows)
+    alone = view != View(view.metric)
+    return max(tolerance * abs(value), _SINGLE * floor if alone else floor)
 
 
 def _floor(name: str, rows: Measurement) -> float:

@@ -12,6 +12,7 @@ from sae_guard.history.record import MetricRow, Record, worst
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.statistics import Estimate
+from sae_guard.views import View, estimate
 
 _ROUNDING = 1e-9
 """Relative: of sums in float64."""
@@ -27,7 +28,7 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
     told = rows.provenance
     pairs: list[tuple[str, Any, Any]] = [
         ("n_sequences", record.n_sequences, rows.n_sequences),
-        ("n_tokens", record.n_tokens, rows.n_tokens),
+        ("n_tokens", record.n_tokens, float(rows.sums["n_tokens"].sum())),
         ("n_sequences of the token set", rows.n_whole, rows.n_sequences),
         ("hook", record.hook, told.hook),
         ("hook_out", record.hook_out, told.hook_out),
@@ -36,9 +37,9 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
     ]
     for name, said, is_ in pairs:
         if said != is_:
-            yield f"{name} is {said} in record.json, and {is_} by what is beside it"
+            yield f"{name} is {said} in record.json, and {_plain(is_)} by what is beside it"
     for name, row in record.metrics.items():
-        found, _ = estimated(rows, name)
+        found, _ = estimated(rows, View(name))
         if row.unit != METRICS[name].unit:
             yield f"{name}: its unit is {row.unit!r} in record.json, not {METRICS[name].unit!r}"
         for part, said, value in _parts(row, found):
@@ -49,9 +50,11 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
 def other_formulas(record: Record) -> Iterator[str]:
     """Metrics that this version computes by another formula, or not at all."""
     versions: Mapping[str, Any] = record.provenance.get("formula_versions") or {}
-    for name, row in record.metrics.items():
-        now = METRICS[name].version if name in METRICS else None
-        said = {row.formula_version, versions.get(name)}
+    for name, row in (*record.metrics.items(), *record.views.items()):
+        # Of a view, the metric that it is of.
+        metric = name if name in record.metrics else name.partition("@")[0].partition(".")[0]
+        now = METRICS[metric].version if metric in METRICS else None
+        said = {row.formula_version, versions.get(metric)}
         if said != {now}:
             yield f"{name}: {_versions(said)} in the record, {now or 'none'} in this sae_guard"
 
@@ -84,10 +87,10 @@ def other_parts(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterat
             yield f"{key}: {_short(recorded[key])} in the record, {_short(found[key])} now"
 
 
-def estimated(measurement: Measurement, name: str) -> tuple[Estimate | None, str]:
-    """The metric, or why it is undefined."""
+def estimated(measurement: Measurement, view: View) -> tuple[Estimate | None, str]:
+    """What the view shows, or why it is undefined."""
     try:
-        found = measurement.estimate(name)
+        found = estimate(measurement, view)
     except UndefinedMetricError as error:
         return None, str(error)
     if not math.isfinite(found.value):
@@ -119,7 +122,12 @@ def near(one: float | None, other: float | None, allowed: float) -> bool:
 
 def _worst(record: Record) -> str:
     rows = [(row.verdict, row.on_undecided) for row in record.thresholds]
+    rows += [(record.pareto.verdict, "fail")] if record.pareto else []
     return worst(rows) if rows else "none"
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def _versions(said: set[Any]) -> str:

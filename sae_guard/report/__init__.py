@@ -3,6 +3,7 @@
 from sae_guard.report.changes import changes, count
 from sae_guard.report.comparison import comparison_lines, verdict_line
 from sae_guard.report.comparison_document import Compared, comparison_json
+from sae_guard.report.confirmed import confirmed, differently_made
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.measured import every_metric, metric_table
@@ -20,7 +21,9 @@ __all__ = [
     "changes",
     "comparison_json",
     "comparison_lines",
+    "confirmed",
     "count",
+    "differently_made",
     "every_metric",
     "failure",
     "from_json",

@@ -71,7 +71,9 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def _briefly(outcome: Outcome) -> str:
-    """Why there is no value, without the metric's name and formula, and what to do about it."""
-    why = outcome.message.removeprefix(outcome.metric)
-    formula = why.startswith(" = ")
-    return (why.partition(": ")[2] if formula else why.partition(":")[0]).strip()
+    """Why there is no value, without the metric's name and formula; of one that nobody bounds,
+    without what to do about it."""
+    why = outcome.message.removeprefix(outcome.metric).removeprefix(": ")
+    if why.startswith(" = "):
+        return why.partition(": ")[2]
+    return (why.partition(": ")[0] if outcome.kind == "metric" else why).strip()

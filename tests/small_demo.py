@@ -1,0 +1,38 @@
+"""A project whose spec measures the demo's SAEs on a little text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from sae_guard.cli import main
+from sae_guard.demo import MODEL
+
+SMALL = f"""\
+name: small
+model: {{name: {MODEL}, aliases: [sae-guard-demo]}}
+hook: blocks.2.hook_resid_post
+data: {{modules: [csv, textwrap], context: 64, sequences: 8, prepend_bos: true}}
+thresholds:
+  kl: {{max: 0.25, p99: {{max: 9}}}}
+  l0: {{min: 8, max: 24}}
+slices:
+  - position: ..8
+    thresholds: {{kl: {{max: 3}}}}
+"""
+
+
+def make_small(root: Path, text: str = SMALL) -> Path:
+    """The project, with an ini file that says where its root is."""
+    (root / "thresholds").mkdir(parents=True)
+    (root / "thresholds" / "small.yaml").write_text(text, encoding="utf-8")
+    (root / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    return root
+
+
+def run(*arguments: str | Path, code: int = 0) -> Result:
+    """Run the command; the exit code has to be this one."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
