@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -150,6 +151,11 @@ def test_checkpoints_are_measured_by_the_spec_of_the_record(project: Path) -> No
     (told,) = json.loads(Path("out.json").read_text(encoding="utf-8"))["comparisons"]
     assert told["before"]["checkpoint"].endswith("saes/v2")
     assert told["verdict"] == "dominated"
+    # A copy of one is told from it by its path, and found to be the same.
+    shutil.copytree("saes/v2", "copies/v2")
+    same = run("compare", "saes/v2", "copies/v2").stdout
+    assert re.match(r"no difference of v2 \(…\S*copies/v2\) from v2 \(…\S*saes/v2\) was", same)
+    assert "note: both are the same files of a checkpoint" in same
 
 
 def test_of_another_token_set_nothing_is_compared(project: Path) -> None:

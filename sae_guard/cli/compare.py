@@ -12,6 +12,7 @@ import click
 
 from sae_guard.cli import measuring
 from sae_guard.cli.asked import about_saes, about_the_machine, cache_option, hook_option
+from sae_guard.cli.cells import short
 from sae_guard.cli.files import write_whole
 from sae_guard.cli.kept import folder_option, opened, without_collection
 from sae_guard.cli.operands import Kept, Operand, pairs
@@ -199,8 +200,15 @@ def _names(before: Operand, after: Operand) -> tuple[str, str]:
         return before.name, after.name
     if before.label != after.label:
         return f"{before.name} [{before.label}]", f"{after.name} [{after.label}]"
-    a, b = (next(iter(each.source.values())).rpartition("-")[2] for each in (before, after))
+    a, b = (_suffix(each) for each in (before, after))
     return (before.name, after.name) if a == b else (f"{before.name} {a}", f"{after.name} {b}")
+
+
+def _suffix(operand: Operand) -> str:
+    """The hash of a record, or the end of the path of a checkpoint."""
+    if operand.case is None:
+        return operand.source["record"].rpartition("-")[2]
+    return f"({short(operand.source['checkpoint'], 24)})"
 
 
 def _tell(found: Sequence[Compared]) -> None:

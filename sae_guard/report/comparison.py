@@ -20,13 +20,17 @@ def verdict_line(found: Comparison) -> str:
     before, after = found.before, found.after
     if found.verdict is None:
         return f"no verdict on {after} against {before}: {found.no_verdict}"
+    two = (found.quality, SPARSITY)
+    same = f"no difference of {after} from {before} was found at alpha {found.alpha:g}"
+    if any(_within_margin(found, found[name]) for name in two):
+        same = f"{after} is no further from {before} than the {_margin(found)} margin"
     said = {
         "dominates": f"{after} dominates {before}",
         "dominated": f"{after} is dominated by {before}",
         "trade-off": f"{after} is a trade-off against {before}",
-        "same": f"no difference of {after} from {before} was found at alpha {found.alpha:g}",
+        "same": same,
     }[found.verdict]
-    return f"{said}: {'; '.join(_moved(found, name) for name in (found.quality, SPARSITY))}"
+    return f"{said}: {'; '.join(_moved(found, name) for name in two)}"
 
 
 def comparison_lines(found: Comparison, *, title: str = "") -> Iterator[str]:
@@ -58,13 +62,23 @@ def _moved(found: Comparison, name: str) -> str:
         return told if moved.difference == 0 else f"{told}, numeric noise"
     if moved.p_value is None:
         return told
-    if moved.outcome == "same" and moved.p_value < found.alpha:
-        return f"{told}, within the {100 * found.margin:.3g} % margin"
+    if _within_margin(found, moved):
+        return f"{told}, within the {_margin(found)} margin"
     ends = ""
     if moved.outcome == "same" and moved.low is not None and moved.high is not None:
         ends = f" [{signed(moved.low)}, {signed(moved.high)}]"
     p = probability(moved.p_value)
     return f"{told}{ends}, p {p if p.startswith('<') else f'= {p}'}"
+
+
+def _within_margin(found: Comparison, moved: MetricMove) -> bool:
+    """Whether a difference was found that is too small to count."""
+    sure = moved.p_value is not None and moved.p_value < found.alpha
+    return moved.outcome == "same" and sure and abs(moved.difference) > _noise(moved)
+
+
+def _margin(found: Comparison) -> str:
+    return f"{100 * found.margin:.3g} %"
 
 
 def _noise(moved: MetricMove) -> float:
