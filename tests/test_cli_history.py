@@ -102,7 +102,7 @@ def test_history_tells_when_thresholds_moved(records: list[Recorded], tmp_path: 
     chosen = run("history", "--thresholds", "--name", "v2", "--spec", "tiny").output
     assert chosen.endswith("tiny.yaml::tiny\n" + start + "\n  none moved in 1 run\n\n")
     refused = run("history", "--thresholds", "--metric", "kl", code=2).output
-    assert "--thresholds goes with none of --metric, --export, --promotions" in refused
+    assert "--metric and --thresholds do not go together" in refused
 
 
 def test_history_is_exported_in_three_ways(records: list[Recorded], tmp_path: Path) -> None:
@@ -216,3 +216,24 @@ def test_one_label_is_one_record_of_a_spec(records: list[Recorded]) -> None:
     assert "several of these records are of one spec" in promote(
         first.id, failed.id, "--force", code=1
     )
+
+
+def test_pareto_draws_what_is_comparable_in_one_plot(records: list[Recorded]) -> None:
+    lines = run("history", "--pareto", "l0,kl").output.splitlines()
+    titles = [line for line in lines if line.startswith("kl against l0")]
+    assert titles == [f"kl against l0  {records[at].spec}" for at in (0, 1)]
+    places = [next(line for line in lines if each.short in line) for each in records]
+    ends = [place.endswith("on the frontier") for place in places]
+    assert ends == [True, False, False, True]
+    assert records[0].short not in run("history", "--pareto", "l0, kl", "--spec", "other").output
+
+
+@pytest.mark.parametrize(
+    ("axes", "said", "code"),
+    [("l0", "expected two metrics, such as l0,kl", 2),
+     ("l0,kll", "y is 'kll'; did you mean kl?", 2),
+     ("l0,kl_vs_random_error", "no record has both l0 and kl_vs_random_error", 1)],
+)  # fmt: skip
+@pytest.mark.usefixtures("records")
+def test_pareto_of_what_is_not_there_is_refused(axes: str, said: str, code: int) -> None:
+    assert said in " ".join(run("history", "--pareto", axes, code=code).output.split())

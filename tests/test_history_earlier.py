@@ -48,9 +48,9 @@ def test_points_are_of_the_same_spec_tokens_and_formulas(tmp_path: Path) -> None
     (point,) = found.others
     metrics = first.record.metrics
     assert (point.x, point.y) == (metrics["l0"].value, metrics["kl"].value)
-    assert point.name == f"v1 ({first.id[-12:]})"
+    assert point.name == f"v1 ({first.short})"
     (left,) = found.left_out
-    assert left.startswith("v3 (")
+    assert left.startswith("v3 [v1] (")
     assert "sha256 of the tokens was" in left
     formulas = {**ordinary().provenance.formula_versions, "kl": 2}
     newer = with_provenance(ordinary(), formula_versions=formulas)

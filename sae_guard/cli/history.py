@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
     from sae_guard.history import Promotion, Recorded
+    from sae_guard.pareto import Pareto
 
 _SHOWN = ("kl", "ce_increase", "l0", "fvu")
 """Metrics of the table."""
@@ -35,27 +36,22 @@ _SHOWN = ("kl", "ce_increase", "l0", "fvu")
 )
 @click.option("--promotions", "promoted", is_flag=True, help="List who promoted what, and why.")
 @click.option("--thresholds", is_flag=True, help="Say when each was tightened or loosened.")
-def history(
-    folder: str | None,
-    last: int | None,
-    metric: str | None,
-    export: Path | None,
-    *,
-    promoted: bool,
-    thresholds: bool,
-    **globs: str | None,
-) -> None:
+@click.option(
+    "--pareto", metavar="X,Y", help="Plot one metric against another, with the frontier: l0,kl."
+)
+def history(folder: str | None, last: int | None, **asked: Any) -> None:
     """Say what was recorded of which version, the oldest first.
 
     Records are made by `pytest --sae CHECKPOINT --sae-record NAME`, and by `sae-guard measure`.
     """
-    if thresholds and (promoted or metric is not None or export is not None):
-        raise click.UsageError("--thresholds goes with none of --metric, --export, --promotions")
+    globs = {key: asked.pop(key) for key in ("spec", "hook", "checkpoint", "name")}
+    shown = sorted(key for key, given in asked.items() if given)
+    if len(shown) > 1:
+        told = " and ".join(f"--{'promotions' if key == 'promoted' else key}" for key in shown)
+        raise click.UsageError(f"{told} do not go together")
     try:
         with without_collection():
-            whole = _answer(
-                folder, globs, last, metric, export, promoted=promoted, thresholds=thresholds
-            )
+            whole = _answer(folder, globs, last, **asked)
     except SaeGuardError as error:
         raise click.ClickException(str(error)) from None
     if not whole:
@@ -66,16 +62,17 @@ def _answer(
     folder: str | None,
     globs: dict[str, str | None],
     last: int | None,
+    *,
     metric: str | None,
     export: Path | None,
-    *,
     promoted: bool,
     thresholds: bool,
+    pareto: str | None,
 ) -> bool:
     """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
     from sae_guard.history.tracking import tracked
-    from sae_guard.report import tracks, trend
+    from sae_guard.report import frontiers, tracks, trend
 
     kept = opened(folder)
     every, promotions, unreadable = read(kept)
@@ -90,9 +87,23 @@ def _answer(
         _echo(tracks(tracked(every, {each.id for each in records})))
     elif metric is not None:
         _echo(trend(records, metric))
+    elif pareto is not None:
+        _echo(frontiers(records, _axes(pareto)))
     else:
         _echo(_table(records, promotions))
     return not unreadable
+
+
+def _axes(text: str) -> Pareto:
+    """``l0,kl``; raises `click.UsageError`."""
+    from sae_guard.pareto import Pareto
+
+    x, comma, y = text.partition(",")
+    found = Pareto(x.strip(), y.strip())
+    if not comma or (why := found.problem()) is not None:
+        why = why if comma else "expected two metrics, such as l0,kl"
+        raise click.UsageError(f"--pareto {text!r}: {why}")
+    return found
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
@@ -116,7 +127,7 @@ def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iter
             *("-" if value is None else number(value) for value in values),
             record.verdict if record.verdict == "pass" else record.verdict.upper(),
             ", ".join(labels.get(recorded.id, ())),
-            recorded.id.rpartition("-")[2],
+            recorded.short,
         ]
 
     titles = ["recorded", "name", "spec", "checkpoint", *_SHOWN, "verdict", "promoted", "id"]

@@ -44,7 +44,7 @@ class Earlier:
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
         return Baseline(
-            reference if reference == recorded.id else f"{reference} ({_short(recorded)})",
+            reference if reference == recorded.id else f"{reference} ({recorded.short})",
             self._history.measurement(recorded),
             {n: row.value for n, row in recorded.record.views.items() if row.value is not None},
             strict,
@@ -73,7 +73,7 @@ class Earlier:
             if isinstance(found, Point):
                 points.append(found)
             else:
-                left_out.append(f"{each.record.name} ({_short(each)}): {found}")
+                left_out.append(f"{each.named}: {found}")
         if not points:
             why = f"; {len(left_out)} of other things: {left_out[-1]}" if left_out else ""
             raise SetupError(
@@ -112,9 +112,4 @@ def _point(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
     x, y = (record.metrics[name].value for name in (pareto.x, pareto.y))
     if x is None or y is None:
         return f"{pareto.x if x is None else pareto.y} is undefined"
-    label = "" if record.checkpoint.label == record.name else f" [{record.checkpoint.label}]"
-    return Point(f"{record.name}{label} ({_short(recorded)})", x, y)
-
-
-def _short(recorded: Recorded) -> str:
-    return recorded.id.rpartition("-")[2]
+    return Point(recorded.named, x, y)

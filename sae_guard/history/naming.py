@@ -81,7 +81,7 @@ def _found(
     found = [each for each in records if each.id == reference]
     found = found or [each for each in records if each.record.name == reference]
     if not found and re.fullmatch("[0-9a-f]{4,12}", reference):
-        found = [each for each in records if each.id.rpartition("-")[2].startswith(reference)]
+        found = [each for each in records if each.short.startswith(reference)]
     if not found:
         names = {*labels, *(each.record.name for each in records)}
         hint = allowed(reference, names) if names else "there are no records"
@@ -90,7 +90,7 @@ def _found(
 
 
 def _is_id(recorded: Recorded, reference: str) -> bool:
-    return reference in (recorded.id, recorded.id.rpartition("-")[2])
+    return reference in (recorded.id, recorded.short)
 
 
 def _one(found: Sequence[Recorded], reference: str) -> Recorded:

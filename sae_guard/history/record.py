@@ -200,6 +200,18 @@ class Recorded:
     record: Record
 
     @property
+    def short(self) -> str:
+        """The hash in its id."""
+        return self.id.rpartition("-")[2]
+
+    @property
+    def named(self) -> str:
+        """Name of the version, label of the checkpoint where that is another, and hash."""
+        label = self.record.checkpoint.label
+        own = "" if label == self.record.name else f" [{label}]"
+        return f"{self.record.name}{own} ({self.short})"
+
+    @property
     def spec(self) -> str:
         """``file::name`` of the spec."""
         return f"{self.record.spec.file}::{self.record.spec.name}"

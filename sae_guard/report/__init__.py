@@ -6,6 +6,7 @@ from sae_guard.report.comparison_document import Compared, comparison_json
 from sae_guard.report.confirmed import confirmed, differently_made
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
+from sae_guard.report.frontiers import frontiers
 from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
 from sae_guard.report.pareto import pareto_failure, pareto_headline, plotted
@@ -27,6 +28,7 @@ __all__ = [
     "every_metric",
     "failure",
     "from_json",
+    "frontiers",
     "headline",
     "looser_line",
     "looser_row",
