@@ -189,6 +189,19 @@ def test_a_value_at_its_bound_may_be_on_the_other_side(record: Record) -> None:
     assert wrong(confirm(at, ordinary(), scaled(ordinary(), "kl", 1.01)))
 
 
+def test_the_end_of_an_interval_at_its_bound_may_be_on_the_other_side(tmp_path: Path) -> None:
+    kl = np.linspace(0.0, 100 * 0.1, 8)
+    rows = replace(ordinary(), sums={**ordinary().sums, "kl": kl})
+    end = rows.estimate("kl", confidence=0.99).high
+    assert end is not None
+    for bound, ok in ((end * (1 + 1e-6), True), (end * (1 + 1e-2), False)):
+        text = SPEC.replace("kl: {max: 0.1}", f"kl: {{max: {bound:.17g}, confidence: 0.99}}")
+        record = record_of(tmp_path / str(ok), rows, text)
+        assert record.thresholds[0].verdict == "pass"
+        told = changed_threshold(record, verdict="undecided")
+        assert (wrong(confirm(told, rows, rows)) == {}) == ok
+
+
 VIEWS = """
 slices:
   - position: 2..5

@@ -273,3 +273,32 @@ def test_the_interval_of_a_quantile_covers_it_as_often_as_it_says() -> None:
         low, high = quantile_interval(values.ravel(), 0.9, below, np.full(100, 32.0)) or (1, 0)
         hits += low <= truth <= high
     assert 0.91 <= hits / runs <= 0.98
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        *(View(name) for name in METRICS),
+        View("kl", "p99"),
+        View("kl", "p99.5", Slice("entropy", 1.5)),
+        View("ce_increase", WORST, Slice("source", glob="arxiv/*=@.txt")),
+        View("kl", slice=Slice("position", 0, 8)),
+        View("kl", slice=Slice("position", 32)),
+    ],
+    ids=str,
+)
+def test_a_view_is_read_back_from_its_name(view: View) -> None:
+    assert View.read(str(view)) == view
+
+
+@pytest.mark.parametrize(
+    "text", ["kl.p0", "kl.median", "kl@colour=1..2", "kl@position=a..b", "kl@entropy", "l0.worst"]
+)
+def test_what_no_view_is_called_is_not_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"statistic|slice|convert"):
+        View.read(text)
+
+
+def test_a_view_of_no_metric_is_not_read() -> None:
+    with pytest.raises(SetupError, match="unknown metric 'kll'"):
+        View.read("kll.p99@position=0..8")

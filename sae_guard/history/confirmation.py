@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sae_guard.history.verification import estimated, near, same
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.verdicts import Threshold, judge
-from sae_guard.views import CHANGE, Slice, View
+from sae_guard.views import CHANGE, View, estimate
 
 TOLERANCE = 1e-4
 """Of the value."""
@@ -30,7 +30,6 @@ _FLIPS = 2
 """Firings, or latents, that rounding may move over a threshold."""
 _SINGLE = 100.0
 """How much more than a mean a single token, or sequence, may move."""
-_RANGES: tuple[Literal["position", "entropy"], ...] = ("position", "entropy")
 _LATENTS = {"l0"}
 _OF_THE_ACTIVATIONS = {"sq_error", "sq_deviation"}
 _NO_FLOOR = {"n_tokens", "l1"}
@@ -113,7 +112,7 @@ def _metric(
     name: str, row: MetricRow, rows: Measurement, measured: Measurement, tolerance: float
 ) -> Compared:
     try:
-        view = View(name) if name in METRICS else _view(name)
+        view = View.read(name)
     except ValueError:
         return Compared(name, row.value, None, 0, "no such view is known")
     found, why = estimated(measured, view)
@@ -157,11 +156,14 @@ def _threshold(
         return Compared(row.metric, row.value, value, 0, verdict.message or "it had no value")
     allowed = _allowed(row.value, view, rows, tolerance)
     told = ""
-    if view == View(view.metric) and not same(row.value, record.metrics[view.metric].value):
+    about = record.metrics.get(view.metric)
+    if view == View(view.metric) and not same(row.value, about.value if about else None):
         told = "it was judged by another value than the metric's"
     elif not same(row.headroom, threshold.headroom(row.value)):
         told = f"its headroom is said to be {row.headroom}"
-    elif verdict.status != row.verdict and not _at_a_bound(row, allowed):
+    elif verdict.status != row.verdict and not _at_a_bound(
+        row, allowed, *_ends(measured, threshold)
+    ):
         told = f"the verdict was {row.verdict}, and is {verdict.status}"
     return Compared(row.metric, row.value, value, allowed, told)
 
@@ -187,39 +189,28 @@ def _change(
     return Compared(row.metric, row.value, (found.value - row.before) / scale, allowed, told)
 
 
-def _at_a_bound(row: ThresholdRow, allowed: float) -> bool:
-    bounds = (row.max, row.min, row.warn_max, row.warn_min)
-    return any(bound is not None and near(row.value, bound, allowed) for bound in bounds)
+def _ends(measured: Measurement, threshold: Threshold) -> tuple[float | None, ...]:
+    """Of the interval that has to be clear of the bounds, where one has to."""
+    if threshold.confidence is None:
+        return ()
+    found = estimate(measured, threshold.view, confidence=threshold.confidence)
+    return found.low, found.high
+
+
+def _at_a_bound(row: ThresholdRow, allowed: float, *ends: float | None) -> bool:
+    """Whether rounding may bring the verdict over to another."""
+    bounds = [b for b in (row.max, row.min, row.warn_max, row.warn_min) if b is not None]
+    return any(near(value, bound, allowed) for value in (row.value, *ends) for bound in bounds)
 
 
 def _rebuilt(row: ThresholdRow) -> Threshold:
     """Raises `ValueError` where no threshold is written so."""
-    view = _view(row.metric.replace(f".{CHANGE}", "", 1) if row.change else row.metric)
+    view = View.read(row.metric.replace(f".{CHANGE}", "", 1) if row.change else row.metric)
     name = str(replace(view, slice=None))
     return Threshold(
         name, row.max, row.min, row.warn_max, row.warn_min, row.confidence, row.on_undecided,
         view.slice, row.change or "",
     )  # fmt: skip
-
-
-def _view(text: str) -> View:
-    """Raises `ValueError` where no view is called so, and `SetupError` where no metric is."""
-    name, _, where = text.partition("@")
-    found = View.of(name, _slice(where) if where else None)
-    if (problem := found.problem()) is not None:
-        raise ValueError(problem)
-    return found
-
-
-def _slice(text: str) -> Slice:
-    by, _, what = text.partition("=")
-    if by == "source":
-        return Slice("source", glob=what)
-    low, _, high = what.partition("..")
-    for kind in _RANGES:
-        if by == kind:
-            return Slice(kind, float(low), float(high) if high else math.inf)
-    raise ValueError(f"no slice by {by}")
 
 
 def _allowed(value: float, view: View, rows: Measurement, tolerance: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
-from sae_guard.report.summary import aligned, path_lines, verdict_words
+from sae_guard.report.summary import aligned, half, path_lines, verdict_words
 from sae_guard.report.words import bounds, sample, shown
 from sae_guard.wire import Outcome
 
@@ -59,14 +59,12 @@ def _unbounded(measurement: Measurement, metric: str, empty: Outcome) -> Outcome
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
-    half = ""
-    if outcome.low is not None and outcome.high is not None:
-        half = f"{(outcome.high - outcome.low) / 2:.2g}"
     told = verdict_words(outcome) if outcome.verdict else ""
     if outcome.value is None:
         told = f"{told}: {_briefly(outcome)}" if told else _briefly(outcome)
+    unit = "" if outcome.change == "share" else outcome.unit
     return (
-        outcome.metric, shown(outcome), half, outcome.unit, bounds(outcome, short=True), told,
+        outcome.metric, shown(outcome), half(outcome), unit, bounds(outcome, short=True), told,
     )  # fmt: skip
 
 

@@ -130,17 +130,21 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[s
 
 
 def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
-    half = ""
-    if outcome.low is not None and outcome.high is not None:
-        half = _distance(outcome, (outcome.high - outcome.low) / 2, ".2g")
     return (
         outcome.metric,
         shown(outcome),
-        half,
+        half(outcome),
         bounds(outcome, short=True),
         "-" if outcome.headroom is None else _distance(outcome, outcome.headroom, "+.3g"),
         verdict_words(outcome),
     )
+
+
+def half(outcome: Outcome) -> str:
+    """Half of the interval, where there is one."""
+    if outcome.low is None or outcome.high is None:
+        return ""
+    return _distance(outcome, (outcome.high - outcome.low) / 2, ".2g")
 
 
 def _distance(outcome: Outcome, value: float, digits: str) -> str:

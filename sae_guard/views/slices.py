@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sae_guard.errors import UndefinedMetricError, allowed
 from sae_guard.measurement import Measurement
 
+_RANGES: tuple[Literal["position", "entropy"], ...] = ("position", "entropy")
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -33,6 +35,18 @@ class Slice:
             return f"source={self.glob}"
         end = "" if math.isinf(self.high) else f"{self.high:g}"
         return f"{self.by}={self.low:g}..{end}"
+
+    @classmethod
+    def read(cls, text: str) -> Slice:
+        """The slice that is written so; raises `ValueError` where none is."""
+        by, _, what = text.partition("=")
+        if by == "source":
+            return cls("source", glob=what)
+        low, _, high = what.partition("..")
+        for kind in _RANGES:
+            if by == kind:
+                return cls(kind, float(low), float(high) if high else math.inf)
+        raise ValueError(f"no slice {text!r}")
 
     def matches(self, sources: Iterable[str]) -> list[bool]:
         """Whether texts from these sources are in it."""

@@ -44,6 +44,20 @@ class View:
         metric_name, _, statistic = name.partition(".")
         return cls(metric_name, statistic or "mean", slice)
 
+    @classmethod
+    def read(cls, text: str) -> View:
+        """The view that is written so, unless it is of a change.
+
+        Raises:
+            ValueError: None is.
+            SetupError: There is no such metric.
+        """
+        name, _, where = text.partition("@")
+        found = cls.of(name, Slice.read(where) if where else None)
+        if (problem := found.problem()) is not None:
+            raise ValueError(problem)
+        return found
+
     def problem(self) -> str | None:
         """Why nothing can be seen so; None if it can."""
         if self.change:
