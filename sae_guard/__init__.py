@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_guard.api import diagnose, load_sae, measure, measure_all
+    from sae_guard.comparison import compare
     from sae_guard.corpus import Corpus
     from sae_guard.errors import SaeGuardError
     from sae_guard.measurement import Measurement
@@ -26,6 +27,7 @@ _HOME = {
     "SaeGuardError": "errors",
     "Threshold": "verdicts",
     "Verdict": "verdicts",
+    "compare": "comparison",
     "diagnose": "api",
     "judge": "verdicts",
     "load_model": "model",
@@ -42,6 +44,7 @@ __all__ = [
     "SaeGuardError",
     "Threshold",
     "Verdict",
+    "compare",
     "diagnose",
     "judge",
     "load_model",

@@ -19,6 +19,24 @@ TOKEN_COLUMNS = (
 
 
 @dataclass(frozen=True, eq=False)
+class TokenKL:
+    """KL of every scored token in the order of the corpus: what records keep of a `TokenTable`."""
+
+    sequences: NDArray[np.int64]
+    """Index of each token's sequence in the corpus, shape [n_tokens]."""
+    positions: NDArray[np.int32]
+    """Position p is that which predicts token p + 1, shape [n_tokens]."""
+    kl: NDArray[np.float32]
+    """In nats, shape [n_tokens]."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("sequences", np.int64), ("positions", np.int32), ("kl", np.float32)):
+            column = getattr(self, name)
+            if column.shape != self.kl.shape or column.ndim != 1 or column.dtype != dtype:
+                raise ValueError(f"{name} of tokens is {column.dtype}{list(column.shape)}")
+
+
+@dataclass(frozen=True, eq=False)
 class TokenTable:
     """Values of every scored token; position p is that which predicts token p + 1."""
 

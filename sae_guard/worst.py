@@ -102,7 +102,7 @@ def _tokens(
         return
     places = np.flatnonzero(table.scored if mask is None else table.scored & mask)
     columns = {name: column.ravel() for name, column in table.columns.items()}
-    for index in _largest(columns["kl"][places].astype(np.float64), most):
+    for index in largest(columns["kl"][places].astype(np.float64), most):
         place = int(places[index])
         row, position = divmod(place, table.scored.shape[1])
         sequence = int(measurement.sequences[row])
@@ -129,7 +129,7 @@ def _sequences(
     some = np.flatnonzero(sums["n_tokens"] > 0)
     n = sums["n_tokens"][some]
     means = {name: sums[name][some] / n for name in ("kl", "ce_clean", "ce_patched")}
-    for index in _largest(means["kl"], most):
+    for index in largest(means["kl"], most):
         row = int(some[index])
         sequence = int(measurement.sequences[row])
         yield WorstSequence(
@@ -143,7 +143,7 @@ def _sequences(
         )
 
 
-def _largest(values: NDArray[np.float64], most: int) -> list[int]:
+def largest(values: NDArray[np.float64], most: int) -> list[int]:
     """Indices of the largest, largest first, of equals the first; what is not finite is largest."""
     keys = np.where(np.isfinite(values), values, np.inf)
     most = min(most, len(keys))

@@ -20,7 +20,7 @@ from sae_guard.history.record import GitRow
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.spec import load_specs
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.token_table import TOKEN_COLUMNS, TokenKL, TokenTable
 from sae_guard.verdicts import judge
 
 SPEC = """\
@@ -45,7 +45,7 @@ _JSON = st.recursive(
 
 @st.composite
 def any_measurements(draw: st.DrawFn) -> Measurement:
-    """Measurements of which nothing is ordinary, but without values of single tokens."""
+    """Measurements of which nothing is ordinary, with values of single tokens or without."""
     sequences = np.array(sorted(draw(st.sets(st.integers(0, 2**62), max_size=5))), dtype=np.int64)
     n = len(sequences)
     asked = draw(st.sets(st.sampled_from(sorted(ON_REQUEST))))
@@ -67,6 +67,7 @@ def any_measurements(draw: st.DrawFn) -> Measurement:
             hook_out=draw(st.none() | _TEXT),
             paths={"head": draw(_TEXT)},
         ),
+        tokens=draw(st.none() | token_tables(n)),
         sources=draw(st.just(()) | st.tuples(*[_TEXT] * n)),
         excerpts=Excerpts(
             draw(st.dictionaries(places, st.builds(Around, _TEXT, _TEXT, _TEXT), max_size=2)),
@@ -76,6 +77,16 @@ def any_measurements(draw: st.DrawFn) -> Measurement:
 
 
 _PARTS = ("model", "checkpoint", "corpus")
+
+
+@st.composite
+def token_tables(draw: st.DrawFn, n: int) -> TokenTable:
+    """Of ``n`` sequences of up to 4 positions, of which any are scored."""
+    shape = (n, draw(st.integers(0, 4)))
+    values = npst.arrays(np.float32, shape, elements=st.floats(width=32))
+    return TokenTable(
+        draw(npst.arrays(np.bool_, shape)), {name: draw(values) for name in TOKEN_COLUMNS}
+    )
 
 
 def bits(measurement: Measurement) -> dict[str, Any]:
@@ -92,6 +103,23 @@ def bits(measurement: Measurement) -> dict[str, Any]:
         "sources": measurement.sources,
         "excerpts": measurement.excerpts,
     }
+
+
+def token_bits(tokens: TokenKL | None) -> list[tuple[str, bytes]]:
+    """The same of what is kept of single tokens."""
+    columns = () if tokens is None else (tokens.sequences, tokens.positions, tokens.kl)
+    return [(str(column.dtype), column.tobytes()) for column in columns]
+
+
+def tokenwise(measurement: Measurement, seed: int = 0, *, times: float = 1.0) -> Measurement:
+    """The same with the values of 100 tokens a sequence, which give its KL."""
+    rng = np.random.default_rng(seed)
+    shape = (measurement.n_sequences, 100)
+    columns = {name: rng.uniform(0, 1, shape).astype(np.float32) for name in TOKEN_COLUMNS}
+    columns["kl"] *= np.float32(times)
+    sums = {**measurement.sums, "kl": columns["kl"].sum(axis=1, dtype=np.float64)}
+    table = TokenTable(np.ones(shape, dtype=np.bool_), columns)
+    return replace(measurement, sums=sums, tokens=table)
 
 
 def ordinary(kl: float = 0.05, *, n: int = 8, of: int = 8) -> Measurement:

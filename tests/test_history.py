@@ -29,7 +29,16 @@ from sae_guard.history.record import to_json
 from sae_guard.measurement import Measurement
 from sae_guard.testing import measurements
 from sae_guard.verdicts import Verdict, judge
-from tests.recorded import OCCASION, SPEC, a_case, bits, ordinary, record_one
+from tests.recorded import (
+    OCCASION,
+    SPEC,
+    a_case,
+    bits,
+    ordinary,
+    record_one,
+    token_bits,
+    tokenwise,
+)
 
 
 @pytest.fixture(params=["folder", "file://", "memory://"])
@@ -79,6 +88,23 @@ def test_a_record_says_what_was_measured_on_what_and_how_it_was_judged(
         "sequences.parquet": 8,
         "latents.parquet": 5,
     }
+
+
+def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
+    tmp_path: Path, history: History
+) -> None:
+    measurement = tokenwise(ordinary())
+    recorded = record_one(history, tmp_path, measurement)
+    assert recorded.record.files["tokens.parquet"].rows == 800
+    assert token_bits(history.token_kl(recorded)) == token_bits(measurement.token_kl)
+    assert history.measurement(recorded).tokens is None
+    assert history.token_kl(record_one(history, tmp_path, ordinary())) is None
+    other = recorded.record.files["latents.parquet"]
+    files = {**recorded.record.files, "tokens.parquet": other}
+    changed = replace(recorded, record=recorded.record.model_copy(update={"files": files}))
+    for read in (history.token_kl, history.measurement):
+        with pytest.raises(HistoryError, match=r"tokens\.parquet was changed: its sha256"):
+            read(changed)
 
 
 def test_the_hash_of_a_spec_is_of_what_it_says(tmp_path: Path, history: History) -> None:

@@ -9,15 +9,27 @@ import pytest
 from hypothesis import given
 
 from sae_guard.history.record import HistoryError
-from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet, plain, to_parquet
+from sae_guard.history.rows import (
+    LATENTS,
+    SEQUENCES,
+    TOKENS,
+    of_parquet,
+    plain,
+    to_parquet,
+    tokens_of_parquet,
+)
 from sae_guard.measurement import Measurement
-from tests.recorded import any_measurements, bits, ordinary
+from tests.recorded import any_measurements, bits, ordinary, token_bits, tokenwise
 
 
 @given(any_measurements())
 def test_any_measurement_comes_back_bit_for_bit(measurement: Measurement) -> None:
-    provenance = plain(measurement.provenance)
-    assert bits(of_parquet(to_parquet(measurement), provenance, "there")) == bits(measurement)
+    provenance, files = plain(measurement.provenance), to_parquet(measurement)
+    assert bits(of_parquet(files, provenance, "there")) == bits(measurement)
+    assert (TOKENS in files) == (measurement.tokens is not None)
+    if measurement.tokens is not None:
+        found = tokens_of_parquet(files[TOKENS], "there")
+        assert token_bits(found) == token_bits(measurement.token_kl)
 
 
 def test_pandas_reads_the_rows() -> None:
@@ -28,6 +40,19 @@ def test_pandas_reads_the_rows() -> None:
     assert pd.read_parquet(io.BytesIO(files[LATENTS]))["firings"].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_tokens_are_those_that_are_scored_in_the_order_of_the_corpus() -> None:
+    measurement = tokenwise(ordinary())
+    assert measurement.tokens is not None
+    measurement.tokens.scored[:, 0] = False
+    table = pd.read_parquet(io.BytesIO(to_parquet(measurement)[TOKENS]))
+    assert list(table["position"]) == [*range(1, 100)] * 8
+    assert list(table["sequence"]) == [row for row in range(8) for _ in range(99)]
+    kl = measurement.tokens.columns["kl"]
+    assert [kl[place] for place in zip(table["sequence"], table["position"], strict=True)] == list(
+        table["kl"]
+    )
+
+
 @pytest.mark.parametrize("name", [SEQUENCES, LATENTS])
 @pytest.mark.parametrize("keep", [0, 100, -10])
 def test_half_a_file_is_refused(name: str, keep: int) -> None:
@@ -36,3 +61,12 @@ def test_half_a_file_is_refused(name: str, keep: int) -> None:
     half = {**files, name: files[name][:keep]}
     with pytest.raises(HistoryError, match="there: not the rows of a measurement"):
         of_parquet(half, plain(measurement.provenance), "there")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -10])
+def test_half_the_tokens_are_refused(keep: int) -> None:
+    data = to_parquet(tokenwise(ordinary()))[TOKENS]
+    with pytest.raises(HistoryError, match="there: not the tokens of a measurement"):
+        tokens_of_parquet(data[:keep], "there")
+    with pytest.raises(HistoryError, match="there: not the tokens of a measurement: 'position'"):
+        tokens_of_parquet(to_parquet(ordinary())[SEQUENCES], "there")

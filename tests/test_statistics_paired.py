@@ -14,7 +14,7 @@ from scipy import stats
 
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.statistics import ratio
-from sae_guard.statistics.paired import Move, Sums, move
+from sae_guard.statistics.paired import Move, Sums, move, variance_ratio
 
 Array = NDArray[np.float64]
 finite = st.floats(-1e3, 1e3)
@@ -123,6 +123,26 @@ def test_of_no_move_there_is_no_doubt() -> None:
     assert move(before, all_alike).value == pytest.approx(1.0)
     one = sums(np.array([2.0]), np.array([1.0]))
     assert move(one, one) == Move(0.0, None, None, None)
+
+
+def test_the_variance_ratio_is_what_pairing_gains() -> None:
+    before, after = two_versions(6, 4000)
+    assert variance_ratio(before, before) is None
+    assert variance_ratio(*(sums(np.ones(1), np.ones(1)) for _ in range(2))) is None
+    found = variance_ratio(before, after)
+    assert found is not None
+    means = [s.numerator - s.value * s.denominator for s in (before, after)]
+    assert found == pytest.approx(
+        (np.var(means[0]) + np.var(means[1])) / np.var(means[1] - means[0]), rel=1e-6
+    )
+    strangers = variance_ratio(before, two_versions(7, 4000)[1])
+    assert strangers == pytest.approx(1, abs=0.05)
+    # Its root is the ratio of the widths: √(se₁² + se₂²) apart, and what `move` says paired.
+    paired = move(before, after)
+    assert paired.high is not None
+    half = (paired.high - paired.value) / stats.t.ppf(0.975, 3999)
+    apart = math.hypot(*(_standard_error(s) for s in (before, after)))
+    assert found**0.5 == pytest.approx(apart / half, rel=1e-3)
 
 
 def test_a_share_of_nothing_and_other_rows_are_refused() -> None:

@@ -7,6 +7,7 @@ import json
 import click
 
 from sae_guard.cli.cache import cache
+from sae_guard.cli.compare import compare
 from sae_guard.cli.history import history
 from sae_guard.cli.inspect import inspect
 from sae_guard.cli.measure import measure
@@ -42,5 +43,5 @@ def formats() -> None:
         click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")
 
 
-for command in (inspect, measure, verify, cache, history, promote, tighten):
+for command in (compare, inspect, measure, verify, cache, history, promote, tighten):
     main.add_command(command)

@@ -8,13 +8,14 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sae_guard.cli.kept import folder_option
+from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError, allowed
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from sae_guard.wire import Outcome
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-def _margin(_: click.Context, __: click.Parameter, text: str) -> Decimal:
-    """A share: ``5%``, or ``0.05``; ``5`` could be either."""
-    try:
-        share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except InvalidOperation:
-        share = Decimal("NaN")
-    if not (share.is_finite() and 0 <= share < 1):
-        raise click.BadParameter(f"{text!r}, allowed: 0% up to, and not with, 100%")
-    return share
 
 
 @click.command()
@@ -48,7 +38,7 @@ def _margin(_: click.Context, __: click.Parameter, text: str) -> Decimal:
 )
 @folder_option
 @click.option(
-    "--margin", default="5%", show_default=True, metavar="SHARE", callback=_margin,
+    "--margin", default="5%", show_default=True, metavar="SHARE", callback=share,
     help="Of the distance of a value from 0 (from 1: scores), left between it and its bound.",
 )  # fmt: skip
 @click.option("--document", "documents", multiple=True, metavar="NAME", help="Default: all.")

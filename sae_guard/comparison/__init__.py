@@ -3,16 +3,31 @@
 from sae_guard.comparison.change import Baseline, Change, change
 from sae_guard.comparison.comparable import (
     Differences,
+    NotComparableError,
     differences,
     formula_difference,
     other_things,
 )
+from sae_guard.comparison.compare import Comparison, compare
+from sae_guard.comparison.metric_move import MetricMove, Version
+from sae_guard.comparison.moved import Moved, MovedSequence, MovedToken
+from sae_guard.comparison.standing import Outcome, Standing
 
 __all__ = [
     "Baseline",
     "Change",
+    "Comparison",
     "Differences",
+    "MetricMove",
+    "Moved",
+    "MovedSequence",
+    "MovedToken",
+    "NotComparableError",
+    "Outcome",
+    "Standing",
+    "Version",
     "change",
+    "compare",
     "differences",
     "formula_difference",
     "other_things",

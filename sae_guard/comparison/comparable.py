@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sae_guard.errors import SetupError
 from sae_guard.measurement import Measurement, Provenance
 
 _POLICY = ("context", "prepend_bos", "excluded_ids", "n_sequences", "seed")
@@ -17,6 +18,15 @@ _CLEAN_CE = {"float32": 1e-3, "float64": 1e-3}
 _HALF_CLEAN_CE = 3e-2
 """Relative, of a sequence: the clean model's loss on equal tokens, by its dtype. Devices and
 libraries differ by 1e-5 and, in half precision, by 1e-2; another revision by more."""
+
+
+class NotComparableError(SetupError):
+    """Two measurements are of other things than the SAE too."""
+
+    def __init__(self, before: str, after: str, reasons: tuple[str, ...]) -> None:
+        super().__init__(f"{after} is not comparable with {before}: {'; '.join(reasons)}")
+        self.reasons = reasons
+        """In what they differ, in words."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,10 @@ def differences(before: Measurement, after: Measurement) -> Differences:
 
 def other_things(before: Provenance, after: Provenance) -> list[str]:
     """In what the provenance of two measurements says that they are of other things."""
-    return [*_said(_of_place(before, after)), *_said(_of_tokens(before, after))]
+    found = [*_said(_of_place(before, after)), *_said(_of_tokens(before, after))]
+    if before.corpus.get("sha256") is None:
+        found.append("of tokens without a sha256 nothing says that they are the same")
+    return found
 
 
 def formula_difference(before: Provenance, after: Provenance, metric: str) -> str | None:
@@ -81,7 +94,8 @@ def _of_clean_model(before: Measurement, after: Measurement) -> Iterator[str]:
     old, new = before.sums["ce_clean"], after.sums["ce_clean"]
     far = _CLEAN_CE.get(after.provenance.model.get("dtype", ""), _HALF_CLEAN_CE)
     # Written so that NaN is told; whose metrics are undefined all the same.
-    near = np.abs(new - old) <= far * np.abs(old)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(new - old) <= far * np.abs(old)
     if not near.all():
         row = int(np.flatnonzero(~near)[0])
         n = before.sums["n_tokens"][row]

@@ -3,6 +3,7 @@
     FOLDER/records/TIME-NAME-HASH/record.json           written last
     FOLDER/records/TIME-NAME-HASH/sequences.parquet
     FOLDER/records/TIME-NAME-HASH/latents.parquet
+    FOLDER/records/TIME-NAME-HASH/tokens.parquet        since they are kept
     FOLDER/promotions/TIME-LABEL-HASH/promotion.json
 
 HASH is of the JSON, which holds the hashes of the files beside it: who changes a record is found
@@ -31,8 +32,9 @@ from sae_guard.history.record import (
     parse,
     to_json,
 )
-from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet
+from sae_guard.history.rows import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
 from sae_guard.measurement import Measurement
+from sae_guard.token_table import TokenKL
 
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"
@@ -101,12 +103,20 @@ class History:
         return Recorded(id, path, _checked(Record, id, data, f"{path}/{_RECORD}"))
 
     def measurement(self, recorded: Recorded) -> Measurement:
-        """What was measured, bit for bit, but for the values of single tokens.
+        """What was measured, bit for bit, but for the values of single tokens (`token_kl`).
 
         Raises:
             HistoryError: Its files cannot be read, or are not those that were written.
         """
         return _measurement(self._records, recorded)
+
+    def token_kl(self, recorded: Recorded) -> TokenKL | None:
+        """KL of every scored token, bit for bit; None of records made before it was kept.
+
+        Raises:
+            HistoryError: The file cannot be read, or is not the one that was written.
+        """
+        return _token_kl(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
@@ -159,6 +169,10 @@ class Certificate:
         """As `History.measurement`."""
         return _measurement(self.folder, self.recorded)
 
+    def token_kl(self) -> TokenKL | None:
+        """As `History.token_kl`."""
+        return _token_kl(self.folder, self.recorded)
+
 
 def check_hash(name: str, data: bytes, file: str) -> None:
     """Raise `ChangedError` unless the name of an entry holds the hash of its JSON."""
@@ -174,6 +188,8 @@ def rows(data: bytes, n: int) -> FileRow:
 def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
     """What a record says of the files of its measurement."""
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
+    if measurement.tokens is not None:
+        lengths[TOKENS] = int(measurement.tokens.scored.sum())
     return {name: rows(data, lengths[name]) for name, data in files.items()}
 
 
@@ -188,17 +204,26 @@ def _hash(data: bytes) -> str:
 
 
 def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
-    files = {}
-    if set(recorded.record.files) != {SEQUENCES, LATENTS}:
+    if set(recorded.record.files) - {TOKENS} != {SEQUENCES, LATENTS}:
         raise HistoryError(
             f"{recorded.path}: its files are {sorted(recorded.record.files)}, expected "
-            f"{LATENTS} and {SEQUENCES}"
+            f"{LATENTS}, {SEQUENCES} and perhaps {TOKENS}"
         )
-    for name, row in recorded.record.files.items():
-        files[name] = folder.read(recorded.id, name)
-        if sha256(files[name]).hexdigest() != row.sha256:
-            raise ChangedError(f"{recorded.path}/{name} was changed: its sha256 is another")
+    files = {name: _read(folder, recorded, name) for name in recorded.record.files}
     return of_parquet(files, recorded.record.provenance, recorded.path)
+
+
+def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
+    if TOKENS not in recorded.record.files:
+        return None
+    return tokens_of_parquet(_read(folder, recorded, TOKENS), recorded.path)
+
+
+def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
+    data = folder.read(recorded.id, name)
+    if sha256(data).hexdigest() != recorded.record.files[name].sha256:
+        raise ChangedError(f"{recorded.path}/{name} was changed: its sha256 is another")
+    return data
 
 
 def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:

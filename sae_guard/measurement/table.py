@@ -13,7 +13,7 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.excerpts import NO_EXCERPTS, Excerpts
 from sae_guard.metrics.table import COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.statistics import Estimate, ratio, ratio_interval
-from sae_guard.token_table import TokenTable
+from sae_guard.token_table import TokenKL, TokenTable
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,18 @@ class Measurement:
             )
         low, high = interval or (None, None)
         return Estimate(value, low, high, self.n_tokens, self.n_sequences, confidence)
+
+    @property
+    def token_kl(self) -> TokenKL | None:
+        """KL of single tokens, where their values were kept."""
+        if self.tokens is None:
+            return None
+        rows, positions = np.nonzero(self.tokens.scored)
+        return TokenKL(
+            self.sequences[rows],
+            positions.astype(np.int32),
+            self.tokens.columns["kl"][rows, positions],
+        )
 
     @property
     def whole(self) -> bool:

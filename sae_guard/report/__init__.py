@@ -1,6 +1,8 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
 from sae_guard.report.changes import changes, count
+from sae_guard.report.comparison import comparison_lines, verdict_line
+from sae_guard.report.comparison_document import Compared, comparison_json
 from sae_guard.report.confirmed import confirmed, differently_made
 from sae_guard.report.document import to_json
 from sae_guard.report.excerpts import COLUMNS, worst_lines
@@ -16,7 +18,10 @@ from sae_guard.report.words import failure, headline
 
 __all__ = [
     "COLUMNS",
+    "Compared",
     "changes",
+    "comparison_json",
+    "comparison_lines",
     "confirmed",
     "count",
     "differently_made",
@@ -36,5 +41,6 @@ __all__ = [
     "to_json",
     "tracks",
     "trend",
+    "verdict_line",
     "worst_lines",
 ]

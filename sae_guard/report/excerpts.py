@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sae_guard.excerpts import Around
 from sae_guard.report.numbers import number
 from sae_guard.worst import Worst, WorstSequence, WorstToken
 
@@ -19,32 +20,43 @@ def worst_lines(worst: Worst) -> Iterator[str]:
         for token in worst.tokens:
             numbers = f"CE {_change(token)}, entropy {number(token.entropy)}"
             place = f"sequence {token.sequence}, position {token.position}"
-            yield _placed(f"  {number(token.kl)}  {numbers} ({place}", token.source)
-            if token.next:
-                # The end of what comes before is what tells most.
-                known = f"«{_clipped(token.token, 24)}» → «{_clipped(token.next, 24)}»"
-                yield f"    {_clipped(token.before, COLUMNS - 4 - len(known), end=True)}{known}"
+            yield placed(f"  {number(token.kl)}  {numbers} ({place}", token.source)
+            yield from around_lines(Around(token.before, token.token, token.next))
     if worst.sequences:
         yield ""
         yield "the largest mean KL of sequences, in nats:"
         for sequence in worst.sequences:
             numbers = f"CE {_change(sequence)}, {sequence.n_tokens:,} tokens"
             place = f"sequence {sequence.sequence}"
-            yield _placed(f"  {number(sequence.kl)}  {numbers} ({place}", sequence.source)
-            if sequence.text:
-                yield f"    {_clipped(sequence.text, COLUMNS - 4)}"
+            yield placed(f"  {number(sequence.kl)}  {numbers} ({place}", sequence.source)
+            yield from beginning_lines(sequence.text)
+
+
+def around_lines(around: Around) -> Iterator[str]:
+    """The text around a prediction, where it is known."""
+    if around.next:
+        # The end of what comes before is what tells most.
+        known = f"«{clipped(around.token, 24)}» → «{clipped(around.next, 24)}»"
+        yield f"    {clipped(around.before, COLUMNS - 4 - len(known), end=True)}{known}"
+
+
+def beginning_lines(text: str) -> Iterator[str]:
+    """How a sequence begins, where it is known."""
+    if text:
+        yield f"    {clipped(text, COLUMNS - 4)}"
 
 
 def _change(found: WorstToken | WorstSequence) -> str:
     return f"{number(found.ce_clean)} → {number(found.ce_patched)}"
 
 
-def _placed(line: str, source: str) -> str:
-    named = f", {_clipped(source, COLUMNS - 3 - len(line), end=True)}" if source else ""
+def placed(line: str, source: str) -> str:
+    """The line, closed after where its text comes from."""
+    named = f", {clipped(source, COLUMNS - 3 - len(line), end=True)}" if source else ""
     return f"{line}{named})"
 
 
-def _clipped(text: str, width: int, *, end: bool = False) -> str:
+def clipped(text: str, width: int, *, end: bool = False) -> str:
     """Its start, or its end, in at most ``width`` letters; what is not printable is escaped."""
     letters = [
         letter if letter.isprintable() and letter != "\\" else repr(letter)[1:-1] for letter in text

@@ -78,6 +78,19 @@ def move(before: Sums, after: Sums, *, share: bool = False, confidence: float = 
     return Move(difference, difference - half, difference + half, p_value, confidence)
 
 
+def variance_ratio(before: Sums, after: Sums) -> float | None:
+    """How many times the variance of the move is that were the two measured on texts apart.
+
+    Its root is how many times wider the interval would be, and it is how many times the sequences
+    it would take. None where the move does not vary, or of a single sequence.
+    """
+    if len(before.numerator) < 2:
+        return None
+    paired = math.fsum((after.influence - before.influence) ** 2)
+    apart = math.fsum(before.influence**2) + math.fsum(after.influence**2)
+    return apart / paired if paired > 0 else None
+
+
 def check_share(before: float) -> float:
     """What a share is taken of; raises `UndefinedMetricError` where that is not above 0."""
     if not before > 0:
