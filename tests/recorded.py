@@ -16,7 +16,7 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.excerpts import Around, Excerpts
 from sae_guard.history import History, Recorded
 from sae_guard.history.make import Occasion, make
-from sae_guard.history.record import GitRow
+from sae_guard.history.record_rows import GitRow
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.spec import load_specs

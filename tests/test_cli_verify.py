@@ -16,7 +16,7 @@ import pytest
 from sae_guard.cases import Case
 from sae_guard.demo import MODEL, SAES
 from sae_guard.history import Certificate, History, Record
-from sae_guard.history.record import ThresholdRow
+from sae_guard.history.record_rows import ThresholdRow
 from sae_guard.history.rows import plain, to_parquet
 from sae_guard.history.store import files_of
 from sae_guard.measurement import Measurement

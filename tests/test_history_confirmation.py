@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sae_guard.history import History, Record
 from sae_guard.history.confirmation import Compared, confirm, taken_for_granted
-from sae_guard.history.record import ParetoRow, ThresholdRow
+from sae_guard.history.record_rows import ParetoRow, ThresholdRow
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements

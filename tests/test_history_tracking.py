@@ -12,17 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import ParetoRow, ThresholdRow
-from sae_guard.history.tracking import (
-    Bounds,
-    Move,
-    bounds_in_force,
-    last_promotion,
-    looser,
-    moves,
-    recorded_bounds,
-    tracked,
-)
+from sae_guard.history.moves import Bounds, Move, bounds_in_force, moves, recorded_bounds
+from sae_guard.history.record_rows import ParetoRow, ThresholdRow
+from sae_guard.history.tracking import last_promotion, looser, tracked
 from sae_guard.pareto import Pareto
 from sae_guard.report import looser_line
 from sae_guard.verdicts import OnUndecided, Threshold

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import GitRow, ThresholdRow
+from sae_guard.history.record_rows import GitRow, ThresholdRow
 from sae_guard.history.tracking import looser, tracked
 from sae_guard.report import looser_line, looser_row, to_json, tracks
 from sae_guard.verdicts import Threshold

@@ -11,7 +11,7 @@ from typing import Any
 from sae_guard.cli.kept import opened, read, without_collection
 from sae_guard.cli.measured import of_path
 from sae_guard.history import History, Recorded, meant
-from sae_guard.history.record import MetricRow, ThresholdRow
+from sae_guard.history.record_rows import MetricRow, ThresholdRow
 from sae_guard.spec import Spec
 from sae_guard.verdicts import judge
 from sae_guard.wire import Outcome

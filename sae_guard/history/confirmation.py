@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.history.record import MetricRow, Record, ThresholdRow
+from sae_guard.history.record import Record
+from sae_guard.history.record_rows import MetricRow, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS

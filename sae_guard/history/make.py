@@ -15,18 +15,14 @@ from uuid import uuid4
 from sae_guard.cases import Case
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.history import origin
-from sae_guard.history.record import (
-    SCHEMA_VERSION,
+from sae_guard.history.record import SCHEMA_VERSION, NotRecordedError, Record, check_name, worst
+from sae_guard.history.record_rows import (
     CheckpointRow,
     GitRow,
     MetricRow,
-    NotRecordedError,
     ParetoRow,
-    Record,
     SpecRow,
     ThresholdRow,
-    check_name,
-    worst,
 )
 from sae_guard.history.rows import plain, to_parquet
 from sae_guard.history.store import files_of

@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from sae_guard.errors import InfrastructureError, SetupError
+from sae_guard.history.record_rows import (
+    CheckpointRow,
+    FileRow,
+    GitRow,
+    Kept,
+    MetricRow,
+    ParetoRow,
+    SpecRow,
+    ThresholdRow,
+)
 from sae_guard.verdicts import OnUndecided, Status
 
 SCHEMA_VERSION = 1
@@ -22,7 +32,6 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
 """What a version may be called: a name that any file system takes."""
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
-Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 _ORDER: tuple[Status, ...] = ("pass", "warn", "undecided", "fail", "error")
@@ -43,105 +52,7 @@ class NotRecordedError(SetupError):
     """What was measured is not what a record holds."""
 
 
-class _Kept(BaseModel):
-    """JSON has no NaN and no infinity: a number that it cannot say is absent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MetricRow(_Kept):
-    """A metric on the whole token set, with its interval, or why it is undefined."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    confidence: float | None = None
-    """Of the interval, two-sided."""
-    unit: str = ""
-    formula_version: int
-    undefined: str | None = None
-
-
-class ThresholdRow(_Kept):
-    """A threshold that was in force, and its verdict."""
-
-    metric: str
-    """As node ids have it: ``kl``, ``kl.p99``, ``kl[position=0..8]``."""
-    max: float | None = None
-    min: float | None = None
-    warn_max: float | None = None
-    warn_min: float | None = None
-    confidence: float | None = None
-    on_undecided: OnUndecided = "fail"
-    where: str
-    """``file:line``."""
-    verdict: Status
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    headroom: float | None = None
-    marginal: str | None = None
-    message: str | None = None
-    audit: str | None = None
-    change: Literal["difference", "share"] | None = None
-    """Of a threshold on a change, whose bounds, value and interval are of it, in the metric's unit
-    or as a share of what it was."""
-    baseline: str | None = None
-    """Which version it is since."""
-    before: float | None = None
-    """The metric there."""
-    p_value: float | None = None
-    note: str | None = None
-
-
-class ParetoRow(_Kept):
-    """Whether a record of the spec dominated it in two metrics, and which."""
-
-    x: str
-    y: str
-    where: str
-    verdict: Status
-    records: int
-    """With how many it was compared."""
-    dominated_by: tuple[str, ...] = ()
-
-
-class SpecRow(_Kept):
-    """Which spec it was measured by."""
-
-    file: str
-    name: str
-    sha256: Sha256
-    """Of model, hook points, data, SAE options and thresholds as they were understood: comments
-    and places in the file change nothing."""
-
-
-class CheckpointRow(_Kept):
-    """Which checkpoint; the hashes of its files are in the provenance."""
-
-    label: str
-    reference: str
-    options: dict[str, Any] = {}
-    """What the spec, the command line and a registry said of it."""
-
-
-class GitRow(_Kept):
-    """Where the project stood."""
-
-    commit: str
-    dirty: bool
-    """Whether tracked files had other changes."""
-
-
-class FileRow(_Kept):
-    """A file beside the record."""
-
-    sha256: Sha256
-    bytes: int
-    rows: int
-
-
-class Record(_Kept):
+class Record(Kept):
     """What was measured of one checkpoint at one spec, on what, and how it was judged."""
 
     schema_version: Literal[1]
@@ -160,7 +71,7 @@ class Record(_Kept):
     n_sequences: int
     n_tokens: int
     metrics: dict[str, MetricRow]
-    views: dict[str, MetricRow] = {}
+    views: dict[str, MetricRow] = Field(default={})
     """What else the thresholds of the spec look at, or at the change of: ``kl.p99``,
     ``kl@position=0..8``. The rows beside the record do not tell it."""
     thresholds: tuple[ThresholdRow, ...]
@@ -173,7 +84,7 @@ class Record(_Kept):
     files: dict[str, FileRow] = Field(min_length=2)
 
 
-class Promotion(_Kept):
+class Promotion(Kept):
     """That a record is the one of a version, who said so, when and why."""
 
     schema_version: Literal[1]

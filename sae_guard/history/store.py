@@ -24,7 +24,6 @@ from sae_guard.history.record import (
     NAME,
     ChangedError,
     Document,
-    FileRow,
     HistoryError,
     Promotion,
     Record,
@@ -32,6 +31,7 @@ from sae_guard.history.record import (
     parse,
     to_json,
 )
+from sae_guard.history.record_rows import FileRow
 from sae_guard.history.rows import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
 from sae_guard.measurement import Measurement
 from sae_guard.token_table import TokenKL

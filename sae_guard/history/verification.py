@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.history.record import MetricRow, Record, worst
+from sae_guard.history.record import Record, worst
+from sae_guard.history.record_rows import MetricRow
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.statistics import Estimate

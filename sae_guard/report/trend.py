@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history import Recorded
-from sae_guard.history.record import ThresholdRow
+from sae_guard.history.record_rows import ThresholdRow
 from sae_guard.metrics.table import METRICS
 from sae_guard.report.numbers import number
 
