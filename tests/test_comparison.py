@@ -72,7 +72,7 @@ def test_views_of_single_tokens_are_compared_where_the_baseline_has_them() -> No
         told, _ = change(known, after, view)
         assert told.value == estimate(after, view.itself).value - 0.25
         assert (told.low, told.high) == (None, None)
-        with pytest.raises(UndefinedMetricError, match=f"v1 has no {view.itself}: records hold"):
+        with pytest.raises(UndefinedMetricError, match=f"v1 has no {view.itself}: the rows"):
             change(Baseline("v1", read), after, view)
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from sae_guard.cli import main
 from sae_guard.diagnosis import NAMES
 from sae_guard.errors import Contract
 from sae_guard.metrics.table import METRICS
@@ -20,6 +21,7 @@ from sae_guard.spec import json_schema, load_specs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+VERSIONS = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -129,3 +131,32 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_command_is_in_the_readme_and_its_options_in_the_docs() -> None:
+    told = README + VERSIONS
+    for name, command in main.commands.items():
+        assert f"sae-guard {name}" in README, name
+        if name in ("history", "promote", "compare", "tighten", "verify", "measure"):
+            options = {opt for each in command.params for opt in each.opts if opt.startswith("--")}
+            assert {opt for opt in options - COMMON if opt not in told} == set(), name
+
+
+COMMON = {"--device", "--batch-size", "--cache", "--arch", "--k", "--pre-bias", "--norm", "--scale",
+          "--hook", "--architecture", "--normalize"}  # fmt: skip
+"""Which are those of pytest without ``sae-``, or keys of a spec."""
+
+
+def test_links_between_the_docs_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)#?([^)\s]*)\)", text):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {
+                    re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+                }
+                assert anchor in slugs, f"{page}: {target}#{anchor}"

@@ -102,7 +102,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("cosine", {"max_decrease": 2}, "max_decrease", "cannot fail: its values are between -1 and 1"),
     ("dead_latents", {"max_increase": 0.1, "confidence": 0.99}, "confidence", "no interval"),
     ("kl.p99", {"max_increase": 0.1, "confidence": 0.99}, "confidence",
-     "kl.p99 has confidence, but its change no interval: records hold no single tokens"),
+     "kl.p99 has confidence, but its change no interval: rows of records do not tell it"),
     ("kl", {"max_increase": 0.1, "warn": 0.1}, "warn", "no bound that it lies inside of"),
 ]  # fmt: skip
 

@@ -87,3 +87,8 @@ def test_the_floor_itself_is_no_denominator() -> None:
     with pytest.raises(UndefinedMetricError, match=r"not above 0\.5"):
         ratio(np.array([1.0]), np.array([0.5]), floor=0.5)
     assert ratio(np.array([1.0]), np.array([math.nextafter(0.5, 1)]), floor=0.5) > 0
+
+
+def test_past_the_largest_float_there_is_no_interval() -> None:
+    huge, one = np.array([1e200, -1e200, 3e200]), np.ones(3)
+    assert ratio_interval(huge, one, ratio(huge, one)) is None

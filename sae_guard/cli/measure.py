@@ -24,7 +24,6 @@ from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
-    from sae_guard.comparison import Baseline
     from sae_guard.history.make import Occasion
     from sae_guard.measurement import Measurement
     from sae_guard.pareto import ParetoVerdict
@@ -146,30 +145,14 @@ class Versions:
         from sae_guard.verdicts import Verdict, judge
 
         try:
-            before = self._baseline(case, threshold) if threshold.change else None
+            before = self._earlier.since(case, measuring.named(case), threshold, self._asked)
         except SaeGuardError as error:
             return Verdict(threshold, "error", cause=error.cause, message=measuring.told(error))
         return judge(measurement, threshold, before)
 
-    def _baseline(self, case: Case, threshold: Threshold) -> Baseline:
-        reference = self._asked or case.spec.baseline
-        if reference is None:
-            raise SetupError(
-                f"{threshold.view} needs a baseline: give --baseline VERSION, or `baseline` in the "
-                "spec; --baseline none where there is none yet"
-            )
-        strict = case.spec.strict_env
-        return self._earlier.baseline(reference, measuring.named(case), strict=strict)
-
     def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
-        """Beside all records of the spec, if it asks for that; raises like `Earlier.beside`."""
-        from sae_guard.pareto import Point
-
-        if case.pareto is None:
-            return None
-        x, y = (measurement[name] for name in (case.pareto.x, case.pareto.y))
-        point = Point(case.label, x, y)
-        return self._earlier.beside(case.pareto, measuring.named(case), point, measurement)
+        """Beside all records of the spec, if it asks for that; raises like `Earlier.pareto`."""
+        return self._earlier.pareto(case, measuring.named(case), measurement)
 
     def keep(
         self,

@@ -218,10 +218,13 @@ def _compared(
 ) -> list[Compared]:
     """Say number by number what was found."""
     from sae_guard.history.confirmation import confirm, taken_for_granted
+    from sae_guard.history.token_confirmation import confirm_tokens
     from sae_guard.report import confirmed, differently_made
 
     record = certificate.recorded.record
     numbers = confirm(record, rows, measured, tolerance)
+    if (tokens := certificate.token_kl()) is not None:
+        numbers.append(confirm_tokens(tokens, measured.token_kl, tolerance))
     differently = differently_made(rows.provenance, measured.provenance)
     for line in (*differently, *taken_for_granted(record)):
         click.echo(f"note      {line}")

@@ -97,8 +97,8 @@ def _before(baseline: Baseline, view: View) -> float:
             raise UndefinedMetricError(f"{baseline.name} has no {view}: {error}") from None
     if str(view) not in baseline.values:
         raise UndefinedMetricError(
-            f"{baseline.name} has no {view}: records hold no values of single tokens, and the spec "
-            "had no threshold on it when this one was recorded"
+            f"{baseline.name} has no {view}: the rows of a record do not tell it, and the spec had "
+            "no threshold on it when this one was recorded"
         )
     return baseline.values[str(view)]
 

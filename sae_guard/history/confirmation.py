@@ -24,12 +24,12 @@ from sae_guard.views import CHANGE, View, estimate
 
 TOLERANCE = 1e-4
 """Of the value."""
-_FLOOR = 1e-6
+FLOOR = 1e-6
 """Per token, in nats, or of a cosine, a ratio of lengths or the variance: the rounding of float32
 logits and activations. Near zero, and where large numbers cancel, it is more than any share."""
 _FLIPS = 2
 """Firings, or latents, that rounding may move over a threshold."""
-_SINGLE = 100.0
+SINGLE = 100.0
 """How much more than a mean a single token, or sequence, may move."""
 _LATENTS = {"l0"}
 _OF_THE_ACTIVATIONS = {"sq_error", "sq_deviation"}
@@ -217,7 +217,7 @@ def _rebuilt(row: ThresholdRow) -> Threshold:
 def _allowed(value: float, view: View, rows: Measurement, tolerance: float) -> float:
     floor = _floor(view.metric, rows)
     alone = view != View(view.metric)
-    return max(tolerance * abs(value), _SINGLE * floor if alone else floor)
+    return max(tolerance * abs(value), SINGLE * floor if alone else floor)
 
 
 def _floor(name: str, rows: Measurement) -> float:
@@ -232,7 +232,7 @@ def _floor(name: str, rows: Measurement) -> float:
             return _FLIPS
         if column in _NO_FLOOR:
             return 0.0
-        return _FLOOR * (deviation if column in _OF_THE_ACTIVATIONS else rows.n_tokens)
+        return FLOOR * (deviation if column in _OF_THE_ACTIVATIONS else rows.n_tokens)
 
     top = sum(abs(factor) * of(column) for column, factor in metric.numerator.items())
     bottom = sum(factor * rows.sums[column].sum() for column, factor in metric.denominator.items()

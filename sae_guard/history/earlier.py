@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from sae_guard.cases import Case
 from sae_guard.comparison import Baseline, formula_difference, other_things
 from sae_guard.errors import SetupError
 from sae_guard.history.naming import meant, meant_for
@@ -12,6 +13,7 @@ from sae_guard.history.record import HistoryError, Promotion, Recorded
 from sae_guard.history.store import History
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.pareto import Pareto, ParetoVerdict, Point, compared
+from sae_guard.verdicts import Threshold
 
 
 class Earlier:
@@ -19,6 +21,7 @@ class Earlier:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._measurements: dict[str, Measurement] = {}
 
     def check(self, reference: str) -> None:
         """Raise `SetupError` where it names no version of any spec."""
@@ -26,6 +29,31 @@ class Earlier:
             meant(self._records, self._promotions, reference)
         except SetupError as error:
             raise SetupError(f"{error} ({self._history.url})") from None
+
+    def since(
+        self, case: Case, spec: str, threshold: Threshold, asked: str | None
+    ) -> Baseline | None:
+        """What a threshold compares the case with; None where it is on no change.
+
+        Args:
+            case: A checkpoint at a spec.
+            spec: ``file::name``.
+            threshold: Of the case.
+            asked: A version that goes before that of the spec.
+
+        Raises:
+            SetupError: No version is named, or it has no record by the spec.
+            HistoryError: It cannot be read.
+        """
+        if not threshold.change:
+            return None
+        reference = asked or case.spec.baseline
+        if reference is None:
+            raise SetupError(
+                f"{threshold.where}: {threshold.view} needs a baseline: give --sae-baseline "
+                "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
+            )
+        return self.baseline(reference, spec, strict=case.spec.strict_env)
 
     def baseline(self, reference: str, spec: str, *, strict: bool = False) -> Baseline:
         """What was measured of a version.
@@ -43,12 +71,27 @@ class Earlier:
             recorded = meant_for(self._records, self._promotions, reference, spec)
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
+        if recorded.id not in self._measurements:
+            self._measurements[recorded.id] = self._history.measurement(recorded)
         return Baseline(
             reference if reference == recorded.id else f"{reference} ({recorded.short})",
-            self._history.measurement(recorded),
+            self._measurements[recorded.id],
             {n: row.value for n, row in recorded.record.views.items() if row.value is not None},
             strict,
         )
+
+    def pareto(self, case: Case, spec: str, new: Measurement) -> ParetoVerdict | None:
+        """Whether a record dominates the case; None where its spec does not ask for that.
+
+        Raises:
+            UndefinedMetricError: One of the two metrics is.
+            SetupError: There is no record to compare with.
+            HistoryError: A record cannot be read.
+        """
+        if case.pareto is None:
+            return None
+        x, y = (new.estimate(name).value for name in (case.pareto.x, case.pareto.y))
+        return self.beside(case.pareto, spec, Point(case.label, x, y), new)
 
     def beside(self, pareto: Pareto, spec: str, point: Point, new: Measurement) -> ParetoVerdict:
         """The verdict on a point beside all records of a spec that are of the same tokens.

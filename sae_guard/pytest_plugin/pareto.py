@@ -45,9 +45,11 @@ class ParetoItem(CaseItem):
     def _found(self) -> ParetoVerdict | SaeGuardError:
         try:
             measurement = self.config.stash[WORKBENCH].measurement(self.case)
-            return self.config.stash[VERSIONS].pareto(self.case, measurement)
+            found = self.config.stash[VERSIONS].pareto(self.case, measurement)
         except SaeGuardError as error:
             return error
+        assert found is not None
+        return found
 
     def _record(self, verdict: str, **told: Any) -> None:
         from sae_guard.wire import Outcome

@@ -137,9 +137,7 @@ class Recorder:
         """As its test told it: records may have come since. Anew where that was deselected."""
         from sae_guard.pareto import ParetoVerdict
 
-        if case.pareto is None:
-            return None
-        if told is not None:
+        if case.pareto is not None and told is not None:
             return ParetoVerdict.of_json(told.pareto)
         return self._versions.pareto(case, measurement)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import SaeGuardError, SetupError
+from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
@@ -42,7 +42,6 @@ class Versions:
     def __init__(self, gate: Gate, folder: str) -> None:
         self._gate = gate
         self._folder = folder
-        self._baselines: dict[tuple[str, str, bool], Baseline | SaeGuardError] = {}
 
     @classmethod
     def of(cls, config: pytest.Config, gate: Gate) -> Versions:
@@ -66,45 +65,17 @@ class Versions:
             raise pytest.UsageError(f"--sae-baseline: {error}") from None
 
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
-        """What the threshold compares the case with; None where it is on no change.
-
-        Raises:
-            SetupError: No version is named, or it has no record by the spec of the case.
-            HistoryError: It cannot be read.
-        """
-        if not threshold.change:
+        """What the threshold compares the case with; raises like `Earlier.since`."""
+        if not threshold.change:  # and nothing is read
             return None
-        reference = self._gate.options.baseline or case.spec.baseline
-        if reference is None:
-            raise SetupError(
-                f"{threshold.where}: {threshold.view} needs a baseline: give --sae-baseline "
-                "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
-            )
-        key = (reference, self._spec(case), case.spec.strict_env)
-        if key not in self._baselines:
-            try:
-                self._baselines[key] = self._earlier.baseline(*key[:2], strict=key[2])
-            except SaeGuardError as error:  # kept: each threshold asks anew
-                self._baselines[key] = error
-        found = self._baselines[key]
-        if isinstance(found, SaeGuardError):
-            raise found
-        return found
+        asked = self._gate.options.baseline
+        return self._earlier.since(case, self._spec(case), threshold, asked)
 
-    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict:
-        """Whether a record dominates what was measured of the case, which has such a threshold.
-
-        Raises:
-            UndefinedMetricError: One of the two metrics is.
-            SetupError: There is no record to compare with.
-            HistoryError: A record cannot be read.
-        """
-        from sae_guard.pareto import Point
-
-        assert case.pareto is not None
-        x, y = (measurement.estimate(name).value for name in (case.pareto.x, case.pareto.y))
-        point = Point(case.label, x, y)
-        return self._earlier.beside(case.pareto, self._spec(case), point, measurement)
+    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
+        """Whether a record dominates what was measured; raises like `Earlier.pareto`."""
+        if case.pareto is None:
+            return None
+        return self._earlier.pareto(case, self._spec(case), measurement)
 
     def lines(self) -> list[str]:
         """What was asked for in vain, or left out."""

@@ -58,7 +58,7 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
     elif bounds.confidence is not None and moves and not _has_rows(view):
         yield (
             ("confidence",),
-            f"{view} has confidence, but its change no interval: records hold no single tokens",
+            f"{view} has confidence, but its change no interval: rows of records do not tell it",
         )
 
 

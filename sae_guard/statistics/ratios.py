@@ -74,8 +74,8 @@ def ratio_interval(
     """R̂ ± t·√(n/(n−1)·Σ e_i²)/Σ den_i with e_i = num_i − R̂·den_i, one cluster a sequence.
 
     The linearised variance of a ratio (Cochran, *Sampling Techniques*, 3rd ed., §6.4) with
-    Student's quantile of n − 1 degrees of freedom. None for a single sequence: its spread is
-    unknown, not zero.
+    Student's quantile of n − 1 degrees of freedom. None for a single sequence, whose spread is
+    unknown, not zero, and where squares are past the largest float.
     """
     # 50 ms of import that collecting and failing early should not pay.
     from scipy.special import stdtrit
@@ -84,7 +84,11 @@ def ratio_interval(
     if n < 2:
         return None
     residual = numerator - value * denominator
-    error = math.sqrt(n / (n - 1) * math.fsum(residual**2)) / _exact_sum(denominator)
+    with np.errstate(over="ignore"):
+        square = _exact_sum(residual**2)
+    if not math.isfinite(square):
+        return None
+    error = math.sqrt(n / (n - 1) * square) / _exact_sum(denominator)
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
     return value - half, value + half
 
