@@ -270,7 +270,7 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     names = copies(project, "good", "worse")
     (project / "thresholds" / "small.yaml").write_text(CHANGE)
     told = run("measure", "good").output
-    assert "ERROR: needs a baseline: give --baseline VERSION" in told
+    assert "ERROR: needs a baseline (thresholds/small.yaml:6): give --baseline VERSION" in told
     assert "NOT RECORDED" in run("measure", "good", "--record", "v1", code=1).output
     first = run("measure", "good", "--record", "v1", "--baseline", "none").output
     assert "kl.change" not in first

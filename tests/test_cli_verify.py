@@ -125,6 +125,7 @@ def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in told[6:-1]}
     assert list(rows) == [
         "n_sequences", "n_tokens", "firings", *METRICS, "kl.p99", "kl@position=0..8",
+        "token_kl",
     ]  # fmt: skip
     assert all(cells[-1] == "ok" for cells in rows.values())
     kl = Certificate.at(str(folder)).recorded.record.metrics["kl"].value
@@ -147,7 +148,7 @@ def test_a_downloader_needs_the_record_and_the_checkpoint_alone(
     told = run("verify", "certificate", "--sae", V2, "--model", "model").output
     assert told.startswith("record    certificate is not in a folder that is named by its hash")
     assert f"note      model: {MODEL} in the record, {elsewhere}/model now\n" in told
-    assert "confirmed: all 24 numbers of certificate\n" in told
+    assert "confirmed: all 25 numbers of certificate\n" in told
 
 
 def test_a_record_is_named_in_many_ways(project: Path, unmeasured: None) -> None:
@@ -306,7 +307,7 @@ def test_text_that_has_changed_gives_other_tokens(project: Path, unmeasured: Non
 
 def test_a_spec_may_say_where_model_and_data_are(project: Path) -> None:
     (project / "own.yaml").write_text(SMALL.replace("max: 0.25", "max: 9"))
-    assert "confirmed: all 24" in run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml").output
+    assert "confirmed: all 25" in run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml").output
     (project / "own.yaml").write_text(SMALL.replace("blocks.2", "blocks.1"))
     told = run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml", code=2).output
     assert "NOT VERIFIED (setup error): " in told
@@ -408,7 +409,7 @@ def test_what_is_not_finite_is_no_confirmation(
     monkeypatch.setattr(Workbench, "measurement", lambda *_: replace(kept, sums=sums))
     lines = run("verify", "v1.2", "--sae", V2, code=1).output.splitlines()
     differing = {line.split()[0] for line in lines if " DIFFERS" in line}
-    assert differing == {"kl", "kl.p99", "kl@position=0..8"}
+    assert differing == {"kl", "kl.p99", "kl@position=0..8", "token_kl"}
 
 
 def test_another_device_or_version_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

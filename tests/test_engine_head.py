@@ -76,8 +76,8 @@ def test_both_ways_are_the_definition(
         per_token = 1e-4 * max(1.0, scale / 5)
         for value, expected in ((mine, kl), (ce, -log_q[at]), (found.clean, -log_p[at])):
             torch.testing.assert_close(value.double(), expected, atol=per_token, rtol=1e-5)
-        # And of the result, which is one of float32 as well.
-        large = max(10.0, 2 * scale, float(kl.mean()))
+        # And of the result, of hundreds of nats, which is made of float32 as well.
+        large = max(10.0, 2 * scale, 5 * float(kl.mean()))
         assert float((mine.double() - kl).mean().abs()) < 1e-6 * large
         assert bool((mine >= 0).all())
         torch.testing.assert_close(nothing, torch.zeros_like(nothing), atol=per_token / 10, rtol=0)
@@ -96,9 +96,10 @@ def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, *, summary: boo
     monkeypatch.setattr(head, "_LEAST_TOKENS", 1)
     monkeypatch.setattr(head, "_ELEMENTS", 700)
     found = losses()
+    # Other shapes and numbers of threads add float32 products in another order.
     for mine, theirs in zip(found.others[0], whole.others[0], strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(found.clean, whole.clean, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.clean, whole.clean, atol=1e-5, rtol=1e-5)
 
 
 def test_a_bias_and_a_shift_of_all_rows_change_no_divergence() -> None:

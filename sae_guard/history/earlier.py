@@ -50,7 +50,7 @@ class Earlier:
         reference = asked or case.spec.baseline
         if reference is None:
             raise SetupError(
-                f"{threshold.where}: {threshold.view} needs a baseline: give --sae-baseline "
+                f"{threshold.view} needs a baseline ({threshold.where}): give --sae-baseline "
                 "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
             )
         return self.baseline(reference, spec, strict=case.spec.strict_env)

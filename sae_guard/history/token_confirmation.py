@@ -7,7 +7,7 @@ import numpy as np
 from sae_guard.history.confirmation import FLOOR, SINGLE, TOLERANCE, Compared
 from sae_guard.token_table import TokenKL
 
-NAME = "kl of tokens"
+NAME = "token_kl"
 
 
 def confirm_tokens(
