@@ -21,7 +21,8 @@ demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	@echo
 	@echo "--- v3 is a hurried retrain; the gate must stop it (exit code 1):"
 	$(VENV)/bin/pytest --sae sae_guard/demo/saes/v3; test $$? -eq 1
-	@echo "--- stopped, as it should be"
+	@echo "--- stopped, as it should be; beside v2, on the same tokens:"
+	$(VENV)/bin/sae-guard compare sae_guard/demo/saes/v2 sae_guard/demo/saes/v3 --sequences 1 --tokens 1
 
 # With more than one thread each, the workers' torch would wait for each other.
 test: lint $(VENV)/.installed  ## lint, types, all tests
