@@ -16,7 +16,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.statistics.sequential import Rule
 from sae_guard.testing import measurements
 from sae_guard.verdicts import Threshold, judge
-from sae_guard.views import View
+from sae_guard.views import Slice, View
 from tests.recorded import ordinary
 from tests.test_comparison import OTHERS, with_provenance, worse
 
@@ -84,6 +84,20 @@ def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
     assert judge(broken, threshold, Baseline("v1", ordinary())).status == "error"
     assert judge(ordinary(), threshold, Baseline("v1", broken)).status == "error"
+
+
+@pytest.mark.parametrize("name", ["kl", "kl.worst_sequence", "explained_variance"])
+def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
+    # Texts that moved to another file are the same tokens.
+    before = replace(ordinary(), sources=("a",) * 4 + ("b",) * 4)
+    moved = replace(ordinary(), sources=("b",) * 4 + ("a",) * 4)
+    part = Slice("source", glob="a*")
+    threshold = Threshold(name, max=9.0, min=-9.0, slice=part, change="difference")
+    baseline = Baseline("v1", before)
+    assert judge(before, threshold, baseline).status == "pass"
+    verdict = judge(moved, threshold, baseline)
+    assert (verdict.status, verdict.cause) == ("error", "setup")
+    assert "not comparable with v1: other sequences came from there" in verdict.message
 
 
 def test_another_device_is_a_warning_or_strictly_an_error() -> None:

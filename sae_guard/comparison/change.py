@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from sae_guard.comparison.comparable import differences, formula_difference
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
@@ -70,6 +72,10 @@ def change(
         )
     now = estimate(measurement, view.itself, confidence=confidence)
     before = _before(baseline, view.itself)
+    if not _same_rows(there, measurement, view):
+        raise UndefinedMetricError(
+            f"{view}: not comparable with {baseline.name}: other sequences came from there"
+        )
     value, low, high, p_value = now.value - before, None, None, None
     share = view.change == "share"
     try:
@@ -101,6 +107,14 @@ def _before(baseline: Baseline, view: View) -> float:
             "no threshold on it when this one was recorded"
         )
     return baseline.values[str(view)]
+
+
+def _same_rows(before: Measurement, after: Measurement, view: View) -> bool:
+    """Whether a slice by source holds the same sequences: where a text comes from is in no hash."""
+    part = view.slice
+    if part is None or part.by != "source":
+        return True
+    return np.array_equal(part.rows(before), part.rows(after))
 
 
 def _paired(before: Measurement, view: View) -> bool:
