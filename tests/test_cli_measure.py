@@ -294,6 +294,13 @@ def test_pareto_is_told_beside_the_records(project: Path) -> None:
     run("measure", "good", "--record", "v1", "--baseline", "none")
     told = run("measure", names[1], "--record", "v2").output
     assert "  pareto: dominated in l0 and kl by v1 [good] " in told
-    found, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert "not compared" not in told
+    history = History(str(project / ".sae_guard" / "history"))
+    found, _ = history.records()
     assert found[1].record.pareto is not None
     assert found[1].record.pareto.verdict == "fail"
+    other = {**found[0].record.provenance, "corpus": {"sha256": "0" * 64}}
+    files = {name: (Path(found[0].path) / name).read_bytes() for name in found[0].record.files}
+    history.add(found[0].record.model_copy(update={"name": "v0", "provenance": other}), files)
+    told = run("measure", "good").output
+    assert "; 2 records)\n    not compared: v0 [good] (" in told

@@ -180,7 +180,7 @@ def _tell(
     case: Case, measurement: Measurement, versions: Versions, trouble: list[str]
 ) -> list[Outcome]:
     """Print and record one case; its outcomes."""
-    from sae_guard.report import every_metric, metric_table, pareto_headline
+    from sae_guard.report import every_metric, metric_table, not_compared, pareto_headline
 
     verdicts = versions.judge(case, measurement)
     outcomes = list(_outcomes(case, measurement, verdicts))
@@ -195,6 +195,8 @@ def _tell(
         click.echo(f"  pareto: no verdict: {measuring.told(error)}")
     if pareto is not None:
         click.echo(f"  {pareto_headline(pareto)}")
+        for line in not_compared(pareto):
+            click.echo(f"    {line}")
     try:
         for line in versions.keep(case, measurement, verdicts, pareto):
             click.echo(line)
