@@ -279,6 +279,9 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     assert " ".join(rows["kl.change"]).startswith(f"{value} ")
     assert " ".join(rows["kl.change"][2:]) == "<= +2% FAIL"
     assert rows["kl.change"][1].endswith("%")
+    run("measure", names[1], "--baseline", "v1", "--export", "out.json")
+    units = {row["metric"]: row["unit"] for row in json.loads(Path("out.json").read_bytes())}
+    assert (units["kl"], units["kl.change"]) == ("nats", "share")
     found, _ = History(str(project / ".sae_guard" / "history")).records()
     assert [row.metric for row in found[1].record.thresholds if row.change] == ["kl.change"]
 

@@ -110,7 +110,7 @@ def measure(
             continue
         outcomes += _tell(case, measurement, versions, trouble)
     if export is not None:
-        rows = [{name: getattr(each, name) for name in _COLUMNS} for each in outcomes]
+        rows = [_exported(each) for each in outcomes]
         write_whole(export, tables.to_bytes(rows, export.suffix))
         click.echo(f"{len(rows)} rows in {export}")
     if trouble:
@@ -220,6 +220,11 @@ def _outcomes(
             checkpoint=case.label,
             provenance=provenance,
         )
+
+
+def _exported(outcome: Outcome) -> dict[str, Any]:
+    row = {name: getattr(outcome, name) for name in _COLUMNS}
+    return {**row, "unit": "share"} if outcome.change == "share" else row
 
 
 def _short(path: str) -> str:
