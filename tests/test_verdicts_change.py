@@ -100,6 +100,29 @@ def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
     assert "not comparable with v1: other sequences came from there" in verdict.message
 
 
+@pytest.mark.parametrize("share", ["share", "difference"])
+def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(
+    share: Literal["difference", "share"],
+) -> None:
+    # Of four sequences among a hundred it is wide: 3 degrees of freedom, not 99.
+    before = replace(ordinary(n=100, of=100), sources=("a",) * 4 + ("b",) * 96)
+    times = 1 + np.arange(100) / 100
+    after = replace(before, sums={**before.sums, "kl": before.sums["kl"] * times})
+    part = View("kl", slice=Slice("source", glob="a"), change=share)
+    found, told = change(Baseline("v1", before), after, part)
+    first = [
+        Measurement(np.arange(4), {k: v[:4] for k, v in each.sums.items()}, each.firings,
+                    ordinary(n=4, of=4).provenance)
+        for each in (before, after)
+    ]  # fmt: skip
+    alone, of_alone = change(Baseline("v1", first[0]), first[1], View("kl", change=share))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (alone.value, alone.low, alone.high)
+    )
+    assert told.p_value == pytest.approx(of_alone.p_value)
+    assert found.n_sequences == 4
+
+
 def test_another_device_is_a_warning_or_strictly_an_error() -> None:
     after: Any = with_provenance(ordinary(), device="cuda:0")
     threshold = Threshold("kl", max=0.0, change="share")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sae_guard.comparison.comparable import differences, formula_difference
 from sae_guard.errors import UndefinedMetricError
@@ -13,7 +14,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import metric
 from sae_guard.statistics import Estimate
 from sae_guard.statistics.paired import Sums, check_share, move
-from sae_guard.views import WORST, View, estimate, level, terms
+from sae_guard.views import WORST, View, estimate, level, present, terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +81,10 @@ def change(
     share = view.change == "share"
     try:
         if _paired(there, view):
+            some = _some(there, measurement, view.itself)
             moved = move(
-                Sums(*terms(there, view.itself), before),
-                Sums(*terms(measurement, view.itself), now.value),
+                _sums(there, view.itself, before, some),
+                _sums(measurement, view.itself, now.value, some),
                 share=share,
                 confidence=confidence,
             )
@@ -121,6 +123,18 @@ def _paired(before: Measurement, view: View) -> bool:
     """Whether both have a row per sequence of what the view is a ratio of."""
     rows = view.statistic == "mean" and metric(view.metric).firing_above is None
     return rows and (before.tokens is not None or not _needs_tokens(view))
+
+
+def _some(before: Measurement, after: Measurement, view: View) -> NDArray[np.bool_]:
+    """Which sequences say something of the spread, as `views.estimate` has it."""
+    if view.slice is None:
+        return np.ones(after.n_sequences, dtype=np.bool_)
+    return present(before, view) | present(after, view)
+
+
+def _sums(measurement: Measurement, view: View, value: float, some: NDArray[np.bool_]) -> Sums:
+    numerator, denominator = terms(measurement, view)
+    return Sums(numerator[some], denominator[some], value)
 
 
 def _needs_tokens(view: View) -> bool:
