@@ -183,6 +183,9 @@ def test_a_failed_record_and_a_taken_label_have_to_be_meant(records: list[Record
     shown = run("history").output.splitlines()
     assert ["v1.2" in row for row in shown[1:]] == [False, False, True, False]
     assert run("history", "--promotions").output.count("  (no longer)\n") == 1
+    run("history", "--export", "out.json")
+    rows = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    assert [row["promoted_as"] for row in rows] == ["", "", "v1.2", ""]
 
 
 @pytest.mark.parametrize(
