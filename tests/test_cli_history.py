@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -213,6 +214,19 @@ def test_a_promotion_has_a_reason_and_a_record_that_is_whole(records: list[Recor
     (Path(last.path) / "latents.parquet").write_bytes(b"")
     assert "latents.parquet was changed" in promote(first.id, last.id, code=1)
     assert run("history", "--promotions").output == ""  # all or none
+
+
+def test_a_promotion_whose_record_is_gone_is_listed(records: list[Recorded]) -> None:
+    first, second = records[:2]
+    promote(first.id, second.id)
+    shutil.rmtree(first.path)
+    listed = run("history", "--promotions").output.splitlines()
+    assert listed[0].endswith(f"  v1.2  {first.spec}")
+    assert listed[1].startswith(f"  {first.id}, which is no readable record, by ")
+    assert listed[3].startswith(f"  {second.id}, by ")
+    chosen = run("history", "--promotions", "--spec", second.record.spec.name).output
+    assert first.id not in chosen
+    assert second.id in chosen
 
 
 def test_one_label_is_one_record_of_a_spec(records: list[Recorded]) -> None:
