@@ -65,9 +65,13 @@ class Case:
 
     @property
     def random_error(self) -> bool:
-        """Whether the error of the SAE is compared with a random one."""
-        names = [threshold.view.metric for threshold in self.thresholds]
-        names += [self.pareto.x, self.pareto.y] if self.pareto else []
+        """Whether the error of the SAE is compared with a random one: also for what the spec asks
+        of the next version, which is compared with the record of this one."""
+        own = self.checkpoint is not None and not self.control
+        pareto = self.pareto or (self.spec.pareto if own else None)
+        thresholds = (*self.thresholds, *(self.spec.thresholds if own else ()))
+        names = [threshold.view.metric for threshold in thresholds]
+        names += [pareto.x, pareto.y] if pareto else []
         asked = any(metric(name).columns & ON_REQUEST.keys() for name in names)
         return asked or (self.compared and not self.control)
 

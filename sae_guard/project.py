@@ -61,7 +61,7 @@ def named_spec(text: str, here: Path, known: Sequence[Path]) -> Path:
     Raises:
         SetupError: There is none.
     """
-    path = Path(os.path.normpath(here / Path(text).expanduser()))
+    path = Path(os.path.normpath(here / Path(os.path.expanduser(text))))
     if path.is_file():
         return path
     by_name = {spec.stem: spec for spec in known} | {spec.name: spec for spec in known}

@@ -7,6 +7,7 @@ is rounded away from the value, and is only moved towards it unless loosening is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
@@ -153,7 +154,7 @@ def _of_bound(
     by = next(found for found in wanted if wanted[found] == _loosest(side, wanted.values()))
     origin = _origin(threshold)
     scale = max(abs(_exact(by.value) - origin), abs(wanted[by] - origin))
-    if _exact(by.value) == origin:
+    if abs(_exact(by.value) - origin) < _exact(sys.float_info.min):  # or too small for floats
         return kept("its margin would be 0", by)
     new = _rounded(wanted[by], side, scale, whole=float(old).is_integer())
     low, high = metric(threshold.view.metric).range

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_the_random_error_is_measured_where_it_is_asked_for(
     assert found.random_error is expected
     without = case(tmp_path, spec("a"))
     assert (found.key == without.key) is not expected
+
+
+@pytest.mark.parametrize(
+    "asked", ["kl_vs_random_error: {max_increase: 1%}", "pareto: {x: l0, y: kl_vs_random_error}"]
+)
+def test_the_first_version_has_what_the_next_one_is_compared_with(
+    tmp_path: Path, asked: str
+) -> None:
+    before = spec("a").partition("thresholds:")[0]
+    text = f"{before}thresholds: {{kl: {{max: 0.1}}, {asked}}}\n"
+    first, control, *_ = plan(
+        specs(tmp_path, text), [candidate()], changes=False, controls=True
+    ).cases
+    assert first.pareto is None
+    assert not any(threshold.change for threshold in first.thresholds)
+    assert replace(first, compared=False).random_error
+    assert not control.random_error
+    assert not any(baseline.random_error for baseline in first.baselines)
 
 
 def test_baselines_are_of_one_checkpoint_and_only_on_request(tmp_path: Path) -> None:

@@ -273,8 +273,10 @@ def test_it_is_exported(two: list[Recorded]) -> None:
     kl = one["metrics"]["kl"]
     assert kl["after"] == two[2].record.metrics["kl"].value
     assert kl["difference"] == kl["after"] - kl["before"]
-    assert "cannot be written" in run("v1", "v2", "--export", "none/out.json", code=1).output
+    assert "cannot be written" in run("v1", "v2", "--export", "none/out.json", code=2).output
 
 
 def test_without_a_history_nothing_is_called_so(history: History) -> None:
     assert "there are no records; and there is no such path" in run("v1", "v2", code=2).stderr
+    told = run("~nobody-of-us/v1", "v2", code=2).stderr
+    assert "there are no records; and there is no such path" in told

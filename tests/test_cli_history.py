@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -183,6 +184,9 @@ def test_a_failed_record_and_a_taken_label_have_to_be_meant(records: list[Record
     shown = run("history").output.splitlines()
     assert ["v1.2" in row for row in shown[1:]] == [False, False, True, False]
     assert run("history", "--promotions").output.count("  (no longer)\n") == 1
+    run("history", "--export", "out.json")
+    rows = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    assert [row["promoted_as"] for row in rows] == ["", "", "v1.2", ""]
 
 
 @pytest.mark.parametrize(
@@ -190,6 +194,7 @@ def test_a_failed_record_and_a_taken_label_have_to_be_meant(records: list[Record
     [
         (("v3", "--as", "x", "--reason", "y"), "no record 'v3': give an id, its hash, or a name"),
         (("v1", "--as", "x", "--reason", "y"), "'v1' names 2 records; give the id of one:"),
+        (("v1", "--as", "none", "--reason", "y"), "none is what --sae-baseline calls no version"),
         (("v1", "--as", "x y", "--reason", "y"), "'x y' is no name of a version; allowed: "),
     ],
 )
@@ -209,6 +214,19 @@ def test_a_promotion_has_a_reason_and_a_record_that_is_whole(records: list[Recor
     (Path(last.path) / "latents.parquet").write_bytes(b"")
     assert "latents.parquet was changed" in promote(first.id, last.id, code=1)
     assert run("history", "--promotions").output == ""  # all or none
+
+
+def test_a_promotion_whose_record_is_gone_is_listed(records: list[Recorded]) -> None:
+    first, second = records[:2]
+    promote(first.id, second.id)
+    shutil.rmtree(first.path)
+    listed = run("history", "--promotions").output.splitlines()
+    assert listed[0].endswith(f"  v1.2  {first.spec}")
+    assert listed[1].startswith(f"  {first.id}, which is no readable record, by ")
+    assert listed[3].startswith(f"  {second.id}, by ")
+    chosen = run("history", "--promotions", "--spec", second.record.spec.name).output
+    assert first.id not in chosen
+    assert second.id in chosen
 
 
 def test_one_label_is_one_record_of_a_spec(records: list[Recorded]) -> None:

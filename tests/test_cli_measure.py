@@ -279,6 +279,9 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     assert " ".join(rows["kl.change"]).startswith(f"{value} ")
     assert " ".join(rows["kl.change"][2:]) == "<= +2% FAIL"
     assert rows["kl.change"][1].endswith("%")
+    run("measure", names[1], "--baseline", "v1", "--export", "out.json")
+    units = {row["metric"]: row["unit"] for row in json.loads(Path("out.json").read_bytes())}
+    assert (units["kl"], units["kl.change"]) == ("nats", "share")
     found, _ = History(str(project / ".sae_guard" / "history")).records()
     assert [row.metric for row in found[1].record.thresholds if row.change] == ["kl.change"]
 
@@ -294,6 +297,13 @@ def test_pareto_is_told_beside_the_records(project: Path) -> None:
     run("measure", "good", "--record", "v1", "--baseline", "none")
     told = run("measure", names[1], "--record", "v2").output
     assert "  pareto: dominated in l0 and kl by v1 [good] " in told
-    found, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert "not compared" not in told
+    history = History(str(project / ".sae_guard" / "history"))
+    found, _ = history.records()
     assert found[1].record.pareto is not None
     assert found[1].record.pareto.verdict == "fail"
+    other = {**found[0].record.provenance, "corpus": {"sha256": "0" * 64}}
+    files = {name: (Path(found[0].path) / name).read_bytes() for name in found[0].record.files}
+    history.add(found[0].record.model_copy(update={"name": "v0", "provenance": other}), files)
+    told = run("measure", "good").output
+    assert "; 2 records)\n    not compared: v0 [good] (" in told

@@ -375,6 +375,10 @@ def test_what_cannot_be_compared_is_not_verified(
     [
         (("v1.2", "--sae", "nowhere"), "NOT VERIFIED (setup error): "),
         (("v9", "--sae", V2), "NOT VERIFIED (setup error): no record 'v9'"),
+        (("~nobody-of-us/v9", "--sae", V2), "~nobody-of-us/v9/record.json: No such file or"),
+        (("v1.2", "--sae", "~nobody-of-us/v2"), "NOT VERIFIED (setup error): "),
+        (("v1.2", "--sae", V2, "--spec", "~nobody-of-us/x"), "is no file and no spec of this"),
+        (("v1.2", "--sae", V2, "--folder", "~nobody-of-us/x"), "no record 'v1.2'"),
         (("./v9", "--sae", V2), "v9/record.json: No such file or directory"),
         (("nowhere://v9", "--sae", V2), "nowhere:"),
         (("v1.2", "--sae", SAES / "*"), "names 3 checkpoints, expected one"),

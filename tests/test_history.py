@@ -257,6 +257,11 @@ def test_an_undecided_verdict_counts_as_its_spec_says(tmp_path: Path, history: H
     assert record_one(history, tmp_path, ordinary(), text=waived).record.verdict == "warn"
 
 
+def test_what_stands_for_no_baseline_is_no_name_of_a_version() -> None:
+    with pytest.raises(SetupError, match="none is what --sae-baseline calls no version"):
+        check_name("none")
+
+
 @pytest.mark.parametrize("name", ["", ".v1", "v/1", "../v1", "v 1", "v1\n", "é", "x" * 65])
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(SetupError, match="is no name of a version; allowed: up to 64 letters"):

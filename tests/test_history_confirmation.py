@@ -66,8 +66,9 @@ def test_a_change_beyond_the_tolerance_is_never_confirmed(
         floor = measurement["mse"] / measurement["fvu"] if name == "mse" and value else 0
         if value * by > 1.001 * max(1e-4 * value, 1e-6 * floor, 1e-6 if "ce" in name else 0):
             assert name in found
-        else:
-            assert name not in found
+        elif name in found:
+            # Of two sequences an end of the interval moves by several times as much.
+            assert found[name].why.startswith("its interval ended at ")
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-4, 1e-5])

@@ -75,3 +75,37 @@ def test_what_is_undefined_or_unreadable_is_no_point(tmp_path: Path) -> None:
     head.write_bytes(head.read_bytes() + b" ")
     with pytest.raises(HistoryError, match="a record cannot be read"):
         Earlier(history).beside(PARETO, first.spec, NEW, ordinary())
+
+
+@pytest.mark.parametrize("kind", ["records", "promotions"])
+def test_a_version_of_which_something_is_unreadable_is_no_baseline(
+    tmp_path: Path, kind: str
+) -> None:
+    # Else the one before it would be taken for the version, which may be worse.
+    history = History(str(tmp_path / "h"))
+    first = record_one(history, tmp_path, ordinary(), name="v1")
+    second = record_one(history, tmp_path, ordinary(), name="v1")
+    other = record_one(history, tmp_path, ordinary(), name="other-v1")
+    label = "v1.2" if kind == "promotions" else "v1"
+    promoted = [history.promote(promotion(each, "v1.2")) for each in (first, second)]
+    broken = {"promotions": (promoted[1], "promotion.json"), "records": (second.id, "record.json")}
+    name, file = broken[kind]
+    head = tmp_path / "h" / kind / name / file
+    head.write_bytes(head.read_bytes() + b" ")
+    with pytest.raises(HistoryError, match=rf"baseline: {label} cannot be read: .*{name}/{file}"):
+        Earlier(history).baseline(label, first.spec)
+    for reference in (first.id, first.short, "other-v1"):
+        assert bits(Earlier(history).baseline(reference, first.spec).measurement) == bits(
+            ordinary()
+        )
+    assert Earlier(history).baseline(other.id, first.spec).name == other.id
+
+
+def test_a_record_of_another_provenance_is_no_point(tmp_path: Path) -> None:
+    history = History(str(tmp_path / "h"))
+    first = record_one(history, tmp_path, ordinary(), name="v1")
+    later = {**first.record.provenance, "later": 1}
+    files = {name: (Path(first.path) / name).read_bytes() for name in first.record.files}
+    history.add(first.record.model_copy(update={"name": "v2", "provenance": later}), files)
+    with pytest.raises(HistoryError, match=r"v2-[0-9a-f]{12}: provenance: .*'later'"):
+        Earlier(history).beside(PARETO, first.spec, NEW, ordinary())

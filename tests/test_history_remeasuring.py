@@ -80,12 +80,14 @@ def test_model_and_data_may_be_named(tmp_path: Path) -> None:
     assert case(recorded, tmp_path, model="/here/gpt2").spec.model.name == "/here/gpt2"
     there = "model: {name: ./there, dtype: bfloat16, processing: hooked, aliases: [x]}"
     text = SPEC.replace("model: gpt2", there)
+    text = text.replace("thresholds:\n", "thresholds:\n  pareto: {x: l0, y: kl_vs_random_error}\n")
     (tmp_path / "s.yaml").write_text(f"{text}---\n{text.replace('tiny', 'other')}")
     made = case(recorded, tmp_path, specs=load_specs(tmp_path / "s.yaml"))
     assert made.spec.model.name == "./there"
     assert made.spec.model.aliases == ("x", "GPT2")
     assert (made.spec.file, made.spec.name) == (tmp_path / "s.yaml", "tiny")
     assert made.thresholds == ()
+    assert not made.random_error
 
 
 @pytest.mark.parametrize(

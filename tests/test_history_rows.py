@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -70,3 +73,28 @@ def test_half_the_tokens_are_refused(keep: int) -> None:
         tokens_of_parquet(data[:keep], "there")
     with pytest.raises(HistoryError, match="there: not the tokens of a measurement: 'position'"):
         tokens_of_parquet(to_parquet(ordinary())[SEQUENCES], "there")
+
+
+_COUNTING = """
+import os, sys
+from pathlib import Path
+import pyarrow.parquet
+from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet, tokens_of_parquet
+from tests.recorded import ordinary
+files = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
+before = len(os.listdir("/proc/self/task"))
+of_parquet(files, vars(ordinary().provenance), "there")
+tokens_of_parquet(files["tokens.parquet"], "there")
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_reading_starts_no_threads_that_could_outlive_python(tmp_path: Path) -> None:
+    # One that let go of our bytes while Python ended would abort it: exit code 134, not 0.
+    for name, data in to_parquet(tokenwise(ordinary())).items():
+        (tmp_path / name).write_bytes(data)
+    found = subprocess.run(
+        [sys.executable, "-c", _COUNTING, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "0\n"

@@ -298,6 +298,7 @@ def test_pareto_is_a_threshold_too(one: Recorded) -> None:
     told = promotion(one, "v1")
     spec = [Threshold("kl", max=0.1), Threshold("l0", min=1, max=40, warn_max=20)]
     assert looser(told, with_pareto, spec, Pareto("l0", "kl")) is None
+    assert looser(told, with_pareto, spec, Pareto("kl", "l0")) is None  # the same of both
     assert looser(told, one.record, spec, Pareto("l0", "kl")) is None
     for now in (None, Pareto("l0", "fvu")):
         found = looser(told, with_pareto, spec, now)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.pareto import Pareto, Point, compared
-from sae_guard.report import pareto_failure, pareto_headline, plotted
+from sae_guard.report import not_compared, pareto_failure, pareto_headline, plotted
 
 PARETO = Pareto("l0", "kl", "thresholds/demo.yaml", 30)
 V1, V2, V3 = Point("v1", 16.0, 0.21), Point("v2", 15.98, 0.13), Point("v3", 15.8, 0.37)
@@ -37,6 +37,13 @@ def test_a_failure_has_the_line_the_plot_and_what_was_left_out() -> None:
         "  B v3  l0 15.8, kl 0.37  on the frontier",
         "not compared: v0 (abc): other tokens",
     ]
+
+
+def test_of_many_that_were_left_out_the_newest_are_named() -> None:
+    names = [f"v{i}" for i in range(8)]
+    told = list(not_compared(compared(PARETO, V2, [V3], names)))
+    assert told == [*(f"not compared: v{i}" for i in range(3, 8)), "not compared: 3 older"]
+    assert list(not_compared(compared(PARETO, V2, [V3]))) == []
 
 
 @pytest.mark.parametrize("pareto", [PARETO, Pareto("reconstruction_score", "cosine")])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record_rows import GitRow, ThresholdRow
+from sae_guard.history.record_rows import GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.tracking import looser, tracked
 from sae_guard.report import looser_line, looser_row, to_json, tracks
 from sae_guard.verdicts import Threshold
@@ -85,6 +85,13 @@ def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) ->
         "  none moved in 2 runs",
         "",
     ]
+
+
+def test_what_it_started_as_has_pareto_too(records: list[Recorded]) -> None:
+    row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
+    first = changed(records[0], pareto=row)
+    _, start, more, *_ = tracks(tracked([first], {first.id}))
+    assert (start, more) == (TABLE.splitlines()[1] + ",", "    pareto l0, kl")
 
 
 def test_a_record_without_thresholds_has_none(records: list[Recorded]) -> None:

@@ -73,6 +73,18 @@ def test_what_cannot_be_compared_is_drawn_apart(records: list[Recorded], tmp_pat
     ]
 
 
+def test_shares_and_differences_are_drawn_apart(records: list[Recorded]) -> None:
+    def changed(recorded: Recorded, kind: str, value: float) -> Recorded:
+        told = {"metric": "kl.change", "change": kind, "value": value}
+        row = recorded.record.thresholds[0].model_copy(update=told)
+        return replace(recorded, record=recorded.record.model_copy(update={"thresholds": (row,)}))
+
+    found = [changed(records[0], "share", 0.02), changed(records[1], "difference", 3e-4)]
+    lines = list(trend(found, "kl.change"))
+    titles = [line.partition(", lower")[0] for line in lines if line.startswith("kl.change")]
+    assert titles == ["kl.change (nats", "kl.change (share"]
+
+
 def test_thresholds_have_a_trend_too_and_undefined_is_said(tmp_path: Path) -> None:
     history = History(str(tmp_path / "h"))
     text = SPEC.replace("{max: 0.1}", "{max: 0.1, worst_sequence: {max: 0.3}}")

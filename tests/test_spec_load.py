@@ -376,6 +376,7 @@ def test_what_compares_with_earlier_versions(tmp_path: Path) -> None:
         ("{x: l0, y: kll}", "6: `thresholds.pareto`: y is 'kll'; did you mean kl?"),
         ("{x: l0, y: l0}", "6: `thresholds.pareto`: x and y are both l0"),
         ("3", "6: `thresholds.pareto` is 3, allowed: a mapping"),
+        ("", "6: `thresholds.pareto` is empty: give it a value, or leave it out"),
     ],
 )
 def test_what_is_no_pareto_threshold(tmp_path: Path, given: str, said: str) -> None:
@@ -392,3 +393,28 @@ def test_pareto_stands_among_other_thresholds(tmp_path: Path) -> None:
     ):
         with pytest.raises(SpecError, match=said):
             load_specs(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "key"),
+    [
+        ("{max: 0.1, max_increase: }", "kl.max_increase"),
+        ("{max: 0.1, confidence: null}", "kl.confidence"),
+        ("{max: 0.1, warn: ~}", "kl.warn"),
+        ("{max: 0.1, warn: {max: }}", "kl.warn.max"),
+        ("{max: 0.1, p99: {max: , max_increase: 1%}}", "kl.p99.max"),
+    ],
+)
+def test_a_bound_that_is_left_empty_is_no_bound_left_out(
+    tmp_path: Path, bounds: str, key: str
+) -> None:
+    text = GOOD.replace("kl: {max: 0.1}", f"kl: {bounds}")
+    with pytest.raises(SpecError) as refused:
+        load_specs(write(tmp_path, text), display="spec.yaml")
+    assert f"`thresholds.{key}` is empty: give it a value, or leave it out" in str(refused.value)
+
+
+def test_pareto_is_no_threshold_of_a_slice(tmp_path: Path) -> None:
+    slices = "slices: [{position: ..8, thresholds: {kl: {max: 1}, pareto: {x: l0, y: kl}}}]\n"
+    with pytest.raises(SpecError, match=r"`slices\.0` has pareto among its thresholds"):
+        load_specs(write(tmp_path, GOOD + slices))

@@ -126,6 +126,12 @@ def test_what_comes_out_is_a_spec_whose_warnings_lie_inside(
         assert new.allows_quietly(value)
 
 
+def test_of_the_smallest_of_all_floats_there_is_no_margin() -> None:
+    threshold = Threshold("kl", max=0.25, warn_max=0.1)
+    for value in (0.0, 5e-324):
+        assert decide(threshold, value, margin="0") == ["max its margin would be 0"]
+
+
 KL = Threshold("kl", max=0.25, warn_max=0.23, file="s.yaml", line=20)
 
 

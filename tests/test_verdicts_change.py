@@ -16,7 +16,7 @@ from sae_guard.measurement import Measurement
 from sae_guard.statistics.sequential import Rule
 from sae_guard.testing import measurements
 from sae_guard.verdicts import Threshold, judge
-from sae_guard.views import View
+from sae_guard.views import Slice, View
 from tests.recorded import ordinary
 from tests.test_comparison import OTHERS, with_provenance, worse
 
@@ -84,6 +84,43 @@ def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
     assert judge(broken, threshold, Baseline("v1", ordinary())).status == "error"
     assert judge(ordinary(), threshold, Baseline("v1", broken)).status == "error"
+
+
+@pytest.mark.parametrize("name", ["kl", "kl.worst_sequence", "explained_variance"])
+def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
+    # Texts that moved to another file are the same tokens.
+    before = replace(ordinary(), sources=("a",) * 4 + ("b",) * 4)
+    moved = replace(ordinary(), sources=("b",) * 4 + ("a",) * 4)
+    part = Slice("source", glob="a*")
+    threshold = Threshold(name, max=9.0, min=-9.0, slice=part, change="difference")
+    baseline = Baseline("v1", before)
+    assert judge(before, threshold, baseline).status == "pass"
+    verdict = judge(moved, threshold, baseline)
+    assert (verdict.status, verdict.cause) == ("error", "setup")
+    assert "not comparable with v1: other sequences came from there" in verdict.message
+
+
+@pytest.mark.parametrize("share", ["share", "difference"])
+def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(
+    share: Literal["difference", "share"],
+) -> None:
+    # Of four sequences among a hundred it is wide: 3 degrees of freedom, not 99.
+    before = replace(ordinary(n=100, of=100), sources=("a",) * 4 + ("b",) * 96)
+    times = 1 + np.arange(100) / 100
+    after = replace(before, sums={**before.sums, "kl": before.sums["kl"] * times})
+    part = View("kl", slice=Slice("source", glob="a"), change=share)
+    found, told = change(Baseline("v1", before), after, part)
+    first = [
+        Measurement(np.arange(4), {k: v[:4] for k, v in each.sums.items()}, each.firings,
+                    ordinary(n=4, of=4).provenance)
+        for each in (before, after)
+    ]  # fmt: skip
+    alone, of_alone = change(Baseline("v1", first[0]), first[1], View("kl", change=share))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (alone.value, alone.low, alone.high)
+    )
+    assert told.p_value == pytest.approx(of_alone.p_value)
+    assert found.n_sequences == 4
 
 
 def test_another_device_is_a_warning_or_strictly_an_error() -> None:

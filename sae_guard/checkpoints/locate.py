@@ -94,7 +94,7 @@ def find(pattern: str, base: Path) -> list[Path]:
     Raises:
         SetupError: It names none.
     """
-    whole = base / Path(pattern).expanduser()
+    whole = base / Path(os.path.expanduser(pattern))
     if whole.exists():  # a path may hold the characters of a glob
         return [_whole_checkpoint(whole)]
     found = {_whole_checkpoint(Path(name)) for name in glob.glob(str(whole), recursive=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def resolve(text: str, base: Path) -> list[Checkpoint]:
 def _split(text: str, base: Path) -> tuple[str, str | None]:
     """Path and name; a path may hold the sign itself."""
     path, sign, name = text.rpartition("#")
-    if not sign or not path or not name or (base / Path(text).expanduser()).exists():
+    if not sign or not path or not name or (base / Path(os.path.expanduser(text))).exists():
         return text, None
     return path, name
 

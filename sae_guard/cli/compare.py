@@ -140,7 +140,10 @@ def compare(
     if export is not None:
         from sae_guard.report import comparison_json
 
-        write_whole(export, comparison_json(told))
+        try:
+            write_whole(export, comparison_json(told))
+        except click.ClickException as error:
+            raise _NotComparedError(error.message) from None
     verdicts = [None if each.comparison is None else each.comparison.verdict for each in told]
     if None in verdicts:
         raise SystemExit(_NOT_COMPARED)

@@ -82,7 +82,10 @@ def _answer(
         write_whole(export, data)
         click.echo(f"{len(records)} records in {export}")
     elif promoted:
-        _echo(_promotions(records, promotions))
+        gone = {each.record for each in promotions} - {each.id for each in every}
+        # Of what is not there nothing is known that a filter could look at.
+        unfiltered = last is None and not any(globs.values())
+        _echo(_promotions(records, promotions, gone if unfiltered else set()))
     elif thresholds:
         _echo(tracks(tracked(every, {each.id for each in records})))
     elif metric is not None:
@@ -137,16 +140,19 @@ def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iter
     return table(rows, right=range(4, 4 + len(_SHOWN)))
 
 
-def _promotions(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
+def _promotions(
+    records: Sequence[Recorded], promotions: Sequence[Promotion], gone: set[str]
+) -> Iterable[str]:
     from sae_guard.history import baselines
 
     shown = {each.id for each in records}
     holding = set(map(id, baselines(promotions).values()))
     for each in promotions:
-        if each.record in shown:
+        if each.record in shown | gone:
             mark = "" if id(each) in holding else "  (no longer)"
             yield f"{each.created.astimezone():%Y-%m-%d %H:%M}  {each.label}  {each.spec}{mark}"
-            yield f"  {each.record}, by {each.by}: {each.reason}"
+            missing = ", which is no readable record" if each.record in gone else ""
+            yield f"  {each.record}{missing}, by {each.by}: {each.reason}"
 
 
 def _echo(lines: Iterable[str]) -> None:

@@ -110,7 +110,7 @@ def measure(
             continue
         outcomes += _tell(case, measurement, versions, trouble)
     if export is not None:
-        rows = [{name: getattr(each, name) for name in _COLUMNS} for each in outcomes]
+        rows = [_exported(each) for each in outcomes]
         write_whole(export, tables.to_bytes(rows, export.suffix))
         click.echo(f"{len(rows)} rows in {export}")
     if trouble:
@@ -180,7 +180,7 @@ def _tell(
     case: Case, measurement: Measurement, versions: Versions, trouble: list[str]
 ) -> list[Outcome]:
     """Print and record one case; its outcomes."""
-    from sae_guard.report import every_metric, metric_table, pareto_headline
+    from sae_guard.report import every_metric, metric_table, not_compared, pareto_headline
 
     verdicts = versions.judge(case, measurement)
     outcomes = list(_outcomes(case, measurement, verdicts))
@@ -195,6 +195,8 @@ def _tell(
         click.echo(f"  pareto: no verdict: {measuring.told(error)}")
     if pareto is not None:
         click.echo(f"  {pareto_headline(pareto)}")
+        for line in not_compared(pareto):
+            click.echo(f"    {line}")
     try:
         for line in versions.keep(case, measurement, verdicts, pareto):
             click.echo(line)
@@ -218,6 +220,11 @@ def _outcomes(
             checkpoint=case.label,
             provenance=provenance,
         )
+
+
+def _exported(outcome: Outcome) -> dict[str, Any]:
+    row = {name: getattr(outcome, name) for name in _COLUMNS}
+    return {**row, "unit": "share"} if outcome.change == "share" else row
 
 
 def _short(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -81,7 +82,7 @@ class Kept:
                 raise SetupError(f"{error}{nor}") from None
             if not _is_record(reference):
                 return None
-            return [_outside(Certificate.at(Path(reference).expanduser().absolute().as_posix()))]
+            return [_outside(Certificate.at(_path(reference).absolute().as_posix()))]
         if _elsewhere(reference):
             click.echo(
                 f"{reference}: taken for what the history calls so; the path is ./{reference}",
@@ -115,11 +116,16 @@ def _of_record(name: str, recorded: Recorded, read: Read) -> Operand:
 def _elsewhere(reference: str) -> bool:
     """Whether it could be a path, a glob or a URL."""
     path = reference.partition("#")[0]
-    return "://" in path or any(c in path for c in "*?[") or Path(path).expanduser().exists()
+    return "://" in path or any(c in path for c in "*?[") or _path(path).exists()
 
 
 def _is_record(reference: str) -> bool:
-    return (Path(reference).expanduser() / "record.json").is_file()
+    return (_path(reference) / "record.json").is_file()
+
+
+def _path(reference: str) -> Path:
+    # That of pathlib raises where nobody is called so.
+    return Path(os.path.expanduser(reference))
 
 
 def pairs(

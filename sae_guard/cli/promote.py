@@ -37,8 +37,6 @@ def promote(
 
     try:
         check_name(label)
-        if label == "none":  # what --sae-baseline calls no version
-            raise click.UsageError("--as none: a version is called otherwise")
         if not reason.strip():
             raise click.UsageError("--reason is empty")
         kept = opened(folder)

@@ -121,7 +121,7 @@ def _certificate(reference: str, folder: str | None) -> Certificate:
     """The record that is meant: a folder or URL before a name in the history."""
     from sae_guard.history import Certificate, meant_one
 
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if "://" in reference:
         return Certificate.at(reference)
     if path.name == "record.json" and path.is_file():
@@ -145,8 +145,8 @@ def _case(certificate: Certificate, sae: str, spec: str | None, model: str | Non
     specs: tuple[Spec, ...] = ()
     if spec is not None:
         specs = measuring.read_specs(project.named_spec(spec, here, project.spec_files(root)))
-    if model is not None and (here / Path(model).expanduser() / "config.json").is_file():
-        model = str(here / Path(model).expanduser())
+    if model is not None and (here / Path(os.path.expanduser(model)) / "config.json").is_file():
+        model = str(here / Path(os.path.expanduser(model)))
     recorded = certificate.recorded
     return case_of(
         recorded, checkpoint, recorded.record.checkpoint.label, base_of(recorded, root),

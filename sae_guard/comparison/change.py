@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sae_guard.comparison.comparable import differences, formula_difference
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import metric
 from sae_guard.statistics import Estimate
 from sae_guard.statistics.paired import Sums, check_share, move
-from sae_guard.views import WORST, View, estimate, level, terms
+from sae_guard.views import WORST, View, estimate, level, present, terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +73,18 @@ def change(
         )
     now = estimate(measurement, view.itself, confidence=confidence)
     before = _before(baseline, view.itself)
+    if not _same_rows(there, measurement, view):
+        raise UndefinedMetricError(
+            f"{view}: not comparable with {baseline.name}: other sequences came from there"
+        )
     value, low, high, p_value = now.value - before, None, None, None
     share = view.change == "share"
     try:
         if _paired(there, view):
+            some = _some(there, measurement, view.itself)
             moved = move(
-                Sums(*terms(there, view.itself), before),
-                Sums(*terms(measurement, view.itself), now.value),
+                _sums(there, view.itself, before, some),
+                _sums(measurement, view.itself, now.value, some),
                 share=share,
                 confidence=confidence,
             )
@@ -103,10 +111,30 @@ def _before(baseline: Baseline, view: View) -> float:
     return baseline.values[str(view)]
 
 
+def _same_rows(before: Measurement, after: Measurement, view: View) -> bool:
+    """Whether a slice by source holds the same sequences: where a text comes from is in no hash."""
+    part = view.slice
+    if part is None or part.by != "source":
+        return True
+    return np.array_equal(part.rows(before), part.rows(after))
+
+
 def _paired(before: Measurement, view: View) -> bool:
     """Whether both have a row per sequence of what the view is a ratio of."""
     rows = view.statistic == "mean" and metric(view.metric).firing_above is None
     return rows and (before.tokens is not None or not _needs_tokens(view))
+
+
+def _some(before: Measurement, after: Measurement, view: View) -> NDArray[np.bool_]:
+    """Which sequences say something of the spread, as `views.estimate` has it."""
+    if view.slice is None:
+        return np.ones(after.n_sequences, dtype=np.bool_)
+    return present(before, view) | present(after, view)
+
+
+def _sums(measurement: Measurement, view: View, value: float, some: NDArray[np.bool_]) -> Sums:
+    numerator, denominator = terms(measurement, view)
+    return Sums(numerator[some], denominator[some], value)
 
 
 def _needs_tokens(view: View) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -65,8 +66,13 @@ class Earlier:
 
         Raises:
             SetupError: It is no version, or has no record by the spec.
-            HistoryError: It cannot be read.
+            HistoryError: It cannot be read; or something of this name cannot, which could be the
+                later promotion.
         """
+        # The name stands in the id, and the id in the path that each message starts with.
+        own = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
+        if broken := [line for line in self._unreadable if own.search(line)]:
+            raise HistoryError(f"baseline: {reference} cannot be read: {broken[0]}")
         try:
             recorded = meant_for(self._records, self._promotions, reference, spec)
         except SetupError as error:
@@ -147,7 +153,10 @@ class Earlier:
 def _point(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
     """The point of a record, or why it has none beside the new one."""
     record = recorded.record
-    old = Provenance(**record.provenance)
+    try:
+        old = Provenance(**record.provenance)
+    except TypeError as error:
+        raise HistoryError(f"pareto: {recorded.path}: provenance: {error}") from None
     reasons = other_things(old, new)
     reasons += filter(None, (formula_difference(old, new, name) for name in (pareto.x, pareto.y)))
     if reasons:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_guard.errors import SetupError
+from sae_guard.history.naming import baselines
 from sae_guard.history.record import Promotion, Recorded
 from sae_guard.metrics.table import METRICS
 
@@ -20,7 +21,10 @@ _NUMBERS = {"value", "low", "high", "confidence", "min", "max", "headroom"}
 
 def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[Row]:
     """A row per record, all with the same keys: ``kl``, ``kl_low``, ``kl_high`` of each metric."""
-    return [_row(each, promotions) for each in records]
+    labels: dict[str, list[str]] = {}
+    for (label, _), each in baselines(promotions).items():
+        labels.setdefault(each.record, []).append(label)
+    return [_row(each, labels.get(each.id, ())) for each in records]
 
 
 def to_bytes(rows: Sequence[Row], kind: str) -> bytes:
@@ -35,15 +39,13 @@ def to_bytes(rows: Sequence[Row], kind: str) -> bytes:
     return KINDS[kind](rows)
 
 
-def _row(recorded: Recorded, promotions: Sequence[Promotion]) -> Row:
+def _row(recorded: Recorded, labels: Sequence[str]) -> Row:
     record, provenance = recorded.record, recorded.record.provenance
     row: Row = {
         "id": recorded.id,
         "name": record.name,
         "created": record.created.isoformat(),
-        "promoted_as": ", ".join(
-            dict.fromkeys(each.label for each in promotions if each.record == recorded.id)
-        ),
+        "promoted_as": ", ".join(labels),
         "verdict": record.verdict,
         "spec": recorded.spec,
         "spec_sha256": record.spec.sha256,

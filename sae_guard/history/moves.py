@@ -87,9 +87,9 @@ def moves(old: Mapping[str, Bounds], new: Mapping[str, Bounds]) -> Iterator[Move
 
 def pareto_moves(old: Axes | None, new: Axes | None) -> Iterator[Move]:
     """What became of a Pareto threshold: one of other axes is another."""
-    before, after = (f"{each.x}, {each.y}" if each else None for each in (old, new))
-    if before == after:
+    if old is not None and new is not None and {old.x, old.y} == {new.x, new.y}:
         return
+    before, after = (f"{each.x}, {each.y}" if each else None for each in (old, new))
     if before is not None:
         yield Move("pareto", "axes", before, None, "removed", looser=True)
     if after is not None:

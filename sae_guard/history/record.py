@@ -141,6 +141,8 @@ def check_name(name: str) -> None:
             f"{name!r} is no name of a version; allowed: up to 64 letters, digits, `_`, `.`, `+` "
             "and `-`, a letter or digit first"
         )
+    if name == "none":  # of a baseline of this name thresholds would be left out
+        raise SetupError("none is what --sae-baseline calls no version: call it otherwise")
 
 
 def to_json(document: Record | Promotion) -> bytes:

@@ -88,7 +88,7 @@ def case_of(
     spec = _spec_of(recorded, specs, told) if specs else _spec(recorded, told, base)
     known = tuple(dict.fromkeys(filter(None, [*spec.model.aliases, _text(told)])))
     changed = {"aliases": known, **({"name": model} if model else {})}
-    spec = replace(spec, model=spec.model.model_copy(update=changed), thresholds=())
+    spec = replace(spec, model=spec.model.model_copy(update=changed), thresholds=(), pareto=None)
     metrics = recorded.record.metrics
     asked = "kl_random_error" in metrics and metrics["kl_random_error"].value is not None
     options = parse(recorded.record.checkpoint.options)

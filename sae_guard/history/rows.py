@@ -132,7 +132,8 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(data))
+    # Arrow's own threads may let go of our bytes while Python ends already, and abort it.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     columns = {
         name: column.to_pylist() if name == "source" else column.to_numpy()
         for name, column in zip(table.column_names, table.columns, strict=True)

@@ -18,7 +18,7 @@ def chosen(text: str | None, root: Path) -> str:
         root: Folder that relative paths start from.
     """
     named = text or os.environ.get(VARIABLE) or str(DEFAULT)
-    return named if "://" in named else str(root / Path(named).expanduser())
+    return named if "://" in named else str(root / Path(os.path.expanduser(named)))
 
 
 def nearest(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from sae_guard.report.excerpts import COLUMNS, worst_lines
 from sae_guard.report.frontiers import frontiers
 from sae_guard.report.measured import every_metric, metric_table
 from sae_guard.report.numbers import number
-from sae_guard.report.pareto import pareto_failure, pareto_headline, plotted
+from sae_guard.report.pareto import not_compared, pareto_failure, pareto_headline, plotted
 from sae_guard.report.reading import from_json
 from sae_guard.report.summary import summary
 from sae_guard.report.tracking import looser_line, looser_row, tracks
@@ -33,6 +33,7 @@ __all__ = [
     "looser_line",
     "looser_row",
     "metric_table",
+    "not_compared",
     "number",
     "pareto_failure",
     "pareto_headline",

@@ -12,6 +12,7 @@ from sae_guard.report.numbers import number
 _WIDTH, _HEIGHT = 56, 12
 """Of the plot, in letters."""
 _NEW = "@"
+_LEFT_OUT_SHOWN = 5
 _Range = tuple[float, float]
 
 
@@ -36,9 +37,17 @@ def pareto_failure(verdict: ParetoVerdict) -> str:
     """The text of a failure: headline, where it is set, and the plot."""
     pareto = verdict.pareto
     head = f"{pareto.where}: pareto: {{x: {pareto.x}, y: {pareto.y}}}"
-    left = [f"not compared: {line}" for line in verdict.left_out]
     plot = plotted(pareto, verdict.others, verdict.point)
-    return "\n".join([pareto_headline(verdict), head, "", *plot, *left])
+    return "\n".join([pareto_headline(verdict), head, "", *plot, *not_compared(verdict)])
+
+
+def not_compared(verdict: ParetoVerdict) -> Iterator[str]:
+    """The newest records of other tokens or formulas, one of which could be the better one."""
+    older = len(verdict.left_out) - _LEFT_OUT_SHOWN
+    for line in verdict.left_out[-_LEFT_OUT_SHOWN:]:
+        yield f"not compared: {line}"
+    if older > 0:
+        yield f"not compared: {older} older"
 
 
 def plotted(pareto: Pareto, points: Sequence[Point], new: Point | None = None) -> Iterator[str]:

@@ -8,7 +8,9 @@ from itertools import groupby
 
 from sae_guard.baselines import CHECKPOINT
 from sae_guard.diagnosis import Diagnosis
+from sae_guard.pareto import ParetoVerdict
 from sae_guard.report.numbers import number
+from sae_guard.report.pareto import not_compared
 from sae_guard.report.words import bounds, headline, sample, shown
 from sae_guard.wire import Outcome
 
@@ -37,7 +39,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield from _prefix(thresholds)
     for outcome in outcomes:
         if outcome.kind == "pareto":
-            yield f"  {verdict_words(outcome)}: {headline(outcome)}"
+            yield from _pareto(outcome)
     yield from _diagnosis(thresholds)
     for outcome in outcomes:
         if outcome.kind == "controls":
@@ -55,6 +57,13 @@ def path_lines(measured: Outcome | None) -> Iterator[str]:
         yield "  measured before, the same weights, tokens and code; --sae-cache=off measures anew"
     elif clean.startswith("run, and not remembered"):
         yield f"  clean run: {clean}"
+
+
+def _pareto(outcome: Outcome) -> Iterator[str]:
+    """The verdict, and of a pass what it was not compared with; of others their failures tell."""
+    yield f"  {verdict_words(outcome)}: {headline(outcome)}"
+    if outcome.verdict == "pass" and outcome.pareto:
+        yield from (f"    {line}" for line in not_compared(ParetoVerdict.of_json(outcome.pareto)))
 
 
 def _contract(parts: Sequence[Outcome]) -> Iterator[str]:

@@ -60,7 +60,9 @@ def _start(track: Track) -> Iterator[str]:
     word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"
     line = f"  {word} {record.name} ({date}, {_commit(record.git)}, {_who(record.by)}):"
-    texts = [_bounds(row) for row in record.thresholds] or ["none"]
+    texts = [_bounds(row) for row in record.thresholds]
+    texts += [f"pareto {record.pareto.x}, {record.pareto.y}"] if record.pareto else []
+    texts = texts or ["none"]
     for text in (*(f"{text}," for text in texts[:-1]), texts[-1]):
         if len(line) + 1 + len(text) > _WIDTH:
             yield line

@@ -32,11 +32,11 @@ class Point:
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Points of which are comparable: the same spec, hook point, tokens and formula."""
+        """Points of which are comparable: the same spec, hook point, tokens, formula and unit."""
         record = self.recorded.record
         tokens = record.provenance["corpus"].get("sha256") or ""
         place = (record.hook, record.hook_out or "")
-        return (self.recorded.spec, *place, tokens, self.formula_version or 0)
+        return (self.recorded.spec, *place, tokens, self.formula_version or 0, self.unit)
 
 
 def trend(records: Sequence[Recorded], name: str) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _point(recorded: Recorded, name: str) -> Point | None:
 
 def _block(name: str, points: Sequence[Point]) -> Iterator[str]:
     first = points[0]
-    spec, hook, hook_out, tokens, version = first.group
+    spec, hook, hook_out, tokens, version, _ = first.group
     known = METRICS.get(name.partition("@")[0].partition(".")[0])
     told = [first.unit, _DIRECTIONS[known.direction] if known else ""]
     about = ", ".join(filter(None, told))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.spec.threshold_models import PARETO, ParetoModel, SliceModel, Strict, Thresholds
@@ -16,6 +16,7 @@ from sae_guard.spec.values import (
     SpecialTokens,
     Text,
     Texts,
+    given,
     shorthand,
     wrong,
 )
@@ -178,6 +179,11 @@ class DocumentModel(Strict):
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )
+
+    @field_validator("pareto", mode="before")
+    @classmethod
+    def _axes_given(cls, value: Any) -> Any:
+        return given(value)
 
     @model_validator(mode="before")
     @classmethod

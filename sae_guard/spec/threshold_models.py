@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from sae_guard.spec.values import Glob, Moved, Range, Text, flat, wrong
+from sae_guard.spec.values import Glob, Moved, Range, Text, flat, given, wrong
 from sae_guard.views import Slice
 
 KINDS: tuple[Literal["position", "entropy", "source"], ...] = ("position", "entropy", "source")
@@ -19,7 +19,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class WarnBounds(Strict):
+class _Given(Strict):
+    """A mapping whose keys may be left out, not left empty: a bound would be missing silently."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        return given(value)
+
+
+class WarnBounds(_Given):
     """Warn bounds of a metric that has both sides."""
 
     max: float | None = None
@@ -34,7 +43,7 @@ def _warn(value: Any) -> Any:
     raise wrong(f"is {value!r}, expected a number, or a mapping of max and min")
 
 
-class Bounds(Strict):
+class Bounds(_Given):
     """The bounds of one metric, inclusive."""
 
     max: float | None = Field(None, description="Largest value that passes.")
@@ -89,6 +98,14 @@ class SliceModel(Strict):
         None, description="By where the text comes from: a name or a glob, such as arxiv*."
     )
     thresholds: Thresholds = Field(description="Metric → bounds.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pareto(cls, value: Any) -> Any:
+        thresholds = value.get("thresholds") if isinstance(value, dict) else None
+        if isinstance(thresholds, dict) and "pareto" in thresholds:
+            raise wrong("has pareto among its thresholds, which is of all tokens")
+        return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> SliceModel:

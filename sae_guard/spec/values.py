@@ -19,6 +19,13 @@ def wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("spec", "{message}", {"message": message})
 
 
+def given(value: Any) -> Any:
+    """The value, if there is one behind the key."""
+    if value is None:
+        raise wrong("is empty: give it a value, or leave it out")
+    return value
+
+
 def _one_or_many(value: Any) -> Any:
     many = (value,) if isinstance(value, str) else value
     if not isinstance(many, (list, tuple)) or not many or not all(isinstance(v, str) for v in many):

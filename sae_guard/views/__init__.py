@@ -1,7 +1,7 @@
 """What a threshold looks at: a metric's mean, a quantile of its tokens or its worst sequence, over
 all scored tokens or a slice of them; or how far that moved since a baseline."""
 
-from sae_guard.views.estimates import Terms, beyond, estimate, terms
+from sae_guard.views.estimates import Terms, beyond, estimate, present, terms
 from sae_guard.views.slices import Slice
 from sae_guard.views.view import CHANGE, QUANTILE, WORST, View, level
 
@@ -15,5 +15,6 @@ __all__ = [
     "beyond",
     "estimate",
     "level",
+    "present",
     "terms",
 ]

@@ -76,6 +76,12 @@ def terms(measurement: Measurement, view: View) -> Terms:
     return _terms(_seen(measurement, view)[0], metric(view.metric))
 
 
+def present(measurement: Measurement, view: View) -> NDArray[np.bool_]:
+    """Which sequences have a token there, shape [n_sequences]: others say nothing of the spread."""
+    some: NDArray[np.bool_] = _seen(measurement, view)[0]["n_tokens"] > 0
+    return some
+
+
 def beyond(measurement: Measurement, view: View, bound: float, side: Side) -> Terms:
     """The tokens of each sequence past a bound of a quantile, and its tokens."""
     _, scored = _seen(measurement, view)

@@ -67,6 +67,18 @@ def test_without_records_to_compare_with_there_is_no_verdict(
     result.stdout.fnmatch_lines(["NOT RECORDED: *ended in an error: *pareto: no record of*"])
 
 
+def test_a_pass_names_the_records_that_it_was_not_compared_with(asking: Project) -> None:
+    text = (asking.path / "thresholds/tiny.yaml").read_text(encoding="utf-8")
+    asking.write_spec(text.replace("sequences: 8", "sequences: 9"))
+    asking.run("--sae", "bad", "--sae-record", "v2", "--sae-baseline=none")
+    result = asking.run("--sae", "bad", "-k", "pareto")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["  pass: pareto: not dominated in l0 and kl (l0 *; 1 record)",
+         "    not compared: v1 *: policy: n_sequences was 8 and is 9"]
+    )  # fmt: skip
+
+
 def test_a_record_that_cannot_be_read_could_be_the_better_one(asking: Project) -> None:
     (head,) = (asking.path / ".sae_guard/history/records").glob("*/record.json")
     head.write_text(head.read_text(encoding="utf-8") + " ", encoding="utf-8")
