@@ -150,7 +150,7 @@ def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | 
     if not math.isfinite(seen.value):
         return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
     view, bound = threshold.view, threshold.max
-    marginal = _marginal(threshold, seen)
+    marginal = _marginal(threshold, seen, moved)
     if not threshold.change:
         if (few := too_few_tokens(measurement, view.metric, bound)) is not None:
             return Verdict(threshold, "error", cause="setup", message=few)
@@ -182,10 +182,14 @@ def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdi
     return Verdict(threshold, "error", cause=cause, message=why)
 
 
-def _marginal(threshold: Threshold, estimate: Estimate) -> str:
+def _marginal(threshold: Threshold, estimate: Estimate, moved: Change | None) -> str:
     """Why the verdict is near to being another, if it is."""
     _, bound = threshold.nearest_bound(estimate.value)
-    if abs(estimate.value - bound) <= NOISE * max(abs(estimate.value), abs(bound)):
+    scale = max(abs(estimate.value), abs(bound))
+    if moved is not None:  # of which the noise is that of what moved
+        share = threshold.change == "share"
+        scale = 1.0 if share else max(abs(moved.before), abs(moved.after))
+    if abs(estimate.value - bound) <= NOISE * scale:
         return "within numeric noise"
     inside = (
         estimate.low is not None

@@ -21,8 +21,8 @@ from sae_guard.history import (
     NotRecordedError,
     Promotion,
     Recorded,
-    baselines,
     check_name,
+    holding,
 )
 from sae_guard.history.make import make
 from sae_guard.history.record import to_json
@@ -283,7 +283,7 @@ def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: His
     later = promoted(second, "the first was hurried", 1)
     earlier = promoted(first, "good", 0)
     assert history.promotions() == ([earlier, later], ())
-    assert baselines([earlier, later]) == {("v1.2", "thresholds/tiny.yaml::tiny"): later}
+    assert holding([earlier, later]) == {("v1.2", "thresholds/tiny.yaml::tiny"): later}
     assert b'"the first was hurried"' in to_json(later)
 
 

@@ -68,6 +68,12 @@ def test_of_the_same_bits_nothing_changed_and_noise_is_marginal() -> None:
     baseline = Baseline("v1", ordinary())
     verdict = judge(ordinary(), Threshold("kl", max=0.0, change="share"), baseline)
     assert (verdict.status, verdict.marginal) == ("pass", "within numeric noise")
+    noisy = replace(ordinary(), sums={**ordinary().sums, "kl": ordinary().sums["kl"] * (1 + 1e-7)})
+    for kind in ("share", "difference"):
+        verdict = judge(noisy, Threshold("kl", max=0.0, change=kind), baseline)
+        assert (verdict.status, verdict.marginal) == ("fail", "within numeric noise")
+    clear = judge(worse(ordinary(), 1.001), Threshold("kl", max=0.0, change="difference"), baseline)
+    assert clear.marginal != "within numeric noise"
 
 
 @pytest.mark.parametrize("case", OTHERS)

@@ -110,11 +110,11 @@ def _axes(text: str) -> Pareto:
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
-    from sae_guard.history import baselines
+    from sae_guard.history import holding
     from sae_guard.report import number
 
     labels: dict[str, list[str]] = {}
-    for (label, _), each in baselines(promotions).items():
+    for (label, _), each in holding(promotions).items():
         labels.setdefault(each.record, []).append(label)
     names = {r.record.spec.name: r.spec for r in records}
     unique = len(set(names.values())) == len({r.spec for r in records})
@@ -143,13 +143,13 @@ def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iter
 def _promotions(
     records: Sequence[Recorded], promotions: Sequence[Promotion], gone: set[str]
 ) -> Iterable[str]:
-    from sae_guard.history import baselines
+    from sae_guard.history import holding
 
     shown = {each.id for each in records}
-    holding = set(map(id, baselines(promotions).values()))
+    last = set(map(id, holding(promotions).values()))
     for each in promotions:
         if each.record in shown | gone:
-            mark = "" if id(each) in holding else "  (no longer)"
+            mark = "" if id(each) in last else "  (no longer)"
             yield f"{each.created.astimezone():%Y-%m-%d %H:%M}  {each.label}  {each.spec}{mark}"
             missing = ", which is no readable record" if each.record in gone else ""
             yield f"  {each.record}{missing}, by {each.by}: {each.reason}"

@@ -67,9 +67,9 @@ def _check(
     force: bool,
 ) -> None:
     """Raise `click.ClickException` where a promotion has to be meant."""
-    from sae_guard.history import baselines
+    from sae_guard.history import holding
 
-    held = baselines(promotions)
+    held = holding(promotions)
     for recorded, promotion in zip(chosen, made, strict=True):
         kept.measurement(recorded)  # whole and as it was written
         named = f"{recorded.id} ({recorded.spec})"

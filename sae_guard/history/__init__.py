@@ -1,7 +1,7 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
 from sae_guard.history.earlier import Earlier
-from sae_guard.history.naming import baselines, meant, meant_for, meant_one, pick
+from sae_guard.history.naming import holding, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
     SCHEMA_VERSION,
     ChangedError,
@@ -25,8 +25,8 @@ __all__ = [
     "Promotion",
     "Record",
     "Recorded",
-    "baselines",
     "check_name",
+    "holding",
     "meant",
     "meant_for",
     "meant_one",

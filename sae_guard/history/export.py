@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_guard.errors import SetupError
-from sae_guard.history.naming import baselines
+from sae_guard.history.naming import holding
 from sae_guard.history.record import Promotion, Recorded
 from sae_guard.metrics.table import METRICS
 
@@ -22,7 +22,7 @@ _NUMBERS = {"value", "low", "high", "confidence", "min", "max", "headroom"}
 def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[Row]:
     """A row per record, all with the same keys: ``kl``, ``kl_low``, ``kl_high`` of each metric."""
     labels: dict[str, list[str]] = {}
-    for (label, _), each in baselines(promotions).items():
+    for (label, _), each in holding(promotions).items():
         labels.setdefault(each.record, []).append(label)
     return [_row(each, labels.get(each.id, ())) for each in records]
 

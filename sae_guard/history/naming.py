@@ -18,7 +18,7 @@ def pick(records: Sequence[Recorded], reference: str) -> Recorded:
     return _one(_found(records, reference), reference)
 
 
-def baselines(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
+def holding(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
     """Label and spec → the promotion that holds: the last one."""
     return {(each.label, each.spec): each for each in promotions}
 
@@ -32,7 +32,7 @@ def meant(
     Raises:
         SetupError: There are none, or a promoted one is not there.
     """
-    held = [each for (label, _), each in baselines(promotions).items() if label == reference]
+    held = [each for (label, _), each in holding(promotions).items() if label == reference]
     if not held:
         return _found(records, reference, {each.label for each in promotions})
     by_id = {each.id: each for each in records}
