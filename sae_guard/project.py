@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sae_guard.errors import SetupError, allowed
+from sae_guard.paths import expanded
 
 SPECS = ("thresholds/*.yaml", "thresholds/*.yml")
 """Globs of spec files, from the root folder."""
@@ -61,7 +62,7 @@ def named_spec(text: str, here: Path, known: Sequence[Path]) -> Path:
     Raises:
         SetupError: There is none.
     """
-    path = Path(os.path.normpath(here / Path(os.path.expanduser(text))))
+    path = Path(os.path.normpath(here / expanded(text)))
     if path.is_file():
         return path
     by_name = {spec.stem: spec for spec in known} | {spec.name: spec for spec in known}

@@ -9,6 +9,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from sae_guard.cache.disk import CacheError, as_cache_error, place
+from sae_guard.paths import expanded
 
 _NAME = "CACHEDIR.TAG"
 _SIGN = b"cache of sae_guard"
@@ -21,12 +22,12 @@ _CONTENT = b"""Signature: 8a477f597d28d172789f06886806bc55
 def default_root() -> Path:
     """``$SAE_GUARD_CACHE``, or the user's cache folder."""
     chosen = os.environ.get("SAE_GUARD_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("sae-guard", appauthor=False)
+    return expanded(chosen) if chosen else user_cache_path("sae-guard", appauthor=False)
 
 
 def chosen_root(text: str | None) -> Path | None:
     """The folder that somebody names, or else the default; None where either is ``off``."""
-    root = Path(text).expanduser() if text else default_root()
+    root = expanded(text) if text else default_root()
     return None if str(root) == "off" else root
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sae_guard.checkpoints.reading.plain_data import check_plain
 from sae_guard.errors import LoadError, SetupError, allowed
+from sae_guard.paths import expanded
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
 
@@ -94,7 +95,7 @@ def find(pattern: str, base: Path) -> list[Path]:
     Raises:
         SetupError: It names none.
     """
-    whole = base / Path(os.path.expanduser(pattern))
+    whole = base / expanded(pattern)
     if whole.exists():  # a path may hold the characters of a glob
         return [_whole_checkpoint(whole)]
     found = {_whole_checkpoint(Path(name)) for name in glob.glob(str(whole), recursive=True)}

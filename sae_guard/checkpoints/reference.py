@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from sae_guard.checkpoints import hub, registry
 from sae_guard.checkpoints.locate import find, labels
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
+from sae_guard.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def resolve(text: str, base: Path) -> list[Checkpoint]:
 def _split(text: str, base: Path) -> tuple[str, str | None]:
     """Path and name; a path may hold the sign itself."""
     path, sign, name = text.rpartition("#")
-    if not sign or not path or not name or (base / Path(os.path.expanduser(text))).exists():
+    if not sign or not path or not name or (base / expanded(text)).exists():
         return text, None
     return path, name
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_args
 
 import click
 
 from sae_guard.checkpoints.options import Architecture, Normalize
+from sae_guard.workbench import DEVICE, DEVICES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
 
 def _device(_: click.Context, __: click.Parameter, text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise click.BadParameter(f"{text!r}; allowed: auto, cpu, mps, cuda, cuda:N")
+    if not DEVICE.fullmatch(text):
+        raise click.BadParameter(f"{text!r}; allowed: {DEVICES}")
     return text
 
 

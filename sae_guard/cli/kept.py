@@ -43,16 +43,22 @@ def opened(folder: str | None) -> History:
 
 
 def read(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
-    """Records and promotions; what cannot be read is told, and the rest goes on."""
-    records, unreadable = kept.records()
-    promotions, more = kept.promotions()
-    for line in (*unreadable, *more):
-        click.echo(f"WARNING: {line}", err=True)
+    """As `read_any`; that there is no record at all is an error."""
+    records, promotions, unreadable = read_any(kept)
     if not records:
         raise click.ClickException(
             f"no records in {kept.url}; `pytest --sae CHECKPOINT --sae-record NAME` makes them, "
             "and --folder or $SAE_GUARD_HISTORY names another folder"
         )
+    return records, promotions, unreadable
+
+
+def read_any(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
+    """Records and promotions; what cannot be read is told, and the rest goes on."""
+    records, unreadable = kept.records()
+    promotions, more = kept.promotions()
+    for line in (*unreadable, *more):
+        click.echo(f"WARNING: {line}", err=True)
     return records, promotions, (*unreadable, *more)
 
 

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from sae_guard.verdicts import Threshold, Verdict
     from sae_guard.wire import Outcome
 
-NONE = "none"
-"""Of ``--baseline``: there is no version yet."""
-
 _COLUMNS = (
     "spec", "name", "checkpoint", "metric", "value", "low", "high", "confidence", "unit", "min",
     "max", "headroom", "verdict", "message", "n_tokens", "n_sequences",
@@ -89,12 +86,13 @@ def measure(
     folder is the one that pytest finds; its ini options are not read.
     """
     from sae_guard.checkpoints.options import parse
+    from sae_guard.history import NO_VERSION
     from sae_guard.history import export as tables
 
     try:
         if export is not None and export.suffix not in tables.KINDS:
             raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
-        options, changes = parse(said), baseline != NONE
+        options, changes = parse(said), baseline != NO_VERSION
         found = measuring.cases(checkpoints, specs, options=options, hook=hook, changes=changes)
         versions = Versions(folder, baseline, record)
     except SaeGuardError as error:
@@ -122,7 +120,7 @@ class Versions:
 
     def __init__(self, folder: str | None, baseline: str | None, record: str | None) -> None:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
-        from sae_guard.history import Earlier, History, where
+        from sae_guard.history import NO_VERSION, Earlier, History, where
         from sae_guard.history.make import Occasion
 
         here = Path.cwd()
@@ -131,7 +129,7 @@ class Versions:
         self._earlier = Earlier(self._history)
         self._asked = baseline
         self._occasion: Occasion | None = None
-        if baseline not in (None, NONE):
+        if baseline not in (None, NO_VERSION):
             self._earlier.check(str(baseline))
         if record is not None:
             self._occasion = Occasion.of(record, root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +13,9 @@ import click
 from sae_guard import project
 from sae_guard.cli import measuring
 from sae_guard.cli.cells import short
+from sae_guard.cli.kept import read_any
 from sae_guard.errors import SetupError, allowed
+from sae_guard.paths import expanded
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
@@ -57,10 +58,7 @@ class Kept:
     @classmethod
     def of(cls, history: History) -> Kept:
         """What it holds; what cannot be read is told, and the rest goes on."""
-        records, unreadable = history.records()
-        promotions, more = history.promotions()
-        for line in (*unreadable, *more):
-            click.echo(f"WARNING: {line}", err=True)
+        records, promotions, _ = read_any(history)
         return cls(history, records, promotions)
 
     def find(self, reference: str) -> list[Operand] | None:
@@ -82,7 +80,7 @@ class Kept:
                 raise SetupError(f"{error}{nor}") from None
             if not _is_record(reference):
                 return None
-            return [_outside(Certificate.at(_path(reference).absolute().as_posix()))]
+            return [_outside(Certificate.at(expanded(reference).absolute().as_posix()))]
         if _elsewhere(reference):
             click.echo(
                 f"{reference}: taken for what the history calls so; the path is ./{reference}",
@@ -116,16 +114,11 @@ def _of_record(name: str, recorded: Recorded, read: Read) -> Operand:
 def _elsewhere(reference: str) -> bool:
     """Whether it could be a path, a glob or a URL."""
     path = reference.partition("#")[0]
-    return "://" in path or any(c in path for c in "*?[") or _path(path).exists()
+    return "://" in path or any(c in path for c in "*?[") or expanded(path).exists()
 
 
 def _is_record(reference: str) -> bool:
-    return (_path(reference) / "record.json").is_file()
-
-
-def _path(reference: str) -> Path:
-    # That of pathlib raises where nobody is called so.
-    return Path(os.path.expanduser(reference))
+    return (expanded(reference) / "record.json").is_file()
 
 
 def pairs(

@@ -55,7 +55,7 @@ def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
     for each in records:
         label = each.record.checkpoint.label
         several = labels[each.spec, label] > 1
-        yield each, f"{label} {each.id.rpartition('-')[2]}" if several else label
+        yield each, f"{label} {each.short}" if several else label
 
 
 def _outcomes(

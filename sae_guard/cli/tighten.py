@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sae_guard.cli.files import write_whole
 from sae_guard.cli.kept import folder_option
 from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError, allowed
@@ -82,7 +81,7 @@ def tighten(
     except (SaeGuardError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if new != old and not dry_run:
-        _write(spec, new)
+        write_whole(spec, new)
     for line in _report(spec, decisions, f"{margin:%}", reason, dry_run=dry_run):
         click.echo(line)
     if dry_run:
@@ -207,16 +206,3 @@ def _diff(old: bytes, new: bytes, name: str) -> str:
     return "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file or none of it, with the mode that it had; through links to it."""
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        shutil.copymode(target, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None

@@ -12,8 +12,9 @@ import click
 from sae_guard import project
 from sae_guard.cli import measuring
 from sae_guard.cli.asked import about_the_machine
-from sae_guard.cli.kept import folder_option, opened
+from sae_guard.cli.kept import folder_option, opened, read_any
 from sae_guard.errors import SaeGuardError, SetupError
+from sae_guard.paths import expanded
 
 if TYPE_CHECKING:
     from sae_guard.cases import Case
@@ -121,18 +122,14 @@ def _certificate(reference: str, folder: str | None) -> Certificate:
     """The record that is meant: a folder or URL before a name in the history."""
     from sae_guard.history import Certificate, meant_one
 
-    path = Path(os.path.expanduser(reference))
+    path = expanded(reference)
     if "://" in reference:
         return Certificate.at(reference)
     if path.name == "record.json" and path.is_file():
         path = path.parent
     if (path / "record.json").is_file() or os.sep in reference:
         return Certificate.at(path.absolute().as_posix())
-    kept = opened(folder)
-    records, unreadable = kept.records()
-    promotions, more = kept.promotions()
-    for line in (*unreadable, *more):
-        click.echo(f"WARNING: {line}", err=True)
+    records, promotions, _ = read_any(opened(folder))
     return Certificate.at(meant_one(records, promotions, reference).path)
 
 
@@ -145,8 +142,8 @@ def _case(certificate: Certificate, sae: str, spec: str | None, model: str | Non
     specs: tuple[Spec, ...] = ()
     if spec is not None:
         specs = measuring.read_specs(project.named_spec(spec, here, project.spec_files(root)))
-    if model is not None and (here / Path(os.path.expanduser(model)) / "config.json").is_file():
-        model = str(here / Path(os.path.expanduser(model)))
+    if model is not None and (here / expanded(model) / "config.json").is_file():
+        model = str(here / expanded(model))
     recorded = certificate.recorded
     return case_of(
         recorded, checkpoint, recorded.record.checkpoint.label, base_of(recorded, root),

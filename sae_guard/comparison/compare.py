@@ -104,18 +104,8 @@ def compare(
     told = differences(old.measurement, new.measurement)
     if told.refused:
         raise NotComparableError(old.name, new.name, told.refused)
-    moves, undefined, refused = list[MetricMove](), dict[str, str](), dict[str, str]()
-    for name in METRICS:
-        formula = formula_difference(old.measurement.provenance, new.measurement.provenance, name)
-        if formula is not None:
-            refused[name] = formula
-            continue
-        try:
-            moves.append(
-                metric_move(old, new, name, confidence=confidence, alpha=alpha, margin=margin)
-            )
-        except UndefinedMetricError as error:
-            undefined[name] = str(error)
+    how = {"confidence": confidence, "alpha": alpha, "margin": margin}
+    moves, undefined, refused = _moves(old, new, how)
     missing = {**undefined, **refused}
     why, verdict = _standing(moves, missing, quality)
     of_sequences, of_tokens, no_tokens = Moved[MovedSequence](), Moved[MovedToken](), ""
@@ -146,6 +136,23 @@ def compare(
         tokens=of_tokens,
         no_tokens=no_tokens,
     )
+
+
+def _moves(
+    old: Version, new: Version, how: Mapping[str, float]
+) -> tuple[list[MetricMove], dict[str, str], dict[str, str]]:
+    """Of each metric how it moved, or why it has no value in one of them, or no one formula."""
+    moves, undefined, refused = list[MetricMove](), dict[str, str](), dict[str, str]()
+    before, after = old.measurement.provenance, new.measurement.provenance
+    for name in METRICS:
+        if (formula := formula_difference(before, after, name)) is not None:
+            refused[name] = formula
+            continue
+        try:
+            moves.append(metric_move(old, new, name, **how))
+        except UndefinedMetricError as error:
+            undefined[name] = str(error)
+    return moves, undefined, refused
 
 
 def _version(given: Version | Measurement, name: str) -> Version:

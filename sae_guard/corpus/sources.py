@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae_guard.errors import InfrastructureError, SetupError
+from sae_guard.paths import expanded
 
 
 class Found(NamedTuple):
@@ -32,7 +33,7 @@ def expand(patterns: Sequence[str], base: Path) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in patterns:
-        whole = str(base / Path(pattern).expanduser())
+        whole = str(base / expanded(pattern))
         found = sorted(Path(name) for name in glob.glob(whole, recursive=True))
         found = [path for path in found if path.is_file()]
         if not found:
@@ -140,7 +141,7 @@ def dataset(
     """
     import datasets
 
-    folder = base / Path(path).expanduser()
+    folder = base / expanded(path)
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             stored = datasets.load_from_disk(str(folder))

@@ -3,6 +3,7 @@
 from sae_guard.history.earlier import Earlier
 from sae_guard.history.naming import holding, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
+    NO_VERSION,
     SCHEMA_VERSION,
     ChangedError,
     HistoryError,
@@ -15,6 +16,7 @@ from sae_guard.history.record import (
 from sae_guard.history.store import Certificate, History
 
 __all__ = [
+    "NO_VERSION",
     "SCHEMA_VERSION",
     "Certificate",
     "ChangedError",

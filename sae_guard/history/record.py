@@ -31,6 +31,9 @@ SCHEMA_VERSION = 1
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
 """What a version may be called: a name that any file system takes."""
 
+NO_VERSION = "none"
+"""What a baseline is called where there is no version yet."""
+
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -141,8 +144,8 @@ def check_name(name: str) -> None:
             f"{name!r} is no name of a version; allowed: up to 64 letters, digits, `_`, `.`, `+` "
             "and `-`, a letter or digit first"
         )
-    if name == "none":  # of a baseline of this name thresholds would be left out
-        raise SetupError("none is what --sae-baseline calls no version: call it otherwise")
+    if name == NO_VERSION:  # of a baseline of this name thresholds would be left out
+        raise SetupError(f"{name} is what --sae-baseline calls no version: call it otherwise")
 
 
 def to_json(document: Record | Promotion) -> bytes:

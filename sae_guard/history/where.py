@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sae_guard.paths import expanded
+
 DEFAULT = Path(".sae_guard", "history")
 """In the root folder of a project."""
 VARIABLE = "SAE_GUARD_HISTORY"
@@ -18,7 +20,7 @@ def chosen(text: str | None, root: Path) -> str:
         root: Folder that relative paths start from.
     """
     named = text or os.environ.get(VARIABLE) or str(DEFAULT)
-    return named if "://" in named else str(root / Path(os.path.expanduser(named)))
+    return named if "://" in named else str(root / expanded(named))
 
 
 def nearest(folder: Path) -> Path:

@@ -12,7 +12,6 @@ import pytest
 from sae_guard import project
 from sae_guard.errors import InfrastructureError, SaeGuardError, SetupError, SpecError
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
-from sae_guard.pytest_plugin.versions import NONE
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.reference import Checkpoint
@@ -90,7 +89,9 @@ class Gate:
 
     @property
     def _asked(self) -> dict[str, bool]:
-        return {"controls": self.options.controls, "changes": self.options.baseline != NONE}
+        from sae_guard.history import NO_VERSION
+
+        return {"controls": self.options.controls, "changes": self.options.baseline != NO_VERSION}
 
     def _read_specs(self) -> tuple[list[Spec], bool]:
         specs: list[Spec] = []

@@ -57,7 +57,7 @@ class Options:
     """What the command line says of the SAEs: keys of the `sae` block of a spec."""
     early: EarlyOptions
     baseline: str | None
-    """Recorded version that changes are since; `versions.NONE` where there is none yet."""
+    """Recorded version that changes are since; `history.NO_VERSION` where there is none yet."""
     hook: str | None
     """``HOOK`` or, for transcoders, ``HOOK:HOOK_OUT`` of checkpoints that do not say it."""
     root: Path

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 
 import pytest
+
+from sae_guard.workbench import DEVICE, DEVICES
 
 
 def whole(option: str) -> Callable[[str], int]:
@@ -56,7 +57,7 @@ def number_or_text(text: str) -> float | str:
 
 
 def device(text: str) -> str:
-    """Of `sae_guard.pytest_plugin.workbench.pick_device`."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise pytest.UsageError(f"--sae-device {text!r}; allowed: auto, cpu, mps, cuda, cuda:N")
+    """Of `sae_guard.workbench.pick_device`."""
+    if not DEVICE.fullmatch(text):
+        raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
     return text

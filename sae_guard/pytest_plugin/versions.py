@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 VERSIONS = pytest.StashKey["Versions"]()
 
-NONE = "none"
-"""Of the option: there is no version yet."""
-
 
 def add_options(group: pytest.OptionGroup) -> None:
     """Declare the options."""
@@ -56,8 +53,10 @@ class Versions:
 
     def check(self) -> None:
         """Raise `pytest.UsageError` where ``--sae-baseline`` names no version at all."""
+        from sae_guard.history import NO_VERSION
+
         asked = self._gate.options.baseline
-        if asked in (None, NONE):
+        if asked in (None, NO_VERSION):
             return
         try:
             self._earlier.check(asked)
@@ -66,26 +65,24 @@ class Versions:
 
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
         """What the threshold compares the case with; raises like `Earlier.since`."""
-        if not threshold.change:  # and nothing is read
-            return None
         asked = self._gate.options.baseline
         return self._earlier.since(case, self._spec(case), threshold, asked)
 
     def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
         """Whether a record dominates what was measured; raises like `Earlier.pareto`."""
-        if case.pareto is None:
-            return None
         return self._earlier.pareto(case, self._spec(case), measurement)
 
     def lines(self) -> list[str]:
         """What was asked for in vain, or left out."""
+        from sae_guard.history import NO_VERSION
+
         specs = {id(case.spec): case.spec for case in self._gate.plan.cases}.values()
         asked = self._gate.options.baseline
         changes = [t for spec in specs for t in spec.thresholds if t.change]
         changes_or_more = [*changes, *(spec.pareto for spec in specs if spec.pareto)]
-        if asked not in (None, NONE) and not changes:
+        if asked not in (None, NO_VERSION) and not changes:
             return [f"--sae-baseline {asked}: no spec of this run has thresholds on changes"]
-        if asked == NONE and changes_or_more:
+        if asked == NO_VERSION and changes_or_more:
             n = len(changes_or_more)
             told = "threshold" if n == 1 else "thresholds"
             return [f"--sae-baseline=none: left out {n} {told} that earlier versions set"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.paths import expanded
 from sae_guard.spec.threshold_models import PARETO, ParetoModel, SliceModel, Strict, Thresholds
 from sae_guard.spec.values import (
     DeviceMap,
@@ -56,7 +57,7 @@ class ModelSpec(Strict):
 
     def path_or_name(self, base: Path) -> Path | str:
         """The folder, if the name is one (relative to ``base``, the spec's folder)."""
-        folder = base / Path(self.name).expanduser()
+        folder = base / expanded(self.name)
         if self.name.startswith((".", "/", "~")) or (folder / "config.json").is_file():
             return Path(os.path.normpath(folder))
         return self.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
     from sae_guard.spec import Spec
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICES = "auto, cpu, mps, cuda, cuda:N"
+"""What `pick_device` takes, and in words."""
 
 Found = Judged | SaeGuardError
 """Of a case: what was measured, or why it was not."""
