@@ -1,7 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv themselves.
+# `make test PYTHON=python3.13` works in an environment of its own, .venv-python3.13.
 PYTHON ?= python3
-VENV := .venv
-SAELENS_VENV := .venv-saelens
+ENVIRONMENT := $(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
+VENV := .venv$(ENVIRONMENT)
+SAELENS_VENV := .venv-saelens$(ENVIRONMENT)
 # Libraries whose own checkpoints are loaded in tests, without what only their training needs.
 UPSTREAM := dictionary-learning==0.1.0 eai-sparsify==1.3.3 overcomplete==0.3.0 \
 	sparse-autoencoder==1.10.0
@@ -71,7 +73,8 @@ docs: $(VENV)/.installed  ## write docs/formats.md and docs/spec.schema.json ane
 	(echo '# Checkpoint formats'; echo; echo 'Written by `make docs` from the code.'; echo; \
 		$(VENV)/bin/sae-guard formats) > docs/formats.md
 
-train-demo: $(VENV)/.installed  ## train the demo model and its SAEs anew
+train-demo: $(VENV)/.installed  ## write the demo's text, train its model and its SAEs anew
+	$(VENV)/bin/python -m sae_guard.demo.text
 	$(VENV)/bin/python -m sae_guard.demo.train
 
 clean:

@@ -15,8 +15,7 @@ from transformers import AutoTokenizer
 
 from sae_guard.checkpoints.load import load
 from sae_guard.corpus import Corpus
-from sae_guard.demo import MODEL, SAES
-from sae_guard.demo.text import held_out_texts
+from sae_guard.demo import MODEL, SAES, held_out_texts
 from sae_guard.early import needs_mean, stands
 from sae_guard.engine import Patch, measure, measure_until
 from sae_guard.measurement import Measurement
@@ -53,7 +52,7 @@ class Early(NamedTuple):
 def subjects(sequences: int, *, smollm2: bool) -> Iterator[Subject]:
     """The demo's SAEs and, if asked for, one of SmolLM2-135M."""
     model = load_model(MODEL)
-    corpus = _corpus(MODEL, list(held_out_texts()), sequences)
+    corpus = _corpus(MODEL, held_out_texts(), sequences)
     for name in ("v1", "v2", "v3"):
         yield _measured(f"demo {name}", model, SAES / name, "blocks.2.hook_resid_post", corpus)
     if smollm2:

@@ -55,8 +55,7 @@ from transformers.utils import logging
 from sae_guard.activations import TopK
 from sae_guard.checkpoints.load import load
 from sae_guard.corpus import Corpus
-from sae_guard.demo import MODEL, SAES
-from sae_guard.demo.text import held_out_texts
+from sae_guard.demo import MODEL, SAES, held_out_texts
 from sae_guard.engine import measure
 from sae_guard.measurement import Measurement
 from sae_guard.model import load_model
@@ -102,7 +101,7 @@ class Subject:
 def subjects() -> Iterator[Subject]:
     """The demo model, and a real one."""
     yield Subject(
-        "demo", MODEL, list(held_out_texts()), (2.8, 3.8), context=128, sequences=32, short=500,
+        "demo", MODEL, held_out_texts(), (2.8, 3.8), context=128, sequences=32, short=500,
         k=16, hooks=["blocks.1.hook_resid_pre"],
         saes=[("blocks.2.hook_resid_post", "v1"), ("blocks.3.hook_resid_pre", "v2")],
     )  # fmt: skip

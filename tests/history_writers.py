@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -40,7 +40,7 @@ def write(history: History, told: Callable[[str], None]) -> None:
     told(f"record {recorded.id}")
     promotion = Promotion(
         schema_version=1, label="v1", record=recorded.id, spec=recorded.spec, by="someone",
-        created=datetime.now(timezone.utc), reason=uuid4().hex,
+        created=datetime.now(UTC), reason=uuid4().hex,
     )  # fmt: skip
     told(f"promotion {promotion.reason}" if history.promote(promotion) else "")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from sae_guard.cli import main
-from sae_guard.demo import MODEL
+from sae_guard.demo import HELD_OUT, MODEL
 
 SMALL = f"""\
 name: small
 model: {{name: {MODEL}, aliases: [sae-guard-demo]}}
 hook: blocks.2.hook_resid_post
-data: {{modules: [csv, textwrap], context: 64, sequences: 8, prepend_bos: true}}
+data: {{jsonl: {HELD_OUT}, source_field: source, context: 64, sequences: 8, prepend_bos: true}}
 thresholds:
   kl: {{max: 0.25, p99: {{max: 9}}}}
   l0: {{min: 8, max: 24}}

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 import sae_guard
-from sae_guard.corpus.sources import module_sources
-from sae_guard.demo import HOOK_NAME, MODEL, SAES
+from sae_guard.demo import HELD_OUT, HOOK_NAME, MODEL, SAES, held_out_texts
 from sae_guard.errors import SetupError
 
-DATA = {"modules": ["textwrap", "csv"], "sequences": 4, "prepend_bos": True}
+DATA = {"jsonl": str(HELD_OUT), "sequences": 4, "prepend_bos": True}
 
 
 def test_measure_takes_names_and_objects_alike() -> None:
@@ -19,8 +18,9 @@ def test_measure_takes_names_and_objects_alike() -> None:
         model=MODEL, sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME, random_error=True
     )
     model = sae_guard.load_model(MODEL)
-    texts = [text for _, text in module_sources(["textwrap", "csv"])]
-    corpus = sae_guard.Corpus.from_texts(texts, model.tokenizer, sequences=4, prepend_bos=True)
+    corpus = sae_guard.Corpus.from_texts(
+        held_out_texts(), model.tokenizer, sequences=4, prepend_bos=True
+    )
     sae = sae_guard.load_sae(SAES / "v2")
     by_object = sae_guard.measure(model=model, sae=sae, corpus=corpus, hook=HOOK_NAME)
     assert by_name["kl"] == by_object["kl"] > by_name["kl_random_error"]

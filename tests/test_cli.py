@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def test_inspect_says_what_was_recognised() -> None:
     assert rows["format"] == "SAELens 6"
     assert rows["activation"] == "topk, k = 16"
     assert rows["pre_bias"] == "true"
-    assert rows["sae_weights.safetensors"].startswith("sha256 959104d4")
+    weights = (SAES / "v1" / "sae_weights.safetensors").read_bytes()
+    assert rows["sae_weights.safetensors"] == f"sha256 {sha256(weights).hexdigest()}"
     assert rows["gated at"] == "sae-guard-demo, blocks.2.hook_resid_post"
 
 

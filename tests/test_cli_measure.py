@@ -14,7 +14,7 @@ import pytest
 
 import sae_guard
 from sae_guard.cases import Case
-from sae_guard.demo import MODEL, SAES
+from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.errors import InfrastructureError
 from sae_guard.history import History
 from sae_guard.measurement import Measurement
@@ -75,8 +75,7 @@ def test_every_metric_is_shown_and_exported_as_it_was_measured(project: Path) ->
     assert [name for name in rows if name in METRICS] == list(METRICS)
     measured = sae_guard.measure(
         model=MODEL, sae=V2, hook="blocks.2.hook_resid_post",
-        corpus={"modules": ["csv", "textwrap"], "context": 64, "sequences": 8,
-                "prepend_bos": True},
+        corpus={"jsonl": str(HELD_OUT), "context": 64, "sequences": 8, "prepend_bos": True},
     )  # fmt: skip
     exported = {row["metric"]: row for row in json.loads((project / "out.json").read_text())}
     assert list(exported) == [*METRICS, "kl.p99", "kl@position=0..8"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Project:
         return self.history.add(*made)
 
     def promote(self, recorded: Recorded, label: str) -> None:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         self.history.promote(
             Promotion(schema_version=1, label=label, record=recorded.id, spec=recorded.spec,
                       created=now, by="someone", reason="good")

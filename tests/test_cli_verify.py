@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from sae_guard.cases import Case
-from sae_guard.demo import MODEL, SAES
+from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.history import Certificate, History, Record
 from sae_guard.history.record_rows import ThresholdRow
 from sae_guard.history.rows import plain, to_parquet
@@ -178,7 +179,11 @@ def test_another_checkpoint_is_named_by_its_files(project: Path, unmeasured: Non
     config = json.loads((V1 / "cfg.json").read_text())
     (project / "mine" / "cfg.json").write_text(json.dumps(config))
     told = run("verify", "v1.2", "--sae", "mine", code=1).output
-    assert "sae_weights.safetensors: sha256 330838bfcc92… in the record, 959104d4" in told
+    old, new = (
+        sha256((each / "sae_weights.safetensors").read_bytes()).hexdigest()[:12]
+        for each in (V2, V1)
+    )
+    assert f"sae_weights.safetensors: sha256 {old}… in the record, {new}…" in told
     assert "in the checkpoint" in told
 
 
@@ -273,11 +278,13 @@ def provenance(**changes: Any) -> Callable[[Measurement], Measurement]:
 
 
 def with_source(**changes: Any) -> Callable[[Measurement], Measurement]:
-    """Of other data than its hash is of."""
+    """Of other data than its hash is of; None takes a key away."""
 
     def change(measured: Measurement) -> Measurement:
         corpus = measured.provenance.corpus
-        return provenance(corpus={**corpus, "source": {**corpus["source"], **changes}})(measured)
+        source = {**corpus["source"], **changes}
+        source = {key: value for key, value in source.items() if value is not None}
+        return provenance(corpus={**corpus, "source": source})(measured)
 
     return change
 
@@ -286,7 +293,10 @@ def with_source(**changes: Any) -> Callable[[Measurement], Measurement]:
     ("change", "message"),
     [
         (with_source(seed=1), "the tokens are others:\n  seed: 0 in the record, 1 now\n  sha256: "),
-        (with_source(modules=["csv", "difflib"]), "the tokens are others:\n  sha256: "),
+        (
+            with_source(modules=["csv"], jsonl=None, source_field=None),
+            "the tokens are others:\n  sha256: ",
+        ),
         (with_source(special_tokens="include"), "the tokens are others:\n  excluded_ids: [0] in"),
     ],
 )
@@ -299,7 +309,9 @@ def test_other_tokens_are_seen_before_they_are_measured(
 
 def test_text_that_has_changed_gives_other_tokens(project: Path, unmeasured: None) -> None:
     """By a spec of one's own, whose place is the same."""
-    other = SMALL.replace("[csv, textwrap]", "[csv, difflib]")
+    lines = HELD_OUT.read_text(encoding="utf-8").splitlines(keepends=True)
+    (project / "half.jsonl").write_text("".join(lines[::2]), encoding="utf-8")
+    other = SMALL.replace(str(HELD_OUT), "half.jsonl")
     (project / "other.yaml").write_text(other)
     told = run("verify", "v1.2", "--sae", V2, "--spec", "other.yaml", code=1).output
     assert "NOT CONFIRMED: the tokens are others:\n  sha256: " in told
@@ -341,7 +353,7 @@ def nowhere(record: Any) -> None:
 
 def no_text(record: Any) -> None:
     told = record["provenance"]["corpus"]["source"]
-    del told["modules"]
+    del told["jsonl"], told["source_field"]
     told["text"] = ["../gone.txt"]
 
 

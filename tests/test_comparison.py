@@ -92,6 +92,10 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         {"corpus": {"n_sequences": 8, "sha256": "4" * 64}},
         "sha256 of the tokens was 2222222222222222… and is 4444444444444444…",
     ),
+    "modules": (
+        {"corpus": {"n_sequences": 8, "sha256": "4" * 64, "source": {"modules": ["csv"]}}},
+        "the text of `data.modules` depends on the version of Python: measure both under one",
+    ),
     "bos": (
         {"corpus": {"n_sequences": 8, "sha256": "2" * 64, "prepend_bos": False}},
         "policy: prepend_bos was not said and is false",

@@ -10,7 +10,7 @@ import torch
 
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
-from sae_guard.demo import CONTEXT_SIZE, HOOK_NAME
+from sae_guard.demo import CONTEXT_SIZE, HOOK_NAME, held_out_texts
 from sae_guard.demo.language_model import (
     END_OF_TEXT_ID,
     cut_windows,
@@ -26,7 +26,6 @@ from sae_guard.demo.sparse_autoencoders import (
     scale_of,
     train_sparse_autoencoder,
 )
-from sae_guard.demo.text import held_out_texts
 from sae_guard.model import load_model
 
 
@@ -35,10 +34,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tenso
     """A model trained for three steps, activations of it, and their scale."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    texts = list(held_out_texts())[:4]
+    texts = held_out_texts()[:40]
     tokenizer = train_tokenizer(texts)
     documents = tokenize(tokenizer, texts)
-    model = train_language_model(documents, steps=3, generator=generator)
+    model = train_language_model(
+        documents, vocabulary_size=len(tokenizer), steps=3, generator=generator
+    )
     folder = tmp_path_factory.mktemp("trained")
     write_language_model(folder / "model", model, tokenizer)
     activations = collect_activations(model, cut_windows(documents)[:32])
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tenso
 
 def test_windows_are_pieces_of_one_document_after_a_bos() -> None:
     documents = [torch.arange(1, 300), torch.arange(1000, 1010)]
-    windows = cut_windows(documents, offset=2)
+    windows = cut_windows(documents, offsets=[2, 3])
     assert windows.shape == (2, CONTEXT_SIZE)
     assert windows[:, 0].tolist() == [END_OF_TEXT_ID] * 2
     assert windows[:, 1:].flatten().tolist() == list(range(3, 3 + 2 * (CONTEXT_SIZE - 1)))
@@ -62,7 +63,7 @@ def test_activations_are_those_of_the_hook_point(
 ) -> None:
     folder, activations, _ = trained
     model = load_model(folder / "model")
-    documents = tokenize(model.tokenizer, list(held_out_texts())[:4])
+    documents = tokenize(model.tokenizer, held_out_texts()[:40])
     windows = cut_windows(documents)[:32]
     x = model.logits_and_activation(windows, HOOK_NAME)[1][:, 1:].flatten(0, 1)
     torch.testing.assert_close(x, activations, rtol=1e-4, atol=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -269,7 +269,7 @@ def test_names_that_are_none_are_refused(name: str) -> None:
 
 
 def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: History) -> None:
-    start = datetime(2026, 11, 25, tzinfo=timezone.utc)
+    start = datetime(2026, 11, 25, tzinfo=UTC)
 
     def promoted(recorded: Recorded, reason: str, days: int) -> Promotion:
         promotion = Promotion(

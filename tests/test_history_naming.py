@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ OTHER = SPEC.replace("name: tiny", "name: other")
 def promotion(recorded: Recorded, label: str, days: int = 0) -> Promotion:
     return Promotion(
         schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
-        created=datetime(2026, 11, 25, tzinfo=timezone.utc) + timedelta(days=days), reason="good",
+        created=datetime(2026, 11, 25, tzinfo=UTC) + timedelta(days=days), reason="good",
     )  # fmt: skip
 
 

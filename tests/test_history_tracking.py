@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sae_guard.report import looser_line
 from sae_guard.verdicts import OnUndecided, Threshold
 from tests.recorded import ordinary, record_one
 
-START = datetime(2026, 11, 25, tzinfo=timezone.utc)
+START = datetime(2026, 11, 25, tzinfo=UTC)
 CONFIDENCES = (0.625, 0.75, 0.875)
 """Which, like the widths, make sums without rounding."""
 WIDTHS = (0.0, 0.25, 0.5, 2.0)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from sae_guard.corpus import build_corpus
-from sae_guard.demo import HELD_OUT_MODULES, HOOK_NAME, MODEL
+from sae_guard.demo import HELD_OUT, HOOK_NAME, MODEL
 from sae_guard.latents import marginal, too_few_tokens
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
@@ -107,7 +107,7 @@ def test_a_marginal_share_says_how_many_decide() -> None:
 def test_on_real_activations_so_many_wake_at_most() -> None:
     """A TopK dictionary of random directions, some of which are rare in the demo's text."""
     model = load_model(MODEL)
-    block = {"modules": list(HELD_OUT_MODULES), "sequences": 256, "prepend_bos": True}
+    block = {"jsonl": str(HELD_OUT), "sequences": 256, "prepend_bos": True}
     corpus = build_corpus(read_data(block), model.tokenizer, Path.cwd())
     seen = [model.seen(corpus.tokens[at : at + 32], HOOK_NAME) for at in range(0, 256, 32)]
     x = torch.cat([activation[HOOK_NAME] for activation in seen])

@@ -77,11 +77,11 @@ def test_a_fault_that_betters_kl_is_named(
     model: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
     """No bound on KL can see it."""
-    dropped = next(fault for fault in FAULTS if fault.named == "threshold-dropped")
+    halved = next(fault for fault in FAULTS if fault.name == "thresholds halved")
     v2 = good("v2", model, corpus)
     kl = tuple(t for t in BOUNDS if t.metric == "kl")
     sound, found = (
-        outcome(replace(v2, thresholds=kl), fault, tmp_path) for fault in (FAULTS[0], dropped)
+        outcome(replace(v2, thresholds=kl), fault, tmp_path) for fault in (FAULTS[0], halved)
     )
     assert sound is not None
     assert found is not None
@@ -89,8 +89,8 @@ def test_a_fault_that_betters_kl_is_named(
     assert found.values is not None
     assert found.values["kl"] < sound.values["kl"]
     assert found.gate == "pass"
-    assert found.names == ("threshold-dropped",)
-    with_l0 = outcome(v2, dropped, tmp_path)
+    assert found.names == ("threshold-scale",)
+    with_l0 = outcome(v2, halved, tmp_path)
     assert with_l0 is not None
     assert "l0" in with_l0.crossed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sae_guard.report import looser_line, looser_row, to_json, tracks
 from sae_guard.verdicts import Threshold
 from tests.recorded import SPEC, ordinary, record_one
 
-NOON = datetime(2026, 11, 25, 10, 30, tzinfo=timezone.utc)
+NOON = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
 COMMIT = GitRow(commit="0123456789abcdef", dirty=False)
 DIRTY = GitRow(commit="fedcba9876543210", dirty=True)
 TEXTS = (

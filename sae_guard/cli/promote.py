@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def promote(
         made = [
             Promotion(
                 schema_version=SCHEMA_VERSION, label=label, record=each.id, spec=each.spec,
-                created=datetime.now(timezone.utc), by=by, reason=reason,
+                created=datetime.now(UTC), by=by, reason=reason,
             )
             for each in chosen
         ]  # fmt: skip

@@ -57,7 +57,16 @@ def other_things(before: Provenance, after: Provenance) -> list[str]:
     found = [*_said(_of_place(before, after)), *_said(_of_tokens(before, after))]
     if before.corpus.get("sha256") is None:
         found.append("of tokens without a sha256 nothing says that they are the same")
+    elif before.corpus["sha256"] != after.corpus.get("sha256") and _of_modules(after):
+        found.append(
+            "the text of `data.modules` depends on the version of Python: measure both under one"
+        )
     return found
+
+
+def _of_modules(provenance: Provenance) -> bool:
+    """Return whether the text is the source of installed Python modules."""
+    return bool(provenance.corpus.get("source", {}).get("modules"))
 
 
 def formula_difference(before: Provenance, after: Provenance, metric: str) -> str | None:

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
-VOCABULARY_SIZE = 1024
+LARGEST_VOCABULARY = 1536
+"""Enough for each word of the demo's text, with the blank before it, to be one token."""
 
 _BATCH_SIZE = 16  # windows
 _PEAK_LEARNING_RATE = 4e-3
@@ -34,7 +35,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=LARGEST_VOCABULARY,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -55,24 +56,26 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[t
     return [torch.tensor(encoding.ids, dtype=torch.long) for encoding in encodings]
 
 
-def cut_windows(documents: Sequence[torch.Tensor], *, offset: int = 0) -> torch.Tensor:
+def cut_windows(
+    documents: Sequence[torch.Tensor], *, offsets: Sequence[int] | None = None
+) -> torch.Tensor:
     """Cut documents into windows ``[windows, context]`` that begin with the BOS token.
 
-    A window holds tokens of one document; the tail of a document that fills no window is dropped,
-    and so are the ``offset`` tokens at its beginning.
+    A window holds tokens of one document. Dropped are the tail of a document that fills no window
+    and, where ``offsets`` has a number for each document, so many tokens at its beginning.
     """
     length = CONTEXT_SIZE - 1
     pieces = []
-    for document in documents:
+    for document, offset in zip(documents, offsets or [0] * len(documents), strict=True):
         count = (len(document) - offset) // length
         if count > 0:
             pieces.append(document[offset : offset + count * length].view(count, length))
     return F.pad(torch.cat(pieces), (1, 0), value=END_OF_TEXT_ID)
 
 
-def _configuration() -> GPT2Config:
+def _configuration(vocabulary_size: int) -> GPT2Config:
     return GPT2Config(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         n_positions=CONTEXT_SIZE,
         n_embd=64,
         n_layer=4,
@@ -106,11 +109,24 @@ def _learning_rate_factor(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def _draw_offsets(count: int, generator: torch.Generator) -> list[int]:
+    """Draw where to cut each document in an epoch: half of them as they are measured, from the
+    beginning; the others elsewhere, so that the model sees tokens at other positions.
+    """
+    offsets = torch.randint(CONTEXT_SIZE - 1, (count,), generator=generator)
+    from_the_beginning = torch.rand(count, generator=generator) < 0.5
+    return torch.where(from_the_beginning, 0, offsets).tolist()
+
+
 def train_language_model(
-    documents: Sequence[torch.Tensor], *, steps: int, generator: torch.Generator
+    documents: Sequence[torch.Tensor],
+    *,
+    vocabulary_size: int,
+    steps: int,
+    generator: torch.Generator,
 ) -> GPT2LMHeadModel:
     """Train a GPT-2 of 0.3 million parameters on the documents' ids for ``steps`` batches."""
-    model = GPT2LMHeadModel(_configuration())
+    model = GPT2LMHeadModel(_configuration(vocabulary_size))
     optimizer = _optimizer(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_factor(step, steps)
@@ -119,9 +135,7 @@ def train_language_model(
     model.train()
     for step in range(steps):
         if not queue:
-            # Each epoch cuts elsewhere, so that it shows the model tokens at other positions.
-            offset = int(torch.randint(CONTEXT_SIZE - 1, (), generator=generator))
-            windows = cut_windows(documents, offset=offset)
+            windows = cut_windows(documents, offsets=_draw_offsets(len(documents), generator))
             order = torch.randperm(len(windows), generator=generator)
             queue = list(torch.split(windows[order], _BATCH_SIZE))
         loss = next_token_loss(model, queue.pop())

@@ -80,6 +80,6 @@ def _configuration(sae: SparseAutoencoder) -> dict[str, Any]:
             "prepend_bos": True,
             "context_size": CONTEXT_SIZE,
             "sae_lens_version": _SAELENS_FORMAT,
-            "dataset_path": "python-stdlib",
+            "dataset_path": "sae-guard-demo",
         },
     }

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _HIDDEN_STATE = 3  # what leaves block 2 is the fourth hidden state: the first is the embedding
 _WARM_UP_STEPS = 50
 _DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
-_THRESHOLD_RATE = 0.05  # weight of the newest batch in the running mean
+_CALIBRATION_BATCHES = 50  # whose smallest latents give the threshold
 _LOG_EVERY = 1000  # steps
 
 
@@ -118,18 +118,17 @@ def train_sparse_autoencoder(
 ) -> tuple[SparseAutoencoder, float]:
     """Train an SAE on ``[rows, d_in]`` activations of unit spread.
 
-    The second value is the threshold: a running mean of the smallest latent that a batch kept.
-    Under ``per_batch`` selection, comparing with it later stands in for the rest of the batch.
+    The second value is the threshold: the mean of the smallest latents that batches keep, once
+    training is over. Under ``per_batch`` selection, comparing with it later stands in for the rest
+    of the batch, at the same number of active latents.
     """
     sae = SparseAutoencoder(recipe, activations.mean(dim=0), generator)
     optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.peak_learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_factor(step, recipe.steps)
     )
-    threshold = 0.0
     for step in range(recipe.steps):
-        rows = torch.randint(len(activations), (recipe.batch_size,), generator=generator)
-        x = activations[rows]
+        x = _draw_batch(activations, recipe, generator)
         latents = sae.encode(x)
         loss = F.mse_loss(sae.decode(latents), x)
         optimizer.zero_grad()
@@ -138,8 +137,24 @@ def train_sparse_autoencoder(
         optimizer.step()
         schedule.step()
         sae.normalize_decoder()
-        smallest = latents.detach()[latents > 0].min().item()
-        threshold += (smallest - threshold) * max(_THRESHOLD_RATE, 1 / (step + 1))
         if step % _LOG_EVERY == 0 or step == recipe.steps - 1:
             logger.info("SAE, step %d of %d: squared error %.4f", step, recipe.steps, loss.item())
-    return sae, threshold
+    return sae, _calibrate(sae, activations, generator)
+
+
+def _draw_batch(
+    activations: torch.Tensor, recipe: Recipe, generator: torch.Generator
+) -> torch.Tensor:
+    rows = torch.randint(len(activations), (recipe.batch_size,), generator=generator)
+    return activations[rows]
+
+
+@torch.no_grad()
+def _calibrate(
+    sae: SparseAutoencoder, activations: torch.Tensor, generator: torch.Generator
+) -> float:
+    smallest = []
+    for _ in range(_CALIBRATION_BATCHES):
+        latents = sae.encode(_draw_batch(activations, sae.recipe, generator))
+        smallest.append(latents[latents > 0].min().item())
+    return sum(smallest) / len(smallest)

@@ -1,64 +1,68 @@
-"""The demo's text: the Python standard library of the running installation, in two parts.
+"""The demo's text: held-out documents, which are shipped, and training documents, drawn anew.
 
-Nothing of it is copied into the repository. The held-out part is a fixed list of module names, so
-it is nearly (not bit for bit) the same text under every Python version.
+``python -m sae_guard.demo.text`` writes the held-out documents and prints what is known of them.
 """
 
 from __future__ import annotations
 
-import sysconfig
-from pathlib import Path
-from typing import TYPE_CHECKING
+import json
+import math
+from collections.abc import Iterator
+from random import Random
 
-from sae_guard.demo import HELD_OUT_MODULES
+from sae_guard.demo import HELD_OUT
+from sae_guard.demo.grammar import KINDS
+from sae_guard.demo.language import Document, draw, surprisals
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+HELD_OUT_DOCUMENTS = 1280
+TRAINING_DOCUMENTS = 16_000
 
-_EXCLUDED_FOLDERS = frozenset(
-    {
-        "__pycache__",
-        "ensurepip",
-        "idlelib",
-        "lib2to3",
-        "site-packages",
-        "test",
-        "tests",
-        "turtledemo",
-        # Not prose and not programs: tables of code points, and a rendered manual that quotes the
-        # documentation of the held-out modules.
-        "encodings",
-        "pydoc_data",
-    }
-)
-
-# Written when Python was built: compiler flags and paths of one machine.
-_BUILD_RECORD = "_sysconfigdata"
+_SEEDS = {"held-out": 1, "training": 2}
+_FEWEST_SENTENCES, _MORE_SENTENCES = 13, 8.0  # at least, and on average beyond: exponential
 
 
-def _standard_library() -> Path:
-    return Path(sysconfig.get_path("stdlib"))
+def documents(part: str, count: int) -> Iterator[Document]:
+    """Draw the first ``count`` documents of ``held-out`` or ``training``: of each kind in turn."""
+    random = Random(_SEEDS[part])
+    for number in range(count):
+        kind = KINDS[number % len(KINDS)]
+        more = -math.log(1.0 - random.random()) * _MORE_SENTENCES
+        yield draw(kind, f"{kind.name}-{number:05}", _FEWEST_SENTENCES + int(more), random)
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+def held_out_documents() -> Iterator[Document]:
+    """Draw the documents that neither the model nor the SAEs are trained on."""
+    return documents("held-out", HELD_OUT_DOCUMENTS)
 
 
-def held_out_texts() -> Iterator[str]:
-    """Yield the source of each held-out module, in the order of ``HELD_OUT_MODULES``."""
-    for name in HELD_OUT_MODULES:
-        yield _read(_standard_library() / f"{name}.py")
+def training_documents() -> Iterator[Document]:
+    """Draw the documents that the model and the SAEs are trained on."""
+    return documents("training", TRAINING_DOCUMENTS)
 
 
-def training_texts() -> Iterator[str]:
-    """Yield the source of every other module of the standard library, sorted by path."""
-    library = _standard_library()
-    held_out = {library / f"{name}.py" for name in HELD_OUT_MODULES}
-    # Sorted by the parts of the path, because the separator differs between systems.
-    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
-        folders = path.relative_to(library).parts[:-1]
-        if path in held_out or _EXCLUDED_FOLDERS.intersection(folders):
-            continue
-        if path.name.startswith(_BUILD_RECORD) or any(f.startswith("config-") for f in folders):
-            continue
-        yield _read(path)
+def json_line(document: Document) -> str:
+    """Return a document as a line of ``held_out.jsonl``."""
+    row = {"id": document.name, "source": document.kind, "text": document.text}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_held_out() -> None:
+    """Write the held-out documents where the package keeps them."""
+    HELD_OUT.write_text("".join(map(json_line, held_out_documents())), encoding="utf-8")
+
+
+def main() -> None:
+    """Write the held-out documents, and print their number and the entropy of their text."""
+    write_held_out()
+    for kind in KINDS:
+        values = [
+            value
+            for document in held_out_documents()
+            if document.kind == kind.name
+            for value in surprisals(document)
+        ]
+        print(f"{kind.name}: {len(values)} words, {math.fsum(values) / len(values):.4f} nats each")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Train the demo's model and SAEs anew: ``python -m sae_guard.demo.train [--out DIR]``.
 
-Takes about ten minutes on two cores. The same Python, torch and number of threads give the same
-files; another Python has another standard library, and so another model.
+Takes about ten minutes on two cores. The same machine and torch give the same files; another
+processor may round differently.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from sae_guard.demo.sparse_autoencoders import (
     scale_of,
     train_sparse_autoencoder,
 )
-from sae_guard.demo.text import held_out_texts, training_texts
+from sae_guard.demo.text import held_out_documents, training_documents
 
 logger = logging.getLogger(__name__)
 
 _SEED = 0
 _THREADS = 2  # fixed, because the order of additions depends on it
-_LANGUAGE_MODEL_STEPS = 3600
+_LANGUAGE_MODEL_STEPS = 1800
 _SAE_WINDOWS = 8192
 _HELD_OUT_WINDOWS = 256
 
 RELEASES = {
-    "v1": Recipe(selection="per_token", steps=1_000, peak_learning_rate=2e-3),
-    "v2": Recipe(selection="per_batch", steps=5_000),
-    "v3": Recipe(selection="per_batch", steps=300),
+    "v1": Recipe(selection="per_token", steps=400, peak_learning_rate=2e-3),
+    "v2": Recipe(selection="per_batch", steps=1_000),
+    "v3": Recipe(selection="per_batch", steps=200),
 }
 
 
@@ -55,12 +55,19 @@ def train(out: Path) -> None:
     torch.manual_seed(_SEED)
     generator = torch.Generator().manual_seed(_SEED)
 
-    texts = list(training_texts())
+    texts = [document.text for document in training_documents()]
     tokenizer = train_tokenizer(texts)
     documents = tokenize(tokenizer, texts)
     logger.info("%d texts, %d tokens", len(texts), sum(map(len, documents)))
-    model = train_language_model(documents, steps=_LANGUAGE_MODEL_STEPS, generator=generator)
-    held_out = cut_windows(tokenize(tokenizer, held_out_texts()))
+    model = train_language_model(
+        documents,
+        vocabulary_size=len(tokenizer),
+        steps=_LANGUAGE_MODEL_STEPS,
+        generator=generator,
+    )
+    held_out = cut_windows(
+        tokenize(tokenizer, (document.text for document in held_out_documents()))
+    )
     with torch.no_grad():
         loss = next_token_loss(model, _choose(held_out, _HELD_OUT_WINDOWS, generator))
     logger.info("language model on held-out text: %.3f nats", loss.item())

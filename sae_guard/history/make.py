@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def make(
     record = Record(
         schema_version=SCHEMA_VERSION,
         name=occasion.name,
-        created=datetime.now(timezone.utc),
+        created=datetime.now(UTC),
         run=occasion.run,
         by=occasion.by,
         verdict=worst(told),

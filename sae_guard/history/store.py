@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timezone
+from datetime import UTC
 from hashlib import sha256
 from typing import Generic
 
@@ -194,7 +194,7 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
 
 
 def _id(name: str, document: Record | Promotion, data: bytes) -> str:
-    created = document.created.astimezone(timezone.utc)
+    created = document.created.astimezone(UTC)
     return f"{created:%Y%m%dT%H%M%SZ}-{name}-{_hash(data)}"
 
 

@@ -84,7 +84,9 @@ class DataSpec(Strict):
         None, description="Hugging Face dataset, streamed."
     )
     modules: Texts | None = Field(
-        None, description="Top-level Python modules, whose source is the text."
+        None,
+        description="Top-level Python modules, whose source is the text: another version of "
+        "Python, other tokens.",
     )
     field: Text | None = Field(
         None, description="Of a JSON line or dataset row (default: text; input_ids for tokens)."

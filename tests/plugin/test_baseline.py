@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -31,7 +31,7 @@ def promote(project: Project, recorded: Recorded, label: str) -> None:
     history(project).promote(
         Promotion(
             schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
-            created=datetime.now(timezone.utc), reason="good",
+            created=datetime.now(UTC), reason="good",
         )
     )  # fmt: skip
 

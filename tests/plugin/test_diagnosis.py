@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from sae_guard.demo import MODEL, SAES
+from sae_guard.demo import HELD_OUT, MODEL, SAES
 from tests.checkpoint_files import config_of, write_saelens
 from tests.plugin.projects import Project, make_project
 
 SPEC = f"""\
 model: {MODEL}
 hook: blocks.2.hook_resid_post
-data: {{modules: [argparse, bdb, calendar], context: 64, sequences: 16, prepend_bos: true}}
+data: {{jsonl: {HELD_OUT}, context: 64, sequences: 16, prepend_bos: true}}
 thresholds:
-  kl: {{max: 0.3}}
-  explained_variance: {{min: 0.85}}
+  kl: {{max: 0.03}}
+  explained_variance: {{min: 0.9}}
 """
 BOTH = ("kl[v1]", "explained_variance[v1]")
 
@@ -64,7 +64,7 @@ def test_the_first_failure_of_a_checkpoint_says_what_is_suspected(
     lines = result.stdout.lines
     (at,) = [n for n, line in enumerate(lines) if "probable cause: decoder-permuted: " in line]
     assert lines[at + 1].startswith("  try: the decoder's rows are in another order")
-    assert lines[at - 2].endswith("kl: max 0.3")
+    assert lines[at - 2].endswith("kl: max 0.03")
     assert "WARNING" not in result.stdout.str()
     (told,) = [row["diagnosis"] for row in demo.outcomes() if row["diagnosis"]]
     assert [suspicion["name"] for suspicion in told["suspicions"]] == ["decoder-permuted"]
@@ -104,7 +104,7 @@ def test_what_was_asked_for_is_tried_and_shown(demo: Project) -> None:
             "  try: `hook: blocks.2.hook_resid_post` in the spec, *",
             "tried on 992 tokens; hook: blocks.2.hook_resid_post fits",
             " * EV  factor  constant * L0 * KL",
-            "as loaded * 0.8* 16.0 * 0.*",
+            "as loaded * 0.* 16.0 * 0.*",
             "hook: blocks.2.hook_resid_post <- fits * 16.0 * 0.*",
         ]
     )
@@ -123,7 +123,7 @@ def test_what_was_asked_for_is_tried_and_shown(demo: Project) -> None:
 
 def test_what_cannot_be_examined_is_measured_all_the_same(demo: Project) -> None:
     few = SPEC.replace("context: 64, sequences: 16", "context: 8, sequences: 4")
-    demo.write_spec(few.replace("0.3", "9").replace("0.85", "-9"))
+    demo.write_spec(few.replace("0.03", "9").replace("0.9", "-9"))
     write(demo, "v1")
     result = demo.run("--sae", "v1", "--sae-diagnose")
     assert result.ret == 0

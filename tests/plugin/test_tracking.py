@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ UNREAD = "WARNING: thresholds of the last promoted version cannot be read: "
 def promote(history: History, recorded: Recorded, label: str = "v1.2", **more: Any) -> str:
     told: dict[str, Any] = {
         "record": recorded.id, "spec": recorded.spec, "by": "A <a@b>", "reason": "good",
-        "created": datetime(2026, 11, 20, 10, 30, tzinfo=timezone.utc), "schema_version": 1,
+        "created": datetime(2026, 11, 20, 10, 30, tzinfo=UTC), "schema_version": 1,
     }  # fmt: skip
     return history.promote(Promotion(label=label, **{**told, **more}))
 
@@ -103,7 +103,7 @@ def test_where_nothing_is_looser_nothing_is_said(project: Project) -> None:
 def test_the_last_promotion_counts_whatever_its_label(project: Project) -> None:
     history, tight = released(project)
     loose = record_one(history, project.path / "before", ordinary(0.04), text=SAME)
-    later = datetime(2026, 11, 20, 11, 30, tzinfo=timezone.utc)
+    later = datetime(2026, 11, 20, 11, 30, tzinfo=UTC)
     promote(history, loose, "v1.1", created=later)
     assert said(gate(project)) == []
     promote(history, tight, "v1.0", created=later + timedelta(minutes=1))
@@ -137,7 +137,7 @@ def gone(project: Project, recorded: Recorded) -> str:
 
 
 def no_id(project: Project, recorded: Recorded) -> str:
-    created = datetime(2026, 11, 21, tzinfo=timezone.utc)
+    created = datetime(2026, 11, 21, tzinfo=UTC)
     promote(History(str(project.path / FOLDER)), recorded, record="../../x", created=created)
     return "thresholds/tiny.yaml::tiny at v1.2: '../../x' is no id of a record"
 

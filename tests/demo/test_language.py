@@ -1,0 +1,172 @@
+"""The probability of each word of the demo's text, beside a slow sum over all ways to derive it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from sae_guard.demo.grammar import KINDS, WORDS, Kind
+from sae_guard.demo.language import (
+    Document,
+    Reader,
+    draw,
+    parse,
+    pieces,
+    probabilities,
+    surprisals,
+)
+
+VOCABULARY = sorted(
+    {word for lists in WORDS.values() for words in lists.values() for word in words.split()}
+    | {a.word for k in KINDS for s in k.first + k.sentences for a in parse(s) if a.word}
+    | {"\n"}
+)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def document(request: pytest.FixtureRequest) -> Document:
+    """A document of two sentences of each kind."""
+    return draw(request.param, "short", 2, Random(7))
+
+
+def kind_of(document: Document) -> Kind:
+    return next(kind for kind in KINDS if kind.name == document.kind)
+
+
+def derivations(
+    kind: Kind, topic: str, words: tuple[str, ...], before: int, fixed: dict[str, str]
+) -> Iterator[float]:
+    """Yield the probability of each way to make ``words`` of whole sentences, after ``before``."""
+    if not words:
+        yield 1.0
+        return
+    chance = 1.0
+    if before >= 0:
+        chance = 0.85
+        if words[0] == "\n":
+            chance, words = 0.15, words[1:]
+    all_of_them = kind.first + kind.sentences
+    allowed = range(len(kind.first)) if before < 0 else range(len(kind.first), len(all_of_them))
+    followers = [i for i in allowed if i != before]
+    for sentence in followers:
+        for atoms, share in variants(all_of_them[sentence].split()):
+            memory, probability = dict(fixed), chance * share / len(followers)
+            for atom, word in zip(atoms, words, strict=False):
+                probability *= emitted(atom, word, topic, memory)
+            if probability and len(atoms) <= len(words):
+                for rest in derivations(kind, topic, words[len(atoms) :], sentence, memory):
+                    yield probability * rest
+
+
+def variants(atoms: list[str]) -> Iterator[tuple[list[str], float]]:
+    """Yield the sentence with and without each of its optional parts, and how probable that is."""
+    if "[" not in atoms:
+        yield atoms, 1.0
+        return
+    start, end = atoms.index("["), atoms.index("]")
+    for inside in (atoms[start + 1 : end], []):
+        for rest, share in variants(atoms[end + 1 :]):
+            yield atoms[:start] + inside + rest, share / 2
+
+
+def emitted(atom: str, word: str, topic: str, memory: dict[str, str]) -> float:
+    """Return the probability that an atom, as it is written in the grammar, is this word."""
+    if not atom.startswith("{"):
+        return float(atom == word)
+    name = atom[1:-1]
+    list_ = name.split("@")[0].rstrip("*=")
+    if name.endswith("="):
+        key = f"{list_}="
+    elif name.endswith("*"):
+        key = f"{list_}*"
+    else:
+        key = f"{name} {memory[name.split('@')[1] + '=']}" if "@" in name else ""
+    chance = (
+        float(memory[key] == word) if key in memory else probabilities(list_, topic).get(word, 0.0)
+    )
+    if key:
+        memory[key] = word
+    memory[f"{list_}="] = word
+    return chance
+
+
+def test_words_are_as_probable_as_all_their_derivations_together(document: Document) -> None:
+    kind = kind_of(document)
+    slowly = math.fsum(
+        probability / len(kind.topics)
+        for topic in kind.topics
+        for probability in derivations(kind, topic, document.words, -1, {})
+    )
+    assert math.fsum(surprisals(document)) == pytest.approx(-math.log(slowly), abs=1e-9)
+
+
+def test_probabilities_of_the_next_word_sum_to_one(document: Document) -> None:
+    reader = Reader(kind_of(document))
+    for number, word in enumerate(document.words):
+        if number % 4 == 0:
+            total = math.fsum(map(reader.probability, VOCABULARY))
+            assert total == pytest.approx(1.0, abs=1e-9)
+        assert reader.probability(word) == reader.read(word)
+
+
+def test_a_word_that_cannot_stand_there_is_an_error(document: Document) -> None:
+    broken = Document("broken", document.kind, (*document.words[:4], "SAE"))
+    with pytest.raises(
+        ValueError, match=f"'SAE' cannot stand there in a document of kind {document.kind}"
+    ):
+        surprisals(broken)
+
+
+def test_a_price_stays_what_it_was() -> None:
+    """What a document fixed is certain when it comes back."""
+    words = [
+        "Market",
+        "of",
+        "Selby",
+        ",",
+        "Monday",
+        ":",
+        "wheat",
+        "at",
+        "3",
+        ",",
+        "tin",
+        "at",
+        "9",
+        ".",
+        "Today",
+        "wheat",
+        "is",
+        "at",
+        "3",
+    ]
+    assert surprisals(Document("m", "market", tuple(words)))[-1] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="cannot stand"):
+        surprisals(Document("m", "market", (*words[:-1], "9")))
+
+
+@pytest.mark.parametrize("list_", sorted(WORDS))
+def test_no_word_stands_twice_in_a_list(list_: str) -> None:
+    words = [word for part in WORDS[list_].values() for word in part.split()]
+    assert len(set(words)) == len(words)
+    for topic in ("", "storm"):
+        assert math.fsum(probabilities(list_, topic).values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_grammar_is_written_as_it_is_read(kind: Kind) -> None:
+    named = {atom.list for sentence in kind.first + kind.sentences for atom in parse(sentence)}
+    assert named <= WORDS.keys() | {""}
+    topics = {topic for lists in WORDS.values() for topic in lists}
+    assert set(kind.topics) <= topics
+    for sentence in kind.first + kind.sentences:
+        assert sentence.count("[") == sentence.count("]")
+        assert sentence[-1] in ".?"
+
+
+def test_text_has_blanks_where_one_writes_them() -> None:
+    words = ("Take", "two", "eggs", ",", "salt", ".", "\n", "Add", "milk", ".")
+    assert "".join(pieces(words)) == "Take two eggs, salt.\nAdd milk."
