@@ -7,17 +7,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
 
-import sae_guard
 from sae_guard.cache import Cache, CacheError, Entry
 from sae_guard.corpus import Corpus
+from sae_guard.engine.code_hash import code_hash
 from sae_guard.engine.place import Place
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
@@ -54,7 +52,7 @@ class Memory:
             "model": model.identity | {"name": "", "revision": ""},
             "corpus": corpus.sha256,
             "device": _device(model.device),
-            "code": _code(),
+            "code": code_hash(),
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         }
         try:
@@ -150,23 +148,6 @@ def contents(sae: SAE) -> dict[str, Any]:
 
 def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@cache
-def _code() -> str:
-    """Hash of the code that measures: numbers of another version are not those of this one."""
-    hashed = xxhash.xxh3_128()
-    for path in _sources():
-        hashed.update(path.read_bytes())
-    return hashed.hexdigest()
-
-
-def _sources() -> Iterator[Path]:
-    root = Path(sae_guard.__file__).parent
-    for room in ("activations.py", "sae.py", "coding.py"):
-        yield root / room
-    for room in ("metrics", "model", "engine"):
-        yield from sorted((root / room).rglob("*.py"))
 
 
 def digest(parts: Mapping[str, Any]) -> str:
