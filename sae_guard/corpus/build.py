@@ -4,20 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sae_guard.corpus import sources
-from sae_guard.corpus.windows import Corpus, Document, encode
+from sae_guard.corpus.windows import Corpus, Document, SpecialTokens, encode
 from sae_guard.errors import SetupError
-
-if TYPE_CHECKING:
-    from sae_guard.spec import DataSpec
 
 # A dataset may be larger than any disk: reading stops at this many windows per window kept.
 _POOL = 16
 
 
-def build_corpus(data: DataSpec, tokenizer: Any, base: Path) -> Corpus:
+class DatasetBlock(Protocol):
+    """Describes a dataset of the Hugging Face hub, or a folder that `datasets` has saved."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+class DataBlock(Protocol):
+    """Describes a token set: one source, and the policy that cuts and masks its tokens.
+
+    Specs hold such blocks, and say what each key means.
+    """
+
+    @property
+    def text(self) -> tuple[str, ...] | None: ...
+    @property
+    def jsonl(self) -> tuple[str, ...] | None: ...
+    @property
+    def tokens(self) -> tuple[str, ...] | None: ...
+    @property
+    def dataset(self) -> DatasetBlock | None: ...
+    @property
+    def modules(self) -> tuple[str, ...] | None: ...
+    @property
+    def column(self) -> str: ...
+    @property
+    def source_field(self) -> str | None: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def sequences(self) -> int: ...
+    @property
+    def prepend_bos(self) -> bool: ...
+    @property
+    def special_tokens(self) -> SpecialTokens: ...
+    @property
+    def seed(self) -> int: ...
+    def model_dump(self, *, mode: str, exclude_none: bool) -> dict[str, Any]: ...
+
+
+def build_corpus(data: DataBlock, tokenizer: Any, base: Path) -> Corpus:
     """The token windows that a spec's data block describes.
 
     Args:
@@ -42,7 +85,7 @@ def build_corpus(data: DataSpec, tokenizer: Any, base: Path) -> Corpus:
     )
 
 
-def _documents(data: DataSpec, tokenizer: Any, base: Path) -> Iterator[Document]:
+def _documents(data: DataBlock, tokenizer: Any, base: Path) -> Iterator[Document]:
     if data.tokens is not None:
         for path in sources.expand(data.tokens, base):
             for source, ids in sources.token_file(
@@ -56,7 +99,7 @@ def _documents(data: DataSpec, tokenizer: Any, base: Path) -> Iterator[Document]
         yield Document(encode(text, tokenizer), source)
 
 
-def _texts(data: DataSpec, base: Path) -> Iterator[sources.Found]:
+def _texts(data: DataBlock, base: Path) -> Iterator[sources.Found]:
     if data.text is not None:
         return sources.text_files(sources.expand(data.text, base), base)
     if data.jsonl is not None:
