@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,16 +29,6 @@ class Excerpts:
     """By sequence and position."""
     sequences: Mapping[int, str] = field(default_factory=dict)
     """How sequences begin."""
-
-    @classmethod
-    def union(cls, parts: Iterable[Excerpts]) -> Excerpts:
-        """All texts of several."""
-        tokens: dict[tuple[int, int], Around] = {}
-        sequences: dict[int, str] = {}
-        for part in parts:
-            tokens |= part.tokens
-            sequences |= part.sequences
-        return cls(tokens, sequences)
 
     @property
     def plain(self) -> list[list[list[Any]]]:

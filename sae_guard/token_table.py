@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,22 +51,6 @@ class TokenTable:
         for name, column in self.columns.items():
             if column.shape != self.scored.shape or column.dtype != np.float32:
                 raise ValueError(f"token column {name!r} is {column.dtype}{list(column.shape)}")
-
-    @classmethod
-    def union(
-        cls, parts: Sequence[TokenTable | None], order: NDArray[np.intp]
-    ) -> TokenTable | None:
-        """The rows of all parts, in this order; None where a part has none."""
-        tables = [part for part in parts if part is not None]
-        if len(tables) < len(parts):
-            return None
-        return cls(
-            np.concatenate([table.scored for table in tables])[order],
-            {
-                name: np.concatenate([table.columns[name] for table in tables])[order]
-                for name in tables[0].columns
-            },
-        )
 
     def combined(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
         """A sum of columns per token, in float64, shape [n_sequences, pos]."""

@@ -13,17 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_guard.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
-from sae_guard.checkpoints.families.saelens import ARCHITECTURES
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.sae import SAE, DecoderNorm, SaeSource
 from sae_guard.testing import saes
+
+_SAELENS_ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
 
 
 def saelens_saes() -> st.SearchStrategy[SAE]:
     """SAEs that a folder of SAELens 6 can hold."""
     return (
         saes()
-        .filter(lambda sae: sae.activation.architecture in ARCHITECTURES)
+        .filter(lambda sae: sae.activation.architecture in _SAELENS_ARCHITECTURES)
         .filter(lambda sae: not getattr(sae.activation, "inclusive", False))
         .map(
             lambda sae: replace(

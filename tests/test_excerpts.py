@@ -1,4 +1,4 @@
-"""Texts by their place: as plain values and back, and put together."""
+"""Texts by their place: as plain values and back."""
 
 from __future__ import annotations
 
@@ -20,11 +20,3 @@ excerpts = st.builds(
 @given(excerpts)
 def test_plain_values_say_all_of_it(texts: Excerpts) -> None:
     assert Excerpts.of(json.loads(json.dumps(texts.plain))) == texts
-
-
-@given(excerpts, excerpts)
-def test_a_union_has_the_texts_of_all(one: Excerpts, other: Excerpts) -> None:
-    both = Excerpts.union([one, other])
-    assert both.tokens == {**one.tokens, **other.tokens}
-    assert both.sequences == {**one.sequences, **other.sequences}
-    assert Excerpts.union([]) == Excerpts()

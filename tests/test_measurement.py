@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sae_guard.errors import InfrastructureError, SetupError, UndefinedMetricError
 from sae_guard.excerpts import Around, Excerpts
-from sae_guard.measurement import Measurement, load, merge, save
+from sae_guard.measurement import Measurement, load, save
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.testing import measurements
 
@@ -70,17 +70,11 @@ def test_every_ratio_metric_equals_its_slow_definition(m: Measurement, name: str
 
 
 @given(measurements(min_sequences=2), st.sampled_from(RATIOS), st.randoms())
-def test_no_metric_depends_on_row_order_or_batch_split(
-    m: Measurement, name: str, random: object
-) -> None:
+def test_no_metric_depends_on_row_order(m: Measurement, name: str, random: Random) -> None:
     order = list(range(m.n_sequences))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    cut = len(order) // 2
-    parts = [rows(m, sorted(part)) for part in (order[:cut], order[cut:])]
-    whole = merge(parts)
-    assert whole[name] == m[name]
-    assert whole.estimate(name) == m.estimate(name)
-    assert whole.firings.tolist() == m.firings.tolist()
+    random.shuffle(order)
+    shuffled = changed(m, **{column: values[order] for column, values in m.sums.items()})
+    assert shuffled[name] == pytest.approx(m[name], rel=1e-9, abs=1e-9)
 
 
 @given(measurements())
@@ -214,10 +208,6 @@ def test_columns_on_request_may_be_absent_from_all_rows(tmp_path: Path, m: Measu
     for name in ("kl_random_error", "kl_vs_random_error"):
         with pytest.raises(UndefinedMetricError, match=f"{name} was not measured: bound it in"):
             bare[name]
-    some, others = rows(m, [0]), rows(bare, list(range(1, m.n_sequences)))
-    with pytest.raises(ValueError, match="the parts have different columns"):
-        merge([some, others])
-    assert merge([rows(bare, [0]), others]).sums.keys() == set(COLUMNS)
     for name in COLUMNS:
         with pytest.raises(ValueError, match="columns are"):
             dataclasses.replace(m, sums={k: v for k, v in m.sums.items() if k != name})
@@ -240,24 +230,6 @@ def test_sources_and_texts_are_saved(tmp_path: Path, m: Measurement, data: st.Da
     save(m, tmp_path / "m.npz")
     again = load(tmp_path / "m.npz")
     assert (again.sources, again.excerpts) == (m.sources, m.excerpts)
-
-
-@given(measurements(min_sequences=2), st.randoms())
-def test_merging_keeps_the_source_of_each_row(m: Measurement, random: Random) -> None:
-    order = list(range(m.n_sequences))
-    random.shuffle(order)
-    parts = []
-    for chosen in (sorted(order[:1]), sorted(order[1:])):
-        text = Excerpts({(row, 0): Around("", "", str(row)) for row in chosen})
-        names = tuple(f"source {row}" for row in chosen)
-        parts.append(dataclasses.replace(rows(m, chosen), sources=names, excerpts=text))
-    whole = merge(parts)
-    assert whole.sources == tuple(f"source {row}" for row in range(m.n_sequences))
-    assert {at: around.next for at, around in whole.excerpts.tokens.items()} == {
-        (row, 0): str(row) for row in range(m.n_sequences)
-    }
-    nameless = dataclasses.replace(parts[0], sources=())
-    assert merge([nameless, parts[1]]).sources == ()
 
 
 @given(measurements())
@@ -283,14 +255,9 @@ def test_an_unreadable_measurement_is_an_infrastructure_error(
 
 
 @given(measurements(min_sequences=2))
-def test_merging_refuses_duplicates_and_strangers(m: Measurement) -> None:
+def test_a_sequence_has_one_row(m: Measurement) -> None:
     with pytest.raises(ValueError, match="not strictly ascending"):
-        merge([m, m])
-    other = dataclasses.replace(m, provenance=dataclasses.replace(m.provenance, device="cuda:0"))
-    with pytest.raises(ValueError, match="provenance differs"):
-        merge([m, other])
-    with pytest.raises(ValueError, match="nothing to merge"):
-        merge([])
+        dataclasses.replace(m, sequences=np.zeros_like(m.sequences))
 
 
 @given(measurements())

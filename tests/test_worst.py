@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from sae_guard.excerpts import Around, Excerpts
-from sae_guard.measurement import Measurement, Provenance, merge
+from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 from sae_guard.views import Slice
@@ -129,17 +128,6 @@ def test_the_worst_are_the_first_of_all_when_they_are_sorted(
         for name in ("ce_clean", "ce_patched"):
             mean = m.tokens.columns[name][row, chosen].mean(dtype=np.float64)
             assert getattr(sequence, name) == pytest.approx(mean)
-
-
-@given(measured(), most, most, slices, st.randoms())
-def test_they_depend_neither_on_shards_nor_on_their_order(
-    m: Measurement, tokens: int, sequences: int, part: Slice | None, random: Random
-) -> None:
-    shards = [rows(m, [row]) for row in range(m.n_sequences)]
-    random.shuffle(shards)
-    whole = merge(shards)
-    asked = {"tokens": tokens, "sequences": sequences}
-    assert repr(worst(whole, **asked, slice=part)) == repr(worst(m, **asked, slice=part))
 
 
 def rows(m: Measurement, chosen: list[int]) -> Measurement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,34 +194,3 @@ class Measurement:
         frequency = self.firings / self.n_tokens
         chosen = frequency > firing_above if firing_above else frequency == 0
         return float(chosen.mean())
-
-
-def merge(parts: Sequence[Measurement]) -> Measurement:
-    """The measurement of all rows of ``parts``, in the order of the corpus.
-
-    Raises:
-        ValueError: There are no parts, their provenance differs, or a sequence appears twice.
-    """
-    if not parts:
-        raise ValueError("nothing to merge")
-    first = parts[0]
-    if any(part.provenance != first.provenance for part in parts):
-        raise ValueError("the parts were measured on different things (provenance differs)")
-    if any(part.sums.keys() != first.sums.keys() for part in parts):
-        raise ValueError("the parts have different columns")
-    sequences = np.concatenate([part.sequences for part in parts])
-    order = np.argsort(sequences, kind="stable")
-    return Measurement(
-        sequences[order],
-        {name: np.concatenate([p.sums[name] for p in parts])[order] for name in first.sums},
-        np.sum([part.firings for part in parts], axis=0, dtype=np.int64),
-        first.provenance,
-        TokenTable.union([part.tokens for part in parts], order),
-        _merged_sources([part.sources for part in parts], order),
-        Excerpts.union(part.excerpts for part in parts),
-    )
-
-
-def _merged_sources(parts: Sequence[tuple[str, ...]], order: NDArray[np.intp]) -> tuple[str, ...]:
-    sources = [source for part in parts for source in part]
-    return tuple(sources[row] for row in order) if len(sources) == len(order) else ()

@@ -58,10 +58,11 @@ def above_zero(
     n = g.shape[-1]
     if n < rule.minimum or not n < total:
         return np.zeros(g.shape[:-1], dtype=np.bool_)
-    needed, mean, square, skewness = -math.log(alpha), *_moments(g)
-    said: NDArray[np.bool_] = _evidence(mean, square, skewness, n, total, rule) >= needed
+    needed = -math.log(alpha)
+    said: NDArray[np.bool_] = log_evidence(g, total, rule=rule) >= needed
     if unseen is None or not said.any():
         return said
+    _, _, skewness = _moments(g)
     worst = np.broadcast_to(np.asarray(unseen)[..., None], (*g.shape[:-1], 1))
     mean, square, _ = _moments(np.concatenate([g, worst], axis=-1))
     return said & (_evidence(mean, square, skewness, n + 1, total, rule) >= needed)

@@ -21,8 +21,6 @@ from sae_guard.checkpoints.reading.files import sha256
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 
-ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
-
 
 @dataclass(frozen=True)
 class Kind:
