@@ -1,15 +1,16 @@
-"""``~`` in what people write for a path, wherever that is."""
+"""``~`` in what people write for a path, wherever that is; and files that are written whole."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from sae_guard.cache import chosen_root
 from sae_guard.corpus.sources import expand
 from sae_guard.errors import SetupError
-from sae_guard.paths import expanded
+from sae_guard.paths import expanded, write_whole
 from sae_guard.spec import ModelSpec
 
 NOBODY = "~nobody-is-called-so/x"
@@ -27,3 +28,27 @@ def test_a_path_of_nobody_is_not_found_and_no_crash(tmp_path: Path) -> None:
     assert chosen_root(NOBODY) == Path(NOBODY)
     with pytest.raises(SetupError, match="nobody-is-called-so"):
         expand([NOBODY], tmp_path)
+
+
+def test_a_file_is_written_through_links_and_keeps_its_mode(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"before")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    write_whole(link, b"after")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"after"
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_fails_half_way_is_the_one_before(tmp_path: Path) -> None:
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    path = tmp_path / "file"
+    write_whole(path, b"whole")
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]

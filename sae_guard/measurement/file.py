@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from sae_guard.errors import InfrastructureError
 from sae_guard.excerpts import Excerpts
 from sae_guard.measurement.table import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, ON_REQUEST
+from sae_guard.paths import write_whole
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
 
 SCHEMA_VERSION = 3
@@ -24,21 +24,17 @@ SCHEMA_VERSION = 3
 
 def save(measurement: Measurement, path: Path) -> None:
     """Write the measurement, bit for bit, as one ``.npz`` that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            schema=np.array(SCHEMA_VERSION),
-            provenance=np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
-            sequences=measurement.sequences,
-            firings=measurement.firings,
-            sources=np.array(json.dumps(measurement.sources)),
-            excerpts=np.array(json.dumps(measurement.excerpts.plain)),
-            **{f"sum.{name}": column for name, column in measurement.sums.items()},
-            **_token_arrays(measurement.tokens),
-        )
-    partial.replace(path)
+    arrays = {
+        "schema": np.array(SCHEMA_VERSION),
+        "provenance": np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
+        "sequences": measurement.sequences,
+        "firings": measurement.firings,
+        "sources": np.array(json.dumps(measurement.sources)),
+        "excerpts": np.array(json.dumps(measurement.excerpts.plain)),
+        **{f"sum.{name}": column for name, column in measurement.sums.items()},
+        **_token_arrays(measurement.tokens),
+    }
+    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def load(path: Path) -> Measurement:

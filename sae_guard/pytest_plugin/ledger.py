@@ -7,12 +7,12 @@ pytest like a test that never was; here it is an error.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.paths import write_whole
 from sae_guard.pytest_plugin.gate import Gate
 from sae_guard.pytest_plugin.options import EXIT_ERROR
 
@@ -143,7 +143,6 @@ class Ledger:
         path = self.gate.options.json
         if path is None:
             return
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         text = to_json(
             self.in_order,
             verdict=self.verdict(exitstatus),
@@ -151,10 +150,8 @@ class Ledger:
             looser=self.tracker.rows(),
         )
         try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            write_whole(path, text.encode())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             pytest.exit(f"--sae-json {path} cannot be written: {error}", EXIT_ERROR)
 
     def pytest_terminal_summary(
