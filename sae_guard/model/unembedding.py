@@ -7,7 +7,7 @@ is off by up to 0.06 nats. The final hidden states are the model's; what follows
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,14 +15,22 @@ from torch import Tensor
 
 from sae_guard.errors import SetupError
 
-if TYPE_CHECKING:
-    from sae_guard.model.language_model import LanguageModel
-
 _SOFT_CAP = "final_logit_softcapping"  # Gemma 2; the model applies it after its unembedding
 
 # ‖difference‖ / ‖logits‖ of a matrix product beside what it stands for: kernels add in another
 # order, and halves are rounded to 8 bits, with a soft cap a few times.
 _TOLERANCE, _TOLERANCE_OF_HALVES = 1e-5, 1e-2
+
+
+class BridgedModel(Protocol):
+    """Holds a bridge of TransformerLens: what an unembedding is made of."""
+
+    @property
+    def bridge(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def vocabulary_size(self) -> int: ...
 
 
 class _Affine(NamedTuple):
@@ -43,7 +51,7 @@ class Unembedding:
     """Tokens that are predicted over."""
 
     @classmethod
-    def of(cls, model: LanguageModel) -> Unembedding:
+    def of(cls, model: BridgedModel) -> Unembedding:
         """The unembedding of a model; raises `SetupError` where it has none.
 
         A model of halves is given a float32 copy of its matrix: ask `LanguageModel.unembedding`,

@@ -11,7 +11,7 @@ import pytest
 
 from sae_guard.errors import SetupError
 from sae_guard.project import SPECS
-from sae_guard.pytest_plugin import early, recording, versions
+from sae_guard.pytest_plugin import early
 from sae_guard.pytest_plugin.parsers import device, flag, number, number_or_text, whole
 from sae_guard.workbench import EarlyOptions
 
@@ -134,8 +134,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     _add_run_options(group)
     early.add_options(group)
-    recording.add_options(parser, group)
-    versions.add_options(group)
+    _add_history_options(parser, group)
     _add_sae_options(group)
     parser.addini(
         "sae_specs",
@@ -180,6 +179,31 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         metavar="GIB",
         type=number("--sae-cache-gib"),
         help=f"what the cache may hold (default: {_CACHE_GIB}); the least recently used goes first",
+    )
+
+
+def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
+    """What is recorded, and which record is compared with."""
+    group.addoption(
+        "--sae-record",
+        default=None,
+        metavar="NAME",
+        help="keep what is measured as a record of this version, such as v1.2, with thresholds and "
+        "verdicts, in the folder of the ini option sae_history",
+    )
+    parser.addini(
+        "sae_history",
+        "folder of the records, relative to the root folder, or any URL that fsspec knows "
+        "(default: $SAE_GUARD_HISTORY, or .sae_guard/history)",
+        default="",
+    )
+    group.addoption(
+        "--sae-baseline",
+        default=None,
+        metavar="VERSION",
+        help="recorded version that max_increase and max_decrease compare with: a label that was "
+        "promoted, or a record's name or id (default: `baseline` in the spec); none leaves these "
+        "thresholds out, for the first version",
     )
 
 

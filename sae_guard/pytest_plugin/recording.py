@@ -24,23 +24,6 @@ if TYPE_CHECKING:
 Find = Callable[["Case"], "Found | None"]
 
 
-def add_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
-    """Declare the options."""
-    group.addoption(
-        "--sae-record",
-        default=None,
-        metavar="NAME",
-        help="keep what is measured as a record of this version, such as v1.2, with thresholds and "
-        "verdicts, in the folder of the ini option sae_history",
-    )
-    parser.addini(
-        "sae_history",
-        "folder of the records, relative to the root folder, or any URL that fsspec knows "
-        "(default: $SAE_GUARD_HISTORY, or .sae_guard/history)",
-        default="",
-    )
-
-
 class Recorder:
     """Records what was measured, once all is told; on the controller only."""
 

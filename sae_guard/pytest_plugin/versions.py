@@ -12,25 +12,13 @@ from sae_guard.errors import SaeGuardError
 if TYPE_CHECKING:
     from sae_guard.cases import Case
     from sae_guard.comparison import Baseline
-    from sae_guard.history import Earlier
+    from sae_guard.history.earlier import Earlier
     from sae_guard.measurement import Measurement
     from sae_guard.pareto import ParetoVerdict
     from sae_guard.pytest_plugin.gate import Gate
-    from sae_guard.verdicts import Threshold
+    from sae_guard.thresholds import Threshold
 
 VERSIONS = pytest.StashKey["Versions"]()
-
-
-def add_options(group: pytest.OptionGroup) -> None:
-    """Declare the options."""
-    group.addoption(
-        "--sae-baseline",
-        default=None,
-        metavar="VERSION",
-        help="recorded version that max_increase and max_decrease compare with: a label that was "
-        "promoted, or a record's name or id (default: `baseline` in the spec); none leaves these "
-        "thresholds out, for the first version",
-    )
 
 
 class Versions:
@@ -47,7 +35,8 @@ class Versions:
 
     @cached_property
     def _earlier(self) -> Earlier:
-        from sae_guard.history import Earlier, History, where
+        from sae_guard.history import History, where
+        from sae_guard.history.earlier import Earlier
 
         return Earlier(History(where.chosen(self._folder, self._gate.options.root)))
 
