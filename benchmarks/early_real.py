@@ -22,8 +22,9 @@ from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import metric
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.statistics.sequential import Rule
+from sae_guard.thresholds import Threshold
 from sae_guard.token_table import TokenTable
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.verdicts import judge
 from sae_guard.views import View, estimate
 
 METRICS = ("kl", "ce_increase", "reconstruction_score", "l0", "explained_variance", "kl.p99")

@@ -11,7 +11,7 @@ from sae_guard.early import stands
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS
 from sae_guard.statistics.sequential import Rule, above_zero
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 
 SEEN_WORST = 1.5
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel, load_model
     from sae_guard.sae import SAE
-    from sae_guard.verdicts import Threshold, Verdict, judge
+    from sae_guard.thresholds import Threshold
+    from sae_guard.verdicts import Verdict, judge
 
 # Resolved on first use: the pytest plugin imports this package in every pytest run.
 _HOME = {
@@ -25,7 +26,7 @@ _HOME = {
     "LanguageModel": "model",
     "Measurement": "measurement",
     "SaeGuardError": "errors",
-    "Threshold": "verdicts",
+    "Threshold": "thresholds",
     "Verdict": "verdicts",
     "compare": "comparison",
     "diagnose": "api",

@@ -14,7 +14,7 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.metrics.table import ON_REQUEST, metric
 from sae_guard.pareto import Pareto
 from sae_guard.spec import Spec
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 
 CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
     # The patch of the identity changes no bit of the activation, so neither of any logit; the

@@ -20,7 +20,8 @@ from sae_guard.metrics.metric import Side
 from sae_guard.metrics.table import metric
 from sae_guard.statistics import NOISE
 from sae_guard.statistics.sequential import Rule, above_zero, evidence_of_moments
-from sae_guard.verdicts import Prefix, Status, Threshold, Verdict, undefined
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import Prefix, Status, Verdict, undefined
 from sae_guard.views import WORST, Terms, beyond, estimate, level, terms
 
 _SURE_DENOMINATOR = 10.0

@@ -30,7 +30,7 @@ from sae_guard.activations import (
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.sae import SAE, SaeSource
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 
 __all__ = ["logit_pairs", "logits", "measurements", "saes", "thresholds", "token_sums"]
 

@@ -15,7 +15,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from sae_guard.errors import SetupError
 from sae_guard.metrics.metric import Side
 from sae_guard.metrics.table import metric
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 from sae_guard.views import View
 
 _DIGITS = 3

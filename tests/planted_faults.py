@@ -23,7 +23,8 @@ from sae_guard.errors import LoadError
 from sae_guard.examination import examine
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 
 

@@ -16,8 +16,9 @@ from sae_guard.early import Early, needs_mean, needs_spread, stands
 from sae_guard.measurement import FiringSpread, Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.statistics.sequential import Rule
+from sae_guard.thresholds import Threshold
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.verdicts import Status, Threshold, judge
+from sae_guard.verdicts import Status, judge
 from sae_guard.views import Slice
 
 TOTAL, TOKENS = 400, 20

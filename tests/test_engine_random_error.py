@@ -19,7 +19,8 @@ from sae_guard.engine.random_error import COLUMN, directions, with_random_error
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.measurement import load, save
 from sae_guard.model import LanguageModel
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from sae_guard.views import WORST, Slice, View, estimate
 from tests.test_engine import likely_corpus, make_sae
 from tests.test_engine_fast import MLP, RESIDUAL, assert_same

@@ -17,7 +17,7 @@ from sae_guard.history.record_rows import ParetoRow, ThresholdRow
 from sae_guard.history.tracking import last_promotion, looser, tracked
 from sae_guard.pareto import Pareto
 from sae_guard.report import looser_line
-from sae_guard.verdicts import OnUndecided, Threshold
+from sae_guard.thresholds import OnUndecided, Threshold
 from tests.recorded import ordinary, record_one
 
 START = datetime(2026, 11, 25, tzinfo=UTC)

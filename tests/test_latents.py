@@ -21,7 +21,8 @@ from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import load_model
 from sae_guard.spec import read_data
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 
 TOKENS = 20_000
 

@@ -9,7 +9,8 @@ import numpy as np
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.report import every_metric, metric_table
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from sae_guard.wire import Outcome
 from tests.recorded import ordinary
 

@@ -13,7 +13,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import SpecError
 from sae_guard.pareto import Pareto
 from sae_guard.spec import load_specs
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 from sae_guard.views import Slice
 
 GOOD = """\

@@ -15,8 +15,8 @@ from sae_guard.errors import SetupError
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec.bounds import problems
 from sae_guard.spec.threshold_models import Bounds
+from sae_guard.thresholds import Threshold
 from sae_guard.tightening import Decision, Measured, tightened
-from sae_guard.verdicts import Threshold
 from sae_guard.views import View
 
 

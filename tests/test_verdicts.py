@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements, thresholds
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 
 RATIOS = [name for name, metric in METRICS.items() if metric.firing_above is None]
 

@@ -15,7 +15,8 @@ from sae_guard.early import stands
 from sae_guard.measurement import Measurement
 from sae_guard.statistics.sequential import Rule
 from sae_guard.testing import measurements
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from sae_guard.views import Slice, View
 from tests.recorded import ordinary
 from tests.test_comparison import OTHERS, with_provenance, worse

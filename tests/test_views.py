@@ -18,8 +18,9 @@ from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.statistics import quantile_interval
+from sae_guard.thresholds import Threshold
 from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.verdicts import judge
 from sae_guard.views import WORST, Slice, View, estimate, level
 
 

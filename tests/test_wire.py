@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
 from sae_guard.testing import measurements, thresholds
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from sae_guard.wire import Outcome
 from sae_guard.worst import worst
 

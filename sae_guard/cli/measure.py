@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from sae_guard.history.make import Occasion
     from sae_guard.measurement import Measurement
     from sae_guard.pareto import ParetoVerdict
-    from sae_guard.verdicts import Threshold, Verdict
+    from sae_guard.thresholds import Threshold
+    from sae_guard.verdicts import Verdict
     from sae_guard.wire import Outcome
 
 _COLUMNS = (
@@ -120,7 +121,8 @@ class Versions:
 
     def __init__(self, folder: str | None, baseline: str | None, record: str | None) -> None:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
-        from sae_guard.history import NO_VERSION, Earlier, History, where
+        from sae_guard.history import NO_VERSION, History, where
+        from sae_guard.history.earlier import Earlier
         from sae_guard.history.make import Occasion
 
         here = Path.cwd()

@@ -12,8 +12,8 @@ from sae_guard.errors import SetupError, allowed
 from sae_guard.metrics.table import METRICS
 from sae_guard.spec import Spec
 from sae_guard.statistics import Estimate, rescaled
+from sae_guard.thresholds import Threshold
 from sae_guard.tightening import Measured
-from sae_guard.verdicts import Threshold
 from sae_guard.views import View, level
 from sae_guard.wire import Outcome
 

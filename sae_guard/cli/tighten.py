@@ -19,8 +19,8 @@ from sae_guard.errors import SaeGuardError, SetupError, allowed
 
 if TYPE_CHECKING:
     from sae_guard.spec import Spec
+    from sae_guard.thresholds import Threshold
     from sae_guard.tightening import Decision
-    from sae_guard.verdicts import Threshold
     from sae_guard.wire import Outcome
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -1,6 +1,5 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
-from sae_guard.history.earlier import Earlier
 from sae_guard.history.naming import holding, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
     NO_VERSION,
@@ -20,7 +19,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "Certificate",
     "ChangedError",
-    "Earlier",
     "History",
     "HistoryError",
     "NotRecordedError",

@@ -19,7 +19,8 @@ from sae_guard.history.record_rows import MetricRow, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
 from sae_guard.measurement import Measurement
 from sae_guard.metrics.table import METRICS
-from sae_guard.verdicts import Threshold, judge
+from sae_guard.thresholds import Threshold
+from sae_guard.verdicts import judge
 from sae_guard.views import CHANGE, View, estimate
 
 TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ from sae_guard.history.record import HistoryError, Promotion, Recorded
 from sae_guard.history.store import History
 from sae_guard.measurement import Measurement, Provenance
 from sae_guard.pareto import Pareto, ParetoVerdict, Point, compared
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 
 
 class Earlier:

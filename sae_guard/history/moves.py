@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from sae_guard.history.record import Record
 from sae_guard.metrics.metric import Side
-from sae_guard.verdicts import OnUndecided, Threshold
+from sae_guard.thresholds import OnUndecided, Threshold
 
 Key = Literal["max", "min", "warn_max", "warn_min", "confidence", "on_undecided", "axes"]
 Change = Literal["tightened", "loosened", "added", "removed"]

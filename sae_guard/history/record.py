@@ -23,7 +23,8 @@ from sae_guard.history.record_rows import (
     SpecRow,
     ThresholdRow,
 )
-from sae_guard.verdicts import OnUndecided, Status
+from sae_guard.thresholds import OnUndecided
+from sae_guard.verdicts import Status
 
 SCHEMA_VERSION = 1
 """Of both kinds of JSON; raised with a way to read the older ones in `_UPGRADES`."""

@@ -14,7 +14,7 @@ from sae_guard.history.moves import (
 )
 from sae_guard.history.record import Promotion, Record, Recorded
 from sae_guard.pareto import Pareto
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class ControlsItem(CaseItem):
         self._record("warn" if told else "pass", message=told, controls=json.dumps(self._rows))
 
     def _measured(self, case: Case) -> Measurement:
-        from sae_guard.verdicts import Threshold, judge
+        from sae_guard.thresholds import Threshold
+        from sae_guard.verdicts import judge
 
         try:
             measurement = self.config.stash[WORKBENCH].measurement(case)

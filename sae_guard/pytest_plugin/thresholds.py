@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sae_guard.comparison import Baseline
     from sae_guard.diagnosis import Diagnosis
     from sae_guard.measurement import Measurement
-    from sae_guard.verdicts import Threshold, Verdict
+    from sae_guard.thresholds import Threshold
+    from sae_guard.verdicts import Verdict
     from sae_guard.wire import Outcome
     from sae_guard.workbench import Judged
     from sae_guard.worst import Worst

@@ -10,7 +10,7 @@ from sae_guard.errors import allowed
 from sae_guard.metrics.table import METRICS, Metric
 from sae_guard.spec.threshold_models import Bounds, WarnBounds
 from sae_guard.spec.values import Amount
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 from sae_guard.views import WORST, Slice, View
 
 Problem = tuple[tuple[str, ...], str]

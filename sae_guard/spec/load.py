@@ -18,7 +18,7 @@ from sae_guard.spec.messages import explain, written
 from sae_guard.spec.models import DataSpec, DocumentModel, ModelSpec
 from sae_guard.spec.threshold_models import Bounds
 from sae_guard.spec.values import flat
-from sae_guard.verdicts import Threshold
+from sae_guard.thresholds import Threshold
 from sae_guard.views import Slice
 
 Problem = tuple[int, str]

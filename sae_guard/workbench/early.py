@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sae_guard.comparison import Baseline
     from sae_guard.measurement import Measurement
     from sae_guard.spec import Spec
-    from sae_guard.verdicts import Threshold, Verdict
+    from sae_guard.thresholds import Threshold
+    from sae_guard.verdicts import Verdict
 
 ALPHA = 0.001
 
