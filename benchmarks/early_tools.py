@@ -1,4 +1,4 @@
-"""The rule of `sae_guard.early` for many simulated sets at once, held to it on some of them."""
+"""The rule of `sae_guard.early` for many simulated sets, held to it on few."""
 
 from __future__ import annotations
 
