@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_guard.activations import Activation, JumpReLU, TopK
-from sae_guard.coding import code
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import Activation, JumpReLU, TopK
+from sae_guard.sae.sparse_forward import code
 
 RUNS = 3
 ACTIVE = (16, 64, 256, 1024, 2048)

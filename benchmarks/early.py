@@ -26,8 +26,8 @@ from early_real import covered, early_and_whole, flop_share, subjects
 from early_tools import Sets, beside, state
 from numpy.typing import NDArray
 
-from sae_guard.metrics.table import metric
-from sae_guard.statistics.sequential import Rule
+from sae_guard.core.metrics.table import metric
+from sae_guard.core.statistics.sequential import Rule
 
 TOTAL, EVERY = 1024, 32
 MARGINS = (0.05, 0.10, 0.25, 0.50)

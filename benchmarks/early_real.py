@@ -14,18 +14,18 @@ from engine_tools import count
 from transformers import AutoTokenizer
 
 from sae_guard.checkpoints.load import load
+from sae_guard.core.early_verdicts import needs_mean, stands
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.token_table import TokenTable
+from sae_guard.core.metrics.table import metric
+from sae_guard.core.statistics.sequential import Rule
+from sae_guard.core.targets import View, estimate
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL, SAES, held_out_texts
-from sae_guard.early import needs_mean, stands
 from sae_guard.engine import Patch, measure, measure_until
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import metric
 from sae_guard.model import LanguageModel, load_model
-from sae_guard.statistics.sequential import Rule
-from sae_guard.thresholds import Threshold
-from sae_guard.token_table import TokenTable
-from sae_guard.verdicts import judge
-from sae_guard.views import View, estimate
 
 METRICS = ("kl", "ce_increase", "reconstruction_score", "l0", "explained_variance", "kl.p99")
 EVERY = 32

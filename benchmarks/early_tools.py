@@ -1,4 +1,4 @@
-"""The rule of `sae_guard.early` for many simulated sets, held to it on few."""
+"""The rule of `sae_guard.core.early_verdicts` for many simulated sets, held to it on few."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.early import stands
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS
-from sae_guard.statistics.sequential import Rule, above_zero
-from sae_guard.thresholds import Threshold
+from sae_guard.core.early_verdicts import stands
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.statistics.sequential import Rule, above_zero
+from sae_guard.core.thresholds import Threshold
 
 SEEN_WORST = 1.5
 

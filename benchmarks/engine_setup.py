@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from sae_guard.cache import Cache
 from sae_guard.checkpoints.load import load
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL
 from sae_guard.engine import Patch, measure, measure_all
-from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 
 # Both sides patch every token. SAELens scores KL and L0 at the last position of a window too, where

@@ -52,14 +52,14 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from sae_guard.activations import TopK
 from sae_guard.checkpoints.load import load
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL, SAES, held_out_texts
 from sae_guard.engine import measure
-from sae_guard.measurement import Measurement
 from sae_guard.model import load_model
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import TopK
 
 MEAN_BOUND, TOKEN_BOUND = 1e-6, 1e-4
 COLUMNS = (

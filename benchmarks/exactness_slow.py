@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sae_guard.activations import JumpReLU, TopK
 from sae_guard.corpus import Corpus
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import JumpReLU, TopK
 
 _NEAR = 4.0
 """Times what float32 is off by: a pre-activation that is nearer to a step may be on either side."""

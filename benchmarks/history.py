@@ -21,13 +21,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import sae_guard
-from sae_guard.cases import Case
 from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.core.verdicts import judge
 from sae_guard.demo import MODEL, SAES
+from sae_guard.gate.cases import Case
+from sae_guard.gate.recording import Occasion, make
 from sae_guard.history import History, Record
-from sae_guard.history.make import Occasion, make
-from sae_guard.spec import load_specs
-from sae_guard.verdicts import judge
+from sae_guard.specs import load_specs
 
 RUNS, LIMIT = 5, 2.0
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ from sae_guard.api import load_sae  # noqa: E402
 from sae_guard.corpus import build_corpus  # noqa: E402
 from sae_guard.demo import SAES  # noqa: E402
 from sae_guard.model import load_model  # noqa: E402
-from sae_guard.spec import load_specs  # noqa: E402
+from sae_guard.specs import load_specs  # noqa: E402
 from tests.planted_faults import FAULTS, Fault, Good, Outcome, outcome  # noqa: E402
 
 NOTHING = "–"

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_guard.api import diagnose, load_sae, measure, measure_all
-    from sae_guard.comparison import compare
+    from sae_guard.core.comparison import compare
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.thresholds import Threshold
+    from sae_guard.core.verdicts import Verdict, judge
     from sae_guard.corpus import Corpus
     from sae_guard.errors import SaeGuardError
-    from sae_guard.measurement import Measurement
     from sae_guard.model import LanguageModel, load_model
     from sae_guard.sae import SAE
-    from sae_guard.thresholds import Threshold
-    from sae_guard.verdicts import Verdict, judge
 
 # Resolved on first use: the pytest plugin imports this package in every pytest run.
 _HOME = {
     "SAE": "sae",
     "Corpus": "corpus",
     "LanguageModel": "model",
-    "Measurement": "measurement",
+    "Measurement": "core.measurement",
     "SaeGuardError": "errors",
-    "Threshold": "thresholds",
-    "Verdict": "verdicts",
-    "compare": "comparison",
+    "Threshold": "core.thresholds",
+    "Verdict": "core.verdicts",
+    "compare": "core.comparison",
     "diagnose": "api",
-    "judge": "verdicts",
+    "judge": "core.verdicts",
     "load_model": "model",
     "load_sae": "api",
     "measure": "api",

@@ -15,15 +15,15 @@ from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import resolve
+from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import diagnose as diagnosis_of
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus, build_corpus
-from sae_guard.diagnosis import Diagnosis
-from sae_guard.diagnosis import diagnose as diagnosis_of
 from sae_guard.errors import Contract, SetupError
 from sae_guard.examination import examine
-from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
-from sae_guard.spec import read_data
+from sae_guard.specs import read_data
 
 __all__ = ["diagnose", "load_sae", "measure", "measure_all"]
 

@@ -17,7 +17,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_guard.activations import (
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.metrics.table import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.thresholds import Threshold
+from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import (
     AbsTopK,
     Activation,
     Gated,
@@ -27,10 +31,6 @@ from sae_guard.activations import (
     TanhReLU,
     TopK,
 )
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS, ON_REQUEST
-from sae_guard.sae import SAE, SaeSource
-from sae_guard.thresholds import Threshold
 
 __all__ = ["logit_pairs", "logits", "measurements", "saes", "thresholds", "token_sums"]
 

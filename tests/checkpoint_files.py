@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_guard.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.sae import SAE, DecoderNorm, SaeSource
+from sae_guard.sae.activations import AbsTopK, Activation, Gated, JumpReLU, ReLU, TopK
 from sae_guard.testing import saes
 
 _SAELENS_ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")

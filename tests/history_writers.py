@@ -17,9 +17,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from uuid import uuid4
 
+from sae_guard.core.verdicts import judge
+from sae_guard.gate.recording import make
 from sae_guard.history import History, Promotion
-from sae_guard.history.make import make
-from sae_guard.verdicts import judge
 from tests.recorded import OCCASION, a_case, ordinary
 
 WAITS = 100.0

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sae_guard.activations import JumpReLU
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
-from sae_guard.engine import base, batches, fast, measure, plain, sweep
-from sae_guard.measurement import Measurement
+from sae_guard.engine import batches, clean_run, fast, measure, plain, sweep
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import JumpReLU
 from tests.test_engine import make_sae
 from tests.tiny_models import VOCABULARY
 
@@ -108,7 +108,7 @@ def log_windows(log: Path, patch: Patch = setattr) -> None:
         return logged
 
     patch(fast.Run, "finals", logging("patched", fast.Run.finals, 1))
-    patch(base.Bases, "_run", logging("clean", base.Bases._run, 1))
+    patch(clean_run.Bases, "_run", logging("clean", clean_run.Bases._run, 1))
     patch(plain, "batch", logging("plain", plain.batch, 4))
 
 

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU, ReLU, TopK
 from sae_guard.api import load_sae
+from sae_guard.core.diagnosis import Diagnosis, diagnose
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
-from sae_guard.diagnosis import Diagnosis, diagnose
 from sae_guard.engine import Place, measure
 from sae_guard.errors import LoadError
 from sae_guard.examination import examine
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
+from sae_guard.sae.activations import JumpReLU, ReLU, TopK
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
+from sae_guard.sae.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TopK
 
 pre_activations = st.integers(0, 2**32 - 1).map(
     lambda seed: torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(seed))

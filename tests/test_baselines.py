@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.baselines import SHOWN, not_beaten, row, row_of_random_error
+from sae_guard.core.controls import SHOWN, not_beaten, row, row_of_random_error
+from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.measurement import Measurement
 from sae_guard.testing import measurements
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.cases import CONTROLS, PERMUTED, RANDOM, Case
-from sae_guard.metrics.table import METRICS
-from sae_guard.plan import plan
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.gate.cases import CONTROLS, PERMUTED, RANDOM, Case
+from sae_guard.gate.planning import plan
 from tests.test_plan import READ, WRITTEN, candidate, spec, specs
 
 RATIO = "kl_vs_random_error: {max: 2}"

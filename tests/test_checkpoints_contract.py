@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_guard.activations import GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
-from sae_guard.controls import identity_sae, zero_sae
 from sae_guard.errors import Contract, LoadError
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import GroupMax, JumpReLU, ReLU, TopK
+from sae_guard.sae.controls import identity_sae, zero_sae
 from sae_guard.testing import saes
 from tests.checkpoint_files import example_sae
 

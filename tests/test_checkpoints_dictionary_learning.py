@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_guard.checkpoints.families.dictionary_learning import CLASSES
+from sae_guard.checkpoints.formats.dictionary_learning import CLASSES
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.reading.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError
 from tests.checkpoint_files import example_sae, tensors_of
 

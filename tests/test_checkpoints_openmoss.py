@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import JumpReLU
 
 D, M, K = 6, 10, 2
 X = torch.randn(3, 4, D, generator=torch.Generator().manual_seed(7)) * 3

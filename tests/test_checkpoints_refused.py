@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from safetensors.torch import save_file
 
-from sae_guard.checkpoints.families import refused
 from sae_guard.checkpoints.family import Opened
+from sae_guard.checkpoints.formats import refused
 from sae_guard.checkpoints.load import FAMILIES, load, open_checkpoint
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_guard.activations import AbsTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.testing import saes
 from tests.checkpoint_files import tensors_of, write_saelens
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_guard.checkpoints.families import saelens_training
+from sae_guard.checkpoints.formats import saelens_training
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_guard.checkpoints.declare import Declaration, declare
-from sae_guard.checkpoints.families import sparsify
+from sae_guard.checkpoints.formats import sparsify
 from sae_guard.checkpoints.load import load, open_checkpoint
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError

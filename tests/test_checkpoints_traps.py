@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, SetupError
+from sae_guard.gate.metadata import check_metadata
 from sae_guard.model import LanguageModel, load_model
-from sae_guard.plan import check_metadata
 from sae_guard.sae import SAE
-from sae_guard.spec import load_specs
+from sae_guard.sae.activations import JumpReLU
+from sae_guard.specs import load_specs
 from tests.checkpoint_files import as_linear, example_sae, tensors_of
 
 X = torch.linspace(-3, 4, 24).view(2, 2, 6)

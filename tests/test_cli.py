@@ -17,7 +17,7 @@ from sae_guard.cache import DEFAULT_BYTES, Cache
 from sae_guard.checkpoints.load import FAMILIES
 from sae_guard.cli import main
 from sae_guard.demo import SAES
-from sae_guard.spec import json_schema
+from sae_guard.specs import json_schema
 from tests.checkpoint_files import example_sae, tensors_of
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "spec.schema.json"

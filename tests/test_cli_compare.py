@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sae_guard.cli import main
+from sae_guard.core.measurement import Measurement
 from sae_guard.history import History, Recorded
-from sae_guard.measurement import Measurement
 from tests.recorded import SPEC, ordinary, record_one, tokenwise
 from tests.test_comparison import OTHERS, with_provenance
 from tests.test_comparison_compare import scaled

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 import sae_guard
-from sae_guard.cases import Case
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.errors import InfrastructureError
+from sae_guard.gate.cases import Case
+from sae_guard.gate.session import Workbench
 from sae_guard.history import History
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
-from sae_guard.workbench import Workbench
 from tests.recorded import ordinary, with_tokens
 from tests.small_demo import SMALL, make_small, run
 

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from sae_guard.cli import main
-from sae_guard.metrics.table import METRICS
-from sae_guard.report import to_json
-from sae_guard.spec import load_specs
-from sae_guard.wire import Outcome
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.report import Outcome
+from sae_guard.render import to_json
+from sae_guard.specs import load_specs
 
 SPEC = """\
 # Bounds of the release.\r

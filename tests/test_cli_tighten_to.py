@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sae_guard.cases import Case
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.cli import main
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.core.targets import View, estimate
+from sae_guard.core.verdicts import judge
+from sae_guard.gate.cases import Case
+from sae_guard.gate.recording import make
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.make import make
-from sae_guard.measurement import Measurement
-from sae_guard.spec import load_specs
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.verdicts import judge
-from sae_guard.views import View, estimate
+from sae_guard.specs import load_specs
 from tests.recorded import OCCASION, ordinary
 
 SPEC = """\

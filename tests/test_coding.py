@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sae_guard.activations import AbsTopK, Activation, GroupMax, JumpReLU, ReLU, TopK
-from sae_guard.coding import Coded, code
-from sae_guard.controls import identity_sae
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import AbsTopK, Activation, GroupMax, JumpReLU, ReLU, TopK
+from sae_guard.sae.controls import identity_sae
+from sae_guard.sae.sparse_forward import Coded, code
 from sae_guard.testing import saes
 
 TOKENS = 7
@@ -81,7 +81,7 @@ def test_equals_calling_the_sae(
 def test_neither_chunks_nor_order_nor_scoring_change_a_token(
     activation: Activation, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sae_guard.coding._BLOCK", block)
+    monkeypatch.setattr("sae_guard.sae.sparse_forward._BLOCK", block)
     sae = random_sae(activation)
     seeded = torch.Generator().manual_seed(1)
     x = torch.randn(50, 6, generator=seeded)

@@ -13,15 +13,15 @@ from click.testing import CliRunner, Result
 
 from sae_guard.checkpoints.load import load
 from sae_guard.cli import main
-from sae_guard.comparison import Comparison, Version, compare
+from sae_guard.core.comparison import Comparison, Version, compare
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import build_corpus
 from sae_guard.demo import MODEL, SAES
 from sae_guard.engine import Patch, measure_all
 from sae_guard.history import History
-from sae_guard.history.rows import TOKENS, to_parquet
-from sae_guard.measurement import Measurement
+from sae_guard.history.parquet import TOKENS, to_parquet
 from sae_guard.model import LanguageModel, load_model
-from sae_guard.spec import load_specs
+from sae_guard.specs import load_specs
 
 SPEC = Path(__file__).parents[1] / "thresholds" / "demo.yaml"
 RELEASES = ("v1", "v2", "v3")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 
 import sae_guard
-from sae_guard.comparison import Comparison, NotComparableError, Version, compare
+from sae_guard.core.comparison import Comparison, NotComparableError, Version, compare
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.statistics.paired import Sums, move
+from sae_guard.core.targets import View, terms
 from sae_guard.errors import SetupError, UndefinedMetricError
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
-from sae_guard.statistics.paired import Sums, move
 from sae_guard.testing import measurements
-from sae_guard.views import View, terms
 from tests.recorded import ordinary, tokenwise
 from tests.test_comparison import OTHERS, with_provenance
 

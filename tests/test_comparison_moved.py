@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.comparison.moved import moved_sequences, moved_tokens
+from sae_guard.core.comparison.moved import moved_sequences, moved_tokens
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement.token_table import TokenKL
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.excerpts import Around, Excerpts
-from sae_guard.measurement import Measurement
-from sae_guard.token_table import TokenKL
 from tests.recorded import ordinary, tokenwise
 
 

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
-from sae_guard.activations import ReLU
 from sae_guard.checkpoints.load import load
-from sae_guard.coding import code
-from sae_guard.controls import (
+from sae_guard.core.measurement import Measurement
+from sae_guard.corpus import Corpus, build_corpus
+from sae_guard.demo import MODEL, SAES
+from sae_guard.engine import Patch, look, measure_all
+from sae_guard.model import LanguageModel, load_model
+from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import ReLU
+from sae_guard.sae.controls import (
     identity_sae,
     mean_sae,
     permuted_decoder,
     random_directions,
     zero_sae,
 )
-from sae_guard.corpus import Corpus, build_corpus
-from sae_guard.demo import MODEL, SAES
-from sae_guard.engine import Patch, look, measure_all
-from sae_guard.measurement import Measurement
-from sae_guard.model import LanguageModel, load_model
-from sae_guard.sae import SAE, SaeSource
-from sae_guard.spec import load_specs
+from sae_guard.sae.sparse_forward import code
+from sae_guard.specs import load_specs
 from sae_guard.testing import saes
 
 SPEC = Path(__file__).parents[1] / "thresholds" / "demo.yaml"

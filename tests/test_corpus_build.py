@@ -13,7 +13,7 @@ from sae_guard.corpus import build_corpus
 from sae_guard.corpus.sources import module_sources
 from sae_guard.corpus.windows import cut, encode
 from sae_guard.errors import SetupError
-from sae_guard.spec import read_data
+from sae_guard.specs import read_data
 from tests.tiny_models import TEXT
 
 DOCUMENTS = [TEXT * 3, TEXT[::-1] * 2]

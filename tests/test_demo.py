@@ -16,7 +16,7 @@ from sae_guard.corpus import build_corpus
 from sae_guard.demo import CONTEXT_SIZE, HELD_OUT, HOOK_NAME, MODEL, SAES
 from sae_guard.engine import measure
 from sae_guard.model import load_model
-from sae_guard.spec import load_specs
+from sae_guard.specs import load_specs
 from tests import naive
 
 SPEC = Path(__file__).parents[1] / "thresholds" / "demo.yaml"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from sae_guard.diagnosis import (
+from sae_guard.core.diagnosis import (
     OTHER_PLACE,
     SCALED_DECODER,
     Diagnosis,
@@ -23,8 +23,8 @@ from sae_guard.diagnosis import (
     Trial,
     diagnose,
 )
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.testing import measurements
 
 SOUND = {

@@ -12,12 +12,12 @@ from typing import Any, get_args
 import pytest
 
 from sae_guard.cli import main
-from sae_guard.diagnosis import NAMES
+from sae_guard.core.diagnosis import NAMES
+from sae_guard.core.metrics.table import METRICS
 from sae_guard.errors import Contract
-from sae_guard.metrics.table import METRICS
 from sae_guard.pytest_plugin import fixtures
 from sae_guard.pytest_plugin.options import EXIT_ERROR, add_options
-from sae_guard.spec import json_schema, load_specs
+from sae_guard.specs import json_schema, load_specs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

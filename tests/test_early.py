@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sae_guard.early import Early, needs_mean, needs_spread, stands
-from sae_guard.measurement import FiringSpread, Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS
-from sae_guard.statistics.sequential import Rule
-from sae_guard.thresholds import Threshold
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.verdicts import Status, judge
-from sae_guard.views import Slice
+from sae_guard.core.early_verdicts import Early, needs_mean, needs_spread, stands
+from sae_guard.core.measurement import FiringSpread, Measurement, Provenance
+from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.statistics.sequential import Rule
+from sae_guard.core.targets import Slice
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import Status, judge
 
 TOTAL, TOKENS = 400, 20
 RULE = Rule(alpha=1e-3)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_guard.activations import JumpReLU
-from sae_guard.controls import identity_sae, mean_sae, zero_sae
+from sae_guard.core.metrics.table import COLUMNS, METRICS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import look, measure
 from sae_guard.errors import LoadError, SetupError
-from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import Edit, LanguageModel, load_model
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import JumpReLU
+from sae_guard.sae.controls import identity_sae, mean_sae, zero_sae
 from tests import naive
 
 HOOKS = [

@@ -15,14 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.token_table import TOKEN_COLUMNS
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.errors import SetupError
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, Processing, Unembedding, load_model
 from sae_guard.sae import SAE
-from sae_guard.token_table import TOKEN_COLUMNS
 from tests import naive
 from tests.ten_models import LAYERS, TEN, Folders
 from tests.test_engine import make_sae, sae_in_float64

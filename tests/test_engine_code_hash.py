@@ -18,7 +18,7 @@ import torch
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.model import load_model
-from sae_guard.activations import TopK
+from sae_guard.sae.activations import TopK
 from sae_guard.sae import SAE, SaeSource
 
 HOOK = "blocks.1.hook_resid_pre"

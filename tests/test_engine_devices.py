@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import DeviceMap, load_model
 from tests.test_engine import likely_corpus, make_sae
 from tests.test_model import DEVICE_MAPS

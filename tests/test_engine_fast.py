@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Patch, Place, ablated, ablation, head, measure, measure_all
 from sae_guard.engine.ablated import Ablated
-from sae_guard.engine.base import Base, Bases
+from sae_guard.engine.clean_run import Base, Bases
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, Suffix, Unembedding
 from tests.test_engine import HOOKS, likely_corpus, make_sae
 

@@ -22,10 +22,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
 from sae_guard.engine import Place
 from sae_guard.engine.batches import batches
 from sae_guard.engine.memory import Memory, run_name
-from sae_guard.measurement import Measurement
 from tests import killed
 from tests.killed import MLP, RESIDUAL, SHARD, WAITS, Case, N, Stop, windows_run
 from tests.test_engine_architectures import assert_equal

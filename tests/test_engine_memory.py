@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from sae_guard.activations import JumpReLU, TopK
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Place, batches, measure, sweep
-from sae_guard.engine.base import Bases
+from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory, fingerprint, run_name
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import JumpReLU, TopK
 from tests.test_engine import likely_corpus, make_sae
 
 RESIDUAL, MLP, LATE = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.2.hook_attn_out"

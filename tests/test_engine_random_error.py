@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from sae_guard.cache import Cache
-from sae_guard.controls import identity_sae
+from sae_guard.core.targets import WORST, Slice, View, estimate
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.engine.fast import Run
 from sae_guard.engine.random_error import COLUMN, directions, with_random_error
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.measurement import load, save
+from sae_guard.gate.measurement_file import load, save
 from sae_guard.model import LanguageModel
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
-from sae_guard.views import WORST, Slice, View, estimate
+from sae_guard.sae.controls import identity_sae
 from tests.test_engine import likely_corpus, make_sae
 from tests.test_engine_fast import MLP, RESIDUAL, assert_same
 

@@ -10,7 +10,7 @@ import torch
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import batches, look, measure
-from sae_guard.engine.base import Bases
+from sae_guard.engine.clean_run import Bases
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 from tests.test_engine import HOOKS, likely_corpus, make_sae

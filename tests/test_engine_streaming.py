@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from sae_guard.activations import TopK
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Patch, batches, measure, measure_until, streaming, sweep
 from sae_guard.engine.ablated import Ablated, Centre
 from sae_guard.engine.fast import Run
 from sae_guard.engine.streaming import shuffled
 from sae_guard.errors import SetupError
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS
 from sae_guard.model import LanguageModel, load_model
+from sae_guard.sae.activations import TopK
 from tests.test_engine import likely_corpus, make_sae
 
 RESIDUAL, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"

@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU, ReLU
-from sae_guard.controls import identity_sae
+from sae_guard.core.diagnosis import diagnose
 from sae_guard.corpus import Corpus
-from sae_guard.diagnosis import diagnose
 from sae_guard.engine import Place
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.examination import examine
@@ -25,6 +23,8 @@ from sae_guard.examination.places import Reach, places
 from sae_guard.examination.selection import solved
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import JumpReLU, ReLU
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import example_sae
 from tests.tiny_models import TEXT
 

@@ -14,7 +14,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.verdicts import Verdict, judge
 from sae_guard.errors import SetupError
+from sae_guard.gate.recording import make
 from sae_guard.history import (
     History,
     HistoryError,
@@ -24,11 +27,8 @@ from sae_guard.history import (
     check_name,
     holding,
 )
-from sae_guard.history.make import make
 from sae_guard.history.record import to_json
-from sae_guard.measurement import Measurement
 from sae_guard.testing import measurements
-from sae_guard.verdicts import Verdict, judge
 from tests.recorded import (
     OCCASION,
     SPEC,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sae_guard.core.pareto import Pareto, Point
 from sae_guard.errors import SetupError, UndefinedMetricError
+from sae_guard.gate.baselines import Earlier
 from sae_guard.history import History, HistoryError
-from sae_guard.history.earlier import Earlier
-from sae_guard.pareto import Pareto, Point
 from tests.recorded import SPEC, bits, ordinary, record_one
 from tests.test_comparison import with_provenance
 from tests.test_history_naming import promotion

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.history import origin
+from sae_guard.history import environment
 from sae_guard.history.record_rows import GitRow
 
 
@@ -26,38 +26,38 @@ def _no_other_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_commit_and_whether_tracked_files_differ_from_it(tmp_path: Path) -> None:
-    assert origin.git(tmp_path) is None
+    assert environment.git(tmp_path) is None
     git(tmp_path, "init")
-    assert origin.git(tmp_path) is None  # no commit yet
+    assert environment.git(tmp_path) is None  # no commit yet
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-m", "a")
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "untracked").write_text("1")
-    assert origin.git(tmp_path) == GitRow(commit=commit, dirty=False)
+    assert environment.git(tmp_path) == GitRow(commit=commit, dirty=False)
     (tmp_path / "a").write_text("2")
-    assert origin.git(tmp_path) == GitRow(commit=commit, dirty=True)
+    assert environment.git(tmp_path) == GitRow(commit=commit, dirty=True)
 
 
 def test_the_user_is_gits_or_the_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "someone")
-    assert origin.user(tmp_path) == "someone"
+    assert environment.user(tmp_path) == "someone"
     git(tmp_path, "init")
     git(tmp_path, "config", "user.name", "Ada")
-    assert origin.user(tmp_path) == "Ada"
+    assert environment.user(tmp_path) == "Ada"
     git(tmp_path, "config", "user.email", "ada@example.org")
-    assert origin.user(tmp_path) == "Ada <ada@example.org>"
+    assert environment.user(tmp_path) == "Ada <ada@example.org>"
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("LOGNAME", "someone")
-    assert origin.git(Path(__file__).parent) is None
-    assert origin.user(Path(__file__).parent) == "someone"
+    assert environment.git(Path(__file__).parent) is None
+    assert environment.user(Path(__file__).parent) == "someone"
 
 
 def test_the_versions_of_everything_that_it_depends_on_are_told() -> None:
-    found = origin.environment()
+    found = environment.environment()
     for name in ("sae-guard", "torch", "transformers", "transformer-lens", "numpy"):
         assert found[name] == importlib.metadata.version(name)
     assert {"python", "platform"} <= found.keys()

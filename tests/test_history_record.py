@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from sae_guard.core.measurement import Measurement, Provenance
 from sae_guard.history import History, HistoryError, Record, record
+from sae_guard.history.parquet import plain
 from sae_guard.history.record import parse, to_json
-from sae_guard.history.rows import plain
-from sae_guard.measurement import Measurement, Provenance
 from tests.recorded import any_measurements, ordinary, record_one
 
 KEPT = Path(__file__).with_name("data") / "record_schema_1.json"

@@ -12,9 +12,9 @@ import pytest
 from sae_guard.checkpoints.options import parse
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SaeGuardError
+from sae_guard.gate.remeasuring import base_of, case_of, needed
 from sae_guard.history import History, HistoryError, Recorded
-from sae_guard.history.remeasuring import base_of, case_of, needed
-from sae_guard.spec import load_specs
+from sae_guard.specs import load_specs
 from tests.recorded import SPEC, a_case, ordinary, record_one
 
 DATA = {"text": ["../text.txt"], "context": 128, "sequences": 8, "prepend_bos": True,

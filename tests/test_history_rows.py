@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from sae_guard.history.record import HistoryError
-from sae_guard.history.rows import (
+from sae_guard.core.measurement import Measurement
+from sae_guard.history.parquet import (
     LATENTS,
     SEQUENCES,
     TOKENS,
@@ -21,7 +21,7 @@ from sae_guard.history.rows import (
     to_parquet,
     tokens_of_parquet,
 )
-from sae_guard.measurement import Measurement
+from sae_guard.history.record import HistoryError
 from tests.recorded import any_measurements, bits, ordinary, token_bits, tokenwise
 
 
@@ -79,7 +79,7 @@ _COUNTING = """
 import os, sys
 from pathlib import Path
 import pyarrow.parquet
-from sae_guard.history.rows import LATENTS, SEQUENCES, of_parquet, tokens_of_parquet
+from sae_guard.history.parquet import LATENTS, SEQUENCES, of_parquet, tokens_of_parquet
 from tests.recorded import ordinary
 files = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
 before = len(os.listdir("/proc/self/task"))

@@ -11,13 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_guard.core.pareto import Pareto
+from sae_guard.core.thresholds import OnUndecided, Threshold
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.moves import Bounds, Move, bounds_in_force, moves, recorded_bounds
 from sae_guard.history.record_rows import ParetoRow, ThresholdRow
+from sae_guard.history.threshold_changes import (
+    Bounds,
+    Move,
+    bounds_in_force,
+    moves,
+    recorded_bounds,
+)
 from sae_guard.history.tracking import last_promotion, looser, tracked
-from sae_guard.pareto import Pareto
-from sae_guard.report import looser_line
-from sae_guard.thresholds import OnUndecided, Threshold
+from sae_guard.render import looser_line
 from tests.recorded import ordinary, record_one
 
 START = datetime(2026, 11, 25, tzinfo=UTC)

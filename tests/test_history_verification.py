@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import COLUMNS, METRICS
 from sae_guard.history import History, Record
 from sae_guard.history.record import worst
 from sae_guard.history.record_rows import ParetoRow
@@ -20,8 +22,6 @@ from sae_guard.history.verification import (
     other_formulas,
     other_parts,
 )
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.testing import measurements
 from tests.recorded import ordinary, record_one
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from sae_guard.core.latents import marginal, too_few_tokens
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.corpus import build_corpus
 from sae_guard.demo import HELD_OUT, HOOK_NAME, MODEL
-from sae_guard.latents import marginal, too_few_tokens
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS
 from sae_guard.model import load_model
-from sae_guard.spec import read_data
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
+from sae_guard.specs import read_data
 
 TOKENS = 20_000
 

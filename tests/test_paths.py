@@ -10,8 +10,8 @@ import pytest
 from sae_guard.cache import chosen_root
 from sae_guard.corpus.sources import expand
 from sae_guard.errors import SetupError
-from sae_guard.paths import expanded, write_whole
-from sae_guard.spec import ModelSpec
+from sae_guard.files import expanded, write_whole
+from sae_guard.specs import ModelSpec
 
 NOBODY = "~nobody-is-called-so/x"
 

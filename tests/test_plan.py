@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sae_guard.cases import CONTROLS
 from sae_guard.checkpoints.declare import Declaration
 from sae_guard.checkpoints.options import SaeOptions, merged
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
-from sae_guard.plan import Candidate, decided, mismatch, plan
-from sae_guard.spec import Spec, load_specs
+from sae_guard.gate.cases import CONTROLS
+from sae_guard.gate.planning import Candidate, decided, mismatch, plan
+from sae_guard.specs import Spec, load_specs
 
 TEXT = """\
 name: {name}

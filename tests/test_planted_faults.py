@@ -11,7 +11,7 @@ from sae_guard.api import load_sae
 from sae_guard.corpus import Corpus, build_corpus
 from sae_guard.demo import MODEL, SAES
 from sae_guard.model import LanguageModel, load_model
-from sae_guard.spec import Spec, load_specs
+from sae_guard.specs import Spec, load_specs
 from tests.planted_faults import FAULTS, Fault, Good, outcome
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.project import display, ini_file_of, named_spec, root_of, spec_files
+from sae_guard.gate.project import display, ini_file_of, named_spec, root_of, spec_files
 
 
 def test_the_nearest_ini_file_counts_only_if_it_is_pytests(tmp_path: Path) -> None:

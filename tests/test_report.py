@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.diagnosis import Diagnosis, Suspicion
+from sae_guard.core.diagnosis import Diagnosis, Suspicion
+from sae_guard.core.report import Outcome
+from sae_guard.core.worst import Worst, WorstSequence, WorstToken
 from sae_guard.errors import Contract
-from sae_guard.report import COLUMNS, failure, headline, number, summary, to_json, worst_lines
-from sae_guard.wire import Outcome
-from sae_guard.worst import Worst, WorstSequence, WorstToken
+from sae_guard.render import COLUMNS, failure, headline, number, summary, to_json, worst_lines
 
 
 def outcome(**changes: object) -> Outcome:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.comparison import Comparison, Version, compare
-from sae_guard.excerpts import Around, Excerpts
-from sae_guard.measurement import Measurement
-from sae_guard.report import Compared, comparison_json, comparison_lines, verdict_line
-from sae_guard.report.comparison import percent, probability, signed
+from sae_guard.core.comparison import Comparison, Version, compare
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.render import Compared, comparison_json, comparison_lines, verdict_line
+from sae_guard.render.comparison import percent, probability, signed
 from sae_guard.testing import measurements
 from tests.recorded import ordinary, tokenwise
 from tests.test_comparison import with_provenance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_guard.history.confirmation import Compared
-from sae_guard.report import confirmed, differently_made
+from sae_guard.render import confirmed, differently_made
 from tests.recorded import ordinary
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
-from sae_guard.report import every_metric, metric_table
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
-from sae_guard.wire import Outcome
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.report import Outcome
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
+from sae_guard.render import every_metric, metric_table
 from tests.recorded import ordinary
 
 CASE = {"spec": "s.yaml", "name": "tiny", "checkpoint": "v1"}

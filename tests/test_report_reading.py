@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.report import Outcome
+from sae_guard.core.verdicts import judge
+from sae_guard.core.worst import worst
 from sae_guard.errors import SetupError
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
-from sae_guard.report import from_json, to_json
+from sae_guard.render import from_json, to_json
 from sae_guard.testing import measurements, thresholds
-from sae_guard.verdicts import judge
-from sae_guard.wire import Outcome
-from sae_guard.worst import worst
 
 PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "ä", "checkpoint": "v1"}
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record_rows import GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.tracking import looser, tracked
-from sae_guard.report import looser_line, looser_row, to_json, tracks
-from sae_guard.thresholds import Threshold
+from sae_guard.render import looser_line, looser_row, to_json, tracks
 from tests.recorded import SPEC, ordinary, record_one
 
 NOON = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 
 from sae_guard.errors import SetupError
 from sae_guard.history import History, Recorded
-from sae_guard.report import trend
-from sae_guard.report.trend import _WIDTH
+from sae_guard.render import trend
+from sae_guard.render.trend import _WIDTH
 from tests.recorded import SPEC, ordinary, record_one
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sae_guard.activations import AbsTopK, Gated, GroupMax, JumpReLU, TanhReLU, TopK
-from sae_guard.controls import identity_sae
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, JumpReLU, TanhReLU, TopK
+from sae_guard.sae.controls import identity_sae
 from sae_guard.testing import saes
 
 Vector = NDArray[np.float64]

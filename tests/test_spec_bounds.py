@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sae_guard.metrics.table import METRICS
-from sae_guard.spec.bounds import problems, thresholds
-from sae_guard.spec.threshold_models import Bounds, WarnBounds
-from sae_guard.spec.values import Amount
-from sae_guard.views import Slice
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.targets import Slice
+from sae_guard.specs.bounds import problems, thresholds
+from sae_guard.specs.threshold_models import Bounds, WarnBounds
+from sae_guard.specs.values import Amount
 
 numbers = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 50.0]) | st.floats(-3, 3)
 sides = {"max": numbers, "min": numbers}

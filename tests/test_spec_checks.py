@@ -9,7 +9,7 @@ import torch
 
 from sae_guard.corpus import Corpus
 from sae_guard.errors import SpecError
-from sae_guard.spec import load_specs
+from sae_guard.specs import load_specs
 
 SPEC = """\
 model: gpt2

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.core.pareto import Pareto
+from sae_guard.core.targets import Slice
+from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SpecError
-from sae_guard.pareto import Pareto
-from sae_guard.spec import load_specs
-from sae_guard.thresholds import Threshold
-from sae_guard.views import Slice
+from sae_guard.specs import load_specs
 
 GOOD = """\
 model: gpt2

@@ -13,10 +13,10 @@ import yaml
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from sae_guard.core.targets import Slice, View
 from sae_guard.errors import SpecError
-from sae_guard.spec.rewrite import NewBound, rewritten
-from sae_guard.spec.strict_yaml import read
-from sae_guard.views import Slice, View
+from sae_guard.specs.rewrite import NewBound, rewritten
+from sae_guard.specs.strict_yaml import read
 
 Keys = tuple[str | int, ...]
 

@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sae_guard.metrics.table import METRICS
-from sae_guard.spec import json_schema, strict_yaml
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.specs import json_schema, strict_yaml
 from tests.test_spec_load import GOOD, MALFORMED, WHOLE
 
 # A schema of single values cannot compare two of them, nor know what a metric's values are.

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.spec.strict_yaml import Document, YamlError, read
+from sae_guard.specs.strict_yaml import Document, YamlError, read
 
 
 def only(text: str) -> Document:

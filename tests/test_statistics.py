@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sae_guard.core.statistics import Estimate, ratio, ratio_interval, rescaled
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.statistics import Estimate, ratio, ratio_interval, rescaled
 
 finite = st.floats(-1e6, 1e6)
 

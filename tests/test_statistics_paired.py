@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from sae_guard.core.statistics import ratio
+from sae_guard.core.statistics.paired import Move, Sums, move, variance_ratio
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.statistics import ratio
-from sae_guard.statistics.paired import Move, Sums, move, variance_ratio
 
 Array = NDArray[np.float64]
 finite = st.floats(-1e3, 1e3)

@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, t
 
-from sae_guard.statistics.sequential import (
-    Rule,
-    above_zero,
-    evidence_of_moments,
-    log_evidence,
-)
+from sae_guard.core.statistics.sequential import Rule, above_zero, evidence_of_moments, log_evidence
 
 RULE = Rule(alpha=0.05)
 samples = st.tuples(st.integers(0, 2**32 - 1), st.integers(3, 100)).map(

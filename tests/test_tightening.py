@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.targets import View
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.tightening import Decision, Measured, tightened
 from sae_guard.errors import SetupError
-from sae_guard.metrics.table import METRICS
-from sae_guard.spec.bounds import problems
-from sae_guard.spec.threshold_models import Bounds
-from sae_guard.thresholds import Threshold
-from sae_guard.tightening import Decision, Measured, tightened
-from sae_guard.views import View
+from sae_guard.specs.bounds import problems
+from sae_guard.specs.threshold_models import Bounds
 
 
 def bounds(threshold: Threshold) -> dict[str, Any]:

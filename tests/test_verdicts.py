@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.testing import measurements, thresholds
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
 
 RATIOS = [name for name, metric in METRICS.items() if metric.firing_above is None]
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sae_guard.comparison import Baseline, change
-from sae_guard.early import stands
-from sae_guard.measurement import Measurement
-from sae_guard.statistics.sequential import Rule
+from sae_guard.core.comparison import Baseline, change
+from sae_guard.core.early_verdicts import stands
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.statistics.sequential import Rule
+from sae_guard.core.targets import Slice, View
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.testing import measurements
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
-from sae_guard.views import Slice, View
 from tests.recorded import ordinary
 from tests.test_comparison import OTHERS, with_provenance, worse
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.statistics import quantile_interval
+from sae_guard.core.targets import WORST, Slice, View, estimate, level
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.errors import SetupError, UndefinedMetricError
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS, METRICS
-from sae_guard.statistics import quantile_interval
-from sae_guard.thresholds import Threshold
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.verdicts import judge
-from sae_guard.views import WORST, Slice, View, estimate, level
 
 
 def measured(table: TokenTable) -> Measurement:

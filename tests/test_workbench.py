@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sae_guard.controls import identity_sae
 from sae_guard.errors import LoadError, SetupError
+from sae_guard.gate.session import Workbench, pick_device
 from sae_guard.sae import SAE
-from sae_guard.workbench import Workbench, pick_device
+from sae_guard.sae.controls import identity_sae
 
 
 @pytest.fixture

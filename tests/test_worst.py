@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from sae_guard.excerpts import Around, Excerpts
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS
-from sae_guard.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.views import Slice
-from sae_guard.worst import Worst, worst
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.targets import Slice
+from sae_guard.core.worst import Worst, worst
 
 # Few values: many are equal. Some are none.
 KL = [0.0, 0.25, 1.0, 8.0, math.nan, math.inf]

@@ -9,7 +9,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from sae_guard.cache.disk import CacheError, as_cache_error, place
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
 
 _NAME = "CACHEDIR.TAG"
 _SIGN = b"cache of sae_guard"

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sae_guard.activations import (
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.tensor_files import check_shapes, float32
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
+from sae_guard.sae.activations import (
     AbsTopK,
     Activation,
     Gated,
@@ -19,10 +23,6 @@ from sae_guard.activations import (
     TanhReLU,
     TopK,
 )
-from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.reading.files import check_shapes, float32
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
 
 _WITH_K: Mapping[str, Callable[[int], Activation]] = {
     "topk": TopK,

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import Contract, LoadError
 from sae_guard.sae import SAE, SaeOutput
+from sae_guard.sae.activations import JumpReLU
 
 _TOKENS = 24
 _TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.reading.files import sha256
+from sae_guard.checkpoints.tensor_files import sha256
 from sae_guard.errors import LoadError, allowed
 from sae_guard.sae import SAE, SaeSource
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_guard.activations import JumpReLU
-from sae_guard.checkpoints.families import saelens_training
+from sae_guard.checkpoints.formats import saelens_training
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import JumpReLU
 
 _UNIT, _UNIT_OF_HALVES = 1e-3, 1e-2
 """Decoder rows this near to length 1 are of unit norm; in float32 trained ones lie within 1e-6."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sae_guard.checkpoints.families import (
+from sae_guard.checkpoints.family import Opened
+from sae_guard.checkpoints.formats import (
     aisf,
     bussmann,
     circuit_tracer,
@@ -30,11 +31,10 @@ from sae_guard.checkpoints.families import (
     saelens_before_6,
     sparsify,
 )
-from sae_guard.checkpoints.family import Opened
 from sae_guard.checkpoints.locate import SUFFIXES, parts, read_config
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
-from sae_guard.checkpoints.reading.files import read_entries
 from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_guard.checkpoints.reading.plain_data import check_plain
+from sae_guard.checkpoints.safe_pickle.plain_data import check_plain
 from sae_guard.errors import LoadError, SetupError, allowed
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sae_guard.checkpoints import hub, registry
 from sae_guard.checkpoints.locate import find, labels
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def main() -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of specs, for editors."""
-    from sae_guard.spec import json_schema
+    from sae_guard.specs import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 

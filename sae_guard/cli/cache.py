@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.cells import short, table
+from sae_guard.cli.output import short, table
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli import measuring
-from sae_guard.cli.asked import about_saes, about_the_machine, cache_option, hook_option
-from sae_guard.cli.cells import short
+from sae_guard.cli import session
 from sae_guard.cli.files import write_whole
-from sae_guard.cli.kept import folder_option, opened, without_collection
-from sae_guard.cli.operands import Kept, Operand, pairs
+from sae_guard.cli.options import about_saes, about_the_machine, cache_option, hook_option
+from sae_guard.cli.output import short
+from sae_guard.cli.records import folder_option, opened, without_collection
 from sae_guard.cli.share import share
+from sae_guard.cli.versions import Kept, Operand, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.comparison import Version
-    from sae_guard.report import Compared
-    from sae_guard.workbench import Workbench
+    from sae_guard.core.comparison import Version
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Workbench
+    from sae_guard.render import Compared
 
 _ASKED, _NOT_COMPARED = 1, 2
 """Exit codes."""
@@ -132,13 +132,13 @@ def compare(
             raise SetupError(f"--export {export}: allowed: .json")
         found = _pairs(before, after, folder, spec, hook, said)
         cases = [each.case for pair in found for each in pair if each.case is not None]
-        bench = measuring.workbench(cases, device=device, batch_size=batch_size, cache=cache)
+        bench = session.workbench(cases, device=device, batch_size=batch_size, cache=cache)
         told = [_compared(pair, bench, how) for pair in found]
     except SaeGuardError as error:
-        raise _NotComparedError(measuring.told(error)) from None
+        raise _NotComparedError(session.told(error)) from None
     _tell(told)
     if export is not None:
-        from sae_guard.report import comparison_json
+        from sae_guard.render import comparison_json
 
         try:
             write_whole(export, comparison_json(told))
@@ -164,7 +164,7 @@ def _pairs(
     options = parse(said)
 
     def cases(reference: str, specs: Sequence[str]) -> list[Case]:
-        return measuring.cases([reference], specs, options=options, hook=hook)
+        return session.cases([reference], specs, options=options, hook=hook)
 
     with without_collection():
         kept = Kept.of(opened(folder))
@@ -173,8 +173,8 @@ def _pairs(
 
 def _compared(pair: tuple[Operand, Operand], bench: Workbench, how: dict[str, Any]) -> Compared:
     """Raises `SaeGuardError` where one of the two has no numbers."""
-    from sae_guard.comparison import NotComparableError, compare
-    from sae_guard.report import Compared
+    from sae_guard.core.comparison import NotComparableError, compare
+    from sae_guard.render import Compared
 
     before, after = (
         _version(operand, name, bench) for operand, name in zip(pair, _names(*pair), strict=True)
@@ -189,7 +189,7 @@ def _compared(pair: tuple[Operand, Operand], bench: Workbench, how: dict[str, An
 
 
 def _version(operand: Operand, name: str, bench: Workbench) -> Version:
-    from sae_guard.comparison import Version
+    from sae_guard.core.comparison import Version
 
     if operand.read is not None:
         return Version(name, *operand.read())
@@ -215,7 +215,7 @@ def _suffix(operand: Operand) -> str:
 
 
 def _tell(found: Sequence[Compared]) -> None:
-    from sae_guard.report import comparison_lines
+    from sae_guard.render import comparison_lines
 
     shown = 0
     for each in found:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from sae_guard import paths
+from sae_guard import files
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write the whole file or none of it; raises `click.ClickException`."""
     try:
-        paths.write_whole(path, data)
+        files.write_whole(path, data)
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.cells import short, table
 from sae_guard.cli.files import write_whole
-from sae_guard.cli.kept import filtered, folder_option, opened, read, without_collection
+from sae_guard.cli.output import short, table
+from sae_guard.cli.records import filtered, folder_option, opened, read, without_collection
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
+    from sae_guard.core.pareto import Pareto
     from sae_guard.history import Promotion, Recorded
-    from sae_guard.pareto import Pareto
 
 _SHOWN = ("kl", "ce_increase", "l0", "fvu")
 """Metrics of the table."""
@@ -72,7 +72,7 @@ def _answer(
     """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
     from sae_guard.history.tracking import tracked
-    from sae_guard.report import frontiers, tracks, trend
+    from sae_guard.render import frontiers, tracks, trend
 
     kept = opened(folder)
     every, promotions, unreadable = read(kept)
@@ -99,7 +99,7 @@ def _answer(
 
 def _axes(text: str) -> Pareto:
     """``l0,kl``; raises `click.UsageError`."""
-    from sae_guard.pareto import Pareto
+    from sae_guard.core.pareto import Pareto
 
     x, comma, y = text.partition(",")
     found = Pareto(x.strip(), y.strip())
@@ -111,7 +111,7 @@ def _axes(text: str) -> Pareto:
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
     from sae_guard.history import holding
-    from sae_guard.report import number
+    from sae_guard.render import number
 
     labels: dict[str, list[str]] = {}
     for (label, _), each in holding(promotions).items():

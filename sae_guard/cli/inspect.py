@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.asked import about_saes
+from sae_guard.cli.options import about_saes
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:

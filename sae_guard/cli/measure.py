@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard import project
-from sae_guard.cli import measuring
-from sae_guard.cli.asked import (
+from sae_guard.cli import session
+from sae_guard.cli.files import write_whole
+from sae_guard.cli.options import (
     about_saes,
     about_the_machine,
     cache_option,
     hook_option,
     spec_option,
 )
-from sae_guard.cli.files import write_whole
 from sae_guard.errors import SaeGuardError, SetupError
+from sae_guard.gate import project
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.history.make import Occasion
-    from sae_guard.measurement import Measurement
-    from sae_guard.pareto import ParetoVerdict
-    from sae_guard.thresholds import Threshold
-    from sae_guard.verdicts import Verdict
-    from sae_guard.wire import Outcome
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.pareto import ParetoVerdict
+    from sae_guard.core.report import Outcome
+    from sae_guard.core.thresholds import Threshold
+    from sae_guard.core.verdicts import Verdict
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.recording import Occasion
 
 _COLUMNS = (
     "spec", "name", "checkpoint", "metric", "value", "low", "high", "confidence", "unit", "min",
@@ -94,18 +94,18 @@ def measure(
         if export is not None and export.suffix not in tables.KINDS:
             raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
         options, changes = parse(said), baseline != NO_VERSION
-        found = measuring.cases(checkpoints, specs, options=options, hook=hook, changes=changes)
+        found = session.cases(checkpoints, specs, options=options, hook=hook, changes=changes)
         versions = Versions(folder, baseline, record)
     except SaeGuardError as error:
-        raise click.ClickException(measuring.told(error)) from None
-    bench = measuring.workbench(found, device=device, batch_size=batch_size, cache=cache)
+        raise click.ClickException(session.told(error)) from None
+    bench = session.workbench(found, device=device, batch_size=batch_size, cache=cache)
     outcomes: list[Outcome] = []
     trouble: list[str] = []
     for case in found:
         try:
             measurement = bench.measurement(case)
         except SaeGuardError as error:
-            trouble.append(f"{measuring.shown(case)}: {error.cause} error: {measuring.told(error)}")
+            trouble.append(f"{session.shown(case)}: {error.cause} error: {session.told(error)}")
             continue
         outcomes += _tell(case, measurement, versions, trouble)
     if export is not None:
@@ -121,9 +121,9 @@ class Versions:
 
     def __init__(self, folder: str | None, baseline: str | None, record: str | None) -> None:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
+        from sae_guard.gate.baselines import Earlier
+        from sae_guard.gate.recording import Occasion
         from sae_guard.history import NO_VERSION, History, where
-        from sae_guard.history.earlier import Earlier
-        from sae_guard.history.make import Occasion
 
         here = Path.cwd()
         root = project.root_of(here)
@@ -142,17 +142,17 @@ class Versions:
         return [self._verdict(case, measurement, threshold) for threshold in case.thresholds]
 
     def _verdict(self, case: Case, measurement: Measurement, threshold: Threshold) -> Verdict:
-        from sae_guard.verdicts import Verdict, judge
+        from sae_guard.core.verdicts import Verdict, judge
 
         try:
-            before = self._earlier.since(case, measuring.named(case), threshold, self._asked)
+            before = self._earlier.since(case, session.named(case), threshold, self._asked)
         except SaeGuardError as error:
-            return Verdict(threshold, "error", cause=error.cause, message=measuring.told(error))
+            return Verdict(threshold, "error", cause=error.cause, message=session.told(error))
         return judge(measurement, threshold, before)
 
     def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
         """Beside all records of the spec, if it asks for that; raises like `Earlier.pareto`."""
-        return self._earlier.pareto(case, measuring.named(case), measurement)
+        return self._earlier.pareto(case, session.named(case), measurement)
 
     def keep(
         self,
@@ -167,11 +167,11 @@ class Versions:
             NotRecordedError: What was measured is none.
             HistoryError: It cannot be written.
         """
-        from sae_guard.history.make import make
+        from sae_guard.gate.recording import make
 
         if self._occasion is None:
             return
-        file = measuring.shown_file(case.spec.file)
+        file = session.shown_file(case.spec.file)
         made = make(case, measurement, verdicts, self._occasion, file=file, pareto=pareto)
         yield f"recorded: {_short(self._history.add(*made).path)}"
 
@@ -180,19 +180,19 @@ def _tell(
     case: Case, measurement: Measurement, versions: Versions, trouble: list[str]
 ) -> list[Outcome]:
     """Print and record one case; its outcomes."""
-    from sae_guard.report import every_metric, metric_table, not_compared, pareto_headline
+    from sae_guard.render import every_metric, metric_table, not_compared, pareto_headline
 
     verdicts = versions.judge(case, measurement)
     outcomes = list(_outcomes(case, measurement, verdicts))
-    names = {"spec": measuring.shown_file(case.spec.file), "name": case.spec.name}
+    names = {"spec": session.shown_file(case.spec.file), "name": case.spec.name}
     every = every_metric(measurement, outcomes, **names, checkpoint=case.label)
     for line in metric_table(every):
-        click.echo(measuring.told(line))
+        click.echo(session.told(line))
     pareto = None
     try:
         pareto = versions.pareto(case, measurement)
     except SaeGuardError as error:
-        click.echo(f"  pareto: no verdict: {measuring.told(error)}")
+        click.echo(f"  pareto: no verdict: {session.told(error)}")
     if pareto is not None:
         click.echo(f"  {pareto_headline(pareto)}")
         for line in not_compared(pareto):
@@ -201,7 +201,7 @@ def _tell(
         for line in versions.keep(case, measurement, verdicts, pareto):
             click.echo(line)
     except SaeGuardError as error:
-        trouble.append(f"NOT RECORDED: {measuring.shown(case)}: {measuring.told(error)}")
+        trouble.append(f"NOT RECORDED: {session.shown(case)}: {session.told(error)}")
     click.echo()
     return every
 
@@ -209,13 +209,13 @@ def _tell(
 def _outcomes(
     case: Case, measurement: Measurement, verdicts: Sequence[Verdict]
 ) -> Iterator[Outcome]:
-    from sae_guard.wire import Outcome
+    from sae_guard.core.report import Outcome
 
     provenance = json.dumps(asdict(measurement.provenance))
     for verdict in verdicts:
         yield Outcome.of(
             verdict,
-            spec=measuring.shown_file(case.spec.file),
+            spec=session.shown_file(case.spec.file),
             name=case.spec.name,
             checkpoint=case.label,
             provenance=provenance,

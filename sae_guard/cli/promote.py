@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.kept import folder_option, opened, read
+from sae_guard.cli.records import folder_option, opened, read
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def promote(
     RECORD is an id, its hash or the beginning of it, or the name of the version it was recorded
     as. A version that has several specs has a record for each.
     """
-    from sae_guard.history import Promotion, check_name, origin, pick
+    from sae_guard.history import Promotion, check_name, environment, pick
     from sae_guard.history.record import SCHEMA_VERSION
 
     try:
@@ -42,7 +42,7 @@ def promote(
         kept = opened(folder)
         records, promotions, _ = read(kept)
         chosen = [pick(records, reference) for reference in references]
-        by = origin.user(Path.cwd())
+        by = environment.user(Path.cwd())
         made = [
             Promotion(
                 schema_version=SCHEMA_VERSION, label=label, record=each.id, spec=each.spec,

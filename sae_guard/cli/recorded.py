@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_guard.cli.kept import opened, read, without_collection
-from sae_guard.cli.measured import of_path
+from sae_guard.cli.records import opened, read, without_collection
+from sae_guard.cli.tighten_sources import of_path
+from sae_guard.core.report import Outcome
+from sae_guard.core.verdicts import judge
 from sae_guard.history import History, Recorded, meant
 from sae_guard.history.record_rows import MetricRow, ThresholdRow
-from sae_guard.spec import Spec
-from sae_guard.verdicts import judge
-from sae_guard.wire import Outcome
+from sae_guard.specs import Spec
 
 _CONFIDENCE = 0.95
 """Of the intervals that a record holds."""

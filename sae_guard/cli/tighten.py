@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.files import write_whole
-from sae_guard.cli.kept import folder_option
+from sae_guard.cli.records import folder_option
 from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError, allowed
 
 if TYPE_CHECKING:
-    from sae_guard.spec import Spec
-    from sae_guard.thresholds import Threshold
-    from sae_guard.tightening import Decision
-    from sae_guard.wire import Outcome
+    from sae_guard.core.report import Outcome
+    from sae_guard.core.thresholds import Threshold
+    from sae_guard.core.tightening import Decision
+    from sae_guard.specs import Spec
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -101,9 +101,9 @@ class _Source:
 
     def outcomes(self, path: Path, specs: Sequence[Spec]) -> list[Outcome]:
         """Those of the spec file at ``path``, which has these documents."""
-        from sae_guard.cli.measured import of_file
         from sae_guard.cli.recorded import of_version
-        from sae_guard.report import from_json
+        from sae_guard.cli.tighten_sources import of_file
+        from sae_guard.render import from_json
 
         if self.file is None:
             return of_version(str(self.version), self.folder, path, specs)
@@ -128,9 +128,9 @@ def _decided(
     allow_loosen: bool,
 ) -> _Decided:
     """The chosen documents, and what becomes of their bounds: nothing, where none was measured."""
-    from sae_guard.cli.measured import of_checkpoints, of_spec
-    from sae_guard.spec.load import parse_specs
-    from sae_guard.tightening import tightened
+    from sae_guard.cli.tighten_sources import of_checkpoints, of_spec
+    from sae_guard.core.tightening import tightened
+    from sae_guard.specs.load import parse_specs
 
     specs = {spec.name: spec for spec in parse_specs(data, path, display=str(path))}
     for name in documents:
@@ -155,8 +155,8 @@ def _decided(
 
 def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
     """The new bytes, of which the specs are read once more before they are written."""
-    from sae_guard.spec.load import parse_specs
-    from sae_guard.spec.rewrite import NewBound, rewritten
+    from sae_guard.specs.load import parse_specs
+    from sae_guard.specs.rewrite import NewBound, rewritten
 
     bounds = [
         NewBound(spec.name, d.threshold.view, d.side, d.new, d.warn)
@@ -187,7 +187,7 @@ def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
 def _report(
     path: Path, decided: _Decided, margin: str, reason: str, *, dry_run: bool
 ) -> Iterator[str]:
-    from sae_guard.report import changes, count
+    from sae_guard.render import changes, count
 
     for spec, decisions in decided:
         about = f"margin {margin}" if decisions else "kept: not measured"

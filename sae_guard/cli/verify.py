@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sae_guard import project
-from sae_guard.cli import measuring
-from sae_guard.cli.asked import about_the_machine
-from sae_guard.cli.kept import folder_option, opened, read_any
+from sae_guard.cli import session
+from sae_guard.cli.options import about_the_machine
+from sae_guard.cli.records import folder_option, opened, read_any
 from sae_guard.errors import SaeGuardError, SetupError
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
+from sae_guard.gate import project
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
     from sae_guard.checkpoints.reference import Checkpoint
+    from sae_guard.core.measurement import Measurement
     from sae_guard.corpus import Corpus
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Workbench
     from sae_guard.history import Certificate
     from sae_guard.history.confirmation import Compared
-    from sae_guard.measurement import Measurement
-    from sae_guard.spec import Spec
-    from sae_guard.workbench import Workbench
+    from sae_guard.specs import Spec
 
 _DIFFERS, _NOT_VERIFIED = 1, 2
 """Exit codes."""
@@ -90,7 +90,7 @@ def verify(
     try:
         certificate = _certificate(reference, folder)
         case = _case(certificate, sae, spec, model)
-        bench = measuring.workbench([case], device=device, batch_size=batch_size, cache=cache)
+        bench = session.workbench([case], device=device, batch_size=batch_size, cache=cache)
         rows = _checked(certificate, case, bench)
         measured = bench.measurement(case)
         numbers = _compared(certificate, rows, measured, tolerance)
@@ -110,7 +110,7 @@ def _stop(error: SaeGuardError) -> NoReturn:
 
     if isinstance(error, ChangedError):
         _end(_DIFFERS, f"NOT CONFIRMED: {error}")
-    _end(_NOT_VERIFIED, f"NOT VERIFIED ({error.cause} error): {measuring.told(error)}")
+    _end(_NOT_VERIFIED, f"NOT VERIFIED ({error.cause} error): {session.told(error)}")
 
 
 def _end(code: int, line: str) -> NoReturn:
@@ -134,14 +134,14 @@ def _certificate(reference: str, folder: str | None) -> Certificate:
 
 
 def _case(certificate: Certificate, sae: str, spec: str | None, model: str | None) -> Case:
-    from sae_guard.history.remeasuring import base_of, case_of
+    from sae_guard.gate.remeasuring import base_of, case_of
 
     here = Path.cwd()
     checkpoint = _one_checkpoint(sae, here)
     root = project.root_of(here)
     specs: tuple[Spec, ...] = ()
     if spec is not None:
-        specs = measuring.read_specs(project.named_spec(spec, here, project.spec_files(root)))
+        specs = session.read_specs(project.named_spec(spec, here, project.spec_files(root)))
     if model is not None and (here / expanded(model) / "config.json").is_file():
         model = str(here / expanded(model))
     recorded = certificate.recorded
@@ -167,8 +167,8 @@ def _checked(certificate: Certificate, case: Case, bench: Workbench) -> Measurem
         _Differs: Something does not.
         SaeGuardError: It cannot be known.
     """
+    from sae_guard.gate.remeasuring import as_json, needed
     from sae_guard.history import verification
-    from sae_guard.history.remeasuring import as_json, needed
 
     recorded, told = certificate.recorded, needed(certificate.recorded)
     record = recorded.record
@@ -216,7 +216,7 @@ def _compared(
     """Say number by number what was found."""
     from sae_guard.history.confirmation import confirm, taken_for_granted
     from sae_guard.history.token_confirmation import confirm_tokens
-    from sae_guard.report import confirmed, differently_made
+    from sae_guard.render import confirmed, differently_made
 
     record = certificate.recorded.record
     numbers = confirm(record, rows, measured, tolerance)

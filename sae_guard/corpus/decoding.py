@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sae_guard.core.measurement.excerpts import Around, Excerpts
 from sae_guard.corpus.windows import Corpus
-from sae_guard.excerpts import Around, Excerpts
 
 _BEFORE = 12
 """Tokens of text before the one in question."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae_guard.errors import InfrastructureError, SetupError
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
 
 
 class Found(NamedTuple):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import Ablation, SharedRow
-from sae_guard.engine.base import Base, Bases
 from sae_guard.engine.batches import batches, in_halves
+from sae_guard.engine.clean_run import Base, Bases
 from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.engine.rows import Rows
 from sae_guard.model import Suffix

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_guard.cache import Cache, CacheError, Entry
 from sae_guard.corpus import Corpus
 from sae_guard.engine.code_hash import code_hash
-from sae_guard.engine.place import Place
+from sae_guard.engine.intervention import Place
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 

@@ -14,7 +14,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import plain
 from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run
-from sae_guard.engine.place import Place
+from sae_guard.engine.intervention import Place
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.model import LanguageModel

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_guard.engine import plain
 from sae_guard.engine.ablated import Ablated
-from sae_guard.engine.base import Bases
+from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
 
 # Per token, absolute and relative: what float32 logits of another batch shape differ by, and what

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.engine import plain
 from sae_guard.engine.ablated import Centre
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run
-from sae_guard.engine.measuring import Patch, check_tokens, sources, tabled, with_excerpts
+from sae_guard.engine.measure import Patch, check_tokens, sources, tabled, with_excerpts
 from sae_guard.engine.memory import Memory, contents, digest
 from sae_guard.engine.paths import Batches, Found, found_by, run_and_prove
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
-from sae_guard.measurement import Measurement
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from sae_guard.core.diagnosis import Examination
 from sae_guard.corpus import Corpus
-from sae_guard.diagnosis import Examination
 from sae_guard.engine import Place
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.first_look import first_look

@@ -5,11 +5,11 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.coding import code
-from sae_guard.diagnosis import Examination, Group
+from sae_guard.core.diagnosis import Examination, Group
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.fitting import along_ones, fit_of, near_thresholds
 from sae_guard.sae import SAE
+from sae_guard.sae.sparse_forward import code
 
 # Trained on what the patched model predicts, and not to reconstruct.
 _END_TO_END = ("e2e_sae",)

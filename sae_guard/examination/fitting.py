@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.coding import code
-from sae_guard.diagnosis import Fit
+from sae_guard.core.diagnosis import Fit
 from sae_guard.sae import SAE
+from sae_guard.sae.sparse_forward import code
 
 
 def fitted(sae: SAE, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]) -> Fit:

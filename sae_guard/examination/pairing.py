@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_guard.diagnosis import Pairing
+from sae_guard.core.diagnosis import Pairing
 from sae_guard.sae import SAE
 
 # Cosines that exist at once.

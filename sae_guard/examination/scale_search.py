@@ -8,7 +8,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.diagnosis import Fit
+from sae_guard.core.diagnosis import Fit
 from sae_guard.engine import Place
 from sae_guard.examination.fitting import fitted
 from sae_guard.examination.variants import scaled

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.activations import AbsTopK, JumpReLU, ReLU, TopK
 from sae_guard.engine import Place
 from sae_guard.examination.fitting import fitted
 from sae_guard.examination.variants import Variant
 from sae_guard.sae import SAE
+from sae_guard.sae.activations import AbsTopK, JumpReLU, ReLU, TopK
 
 _STEPS = 10
 _EXACT = 0.01

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_guard.diagnosis import Fit, Pairing, Trial
+from sae_guard.core.diagnosis import Fit, Pairing, Trial
 from sae_guard.engine import Place, plain
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.fitting import fitted, most_firing

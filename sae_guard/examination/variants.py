@@ -9,7 +9,7 @@ from typing import get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.diagnosis import OTHER_PLACE, SCALED_DECODER
+from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER
 from sae_guard.engine import Place
 from sae_guard.sae import SAE, Normalize
 

@@ -1,6 +1,5 @@
 """Records of what was measured of each version, and which of them were promoted."""
 
-from sae_guard.history.naming import holding, meant, meant_for, meant_one, pick
 from sae_guard.history.record import (
     NO_VERSION,
     SCHEMA_VERSION,
@@ -12,6 +11,7 @@ from sae_guard.history.record import (
     Recorded,
     check_name,
 )
+from sae_guard.history.references import holding, meant, meant_for, meant_one, pick
 from sae_guard.history.store import Certificate, History
 
 __all__ = [

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.targets import CHANGE, View, estimate
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import judge
 from sae_guard.history.record import Record
 from sae_guard.history.record_rows import MetricRow, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
-from sae_guard.measurement import Measurement
-from sae_guard.metrics.table import METRICS
-from sae_guard.thresholds import Threshold
-from sae_guard.verdicts import judge
-from sae_guard.views import CHANGE, View, estimate
 
 TOLERANCE = 1e-4
 """Of the value."""

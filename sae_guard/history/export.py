@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sae_guard.core.metrics.table import METRICS
 from sae_guard.errors import SetupError
-from sae_guard.history.naming import holding
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.metrics.table import METRICS
+from sae_guard.history.references import holding
 
 Row = dict[str, Any]
 

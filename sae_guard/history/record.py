@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
+from sae_guard.core.thresholds import OnUndecided
+from sae_guard.core.verdicts import Status
 from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.history.record_rows import (
     CheckpointRow,
@@ -23,8 +25,6 @@ from sae_guard.history.record_rows import (
     SpecRow,
     ThresholdRow,
 )
-from sae_guard.thresholds import OnUndecided
-from sae_guard.verdicts import Status
 
 SCHEMA_VERSION = 1
 """Of both kinds of JSON; raised with a way to read the older ones in `_UPGRADES`."""
@@ -81,7 +81,7 @@ class Record(Kept):
     thresholds: tuple[ThresholdRow, ...]
     pareto: ParetoRow | None = None
     provenance: dict[str, Any]
-    """As `sae_guard.measurement.Provenance` has it."""
+    """As `sae_guard.core.measurement.Provenance` has it."""
     environment: dict[str, str]
     """Versions of Python, of this package and of what it depends on, and the platform."""
     git: GitRow | None = None

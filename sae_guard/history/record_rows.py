@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from sae_guard.thresholds import OnUndecided
-from sae_guard.verdicts import Status
+from sae_guard.core.thresholds import OnUndecided
+from sae_guard.core.verdicts import Status
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 

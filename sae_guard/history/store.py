@@ -19,7 +19,10 @@ from datetime import UTC
 from hashlib import sha256
 from typing import Generic
 
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.measurement.token_table import TokenKL
 from sae_guard.history.folder import Folder
+from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
 from sae_guard.history.record import (
     NAME,
     ChangedError,
@@ -32,9 +35,6 @@ from sae_guard.history.record import (
     to_json,
 )
 from sae_guard.history.record_rows import FileRow
-from sae_guard.history.rows import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
-from sae_guard.measurement import Measurement
-from sae_guard.token_table import TokenKL
 
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sae_guard.core.measurement.token_table import TokenKL
 from sae_guard.history.confirmation import FLOOR, SINGLE, TOLERANCE, Compared
-from sae_guard.token_table import TokenKL
 
 NAME = "token_kl"
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sae_guard.history.moves import (
+from sae_guard.core.pareto import Pareto
+from sae_guard.core.thresholds import Threshold
+from sae_guard.history.record import Promotion, Record, Recorded
+from sae_guard.history.threshold_changes import (
     Move,
     bounds_in_force,
     moves,
     pareto_moves,
     recorded_bounds,
 )
-from sae_guard.history.record import Promotion, Record, Recorded
-from sae_guard.pareto import Pareto
-from sae_guard.thresholds import Threshold
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sae_guard.paths import expanded
+from sae_guard.files import expanded
 
 DEFAULT = Path(".sae_guard", "history")
 """In the root folder of a project."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.pytest_plugin.bench import WORKBENCH, make_workbench
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES, Diagnoses
 from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtures by name here
     parametrize,
@@ -30,13 +29,14 @@ from sae_guard.pytest_plugin.ledger import Ledger
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
+from sae_guard.pytest_plugin.session import WORKBENCH, make_workbench
 from sae_guard.pytest_plugin.sharing import left
 from sae_guard.pytest_plugin.tracking import Tracker
 from sae_guard.pytest_plugin.versions import VERSIONS, Versions
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.workbench import Found
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Found
 
 _SHARED = pytest.StashKey[Path]()
 _WORKER_INPUT = "sae_guard_shared"

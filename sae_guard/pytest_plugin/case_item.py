@@ -11,8 +11,8 @@ from sae_guard.errors import LoadError, SaeGuardError
 from sae_guard.pytest_plugin.gate import GATE
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.wire import Outcome
+    from sae_guard.core.report import Outcome
+    from sae_guard.gate.cases import Case
 
 _REPORTED = pytest.StashKey[dict[str, str]]()
 

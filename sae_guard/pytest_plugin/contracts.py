@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import Contract, LoadError, SaeGuardError
-from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
+from sae_guard.pytest_plugin.session import WORKBENCH
 
 if TYPE_CHECKING:
-    from sae_guard.verdicts import Status
+    from sae_guard.core.verdicts import Status
 
 
 class ContractItem(CaseItem):
@@ -53,7 +53,7 @@ class ContractItem(CaseItem):
         return None
 
     def _record(self, verdict: Status, error: SaeGuardError | None = None) -> None:
-        from sae_guard.wire import Outcome
+        from sae_guard.core.report import Outcome
 
         self.record(
             Outcome(

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sae_guard.errors import SaeGuardError
-from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem
 from sae_guard.pytest_plugin.gate import GATE
+from sae_guard.pytest_plugin.session import WORKBENCH
 
 if TYPE_CHECKING:
-    from sae_guard.baselines import Row
-    from sae_guard.cases import Case
+    from sae_guard.core.controls import Row
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.verdicts import Status
     from sae_guard.errors import Cause
-    from sae_guard.measurement import Measurement
-    from sae_guard.verdicts import Status
+    from sae_guard.gate.cases import Case
 
 
 class ControlsItem(CaseItem):
@@ -30,7 +30,7 @@ class ControlsItem(CaseItem):
 
     def setup(self) -> None:
         """Measure the checkpoint and its controls, or take what other tests measured."""
-        from sae_guard.baselines import CHECKPOINT, RANDOM_ERROR, row, row_of_random_error
+        from sae_guard.core.controls import CHECKPOINT, RANDOM_ERROR, row, row_of_random_error
 
         own = self._measured(self.case)
         self._rows = {CHECKPOINT: row(own), RANDOM_ERROR: row_of_random_error(own)}
@@ -41,15 +41,15 @@ class ControlsItem(CaseItem):
 
     def runtest(self) -> None:
         """Say what was found."""
-        from sae_guard.baselines import CHECKPOINT, not_beaten
+        from sae_guard.core.controls import CHECKPOINT, not_beaten
 
         baselines = {case.control: self._rows[case.control] for case in self.case.baselines}
         told = "; ".join(not_beaten(self._rows[CHECKPOINT], baselines))
         self._record("warn" if told else "pass", message=told, controls=json.dumps(self._rows))
 
     def _measured(self, case: Case) -> Measurement:
-        from sae_guard.thresholds import Threshold
-        from sae_guard.verdicts import judge
+        from sae_guard.core.thresholds import Threshold
+        from sae_guard.core.verdicts import judge
 
         try:
             measurement = self.config.stash[WORKBENCH].measurement(case)
@@ -66,7 +66,7 @@ class ControlsItem(CaseItem):
     def _record(
         self, verdict: Status, *, cause: Cause | None = None, message: str = "", controls: str = ""
     ) -> None:
-        from sae_guard.wire import Outcome
+        from sae_guard.core.report import Outcome
 
         self.record(
             Outcome(

@@ -11,10 +11,10 @@ import pytest
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.diagnosis import Diagnosis
-    from sae_guard.measurement import Measurement
-    from sae_guard.workbench import Workbench
+    from sae_guard.core.diagnosis import Diagnosis
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Workbench
 
 DIAGNOSES = pytest.StashKey["Diagnoses"]()
 
@@ -32,7 +32,7 @@ class Diagnoses:
 
     def of(self, case: Case, measurement: Measurement) -> Diagnosis:
         """What is suspected of a case that was measured; nothing of controls."""
-        from sae_guard.diagnosis import Diagnosis
+        from sae_guard.core.diagnosis import Diagnosis
 
         if case.control or case.checkpoint is None:
             return Diagnosis()
@@ -45,7 +45,7 @@ class Diagnoses:
             return self._make(case, measurement)
         from filelock import FileLock
 
-        from sae_guard.diagnosis import Diagnosis
+        from sae_guard.core.diagnosis import Diagnosis
 
         stored = self._shared / f"{case.key}.diagnosis"
         with FileLock(f"{stored}.lock"):
@@ -58,7 +58,7 @@ class Diagnoses:
     def _make(self, case: Case, measurement: Measurement) -> Diagnosis:
         import torch
 
-        from sae_guard.diagnosis import diagnose
+        from sae_guard.core.diagnosis import diagnose
         from sae_guard.engine import Place
         from sae_guard.examination import examine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sae_guard.gate.early import ALPHA, EarlyOptions
 from sae_guard.pytest_plugin.parsers import number, whole
-from sae_guard.workbench import ALPHA, EarlyOptions
 
 
 def early_options(config: pytest.Config) -> EarlyOptions:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.gate import GATE
+from sae_guard.pytest_plugin.session import WORKBENCH
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
+    from sae_guard.core.measurement import Measurement
     from sae_guard.corpus import Corpus
-    from sae_guard.measurement import Measurement
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Workbench
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
-    from sae_guard.workbench import Workbench
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard import project
 from sae_guard.errors import InfrastructureError, SaeGuardError, SetupError, SpecError
+from sae_guard.gate import project
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.reference import Checkpoint
-    from sae_guard.plan import Candidate, Plan
-    from sae_guard.spec import Spec
+    from sae_guard.gate.planning import Candidate, Plan
+    from sae_guard.specs import Spec
 
 GATE = pytest.StashKey["Gate"]()
 
@@ -53,7 +53,7 @@ class Gate:
     def specs_of(self, path: Path) -> tuple[Spec, ...]:
         """The documents of a spec file; raises `SpecError`."""
         if path not in self._loaded:
-            from sae_guard.spec import load_specs
+            from sae_guard.specs import load_specs
 
             self._loaded[path] = load_specs(path, display=self.display(path))
         return self._loaded[path]
@@ -70,7 +70,7 @@ class Gate:
             pytest.UsageError: A checkpoint is not found, not gated, or gated ambiguously; or a
                 spec that the command line names gates nothing.
         """
-        from sae_guard.plan import plan
+        from sae_guard.gate.planning import plan
 
         specs, malformed = self._read_specs()
         try:
@@ -111,7 +111,7 @@ class Gate:
         return self._candidates_of(found)
 
     def _candidates_of(self, found: Sequence[Checkpoint]) -> list[Candidate]:
-        from sae_guard.plan import candidates
+        from sae_guard.gate.planning import candidates
         from sae_guard.pytest_plugin.options import sae_options
 
         said = sae_options(self.options.said)
@@ -120,7 +120,7 @@ class Gate:
     def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
         """Without ``--sae`` each spec gates its own default checkpoint, if it names one."""
         from sae_guard.checkpoints.reference import resolve
-        from sae_guard.plan import Idle, Plan, plan
+        from sae_guard.gate.planning import Idle, Plan, plan
 
         found = {
             id(spec): resolve(spec.checkpoint, spec.file.parent)
@@ -149,7 +149,7 @@ class Gate:
         )
 
     def _check_named(self, specs: list[Spec], made: Plan) -> None:
-        from sae_guard.plan import check_named
+        from sae_guard.gate.planning import check_named
 
         named = {*self._named, *(self.spec_files if self.options.specs else ())}
         try:

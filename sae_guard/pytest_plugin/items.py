@@ -16,8 +16,8 @@ from sae_guard.pytest_plugin.pareto import ParetoItem
 from sae_guard.pytest_plugin.thresholds import ThresholdItem
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.spec import Spec
+    from sae_guard.gate.cases import Case
+    from sae_guard.specs import Spec
 
 
 class SpecFile(pytest.File):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.paths import write_whole
+from sae_guard.files import write_whole
 from sae_guard.pytest_plugin.gate import Gate
 from sae_guard.pytest_plugin.options import EXIT_ERROR
 
 if TYPE_CHECKING:
+    from sae_guard.core.report import Outcome
     from sae_guard.pytest_plugin.recording import Recorder
     from sae_guard.pytest_plugin.tracking import Tracker
     from sae_guard.pytest_plugin.versions import Versions
-    from sae_guard.wire import Outcome
 
 _MISSING_SHOWN = 5
 
@@ -108,7 +108,7 @@ class Ledger:
         """Take the outcome out of a report; keep failed tests that carry none."""
         if report.nodeid not in self._expected:
             return
-        from sae_guard.wire import Outcome
+        from sae_guard.core.report import Outcome
 
         outcome = Outcome.from_properties(report.user_properties)
         if report.failed:
@@ -138,7 +138,7 @@ class Ledger:
             self._write_json(int(session.exitstatus))
 
     def _write_json(self, exitstatus: int) -> None:
-        from sae_guard.report import to_json
+        from sae_guard.render import to_json
 
         path = self.gate.options.json
         if path is None:
@@ -162,7 +162,7 @@ class Ledger:
         ours = self.gate.options.asked or self._expected or nothing_ran or self.recorder
         if config.option.collectonly or not ours:
             return
-        from sae_guard.report import summary
+        from sae_guard.render import summary
 
         shown, more = self.missing[:_MISSING_SHOWN], len(self.missing) - _MISSING_SHOWN
         notes = [f"NO VERDICT: {i} was collected and never reported" for i in shown]

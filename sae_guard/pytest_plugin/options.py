@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.project import SPECS
+from sae_guard.gate.early import EarlyOptions
+from sae_guard.gate.project import SPECS
 from sae_guard.pytest_plugin import early
 from sae_guard.pytest_plugin.parsers import device, flag, number, number_or_text, whole
-from sae_guard.workbench import EarlyOptions
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.options import SaeOptions

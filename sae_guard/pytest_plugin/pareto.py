@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SaeGuardError
-from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
+from sae_guard.pytest_plugin.session import WORKBENCH
 from sae_guard.pytest_plugin.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from sae_guard.pareto import ParetoVerdict
+    from sae_guard.core.pareto import ParetoVerdict
 
 
 class ParetoItem(CaseItem):
@@ -35,7 +35,7 @@ class ParetoItem(CaseItem):
 
     def runtest(self) -> None:
         """Say what was found."""
-        from sae_guard.report import pareto_failure
+        from sae_guard.render import pareto_failure
 
         found = self._verdict
         self._record("pass" if found.passes else "fail", pareto=found.json)
@@ -52,7 +52,7 @@ class ParetoItem(CaseItem):
         return found
 
     def _record(self, verdict: str, **told: Any) -> None:
-        from sae_guard.wire import Outcome
+        from sae_guard.core.report import Outcome
 
         where = self.case.pareto.where if self.case.pareto else ""
         parts: dict[str, Any] = {

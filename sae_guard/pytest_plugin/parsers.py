@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sae_guard.workbench import DEVICE, DEVICES
+from sae_guard.gate.session import DEVICE, DEVICES
 
 
 def whole(option: str) -> Callable[[str], int]:
@@ -57,7 +57,7 @@ def number_or_text(text: str) -> float | str:
 
 
 def device(text: str) -> str:
-    """Of `sae_guard.workbench.pick_device`."""
+    """Of `sae_guard.gate.session.pick_device`."""
     if not DEVICE.fullmatch(text):
         raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
     return text

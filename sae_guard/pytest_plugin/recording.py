@@ -11,15 +11,16 @@ import pytest
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.pareto import ParetoVerdict
+    from sae_guard.core.report import Outcome
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.early import EarlyOptions
+    from sae_guard.gate.recording import Occasion
+    from sae_guard.gate.session import Found
     from sae_guard.history import History
-    from sae_guard.history.make import Occasion
-    from sae_guard.measurement import Measurement
-    from sae_guard.pareto import ParetoVerdict
     from sae_guard.pytest_plugin.gate import Gate
     from sae_guard.pytest_plugin.versions import Versions
-    from sae_guard.wire import Outcome
-    from sae_guard.workbench import EarlyOptions, Found
 
 Find = Callable[["Case"], "Found | None"]
 
@@ -52,8 +53,8 @@ class Recorder:
         name: str | None = config.getoption("sae_record")
         if name is None:
             return None
+        from sae_guard.gate.recording import Occasion
         from sae_guard.history import History, where
-        from sae_guard.history.make import Occasion
 
         root = gate.options.root
         history = History(where.chosen(config.getini("sae_history"), root))
@@ -95,8 +96,8 @@ class Recorder:
             self.refused.append("no checkpoint was gated")
 
     def _record(self, case: Case, file: str, wrong: str, told: Outcome | None) -> str:
+        from sae_guard.gate.recording import make
         from sae_guard.history import NotRecordedError
-        from sae_guard.history.make import make
 
         if wrong:
             raise NotRecordedError(wrong)
@@ -118,7 +119,7 @@ class Recorder:
         self, case: Case, measurement: Measurement, told: Outcome | None
     ) -> ParetoVerdict | None:
         """As its test told it: records may have come since. Anew where that was deselected."""
-        from sae_guard.pareto import ParetoVerdict
+        from sae_guard.core.pareto import ParetoVerdict
 
         if case.pareto is not None and told is not None:
             return ParetoVerdict.of_json(told.pareto)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.project import ini_file_of, is_ini, root_without_ini
+from sae_guard.gate.project import ini_file_of, is_ini, root_without_ini
 
 
 def mend_root(config: pytest.Config, given: Namespace) -> None:

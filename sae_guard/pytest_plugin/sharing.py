@@ -9,14 +9,14 @@ import json
 from typing import TYPE_CHECKING
 
 from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
-from sae_guard.workbench import Judged
+from sae_guard.gate.early import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sae_guard.cases import Case
-    from sae_guard.workbench import Found
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Found
 
 
 def shared(folder: Path, key: str, case: Case, make: Callable[[], Found]) -> Found:
@@ -30,7 +30,7 @@ def shared(folder: Path, key: str, case: Case, make: Callable[[], Found]) -> Fou
     """
     from filelock import FileLock
 
-    from sae_guard.measurement import save
+    from sae_guard.gate.measurement_file import save
 
     path = folder / key
     stored, told, error = _files(path)
@@ -50,7 +50,7 @@ def shared(folder: Path, key: str, case: Case, make: Callable[[], Found]) -> Fou
 
 def left(path: Path, case: Case) -> Found | None:
     """What a process made; None where none has made it yet."""
-    from sae_guard.measurement import load
+    from sae_guard.gate.measurement_file import load
 
     stored, told, error = _files(path)
     if stored.exists():

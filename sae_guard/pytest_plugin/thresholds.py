@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from sae_guard.errors import SaeGuardError
-from sae_guard.pytest_plugin.bench import WORKBENCH
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
+from sae_guard.pytest_plugin.session import WORKBENCH
 from sae_guard.pytest_plugin.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from sae_guard.comparison import Baseline
-    from sae_guard.diagnosis import Diagnosis
-    from sae_guard.measurement import Measurement
-    from sae_guard.thresholds import Threshold
-    from sae_guard.verdicts import Verdict
-    from sae_guard.wire import Outcome
-    from sae_guard.workbench import Judged
-    from sae_guard.worst import Worst
+    from sae_guard.core.comparison import Baseline
+    from sae_guard.core.diagnosis import Diagnosis
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.report import Outcome
+    from sae_guard.core.thresholds import Threshold
+    from sae_guard.core.verdicts import Verdict
+    from sae_guard.core.worst import Worst
+    from sae_guard.gate.early import Judged
 
 _DIAGNOSIS_CARRIED = pytest.StashKey[dict[str, str]]()
 _EXPLAINED = pytest.StashKey[dict[str, str]]()
@@ -58,8 +58,8 @@ class ThresholdItem(CaseItem):
 
     def runtest(self) -> None:
         """Judge the threshold; anything but a pass or a warning raises."""
-        from sae_guard.diagnosis import Diagnosis
-        from sae_guard.report import failure
+        from sae_guard.core.diagnosis import Diagnosis
+        from sae_guard.render import failure
 
         judged, diagnosis = self._judged, self._diagnosis
         if judged is None or diagnosis is None:
@@ -78,7 +78,7 @@ class ThresholdItem(CaseItem):
             raise Told(failure(outcome, told, self._shown(measurement)))
 
     def _no_verdict(self, error: SaeGuardError, text: str) -> NoReturn:
-        from sae_guard.verdicts import Verdict
+        from sae_guard.core.verdicts import Verdict
 
         self._record(Verdict(self.threshold, "error", cause=error.cause, message=str(error)))
         pytest.fail(text, pytrace=False)
@@ -97,7 +97,7 @@ class ThresholdItem(CaseItem):
 
     def _carried(self, measurement: Measurement) -> str:
         """The worst of the measurement, for reports, on one outcome of the case."""
-        from sae_guard.worst import worst
+        from sae_guard.core.worst import worst
 
         carried = self.config.stash.setdefault(_WORST_CARRIED, {})
         first = carried.setdefault(id(self.case), self.nodeid) == self.nodeid
@@ -105,7 +105,7 @@ class ThresholdItem(CaseItem):
 
     def _shown(self, measurement: Measurement) -> Worst | None:
         """The worst of what is looked at, in the first failure that it explains."""
-        from sae_guard.worst import ABOUT, worst
+        from sae_guard.core.worst import ABOUT, worst
 
         view = self.threshold.view
         if view.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:
@@ -113,6 +113,6 @@ class ThresholdItem(CaseItem):
         return worst(measurement, tokens=3, sequences=2, slice=view.slice)
 
     def _record(self, verdict: Verdict, **carried: str) -> Outcome:
-        from sae_guard.wire import Outcome
+        from sae_guard.core.report import Outcome
 
         return self.record(Outcome.of(verdict, **self.identity, **carried))

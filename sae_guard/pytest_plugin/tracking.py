@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sae_guard.history import History
     from sae_guard.history.tracking import Looser
     from sae_guard.pytest_plugin.gate import Gate
-    from sae_guard.spec import Spec
+    from sae_guard.specs import Spec
 
 
 class Tracker:
@@ -67,7 +67,7 @@ class Tracker:
     def lines(self) -> Iterator[str]:
         """What is looser, and what could not be compared and why."""
         if self._looser or self._unread:
-            from sae_guard.report import looser_line
+            from sae_guard.render import looser_line
 
             yield from map(looser_line, self._looser)
             for line in self._unread:
@@ -75,6 +75,6 @@ class Tracker:
 
     def rows(self) -> list[dict[str, Any]]:
         """What is looser, for JSON."""
-        from sae_guard.report import looser_row
+        from sae_guard.render import looser_row
 
         return list(map(looser_row, self._looser))

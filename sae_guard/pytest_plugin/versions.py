@@ -10,13 +10,13 @@ import pytest
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.comparison import Baseline
-    from sae_guard.history.earlier import Earlier
-    from sae_guard.measurement import Measurement
-    from sae_guard.pareto import ParetoVerdict
+    from sae_guard.core.comparison import Baseline
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.pareto import ParetoVerdict
+    from sae_guard.core.thresholds import Threshold
+    from sae_guard.gate.baselines import Earlier
+    from sae_guard.gate.cases import Case
     from sae_guard.pytest_plugin.gate import Gate
-    from sae_guard.thresholds import Threshold
 
 VERSIONS = pytest.StashKey["Versions"]()
 
@@ -35,8 +35,8 @@ class Versions:
 
     @cached_property
     def _earlier(self) -> Earlier:
+        from sae_guard.gate.baselines import Earlier
         from sae_guard.history import History, where
-        from sae_guard.history.earlier import Earlier
 
         return Earlier(History(where.chosen(self._folder, self._gate.options.root)))
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.reading.files import read_entries
-from sae_guard.checkpoints.reading.inert import Record, Unpickler
-from sae_guard.checkpoints.reading.sizes import Stream
+from sae_guard.checkpoints.safe_pickle.inert import Record, Unpickler
+from sae_guard.checkpoints.safe_pickle.sizes import Stream
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from tests.attacks.containers import OF_OBJECTS, WRITERS, Leaves, raw_pickle, tensors, write
 
@@ -115,7 +115,7 @@ def test_no_module_is_imported(tmp_path: Path) -> None:
                       + call("evil_module", "Evil", "x") + b"s.")  # fmt: skip
     code = (
         "import sys; from pathlib import Path"
-        "; from sae_guard.checkpoints.reading.files import read_entries"
+        "; from sae_guard.checkpoints.tensor_files import read_entries"
         f"; read_entries(Path({str(path)!r})); assert 'evil_module' not in sys.modules"
     )
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

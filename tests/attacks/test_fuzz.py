@@ -17,7 +17,7 @@ from sae_guard.checkpoints.declare import declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.locate import SUFFIXES
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.reading.files import read_entries
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from tests.attacks.containers import WRITERS, Foreign, pickle_of_foreign, raw_pickle, write
 

@@ -11,7 +11,7 @@ import pytest
 from sae_guard.checkpoints.declare import declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.locate import find, is_checkpoint, labels, read_config
-from sae_guard.checkpoints.reading.files import read_entries, sha256
+from sae_guard.checkpoints.tensor_files import read_entries, sha256
 from sae_guard.errors import LoadError, SetupError
 from tests.attacks.containers import WRITERS, saelens_folder, tensors, write
 

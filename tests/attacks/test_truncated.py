@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.reading.files import read_entries
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from tests.attacks.containers import OPTIONS, WRITERS, saelens_folder, tensors, write
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.reading.files import read_entries
-from sae_guard.checkpoints.reading.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import InfrastructureError, LoadError
 from tests.attacks.containers import OF_OBJECTS, OPTIONS, WRITERS, saelens_folder, tensors, write
 
@@ -167,7 +167,7 @@ def test_no_memory_is_not_the_fault_of_the_file(
     def fail(*_: object) -> Tensor:
         raise MemoryError
 
-    monkeypatch.setattr("sae_guard.checkpoints.reading.files.read_torch", fail)
+    monkeypatch.setattr("sae_guard.checkpoints.tensor_files.read_torch", fail)
     with pytest.raises(InfrastructureError, match="not enough memory to read"):
         read_entries(path)
 
@@ -178,6 +178,6 @@ def test_an_interrupt_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*_: object) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sae_guard.checkpoints.reading.files.read_torch", interrupt)
+    monkeypatch.setattr("sae_guard.checkpoints.tensor_files.read_torch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read_entries(path)

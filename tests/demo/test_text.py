@@ -22,7 +22,7 @@ from sae_guard.demo.text import (
 )
 from sae_guard.engine import measure
 from sae_guard.model import LanguageModel, load_model
-from sae_guard.spec import load_specs
+from sae_guard.specs import load_specs
 
 SPEC = Path(__file__).parents[2] / "thresholds" / "demo.yaml"
 

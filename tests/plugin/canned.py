@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from sae_guard.cases import Case
-from sae_guard.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.measurement import Measurement, Provenance
+from sae_guard.core.metrics.table import COLUMNS
 from sae_guard.errors import Contract
-from sae_guard.measurement import Measurement, Provenance
-from sae_guard.metrics.table import COLUMNS
+from sae_guard.gate.cases import Case
+from sae_guard.gate.session import Workbench
 from sae_guard.pytest_plugin.diagnoses import Diagnoses
-from sae_guard.workbench import Workbench
 
 KL = {"good": 0.01, "bad": 0.5}
 

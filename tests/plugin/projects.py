@@ -12,8 +12,8 @@ import torch
 import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets what it imports
 
 import sae_guard.api  # noqa: F401 likewise
-from sae_guard.controls import identity_sae
 from sae_guard.errors import Contract
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.tiny_models import TEXT
 

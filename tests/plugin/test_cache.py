@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sae_guard.cache import Cache
-from sae_guard.controls import identity_sae
-from sae_guard.engine.base import Bases
+from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, write_saelens
 from tests.plugin.projects import HOOK, METADATA, Project
 

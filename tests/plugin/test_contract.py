@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_guard.activations import ReLU
-from sae_guard.controls import identity_sae
 from sae_guard.errors import Contract
+from sae_guard.sae.activations import ReLU
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import CONTRACT, METADATA, PARTS, Project
 
@@ -21,7 +21,7 @@ THRESHOLDS = ("kl", "l0", "explained_variance")
 NODE = "thresholds/tiny.yaml::tiny::"
 OF_BATCH = """
     import torch
-    from sae_guard.activations import ReLU
+    from sae_guard.sae.activations import ReLU
 
     ReLU.__call__ = lambda self, q: torch.relu(q - q.mean(dim=0))
     """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sae_guard
-from sae_guard.controls import identity_sae
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import CONTRACT, HOOK, METADATA, PARTS, Project
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sae_guard.cases import CONTROLS
-from sae_guard.controls import identity_sae
 from sae_guard.errors import InfrastructureError
+from sae_guard.gate.cases import CONTROLS
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, write_saelens
 from tests.plugin.projects import METADATA, PARTS, Project
 from tests.plugin.test_contract_metadata import write_likely_tokens
@@ -99,7 +99,7 @@ def test_a_control_that_cannot_be_measured_is_an_error(
     def broken(*args: object, **more: object) -> None:
         raise InfrastructureError("no room for directions")
 
-    monkeypatch.setattr("sae_guard.controls.random_directions", broken)
+    monkeypatch.setattr("sae_guard.sae.controls.random_directions", broken)
     result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json")
     assert result.ret == 2
     found = controls(trained)
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_kl_has_no_comparison(
     trained: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sae_guard.metrics.tokens.kl_divergence",
+        "sae_guard.engine.columns.kl_divergence",
         lambda p, q: torch.full(p.shape[:-1], torch.nan),
     )
     options = ("--sae=good", "--sae-controls", "--sae-json=out.json", "-k", "controls")

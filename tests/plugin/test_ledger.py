@@ -21,7 +21,7 @@ UNSENDABLE = """
 CRASH = """
     import canned
     import os
-    from sae_guard.workbench import Workbench
+    from sae_guard.gate.session import Workbench
 
     Workbench.measurement = lambda *args, **kwargs: os._exit(3)
     """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae_guard.controls import identity_sae
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import CONTRACT, HOOK, METADATA, PARTS, Project
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.gate.session import Workbench
 from sae_guard.pytest_plugin.sharing import shared
-from sae_guard.workbench import Workbench
 
 if TYPE_CHECKING:
-    from sae_guard.cases import Case
-    from sae_guard.workbench import Watch
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.early import Watch
 
 
 class Counting(Workbench):

@@ -12,7 +12,7 @@ import pytest
 from tests.plugin.projects import Project
 
 HEAVY = {"torch", "transformers", "transformer_lens", "datasets", "scipy", "jaxtyping"}
-IDLE = {*HEAVY, "numpy", "pydantic", "yaml", "sae_guard.spec", "sae_guard.plan"}
+IDLE = {*HEAVY, "numpy", "pydantic", "yaml", "sae_guard.specs", "sae_guard.gate.planning"}
 RUN = """
 import sys, pytest
 code = pytest.main(["-p", "sae_guard.pytest_plugin", *sys.argv[1:]])
@@ -46,5 +46,5 @@ def test_the_version_of_pytest_imports_no_torch(project: Project) -> None:
 
 def test_collecting_specs_imports_no_torch(project: Project) -> None:
     modules = imported(project.path, "--collect-only", "-q", "--sae", "good")
-    assert "sae_guard.plan" in modules
+    assert "sae_guard.gate.planning" in modules
     assert not modules & HEAVY

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from sae_guard.cli import main
-from sae_guard.controls import identity_sae
+from sae_guard.sae.controls import identity_sae
 from tests.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.plugin.projects import METADATA, Project
 

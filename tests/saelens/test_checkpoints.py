@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_guard.checkpoints.families import saelens_training
+from sae_guard.checkpoints.formats import saelens_training
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.demo import SAES

@@ -1,0 +1,106 @@
+"""mats_sae_training and SAELens of 2024: one ``.pt`` with ``cfg`` and ``state_dict``.
+
+https://github.com/jbloomAus/SAELens at v0.1 to v2.1, and for transcoders its fork
+https://github.com/jacobdunefsky/transcoder_circuits, `sae_training/sparse_autoencoder.py`. The
+config is a pickled object of the training package, read as a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.formats import saelens_before_6
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_PLAIN = (str, int, float, bool, dict, type(None))
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The SAE of a single file; raises `LoadError` as for a folder of that age."""
+    tensors, said = opened.entries["state_dict"], opened.entries["cfg"]
+    if not isinstance(tensors, Mapping):
+        raise LoadError(f"{opened.weights}: state_dict is {type(tensors).__name__}")
+    config = _config(said)
+    if "d_in" not in config:
+        raise LoadError(
+            f"{opened.weights}: cfg ({type(said).__name__}) has no d_in; it has: "
+            f"{', '.join(sorted(config)) or 'nothing'}"
+        )
+    whole = replace(opened, entries=tensors, config=config, config_file=opened.weights)
+    writes_another = config.get("is_transcoder") or False
+    if writes_another != ("b_dec_out" in tensors) and "is_transcoder" in config:
+        raise LoadError(
+            f"{opened.weights}: is_transcoder is {config['is_transcoder']!r}, and there is "
+            f"{'a' if 'b_dec_out' in tensors else 'no'} b_dec_out; allowed: both or neither",
+            "keys",
+        )
+    if "b_dec_out" in tensors:
+        return _transcoder(whole, config, options)
+    return saelens_before_6.read(whole, options, family="mats_sae_training")
+
+
+def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) -> SAE:
+    """b_dec is of the activation that is read here, and taken off it; b_dec_out is added."""
+    if config.get("hook_point_head_index") is not None:
+        raise LoadError(
+            f"{opened.weights}: hook_point_head_index is {config['hook_point_head_index']!r}: "
+            "transcoders of a single attention head are not read; allowed: None"
+        )
+    tensors, latent_scale = saelens_before_6.finetuned(opened.tensors, config, opened.weights)
+    names = {"b_dec": "b_pre", "b_dec_out": "b_dec"}
+    canonical: dict[str, Tensor] = {names.get(name, name): t for name, t in tensors.items()}
+    if "b_dec" not in tensors or {"b_pre", "latent_scale", "W_skip"} & tensors.keys():
+        raise LoadError(
+            f"{opened.weights}: expected W_enc, b_enc, b_dec, W_dec and b_dec_out, there is: "
+            f"{', '.join(tensors)}",
+            "keys",
+        )
+    if latent_scale is not None:
+        canonical["latent_scale"] = latent_scale
+    facts = Facts("standard", None, pre_bias=True, normalize="none", transcoder=True)
+    check_agreement(facts, options, opened.weights)
+    source = opened.source(
+        "mats_sae_training transcoder",
+        model_name=config.get("model_name"),
+        hook_name=saelens_before_6.hook_of(config, "hook_point"),
+        hook_name_out=saelens_before_6.hook_of(config, "out_hook_point"),
+        prepend_bos=config.get("prepend_bos"),
+        context_size=config.get("context_size"),
+    )
+    sae = assemble(canonical, facts, source, opened.weights)
+    d_out = config.get("d_out")
+    for name, said, found in (
+        ("d_in", config.get("d_in"), sae.d_in),
+        ("d_sae", config.get("d_sae"), sae.d_sae),
+        ("d_out", config.get("d_in") if d_out is None else d_out, sae.d_out),
+    ):
+        if said != found:
+            raise LoadError(
+                f"{opened.weights}: {name} is {said!r}, but the weights have {name} {found}",
+                "shapes",
+            )
+    return sae
+
+
+def _config(said: Any) -> dict[str, Any]:
+    facts = vars(said) if isinstance(said, Record) else said
+    plain = facts if isinstance(facts, Mapping) else {}
+    return {str(name): value for name, value in plain.items() if isinstance(value, _PLAIN)}
+
+
+FAMILY = Family(
+    "mats_sae_training",
+    recognised_by="a `.pt`, `.pkl` or `.pkl.gz` file with `cfg` and `state_dict`",
+    holds="standard SAEs, and the transcoders of transcoder_circuits",
+    matches=lambda opened: {"cfg", "state_dict"} <= opened.entries.keys(),
+    read=read,
+)

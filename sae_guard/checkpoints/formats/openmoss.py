@@ -1,0 +1,167 @@
+"""OpenMOSS since 2025: ``config.json`` beside ``sae_weights.safetensors`` or ``sae_weights.pt``.
+
+https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/sae.py` until 2025-05, then
+`src/llamascopium/models/sae.py` and `sparse_dictionary.py`:
+
+    x̂ = (f(n·((fi·x − b_pre) W_enc + b_enc)) / n · W_dec + b_dec) / fo
+
+where fi and fo are sqrt(d_model) over the average norms of what is read and reconstructed, and n is
+1 or, with ``sparsity_include_decoder_norm``, the norm of each latent's decoder row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.formats.openmoss_config import (
+    FIELDS,
+    NORM,
+    NORMS,
+    Config,
+    architecture_of,
+    biased,
+    config_of,
+    finish,
+    k_of,
+    source_of,
+    tensors_of,
+    unwrapped,
+)
+from sae_guard.checkpoints.formats.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.tensor_files import float32
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_THRESHOLDS = ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold")
+_FIELDS = FIELDS | {
+    "force_unit_decoder_norm", "jumprelu_threshold_grad_scale", "jumprelu_threshold_window",
+    "use_triton_kernel", "sparsity_threshold_for_triton_spmm_kernel", "sparsity_threshold_for_csr",
+    "promote_act_fn_dtype", "matryoshka_widths", "matryoshka_loss_weights",
+    "use_matryoshka_aux_loss",
+}  # fmt: skip
+
+
+def _matches(opened: Opened) -> bool:
+    names = opened.entries.keys()
+    in_config = opened.config is not None and "hook_point_in" in opened.config
+    return (
+        (in_config and opened.config_file is not None and opened.config_file.name == "config.json")
+        or {"W_E", "W_D"} <= names
+        or not names.isdisjoint(_THRESHOLDS)
+        or any(name.startswith(f"{NORM}.") for name in names)
+    )
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The SAE of an OpenMOSS folder with ``config.json``.
+
+    Raises:
+        LoadError: It takes a batch together, has an encoder with a gated linear unit, its weights
+            may hold the scale already, or what it says is not understood or contradicted.
+    """
+    opened = unwrapped(opened)
+    config = config_of(opened, _FIELDS)
+    architecture = architecture_of(config)
+    if architecture != "jumprelu" and config.number("jump_relu_threshold", default=0) != 0:
+        raise LoadError(
+            f"{config.path}: jump_relu_threshold is {config.values['jump_relu_threshold']!r} with "
+            f"act_fn {config.values['act_fn']!r}, allowed: 0",
+            "activation",
+        )
+    tensors = tensors_of(opened, config)
+    if architecture == "jumprelu":
+        _take_threshold(tensors, config, opened)
+    since_2025_06 = "W_E" in opened.entries
+    scale_in, scale_out = scales(
+        config, (_norm(opened, config.hooks[0]), _norm(opened, config.hooks[1])), options,
+        may_be_folded=since_2025_06,
+    )  # fmt: skip
+    facts = Facts(
+        architecture,
+        k_of(config, architecture),
+        pre_bias=_pre_bias(opened, config, since_2025_06=since_2025_06),
+        normalize=NORMS[config.norm],
+        rescale_by_decoder_norm=(
+            "selection" if config.flag("sparsity_include_decoder_norm") else "none"
+        ),
+        scale_in=scale_in,
+        scale_out=scale_out,
+        transcoder=config.transcoder,
+    )
+    source = source_of(opened, config, "OpenMOSS", *_assumptions(opened, config, facts))
+    return finish(opened, config, tensors, facts, options, source)
+
+
+def _take_threshold(tensors: dict[str, Tensor], config: Config, opened: Opened) -> None:
+    stored = [name for name in _THRESHOLDS if name in tensors]
+    if len(stored) != 1:
+        raise LoadError(
+            f"{opened.weights}: act_fn is {config.values['act_fn']!r} with "
+            f"{' and '.join(stored) or 'no threshold'}, expected one of {' or '.join(_THRESHOLDS)}",
+            "keys",
+        )
+    log = float32({stored[0]: tensors.pop(stored[0])}, opened.weights)
+    tensors["threshold"] = log[stored[0]].exp()
+
+
+def _norm(opened: Opened, hook: str) -> Norm:
+    name = f"{NORM}.{hook}"
+    stored = opened.entries.get(name)
+    if not isinstance(stored, Tensor) or stored.numel() != 1 or not stored.is_floating_point():
+        return Norm(name, None)
+    return Norm(name, float(stored))
+
+
+def _pre_bias(opened: Opened, config: Config, *, since_2025_06: bool) -> bool:
+    """Whether b_dec is taken off the scaled input; since 2025-06 it never is."""
+    if since_2025_06:
+        if config.flag("apply_decoder_bias_to_pre_encoder", default=False):
+            raise LoadError(
+                f"{config.path}: apply_decoder_bias_to_pre_encoder is true, which OpenMOSS has not "
+                "computed with tensors of these names; allowed: false",
+                "activation",
+            )
+        return False
+    # Its default changed in 2025-02, so it has to be there.
+    return biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
+
+
+def _assumptions(opened: Opened, config: Config, facts: Facts) -> Iterator[str]:
+    scaled = facts.scale_in != 1 or facts.scale_out != 1
+    rounded = {
+        str(value.dtype).removeprefix("torch.")
+        for name, value in opened.entries.items()
+        if name.startswith(f"{NORM}.") and isinstance(value, Tensor) and value.element_size() < 4
+    }
+    if scaled and rounded:
+        yield f"the scale is that of a norm rounded to {', '.join(sorted(rounded))}"
+    if scaled and "W_E" not in opened.entries:
+        yield "OpenMOSS folded no scale into the weights that it saved before 2025-06"
+    folded = config.norm == "inference" or (config.norm == "dataset-wise" and not scaled)
+    if folded and facts.architecture == "jumprelu":
+        yield (
+            "thresholds are in the units of the weights: OpenMOSS does not rescale them when it "
+            "folds the scale into the weights"
+        )
+    if facts.architecture == "topk" and "W_E" not in opened.entries:
+        yield (
+            "each token has at least top_k positive pre-activations: for one with fewer, OpenMOSS "
+            "before 2025-06 let every latent through, the negative ones too"
+        )
+
+
+FAMILY = Family(
+    "OpenMOSS",
+    recognised_by="`config.json` (`hook_point_in`) with `sae_weights.safetensors` or "
+    "`sae_weights.pt`, or the keys `W_E` and `W_D`",
+    holds="relu, topk and jumprelu SAEs and transcoders, also Matryoshka ones; not batchtopk, "
+    "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, "
+    "whether a dataset-wise scale is stored or folded has to be said",
+    matches=lambda opened: _matches(unwrapped(opened)),
+    read=read,
+)

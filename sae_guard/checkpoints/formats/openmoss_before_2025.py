@@ -1,0 +1,139 @@
+"""lm_saes 1.0 and 1.1 (Llama Scope): ``hyperparams.json`` beside ``checkpoints/final.safetensors``.
+
+https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/sae.py` at v1.0.0. Its loader folds
+the scale of the dataset and then, with ``sparsity_include_decoder_norm``, the norms n of the
+decoder rows into the weights. With fi and fo of input and output, what it computes is
+
+    x̂ = (f(n·((fi·x − b_dec·fi/fo) W_enc + b_enc)) / n · W_dec + b_dec) / fo
+
+where b_dec·fi/fo is only taken off with ``apply_decoder_bias_to_pre_encoder``, and where the
+threshold θ of a JumpReLU, which stands before the fold, is θ·fo with n and θ·fi without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sae_guard.checkpoints.assemble import Facts
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.formats.openmoss_config import (
+    FIELDS,
+    NORM,
+    NORMS,
+    Config,
+    architecture_of,
+    biased,
+    config_of,
+    finish,
+    k_of,
+    source_of,
+    tensors_of,
+    unwrapped,
+)
+from sae_guard.checkpoints.formats.openmoss_scale import Norm, scales
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_FIELDS = FIELDS | {
+    NORM, "seed", "bias_init_method", "decoder_exactly_fixed_norm", "init_decoder_norm",
+    "init_encoder_norm", "init_encoder_with_decoder_transpose", "lp", "l1_coefficient",
+    "l1_coefficient_warmup_steps", "initial_k", "k_warmup_steps", "use_batch_norm_mse",
+    "use_ghost_grads", "tp_size", "ddp_size",
+}  # fmt: skip
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The SAE of a folder with ``hyperparams.json``.
+
+    Raises:
+        LoadError: It takes a batch together, has an encoder with a gated linear unit, may be a
+            TopK or a JumpReLU SAE, or what it says is not understood or contradicted.
+    """
+    opened = unwrapped(opened)
+    config = config_of(opened, _FIELDS)
+    architecture = _architecture(config, options)
+    norms = _norm(config, "in"), _norm(config, "out")
+    scale_in, scale_out = scales(config, norms, options, may_be_folded=False)
+    in_decoder_units = config.flag("sparsity_include_decoder_norm")
+    pre_bias = biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
+    tensors = tensors_of(opened, config)
+    if architecture == "jumprelu" and "b_enc" in tensors:
+        threshold = config.number("jump_relu_threshold")
+        unit = scale_out if in_decoder_units else scale_in
+        tensors["threshold"] = torch.full((tensors["b_enc"].numel(),), threshold * unit)
+    if pre_bias and scale_in != scale_out and "b_dec" in tensors:
+        tensors["b_pre"] = tensors["b_dec"].to(torch.float32) * (scale_in / scale_out)
+    facts = Facts(
+        architecture,
+        k_of(config, architecture),
+        pre_bias=pre_bias,
+        normalize=NORMS[config.norm],
+        rescale_by_decoder_norm="latents" if in_decoder_units else "none",
+        scale_in=scale_in,
+        scale_out=scale_out,
+        transcoder=config.transcoder,
+    )
+    source = source_of(opened, config, FAMILY.name, *_assumptions(facts))
+    return finish(opened, config, tensors, facts, options, source)
+
+
+def _architecture(config: Config, options: SaeOptions) -> str:
+    architecture = architecture_of(config)
+    threshold = config.number("jump_relu_threshold", default=0)
+    if architecture != "topk" or threshold <= 0:
+        return architecture
+    if options.architecture in ("topk", "jumprelu"):
+        return options.architecture
+    raise LoadError(
+        f"{config.path} is ambiguous; decide in the spec:"
+        f"\n  sae.architecture (--sae-arch): "
+        f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
+        f"{config.values.get('top_k')!r})"
+        f"\n  sae.architecture (--sae-arch): "
+        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
+        "that it converts to it)",
+        "activation",
+    )
+
+
+def _norm(config: Config, side: str) -> Norm:
+    name = f"{NORM}.{side}"
+    stored: Any = config.values.get(NORM)
+    if stored is None:
+        return Norm(name, None)
+    if not isinstance(stored, dict):
+        raise LoadError(f"{config.path}: {NORM} is {stored!r}, expected an object", "scale")
+    value = stored.get(side)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise LoadError(f"{config.path}: {name} is {value!r}, expected a number", "scale")
+    return Norm(name, value)
+
+
+def _assumptions(facts: Facts) -> Iterator[str]:
+    if facts.scale_in != 1 or facts.scale_out != 1:
+        yield (
+            "lm_saes 1 saved weights into which no scale is folded, and folds it while loading; "
+            "here it is applied to the input, so that latents are in units of the scaled input"
+        )
+    if facts.rescale_by_decoder_norm == "latents":
+        yield "latents are multiplied by the norms of their decoder rows, as lm_saes 1 folds them"
+
+
+def _matches(opened: Opened) -> bool:
+    return opened.config_file is not None and opened.config_file.name == "hyperparams.json"
+
+
+FAMILY = Family(
+    "lm_saes 1 (Llama Scope)",
+    recognised_by="`hyperparams.json` with `checkpoints/final.safetensors`, `final.pt` or "
+    "`sae_weights.safetensors`",
+    holds="relu, topk and jumprelu SAEs and transcoders; not batch-wise norms and encoders with a "
+    "gated linear unit; a topk SAE with a `jump_relu_threshold` has to be said to be topk or "
+    "jumprelu",
+    matches=_matches,
+    read=read,
+)

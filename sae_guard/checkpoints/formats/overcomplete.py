@@ -1,0 +1,166 @@
+"""overcomplete: an encoder and a dictionary, as a state dict or as a whole pickled module.
+
+https://github.com/KempnerInstitute/overcomplete, `sae/`. No bias is taken off the input and none is
+added to the output. The dictionary is computed from its weights by ``.eval()``, and so it is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.formats.overcomplete_dictionary import compute, matrix
+from sae_guard.checkpoints.formats.overcomplete_module import (
+    CLASSES,
+    Module,
+    is_module,
+    read_module,
+)
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.tensor_files import float32
+from sae_guard.errors import LoadError
+from sae_guard.sae import SAE
+
+_ENCODERS = ("encoder.final_block.0.", "encoder.")
+"""Of the default encoder, and of the one that `untied()` makes."""
+_ANY_DICTIONARY = ("dictionary._weights", "dictionary.Relax")
+_OF_DICTIONARIES = {f"dictionary.{name}" for name in ("_weights", "multiplier", "W", "C", "Relax")}
+_UNLIKE = {
+    "Q": "its codes are quantised (QSAE)",
+    "encoder.mlp_blocks": "its encoder has hidden layers",
+    "encoder.final_block.1": "its encoder has a batch norm or layer norm (mlp_bn, mlp_ln)",
+    "encoder.resnet_blocks": "its encoder is a ResNet",
+    "encoder.attention_blocks": "its encoder mixes positions",
+}
+
+
+def matches(opened: Opened) -> bool:
+    """By the class of a module, or by the keys of a dictionary."""
+    record = opened.entries.get("__record__")
+    if isinstance(record, Record):
+        return is_module(record)
+    return any(name in opened.entries for name in _ANY_DICTIONARY)
+
+
+def read(opened: Opened, options: SaeOptions) -> SAE:
+    """The SAE of a state dict, or of a module in a file.
+
+    relu(x · encoderᵀ + bias), of which a TopK keeps the top_k largest, the others what is not below
+    a threshold; then times the dictionary.
+
+    Raises:
+        LoadError: What a state dict does not hold is not said in the options or depends on the
+            batch, or the encoder or the class is none that is read.
+    """
+    path = opened.weights
+    record = opened.entries.get("__record__")
+    module = read_module(record, path) if isinstance(record, Record) else None
+    if module is not None:
+        opened = replace(opened, entries=module.tensors)
+    for start, reason in _UNLIKE.items():
+        if any(f"{name}.".startswith(f"{start}.") for name in opened.entries):
+            raise LoadError(f"{path}: not read: {reason}", "keys")
+    tensors = float32(opened.tensors, path)
+    facts = _facts(tensors, module, options, path)
+    check_agreement(facts, options, path)
+    dictionary = compute(tensors, module, path)
+    canonical = _canonical(tensors, dictionary.rows, path)
+    if module is not None and module.threshold is not None:
+        canonical["threshold"] = torch.full((len(dictionary.rows),), module.threshold)
+    elif facts.architecture == "jumprelu" and "thresholds" in canonical:
+        canonical["threshold"] = canonical.pop("thresholds").exp()
+    assumed = dictionary.assumed
+    if module is not None and module.name == "BatchTopKSAE":
+        assumed += ("latents are those of evaluation mode, with its running_threshold",)
+    if module is None:
+        assumed += ("codes are relu of the encoder, as in overcomplete by default",)
+    return assemble(canonical, facts, opened.source("overcomplete", *assumed), path)
+
+
+def _facts(
+    tensors: Mapping[str, Tensor], module: Module | None, options: SaeOptions, path: Path
+) -> Facts:
+    if module is not None:
+        architecture, k = CLASSES[module.name], module.k
+    elif "thresholds" in tensors:
+        architecture, k = "jumprelu", None
+    else:
+        architecture, k = _said(options, path)
+    return Facts(
+        architecture, k, pre_bias=False, normalize="none", inclusive=architecture == "jumprelu"
+    )
+
+
+def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
+    """SAE, TopKSAE and BatchTopKSAE have the same state dict."""
+    architecture = options.architecture
+    if architecture == "jumprelu":
+        raise LoadError(
+            f"{path}: no thresholds: a BatchTopKSAE keeps its running_threshold out of its state "
+            "dict, and without it latents depend on the rest of their batch; save the whole module",
+            "batch_mates",
+        )
+    if architecture == "standard" or (architecture == "topk" and options.k is not None):
+        return architecture, options.k
+    if architecture not in (None, "topk"):
+        raise LoadError(
+            f"{path}: the `sae` options say architecture {architecture!r}, allowed: standard or "
+            "topk",
+            "activation",
+        )
+    k = "\n  sae.k (--sae-k): a whole number (overcomplete's default is a tenth of the latents)"
+    raise LoadError(
+        f"{path} is ambiguous; decide in the spec:"
+        + (
+            ""
+            if architecture
+            else "\n  sae.architecture (--sae-arch): standard (SAE) or topk (TopKSAE)"
+        )
+        + ("" if options.k else k),
+        "activation",
+    )
+
+
+def _canonical(tensors: Mapping[str, Tensor], rows: Tensor, path: Path) -> dict[str, Tensor]:
+    """W_enc, W_dec, b_enc and b_dec; what is left over is under its own name, to be refused."""
+    left = {name: tensor for name, tensor in tensors.items() if name not in _OF_DICTIONARIES}
+    canonical = {"W_dec": rows, "b_dec": torch.zeros(rows.shape[1])}
+    tied = [name for name in left if name.startswith("encoder.tied_to.")]
+    for name in tied:
+        other = tensors.get(name.replace("encoder.tied_to.", "dictionary."))
+        if other is None or not torch.equal(left.pop(name), other):
+            raise LoadError(f"{path}: {name} is not the dictionary of the decoder", "keys")
+    own = [start for start in _ENCODERS if f"{start}weight" in left]
+    if not tied and not own:
+        raise LoadError(
+            f"{path}: a dictionary without an encoder (MpSAE and OMPSAE pursue matches with the "
+            "dictionary itself): not read",
+            "keys",
+        )
+    start = "encoder." if tied else own[0]
+    W_enc = rows if tied else matrix(left, f"{start}weight", path)
+    canonical["W_enc"] = W_enc.T.contiguous()
+    if start == "encoder.":  # the encoder of tied() and untied() has no bias unless it is asked for
+        canonical["b_enc"] = torch.zeros(len(rows))
+    if f"{start}bias" in left:
+        canonical["b_enc"] = left[f"{start}bias"]
+    used = {f"{start}bias", *([] if tied else [f"{start}weight"])}
+    return canonical | {name: tensor for name, tensor in left.items() if name not in used}
+
+
+FAMILY = Family(
+    "overcomplete",
+    recognised_by="a pickled module of `overcomplete.sae`, or the keys `dictionary._weights` or "
+    "`dictionary.Relax`",
+    holds="SAE, TopKSAE, JumpSAE, RATopKSAE and RAJumpSAE with linear encoders; BatchTopKSAE "
+    "only as a module; of a state dict without thresholds, architecture (and k) has to be said",
+    matches=matches,
+    read=read,
+)

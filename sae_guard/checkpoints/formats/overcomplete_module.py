@@ -1,0 +1,156 @@
+"""A pickled module of overcomplete, read as records: its tensors, and what else it computes with.
+
+What decides the forward pass of a `torch.nn.Module` and is no tensor are its class, the classes of
+its parts, its hooks and a few attributes. All of them are read or refused here; nothing is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.errors import LoadError, allowed
+
+CLASSES: Mapping[str, str] = {
+    "SAE": "standard",
+    "TopKSAE": "topk",
+    "RATopKSAE": "topk",
+    "JumpSAE": "jumprelu",
+    "RAJumpSAE": "jumprelu",
+    "BatchTopKSAE": "jumprelu",
+}
+"""Architecture of each class in evaluation mode."""
+_DICTIONARIES = ("DictionaryLayer", "RelaxedArchetypalDictionary")
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("MLPEncoder", "TieableEncoder"),
+    "encoder.mlp_blocks": ("ModuleList",),
+    "encoder.final_block": ("Sequential",),
+    "encoder.final_block.0": ("Linear",),
+    "encoder.final_block.1": ("Identity",),
+    "encoder.final_activation": ("ReLU",),
+    "encoder.tied_to": _DICTIONARIES,
+    "dictionary": _DICTIONARIES,
+}
+"""The classes that each part may have; parts of other names are refused."""
+_LIBRARIES = ("torch.nn.", "overcomplete.")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+"""What torch runs around a module's own code."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module in evaluation mode."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    """As its state dict would hold them."""
+    k: int | None
+    threshold: float | None
+    """Of a BatchTopKSAE."""
+    normalization: str | None
+    delta: float | None
+    fused: Tensor | None
+    """The dictionary that evaluation mode uses."""
+
+
+def is_module(record: Record) -> bool:
+    """Whether it is an SAE of this library or of a class made from it, by its parts."""
+    parts = vars(record).get("_modules")
+    from_library = type(record).__module__.startswith("overcomplete.")
+    return from_library or (isinstance(parts, Mapping) and {"encoder", "dictionary"} <= set(parts))
+
+
+def read_module(record: Record, path: Path) -> Module:
+    """What the module computes with.
+
+    Raises:
+        LoadError: Its class or a part of it is not known, it has hooks, or it was never trained.
+    """
+    name = type(record).__name__
+    if name not in CLASSES or not type(record).__module__.startswith("overcomplete."):
+        raise LoadError(
+            f"{path}: a module of the class {type(record).__module__}.{name}; "
+            f"{allowed(name, CLASSES)}",
+            "keys",
+        )
+    tensors = dict(_tensors(record, "", path))
+    said = vars(record)
+    dictionary = _modules(record).get("dictionary")
+    facts = vars(dictionary) if isinstance(dictionary, Record) else {}
+    normalization, delta, fused = (
+        facts.get(key) for key in ("normalization", "delta", "_fused_dictionary")
+    )
+    return Module(
+        name,
+        tensors,
+        k=_whole(said.get("top_k"), path) if CLASSES[name] == "topk" else None,
+        threshold=_running(said.get("running_threshold"), path) if "Batch" in name else None,
+        normalization=_function(normalization),
+        delta=float(delta) if isinstance(delta, int | float) else None,
+        fused=fused if isinstance(fused, Tensor) and facts.get("training") is False else None,
+    )
+
+
+def _tensors(record: Record, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The entries of the state dict."""
+    for hooks in _HOOKS:
+        if vars(record).get(hooks) not in (None, {}):
+            part = prefix.removesuffix(".") or "the module"
+            raise LoadError(f"{path}: {part} has {hooks}, code that is not run")
+    for kind in ("_parameters", "_buffers"):
+        held = vars(record).get(kind)
+        for name, tensor in held.items() if isinstance(held, Mapping) else ():
+            if isinstance(tensor, Tensor):
+                yield f"{prefix}{name}", tensor
+    for name, inner in _modules(record).items():
+        if inner is None:
+            continue
+        whole = f"{prefix}{name}"
+        part_class = type(inner)
+        fitting = _PARTS.get(whole, ())
+        if not isinstance(inner, Record) or not (
+            part_class.__name__ in fitting and part_class.__module__.startswith(_LIBRARIES)
+        ):
+            raise LoadError(
+                f"{path}: {whole} is a {part_class.__module__}.{part_class.__name__}, allowed: "
+                f"{' or '.join(fitting) or 'no such part'}",
+                "keys",
+            )
+        yield from _tensors(inner, f"{whole}.", path)
+
+
+def _modules(record: Record) -> Mapping[str, Any]:
+    parts = vars(record).get("_modules")
+    return parts if isinstance(parts, Mapping) else {}
+
+
+def _whole(value: Any, path: Path) -> int:
+    if type(value) is not int:
+        raise LoadError(f"{path}: top_k is {value!r}, expected a whole number", "activation")
+    return value
+
+
+def _running(value: Any, path: Path) -> float:
+    if value is None:
+        raise LoadError(
+            f"{path}: running_threshold is None: this BatchTopKSAE was never trained, and its "
+            "latents depend on the rest of their batch",
+            "batch_mates",
+        )
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = float(value)
+    if type(value) is not float or value != value:
+        raise LoadError(f"{path}: running_threshold is {value!r}, expected a number", "threshold")
+    return value
+
+
+def _function(value: Any) -> str | None:
+    """l2 of ``normalize_l2``, a function of the library that was read as a class of that name."""
+    if isinstance(value, type) and value.__module__ == "overcomplete.sae.dictionary":
+        return value.__name__.removeprefix("normalize_")
+    return None if value is None else str(value)

@@ -1,0 +1,132 @@
+"""Reading tensors out of files without running what is in them, whatever the container."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sae_guard.checkpoints.arrays import read_arrays
+from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.sizes import MIB, opened
+from sae_guard.checkpoints.safe_pickle.torch_files import read_torch
+from sae_guard.errors import InfrastructureError, LoadError
+
+_LONGEST_NAME = 200
+_LONGEST_HEADER = 16 * MIB
+
+
+def sha256(path: Path) -> str:
+    """Hash of the file's bytes; raises `LoadError`."""
+    digest = hashlib.sha256()
+    try:
+        with opened(path) as (file, _):
+            while chunk := file.read(MIB):
+                digest.update(chunk)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path}: unreadable: {error}") from error
+    return digest.hexdigest()
+
+
+def read_entries(path: Path) -> dict[str, Any]:
+    """Name → tensor, number or text: the top level of a file with weights.
+
+    What was pickled without a mapping around it is the only entry: an object of foreign code under
+    ``__record__``, a list or tuple under ``__list__``. Which file it is, its first bytes say, but
+    for ``.safetensors`` and ``.npz``.
+
+    Raises:
+        LoadError: The file is unreadable, promises more than it holds, or holds no mapping.
+        InfrastructureError: There is no memory for it.
+    """
+    loaded = _load(path)
+    if isinstance(loaded, Record):
+        return {"__record__": loaded}
+    if isinstance(loaded, list | tuple):
+        return {"__list__": list(loaded)}
+    if not isinstance(loaded, Mapping):
+        raise LoadError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
+    entries = {_text(name): value for name, value in loaded.items()}
+    if len(entries) != len(loaded):
+        raise LoadError(f"{path}: several entries go by one name", "keys")
+    for name in entries:
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise LoadError(f"{path}: {name[:_LONGEST_NAME]!r} is no name of a tensor", "keys")
+    return entries
+
+
+def _text(name: Any) -> str:
+    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+
+
+def _load(path: Path) -> Any:
+    try:
+        with opened(path) as (file, size):
+            if path.suffix == ".npz":
+                return read_arrays(file, size)
+            if path.suffix != ".safetensors":
+                return read_torch(file, size)
+            header = int.from_bytes(file.read(8), "little")
+            if header > min(size, _LONGEST_HEADER):
+                raise ValueError(f"a header of {header:,} bytes in a file of {size:,}")
+        return load_file(path)
+    except MemoryError as error:
+        raise InfrastructureError(f"not enough memory to read {path}") from error
+    except Exception as error:  # malformed bytes raise nearly anything in these readers
+        raise LoadError(f"{path}: unreadable: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0][:500]
+    text = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors in float32, each finite.
+
+    Raises:
+        LoadError: A tensor is no dense float, or holds a NaN or an infinity.
+    """
+    converted = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise LoadError(
+                f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats", "shapes"
+            )
+        values = converted[name] = tensor.detach().to(torch.float32)
+        if not bool(values.isfinite().all()):
+            count = int((~values.isfinite()).sum())
+            raise LoadError(
+                f"{path}: {name} has {count} values that are not finite in float32", "finite"
+            )
+    return converted
+
+
+def check_shapes(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise `LoadError` unless exactly the tensors of ``shapes`` are there, in those shapes."""
+    missing, left_over = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
+    if missing or left_over:
+        raise LoadError(
+            f"{path}: "
+            + "; ".join(
+                f"{what}: {', '.join(names)}"
+                for what, names in (("missing", missing), ("not understood", left_over))
+                if names
+            )
+            + f"; expected exactly {', '.join(shapes)}",
+            "keys",
+        )
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise LoadError(
+                f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}",
+                "shapes",
+            )

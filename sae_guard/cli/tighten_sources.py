@@ -1,0 +1,175 @@
+"""Outcomes of a run of pytest, or of records → what was measured for the thresholds of a spec, or
+why it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.report import Outcome
+from sae_guard.core.statistics import Estimate, rescaled
+from sae_guard.core.targets import View, level
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.tightening import Measured
+from sae_guard.errors import SetupError, allowed
+from sae_guard.specs import Spec
+
+
+def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outcome]:
+    """The outcomes of the spec file at ``path``; raises like `of_path`."""
+    name = of_path({outcome.spec for outcome in outcomes}, path, file=file)
+    return [outcome for outcome in outcomes if outcome.spec == name]
+
+
+def of_path(names: Collection[str], path: Path, *, file: str) -> str:
+    """Which of the names is that of the spec file at ``path``.
+
+    They are paths from the root folder of a run, which need not be the folder that we are in.
+
+    Raises:
+        SetupError: None is, or several could be.
+    """
+    known = sorted(names)
+    own = [name for name in known if _ends_with(path.absolute(), name)]
+    own = own or [name for name in known if _ends_with(path.resolve(), name)]
+    if not own:
+        raise SetupError(
+            f"{file} has no verdict by {path}; it has those by {', '.join(known) or 'none'}"
+        )
+    if len(own) > 1:
+        raise SetupError(f"{file} has specs that could be {path}: {', '.join(own)}")
+    return own[0]
+
+
+def _ends_with(path: Path, name: str) -> bool:
+    parts = Path(name).parts
+    return bool(parts) and path.parts[-len(parts) :] == parts
+
+
+def of_checkpoints(
+    outcomes: Sequence[Outcome], checkpoints: Sequence[str], *, file: str
+) -> list[Outcome]:
+    """The outcomes of these checkpoints, or of all; those of controls stay.
+
+    Raises:
+        SetupError: One of them has none.
+    """
+    names = {outcome.checkpoint for outcome in outcomes if not _is_control(outcome)}
+    for name in checkpoints:
+        if name not in names:
+            raise SetupError(f"{file} has no checkpoint {name!r}; {allowed(name, names)}")
+    return [
+        outcome
+        for outcome in outcomes
+        if not checkpoints or outcome.checkpoint in checkpoints or _is_control(outcome)
+    ]
+
+
+def of_spec(outcomes: Sequence[Outcome], spec: Spec, *, file: str) -> dict[View, list[Measured]]:
+    """What the outcomes say of the thresholds of one document of the spec file.
+
+    Raises:
+        SetupError: One of them is an error, an early estimate, or of other tokens or another place
+            than the spec now names; or is there of some checkpoints only.
+    """
+    own = [outcome for outcome in outcomes if outcome.name == spec.name]
+    problems = [text for outcome in own for text in _problems(outcome, spec)]
+    if problems:
+        raise SetupError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
+    thresholds = {str(threshold.view): threshold for threshold in spec.thresholds}
+    found: dict[View, list[Measured]] = {}
+    for outcome in own:
+        threshold = thresholds.get(outcome.metric)
+        if outcome.kind == "threshold" and not _is_control(outcome) and threshold is not None:
+            found.setdefault(threshold.view, []).append(_measured(outcome, threshold))
+    checkpoints = {each.checkpoint for measured in found.values() for each in measured}
+    for view, measured in found.items():
+        if missing := checkpoints - {each.checkpoint for each in measured}:
+            raise SetupError(
+                f"{file} has {spec.name}::{view} of {measured[0].checkpoint} and not of "
+                f"{', '.join(sorted(missing))}; choose by --checkpoint"
+            )
+    return found
+
+
+def _is_control(outcome: Outcome) -> bool:
+    """Whether it is of a control whose numbers are known beforehand."""
+    return outcome.kind == "threshold" and outcome.where == "--sae-controls"
+
+
+def _problems(outcome: Outcome, spec: Spec) -> Iterator[str]:
+    """Why its value is none, or not one of the spec's metric."""
+    name = f"{outcome.spec}::{outcome.name}::{outcome.metric}[{outcome.checkpoint}]"
+    if outcome.verdict == "error":
+        yield f"{name} is an error, so nothing is known: {outcome.message or outcome.cause}"
+    elif outcome.kind == "controls":
+        return
+    elif (_is_control(outcome) or outcome.kind == "contract") and not outcome.passes:
+        yield f"{name} is {outcome.verdict}: no number beside it holds"
+    elif outcome.seen_sequences is not None:
+        yield (
+            f"{name} is early, by {outcome.seen_sequences:,} of {outcome.of_sequences or 0:,} "
+            "sequences: its value is not the metric; run without --sae-fast, or with --sae-audit"
+        )
+    elif outcome.kind == "threshold" and outcome.value is None:
+        yield f"{name} has no value"
+    elif different := list(_differences(outcome, spec)):
+        yield f"{name} is of something else than the spec by now: {', '.join(different)}"
+
+
+def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
+    """Between what was measured and what the spec names."""
+    if outcome.kind != "threshold" or _is_control(outcome):
+        return
+    told: Mapping[str, Any] = json.loads(outcome.provenance) if outcome.provenance else {}
+    there, name = _mapping(told, "model"), spec.model.path_or_name(spec.file.parent)
+    if isinstance(name, Path):  # which may be in another place on another machine
+        there, name = {**there, "name": Path(str(there.get("name"))).name}, name.name
+    hook_out = None if spec.hook_out == spec.hook else spec.hook_out
+    pairs: list[tuple[str, Any, Any]] = [
+        ("model", there.get("name"), name),
+        ("model.processing", there.get("processing"), spec.model.processing),
+        ("model.dtype", there.get("dtype"), spec.model.dtype),
+        ("hook", told.get("hook"), spec.hook),
+        ("hook_out", told.get("hook_out"), hook_out),
+    ]
+    source = _mapping(_mapping(told, "corpus"), "source")
+    data = spec.data.model_dump(mode="json", exclude_none=True)
+    keys = sorted({*data, *source} - {"expect_clean_ce"})
+    pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
+    metric = View.of(outcome.metric.partition("@")[0]).metric
+    if metric in METRICS:
+        version = _mapping(told, "formula_versions").get(metric)
+        pairs.append(("version of the formula", version, METRICS[metric].version))
+    for key, was, now in pairs:
+        if was != now:
+            yield f"{key} was {_short(was)} and is {_short(now)}"
+
+
+def _mapping(value: Any, key: str) -> Mapping[str, Any]:
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _measured(outcome: Outcome, threshold: Threshold) -> Measured:
+    assert outcome.value is not None
+    low, high = _interval(outcome, outcome.value, threshold) or (None, None)
+    return Measured(outcome.checkpoint, outcome.value, low, high)
+
+
+def _interval(outcome: Outcome, value: float, threshold: Threshold) -> tuple[float, float] | None:
+    """That of the threshold's confidence, as far as it follows from the one that is there."""
+    n, had, low, high = outcome.n_sequences, outcome.confidence, outcome.low, outcome.high
+    if threshold.confidence is None or had is None or low is None or high is None:
+        return None
+    if n is not None and level(threshold.view.statistic) is None:
+        return rescaled(Estimate(value, low, high, 0, n, had), threshold.confidence)
+    return (low, high) if threshold.confidence <= had else None

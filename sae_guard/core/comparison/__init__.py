@@ -1,0 +1,34 @@
+"""Two measurements of the same sequences, row by row: what moved, and what may be compared."""
+
+from sae_guard.core.comparison.change import Baseline, Change, change
+from sae_guard.core.comparison.comparable import (
+    Differences,
+    NotComparableError,
+    differences,
+    formula_difference,
+    other_things,
+)
+from sae_guard.core.comparison.compare import Comparison, compare
+from sae_guard.core.comparison.metric_move import MetricMove, Version
+from sae_guard.core.comparison.moved import Moved, MovedSequence, MovedToken
+from sae_guard.core.comparison.standing import Outcome, Standing
+
+__all__ = [
+    "Baseline",
+    "Change",
+    "Comparison",
+    "Differences",
+    "MetricMove",
+    "Moved",
+    "MovedSequence",
+    "MovedToken",
+    "NotComparableError",
+    "Outcome",
+    "Standing",
+    "Version",
+    "change",
+    "compare",
+    "differences",
+    "formula_difference",
+    "other_things",
+]

@@ -1,0 +1,217 @@
+"""What an examination says of an SAE that does not fit as training leaves one.
+
+Training that minimises squared error leaves nothing to gain by a factor or by a constant vector. A
+wrong load or a wrong place does; and of what was tried instead, what is right shows itself by
+having nothing left to gain, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from sae_guard.core.diagnosis.examination import NOTHING_LEFT, Examination, Fit, Trial
+from sae_guard.core.diagnosis.suspicion import Suspicion
+
+OTHER_PLACE = "other-layer"
+SCALED_DECODER = "scaled decoder"
+"""Name of the trial in which x̂ is multiplied by its best factor: it always fits better."""
+
+_SELECTIONS = ("topk-as-relu", "threshold-dropped", "threshold-scale", "k")
+# What a trial may leave unexplained, beside what was loaded.
+_BETTER = 0.9
+# Latents beyond those of the training may have explained more than there is without them.
+_WITHOUT_SOME_LATENTS = 1.6
+_FEWER_LATENTS = 0.85
+_PAIRED = 0.5
+_SAME_LENGTH = 0.02
+# Beyond these it is no matter of other text.
+_FAR_FACTORS = (0.9, 1.25)
+_FAR_FACTOR_IF_SHRUNK = 2.5
+_FAR_CONSTANT = 0.1
+_MISSING_BIAS, _RELATED = (0.05, 0.5), 0.3
+_NO_ONES, _MANY_ONES = 1e-6, 0.2
+
+
+def misfit(examination: Examination) -> Iterator[Suspicion]:
+    """What explains best why the SAE does not fit; at most one."""
+    explanations = (_tried,) if examination.sound else _EXPLANATIONS
+    for explanation in explanations:
+        found = explanation(examination)
+        if found is not None:
+            yield found
+            return
+
+
+def accepted(examination: Examination) -> Trial | None:
+    """The trial that explains most, of those that fit as training leaves an SAE; None if none does.
+
+    Where what was loaded fits so, too, only a place can be better: those nearby may be so alike.
+    """
+    loaded = examination.loaded
+    if loaded.unexplained <= NOTHING_LEFT:
+        return None
+    better = [
+        trial
+        for trial in examination.trials
+        if trial.name != SCALED_DECODER
+        and examination.calibrated(trial.fit)
+        and trial.fit.unexplained <= _BETTER * loaded.unexplained
+        and (
+            trial.fit.constant <= loaded.constant
+            if trial.name == OTHER_PLACE
+            else not examination.sound
+        )
+    ] or _sparser(examination)
+    return min(
+        better,
+        key=lambda trial: (not examination.centred(trial.fit), trial.fit.unexplained),
+        default=None,
+    )
+
+
+def _sparser(examination: Examination) -> list[Trial]:
+    """Trials with fewer latents, where those that they take off were not active in training.
+
+    Penalties shrink latents, so that the best factor is above 1, and nothing has scaled rows of
+    length 1. A factor below 1 then comes of latents beyond those of the training. They may help to
+    explain; what was released had them not.
+    """
+    loaded = examination.loaded
+    certain = examination.shrinks or _row_norm(examination) == 1
+    if examination.sound or not certain or not loaded.factor < 1:
+        return []
+    return [
+        trial
+        for trial in examination.trials
+        if trial.name in _SELECTIONS
+        and examination.calibrated(trial.fit)
+        and trial.fit.l0 <= _FEWER_LATENTS * loaded.l0
+        and trial.fit.unexplained <= _WITHOUT_SOME_LATENTS * loaded.unexplained
+    ]
+
+
+def _pairing(examination: Examination) -> Suspicion | None:
+    pairing = examination.pairing
+    if pairing is None or pairing.own_share >= _PAIRED or pairing.own >= pairing.best / 2:
+        return None
+    cosines = (
+        f"encoder columns have a median cosine of {pairing.own:.2f} with their own decoder rows, "
+        f"and of {pairing.best:.2f} with the nearest"
+    )
+    trial = accepted(examination)
+    if trial is not None and trial.name == "decoder-permuted":
+        evidence = f"{cosines}; with these {compared(trial.fit, examination.loaded)}"
+        return Suspicion(trial.name, evidence, trial.remedy)
+    return Suspicion(
+        "encoder-mismatch",
+        f"{cosines}; with these it does not fit either",
+        "encoder and decoder are of two SAEs, or one of them was never trained: check which files "
+        "and which steps they come from",
+    )
+
+
+def _tried(examination: Examination) -> Suspicion | None:
+    trial = accepted(examination)
+    if trial is None:
+        return None
+    evidence = f"with {trial.change} {compared(trial.fit, examination.loaded)}"
+    return Suspicion(trial.name, evidence, trial.remedy)
+
+
+def _scaled_rows(examination: Examination) -> Suspicion | None:
+    """Rows of one length, which the best factor brings to 1: what else would know it?"""
+    norm = _row_norm(examination)
+    if norm is None or norm == 1 or abs(examination.loaded.factor * norm - 1) > _SAME_LENGTH:
+        return None
+    return _scaled(examination)
+
+
+def _scaled(examination: Examination) -> Suspicion | None:
+    """A factor on the decoder alone, which training would have removed."""
+    loaded, (low, high) = examination.loaded, examination.decoder_norms
+    trial = next((t for t in examination.trials if t.name == SCALED_DECODER), None)
+    if trial is None or examination.balanced(loaded) or not examination.calibrated(trial.fit):
+        return None
+    if _row_norm(examination) == 1:
+        return None
+    return Suspicion(
+        "scale",
+        f"the best factor for x̂ is {loaded.factor:.3f}, where training leaves 1; with it "
+        f"{compared(trial.fit, loaded)}; decoder rows have norms from {low:.3g} to {high:.3g}",
+        f"the decoder seems to be multiplied by {1 / loaded.factor:.3g}: look for a factor that "
+        "was folded twice, or not undone",
+    )
+
+
+def _missing_bias(examination: Examination) -> Suspicion | None:
+    loaded = examination.loaded
+    some, most = _MISSING_BIAS
+    # What points somewhere else altogether has a mean of its own.
+    missing = loaded.constant > (some if loaded.factor > _RELATED else most)
+    if not examination.zero_bias or not missing or math.isnan(loaded.factor):
+        return None
+    return Suspicion(
+        "pre-bias",
+        f"b_dec is zeros, and {loaded.constant:.0%} of the squared error is one constant vector",
+        "a bias was dropped where the checkpoint was made or converted: look for b_dec, or for a "
+        "mean that was taken off the activations",
+    )
+
+
+def _centred_activations(examination: Examination) -> Suspicion | None:
+    """The other way round is a trial; what centring took away cannot be put back."""
+    if not (
+        examination.processing == "hooked"
+        and examination.ones_in_activation < _NO_ONES
+        and examination.ones_in_error > _MANY_ONES
+    ):
+        return None
+    return Suspicion(
+        "space",
+        f"{examination.ones_in_error:.0%} of the squared error is along the vector of ones, where "
+        "the centred activations of this model have nothing",
+        "`model: {processing: raw}`: the SAE was trained on weights that were not centred",
+    )
+
+
+def _unexplained(examination: Examination) -> Suspicion | None:
+    loaded = examination.loaded
+    low, high = _FAR_FACTORS
+    high = _FAR_FACTOR_IF_SHRUNK if examination.shrinks else high
+    if low <= loaded.factor <= high and loaded.constant <= _FAR_CONSTANT:
+        return None
+    tried = "nothing that was tried fits" if examination.thorough else "nothing nearby fits"
+    return Suspicion(
+        "misfit",
+        f"the best factor for x̂ is {loaded.factor:.3g} and {loaded.constant:.0%} of the squared "
+        f"error is one constant vector, where training leaves 1 and nothing; {tried}",
+        "check the model, the hook point, the data and the scale that this SAE was trained on"
+        + ("" if examination.thorough else "; `--sae-diagnose` tries more"),
+    )
+
+
+_EXPLANATIONS: tuple[Callable[[Examination], Suspicion | None], ...] = (
+    _pairing, _scaled_rows, _tried, _scaled, _missing_bias, _centred_activations, _unexplained,
+)  # fmt: skip
+
+
+def _row_norm(examination: Examination) -> float | None:
+    """The length of the decoder's rows, if all have one: exactly 1, if it is nearly."""
+    low, high = examination.decoder_norms
+    if not high < low * (1 + _SAME_LENGTH):
+        return None
+    return 1.0 if abs(low - 1) < _SAME_LENGTH else low
+
+
+def compared(fit: Fit, loaded: Fit) -> str:
+    """The fit beside that of what was loaded."""
+    text = (
+        f"explained variance is {fit.explained_variance:.3f} (as loaded "
+        f"{loaded.explained_variance:.3f}), the best factor for x̂ {fit.factor:.2f} "
+        f"({loaded.factor:.2f}), the constant part of the squared error {fit.constant:.0%} "
+        f"({loaded.constant:.0%}), L0 {fit.l0:.1f} ({loaded.l0:.1f})"
+    )
+    if fit.kl is None or loaded.kl is None:
+        return text
+    return f"{text}, KL {fit.kl:.3f} ({loaded.kl:.3f})"

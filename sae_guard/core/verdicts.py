@@ -1,0 +1,166 @@
+"""Threshold × measurement → verdict. A comparison is written so that NaN can never pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from sae_guard.core.comparison import Baseline, Change, change
+from sae_guard.core.latents import marginal as near_latents
+from sae_guard.core.latents import too_few_tokens
+from sae_guard.core.statistics import NOISE
+from sae_guard.core.targets import estimate
+from sae_guard.core.thresholds import Threshold
+from sae_guard.errors import Cause, UndefinedMetricError
+
+if TYPE_CHECKING:
+    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.statistics import Estimate
+
+Status = Literal["pass", "warn", "fail", "undecided", "error"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first sequences of a set, in the order in which they are measured."""
+
+    seen: int
+    of: int
+    alpha: float
+    """Chance that a verdict on them is not that on the whole set."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a threshold says of a measurement."""
+
+    threshold: Threshold
+    status: Status
+    estimate: Estimate | None = None
+    cause: Cause | None = None
+    message: str = ""
+    """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
+    marginal: str = ""
+    """Why another text, or another device, could say otherwise, where that is near."""
+    prefix: Prefix | None = None
+    """What was seen when it came to stand, if that is not the whole set: its estimate is of these
+    sequences only."""
+    audit: str = ""
+    """Of a verdict on the whole set: what had been said early, and whether it holds."""
+    change: Change | None = None
+    """Of a threshold on a change: from where to where."""
+
+
+def judge(
+    measurement: Measurement, threshold: Threshold, baseline: Baseline | None = None
+) -> Verdict:
+    """The verdict of ``threshold`` on ``measurement``: pass, warn, fail, or error with its cause.
+
+    An undefined metric (NaN, missing rows, no tokens, a denominator near zero) is an error of the
+    load when only the columns that the SAE produced are not finite, of the setup otherwise. So is a
+    change since a baseline that cannot be compared; one that was measured on another device or by
+    other versions of libraries passes with a warning.
+
+    Args:
+        measurement: What is judged.
+        threshold: By which bounds.
+        baseline: What thresholds on changes compare with.
+    """
+    verdict = _judge(measurement, threshold, baseline)
+    noted = verdict.change is not None and verdict.change.noted
+    return replace(verdict, status="warn") if noted and verdict.status == "pass" else verdict
+
+
+def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | None) -> Verdict:
+    try:
+        seen, moved = _seen(measurement, threshold, baseline, 0.95)
+    except UndefinedMetricError as error:
+        return undefined(measurement, threshold, str(error))
+    if not math.isfinite(seen.value):
+        return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
+    view, bound = threshold.view, threshold.max
+    marginal = _marginal(threshold, seen, moved)
+    if not threshold.change:
+        if (few := too_few_tokens(measurement, view.metric, bound)) is not None:
+            return Verdict(threshold, "error", cause="setup", message=few)
+        marginal = marginal or near_latents(measurement, view.metric, bound)
+    found = Verdict(threshold, "pass", seen, marginal=marginal, change=moved)
+    if threshold.confidence is not None:
+        confident, _ = _seen(measurement, threshold, baseline, threshold.confidence)
+        if (why := _undecided(threshold, confident)) is not None:
+            return replace(found, status="undecided", message=why)
+    if not threshold.allows(seen.value):
+        return replace(found, status="fail")
+    return found if threshold.allows_quietly(seen.value) else replace(found, status="warn")
+
+
+def _seen(
+    measurement: Measurement, threshold: Threshold, baseline: Baseline | None, confidence: float
+) -> tuple[Estimate, Change | None]:
+    view = threshold.view
+    if not threshold.change:
+        return estimate(measurement, view, confidence=confidence), None
+    if baseline is None:
+        raise UndefinedMetricError(f"{view} needs a baseline, and none was given")
+    return change(baseline, measurement, view, confidence=confidence)
+
+
+def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:
+    """The error that a metric without a value is, with its cause."""
+    cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
+    return Verdict(threshold, "error", cause=cause, message=why)
+
+
+def _marginal(threshold: Threshold, estimate: Estimate, moved: Change | None) -> str:
+    """Why the verdict is near to being another, if it is."""
+    _, bound = threshold.nearest_bound(estimate.value)
+    scale = max(abs(estimate.value), abs(bound))
+    if moved is not None:  # of which the noise is that of what moved
+        share = threshold.change == "share"
+        scale = 1.0 if share else max(abs(moved.before), abs(moved.after))
+    if abs(estimate.value - bound) <= NOISE * scale:
+        return "within numeric noise"
+    inside = (
+        estimate.low is not None
+        and estimate.high is not None
+        and estimate.low <= bound <= estimate.high
+    )
+    return f"inside the {estimate.confidence:.0%} interval" if inside else ""
+
+
+def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
+    """Why the interval allows no verdict; None where it lies on one side of every bound."""
+    asked = f"the {threshold.confidence:.12g} interval"
+    if estimate.low is None or estimate.high is None:
+        return f"{asked} is unknown: {estimate.n_sequences} sequences have none"
+    if threshold.allows(estimate.low) and threshold.allows(estimate.high):
+        return None
+    outside = (
+        (threshold.max is not None and estimate.low > threshold.max)
+        or (threshold.min is not None and estimate.high < threshold.min)
+    )  # fmt: skip
+    if outside:
+        return None
+    _, bound = threshold.nearest_bound(estimate.value)
+    needed = estimate.sequences_for(bound)
+    more = "no number of them would do" if needed is None else f"about {needed:,} would do"
+    return (
+        f"{asked} {estimate.low:.4g} to {estimate.high:.4g} holds the bound {bound:.12g} with "
+        f"{estimate.n_sequences:,} sequences; {more}"
+    )
+
+
+_ABOUT_MEAN = {"ce_mean", "sq_deviation"}
+_WITHOUT_THE_SAE = {"n_tokens", "ce_clean", "ce_zero", *_ABOUT_MEAN}
+
+
+def _only_the_sae_is_broken(measurement: Measurement) -> bool:
+    # Of the first rows alone, what is about μ may not have been asked for.
+    left_out = set() if measurement.provenance.mean_sha256 else _ABOUT_MEAN
+    broken = {
+        name
+        for name, column in measurement.sums.items()
+        if name not in left_out and not all(map(math.isfinite, column))
+    }
+    return bool(broken) and not broken & _WITHOUT_THE_SAE

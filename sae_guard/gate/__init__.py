@@ -1,0 +1,1 @@
+"""Plan, measure, judge and record cases: what pytest, command line and API share."""

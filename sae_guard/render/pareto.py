@@ -1,0 +1,136 @@
+"""Points of two metrics → a headline, and a plot in lines of a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from string import ascii_lowercase
+
+from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.pareto import Pareto, ParetoVerdict, Point
+from sae_guard.render.numbers import number
+
+_WIDTH, _HEIGHT = 56, 12
+"""Of the plot, in letters."""
+_NEW = "@"
+_LEFT_OUT_SHOWN = 5
+_Range = tuple[float, float]
+
+
+def pareto_headline(verdict: ParetoVerdict) -> str:
+    """Whether a record dominates it, and which."""
+    pareto, point = verdict.pareto, verdict.point
+    better = verdict.dominated_by
+    if not better:
+        records = "record" if len(verdict.others) == 1 else "records"
+        return (
+            f"pareto: not dominated in {pareto.x} and {pareto.y} "
+            f"({_at(pareto, point)}; {len(verdict.others)} {records})"
+        )
+    others = f" and {len(better) - 1} more" if len(better) > 1 else ""
+    return (
+        f"pareto: dominated in {pareto.x} and {pareto.y} by {better[0].name}{others} "
+        f"({_at(pareto, better[0])}; here {_at(pareto, point)})"
+    )
+
+
+def pareto_failure(verdict: ParetoVerdict) -> str:
+    """The text of a failure: headline, where it is set, and the plot."""
+    pareto = verdict.pareto
+    head = f"{pareto.where}: pareto: {{x: {pareto.x}, y: {pareto.y}}}"
+    plot = plotted(pareto, verdict.others, verdict.point)
+    return "\n".join([pareto_headline(verdict), head, "", *plot, *not_compared(verdict)])
+
+
+def not_compared(verdict: ParetoVerdict) -> Iterator[str]:
+    """The newest records of other tokens or formulas, one of which could be the better one."""
+    older = len(verdict.left_out) - _LEFT_OUT_SHOWN
+    for line in verdict.left_out[-_LEFT_OUT_SHOWN:]:
+        yield f"not compared: {line}"
+    if older > 0:
+        yield f"not compared: {older} older"
+
+
+def plotted(pareto: Pareto, points: Sequence[Point], new: Point | None = None) -> Iterator[str]:
+    """A plot of records, each a letter; capital ones and the dots between them are the frontier,
+    and ``@`` is the new point, which is drawn over all."""
+    every = [*points, *([new] if new else [])]
+    if not every:
+        return
+    frontier = pareto.frontier(every)
+    x_range, y_range = _range([p.x for p in every]), _range([p.y for p in every])
+    canvas = [[" "] * _WIDTH for _ in range(_HEIGHT)]
+
+    def put(x: float, y: float, letter: str) -> None:
+        (left, right), (bottom, top) = x_range, y_range
+        row = round((top - y) / (top - bottom) * (_HEIGHT - 1))
+        canvas[row][round((x - left) / (right - left) * (_WIDTH - 1))] = letter
+
+    for x, y in _stairs(pareto, frontier, x_range):
+        put(x, y, "·")
+    marked = [(_letter(i, capital=point in frontier), point) for i, point in enumerate(points)]
+    for letter, point in reversed(marked):
+        put(point.x, point.y, letter)
+    if new is not None:
+        put(new.x, new.y, _NEW)
+        marked.insert(0, (_NEW, new))
+    yield from _framed(pareto, canvas, x_range, y_range)
+    yield from _legend(pareto, marked, frontier)
+
+
+def _letter(index: int, *, capital: bool) -> str:
+    letter = ascii_lowercase[index % len(ascii_lowercase)]
+    return letter.upper() if capital else letter
+
+
+def _stairs(
+    pareto: Pareto, frontier: Sequence[Point], x_range: _Range
+) -> Iterator[tuple[float, float]]:
+    """The edge of what is dominated: from each point towards worse x, then to the next better y."""
+    higher = METRICS[pareto.x].direction == "higher"
+    ordered = sorted(frontier, key=lambda p: p.x, reverse=higher)
+    last = x_range[0] if higher else x_range[1]
+    for point, after in zip(ordered, [*ordered[1:], None], strict=True):
+        x = after.x if after else last
+        for i in range(_WIDTH * 4 + 1):
+            share = i / (_WIDTH * 4)
+            yield point.x + (x - point.x) * share, point.y
+            if after:
+                yield x, point.y + (after.y - point.y) * share
+
+
+def _range(values: Sequence[float]) -> _Range:
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
+    return low - room, high + room
+
+
+def _framed(
+    pareto: Pareto, canvas: Sequence[Sequence[str]], x_range: _Range, y_range: _Range
+) -> Iterator[str]:
+    bottom, top = map(number, y_range)
+    margin = max(len(top), len(bottom))
+    yield f"  {pareto.y}{_unit(pareto.y)}"
+    for row, letters in enumerate(canvas):
+        label = top if row == 0 else bottom if row == _HEIGHT - 1 else ""
+        yield f"  {label:>{margin}} │{''.join(letters)}".rstrip()
+    yield f"  {'':{margin}} └{'─' * _WIDTH}"
+    left, right = map(number, x_range)
+    middle = f"{pareto.x}{_unit(pareto.x)}"
+    yield f"  {'':{margin}}  {left}{middle:^{_WIDTH - len(left) - len(right)}}{right}"
+
+
+def _legend(
+    pareto: Pareto, marked: Sequence[tuple[str, Point]], frontier: Sequence[Point]
+) -> Iterator[str]:
+    width = max(len(point.name) for _, point in marked)
+    for letter, point in marked:
+        on = "  on the frontier" if point in frontier else ""
+        yield f"  {letter} {point.name:<{width}}  {_at(pareto, point)}{on}"
+
+
+def _at(pareto: Pareto, point: Point) -> str:
+    return f"{pareto.x} {number(point.x)}, {pareto.y} {number(point.y)}"
+
+
+def _unit(name: str) -> str:
+    return f" ({METRICS[name].unit})" if METRICS[name].unit else ""

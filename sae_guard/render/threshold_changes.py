@@ -1,0 +1,151 @@
+"""How thresholds went, and what of them is looser than it was → lines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sae_guard.history.record_rows import GitRow, ThresholdRow
+from sae_guard.history.threshold_changes import Move
+from sae_guard.history.tracking import Looser, Step, Track
+
+_TITLES = ("date", "name", "threshold", "old", "new", "change", "commit", "by")
+_WIDTH = 100
+"""Of lines that are wrapped."""
+
+
+def tracks(found: Sequence[Track]) -> Iterator[str]:
+    """A block for each spec: what its thresholds started as, and a line for each that moved."""
+    for track in found:
+        yield track.start.spec
+        yield from _start(track)
+        rows = [_row(step, move) for step in track.steps for move in step.moves]
+        if rows:
+            yield from _table([_TITLES, *rows])
+        else:
+            yield f"  none moved in {track.runs} {'run' if track.runs == 1 else 'runs'}"
+        yield ""
+
+
+def looser_line(found: Looser) -> str:
+    """What of a spec is looser than at its last promotion."""
+    promotion = found.promotion
+    moved = "; ".join(map(_moved, found.moves))
+    return (
+        f"LOOSER than at {promotion.label} (promoted {promotion.created.astimezone():%Y-%m-%d} by "
+        f"{_on_a_line(promotion.by)}): {found.spec} {moved}"
+    )
+
+
+def looser_row(found: Looser) -> dict[str, Any]:
+    """The same for JSON."""
+    promotion = found.promotion
+    return {
+        "spec": found.spec,
+        "label": promotion.label,
+        "record": promotion.record,
+        "promoted": promotion.created.isoformat(),
+        "by": promotion.by,
+        "moves": [
+            {key: value for key, value in asdict(move).items() if key != "looser"}
+            for move in found.moves
+        ],
+    }
+
+
+def _start(track: Track) -> Iterator[str]:
+    """The thresholds of the first record, wrapped between them."""
+    record = track.start.record
+    word = "started as" if track.started else "as of"
+    date = f"{record.created.astimezone():%Y-%m-%d}"
+    line = f"  {word} {record.name} ({date}, {_commit(record.git)}, {_who(record.by)}):"
+    texts = [_bounds(row) for row in record.thresholds]
+    texts += [f"pareto {record.pareto.x}, {record.pareto.y}"] if record.pareto else []
+    texts = texts or ["none"]
+    for text in (*(f"{text}," for text in texts[:-1]), texts[-1]):
+        if len(line) + 1 + len(text) > _WIDTH:
+            yield line
+            line = "   "
+        line += f" {text}"
+    yield line
+
+
+def _bounds(row: ThresholdRow) -> str:
+    """Such as ``kl <= 0.25 (warn 0.23)``."""
+    share = row.change == "share"
+    both = row.min is not None and row.max is not None
+    more = [
+        f"warn {f'{side} ' if both else ''}{_value(warn, share=share)}"
+        for side, warn in (("min", row.warn_min), ("max", row.warn_max))
+        if warn is not None
+    ]
+    if row.confidence is not None:
+        more.append(f"confidence {row.confidence:.12g}")
+        more += ["on_undecided warn"] if row.on_undecided == "warn" else []
+    low, high = (_value(end, share=share) for end in (row.min, row.max))
+    shown = f"{low}..{high}" if both else f">= {low}" if row.max is None else f"<= {high}"
+    shown = f"{_on_a_line(row.metric)} {shown}"
+    return f"{shown} ({', '.join(more)})" if more else shown
+
+
+def _row(step: Step, move: Move) -> tuple[str, ...]:
+    record = step.recorded.record
+    return (
+        f"{record.created.astimezone():%Y-%m-%d}", _cut(record.name, 16),
+        _named(move), *_ends(move), move.change,
+        _commit(record.git), _who(record.by),
+    )  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if at in (3, 4) else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _moved(move: Move) -> str:
+    old, new = _ends(move)
+    if move.old is None:
+        return f"{_named(move)} {new} added"
+    if move.new is None:
+        return f"{_named(move)} {old} removed"
+    return f"{_named(move)} {old} -> {new}"
+
+
+def _ends(move: Move) -> tuple[str, str]:
+    return _value(move.old, share=move.share), _value(move.new, share=move.share)
+
+
+def _named(move: Move) -> str:
+    return f"{_on_a_line(move.threshold)} {move.key.replace('warn_', 'warn ')}"
+
+
+def _value(value: float | str | None, *, share: bool = False) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{100 * value:.12g}%" if share else f"{value:.12g}"
+
+
+def _commit(git: GitRow | None) -> str:
+    return "-" if git is None else f"{git.commit[:8]}{'+' if git.dirty else ''}"
+
+
+def _who(by: str) -> str:
+    """Without the address, where there is a name."""
+    return _cut(_on_a_line(by).partition(" <")[0], 16)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _on_a_line(text: str) -> str:
+    """Whatever people are called."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

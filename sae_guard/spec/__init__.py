@@ -1,7 +1,0 @@
-"""Spec files: strict YAML → typed specs, every error with file and line. No torch in here."""
-
-from sae_guard.spec.load import Spec, load_specs, read_data
-from sae_guard.spec.models import DatasetSpec, DataSpec, ModelSpec
-from sae_guard.spec.schema import json_schema
-
-__all__ = ["DataSpec", "DatasetSpec", "ModelSpec", "Spec", "json_schema", "load_specs", "read_data"]
