@@ -26,7 +26,7 @@ from early_real import covered, early_and_whole, flop_share, subjects
 from early_tools import Sets, beside, state
 from numpy.typing import NDArray
 
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.metrics import metric
 from sae_guard.core.statistics.sequential import Rule
 
 TOTAL, EVERY = 1024, 32

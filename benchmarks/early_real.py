@@ -15,9 +15,8 @@ from transformers import AutoTokenizer
 
 from sae_guard.checkpoints.load import load
 from sae_guard.core.early_verdicts import needs_mean, stands
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TokenTable
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.measurement import Measurement, TokenTable
+from sae_guard.core.metrics import metric
 from sae_guard.core.statistics.sequential import Rule
 from sae_guard.core.targets import View, estimate
 from sae_guard.core.thresholds import Threshold

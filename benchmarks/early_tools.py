@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sae_guard.core.early_verdicts import stands
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.core.statistics.sequential import Rule, above_zero
 from sae_guard.core.thresholds import Threshold
 

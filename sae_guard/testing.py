@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics.table import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.core.thresholds import Threshold
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import (

@@ -12,15 +12,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from sae_guard.checkpoints.reference import Checkpoint
-from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.measurement.excerpts import Around, Excerpts
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenKL, TokenTable
-from sae_guard.core.metrics.table import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.measurement import (
+    TOKEN_COLUMNS,
+    Around,
+    Excerpts,
+    Measurement,
+    Provenance,
+    TokenKL,
+    TokenTable,
+)
+from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.core.verdicts import judge
 from sae_guard.gate.cases import Case
 from sae_guard.gate.recording import Occasion, make
 from sae_guard.history import History, Recorded
-from sae_guard.history.record_rows import GitRow
+from sae_guard.history.record import GitRow
 from sae_guard.specs import load_specs
 
 SPEC = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.gate.cases import CONTROLS, PERMUTED, RANDOM, Case
 from sae_guard.gate.planning import plan
 from tests.test_plan import READ, WRITTEN, candidate, spec, specs

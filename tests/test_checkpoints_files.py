@@ -17,8 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sae_guard.checkpoints.safe_pickle.inert import Record, Unpickler
-from sae_guard.checkpoints.safe_pickle.plain_data import check_plain
+from sae_guard.checkpoints.safe_pickle.inert import Record, Unpickler, check_plain
 from sae_guard.checkpoints.safe_pickle.sizes import MIB, Stream, unpacked_limit
 from sae_guard.checkpoints.tensor_files import read_entries, sha256
 from sae_guard.errors import LoadError

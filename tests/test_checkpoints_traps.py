@@ -13,7 +13,7 @@ from torch import Tensor
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, SetupError
-from sae_guard.gate.metadata import check_metadata
+from sae_guard.gate.planning import check_metadata
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.sae.activations import JumpReLU

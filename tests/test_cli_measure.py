@@ -14,7 +14,7 @@ import pytest
 
 import sae_guard
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.errors import InfrastructureError
 from sae_guard.gate.cases import Case

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from sae_guard.cli import main
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.render import to_json
 from sae_guard.specs import load_specs

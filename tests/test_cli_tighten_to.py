@@ -13,8 +13,7 @@ from click.testing import CliRunner
 
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.cli import main
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
 from sae_guard.core.targets import View, estimate
 from sae_guard.core.verdicts import judge
 from sae_guard.gate.cases import Case

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import Workbench
 from sae_guard.history import Certificate, History, Record
 from sae_guard.history.parquet import plain, to_parquet
-from sae_guard.history.record_rows import ThresholdRow
+from sae_guard.history.record import ThresholdRow
 from sae_guard.history.store import files_of
 from tests.small_demo import SMALL, make_small, run
 

@@ -11,9 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Baseline, change, differences
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import Slice, View, estimate
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.testing import measurements

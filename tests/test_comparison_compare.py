@@ -12,7 +12,7 @@ from hypothesis import given
 import sae_guard
 from sae_guard.core.comparison import Comparison, NotComparableError, Version, compare
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics.paired import Sums, move
 from sae_guard.core.targets import View, terms
 from sae_guard.errors import SetupError, UndefinedMetricError

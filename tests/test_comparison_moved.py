@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.comparison.moved import moved_sequences, moved_tokens
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.excerpts import Around, Excerpts
-from sae_guard.core.measurement.token_table import TokenKL
+from sae_guard.core.measurement import Around, Excerpts, Measurement, TokenKL
 from sae_guard.errors import UndefinedMetricError
 from tests.recorded import ordinary, tokenwise
 

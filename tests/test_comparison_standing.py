@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.comparison.standing import Outcome, Standing, outcome, standing
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.comparison.metric_move import Outcome, Standing, outcome, standing
+from sae_guard.core.metrics import METRICS
 
 CELLS: dict[tuple[Outcome, Outcome], Standing] = {
     ("better", "better"): "dominates",

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement import Around, Excerpts
 from sae_guard.corpus import Corpus, excerpts
 from tests.tiny_models import TEXT
 

@@ -24,7 +24,7 @@ from sae_guard.core.diagnosis import (
     diagnose,
 )
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.testing import measurements
 
 SOUND = {

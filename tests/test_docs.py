@@ -13,7 +13,7 @@ import pytest
 
 from sae_guard.cli import main
 from sae_guard.core.diagnosis import NAMES
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.errors import Contract
 from sae_guard.pytest_plugin import fixtures
 from sae_guard.pytest_plugin.options import EXIT_ERROR, add_options

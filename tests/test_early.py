@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sae_guard.core.early_verdicts import Early, needs_mean, needs_spread, stands
-from sae_guard.core.measurement import FiringSpread, Measurement, Provenance
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.measurement import (
+    TOKEN_COLUMNS,
+    FiringSpread,
+    Measurement,
+    Provenance,
+    TokenTable,
+)
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.statistics.sequential import Rule
 from sae_guard.core.targets import Slice
 from sae_guard.core.thresholds import Threshold

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import look, measure
 from sae_guard.errors import LoadError, SetupError

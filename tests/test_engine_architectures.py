@@ -15,9 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_guard.cache import Cache
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.errors import SetupError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.model import DeviceMap, load_model

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, Place, ablated, ablation, head, measure, measure_all
-from sae_guard.engine.ablated import Ablated
+from sae_guard.engine import Patch, Place, ablation, head, measure, measure_all
+from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.clean_run import Base, Bases
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory
@@ -146,7 +146,7 @@ def test_ablations_do_not_depend_on_how_they_are_run(
     alone = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
     assert alone.provenance.paths["ablations"] == "each sequence"
     assert_same(shared, alone)
-    monkeypatch.setattr(ablated, "_KEPT_BYTES", 0)  # the prefix runs again for μ
+    monkeypatch.setattr(ablation, "_KEPT_BYTES", 0)  # the prefix runs again for μ
     assert_same(shared, measure(gpt2, make_sae(), corpus, hook, batch_size=4))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Place, batches, measure, sweep
 from sae_guard.engine.clean_run import Bases

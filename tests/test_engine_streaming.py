@@ -13,10 +13,10 @@ import torch
 
 from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Patch, batches, measure, measure_until, streaming, sweep
-from sae_guard.engine.ablated import Ablated, Centre
+from sae_guard.engine.ablation import Ablated, Centre
 from sae_guard.engine.fast import Run
 from sae_guard.engine.streaming import shuffled
 from sae_guard.errors import SetupError

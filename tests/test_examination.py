@@ -18,9 +18,8 @@ from sae_guard.errors import LoadError, SetupError
 from sae_guard.examination import examine
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.fitting import along_ones, fit_of, most_firing, near_thresholds
-from sae_guard.examination.pairing import nearest_rows, rematched
-from sae_guard.examination.places import Reach, places
 from sae_guard.examination.selection import solved
+from sae_guard.examination.trials import Reach, nearest_rows, places, rematched
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import JumpReLU, ReLU
@@ -122,7 +121,7 @@ def test_latents_near_thresholds_that_were_rounded() -> None:
 
 def test_nearest_rows_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     sae = example_sae()
-    monkeypatch.setattr("sae_guard.examination.pairing._ELEMENTS", 9)  # three rows at a time
+    monkeypatch.setattr("sae_guard.examination.trials._ELEMENTS", 9)  # three rows at a time
     latents = torch.tensor([4, 1, 7])
     pairing, rows = nearest_rows(sae, latents)
     cosines = torch.nn.functional.cosine_similarity(

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement import Around, Excerpts
 
 places = st.tuples(st.integers(0, 99), st.integers(0, 99))
 excerpts = st.builds(

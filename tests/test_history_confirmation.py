@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TokenTable
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.measurement import Measurement, TokenTable
+from sae_guard.core.metrics import METRICS
 from sae_guard.history import History, Record
 from sae_guard.history.confirmation import Compared, confirm, taken_for_granted
-from sae_guard.history.record_rows import ParetoRow, ThresholdRow
+from sae_guard.history.record import ParetoRow, ThresholdRow
 from sae_guard.testing import measurements
 from tests.recorded import SPEC, ordinary, record_one, with_tokens
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sae_guard.history import environment
-from sae_guard.history.record_rows import GitRow
+from sae_guard.history.record import GitRow
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.measurement.token_table import TokenKL
-from sae_guard.history.token_confirmation import confirm_tokens
+from sae_guard.core.measurement import TokenKL
+from sae_guard.history.confirmation import confirm_tokens
 
 KL = [0.0, 0.5, 3.0, 1e-5, float("nan"), float("inf")]
 

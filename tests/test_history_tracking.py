@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from sae_guard.core.pareto import Pareto
 from sae_guard.core.thresholds import OnUndecided, Threshold
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record_rows import ParetoRow, ThresholdRow
+from sae_guard.history.record import ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import (
     Bounds,
     Move,
     bounds_in_force,
+    last_promotion,
+    looser,
     moves,
     recorded_bounds,
+    tracked,
 )
-from sae_guard.history.tracking import last_promotion, looser, tracked
 from sae_guard.render import looser_line
 from tests.recorded import ordinary, record_one
 

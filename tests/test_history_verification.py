@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.history import History, Record
-from sae_guard.history.record import worst
-from sae_guard.history.record_rows import ParetoRow
+from sae_guard.history.record import ParetoRow, worst
 from sae_guard.history.verification import (
     inconsistencies,
     other_files,

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from sae_guard.core.latents import marginal, too_few_tokens
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.thresholds import Threshold
-from sae_guard.core.verdicts import judge
+from sae_guard.core.verdicts import judge, marginal_latents, too_few_tokens
 from sae_guard.corpus import build_corpus
 from sae_guard.demo import HELD_OUT, HOOK_NAME, MODEL
 from sae_guard.model import load_model
@@ -88,7 +87,7 @@ def test_a_share_of_dense_latents_is_marginal_where_few_tokens_could_tell_otherw
     two_errors = 2 * math.sqrt(0.1 * 0.9 / TOKENS)
     surely = sum(firing / TOKENS > 0.1 + two_errors for firing in firings) / len(firings)
     perhaps = sum(firing / TOKENS > 0.1 - two_errors for firing in firings) / len(firings)
-    near = marginal(measured(firings), "dense_latents", bound)
+    near = marginal_latents(measured(firings), "dense_latents", bound)
     assert bool(near) == (surely <= bound < perhaps)
     verdict = judge(measured(firings), Threshold("dense_latents", max=bound))
     dense = sum(firing / TOKENS > 0.1 for firing in firings) / len(firings)
@@ -98,11 +97,11 @@ def test_a_share_of_dense_latents_is_marginal_where_few_tokens_could_tell_otherw
 
 def test_a_marginal_share_says_how_many_decide() -> None:
     firings = [1_950, 1_990, 2_010, 3_000, *[5] * 6]
-    assert marginal(measured(firings), "dense_latents", 0.2) == (
+    assert marginal_latents(measured(firings), "dense_latents", 0.2) == (
         "within what 3 latents decide that fire on 10% ± 0.42%"
     )
-    assert marginal(measured(firings), "dense_latents", 0.05) == ""
-    assert marginal(measured(firings), "dead_latents", 0.2) == ""
+    assert marginal_latents(measured(firings), "dense_latents", 0.05) == ""
+    assert marginal_latents(measured(firings), "dead_latents", 0.2) == ""
 
 
 def test_on_real_activations_so_many_wake_at_most() -> None:

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.excerpts import Around, Excerpts
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.measurement import Around, Excerpts, Measurement
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.errors import InfrastructureError, SetupError, UndefinedMetricError
 from sae_guard.gate.measurement_file import load, save
 from sae_guard.testing import measurements

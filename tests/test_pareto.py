@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import AXES, Pareto, Point, compared
 
 values = st.sampled_from([0.1, 0.2, 0.3, 0.5]) | st.floats(0.01, 1)

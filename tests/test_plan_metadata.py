@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sae_guard.errors import LoadError
-from sae_guard.gate.metadata import check_metadata
+from sae_guard.gate.planning import check_metadata
 from sae_guard.specs import Spec, load_specs
 
 HOOK, WRITTEN = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"

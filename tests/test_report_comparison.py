@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Comparison, Version, compare
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement import Around, Excerpts, Measurement
 from sae_guard.render import Compared, comparison_json, comparison_lines, verdict_line
 from sae_guard.render.comparison import percent, probability, signed
 from sae_guard.testing import measurements

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge

@@ -11,8 +11,8 @@ import pytest
 
 from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record_rows import GitRow, ParetoRow, ThresholdRow
-from sae_guard.history.tracking import looser, tracked
+from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
+from sae_guard.history.threshold_changes import looser, tracked
 from sae_guard.render import looser_line, looser_row, to_json, tracks
 from tests.recorded import SPEC, ordinary, record_one
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import Slice
-from sae_guard.specs.bounds import problems, thresholds
-from sae_guard.specs.threshold_models import Bounds, WarnBounds
+from sae_guard.specs.thresholds import Bounds, WarnBounds, problems, thresholds
 from sae_guard.specs.values import Amount
 
 numbers = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 50.0]) | st.floats(-3, 3)

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.specs import json_schema, strict_yaml
 from tests.test_spec_load import GOOD, MALFORMED, WHOLE
 

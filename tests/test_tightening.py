@@ -11,13 +11,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import View
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Decision, Measured, tightened
 from sae_guard.errors import SetupError
-from sae_guard.specs.bounds import problems
-from sae_guard.specs.threshold_models import Bounds
+from sae_guard.specs.thresholds import Bounds, problems
 
 
 def bounds(threshold: Threshold) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.testing import measurements, thresholds

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.core.metrics.table import COLUMNS, METRICS
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, Provenance, TokenTable
+from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.statistics import quantile_interval
 from sae_guard.core.targets import WORST, Slice, View, estimate, level
 from sae_guard.core.thresholds import Threshold

@@ -13,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.measurement.excerpts import Around, Excerpts
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.measurement import (
+    TOKEN_COLUMNS,
+    Around,
+    Excerpts,
+    Measurement,
+    Provenance,
+    TokenTable,
+)
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.core.targets import Slice
 from sae_guard.core.worst import Worst, worst
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_guard.checkpoints.safe_pickle.plain_data import check_plain
+from sae_guard.checkpoints.safe_pickle.inert import check_plain
 from sae_guard.errors import LoadError, SetupError, allowed
 from sae_guard.files import expanded
 

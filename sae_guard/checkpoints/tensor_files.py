@@ -1,19 +1,25 @@
-"""Reading tensors out of files without running what is in them, whatever the container."""
+"""Reading tensors out of files without running what is in them, whatever the container.
+
+The arrays of an ``.npz`` file are each checked against the size of their member before it is made.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+import numpy as np
 import torch
+from numpy.lib import format as npy
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_guard.checkpoints.arrays import read_arrays
 from sae_guard.checkpoints.safe_pickle.inert import Record
-from sae_guard.checkpoints.safe_pickle.sizes import MIB, opened
+from sae_guard.checkpoints.safe_pickle.sizes import MIB, Stream, opened, unpacked_limit
 from sae_guard.checkpoints.safe_pickle.torch_files import read_torch
 from sae_guard.errors import InfrastructureError, LoadError
 
@@ -130,3 +136,57 @@ def check_shapes(
                 f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}",
                 "shapes",
             )
+
+
+def read_arrays(file: BinaryIO, size: int) -> dict[str, Tensor]:
+    """Name → tensor, of an ``.npz`` file of ``size`` bytes.
+
+    Raises:
+        ValueError: A member is no array of numbers, or promises more or less than it holds.
+        Exception: Of many kinds, where the bytes are malformed.
+    """
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+        total, limit = sum(info.file_size for info in infos), unpacked_limit(size)
+        if total > limit:
+            raise ValueError(f"{size:,} bytes become {total:,}, allowed: up to {limit:,}")
+        arrays: dict[str, Tensor] = {}
+        for info in infos:
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename or "/" in name or name in arrays:
+                raise ValueError(f"{info.filename!r:.100} is no array, or one of several so named")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{info.filename!r:.100} is compressed as numpy does not")
+            with archive.open(info) as member:
+                stream = Stream(cast(BinaryIO, member), info.file_size)
+                arrays[name] = _read_array(stream, info.filename)
+        return arrays
+
+
+def _read_array(stream: Stream, name: str) -> Tensor:
+    shape, transposed, dtype = _header(stream)
+    if dtype.kind not in "fiubc":  # so no objects, which are pickled
+        raise ValueError(f"{name!r:.100} holds {dtype!r:.100}, expected numbers")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError(f"{name!r:.100} has the shape {shape!r:.100}")
+    promised = math.prod(shape) * dtype.itemsize
+    if promised != stream.left:
+        raise ValueError(
+            f"{name!r:.100} promises {promised:,} bytes of numbers, its member has {stream.left:,}"
+        )
+    raw = bytearray(promised)
+    stream.readinto(raw)
+    flat = np.frombuffer(raw, dtype)
+    return torch.from_numpy(flat.reshape(shape, order="F" if transposed else "C"))
+
+
+def _header(stream: Stream) -> tuple[tuple[int, ...], bool, np.dtype]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(cast(BinaryIO, stream))
+    if version not in readers:
+        raise ValueError(f"an array of version {version}, expected 1.0 or 2.0")
+    try:
+        return readers[version](cast(BinaryIO, stream))
+    except (MemoryError, RecursionError) as error:
+        # Of at most 10,000 bytes, so it is Python's parser that gives up, not the machine.
+        raise ValueError("the header of an array is nested too deeply") from error

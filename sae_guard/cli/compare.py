@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sae_guard.cli import session
-from sae_guard.cli.files import write_whole
-from sae_guard.cli.options import about_saes, about_the_machine, cache_option, hook_option
-from sae_guard.cli.output import short
+from sae_guard.cli.options import about_saes, about_the_machine, cache_option, hook_option, share
+from sae_guard.cli.output import short, write_whole
 from sae_guard.cli.records import folder_option, opened, without_collection
-from sae_guard.cli.share import share
 from sae_guard.cli.versions import Kept, Operand, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.files import write_whole
-from sae_guard.cli.output import short, table
+from sae_guard.cli.output import short, table, write_whole
 from sae_guard.cli.records import filtered, folder_option, opened, read, without_collection
 from sae_guard.errors import SaeGuardError
 
@@ -71,7 +70,7 @@ def _answer(
 ) -> bool:
     """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
-    from sae_guard.history.tracking import tracked
+    from sae_guard.history.threshold_changes import tracked
     from sae_guard.render import frontiers, tracks, trend
 
     kept = opened(folder)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sae_guard.cli import session
-from sae_guard.cli.files import write_whole
 from sae_guard.cli.options import (
     about_saes,
     about_the_machine,
@@ -19,6 +18,7 @@ from sae_guard.cli.options import (
     hook_option,
     spec_option,
 )
+from sae_guard.cli.output import write_whole
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.gate import project
 
@@ -123,11 +123,11 @@ class Versions:
         """Raises `SetupError` or `HistoryError` before anything is measured."""
         from sae_guard.gate.baselines import Earlier
         from sae_guard.gate.recording import Occasion
-        from sae_guard.history import NO_VERSION, History, where
+        from sae_guard.history import NO_VERSION, History, store
 
         here = Path.cwd()
         root = project.root_of(here)
-        self._history = History(where.chosen(folder, here if folder else root))
+        self._history = History(store.chosen(folder, here if folder else root))
         self._earlier = Earlier(self._history)
         self._asked = baseline
         self._occasion: Occasion | None = None

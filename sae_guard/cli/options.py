@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar, get_args
 
 import click
@@ -82,3 +83,14 @@ def _with(options: Sequence[Option[Any]], command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def share(_: click.Context, __: click.Parameter, text: str) -> Decimal:
+    """``5%``, or ``0.05``; ``5`` could be either."""
+    try:
+        found = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not (found.is_finite() and 0 <= found < 1):
+        raise click.BadParameter(f"{text!r}, allowed: 0% up to, and not with, 100%")
+    return found

@@ -1,8 +1,13 @@
-"""Tables of what people called things, in the width of a terminal."""
+"""What commands write: tables in the width of a terminal, and files."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from sae_guard import files
 
 
 def short(text: str, limit: int = 30) -> str:
@@ -17,3 +22,11 @@ def table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iter
     for row in rows:
         cells = [f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(row)]
         yield "  ".join(cells).rstrip()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the whole file or none of it; raises `click.ClickException`."""
+    try:
+        files.write_whole(path, data)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None

@@ -37,9 +37,9 @@ def without_collection() -> Iterator[None]:
 
 def opened(folder: str | None) -> History:
     """The history that is named, or the nearest; raises `SetupError`."""
-    from sae_guard.history import History, where
+    from sae_guard.history import History, store
 
-    return History(where.chosen(folder, Path.cwd() if folder else where.nearest(Path.cwd())))
+    return History(store.chosen(folder, Path.cwd() if folder else store.nearest(Path.cwd())))
 
 
 def read(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:

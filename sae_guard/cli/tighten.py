@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.files import write_whole
+from sae_guard.cli.options import share
+from sae_guard.cli.output import write_whole
 from sae_guard.cli.records import folder_option
-from sae_guard.cli.share import share
 from sae_guard.errors import SaeGuardError, SetupError, allowed
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class _Source:
 
     def outcomes(self, path: Path, specs: Sequence[Spec]) -> list[Outcome]:
         """Those of the spec file at ``path``, which has these documents."""
-        from sae_guard.cli.recorded import of_version
-        from sae_guard.cli.tighten_sources import of_file
+        from sae_guard.cli.tighten_sources import of_file, of_version
         from sae_guard.render import from_json
 
         if self.file is None:

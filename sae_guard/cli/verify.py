@@ -214,8 +214,7 @@ def _compared(
     certificate: Certificate, rows: Measurement, measured: Measurement, tolerance: float
 ) -> list[Compared]:
     """Say number by number what was found."""
-    from sae_guard.history.confirmation import confirm, taken_for_granted
-    from sae_guard.history.token_confirmation import confirm_tokens
+    from sae_guard.history.confirmation import confirm, confirm_tokens, taken_for_granted
     from sae_guard.render import confirmed, differently_made
 
     record = certificate.recorded.record

@@ -18,8 +18,7 @@ from sae_guard.files import expanded
 from sae_guard.gate import project
 
 if TYPE_CHECKING:
-    from sae_guard.core.measurement import Measurement
-    from sae_guard.core.measurement.token_table import TokenKL
+    from sae_guard.core.measurement import Measurement, TokenKL
     from sae_guard.gate.cases import Case
     from sae_guard.history import Certificate, History, Promotion, Recorded
 

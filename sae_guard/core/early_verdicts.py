@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.metric import Side
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.metrics import Side, metric
 from sae_guard.core.statistics import NOISE
 from sae_guard.core.statistics.sequential import Rule, above_zero, evidence_of_moments
 from sae_guard.core.targets import WORST, Terms, beyond, estimate, level, terms

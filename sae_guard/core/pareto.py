@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from sae_guard.core.metrics.table import METRICS, metric
+from sae_guard.core.metrics import METRICS, metric
 from sae_guard.core.statistics import NOISE
 from sae_guard.errors import UndefinedMetricError, allowed
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.metrics import metric
 from sae_guard.core.verdicts import Verdict
 
 PREFIX = "sae_guard."

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 
-from sae_guard.core.metrics.metric import Side
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.metrics import Side, metric
 from sae_guard.core.targets import View
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.excerpts import NO_TEXT
+from sae_guard.core.measurement import NO_TEXT, Measurement
 from sae_guard.core.targets import Slice
 from sae_guard.errors import UndefinedMetricError
 
@@ -35,7 +34,7 @@ class WorstToken:
     before: str = ""
     token: str = ""
     next: str = ""
-    """Texts, where they were kept (`sae_guard.core.measurement.excerpts.Around`)."""
+    """Texts, where they were kept (`sae_guard.core.measurement.Around`)."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sae_guard.core.measurement.excerpts import Around, Excerpts
+from sae_guard.core.measurement import Around, Excerpts
 from sae_guard.corpus.windows import Corpus
 
 _BEFORE = 12

@@ -1,13 +1,18 @@
-"""Ablations: the activation replaced by one value at every patched position.
+"""What stands beside an SAE: the losses with the activation ablated, and its deviation from μ.
 
-At a residual hook point the suffix then no longer depends on the sequence: one row serves all that
-leave the same positions unpatched.
+An ablation replaces the activation by one value at every patched position. At a residual hook point
+the suffix then no longer depends on the sequence: one row serves all that leave the same positions
+unpatched.
+
+None of it depends on the SAE: with a cache it is computed once for a hook point, and a run that was
+stopped goes on from the shards it had finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +20,9 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
-from sae_guard.engine.rows import per_token
+from sae_guard.engine.batches import Rows, batches, in_halves, per_token
+from sae_guard.engine.clean_run import Base, Bases
+from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.model import Edit, Suffix
 
 _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
@@ -153,3 +160,214 @@ class Ablation:
         final, target = self.shared.final(value)[:-1], self.corpus.tokens[rows, 1:]
         values = head.shared_cross_entropy(self.suffix.unembedding, final, target)
         return torch.where(scored, values.cpu().float(), 0)
+
+
+COLUMNS = ("ce_zero", "ce_mean", "sq_deviation")
+_OF_TOKENS = ("ce_zero", "ce_mean")
+_PATHS = ("each sequence", "one row")
+_KEPT_BYTES = 2**30
+"""Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
+
+
+class Centre(NamedTuple):
+    """μ of the whole corpus, and how far its activations lie from it."""
+
+    mean: Float[Tensor, " d_out"]
+    sq_deviation: float
+    """Σ‖y − μ‖² over all scored tokens."""
+
+
+class Ablated:
+    """The sums of every sequence, at the hook point that is replaced.
+
+    μ is known at the end. Until then there are Σy and Σ‖y‖² of each sequence, in float64, and mean
+    ablations wait.
+    """
+
+    def __init__(
+        self, suffix: Suffix, corpus: Corpus, hook: str, bases: Bases, memory: Memory
+    ) -> None:
+        self.suffix = suffix
+        self.corpus = corpus
+        self.hook = hook
+        self.sums: dict[str, Float[Tensor, " sequences"]] = {}
+        self.tokens: dict[str, Float[Tensor, "sequences pos-1"]] = {}
+        self.mean: Float[Tensor, " d_out"] | None = None
+        """μ, float64. All of them once it is finished."""
+        self.path = ""
+        """How ablations are run, once one was."""
+        self._bases = bases
+        self._memory = memory
+        self._ablation: Ablation | None = None
+        self._waiting: dict[tuple[int, int], Tensor] = {}
+        kept = memory.read(f"at/{hook}/sums")
+        if kept is not None:
+            self.sums = {name: kept[name] for name in COLUMNS}
+            self.tokens = {name: kept[f"token.{name}"] for name in _OF_TOKENS}
+            self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
+
+    def batch(self, rows: slice, base: Base) -> None:
+        """What of some windows does not need μ."""
+        if self.mean is not None:
+            return
+        ablation = self._sought(rows, base)
+        if self._rows.known(rows):
+            return
+        y, residual = self._activation(base), base.seen[self.suffix.entry]
+        alone = ablation.alone(rows, y)
+        total, square = moments(y, self.corpus.scored[rows, :-1])
+        ce_zero = ablation.each(torch.zeros(()), rows, alone, residual)
+        values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
+        self._rows.set(rows, values)
+        if bool(alone.any()) and not self._bases.remembers:
+            kept = sum(waiting.nbytes for waiting in self._waiting.values())
+            if kept + residual.nbytes <= _KEPT_BYTES:
+                self._waiting[rows.start, rows.stop] = residual.cpu()
+
+    def finish(self, windows: Sequence[slice]) -> None:
+        """What needs μ, and what no batch has done."""
+        if self.mean is not None:
+            return
+        for rows in windows:
+            self._ensure(rows)
+        mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
+        for rows in windows:
+            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+        self.sums, self.tokens = self._columns(slice(0, len(self.corpus.tokens)), mean)
+        self.mean = mean
+        by_one = torch.tensor(_PATHS.index(self.path))
+        tokens = {f"token.{name}": values for name, values in self.tokens.items()}
+        kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
+        self._memory.write(f"at/{self.hook}/sums", kept)
+
+    def centre(self) -> Centre:
+        """μ before anything else: from clean runs of the whole corpus up to the hook point."""
+        if self.mean is not None:
+            return Centre(self.mean, float(self.sums["sq_deviation"].sum()))
+        name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
+        kept = self._memory.read(name)
+        if kept is None:
+            parts: list[tuple[Tensor, Tensor]] = []
+
+            def add(rows: slice) -> None:
+                y = self._bases.activation(rows, self.suffix.source(self.hook), self.suffix)
+                parts.append(moments(y, self.corpus.scored[rows, :-1]))
+
+            for rows in batches(0, n, self._bases.size, self._bases.size):
+                in_halves(add, rows)
+            total, square = map(torch.cat, zip(*parts, strict=True))
+            mean = total.sum(dim=0) / self.corpus.scored.sum()
+            deviation = about(mean, total, square, self.corpus.scored.sum(dim=1))
+            kept = {"mean": mean, "sq_deviation": deviation}
+            self._memory.write(name, kept)
+        return Centre(kept["mean"], float(kept["sq_deviation"].sum()))
+
+    def part(
+        self, rows: slice, mean: Float[Tensor, " d_out"] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The columns of some windows and of their tokens; without μ, NaN for those about it."""
+        if self.mean is not None:
+            sums = {name: values[rows] for name, values in self.sums.items()}
+            return sums, {name: values[rows] for name, values in self.tokens.items()}
+        self._ensure(rows)
+        if mean is not None:
+            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+        return self._columns(rows, mean)
+
+    def _ensure(self, rows: slice) -> None:
+        """Do what of some windows does not need μ, unless a batch has."""
+        if self._ablation is None or not self._rows.known(rows):
+            in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
+
+    def _columns(
+        self, rows: slice, mean: Float[Tensor, " d_out"] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self._ablation is not None
+        scored, shared = self.corpus.scored[rows, :-1], self._ablation.by_one
+        only = self._rows["alone"][rows, None]
+        ce_zero = torch.where(only, self._rows["ce_zero"][rows], shared(torch.zeros(()), rows))
+        if mean is None:
+            ce_mean = torch.full_like(ce_zero, torch.nan)
+            deviation = torch.full((len(scored),), torch.nan, dtype=torch.float64)
+        else:
+            ce_mean = torch.where(only, self._means["ce_mean"][rows], shared(mean, rows))
+            total, square = (self._rows[name][rows] for name in ("total", "square"))
+            deviation = about(mean, total, square, scored.sum(dim=1))
+        tokens = {"ce_zero": ce_zero, "ce_mean": torch.where(scored, ce_mean, 0)}
+        sums = {name: values.double().sum(dim=1) for name, values in tokens.items()}
+        return {**sums, "sq_deviation": deviation}, tokens
+
+    def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+        """Sums of the cross-entropy of some windows with ``value`` for the activation."""
+        ablation = self._sought(rows, base)
+        alone = ablation.alone(rows, self._activation(base))
+        each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
+        found = torch.where(alone[:, None], each, ablation.by_one(value, rows))
+        return found.double().sum(dim=1)
+
+    def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+        """Σ‖y − centre‖² of some windows."""
+        scored = self.corpus.scored[rows, :-1]
+        return about(centre, *moments(self._activation(base), scored), scored.sum(dim=1))
+
+    def _activation(self, base: Base) -> Float[Tensor, "batch pos d_out"]:
+        return base.seen[self.suffix.source(self.hook)]
+
+    def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
+        assert self._ablation is not None
+        alone = self._rows["alone"][rows]
+        if not bool(alone.any()) or self._means.known(rows):
+            return
+        residual = self._waiting.get((rows.start, rows.stop))
+        if residual is None:
+            residual = self._bases.of(rows).seen[self.suffix.entry]
+        self._means.set(rows, {"ce_mean": self._ablation.each(mean, rows, alone, residual)})
+
+    def _sought(self, rows: slice, base: Base) -> Ablation:
+        """How ablations are run, by the first windows; what is remembered is of that way."""
+        if self._ablation is not None:
+            return self._ablation
+        name = f"at/{self.hook}/shared"
+        with self._memory.lock(name):
+            kept = self._memory.read(name)
+            if kept is None:
+                device = self.suffix.model.device
+                tokens, patched = (
+                    part[rows].to(device) for part in (self.corpus.tokens, self.corpus.patched)
+                )
+                residual = base.seen[self.suffix.entry]
+                found = SharedRow.find(
+                    self.suffix, self.hook, tokens, patched, residual, self._activation(base)
+                )
+                kept = found.tensors if found else {}
+                self._memory.write(name, kept)
+        shared = SharedRow.restored(self.suffix, self.hook, kept) if kept else None
+        self._ablation = Ablation(self.suffix, self.corpus, self.hook, shared)
+        self.path = _PATHS[shared is not None]
+        by = f"at/{self.hook}/{fingerprint(kept)}"
+        self._rows = Rows(f"{by}/rows", self.corpus, self._memory)
+        self._means = Rows(f"{by}/means", self.corpus, self._memory)
+        return self._ablation
+
+
+def moments(
+    y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
+) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
+    """Σy and Σ‖y‖² of the scored tokens of each sequence, in float64 on the CPU."""
+    kept = y[:, :-1][scored.to(y.device)]
+    kept = (kept.cpu() if kept.device.type == "mps" else kept).double()
+    row = scored.nonzero()[:, 0].to(kept.device)
+    total = kept.new_zeros(len(y), y.shape[-1]).index_add_(0, row, kept)
+    square = kept.new_zeros(len(y)).index_add_(0, row, kept.square().sum(dim=-1))
+    return total.cpu(), square.cpu()
+
+
+def about(
+    centre: Float[Tensor, " d_out"],
+    total: Float[Tensor, "batch d_out"],
+    square: Float[Tensor, " batch"],
+    n: Tensor,
+) -> Float[Tensor, " batch"]:
+    """Σ‖y − centre‖² by the `moments` of n tokens; not below 0, which rounding could leave."""
+    centre = centre.double()
+    return (square - 2 * (total @ centre) + n * centre.square().sum()).clamp(min=0)

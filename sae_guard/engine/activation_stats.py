@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine.ablated import moments
+from sae_guard.engine.ablation import moments
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size
 from sae_guard.engine.clean_run import Bases

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.cache import Cache
-from sae_guard.core.measurement import FiringSpread, Measurement, Provenance
-from sae_guard.core.measurement.token_table import TokenTable
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.measurement import FiringSpread, Measurement, Provenance, TokenTable
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import ratio_interval
 from sae_guard.core.worst import worst
 from sae_guard.corpus import Corpus, excerpts

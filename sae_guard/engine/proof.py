@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.engine import plain
-from sae_guard.engine.ablated import Ablated
+from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
 

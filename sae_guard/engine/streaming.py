@@ -21,7 +21,7 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.engine import plain
-from sae_guard.engine.ablated import Centre
+from sae_guard.engine.ablation import Centre
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size, with_bar
 from sae_guard.engine.fast import Run

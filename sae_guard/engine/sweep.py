@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
-from sae_guard.engine.ablated import Ablated
+from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory, Tensors, run_name

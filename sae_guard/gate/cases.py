@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
-from sae_guard.core.metrics.table import ON_REQUEST, metric
+from sae_guard.core.metrics import ON_REQUEST, metric
 from sae_guard.core.pareto import Pareto
 from sae_guard.core.thresholds import Threshold
 from sae_guard.specs import Spec

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement.excerpts import Excerpts
-from sae_guard.core.measurement.table import Measurement, Provenance
-from sae_guard.core.measurement.token_table import TOKEN_COLUMNS, TokenTable
-from sae_guard.core.metrics.table import COLUMNS, ON_REQUEST
+from sae_guard.core.measurement import TOKEN_COLUMNS, Excerpts, Measurement, Provenance, TokenTable
+from sae_guard.core.metrics import COLUMNS, ON_REQUEST
 from sae_guard.errors import InfrastructureError
 from sae_guard.files import write_whole
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import ParetoVerdict
 from sae_guard.core.targets import View, estimate
 from sae_guard.core.verdicts import Status, Verdict
@@ -21,14 +21,18 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.cases import Case
 from sae_guard.history import environment
 from sae_guard.history.parquet import plain, to_parquet
-from sae_guard.history.record import SCHEMA_VERSION, NotRecordedError, Record, check_name, worst
-from sae_guard.history.record_rows import (
+from sae_guard.history.record import (
+    SCHEMA_VERSION,
     CheckpointRow,
     GitRow,
     MetricRow,
+    NotRecordedError,
     ParetoRow,
+    Record,
     SpecRow,
     ThresholdRow,
+    check_name,
+    worst,
 )
 from sae_guard.history.store import files_of
 from sae_guard.specs import Spec

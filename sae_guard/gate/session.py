@@ -1,4 +1,4 @@
-"""What a process measures with: models, corpora and SAEs, each case measured once."""
+"""What a process measures with: models, corpora, SAEs and controls, each case measured once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
     from sae_guard.specs import Spec
+
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DEVICES = "auto, cpu, mps, cuda, cuda:N"
@@ -100,7 +101,7 @@ class Workbench:
 
     def _check_metadata(self, case: Case, sae: SAE) -> None:
         from sae_guard.engine import Place
-        from sae_guard.gate.metadata import check_metadata
+        from sae_guard.gate.planning import check_metadata
 
         if case.checkpoint is not None:
             check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
@@ -214,7 +215,6 @@ class Workbench:
 
     def _load_sae(self, case: Case) -> SAE | LoadError:
         from sae_guard.checkpoints.load import load_checkpoint
-        from sae_guard.gate.control_saes import control_sae
 
         if case.control or case.checkpoint is None:
             return control_sae(case, self)
@@ -256,3 +256,22 @@ def pick_device(requested: str, worker: int) -> str:
             raise SetupError(f"device {requested}: this machine has {gpus} CUDA devices")
         return f"cuda:{index}"
     return requested
+
+
+def control_sae(case: Case, bench: Workbench) -> SAE:
+    """The control; raises whatever measuring the checkpoint of a baseline does."""
+    from sae_guard.gate.cases import PERMUTED, RANDOM
+    from sae_guard.sae import controls
+
+    if case.control == PERMUTED:
+        return controls.permuted_decoder(bench.sae(case.itself))
+    if case.control == RANDOM:
+        l0 = bench.measurement(case.itself)["l0"]
+        d_sae, seen = bench.sae(case.itself).d_sae, bench.seen(case)
+        k = min(max(1, round(l0)), d_sae)
+        some = seen.some.to(bench.device)
+        return controls.random_directions(some, seen.mean, d_sae=d_sae, k=k)
+    if case.control == "mean":
+        return controls.mean_sae(bench.seen(case).mean).to(bench.device)
+    make = {"identity": controls.identity_sae, "zero": controls.zero_sae}[case.control]
+    return make(bench.model(case.spec).width(case.hook)).to(bench.device)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.measurement import Measurement, TokenKL
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import CHANGE, View, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
-from sae_guard.history.record import Record
-from sae_guard.history.record_rows import MetricRow, ThresholdRow
+from sae_guard.history.record import MetricRow, Record, ThresholdRow
 from sae_guard.history.verification import estimated, near, same
 
 TOLERANCE = 1e-4
@@ -240,3 +239,39 @@ def _floor(name: str, rows: Measurement) -> float:
                  if column in rows.sums)  # fmt: skip
     floor = top / abs(bottom) if bottom else 0.0
     return floor if math.isfinite(floor) else 0.0
+
+
+NAME = "token_kl"
+
+
+def confirm_tokens(
+    recorded: TokenKL, measured: TokenKL | None, tolerance: float = TOLERANCE
+) -> Compared:
+    """How many tokens there are, and whether each has the KL that it had.
+
+    Args:
+        recorded: As kept beside the record.
+        measured: The same checkpoint on the same tokens; None where single tokens were not kept.
+        tolerance: Of each value. Near zero it is what rounding makes of single tokens.
+    """
+    n = len(recorded.kl)
+    if measured is None:
+        return Compared(NAME, n, None, 0, "single tokens were not measured again")
+    if not (
+        np.array_equal(recorded.sequences, measured.sequences)
+        and np.array_equal(recorded.positions, measured.positions)
+    ):
+        return Compared(NAME, n, len(measured.kl), 0, "of other tokens")
+    was, now = recorded.kl.astype(np.float64), measured.kl.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        allowed = np.maximum(tolerance * np.abs(was), SINGLE * FLOOR)
+        near = np.isfinite(was) & (np.abs(now - was) <= allowed)
+    near |= (now == was) | (np.isnan(now) & np.isnan(was))
+    told = ""
+    if not near.all():
+        at = int(np.flatnonzero(~near)[0])
+        told = (
+            f"{int((~near).sum()):,} differ; at sequence {recorded.sequences[at]}, position "
+            f"{recorded.positions[at]} it was {was[at]:.6g}, and is {now[at]:.6g}"
+        )
+    return Compared(NAME, n, n, 0, told)

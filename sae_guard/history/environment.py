@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from sae_guard.history.record_rows import GitRow
+from sae_guard.history.record import GitRow
 
 
 def environment() -> dict[str, str]:

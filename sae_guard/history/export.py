@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
 from sae_guard.history.record import Promotion, Recorded
 from sae_guard.history.references import holding

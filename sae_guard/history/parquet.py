@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.measurement.excerpts import Excerpts
-from sae_guard.core.measurement.token_table import TokenKL
+from sae_guard.core.measurement import Excerpts, Measurement, Provenance, TokenKL
 from sae_guard.history.record import HistoryError
 
 SEQUENCES, LATENTS, TOKENS = "sequences.parquet", "latents.parquet", "tokens.parquet"

@@ -1,4 +1,4 @@
-"""The history: records and promotions, added to and never changed.
+"""The history, and where it is: records and promotions, added to and never changed.
 
     FOLDER/records/TIME-NAME-HASH/record.json           written last
     FOLDER/records/TIME-NAME-HASH/sequences.parquet
@@ -12,21 +12,24 @@ out, and writers that know nothing of each other do not collide.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from hashlib import sha256
+from pathlib import Path
 from typing import Generic
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.token_table import TokenKL
+from sae_guard.core.measurement import Measurement, TokenKL
+from sae_guard.files import expanded
 from sae_guard.history.folder import Folder
 from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
 from sae_guard.history.record import (
     NAME,
     ChangedError,
     Document,
+    FileRow,
     HistoryError,
     Promotion,
     Record,
@@ -34,7 +37,6 @@ from sae_guard.history.record import (
     parse,
     to_json,
 )
-from sae_guard.history.record_rows import FileRow
 
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"
@@ -246,3 +248,25 @@ def _named(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:
     for name, path, data in folder.heads(head):
         if _ID.fullmatch(name):
             yield name, path, data
+
+
+DEFAULT = Path(".sae_guard", "history")
+"""In the root folder of a project."""
+VARIABLE = "SAE_GUARD_HISTORY"
+
+
+def chosen(text: str | None, root: Path) -> str:
+    """The folder or URL that somebody names, or else ``$SAE_GUARD_HISTORY``, or the default.
+
+    Args:
+        text: What is named, if anything is.
+        root: Folder that relative paths start from.
+    """
+    named = text or os.environ.get(VARIABLE) or str(DEFAULT)
+    return named if "://" in named else str(root / expanded(named))
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the one above it, in which there is a history; or else the folder."""
+    found = (above for above in (folder, *folder.parents) if (above / DEFAULT).is_dir())
+    return next(found, folder)

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.targets import View, estimate
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.history.record import Record, worst
-from sae_guard.history.record_rows import MetricRow
+from sae_guard.history.record import MetricRow, Record, worst
 
 _ROUNDING = 1e-9
 """Relative: of sums in float64."""

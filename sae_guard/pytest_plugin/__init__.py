@@ -29,8 +29,7 @@ from sae_guard.pytest_plugin.ledger import Ledger
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
 from sae_guard.pytest_plugin.recording import Recorder
 from sae_guard.pytest_plugin.root import mend_root
-from sae_guard.pytest_plugin.session import WORKBENCH, make_workbench
-from sae_guard.pytest_plugin.sharing import left
+from sae_guard.pytest_plugin.session import WORKBENCH, left, make_workbench
 from sae_guard.pytest_plugin.tracking import Tracker
 from sae_guard.pytest_plugin.versions import VERSIONS, Versions
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.gate.early import EarlyOptions
+from sae_guard.gate.early import ALPHA, EarlyOptions
 from sae_guard.gate.project import SPECS
-from sae_guard.pytest_plugin import early
-from sae_guard.pytest_plugin.parsers import device, flag, number, number_or_text, whole
+from sae_guard.gate.session import DEVICE, DEVICES
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.options import SaeOptions
+
 
 OPTIONS = pytest.StashKey["Options"]()
 
@@ -86,7 +87,7 @@ class Options:
                 for key, option in _SAID.items()
                 if (value := config.getoption(option)) is not None
             },
-            early=early.early_options(config),
+            early=early_options(config),
             baseline=config.getoption("sae_baseline"),
             hook=config.getoption("sae_hook"),
             root=config.rootpath,
@@ -133,7 +134,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="token windows per forward pass (default: chosen by their length and the device)",
     )
     _add_run_options(group)
-    early.add_options(group)
+    _add_early_options(group)
     _add_history_options(parser, group)
     _add_sae_options(group)
     parser.addini(
@@ -245,3 +246,96 @@ def sae_options(said: Mapping[str, Any]) -> SaeOptions:
     except SetupError as error:
         key, _, rest = str(error).partition(" ")
         raise pytest.UsageError(f"{COMMAND_LINE[key]} {rest}") from None
+
+
+def early_options(config: pytest.Config) -> EarlyOptions:
+    """What the command line says of early verdicts."""
+    names = ("fast", "alpha", "audit", "max_seconds", "max_sequences")
+    return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
+
+
+def _add_early_options(group: pytest.OptionGroup) -> None:
+    """Declare the options."""
+    group.addoption(
+        "--sae-fast",
+        action="store_true",
+        help="stop as soon as every verdict is that of the whole token set but for a chance of α",
+    )
+    group.addoption(
+        "--sae-alpha",
+        metavar="ALPHA",
+        type=number("--sae-alpha", below=0.5),
+        help=f"α of --sae-fast, which this implies (default: the spec's, or {ALPHA})",
+    )
+    group.addoption(
+        "--sae-audit",
+        action="store_true",
+        help="run to the end all the same, and say whether the early verdicts hold",
+    )
+    group.addoption(
+        "--sae-max-seconds",
+        metavar="SECONDS",
+        type=number("--sae-max-seconds"),
+        help="end a measurement after this long; what is not decided by then is undecided "
+        "(implies --sae-fast)",
+    )
+    group.addoption(
+        "--sae-max-sequences",
+        metavar="N",
+        type=whole("--sae-max-sequences"),
+        help="end a measurement with the shard in which the Nth sequence is; what is not decided "
+        "by then is undecided (implies --sae-fast)",
+    )
+
+
+def whole(option: str) -> Callable[[str], int]:
+    """A whole number from 1 on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
+        return int(text)
+
+    return parse
+
+
+def number(option: str, *, above: float = 0, below: float = math.inf) -> Callable[[str], float]:
+    """A number between the two."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not above < value < below:
+            most = "" if math.isinf(below) else f" and below {below:g}"
+            raise pytest.UsageError(f"{option} {text!r}; allowed: a number above {above:g}{most}")
+        return value
+
+    return parse
+
+
+def flag(option: str) -> Callable[[str], bool]:
+    """``true`` or ``false``."""
+
+    def parse(text: str) -> bool:
+        if text not in ("true", "false"):
+            raise pytest.UsageError(f"{option} {text!r}; allowed: true, false")
+        return text == "true"
+
+    return parse
+
+
+def number_or_text(text: str) -> float | str:
+    """A number where it is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def device(text: str) -> str:
+    """Of `sae_guard.gate.session.pick_device`."""
+    if not DEVICE.fullmatch(text):
+        raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
+    return text

@@ -54,10 +54,10 @@ class Recorder:
         if name is None:
             return None
         from sae_guard.gate.recording import Occasion
-        from sae_guard.history import History, where
+        from sae_guard.history import History, store
 
         root = gate.options.root
-        history = History(where.chosen(config.getini("sae_history"), root))
+        history = History(store.chosen(config.getini("sae_history"), root))
         try:
             occasion = Occasion.of(name, root)
             history.prepare()

@@ -1,7 +1,12 @@
-"""The workbench of a test process, made as the options say."""
+"""The workbench of a test process, made as the options say, and what xdist workers share.
+
+Whoever takes a case's lock first measures it, and leaves what it found. Errors are left for the
+others too, with their cause.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import partial
@@ -10,13 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.errors import Contract, InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.gate.early import Judged
 from sae_guard.gate.session import Workbench
 from sae_guard.pytest_plugin.gate import GATE
 from sae_guard.pytest_plugin.options import Options
-from sae_guard.pytest_plugin.sharing import shared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sae_guard.cache import Cache
+    from sae_guard.gate.cases import Case
+    from sae_guard.gate.session import Found
+
 
 WORKBENCH = pytest.StashKey[Workbench]()
 
@@ -48,3 +59,59 @@ def _cache(options: Options) -> Cache | None:
 
     root = chosen_root(options.cache)
     return Cache(options.here / root, int(options.cache_gib * 2**30)) if root else None
+
+
+def shared(folder: Path, key: str, case: Case, make: Callable[[], Found]) -> Found:
+    """What the first process to ask makes.
+
+    Args:
+        folder: Of the run.
+        key: Of what is made, in it.
+        case: What it is of.
+        make: Called by that process.
+    """
+    from filelock import FileLock
+
+    from sae_guard.gate.measurement_file import save
+
+    path = folder / key
+    stored, told, error = _files(path)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        found = left(path, case)
+        if found is not None:
+            return found
+        result = make()
+        if isinstance(result, SaeGuardError):
+            contract = getattr(result, "contract", None)
+            error.write_text(json.dumps([result.cause, str(result), contract]), encoding="utf-8")
+        else:
+            told.write_text(json.dumps(result.to_json()), encoding="utf-8")
+            save(result.measurement, stored)
+        return result
+
+
+def left(path: Path, case: Case) -> Found | None:
+    """What a process made; None where none has made it yet."""
+    from sae_guard.gate.measurement_file import load
+
+    stored, told, error = _files(path)
+    if stored.exists():
+        return Judged.from_json(load(stored), case, json.loads(told.read_text("utf-8")))
+    if error.exists():
+        return _revived(*json.loads(error.read_text("utf-8")))
+    return None
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """Of the measurement, of what is beside it, and of the error in its place."""
+    stored, told, error = (
+        path.with_name(path.name + suffix) for suffix in (".npz", ".json", ".error")
+    )
+    return stored, told, error
+
+
+def _revived(cause: str, message: str, contract: Contract | None) -> SaeGuardError:
+    """The error that another process had."""
+    if contract is not None:
+        return LoadError(message, contract)
+    return {"setup": SetupError, "infrastructure": InfrastructureError}[cause](message)

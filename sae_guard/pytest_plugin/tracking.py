@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pytest
 
     from sae_guard.history import History
-    from sae_guard.history.tracking import Looser
+    from sae_guard.history.threshold_changes import Looser
     from sae_guard.pytest_plugin.gate import Gate
     from sae_guard.specs import Spec
 
@@ -36,16 +36,16 @@ class Tracker:
         specs = {key: spec for key, spec in own.items() if tested(key)}
         if not specs:
             return
-        from sae_guard.history import History, where
+        from sae_guard.history import History, store
 
-        history = History(where.chosen(self._named, self._gate.options.root))
+        history = History(store.chosen(self._named, self._gate.options.root))
         try:
             self._compare(history, specs)
         except SaeGuardError as error:
             self._unread.append(str(error))
 
     def _compare(self, history: History, specs: dict[str, Spec]) -> None:
-        from sae_guard.history.tracking import last_promotion, looser
+        from sae_guard.history.threshold_changes import last_promotion, looser
 
         promotions, unreadable = history.promotions()
         self._unread += unreadable

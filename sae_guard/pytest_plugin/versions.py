@@ -36,9 +36,9 @@ class Versions:
     @cached_property
     def _earlier(self) -> Earlier:
         from sae_guard.gate.baselines import Earlier
-        from sae_guard.history import History, where
+        from sae_guard.history import History, store
 
-        return Earlier(History(where.chosen(self._folder, self._gate.options.root)))
+        return Earlier(History(store.chosen(self._folder, self._gate.options.root)))
 
     def check(self) -> None:
         """Raise `pytest.UsageError` where ``--sae-baseline`` names no version at all."""

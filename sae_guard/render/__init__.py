@@ -1,14 +1,17 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
-from sae_guard.render.comparison import comparison_lines, verdict_line
-from sae_guard.render.comparison_document import Compared, comparison_json
-from sae_guard.render.documents import to_json
+from sae_guard.render.comparison import Compared, comparison_json, comparison_lines, verdict_line
+from sae_guard.render.documents import from_json, to_json
 from sae_guard.render.excerpts import COLUMNS, worst_lines
-from sae_guard.render.frontiers import frontiers
 from sae_guard.render.measured import every_metric, metric_table
 from sae_guard.render.numbers import number
-from sae_guard.render.pareto import not_compared, pareto_failure, pareto_headline, plotted
-from sae_guard.render.reading import from_json
+from sae_guard.render.pareto import (
+    frontiers,
+    not_compared,
+    pareto_failure,
+    pareto_headline,
+    plotted,
+)
 from sae_guard.render.summary import summary
 from sae_guard.render.threshold_changes import looser_line, looser_row, tracks
 from sae_guard.render.tightening import changes, count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sae_guard.core.measurement.excerpts import Around
+from sae_guard.core.measurement import Around
 from sae_guard.core.worst import Worst, WorstSequence, WorstToken
 from sae_guard.render.numbers import number
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.render.summary import aligned, half, path_lines, verdict_words

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sae_guard.history.record_rows import GitRow, ThresholdRow
-from sae_guard.history.threshold_changes import Move
-from sae_guard.history.tracking import Looser, Step, Track
+from sae_guard.history.record import GitRow, ThresholdRow
+from sae_guard.history.threshold_changes import Looser, Move, Step, Track
 
 _TITLES = ("date", "name", "threshold", "old", "new", "change", "commit", "by")
 _WIDTH = 100

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history import Recorded
-from sae_guard.history.record_rows import ThresholdRow
+from sae_guard.history.record import ThresholdRow
 from sae_guard.render.numbers import number
 
 _WIDTH = 40

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto
 from sae_guard.core.targets import Slice, View
 from sae_guard.errors import allowed
 from sae_guard.specs.messages import Path as Keys
 from sae_guard.specs.models import DataSpec, DocumentModel
-from sae_guard.specs.threshold_models import Bounds
+from sae_guard.specs.thresholds import Bounds
 
 Problem = tuple[Keys, str]
 """Where, and what is wrong there."""

@@ -12,7 +12,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.core.targets import WORST
 from sae_guard.errors import allowed
 from sae_guard.specs.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
-from sae_guard.specs.threshold_models import PARETO, Bounds, ParetoModel, SliceModel, WarnBounds
+from sae_guard.specs.thresholds import PARETO, Bounds, ParetoModel, SliceModel, WarnBounds
 
 Path = tuple[str | int, ...]
 

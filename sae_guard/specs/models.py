@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.files import expanded
-from sae_guard.specs.threshold_models import PARETO, ParetoModel, SliceModel, Strict, Thresholds
+from sae_guard.specs.thresholds import PARETO, ParetoModel, SliceModel, Strict, Thresholds
 from sae_guard.specs.values import (
     DeviceMap,
     Interval,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from sae_guard.core.metrics.table import METRICS, Metric
+from sae_guard.core.metrics import METRICS, Metric
 from sae_guard.core.pareto import AXES
 from sae_guard.core.targets import QUANTILE, WORST, Slice, View
-from sae_guard.specs.bounds import CHANGES
 from sae_guard.specs.models import SOURCES, DocumentModel
-from sae_guard.specs.threshold_models import KINDS, PARETO
+from sae_guard.specs.thresholds import CHANGES, KINDS, PARETO
 
 
 def json_schema() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sae_guard.core.diagnosis import Diagnosis
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics.table import COLUMNS
+from sae_guard.core.metrics import COLUMNS
 from sae_guard.errors import Contract
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import Workbench

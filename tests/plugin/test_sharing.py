@@ -10,7 +10,7 @@ import pytest
 
 from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
 from sae_guard.gate.session import Workbench
-from sae_guard.pytest_plugin.sharing import shared
+from sae_guard.pytest_plugin.session import shared
 
 if TYPE_CHECKING:
     from sae_guard.gate.cases import Case

@@ -24,16 +24,17 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     NORM,
     NORMS,
     Config,
+    Norm,
     architecture_of,
     biased,
     config_of,
     finish,
     k_of,
+    scales,
     source_of,
     tensors_of,
     unwrapped,
 )
-from sae_guard.checkpoints.formats.openmoss_scale import Norm, scales
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.formats.overcomplete_dictionary import compute, matrix
 from sae_guard.checkpoints.formats.overcomplete_module import (
     CLASSES,
     Module,
+    compute,
     is_module,
+    matrix,
     read_module,
 )
 from sae_guard.checkpoints.options import SaeOptions

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sae_guard.checkpoints.assemble import Facts, assemble, renamed
+from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.options import COMMAND_LINE, SaeOptions
-from sae_guard.checkpoints.orientation import oriented
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

@@ -8,12 +8,11 @@ names are those of SAELens and the matrices lie the other way round; no pre-bias
 from __future__ import annotations
 
 from sae_guard.checkpoints import released
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
 from sae_guard.checkpoints.declare import names
 from sae_guard.checkpoints.family import Family, Opened
 from sae_guard.checkpoints.locate import Parts
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.orientation import oriented
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 

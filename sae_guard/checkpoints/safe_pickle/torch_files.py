@@ -14,8 +14,7 @@ import zlib
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
-from sae_guard.checkpoints.safe_pickle.inert import Unpickler
-from sae_guard.checkpoints.safe_pickle.plain_data import check_plain
+from sae_guard.checkpoints.safe_pickle.inert import Unpickler, check_plain
 from sae_guard.checkpoints.safe_pickle.sizes import Stream, gunzipped
 from sae_guard.checkpoints.safe_pickle.torch_tensors import CONSTANTS, Budget, Storage
 

@@ -9,9 +9,8 @@ from sae_guard.core.comparison.comparable import (
     other_things,
 )
 from sae_guard.core.comparison.compare import Comparison, compare
-from sae_guard.core.comparison.metric_move import MetricMove, Version
+from sae_guard.core.comparison.metric_move import MetricMove, Outcome, Standing, Version
 from sae_guard.core.comparison.moved import Moved, MovedSequence, MovedToken
-from sae_guard.core.comparison.standing import Outcome, Standing
 
 __all__ = [
     "Baseline",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sae_guard.core.comparison.comparable import differences, formula_difference
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import metric
+from sae_guard.core.metrics import metric
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.statistics.paired import Sums, check_share, move
 from sae_guard.core.targets import WORST, View, estimate, level, present, terms

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sae_guard.core.comparison.comparable import NotComparableError, differences, formula_difference
-from sae_guard.core.comparison.metric_move import MetricMove, Version, metric_move
+from sae_guard.core.comparison.metric_move import (
+    SPARSITY,
+    MetricMove,
+    Standing,
+    Version,
+    metric_move,
+    standing,
+)
 from sae_guard.core.comparison.moved import (
     Moved,
     MovedSequence,
@@ -14,9 +21,8 @@ from sae_guard.core.comparison.moved import (
     moved_sequences,
     moved_tokens,
 )
-from sae_guard.core.comparison.standing import SPARSITY, Standing, standing
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics.table import METRICS
+from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError, UndefinedMetricError, allowed
 
 QUALITIES = tuple(

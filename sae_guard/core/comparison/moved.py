@@ -8,9 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.measurement.excerpts import NO_TEXT, Around
-from sae_guard.core.measurement.token_table import TokenKL
+from sae_guard.core.measurement import NO_TEXT, Around, Measurement, TokenKL
 from sae_guard.core.worst import largest
 from sae_guard.errors import UndefinedMetricError
 

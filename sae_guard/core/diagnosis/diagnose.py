@@ -1,4 +1,8 @@
-"""`diagnose`: all that the numbers suggest."""
+"""`diagnose`: all that the numbers suggest.
+
+Some suspicions need the measurement alone; others are about which tokens are patched: BOS, other
+special tokens, attention sinks.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from sae_guard.core.diagnosis.examination import Examination, Fit
+from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspicion
 from sae_guard.core.diagnosis.misfit import accepted, misfit
-from sae_guard.core.diagnosis.numbers import contradictions, symptoms, worse_than_zeros
-from sae_guard.core.diagnosis.suspicion import Suspicion
-from sae_guard.core.diagnosis.tokens import patched_tokens
 from sae_guard.core.measurement import Measurement
+from sae_guard.errors import UndefinedMetricError
 
 # Of the active latents: as many as may be switched on or off by rounding without being noticed.
 _NEAR_THRESHOLDS = 0.02
@@ -117,3 +119,109 @@ def _cells(fit: Fit) -> tuple[str, ...]:
         f"{fit.l0:.1f}",
         "" if fit.kl is None else f"{fit.kl:.4f}",
     )
+
+
+def contradictions(measurement: Measurement) -> Iterator[Suspicion]:
+    """Where the checkpoint's own words and the spec's data disagree."""
+    checkpoint, corpus = measurement.provenance.checkpoint, measurement.provenance.corpus
+    context, length = checkpoint.get("context_size"), corpus.get("context")
+    if context is not None and length is not None and length > context:
+        yield Suspicion(
+            "context",
+            f"the SAE was trained on {context} positions, the spec measures {length}",
+            f"set `data: {{context: {context}}}`",
+        )
+
+
+def worse_than_zeros(measurement: Measurement) -> Iterator[Suspicion]:
+    """Where zeros in place of the activation do less harm."""
+    patched, zero = (_value_or_none(measurement, name) for name in ("ce_patched", "ce_zero"))
+    if patched is not None and zero is not None and patched >= zero:
+        yield Suspicion(
+            "worse-than-zeros",
+            f"patched CE {patched:.3f} ≥ zero-ablated CE {zero:.3f} nats: worse than no activation",
+            "check the hook point, the layer and the model this SAE was trained on",
+        )
+
+
+def symptoms(measurement: Measurement) -> Iterator[Suspicion]:
+    """Signatures of a wrong load in the measured numbers."""
+    yield from worse_than_zeros(measurement)
+    if (cosine := _value_or_none(measurement, "cosine")) is not None and cosine < 0.5:
+        yield Suspicion(
+            "misfit",
+            f"cos(x, x̂) = {cosine:.2f}: the reconstruction points elsewhere",
+            "check the hook point and layer, and that the decoder belongs to the encoder",
+        )
+    if (ratio := _value_or_none(measurement, "l2_ratio")) is not None and not 0.5 <= ratio <= 1.5:
+        yield Suspicion(
+            "scale",
+            f"‖x̂‖/‖x‖ = {ratio:.2f}: the input scale is off",
+            "check `sae: {normalize: …}`, `model: {processing: …}` and a scale kept elsewhere",
+        )
+    yield from _too_dense(measurement)
+
+
+def _too_dense(measurement: Measurement) -> Iterator[Suspicion]:
+    l0, d_sae = _value_or_none(measurement, "l0"), len(measurement.firings)
+    k = measurement.provenance.checkpoint.get("k")
+    if l0 is not None and k is None and l0 > 0.2 * d_sae:
+        yield Suspicion(
+            "threshold-dropped",
+            f"L0 = {l0:.0f} of {d_sae} latents: not sparse",
+            "a TopK or JumpReLU SAE read as ReLU, or a lost threshold: check "
+            "`sae: {architecture: …, k: …}`",
+        )
+
+
+def _value_or_none(measurement: Measurement, name: str) -> float | None:
+    try:
+        return measurement[name]
+    except UndefinedMetricError:
+        return None
+
+
+# SAEs that were trained on a kind of token reconstruct it about as well as they do others.
+_WORSE = 1.5
+_MORE_ERROR = 3.0
+_MOST_ERROR = 0.5
+
+_NAMES = {
+    "bos": ("bos", "the BOS token"),
+    "first": ("bos", "the first token of a window, which is no BOS,"),
+    "special": ("special-tokens", "special tokens"),
+    "large": ("large-norms", "tokens of more than ten times the usual norm"),
+}
+_REMEDIES = {
+    "bos": "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
+    "first": "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the "
+    "first token as one",
+    "special": "`data: {special_tokens: exclude}`, or a list of ids, unless the SAE was trained on "
+    "them",
+    "large": "explained variance is about these few tokens: if the training left them out, name "
+    "their ids in `data: {special_tokens: […]}`",
+}
+
+
+def patched_tokens(examination: Examination) -> Iterator[Suspicion]:
+    """Kinds of tokens that are patched and that the SAE cannot reconstruct."""
+    for group in examination.groups:
+        if _stands_out(group):
+            name, what = _NAMES[group.name]
+            yield Suspicion(
+                name,
+                f"{what} makes up {group.tokens:.1%} of the scored tokens and {group.error:.0%} of "
+                f"the squared error; ‖x−x̂‖²/‖x‖² is {group.relative:.2f} there and "
+                f"{group.ordinary:.2f} elsewhere",
+                _REMEDIES[group.name],
+            )
+
+
+def _stands_out(group: Group) -> bool:
+    worse = group.relative > _WORSE * group.ordinary
+    more = group.error > _MORE_ERROR * group.tokens
+    most = group.error > _MOST_ERROR
+    if group.name == "large":  # of many models, and hard for every SAE
+        return worse and most
+    # What a spec includes on purpose stands out by its size alone: it hides all others.
+    return more and (worse or (most and group.name in ("bos", "special")))

@@ -1,9 +1,49 @@
-"""`Examination`: what was found out about an SAE on one batch, beside its measurement."""
+"""`Examination`: what was found out about an SAE on one batch, beside its measurement.
+
+`Suspicion` is what a diagnosis makes of it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+NAMES = (
+    "decoder-permuted",
+    "encoder-mismatch",
+    "other-layer",
+    "scale",
+    "normalize",
+    "pre-bias",
+    "topk-as-relu",
+    "threshold-dropped",
+    "threshold-scale",
+    "k",
+    "space",
+    "bf16-threshold",
+    "bos",
+    "special-tokens",
+    "large-norms",
+    "context",
+    "worse-than-zeros",
+    "misfit",
+)
+"""What can be suspected. Users read these names and filter by them: they stay as they are."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """One probable cause, the numbers that suggest it, and what to try."""
+
+    name: str
+    """One of `NAMES`."""
+    evidence: str
+    remedy: str
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ValueError(f"{self.name!r} is no name of a suspicion")
+
 
 # Where squared error has been minimised, no factor and no constant vector improves x̂. SAEs of a
 # small model, 13 of them, had factors of 0.98 to 1.01 on 1,000 tokens and 2 % of constant error at

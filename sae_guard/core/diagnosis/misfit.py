@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from sae_guard.core.diagnosis.examination import NOTHING_LEFT, Examination, Fit, Trial
-from sae_guard.core.diagnosis.suspicion import Suspicion
+from sae_guard.core.diagnosis.examination import NOTHING_LEFT, Examination, Fit, Suspicion, Trial
 
 OTHER_PLACE = "other-layer"
 SCALED_DECODER = "scaled decoder"

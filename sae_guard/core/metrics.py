@@ -1,4 +1,4 @@
-"""The metrics by name, and the columns that they are made of.
+"""Define the metrics: names, units, directions, and the columns that each is made of.
 
 Every metric but the two latent shares is a ratio of pooled sums ``Σ num_i / Σ den_i`` over token
 sequences, so estimates, intervals, thresholds and pairings need one formula for all of them.
@@ -8,13 +8,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
-from sae_guard.core.metrics.metric import Metric
-from sae_guard.core.metrics.metric import sums as _sum
 from sae_guard.errors import SetupError, allowed
 
-__all__ = ["COLUMNS", "METRICS", "ON_REQUEST", "Metric", "metric"]
+Side = Literal["max", "min"]
+Direction = Literal["lower", "higher", "window"]
+
+_SIDES: Mapping[Direction, tuple[Side, ...]] = {
+    "lower": ("max",),
+    "higher": ("min",),
+    "window": ("max", "min"),
+}
+
+
+def sums(**coefficients: float) -> Mapping[str, float]:
+    """Column → its coefficient."""
+    return MappingProxyType(coefficients)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is called, which way is better, and what it is a ratio of."""
+
+    name: str
+    unit: str
+    direction: Direction
+    formula: str
+    numerator: Mapping[str, float] = field(default_factory=dict)
+    denominator: Mapping[str, float] = field(default_factory=lambda: sums(n_tokens=1))
+    also_called: str = ""
+    version: int = 1
+    """Raised whenever the formula changes: numbers of two versions are never compared."""
+    min_denominator: float = 0.0
+    """Per scored token; at or below it the ratio is undefined."""
+    min_tokens: int = 1
+    """Scored tokens below which the metric is undefined, and a bound on it refused."""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    """What the value can be: a bound outside it cannot pass, or cannot fail."""
+    firing_above: float | None = None
+    """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
+    tail_from: float = 0.0
+    """Where the values of sequences crowd; their heavy tail leads away from it, above 0 and below
+    1. Margins of bounds are a share of the distance from there (`sae_guard.core.tightening`)."""
+    tail: float = 10.0
+    """How far out a sequence may be that was not seen yet, in distances of the bound from there:
+    what an early verdict reckons with (`docs/statistics.md`)."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The bounds that make sense: ``max`` where lower is better, ``min`` where higher is."""
+        return _SIDES[self.direction]
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What it is made of."""
+        return frozenset({*self.numerator, *self.denominator})
+
 
 COLUMNS = (
     "n_tokens",
@@ -46,7 +98,7 @@ _METRICS = (
         "nats",
         "lower",
         "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
-        _sum(kl=1),
+        sums(kl=1),
         also_called="SAELens `kl_div_with_sae`; patch loss",
         range=(0, math.inf),
     ),
@@ -55,8 +107,8 @@ _METRICS = (
         "",
         "lower",
         "kl / kl_random_error, ratio of pooled means",
-        _sum(kl=1),
-        _sum(kl_random_error=1),
+        sums(kl=1),
+        sums(kl_random_error=1),
         also_called="how pathological the error is (Gurnee 2024)",
         # Nearer to zero than this, KL is made of the rounding of float32 logits.
         min_denominator=1e-5,
@@ -67,7 +119,7 @@ _METRICS = (
         "nats",
         "lower",
         "ce_patched − ce_clean",
-        _sum(ce_patched=1, ce_clean=-1),
+        sums(ce_patched=1, ce_clean=-1),
         also_called="loss added; delta loss; SAEBench `ce_loss_with_sae − ce_loss_without_sae`",
     ),
     Metric(
@@ -75,8 +127,8 @@ _METRICS = (
         "",
         "higher",
         "(ce_zero − ce_patched) / (ce_zero − ce_clean), ratio of pooled means",
-        _sum(ce_zero=1, ce_patched=-1),
-        _sum(ce_zero=1, ce_clean=-1),
+        sums(ce_zero=1, ce_patched=-1),
+        sums(ce_zero=1, ce_clean=-1),
         also_called="SAELens `ce_loss_score`; loss recovered; dictionary_learning "
         "`frac_recovered` (which averages per batch: not the same)",
         # A thousandth of a nat of harm by ablation is below what a few thousand tokens resolve.
@@ -88,8 +140,8 @@ _METRICS = (
         "",
         "higher",
         "(ce_mean − ce_patched) / (ce_mean − ce_clean), ratio of pooled means",
-        _sum(ce_mean=1, ce_patched=-1),
-        _sum(ce_mean=1, ce_clean=-1),
+        sums(ce_mean=1, ce_patched=-1),
+        sums(ce_mean=1, ce_clean=-1),
         also_called="loss recovered against mean ablation",
         min_denominator=1e-3,
         tail_from=1,
@@ -99,7 +151,7 @@ _METRICS = (
         "latents/token",
         "window",
         "E_tokens #{latents ≠ 0}; negative latents count",
-        _sum(l0=1),
+        sums(l0=1),
         also_called="sparsity; average number of active features",
         range=(0, math.inf),
         tail=3,
@@ -109,7 +161,7 @@ _METRICS = (
         "",
         "window",
         "E_tokens Σ |latent|",
-        _sum(l1=1),
+        sums(l1=1),
         also_called="SAELens `l1`",
         range=(0, math.inf),
         tail=5,
@@ -119,8 +171,8 @@ _METRICS = (
         "",
         "higher",
         "1 − Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
-        _sum(sq_deviation=1, sq_error=-1),
-        _sum(sq_deviation=1),
+        sums(sq_deviation=1, sq_error=-1),
+        sums(sq_deviation=1),
         also_called="1 − FVU; R²; SAELens `explained_variance`",
         min_denominator=1e-12,
         range=(-math.inf, 1),
@@ -132,8 +184,8 @@ _METRICS = (
         "",
         "lower",
         "Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
-        _sum(sq_error=1),
-        _sum(sq_deviation=1),
+        sums(sq_error=1),
+        sums(sq_deviation=1),
         also_called="fraction of variance unexplained; normalised MSE",
         min_denominator=1e-12,
         range=(0, math.inf),
@@ -144,7 +196,7 @@ _METRICS = (
         "",
         "lower",
         "E_tokens ‖x−x̂‖², summed over d_model",
-        _sum(sq_error=1),
+        sums(sq_error=1),
         also_called="SAELens `mse`; dictionary_learning divides by d_model",
         range=(0, math.inf),
     ),
@@ -153,7 +205,7 @@ _METRICS = (
         "",
         "window",
         "E_tokens ‖x̂‖ / ‖x‖",
-        _sum(l2_ratio=1),
+        sums(l2_ratio=1),
         also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
         range=(0, math.inf),
         tail=3,
@@ -163,7 +215,7 @@ _METRICS = (
         "",
         "higher",
         "E_tokens cos(x, x̂)",
-        _sum(cosine=1),
+        sums(cosine=1),
         also_called="`cossim`",
         range=(-1, 1),
         tail_from=1,
@@ -174,7 +226,7 @@ _METRICS = (
         "nats",
         "window",
         "cross-entropy of the next token, unperturbed",
-        _sum(ce_clean=1),
+        sums(ce_clean=1),
         also_called="SAELens `ce_loss_without_sae`; L_original",
         range=(0, math.inf),
         tail=3,
@@ -184,7 +236,7 @@ _METRICS = (
         "nats",
         "window",
         "the same with the reconstruction patched in",
-        _sum(ce_patched=1),
+        sums(ce_patched=1),
         also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
         range=(0, math.inf),
         tail=3,
@@ -194,7 +246,7 @@ _METRICS = (
         "nats",
         "window",
         "the same with the activation replaced by zeros",
-        _sum(ce_zero=1),
+        sums(ce_zero=1),
         also_called="SAELens `ce_loss_with_ablation`; L_zero",
         range=(0, math.inf),
         tail=3,
@@ -204,7 +256,7 @@ _METRICS = (
         "nats",
         "window",
         "the same with the activation replaced by the mean μ",
-        _sum(ce_mean=1),
+        sums(ce_mean=1),
         also_called="L_mean",
         range=(0, math.inf),
         tail=3,
@@ -214,7 +266,7 @@ _METRICS = (
         "nats",
         "window",
         "KL with x + ‖x−x̂‖·u patched in; u a random direction per token",
-        _sum(kl_random_error=1),
+        sums(kl_random_error=1),
         also_called="ε-random substitution",
         range=(0, math.inf),
     ),
@@ -225,7 +277,7 @@ _METRICS = (
         "share of latents that never fire",
         also_called="SAEBench `frac_alive` = 1 − it",
         # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰. How
-        # many rarer ones there are, and whether it matters to a bound: `sae_guard.core.latents`.
+        # many rarer ones there are, and whether it matters to a bound: `sae_guard.core.verdicts`.
         min_tokens=10_000,
         firing_above=0.0,
         range=(0, 1),
