@@ -1,4 +1,7 @@
-"""docs/architecture.md is true: rooms, layers and what each may import."""
+"""docs/architecture.md is true, the core opens no file, and nothing imports torch too early.
+
+What may import what is held by import-linter: `make lint`, contracts in pyproject.toml.
+"""
 
 from __future__ import annotations
 
@@ -11,130 +14,180 @@ from pathlib import Path
 
 import pytest
 
+from sae_guard.core.measurement import TOKEN_COLUMNS
+from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sae_guard"
-TABLE = re.findall(
-    r"^\| (\w+) \| `(\w+)`(†?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
+ROWS = re.findall(
+    r"^\| (\d+) \| `(\w+)`(†?) \|",
+    (ROOT / "docs" / "architecture.md").read_text("utf-8"),
+    re.MULTILINE,
 )
-LAYER = {room: layer for layer, room, _ in TABLE}
-ORDER = ["core", "adapter", "shell"]
-ABOVE_ALL = {"public", "data"}  # import what they like and are imported by no room
-
-# Third-party packages that are a room's own business.
-ONLY_IN = {
-    "pytest": {"pytest_plugin"},
-    "hypothesis": {"testing"},
-    "yaml": {"spec", "checkpoints"},
-    "pydantic": {"spec", "checkpoints", "history"},
-    "transformer_lens": {"model"},
-    "transformers": {"model", "demo"},
-    "datasets": {"corpus"},
-    "huggingface_hub": {"model", "checkpoints"},
-    "sae_lens": {"checkpoints"},
-    "safetensors": {"checkpoints", "corpus", "demo"},
-    "click": {"cli"},
-    "scipy": {"statistics"},
-    "filelock": {"pytest_plugin", "cache"},
-    "platformdirs": {"cache"},
-    "xxhash": {"cache", "engine"},
-    "tqdm": {"engine"},
-    "psutil": {"engine"},
-    "pyarrow": {"history"},
-    "fsspec": {"history"},
-}
+TABLE = [(room, mark) for _, room, mark in ROWS]
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def modules(folder: Path = PACKAGE) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path != PACKAGE / "__init__.py":
-            yield room_of(path), path
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Dotted names that a module imports, those for type checking included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def test_every_room_is_in_the_table_and_no_other() -> None:
-    rooms = {room for room, _ in modules()}
-    assert rooms == set(LAYER)
-    assert len(TABLE) == len(LAYER)
-
-
-@pytest.mark.parametrize("path", [path for _, path in modules()], ids=str)
-def test_imports_run_one_way(path: Path) -> None:
-    mine = LAYER[room_of(path)]
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "sae_guard" or len(parts) < 2 or parts[1] not in LAYER:
-            continue
-        theirs = LAYER[parts[1]]
-        if parts[1] == room_of(path):
-            continue
-        assert theirs not in ABOVE_ALL, f"{path} imports {name}"
-        if mine not in ABOVE_ALL:
-            assert ORDER.index(theirs) <= ORDER.index(mine), f"{mine} {path} imports {name}"
-
-
-@pytest.mark.parametrize("path", [path for _, path in modules()], ids=str)
-def test_third_party_packages_stay_in_their_rooms(path: Path) -> None:
-    for name in imports(path):
-        rooms = ONLY_IN.get(name.split(".")[0])
-        assert rooms is None or room_of(path) in rooms, f"{path} imports {name}"
-
-
-def test_rooms_do_not_import_each_other_in_circles() -> None:
-    edges = {
-        (room, name.split(".")[1])
-        for room, path in modules()
-        for name in imports_at_run_time(path)
-        if name.startswith("sae_guard.") and name.split(".")[1] in LAYER
+def test_the_table_lists_the_rooms_of_the_package_and_nothing_else() -> None:
+    entries = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if (path.is_dir() and any(path.rglob("*.py"))) or path.suffix == ".py"
     }
-    left = set(LAYER)
-    while left:
-        free = {a for a in left if not any((a, b) in edges for b in left - {a})}
-        assert free, f"a circle among {sorted(left)}"
-        left -= free
+    assert sorted(room for room, _ in TABLE) == sorted(entries - {"__init__"})
 
 
-def imports_at_run_time(path: Path) -> Iterator[str]:
-    """`imports`, without what stands below ``if TYPE_CHECKING``."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+def test_the_floors_are_those_of_the_contract() -> None:
+    written = re.search(
+        r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.M | re.S
+    )
+    assert written
+    layers = [set(re.findall(r"\w+", line)) for line in written[1].splitlines()]
+    floors = [{room for at, room, _ in ROWS if int(at) == n} for n in range(1, len(layers) + 1)]
+    assert floors == layers[::-1]
+
+
+def without_torch() -> Iterator[str]:
+    """Modules that are imported before it is known whether anything will be measured."""
+    for room, mark in TABLE:
+        if mark or room == "demo":  # the demo's scripts train
+            continue
+        if room == "checkpoints":  # of which collection needs these alone
+            yield from ("sae_guard.checkpoints.declare", "sae_guard.checkpoints.reference")
+        elif (PACKAGE / room).is_dir():
+            yield from map(dotted, modules(PACKAGE / room))
+        else:
+            yield f"sae_guard.{room}"
+    yield "sae_guard.demo"
 
 
 def test_rooms_without_the_mark_import_no_torch() -> None:
-    light = [room for _, room, mark in TABLE if not mark]
-    lines = [f"import sae_guard.{room}" for room in light]
-    lines += ["import sae_guard.core.metrics, sae_guard.checkpoints.locate"]
-    code = "\n".join(lines) + "\nimport sys; sys.exit('torch' in sys.modules)"
+    code = "\n".join(f"import {name}" for name in without_torch())
+    code += "\nimport sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_modules_are_of_a_size_to_read() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for _, path in modules()}
-    assert {path.name: n for path, n in lengths.items() if n > 260} == {}
+FILE_MODULES = {
+    "bz2", "codecs", "fileinput", "fsspec", "glob", "gzip", "io", "lzma", "mmap", "os", "pathlib",
+    "pickle", "pyarrow", "shelve", "shutil", "socket", "sqlite3", "subprocess", "tarfile",
+    "tempfile", "urllib", "zipfile",
+}  # fmt: skip
+FILE_FUNCTIONS = {
+    "dump", "fromfile", "genfromtxt", "load", "loadtxt", "memmap", "open", "open_memmap",
+    "read_bytes", "read_text", "save", "savetxt", "savez", "savez_compressed", "tofile",
+    "write_bytes", "write_text",
+}  # fmt: skip
+
+
+def file_access(source: str) -> list[str]:
+    """What a module does, or imports, that could read or write a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom():
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in FILE_FUNCTIONS:
+                found.append(f"{node.lineno}: {name}")
+                continue
+            case _:
+                continue
+        for name in names:
+            parts = name.split(".")
+            ours = name.startswith("sae_guard.files")
+            if ours or parts[0] in FILE_MODULES or parts[-1] in FILE_FUNCTIONS:
+                found.append(f"{node.lineno}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(PACKAGE / "core"), ids=dotted)
+def test_the_core_opens_no_file(path: Path) -> None:
+    assert file_access(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open('x')",
+        "path.read_text()",
+        "Path('x').write_bytes(b'')",
+        "np.load('x')",
+        "np.savez_compressed('x', a=a)",
+        "array.tofile('x')",
+        "json.dump({}, file)",
+        "import os.path",
+        "import numpy as np, io",
+        "from pathlib import Path",
+        "from numpy import load as read",
+        "from sae_guard.files import write_whole",
+        "from tempfile import TemporaryFile",
+        "read = open",
+    ],
+)
+def test_a_core_that_opens_a_file_would_be_found(line: str) -> None:
+    assert file_access(f"def function():\n    {line}\n")
+
+
+def test_a_core_that_opens_none_is_clean() -> None:
+    assert file_access("import json\nfrom numpy import mean\njson.dumps(mean([1]))\n") == []
+
+
+def test_the_core_names_the_columns_that_the_engine_computes() -> None:
+    """Two halves of one registry: names, units and formulas in words; formulas as tensors."""
+    from sae_guard.engine import ablation, columns, fast, random_error
+
+    halves = [fast.COLUMNS, ablation.COLUMNS, (random_error.COLUMN,)]
+    computed = [name for half in halves for name in half]
+    assert sorted(computed) == sorted([*COLUMNS, *ON_REQUEST])
+    functions = {
+        "n_tokens": columns.masked_sums,
+        "kl": columns.kl_divergence,
+        "kl_random_error": columns.kl_divergence,
+        "ce_clean": columns.cross_entropy,
+        "ce_patched": columns.cross_entropy,
+        "ce_zero": columns.cross_entropy,
+        "ce_mean": columns.cross_entropy,
+        "entropy": columns.entropy,
+        "l0": columns.l0,
+        "l1": columns.l1,
+        "sq_error": columns.squared_distance,
+        "sq_deviation": columns.squared_distance,
+        "cosine": columns.cosine,
+        "l2_ratio": columns.l2_ratio,
+    }
+    assert set(functions) == {*COLUMNS, *ON_REQUEST, *TOKEN_COLUMNS}
+    known = {name for name in vars(columns) if callable(getattr(columns, name))}
+    defined = {n for n in known if getattr(columns, n).__module__ == columns.__name__}
+    assert defined - {"log_probs"} == {function.__name__ for function in functions.values()}
+    assert set(fast.TOKEN_COLUMNS) | {"ce_zero", "ce_mean"} == set(TOKEN_COLUMNS)
+
+
+def test_every_column_and_metric_says_what_it_is() -> None:
+    assert all(column.formula for column in COLUMNS.values())
+    used: set[str] = set()
+    for metric in METRICS.values():
+        assert metric.formula
+        assert metric.sides
+        assert metric.columns <= {*COLUMNS, *ON_REQUEST}
+        used |= metric.columns
+        units = {COLUMNS[name].unit for name in metric.numerator if name in COLUMNS}
+        assert len(units) <= 1
+        if units and set(metric.denominator) == {"n_tokens"}:
+            assert metric.unit.removesuffix("/token") in units
+    assert used == {*COLUMNS, *ON_REQUEST}
 
 
 def test_functions_are_of_a_size_to_read() -> None:
     long = {}
-    for _, path in modules():
+    for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and node.body[1:] else node.body[0]

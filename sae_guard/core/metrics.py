@@ -68,21 +68,34 @@ class Metric:
         return frozenset({*self.numerator, *self.denominator})
 
 
-COLUMNS = (
-    "n_tokens",
-    "kl",
-    "ce_clean",
-    "ce_patched",
-    "ce_zero",
-    "ce_mean",
-    "l0",
-    "l1",
-    "sq_error",
-    "sq_deviation",
-    "cosine",
-    "l2_ratio",
+@dataclass(frozen=True)
+class Column:
+    """One number of each scored token, of which a measurement holds the sum over each sequence."""
+
+    unit: str
+    formula: str
+
+
+COLUMNS: Mapping[str, Column] = MappingProxyType(
+    {
+        "n_tokens": Column("tokens", "1"),
+        "kl": Column("nats", "KL(clean prediction ‖ patched prediction)"),
+        "ce_clean": Column("nats", "−log of the clean probability of the next token"),
+        "ce_patched": Column("nats", "−log of its probability with the SAE patched in"),
+        "ce_zero": Column("nats", "−log of its probability with the activation set to zeros"),
+        "ce_mean": Column("nats", "−log of its probability with the activation set to μ"),
+        "l0": Column("latents", "number of latents that are not zero"),
+        "l1": Column("", "sum of the absolute values of the latents"),
+        "sq_error": Column("", "squared distance of activation and reconstruction"),
+        "sq_deviation": Column("", "squared distance of activation and μ"),
+        "cosine": Column("", "cosine of activation and reconstruction"),
+        "l2_ratio": Column("", "length of the reconstruction over that of the activation"),
+    }
 )
-"""Per-sequence sums over the scored tokens, in the order in which they are stored."""
+"""Per-sequence sums over the scored tokens, in the order in which they are stored.
+
+The engine computes them; ``engine/columns.py`` has their formulas as tensors.
+"""
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(
     {

@@ -126,7 +126,7 @@ def _paired(before: Measurement, view: View) -> bool:
 
 
 def _some(before: Measurement, after: Measurement, view: View) -> NDArray[np.bool_]:
-    """Which sequences say something of the spread, as `views.estimate` has it."""
+    """Which sequences say something of the spread, as `targets.estimate` has it."""
     if view.slice is None:
         return np.ones(after.n_sequences, dtype=np.bool_)
     return present(before, view) | present(after, view)
