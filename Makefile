@@ -31,8 +31,9 @@ test: lint $(VENV)/.installed  ## lint, types, all tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS)
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
-	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/test_model.py tests/test_engine.py \
-		tests/test_engine_architectures.py tests/test_demo.py thresholds
+	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/model/test_language_model.py \
+		tests/engine/test_measure.py tests/engine/test_measure_architectures.py \
+		tests/demo/test_demo.py thresholds
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -3,11 +3,11 @@
     python benchmarks/planted_faults.py
     python benchmarks/planted_faults.py --spec SPEC --sae GOOD [--sae GOOD …] [--other SAE]
 
-Of each SAE (by default, the demo's two good ones) every fault of `tests/planted_faults.py` that it
-can have is made, loaded, measured on the spec's tokens, judged by its thresholds and diagnosed. The
-first table counts which diagnosis each fault got; a sound row has all its SAEs in the column of its
-own name, or in the first, where nothing is suspected. The second shows the gate's verdicts. Exits 1
-where a fault got another name than its own.
+Of each SAE (by default, the demo's two good ones) every fault of `tests/helpers/planted_faults.py`
+that it can have is made, loaded, measured on the spec's tokens, judged by its thresholds and
+diagnosed. The first table counts which diagnosis each fault got; a sound row has all its SAEs in
+the column of its own name, or in the first, where nothing is suspected. The second shows the gate's
+verdicts. Exits 1 where a fault got another name than its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sae_guard.corpus import build_corpus  # noqa: E402
 from sae_guard.demo import SAES  # noqa: E402
 from sae_guard.model import load_model  # noqa: E402
 from sae_guard.specs import load_specs  # noqa: E402
-from tests.planted_faults import FAULTS, Fault, Good, Outcome, outcome  # noqa: E402
+from tests.helpers.planted_faults import FAULTS, Fault, Good, Outcome, outcome  # noqa: E402
 
 NOTHING = "–"
 

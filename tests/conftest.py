@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of all tiny models."""
-    from tests.tiny_models import make_tokenizer
+    from tests.helpers.tiny_models import make_tokenizer
 
     return make_tokenizer()
 
@@ -32,7 +32,7 @@ def model_folders(
     """Hugging Face folders with random weights, by architecture."""
     import torch
 
-    from tests.tiny_models import ARCHITECTURES
+    from tests.helpers.tiny_models import ARCHITECTURES
 
     folders = {}
     for name, build in ARCHITECTURES.items():

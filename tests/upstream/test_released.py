@@ -14,15 +14,13 @@ from torch import Tensor
 
 from sae_guard.checkpoints.declare import declare
 from sae_guard.checkpoints.load import load
-from tests import (
-    test_checkpoints_circuit_tracer,
-    test_checkpoints_gemma_scope,
-    test_checkpoints_gemma_scope_2,
-    test_checkpoints_goodfire,
-    test_checkpoints_neel,
-    test_checkpoints_qwen_scope,
-)
-from tests.drawn import X, check, draw
+from tests.checkpoints.formats import test_circuit_tracer as circuit_tracer
+from tests.checkpoints.formats import test_gemma_scope as gemma_scope
+from tests.checkpoints.formats import test_gemma_scope_2 as gemma_scope_2
+from tests.checkpoints.formats import test_goodfire as goodfire
+from tests.checkpoints.formats import test_neel as neel
+from tests.checkpoints.formats import test_qwen_scope as qwen_scope
+from tests.helpers.drawn import X, check, draw
 
 pytest.importorskip("sae_lens", reason="runs in the environment of `make test-saelens`")
 
@@ -74,7 +72,7 @@ def compare(loaders: Any, convert: Convert, repository: str, folder: str, path: 
 )
 def test_gemma_scope(loaders: Any, tmp_path: Path, folder: str) -> None:
     path = tmp_path / "gemma-scope-2b-pt-res" / folder
-    test_checkpoints_gemma_scope.write(path)
+    gemma_scope.write(path)
     convert = loaders.gemma_2_sae_huggingface_loader
     config = compare(loaders, convert, "google/gemma-scope-2b-pt-res", folder, path)
     assert declare(path).hook == config["hook_name"]
@@ -84,7 +82,7 @@ def test_gemma_scope(loaders: Any, tmp_path: Path, folder: str) -> None:
 def test_gemma_scope_transcoders(loaders: Any, tmp_path: Path) -> None:
     folder = "layer_3/width_16k/average_l0_5"
     path = tmp_path / "gemma-scope-2b-pt-transcoders" / folder
-    test_checkpoints_gemma_scope.write(path)
+    gemma_scope.write(path)
 
     def convert(*arguments: Any, cfg_overrides: dict[str, Any]) -> Any:
         return loaders.gemma_2_transcoder_huggingface_loader(
@@ -105,7 +103,7 @@ def test_gemma_scope_transcoders(loaders: Any, tmp_path: Path) -> None:
 )
 def test_gemma_scope_2(loaders: Any, tmp_path: Path, folder: str, skip: bool) -> None:
     path = tmp_path / "gemma-scope-2-270m-pt" / folder
-    test_checkpoints_gemma_scope_2.write(path, skip=skip)
+    gemma_scope_2.write(path, skip=skip)
     convert = loaders.gemma_3_sae_huggingface_loader
     config = compare(loaders, convert, "google/gemma-scope-2-270m-pt", folder, path)
     assert declare(path).hook_out == config.get("hook_name_out")
@@ -113,8 +111,8 @@ def test_gemma_scope_2(loaders: Any, tmp_path: Path, folder: str, skip: bool) ->
 
 
 def test_qwen_scope(loaders: Any, tmp_path: Path) -> None:
-    folder = tmp_path / test_checkpoints_qwen_scope.FOLDER
-    test_checkpoints_qwen_scope.write(folder)
+    folder = tmp_path / qwen_scope.FOLDER
+    qwen_scope.write(folder)
     convert = loaders.qwen_scope_sae_huggingface_loader
     path = folder / "layer3.sae.pt"
     config = compare(loaders, convert, f"Qwen/{folder.name}", "layer3.sae.pt", path)
@@ -126,7 +124,7 @@ def test_qwen_scope(loaders: Any, tmp_path: Path) -> None:
 def test_mwhanna(loaders: Any, tmp_path: Path, skip: bool) -> None:
     folder = tmp_path / "qwen3-4b-transcoders"
     more = {"W_skip": draw(6, 6)} if skip else None
-    test_checkpoints_circuit_tracer.write(folder, test_checkpoints_circuit_tracer.CONFIG, more)
+    circuit_tracer.write(folder, circuit_tracer.CONFIG, more)
     wandb = {name: {"value": 6} for name in ("d_model", "d_feature", "batch_size")}
     (folder / "wandb-config.yaml").write_text(yaml.safe_dump(wandb))
 
@@ -144,9 +142,9 @@ def test_mwhanna(loaders: Any, tmp_path: Path, skip: bool) -> None:
 
 
 def test_deepseek(loaders: Any, tmp_path: Path) -> None:
-    name = test_checkpoints_goodfire.DEEPSEEK
+    name = goodfire.DEEPSEEK
     path = tmp_path / name / f"{name}.pt"
-    test_checkpoints_goodfire.write(path, dtype=torch.bfloat16)
+    goodfire.write(path, dtype=torch.bfloat16)
     convert = loaders.deepseek_r1_sae_huggingface_loader
     config = compare(loaders, convert, f"qresearch/{name}", path.name, path)
     assert declare(path).hook == config["hook_name"]
@@ -155,7 +153,7 @@ def test_deepseek(loaders: Any, tmp_path: Path) -> None:
 def test_goodfire(loaders: Any, tmp_path: Path) -> None:
     name = "Llama-3.1-8B-Instruct-SAE-l19"
     path = tmp_path / name / f"{name}.pth"
-    test_checkpoints_goodfire.write(path, "_linear")
+    goodfire.write(path, "_linear")
     convert = loaders.get_goodfire_huggingface_loader
     config = compare(loaders, convert, f"Goodfire/{name}", path.name, path)
     assert declare(path).hook == config["hook_name"]
@@ -164,7 +162,7 @@ def test_goodfire(loaders: Any, tmp_path: Path) -> None:
 def test_attention_saes(loaders: Any, tmp_path: Path) -> None:
     folder = tmp_path / "attn-saes-gpt2-small-all-layers"
     folder.mkdir()
-    test_checkpoints_neel.write(folder, test_checkpoints_neel.ATTENTION)
+    neel.write(folder, neel.ATTENTION)
     convert = loaders.connor_rob_hook_z_huggingface_loader
     config = compare(loaders, convert, f"ckkissane/{folder.name}", "25.pt", folder / "25.pt")
     assert declare(folder / "25.pt").hook == config["hook_name"]

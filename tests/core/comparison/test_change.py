@@ -1,0 +1,183 @@
+"""Changes since a baseline: against their definition, and what may not be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sae_guard.core.comparison import Baseline, change, differences
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
+from sae_guard.core.metrics import METRICS
+from sae_guard.core.targets import Slice, View, estimate
+from sae_guard.errors import UndefinedMetricError
+from sae_guard.testing import measurements
+from tests.helpers.recorded import ordinary
+
+
+def worse(measurement: Measurement, kl: float = 1.1) -> Measurement:
+    """The same but for a KL of so many times, more on some sequences than on others."""
+    uneven = kl + np.linspace(-0.02, 0.02, measurement.n_sequences)
+    return replace(measurement, sums={**measurement.sums, "kl": measurement.sums["kl"] * uneven})
+
+
+def with_provenance(measurement: Measurement, **parts: Any) -> Measurement:
+    return replace(measurement, provenance=replace(measurement.provenance, **parts))
+
+
+@given(measurements(), st.floats(0.5, 2), st.sampled_from(["difference", "share"]))
+def test_the_change_is_that_of_the_values(before: Measurement, times: float, kind: Any) -> None:
+    assume(before["kl"] > 1e-6)
+    after = worse(before, times)
+    view = View("kl", change=kind)
+    found, told = change(Baseline("v1", before), after, view)
+    was, now = before["kl"], after["kl"]
+    expected = now - was if kind == "difference" else now / was - 1
+    assert found.value == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert (told.before, told.after, told.baseline) == (was, now, "v1")
+    one = before.n_sequences == 1
+    assert (found.low is None) == (found.high is None) == (told.p_value is None) == one
+    if found.low is not None and found.high is not None:
+        assert found.low <= found.value <= found.high
+    for name in ("l0", "reconstruction_score", "explained_variance"):
+        same, told = change(Baseline("v1", before), after, View(name, change="difference"))
+        assert (same.value, told.p_value) == (0.0, None if one else 1.0)
+
+
+def with_tokens(seed: int) -> Measurement:
+    rng = np.random.default_rng(seed)
+    shape, base = (8, 100), ordinary()
+    columns = {name: rng.uniform(0, 1, shape).astype(np.float32) for name in TOKEN_COLUMNS}
+    table = TokenTable(np.ones(shape, dtype=np.bool_), columns)
+    sums = {**base.sums, "kl": table.columns["kl"].sum(axis=1, dtype=np.float64)}
+    return replace(base, sums=sums, tokens=table)
+
+
+def test_views_of_single_tokens_are_compared_where_the_baseline_has_them() -> None:
+    before, after = with_tokens(0), with_tokens(1)
+    quantile = View("kl", "p90", change="difference")
+    position = View("kl", slice=Slice("position", 0, 50), change="difference")
+    for view in (quantile, position):
+        found, _ = change(Baseline("v1", before), after, view)
+        expected = estimate(after, view.itself).value - estimate(before, view.itself).value
+        assert found.value == pytest.approx(expected, abs=1e-12)
+        assert (found.low is None) == (view == quantile)
+        read = replace(before, tokens=None)
+        known = Baseline("v1", read, {str(view.itself): 0.25})
+        told, _ = change(known, after, view)
+        assert told.value == estimate(after, view.itself).value - 0.25
+        assert (told.low, told.high) == (None, None)
+        with pytest.raises(UndefinedMetricError, match=f"v1 has no {view.itself}: the rows"):
+            change(Baseline("v1", read), after, view)
+
+
+@pytest.mark.parametrize("name", ["kl.worst_sequence", "dense_latents"])
+def test_what_has_no_rows_has_no_interval(name: str) -> None:
+    before = replace(ordinary(n=16, of=16), firings=np.array([1000, 10, 10]))
+    after = replace(worse(before, 2.0), firings=np.array([1000, 1000, 10]))
+    view = replace(View.of(name), change="share")
+    found, told = change(Baseline("v1", before), after, view)
+    assert (found.low, found.high, told.p_value) == (None, None, None)
+    assert found.value == pytest.approx(told.after / told.before - 1)
+    assert found.value > 0.9
+
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "tokens": (
+        {"corpus": {"n_sequences": 8, "sha256": "4" * 64}},
+        "sha256 of the tokens was 2222222222222222… and is 4444444444444444…",
+    ),
+    "modules": (
+        {"corpus": {"n_sequences": 8, "sha256": "4" * 64, "source": {"modules": ["csv"]}}},
+        "the text of `data.modules` depends on the version of Python: measure both under one",
+    ),
+    "bos": (
+        {"corpus": {"n_sequences": 8, "sha256": "2" * 64, "prepend_bos": False}},
+        "policy: prepend_bos was not said and is false",
+    ),
+    "hook": (
+        {"hook": "blocks.0.hook_resid_post"},
+        "hook was blocks.1.hook_resid_post and is blocks.0.hook_resid_post",
+    ),
+    "hook_out": ({"hook_out": "blocks.1.hook_mlp_out"}, "hook_out was not said and is blocks.1"),
+    "dtype": (
+        {"model": {"name": "gpt2", "dtype": "bfloat16"}},
+        "model.dtype was float32 and is bfloat16",
+    ),
+    "processing": (
+        {"model": {"name": "gpt2", "dtype": "float32", "processing": "hooked"}},
+        "model.processing was not said and is hooked",
+    ),
+    "formula": (
+        {"formula_versions": {**dict.fromkeys(METRICS, 1), "kl": 2}},
+        "the formula version of kl was 1 and is 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_is_of_other_things_is_refused(case: str) -> None:
+    parts, said = OTHERS[case]
+    after = with_provenance(ordinary(), **parts)
+    with pytest.raises(UndefinedMetricError) as refused:
+        change(Baseline("v1.2", ordinary()), after, View("kl", change="difference"))
+    assert str(refused.value).startswith("kl.change: not comparable with v1.2: ")
+    assert said in str(refused.value)
+
+
+def test_of_another_formula_only_that_metric_is_refused() -> None:
+    after = with_provenance(ordinary(), **OTHERS["formula"][0])
+    found, _ = change(Baseline("v1", ordinary()), after, View("l0", change="difference"))
+    assert found.value == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "said"),
+    [
+        ("ce_clean", 1.01, "the clean model differs: its cross-entropy on sequence 0 was 8 and is"),
+        ("ce_clean", np.nan, "the clean model differs"),
+        ("n_tokens", 0.5, "other tokens of the sequences are scored"),
+    ],
+)
+def test_another_clean_model_and_other_scored_tokens_are_refused(
+    column: str, factor: float, said: str
+) -> None:
+    base = ordinary()
+    after = replace(base, sums={**base.sums, column: base.sums[column] * factor})
+    assert differences(base, after).refused[0].startswith(said)
+    close = replace(base, sums={**base.sums, "ce_clean": base.sums["ce_clean"] * (1 + 1e-5)})
+    assert differences(base, close).refused == ()
+
+
+def test_missing_rows_are_refused() -> None:
+    with pytest.raises(UndefinedMetricError, match="8 sequences were measured and 4 are"):
+        change(Baseline("v1", ordinary()), ordinary(n=4), View("kl", change="share"))
+
+
+def test_devices_and_versions_are_noted_and_names_of_the_model_are_not() -> None:
+    after = with_provenance(
+        ordinary(), device="cuda:1", versions={"torch": "2.14.0", "sae-guard": "9"},
+        model={"name": "/elsewhere/gpt2", "dtype": "float32"},
+    )  # fmt: skip
+    told = differences(ordinary(), after)
+    assert told.refused == ()
+    assert told.noted == ("device was cpu and is cuda", "torch was 2.13.0 and is 2.14.0")
+    _, moved = change(Baseline("v1", ordinary()), after, View("kl", change="share"))
+    assert moved.noted == told.noted
+
+
+def test_a_share_of_nothing_and_undefined_values_say_of_which_version() -> None:
+    base = ordinary()
+    with pytest.raises(UndefinedMetricError, match=r"ce_increase.change: at v1 it was 0, of which"):
+        change(Baseline("v1", base), base, View("ce_increase", change="share"))
+    broken = replace(base, sums={**base.sums, "kl": base.sums["kl"] * np.nan})
+    with pytest.raises(UndefinedMetricError, match=r"v1 has no kl: kl = .*not finite"):
+        change(Baseline("v1", broken), base, View("kl", change="share"))
+    with pytest.raises(UndefinedMetricError, match=r"kl = .*not finite"):
+        change(Baseline("v1", base), broken, View("kl", change="share"))
+    with pytest.raises(ValueError, match="needs a baseline"):
+        estimate(base, View("kl", change="share"))

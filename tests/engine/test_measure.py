@@ -1,0 +1,271 @@
+"""The engine against the definitions, at every kind of hook point, and its refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sae_guard.core.metrics import COLUMNS, METRICS
+from sae_guard.corpus import Corpus
+from sae_guard.engine import look, measure
+from sae_guard.errors import LoadError, SetupError
+from sae_guard.model import Edit, LanguageModel, load_model
+from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import JumpReLU
+from sae_guard.sae.controls import identity_sae, mean_sae, zero_sae
+from tests.helpers import naive
+
+HOOKS = [
+    "blocks.1.hook_resid_pre",
+    "blocks.1.hook_resid_mid",
+    "blocks.1.hook_resid_post",
+    "blocks.1.hook_mlp_out",
+    "blocks.1.hook_attn_out",
+    "blocks.1.attn.hook_z",
+]
+PER_LATENT = {"dead_latents", "dense_latents"}
+
+
+def make_sae(d_in: int = 32, d_sae: int = 96) -> SAE:
+    """A JumpReLU SAE that reconstructs about half of its input, so that no metric is extreme."""
+    generator = torch.Generator().manual_seed(3)
+    W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
+    b_enc, b_dec = (torch.randn(n, generator=generator) * 0.05 for n in (d_sae, d_in))
+    return SAE(
+        W_dec.T.contiguous(),
+        W_dec * 0.5,
+        b_enc,
+        b_dec,
+        JumpReLU(torch.rand(d_sae, generator=generator) * 0.3),
+        SaeSource("test", "test"),
+        b_pre=b_dec,
+    )
+
+
+def sae_in_float64(sae: SAE) -> naive.SaeFunction:
+    """The same SAE in float64, for the slow definition; `test_sae` holds its own formula."""
+    assert isinstance(sae.activation, JumpReLU)
+    double = replace(
+        sae,
+        W_enc=sae.W_enc.double(),
+        W_dec=sae.W_dec.double(),
+        b_enc=sae.b_enc.double(),
+        b_dec=sae.b_dec.double(),
+        b_pre=None if sae.b_pre is None else sae.b_pre.double(),
+        W_skip=None if sae.W_skip is None else sae.W_skip.double(),
+        activation=JumpReLU(sae.activation.threshold.double()),
+    )
+
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        reconstruction, latents = double(x)
+        return reconstruction, latents
+
+    return run
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama", "pythia"])
+def folder(request: pytest.FixtureRequest, model_folders: dict[str, Path]) -> Path:
+    return model_folders[request.param]
+
+
+@pytest.fixture(scope="module")
+def corpora(model_folders: dict[str, Path]) -> dict[str, Corpus]:
+    return {name: likely_corpus(folder) for name, folder in model_folders.items()}
+
+
+@pytest.fixture(scope="module")
+def corpus(corpora: dict[str, Corpus]) -> Corpus:
+    return corpora["gpt2"]
+
+
+def likely_corpus(folder: Path) -> Corpus:
+    """Tokens that the random model finds likely, so that ablation hurts it as it hurts real ones.
+
+    BOS (0) at the start only, and one more excluded token (7) wherever the model likes it.
+    """
+    raw = AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] = 0
+    for at in range(2, 24):
+        with torch.no_grad():
+            logits = raw(tokens[:, :at]).logits[:, -1]
+        logits[:, 0] = -torch.inf
+        tokens[:, at] = logits.argmax(dim=-1)
+    tokens[0, 5] = 7
+    return Corpus(tokens, frozenset({0, 7}), {"prepend_bos": True})
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_equals_the_definition(folder: Path, corpora: dict[str, Corpus], hook: str) -> None:
+    if folder.name == "pythia" and hook.endswith("resid_mid"):
+        pytest.skip("attention and MLP run in parallel: there is no residual between them")
+    sae, corpus = make_sae(), corpora[folder.name]
+    measurement = measure(load_model(folder), sae, corpus, hook, random_error=True)
+    raw = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
+    expected = naive.metrics(
+        raw, sae_in_float64(sae), list(corpus.tokens), set(corpus.excluded), hook,
+        sha256=corpus.sha256,
+    )  # fmt: skip
+    assert set(expected) == set(METRICS) - PER_LATENT
+    for name, value in expected.items():
+        assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_equals_the_definition(
+    folder: Path, corpora: dict[str, Corpus], skip: bool
+) -> None:
+    corpus, reads, writes = corpora[folder.name], "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    generator = torch.Generator().manual_seed(5)
+    W_skip = torch.randn(32, 32, generator=generator) * 0.1
+    transcoder = replace(
+        make_sae(),
+        W_dec=torch.randn(96, 32, generator=generator) * 0.05,
+        W_skip=W_skip if skip else None,
+        transcoder=True,
+    )
+    measurement = measure(
+        load_model(folder), transcoder, corpus, reads, hook_out=writes, random_error=True
+    )
+    raw = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
+    expected = naive.metrics(
+        raw, sae_in_float64(transcoder), list(corpus.tokens), set(corpus.excluded), reads, writes,
+        sha256=corpus.sha256,
+    )  # fmt: skip
+    for name, value in expected.items():
+        assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
+
+
+def test_a_transcoder_needs_two_hook_points(gpt2: LanguageModel, corpus: Corpus) -> None:
+    transcoder = replace(make_sae(), transcoder=True)
+    with pytest.raises(LoadError, match=r"test is a transcoder, .* name that hook point as `hook"):
+        measure(gpt2, transcoder, corpus, HOOKS[0])
+    with pytest.raises(LoadError, match="test is no transcoder"):
+        measure(gpt2, make_sae(), corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
+    with pytest.raises(SetupError, match=r"no hook point 'blocks\.1\.hook_mlp_ou'"):
+        measure(gpt2, transcoder, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_ou")
+    narrow = replace(transcoder, W_dec=torch.zeros(96, 31), b_dec=torch.zeros(31))
+    with pytest.raises(LoadError, match=r"d_out 31, but blocks.1.hook_mlp_out is 32 wide"):
+        measure(gpt2, narrow, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
+
+
+def test_independent_of_the_batch_size(gpt2: LanguageModel, corpus: Corpus) -> None:
+    whole = measure(gpt2, make_sae(), corpus, HOOKS[0])
+    for size in (1, 2, 4, 5):
+        split = measure(gpt2, make_sae(), corpus, HOOKS[0], batch_size=size)
+        for column in COLUMNS:
+            np.testing.assert_allclose(
+                split.sums[column], whole.sums[column], rtol=1e-5, atol=1e-5, err_msg=column
+            )
+        np.testing.assert_array_equal(split.firings, whole.firings)
+
+
+def test_independent_of_the_order_of_windows(gpt2: LanguageModel, corpus: Corpus) -> None:
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    shuffled = Corpus(corpus.tokens[order], corpus.excluded)
+    mine, theirs = (measure(gpt2, make_sae(), c, HOOKS[0]) for c in (shuffled, corpus))
+    for column in COLUMNS:
+        np.testing.assert_allclose(
+            mine.sums[column], theirs.sums[column][order.numpy()], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_excluded_tokens_change_the_masks_and_nothing_else(
+    gpt2: LanguageModel, corpus: Corpus
+) -> None:
+    sums = measure(gpt2, make_sae(), corpus, HOOKS[0]).sums
+    expected = ((corpus.tokens != 0) & (corpus.tokens != 7))[:, :-1].sum(dim=1)
+    assert sums["n_tokens"].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_controls(folder: Path, corpora: dict[str, Corpus], hook: str) -> None:
+    if folder.name == "pythia" and hook.endswith("resid_mid"):
+        pytest.skip("attention and MLP run in parallel: there is no residual between them")
+    model, corpus = load_model(folder), corpora[folder.name]
+    identity = measure(model, identity_sae(model.width(hook)), corpus, hook)
+    assert (identity["kl"], identity["reconstruction_score"]) == (0.0, 1.0)
+    assert identity["explained_variance"] == 1.0
+    zero = measure(model, zero_sae(model.width(hook)), corpus, hook)
+    assert zero["reconstruction_score"] == 0.0
+    assert zero["kl"] > 0
+    mean = measure(model, mean_sae(look(model, corpus, hook).mean), corpus, hook)
+    assert mean["ce_patched"] == pytest.approx(mean["ce_mean"], abs=1e-6)
+    assert mean["explained_variance"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_dtypes_of_the_model(
+    model_folders: dict[str, Path], gpt2: LanguageModel, corpus: Corpus, dtype: str
+) -> None:
+    model = load_model(model_folders["gpt2"], dtype=dtype)
+    measurement = measure(model, make_sae(), corpus, HOOKS[0])
+    reference = measure(gpt2, make_sae(), corpus, HOOKS[0])
+    tolerance = 0.1 if dtype == "bfloat16" else 1e-4
+    assert measurement["ce_patched"] == pytest.approx(reference["ce_patched"], rel=tolerance)
+    assert measurement["kl"] == pytest.approx(reference["kl"], rel=tolerance)
+    assert measurement.provenance.model["dtype"] == dtype
+
+
+def test_provenance_is_json_and_tells_what_was_measured(
+    gpt2: LanguageModel, corpus: Corpus
+) -> None:
+    provenance = measure(gpt2, make_sae(), corpus, HOOKS[0]).provenance
+    assert provenance.hook == HOOKS[0]
+    assert provenance.corpus["sha256"] == corpus.sha256
+    assert provenance.checkpoint["path"] == "test"
+    assert set(provenance.formula_versions) == set(METRICS)
+    assert provenance.versions["transformer-lens"]
+
+
+class Deaf(LanguageModel):
+    """A model that calls the edit and runs on with the activation as it was."""
+
+    def logits_with(self, tokens: torch.Tensor, hook: str, edit: Edit) -> torch.Tensor:
+        def ignore(activation: torch.Tensor) -> torch.Tensor:
+            edit(activation.clone())
+            return activation
+
+        return super().logits_with(tokens, hook, ignore)
+
+
+def test_a_hook_without_effect_is_a_setup_error(gpt2: LanguageModel, corpus: Corpus) -> None:
+    with pytest.raises(SetupError, match="leave every loss as it was"):
+        measure(Deaf(gpt2.bridge, "deaf"), make_sae(), corpus, HOOKS[0])
+
+
+def test_refusals(gpt2: LanguageModel, corpus: Corpus) -> None:
+    with pytest.raises(SetupError, match=r"did you mean blocks\.1\.hook_resid_pre"):
+        measure(gpt2, make_sae(), corpus, "blocks.1.hook_resid_prae")
+    with pytest.raises(LoadError, match=r"d_in 16, but blocks.1.hook_resid_pre is 32 wide"):
+        measure(gpt2, make_sae(d_in=16), corpus, HOOKS[0])
+    with pytest.raises(SetupError, match="token id 300 is outside the vocabulary"):
+        measure(gpt2, make_sae(), Corpus(torch.full((1, 4), 300)), HOOKS[0])
+    with pytest.raises(SetupError, match=r"windows of 65 tokens, but .* has 64 positions"):
+        measure(gpt2, make_sae(), Corpus(torch.full((1, 65), 5)), HOOKS[0])
+    with pytest.raises(SetupError, match="no activation per token can be replaced"):
+        measure(gpt2, make_sae(), corpus, "blocks.1.attn.hook_pattern")
+    with pytest.raises(SetupError, match="no token is scored"):
+        measure(gpt2, make_sae(), Corpus(torch.full((1, 4), 5), frozenset({5})), HOOKS[0])
+    with pytest.raises(SetupError, match=r"expect_clean_ce allows \[0.0, 1.0\]"):
+        measure(gpt2, make_sae(), corpus, HOOKS[0], expect_clean_ce=(0.0, 1.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_numbers_of_the_cpu(
+    model_folders: dict[str, Path], gpt2: LanguageModel, corpus: Corpus
+) -> None:
+    on_gpu = load_model(model_folders["gpt2"], device="cuda")
+    mine = measure(on_gpu, make_sae().to("cuda"), corpus, HOOKS[0])
+    split = measure(on_gpu, make_sae(), corpus, HOOKS[0])  # the SAE stays on the CPU
+    reference = measure(gpt2, make_sae(), corpus, HOOKS[0])
+    for name in set(METRICS) - PER_LATENT:
+        assert mine[name] == pytest.approx(reference[name], rel=1e-3, abs=1e-4), name
+        assert split[name] == pytest.approx(reference[name], rel=1e-3, abs=1e-4), name

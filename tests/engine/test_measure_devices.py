@@ -1,0 +1,37 @@
+"""A model whose weights lie on several devices, or on disk, is measured as the undivided one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sae_guard.core.metrics import COLUMNS
+from sae_guard.corpus import Corpus
+from sae_guard.engine import measure
+from sae_guard.model import DeviceMap, load_model
+from tests.engine.test_measure import likely_corpus, make_sae
+from tests.model.test_language_model import DEVICE_MAPS
+
+
+@pytest.fixture(scope="module")
+def corpus(model_folders: dict[str, Path]) -> Corpus:
+    return likely_corpus(model_folders["llama"])
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"])
+@pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
+def test_every_number_is_that_of_the_undivided_model(
+    model_folders: dict[str, Path], corpus: Corpus, device_map: DeviceMap, hook: str
+) -> None:
+    whole = load_model(model_folders["llama"])
+    spread = load_model(model_folders["llama"], device_map=device_map)
+    expected = measure(whole, make_sae(), corpus, hook, reference=True)
+    for reference in (False, True):
+        found = measure(spread, make_sae(), corpus, hook, reference=reference)
+        assert (found.provenance.paths["forward"] == "whole model") == reference
+        for column in COLUMNS:
+            np.testing.assert_allclose(
+                found.sums[column], expected.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
+            )

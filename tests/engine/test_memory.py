@@ -1,0 +1,293 @@
+"""What is remembered of a model and a corpus: for whom it holds, and that trouble ends nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_guard.cache import Cache
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.metrics import COLUMNS
+from sae_guard.corpus import Corpus
+from sae_guard.engine import Place, batches, measure, sweep
+from sae_guard.engine.clean_run import Bases
+from sae_guard.engine.fast import Run
+from sae_guard.engine.memory import Memory, fingerprint, run_name
+from sae_guard.model import LanguageModel, load_model
+from sae_guard.sae import SAE, SaeSource
+from sae_guard.sae.activations import JumpReLU, TopK
+from tests.engine.test_measure import likely_corpus, make_sae
+
+RESIDUAL, MLP, LATE = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.2.hook_attn_out"
+OTHER = 2.0
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two windows: three of them."""
+    monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
+    monkeypatch.setattr(sweep, "_SAVE_EVERY", 0)
+
+
+@pytest.fixture(scope="module")
+def corpus(model_folders: dict[str, Path]) -> Corpus:
+    return likely_corpus(model_folders["gpt2"])
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
+    """Windows of the clean runs and of the patched ones."""
+    clean, patched = Bases._run, Run.finals
+    seen: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
+
+    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+        seen["clean"].append((rows.start, rows.stop))
+        return clean(self, rows, *others, **more)
+
+    def finals(self: Run, rows: slice, *others: Any) -> Any:
+        seen["patched"].append((rows.start, rows.stop))
+        return patched(self, rows, *others)
+
+    monkeypatch.setattr(Bases, "_run", run)
+    monkeypatch.setattr(Run, "finals", finals)
+    return seen
+
+
+def other_sae() -> SAE:
+    return replace(make_sae(), scale_out=OTHER)
+
+
+def assert_same(mine: Measurement, theirs: Measurement) -> None:
+    for column in COLUMNS:
+        np.testing.assert_allclose(
+            mine.sums[column], theirs.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
+        )
+    np.testing.assert_array_equal(mine.firings, theirs.firings)
+
+
+@pytest.mark.parametrize("hook", [RESIDUAL, MLP])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
+def test_what_fills_the_cache_and_what_reads_it_measure_the_same(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, hook: str, size: int
+) -> None:
+    reference = measure(gpt2, make_sae(), corpus, hook, reference=True)
+    filling = measure(gpt2, other_sae(), corpus, hook, cache=cache, batch_size=size)
+    assert filling["l2_ratio"] == pytest.approx(reference["l2_ratio"] / OTHER)
+    for batch_size in (size, None):
+        warm = measure(gpt2, make_sae(), corpus, hook, cache=cache, batch_size=batch_size)
+        assert_same(warm, reference)
+
+
+def test_a_second_sae_runs_its_own_part_only(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
+) -> None:
+    measure(gpt2, other_sae(), corpus, RESIDUAL, cache=cache)
+    assert ran["clean"] == [(0, 2), (2, 4), (4, 6)]
+    warm = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
+    assert len(ran["clean"]) == 3
+    assert warm.provenance.paths["clean run"] == "remembered"
+
+
+def test_the_same_measurement_is_not_run_again(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
+) -> None:
+    first = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
+    before = len(ran["patched"])
+    elsewhere = replace(make_sae(), source=SaeSource("another/path", "test"))
+    again = measure(gpt2, elsewhere, corpus, RESIDUAL, cache=cache)
+    assert len(ran["patched"]) == before
+    for column in COLUMNS:
+        np.testing.assert_array_equal(again.sums[column], first.sums[column])
+    assert again.provenance.checkpoint["path"] == "another/path"
+    assert again.provenance.mean_sha256 == first.provenance.mean_sha256
+    assert again.provenance.paths["clean run"] == "measured before"
+
+
+def test_one_clean_run_serves_the_hook_points_that_are_to_come(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
+) -> None:
+    also = [(MLP,), (LATE,), ("blocks.9.hook_resid_pre",), ("hook_embed",)]
+    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache, also=also)
+    assert len(ran["clean"]) == 3
+    for hook in (MLP, LATE):
+        found = measure(gpt2, make_sae(), corpus, hook, cache=cache)
+        assert_same(found, measure(gpt2, make_sae(), corpus, hook, reference=True))
+    assert len(ran["clean"]) == 3
+
+
+def test_a_run_that_was_stopped_goes_on(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
+) -> None:
+    right, reference = Run.take, measure(gpt2, make_sae(), corpus, MLP)
+
+    def stopped(self: Run, rows: slice, *losses: Any) -> None:
+        right(self, rows, *losses)
+        if rows.start >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "take", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=2)
+    ran["patched"].clear()
+    # In other batches: of what was done before, nothing is counted twice.
+    assert_same(measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=2), reference)
+    assert ran["patched"] == [(2, 4), (4, 6)]
+
+
+def test_windows_that_are_done_are_not_counted_again_in_other_batches(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache
+) -> None:
+    reference, right = measure(gpt2, make_sae(), corpus, MLP), Run.take
+
+    def stopped(self: Run, rows: slice, *losses: Any) -> None:
+        if rows.start >= 2:
+            raise KeyboardInterrupt
+        right(self, rows, *losses)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "take", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=1)
+    whole = measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=6)
+    assert_same(whole, reference)
+
+
+@pytest.mark.parametrize("hook", [RESIDUAL, MLP])
+def test_every_damaged_file_is_computed_anew(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, hook: str
+) -> None:
+    first = measure(gpt2, make_sae(), corpus, hook, cache=cache)
+    files = sorted(cache.root.rglob("*.safetensors"))
+    kinds = {path.relative_to(cache.root).parts[3] for path in files}
+    assert kinds == {"clean", "at", "runs"}
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
+        shutil.rmtree(next(cache.root.rglob("runs")), ignore_errors=True)
+        for sums in cache.root.rglob("sums.safetensors"):
+            if sums != path:
+                sums.unlink()
+        assert_same(measure(gpt2, make_sae(), corpus, hook, cache=cache), first)
+
+
+def test_what_is_remembered_is_of_this_model_and_corpus(
+    model_folders: dict[str, Path], corpus: Corpus, cache: Cache, tmp_path: Path
+) -> None:
+    def key(model: LanguageModel, windows: Corpus = corpus) -> str:
+        entry = Memory.of(cache, model, windows).entry
+        assert entry is not None
+        return entry.key
+
+    folder = model_folders["gpt2"]
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    mine = key(load_model(folder))
+    assert key(load_model(copy)) == mine
+    changed = load_model(folder)
+    with torch.no_grad():
+        changed.bridge.original_model.transformer.h[2].mlp.c_fc.weight[0, 0] += 1e-3
+    others = [
+        key(changed),
+        key(load_model(folder, processing="hooked")),
+        key(load_model(folder, dtype="bfloat16")),
+        key(load_model(model_folders["llama"])),
+        key(load_model(folder), Corpus(corpus.tokens[:-1], corpus.excluded)),
+        key(load_model(folder), Corpus(corpus.tokens, frozenset({0}))),
+    ]
+    assert len({mine, *others}) == 1 + len(others)
+
+
+CHANGES: list[Callable[[SAE], SAE]] = [
+    lambda sae: replace(sae, W_enc=sae.W_enc * 2),
+    lambda sae: replace(sae, b_dec=sae.b_dec + 1e-3),
+    lambda sae: replace(sae, b_pre=None),
+    lambda sae: replace(sae, normalize="layer_norm"),
+    lambda sae: replace(sae, scale_in=2.0),
+    lambda sae: replace(sae, rescale_by_decoder_norm="latents"),
+    lambda sae: replace(sae, latent_scale=torch.ones(sae.d_sae)),
+    lambda sae: replace(sae, activation=JumpReLU(sae.b_enc.abs() + 1)),
+    lambda sae: replace(sae, activation=JumpReLU(sae.b_enc.abs() + 1, inclusive=True)),
+    lambda sae: replace(sae, activation=TopK(3)),
+    lambda sae: replace(sae, activation=TopK(4)),
+]
+
+
+def test_a_measurement_is_of_this_sae_at_this_place() -> None:
+    at = Place(RESIDUAL, RESIDUAL)
+    names = [run_name(change(make_sae()), at) for change in CHANGES]
+    names += [run_name(make_sae(), at), run_name(make_sae(), Place(MLP, MLP))]
+    names += [run_name(make_sae(), Place(RESIDUAL, MLP))]
+    names += [run_name(make_sae(), at, random_error=True)]
+    assert len(set(names)) == len(names)
+    elsewhere = replace(make_sae(), source=SaeSource("another/path", "other"))
+    assert run_name(elsewhere, at) == run_name(make_sae(), at)
+
+
+def test_a_fingerprint_is_of_names_shapes_dtypes_and_bits() -> None:
+    a = torch.arange(6, dtype=torch.float32)
+    different = [
+        {"a": a}, {"b": a}, {"a": a.view(2, 3)}, {"a": a.view(3, 2)}, {"a": a.view(torch.int32)},
+        {"a": a.view(2, 3).T}, {"a": -a}, {"a": a, "b": a}, {},
+    ]  # fmt: skip
+    assert len({fingerprint(tensors) for tensors in different}) == len(different)
+    assert fingerprint({"a": a.view(2, 3).T}) == fingerprint({"a": a.view(2, 3).T.contiguous()})
+
+
+def troubled(tmp_path: Path) -> Iterator[tuple[Cache, str]]:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    yield Cache(file), "file"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    yield Cache(foreign), "is no cache"
+    yield Cache(tmp_path / "small", limit=2**12), "GiB are more than it may hold"
+
+
+def test_trouble_with_the_cache_is_told_and_ends_nothing(
+    gpt2: LanguageModel, corpus: Corpus, tmp_path: Path
+) -> None:
+    reference = measure(gpt2, make_sae(), corpus, RESIDUAL)
+    for cache, why in troubled(tmp_path):
+        for _ in range(2):
+            found = measure(gpt2, other_sae(), corpus, RESIDUAL, cache=cache)
+            path = found.provenance.paths["clean run"]
+            if path == "measured before":  # what is small fits
+                assert cache.limit < 2**13
+                continue
+            assert path.startswith("run, and not remembered: ")
+            assert why in path
+        assert_same(measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache), reference)
+
+
+def test_a_disk_that_fills_up_meanwhile(
+    gpt2: LanguageModel, corpus: Corpus, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, left = measure(gpt2, make_sae(), corpus, MLP), [4]
+    import os
+
+    right = os.replace
+
+    def limited(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        right(source, target)
+
+    monkeypatch.setattr(os, "replace", limited)
+    found = measure(gpt2, make_sae(), corpus, MLP, cache=cache)
+    assert_same(found, reference)
+    assert "No space left on device" in found.provenance.paths["clean run"]

@@ -1,0 +1,247 @@
+"""The bridge against the raw Hugging Face model: same logits, same activations, same patches."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from sae_guard.errors import InfrastructureError, SetupError
+from sae_guard.model import FINAL, DeviceMap, LanguageModel, Processing, Suffix, load_model
+from tests.helpers.tiny_models import ARCHITECTURES, VOCABULARY
+
+LAYER = 1
+HOOKS = [
+    f"blocks.{LAYER}.{name}"
+    for name in (
+        "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out",
+        "attn.hook_z",
+    )
+]  # fmt: skip
+BEFORE_4 = importlib.metadata.version("transformer-lens") < "4"
+ON_DISK = {
+    "model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+    "model.layers.2": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
+}  # fmt: skip
+DEVICE_MAPS: list[DeviceMap] = [
+    "auto", "cpu", {"": "cpu"},
+    *([] if BEFORE_4 else [ON_DISK, ON_DISK | {"lm_head": "disk"}, {"": "disk"}]),
+]  # fmt: skip
+TOKENS = torch.randint(1, VOCABULARY, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def pair(
+    request: pytest.FixtureRequest, model_folders: dict[str, Path]
+) -> tuple[LanguageModel, torch.nn.Module]:
+    """The bridge and the raw model of one architecture."""
+    folder = model_folders[request.param]
+    raw: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    return load_model(folder), raw.train(mode=False)
+
+
+def test_the_clean_run_is_the_raw_models(pair: tuple[LanguageModel, torch.nn.Module]) -> None:
+    model, raw = pair
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(TOKENS), raw(TOKENS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_that_starts_with_bos_is_not_taken_for_padding(gpt2: LanguageModel) -> None:
+    """GPT-2's BOS is its EOS and serves as PAD; a masked BOS would change every later position."""
+    with_bos = torch.cat([torch.zeros(3, 1, dtype=torch.int64), TOKENS], dim=1)
+    raw = gpt2.bridge.original_model
+    with torch.no_grad():
+        expected = raw(with_bos, attention_mask=torch.ones_like(with_bos)).logits
+    torch.testing.assert_close(gpt2.logits(with_bos), expected, atol=1e-5, rtol=1e-5)
+
+
+def raw_residual_after(raw: torch.nn.Module, layer: int) -> Tensor:
+    with torch.no_grad():
+        hidden: Tensor = raw(TOKENS, output_hidden_states=True).hidden_states[layer + 1]
+    return hidden
+
+
+def test_the_residual_hooks_are_the_raw_hidden_states(
+    pair: tuple[LanguageModel, torch.nn.Module],
+) -> None:
+    model, raw = pair
+    _, post = model.logits_and_activation(TOKENS, f"blocks.{LAYER}.hook_resid_post")
+    _, pre = model.logits_and_activation(TOKENS, f"blocks.{LAYER}.hook_resid_pre")
+    torch.testing.assert_close(post, raw_residual_after(raw, LAYER), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pre, raw_residual_after(raw, LAYER - 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_patching_an_activation_with_itself_changes_no_bit(
+    pair: tuple[LanguageModel, torch.nn.Module], hook: str
+) -> None:
+    model, _ = pair
+    if "pythia" in model.name and hook.endswith("resid_mid"):
+        pytest.skip("attention and MLP run in parallel: there is no residual between them")
+    clean, activation = model.logits_and_activation(TOKENS, hook)
+    assert activation.shape == (3, 10, model.width(hook))
+    assert torch.equal(model.logits_with(TOKENS, hook, lambda _: activation), clean)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_patch_at_one_position_reaches_that_and_later_positions_only(
+    pair: tuple[LanguageModel, torch.nn.Module], hook: str
+) -> None:
+    model, _ = pair
+    if "pythia" in model.name and hook.endswith("resid_mid"):
+        pytest.skip("attention and MLP run in parallel: there is no residual between them")
+
+    def double_at_4(activation: Tensor) -> Tensor:
+        changed = activation.clone()
+        changed[:, 4] *= 2
+        return changed
+
+    difference = (model.logits_with(TOKENS, hook, double_at_4) - model.logits(TOKENS)).abs()
+    assert bool((difference[:, :4] == 0).all())
+    assert float(difference[:, 4].max()) > 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("processing", ["raw", "hooked"])
+def test_a_patch_at_resid_mid_replaces_the_residual_and_not_only_the_input_of_the_mlp(
+    model_folders: dict[str, Path], architecture: str, processing: Processing
+) -> None:
+    """resid_mid = resid_pre + attn_out, so adding to either is adding to it."""
+    model = load_model(model_folders[architecture], processing=processing)
+    step = torch.randn(model.width("blocks.1.hook_resid_mid"))
+    at_mid = model.logits_with(TOKENS, "blocks.1.hook_resid_mid", lambda x: x + step)
+    at_attn_out = model.logits_with(TOKENS, "blocks.1.hook_attn_out", lambda x: x + step)
+    torch.testing.assert_close(at_mid, at_attn_out, atol=1e-4, rtol=1e-4)
+
+
+def test_hooked_processing_keeps_the_predictions_and_centres_the_residual(
+    gpt2: LanguageModel, model_folders: dict[str, Path]
+) -> None:
+    hooked = load_model(model_folders["gpt2"], processing="hooked")
+    torch.testing.assert_close(
+        hooked.logits(TOKENS).log_softmax(-1), gpt2.logits(TOKENS).log_softmax(-1),
+        atol=2e-5, rtol=1e-4,
+    )  # fmt: skip
+    hook = f"blocks.{LAYER}.hook_resid_post"
+    _, centred = hooked.logits_and_activation(TOKENS, hook)
+    _, raw = gpt2.logits_and_activation(TOKENS, hook)
+    assert float(centred.mean(-1).abs().max()) < 1e-5 < float(raw.mean(-1).abs().max())
+
+
+def test_an_unknown_hook_point_is_refused_with_the_nearest_names(gpt2: LanguageModel) -> None:
+    with pytest.raises(SetupError, match=r"no hook point 'blocks.1.hook_resid_pst'; did you mean"):
+        gpt2.check_hook("blocks.1.hook_resid_pst")
+    with pytest.raises(SetupError, match=r"no hook point 'blocks.9.hook_resid_post'"):
+        gpt2.width("blocks.9.hook_resid_post")
+
+
+def test_a_hook_point_that_does_not_fire_is_refused(gpt2: LanguageModel) -> None:
+    with pytest.raises(SetupError, match=r"hook_result.* fired 0 times|hook_result.* is False"):
+        gpt2.logits_with(TOKENS, "blocks.1.attn.hook_result", lambda x: x)
+
+
+def test_a_folder_without_a_model_names_its_neighbours(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match=r"no model folder \(no config.json\); did you mean gpt2"):
+        load_model(model_folders["gpt2"].with_name("gpt3"))
+
+
+def test_a_model_that_is_not_at_hand_names_the_nearest_names() -> None:
+    with pytest.raises(InfrastructureError, match=r"'gpt2-smal' is not in the local cache.* gpt2"):
+        load_model("gpt2-smal")
+
+
+@pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
+def test_a_spread_model_gives_the_numbers_of_the_undivided(
+    model_folders: dict[str, Path], device_map: DeviceMap
+) -> None:
+    whole = load_model(model_folders["llama"])
+    spread = load_model(model_folders["llama"], device_map=device_map)
+    assert spread.device == torch.device("cpu")
+    assert torch.equal(spread.logits(TOKENS), whole.logits(TOKENS))
+    for hook in HOOKS:
+        assert spread.width(hook) == whole.width(hook)
+        runs = [model.logits_with(TOKENS, hook, lambda x: 2 * x) for model in (spread, whole)]
+        assert torch.equal(*runs), hook
+
+
+@pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"])
+def test_so_do_runs_of_its_last_blocks(
+    model_folders: dict[str, Path], device_map: DeviceMap, hook: str
+) -> None:
+    finals = []
+    for given in (None, device_map):
+        model = load_model(model_folders["llama"], device_map=given)
+        suffix = Suffix.of(model, hook)
+        assert suffix is not None
+        clean = model.seen(TOKENS, suffix.entry, FINAL)
+        final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
+        assert not torch.equal(final, clean[FINAL])
+        finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
+        assert torch.equal(final, model.edited(TOKENS, {hook: lambda x: 2 * x}, FINAL))
+    assert torch.equal(*finals)
+
+
+@pytest.mark.parametrize(
+    ("device_map", "message"),
+    [
+        ("everywhere", "device_map 'everywhere': .*; allowed: auto, balanced"),
+        ({"": "meta"}, "placed by device_map .*'meta'.*; allowed: auto"),
+        ({"model": "cpu", "lm_head": 0}, "placed by device_map .*mixes"),
+        ({"model": "cpu", "lm_heed": "cpu"}, "no module 'lm_heed', .*; did you mean lm_head"),
+        pytest.param(
+            {"": 0}, "placed by device_map {'': 0}",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        pytest.param(
+            ON_DISK, "placed by device_map .*disk.* not supported",
+            marks=pytest.mark.skipif(not BEFORE_4, reason="TransformerLens 4 offloads to disk"),
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_device_map_that_cannot_be_is_refused(
+    model_folders: dict[str, Path], device_map: DeviceMap, message: str
+) -> None:
+    with pytest.raises(SetupError, match=message):
+        load_model(model_folders["llama"], device_map=device_map)
+
+
+@pytest.mark.skipif(BEFORE_4, reason="TransformerLens 3.9 offloads nothing to disk")
+def test_weights_on_disk_cannot_be_processed(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match=r"placed by device_map .*offloaded"):
+        load_model(model_folders["llama"], device_map=ON_DISK, processing="hooked")
+
+
+def test_a_device_beside_a_device_map_is_refused(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match="device cpu and device_map 'auto' exclude each other"):
+        load_model(model_folders["llama"], device="cpu", device_map="auto")
+
+
+def test_a_model_that_does_not_fit_is_no_fault_of_the_spec(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", full)
+    with pytest.raises(InfrastructureError, match="does not fit by device_map 'auto': CUDA out"):
+        load_model(model_folders["llama"], device_map="auto")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_the_gpu_gives_the_logits_of_the_cpu(
+    gpt2: LanguageModel, model_folders: dict[str, Path]
+) -> None:
+    on_gpu = load_model(model_folders["gpt2"], device="cuda")
+    torch.testing.assert_close(
+        on_gpu.logits(TOKENS).cpu(), gpt2.logits(TOKENS), atol=1e-4, rtol=1e-4
+    )

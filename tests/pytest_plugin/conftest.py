@@ -1,0 +1,30 @@
+"""A small project with a spec and two SAEs, for runs of pytest inside of pytest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_plugin.projects import Project
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, model_folders: dict[str, Path]) -> Project:
+    """``good`` keeps every threshold, ``bad`` crosses kl and explained_variance, not l0."""
+    from tests.pytest_plugin.projects import make_project
+
+    return make_project(pytester, model_folders["gpt2"])
+
+
+@pytest.fixture(params=["plain", "no xdist", "-n0", "-n2"])
+def mode(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Options of one way to run pytest; with ``-n2`` each spec file keeps to one worker."""
+    return {
+        "plain": (),
+        "no xdist": ("-p", "no:xdist"),
+        "-n0": ("-n0",),
+        "-n2": ("-n2", "--dist", "loadfile"),
+    }[request.param]

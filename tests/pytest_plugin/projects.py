@@ -1,0 +1,98 @@
+"""Making and running the project that the plugin tests gate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets what it imports
+
+import sae_guard.api  # noqa: F401 likewise
+from sae_guard.errors import Contract
+from sae_guard.sae.controls import identity_sae
+from tests.helpers.checkpoint_files import config_of, tensors_of, write_saelens
+from tests.helpers.tiny_models import TEXT
+
+HOOK = "blocks.1.hook_resid_post"
+SPEC = """\
+name: tiny
+model: {{name: {model}, aliases: [tiny]}}
+hook: {hook}
+data: {{text: ../text.txt, context: 16, sequences: 8, prepend_bos: true}}
+thresholds:
+  kl: {{max: 0.1}}
+  l0: {{min: 1, max: 40}}
+  explained_variance: {{min: 0.9}}
+"""
+CONTRACT = tuple(f"load.{part}" for part in get_args(Contract))
+PARTS = len(CONTRACT)
+"""Tests that come before the thresholds of each checkpoint."""
+METADATA = {"sae_lens_version": "6.0.0", "model_name": "tiny", "hook_name": HOOK}
+
+
+@dataclass
+class Project:
+    """The folder of a project, and pytest in it."""
+
+    pytester: pytest.Pytester
+    model: Path
+
+    @property
+    def path(self) -> Path:
+        """The root folder."""
+        return self.pytester.path
+
+    @property
+    def spec(self) -> str:
+        """The text of the spec."""
+        return SPEC.format(model=self.model, hook=HOOK)
+
+    def write_spec(self, text: str, name: str = "tiny.yaml") -> None:
+        """Replace a spec file."""
+        (self.path / "thresholds" / name).write_text(text, encoding="utf-8")
+
+    def run(self, *args: str) -> pytest.RunResult:
+        """Run pytest here; in this process unless workers are asked for."""
+        if any(arg.startswith("-n") and arg != "-n0" for arg in args):
+            return self.pytester.runpytest_subprocess(*args)
+        return self.pytester.runpytest_inprocess(*args)
+
+    def run_damaged(self, damage: str, *args: str) -> pytest.RunResult:
+        """Run pytest in processes of its own, after the code in ``damage``.
+
+        ``import canned`` in it replaces measuring, which saves seconds where it is not the point.
+        """
+        source = Path(__file__).with_name("canned.py").read_text(encoding="utf-8")
+        (self.path / "canned.py").write_text(source, encoding="utf-8")
+        self.pytester.makeconftest(damage)
+        return self.pytester.runpytest_subprocess(*args)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The rows that ``--sae-json out.json`` wrote."""
+        text = (self.path / "out.json").read_text(encoding="utf-8")
+        rows: list[dict[str, Any]] = json.loads(text)["outcomes"]
+        return rows
+
+    def verdicts(self, kind: str = "threshold") -> dict[str, str]:
+        """Metric, or with ``contract`` part of the contract, and checkpoint → verdict."""
+        rows = [row for row in self.outcomes() if row["kind"] == kind]
+        return {f"{row['metric']}[{row['checkpoint']}]": row["verdict"] for row in rows}
+
+
+def make_project(pytester: pytest.Pytester, model: Path) -> Project:
+    """Text, a spec and two SAEs."""
+    project = Project(pytester, model)
+    pytester.makefile(".ini", pytest="[pytest]\n")
+    (project.path / "text.txt").write_text(TEXT * 40, encoding="utf-8")
+    (project.path / "thresholds").mkdir()
+    project.write_spec(project.spec)
+    sae = identity_sae(32)
+    config = config_of(sae, metadata=METADATA)
+    write_saelens(project.path / "good", sae, config=config)
+    nothing = {**tensors_of(sae), "W_dec": torch.zeros(64, 32)}
+    write_saelens(project.path / "bad", sae, config=config, tensors=nothing)
+    return project

@@ -1,0 +1,183 @@
+"""``--sae-baseline`` and thresholds on changes, from the command line to the record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sae_guard.history import History, Promotion, Recorded
+from tests.pytest_plugin.projects import Project
+
+CHANGES = "kl: {max: 0.1}\n  l0: {min: 1, max: 40}"
+WITH_CHANGES = (
+    "kl: {max: 20, max_increase: 0.05, p99: {max_increase: 0.5}}\n"
+    "  l0: {min: 1, max: 40, max_increase: 5%, max_decrease: 5%}"
+)
+
+
+def history(project: Project) -> History:
+    return History(str(project.path / ".sae_guard/history"))
+
+
+def record(project: Project, name: str, *args: str) -> Recorded:
+    """A record of the good SAE by the spec as it is."""
+    assert project.run("--sae", "good", "--sae-record", name, *args).ret == 0
+    found, _ = history(project).records()
+    return next(each for each in found if each.record.name == name)
+
+
+def promote(project: Project, recorded: Recorded, label: str) -> None:
+    history(project).promote(
+        Promotion(
+            schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
+            created=datetime.now(UTC), reason="good",
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def promoted(project: Project) -> Recorded:
+    """The good SAE is v1.2, and the spec has thresholds on changes."""
+    project.write_spec(project.spec.replace(CHANGES, WITH_CHANGES))
+    recorded = record(project, "first", "--sae-baseline=none")
+    promote(project, recorded, "v1.2")
+    return recorded
+
+
+def test_a_version_is_held_to_the_baseline(
+    project: Project, promoted: Recorded, mode: tuple[str, ...]
+) -> None:
+    asked = ("--sae", "good", "--sae", "bad", "--sae-baseline", "v1.2", "--sae-json", "out.json")
+    result = project.run(*asked, "--sae-record", "second", *mode)
+    assert result.ret == 1
+    verdicts = project.verdicts()
+    names = ("kl.change", "kl.p99.change", "l0.change")
+    assert [verdicts[f"{name}[good]"] for name in names] == ["pass"] * 3
+    assert [verdicts[f"{name}[bad]"] for name in names] == ["fail", "fail", "pass"]
+    short = promoted.id.rpartition("-")[2]
+    rows = {f"{row['metric']}[{row['checkpoint']}]": row for row in project.outcomes()}
+    row = rows["kl.change[bad]"]
+    assert row["baseline"] == f"v1.2 ({short})"
+    assert row["before"] == promoted.record.metrics["kl"].value
+    assert row["after"] == rows["kl[bad]"]["value"]
+    assert row["value"] == pytest.approx(row["after"] - row["before"])
+    assert row["p_value"] < 1e-3
+    assert rows["kl.p99.change[bad]"]["before"] == promoted.record.views["kl.p99"].value
+    assert rows["kl.p99.change[bad]"]["low"] is None
+    result.stdout.fnmatch_lines([f"  changes since v1.2 ({short}), on the same sequences"])
+    kept = {each.record.checkpoint.label: each.record for each in history(project).records()[0]}
+    (told,) = (row for row in kept["bad"].thresholds if row.metric == "kl.change")
+    assert (told.change, told.verdict, told.max) == ("difference", "fail", 0.05)
+    assert (told.before, told.value) == (row["before"], row["value"])
+    assert told.baseline == f"v1.2 ({short})"
+
+
+def test_the_first_version_has_none_and_later_ones_need_one(
+    project: Project, mode: tuple[str, ...]
+) -> None:
+    project.write_spec(project.spec.replace(CHANGES, WITH_CHANGES))
+    asked = ("--sae", "good", "--sae-json", "out.json", "--sae-record", "v1", *mode)
+    result = project.run(*asked)
+    assert result.ret == 2
+    assert project.verdicts()["kl[good]"] == "pass"
+    assert project.verdicts()["kl.change[good]"] == "error"
+    result.stdout.fnmatch_lines(
+        ["*kl.change needs a baseline (thresholds/tiny.yaml:6): give --sae-baseline VERSION, or*",
+         "NOT RECORDED: *kl.change needs a baseline *"]
+    )  # fmt: skip
+    result = project.run(*asked, "--sae-baseline=none")
+    assert result.ret == 0
+    assert set(project.verdicts()) == {"kl[good]", "l0[good]", "explained_variance[good]"}
+    result.stdout.fnmatch_lines(
+        ["--sae-baseline=none: left out 3 thresholds that earlier versions set"]
+    )
+
+
+def test_the_spec_names_a_baseline_and_the_command_line_another(
+    project: Project, promoted: Recorded
+) -> None:
+    spec = project.spec.replace(CHANGES, WITH_CHANGES)
+    project.write_spec(spec + "baseline: v9\n")
+    result = project.run("--sae", "good")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*no record 'v9': give an id, its hash, or a name; *v1.2*"])
+    assert project.run("--sae", "good", "--sae-baseline", "v1.2").ret == 0
+    project.write_spec(spec + "baseline: v1.2\n")
+    assert project.run("--sae", "good").ret == 0
+    assert project.run("--sae", "good", "--sae-baseline", promoted.id).ret == 0
+
+
+def test_what_names_no_version_ends_before_anything_is_measured(
+    project: Project, promoted: Recorded
+) -> None:
+    result = project.run("--sae", "good", "--sae-baseline", "v9")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--sae-baseline: no record 'v9'*allowed: first, v1.2*history*"])
+    project.write_spec(project.spec.replace(CHANGES, "kl: {max_increase: 0.1}"))
+    text = (project.path / "thresholds/tiny.yaml").read_text(encoding="utf-8")
+    project.write_spec(text.replace("  explained_variance: {min: 0.9}\n", ""))
+    result = project.run("--sae", "good", "--sae-baseline=none")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*tiny.yaml::tiny has thresholds on changes only: *"])
+
+
+def test_a_baseline_that_nothing_asks_for_is_told(project: Project) -> None:
+    record(project, "v1")
+    result = project.run("--sae", "good", "--sae-baseline", "v1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["--sae-baseline v1: no spec of this run has thresholds on changes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("sequences: 8", "sequences: 9", "policy: n_sequences was 8 and is 9"),
+        ("context: 16", "context: 15", "policy: context was 16 and is 15"),
+        ("prepend_bos: true", "prepend_bos: true, special_tokens: include", "policy: excluded_ids"),
+        ("../text.txt", "../other.txt", "sha256 of the tokens was"),
+    ],
+)
+@pytest.mark.usefixtures("promoted")
+def test_other_tokens_and_policies_are_an_error_that_says_what_differs(
+    project: Project, old: str, new: str, said: str
+) -> None:
+    text = (project.path / "text.txt").read_text(encoding="utf-8")
+    (project.path / "other.txt").write_text("Once " + text, encoding="utf-8")
+    spec = project.spec.replace(CHANGES, WITH_CHANGES)
+    project.write_spec(spec.replace(old, new))
+    result = project.run("--sae", "good", "--sae-baseline", "v1.2", "--sae-json", "out.json")
+    assert result.ret == 2
+    verdicts = project.verdicts()
+    assert verdicts["kl.change[good]"] == verdicts["l0.change[good]"] == "error"
+    assert verdicts["kl[good]"] == "pass"
+    result.stdout.fnmatch_lines([f"*kl.change: not comparable with v1.2 (*): *{said}*"])
+
+
+@pytest.mark.parametrize(("strict", "code", "verdict"), [(False, 0, "warn"), (True, 2, "error")])
+def test_other_versions_of_libraries_warn_or_strictly_are_an_error(
+    project: Project, promoted: Recorded, strict: bool, code: int, verdict: str
+) -> None:
+    record = promoted.record
+    versions = {**record.provenance["versions"], "torch": "1.0"}
+    older = record.model_copy(
+        update={"name": "older", "provenance": {**record.provenance, "versions": versions}}
+    )
+    kept = history(project)
+    folder = project.path / ".sae_guard/history/records" / promoted.id
+    kept.add(older, {name: (folder / name).read_bytes() for name in record.files})
+    spec = project.spec.replace(CHANGES, WITH_CHANGES)
+    project.write_spec(spec + f"strict_env: {str(strict).lower()}\n")
+    result = project.run("--sae", "good", "--sae-baseline", "older", "--sae-json", "out.json")
+    assert result.ret == code
+    assert project.verdicts()["kl.change[good]"] == verdict
+    result.stdout.fnmatch_lines(["*torch was 1.0 and is *"])
+
+
+def test_an_early_run_goes_to_the_end(project: Project, promoted: Recorded) -> None:
+    asked = ("--sae", "good", "--sae-baseline", "v1.2", "--sae-fast", "--sae-json", "out.json")
+    assert project.run(*asked).ret == 0
+    (row,) = (row for row in project.outcomes() if row["metric"] == "kl.change")
+    assert (row["n_sequences"], row["seen_sequences"]) == (8, None)

@@ -1,0 +1,115 @@
+"""The cache, seen from the command line: what a second run costs, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_guard.cache import Cache
+from sae_guard.engine.clean_run import Bases
+from sae_guard.engine.fast import Run
+from sae_guard.sae.controls import identity_sae
+from tests.helpers.checkpoint_files import config_of, write_saelens
+from tests.pytest_plugin.projects import HOOK, METADATA, Project
+
+SAID = "*measured before, the same weights, tokens and code; --sae-cache=off measures anew"
+
+
+def paths(project: Project) -> dict[str, str]:
+    """Checkpoint → where the clean run came from."""
+    rows = [row for row in project.outcomes() if row["provenance"]]
+    return {row["checkpoint"]: row["provenance"]["paths"]["clean run"] for row in rows}
+
+
+def values(project: Project) -> dict[str, float]:
+    return {
+        f"{row['metric']}[{row['checkpoint']}]": row["value"]
+        for row in project.outcomes()
+        if row["kind"] == "threshold"
+    }
+
+
+def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
+    project: Project,
+) -> None:
+    options = ("--sae-cache=kept", "--sae-json=out.json")
+    project.run("--sae=good", *options)
+    assert paths(project) == {"good": "run, and remembered"}
+    project.run("--sae=bad", *options)
+    assert paths(project) == {"bad": "remembered"}
+    first = values(project)
+    again = project.run("--sae=good", "--sae=bad", *options)
+    assert paths(project) == {"good": "measured before", "bad": "measured before"}
+    assert {name: values(project)[name] for name in first} == first
+    again.stdout.fnmatch_lines([SAID])
+    without = project.run("--sae=good", "--sae-cache=off", "--sae-json=out.json")
+    assert paths(project) == {"good": "run"}
+    without.stdout.no_fnmatch_line(SAID)
+    assert len(Cache(project.path / "kept").entries()) == 1
+
+
+def test_workers_share_the_cache(project: Project) -> None:
+    project.run("--sae=bad", "--sae-cache=kept")
+    project.run("--sae=good", "--sae=bad", "--sae-cache=kept", "--sae-json=out.json", "-n2")
+    assert paths(project) == {"good": "remembered", "bad": "measured before"}
+
+
+def test_the_environment_names_the_folder(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path / "elsewhere"))
+    project.run("--sae=good")
+    assert Cache(tmp_path / "elsewhere").entries()
+    monkeypatch.setenv("SAE_GUARD_CACHE", "off")
+    project.run("--sae=good", "--sae-json=out.json")
+    assert paths(project) == {"good": "run"}
+    assert not (project.path / "off").exists()
+
+
+def test_a_threshold_that_changes_measures_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=11, failed=2)
+
+    def never(*args: Any) -> None:
+        raise AssertionError("it was measured before")
+
+    monkeypatch.setattr(Run, "finals", never)
+    project.write_spec(project.spec.replace("kl: {max: 0.1}", "kl: {max: 100}"))
+    project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=12, failed=1)
+
+
+def test_one_clean_run_serves_all_hook_points_of_a_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = "blocks.0.hook_mlp_out"
+    project.write_spec(project.spec.replace(HOOK, early).replace("tiny\n", "early\n"), "early.yaml")
+    sae = identity_sae(32)
+    config = config_of(sae, metadata={**METADATA, "hook_name": early})
+    write_saelens(project.path / "early", sae, config=config)
+    right, runs = Bases._run, []
+
+    def run(self: Bases, *args: Any, **more: Any) -> Any:
+        runs.append(args)
+        return right(self, *args, **more)
+
+    monkeypatch.setattr(Bases, "_run", run)
+    project.run("--sae=good", "--sae=early", "--sae-cache=kept", "--sae-json=out.json")
+    assert sorted(paths(project).values()) == ["remembered", "run, and remembered"]
+    assert len(runs) == 1
+
+
+def test_trouble_is_told_and_is_no_verdict(project: Project) -> None:
+    (project.path / "file").write_text("no folder", encoding="utf-8")
+    result = project.run("--sae=good", "--sae-cache=file", "--sae-json=out.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["  clean run: run, and not remembered: *file*"])
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "much"])
+def test_what_the_cache_may_hold_is_a_number(project: Project, size: str) -> None:
+    result = project.run("--sae=good", f"--sae-cache-gib={size}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--sae-cache-gib '{size}'; allowed: a number above 0"])

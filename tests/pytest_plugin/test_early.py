@@ -1,0 +1,133 @@
+"""``--sae-fast`` and its kin, the same however pytest is run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.tiny_models import TEXT
+from tests.pytest_plugin.projects import HOOK, Project
+
+# 3 shards of 64 windows, of which two decide for the third.
+SPEC = f"""\
+name: tiny
+model: {{name: {{model}}, aliases: [tiny]}}
+hook: {HOOK}
+data: {{text: ../long.txt, context: 64, sequences: 192, prepend_bos: true}}
+thresholds:
+  kl: {{max: 0.1}}
+  l0: {{min: 1, max: 90}}
+  explained_variance: {{min: 0.9}}
+"""
+
+
+@pytest.fixture
+def long(project: Project) -> Project:
+    """The project, with enough text to stop early."""
+    (project.path / "long.txt").write_text(TEXT * 2500, encoding="utf-8")
+    project.write_spec(SPEC.replace("{model}", str(project.model)))
+    return project
+
+
+def test_verdicts_stand_early_and_are_those_of_the_whole(
+    long: Project, mode: tuple[str, ...]
+) -> None:
+    arguments = ("--sae", "good", "--sae", "bad", "--sae-json", "out.json", *mode)
+    assert long.run(*arguments).ret == 1
+    whole = long.verdicts()
+    result = long.run(*arguments, "--sae-fast")
+    assert result.ret == 1
+    assert long.verdicts() == whole
+    for row in long.outcomes():
+        if row["kind"] == "threshold":
+            assert (row["seen_sequences"], row["of_sequences"]) == (64, 192)
+            assert row["alpha"] == 0.001
+            assert row["n_sequences"] == 64
+    result.stdout.fnmatch_lines(
+        [
+            "kl ~* > 0.1 nats (95 % interval * to *, 3,968 tokens in 64 of 192 sequences)",
+            "thresholds/tiny.yaml::tiny [[]good]  3,968 tokens in 64 of 192 sequences",
+            "  kl * ~* <= 0.1 * pass (after 64)",
+            "  ~ estimates from the first sequences; the verdicts are those on all 192 but for a "
+            "chance of 0.001",
+        ]
+    )
+    tables = [line for line in result.stdout.lines if line.startswith(("  ~ ", "  kl "))]
+    assert 0 < max(map(len, tables)) <= 100
+
+
+def test_a_spec_may_ask_for_it(long: Project) -> None:
+    text = SPEC.replace("{model}", str(long.model))
+    long.write_spec(text.replace("thresholds:", "fast: true\nalpha: 0.01\nthresholds:"))
+    assert long.run("--sae", "good", "--sae-json", "out.json").ret == 0
+    assert {row["alpha"] for row in long.outcomes() if row["kind"] == "threshold"} == {0.01}
+    assert long.run("--sae", "good", "--sae-json", "out.json", "--sae-alpha", "0.002").ret == 0
+    assert {row["alpha"] for row in long.outcomes() if row["kind"] == "threshold"} == {0.002}
+
+
+def test_an_audit_runs_on_and_says_whether_they_hold(long: Project, mode: tuple[str, ...]) -> None:
+    result = long.run("--sae", "good", "--sae-json", "out.json", "--sae-audit", *mode)
+    assert result.ret == 0
+    rows = [row for row in long.outcomes() if row["kind"] == "threshold"]
+    assert {row["audit"] for row in rows} == {"pass after 64 of 192 sequences, held"}
+    assert {row["n_sequences"] for row in rows} == {192}
+    assert {row["seen_sequences"] for row in rows} == {None}
+    result.stdout.fnmatch_lines(["  kl * pass (early: pass after 64 of 192 sequences, held)"])
+
+
+def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[str, ...]) -> None:
+    text = SPEC.replace("{model}", str(long.model)).replace("max: 0.1", "max: 0.1, confidence: 0.9")
+    long.write_spec(text)
+    budget = ("--sae-max-sequences", "70", "--sae-json", "out.json", *mode)
+    result = long.run("--sae", "good", *budget)
+    assert result.ret == 1
+    assert long.verdicts() == {
+        "kl[good]": "undecided", "l0[good]": "pass", "explained_variance[good]": "pass",
+    }  # fmt: skip
+    result.stdout.fnmatch_lines(
+        ["kl * is undecided: --sae-max-sequences 70 ended the run after 128 of 192 sequences"]
+    )
+    long.write_spec(text.replace("0.9}", "0.9, on_undecided: warn}", 1))
+    let_through = long.run("--sae", "good", *budget)
+    assert let_through.ret == 0
+    let_through.stdout.fnmatch_lines(["  kl is undecided: --sae-max-sequences 70 ended the run*"])
+    seconds = long.run("--sae", "bad", "--sae-max-seconds", "0.000001", *mode)
+    assert seconds.ret == 1
+    seconds.stdout.fnmatch_lines(["  kl * UNDECIDED (after 64)"])
+
+
+def test_what_is_broken_is_an_error_whatever_was_seen(long: Project) -> None:
+    damage = """
+        import torch
+        from sae_guard.engine import columns as tokens
+
+        tokens.kl_divergence = lambda p, q: torch.full(p.shape[:-1], float("nan"))
+        """
+    result = long.run_damaged(damage, "--sae", "good", "--sae-json", "out.json", "--sae-fast")
+    assert result.ret == 2
+    assert long.verdicts()["kl[good]"] == "error"
+
+
+def test_the_fixture_is_never_of_a_prefix(long: Project) -> None:
+    long.pytester.makepyfile(
+        test_mine="def test_mine(sae_measurement): assert sae_measurement.n_sequences == 192"
+    )
+    result = long.run("--sae", "good", "--sae-fast", "test_mine.py")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sae-alpha", "1"), "--sae-alpha '1'; allowed: a number above 0 and below 0.5"),
+        (("--sae-alpha", "x"), "--sae-alpha 'x'; allowed: a number above 0 and below 0.5"),
+        (("--sae-max-seconds", "0"), "--sae-max-seconds '0'; allowed: a number above 0"),
+        (("--sae-max-sequences", "1.5"), "--sae-max-sequences '1.5'; allowed: a whole number*"),
+    ],
+)
+def test_wrong_options_are_refused(
+    project: Project, arguments: tuple[str, ...], message: str
+) -> None:
+    result = project.run("--sae", "good", *arguments)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"*{message}"])

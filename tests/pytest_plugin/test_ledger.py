@@ -1,0 +1,97 @@
+"""What pytest loses on the way is no pass: the controller keeps its own account."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pytest_plugin.projects import Project
+
+UNSENDABLE = """
+    import canned
+    import numpy as np
+    import pytest
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        if call.when == "call":
+            report.user_properties.append(("mine", np.float64(1)))
+        return report
+    """
+CRASH = """
+    import canned
+    import os
+    from sae_guard.gate.session import Workbench
+
+    Workbench.measurement = lambda *args, **kwargs: os._exit(3)
+    """
+LOST = """
+    import canned
+    import pytest
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        if item.name.startswith("kl"):
+            report.user_properties.clear()
+        return report
+    """
+FLATTERED = """
+    import canned
+    import pytest
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        report.outcome = "passed"
+        return report
+    """
+SKIPPED = """
+    import pytest
+
+    def pytest_collection_modifyitems(items):
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="later"))
+
+    def pytest_runtest_setup(item):
+        pytest.skip("later")
+    """
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["plain", "-n2"])
+def test_a_lost_verdict_is_no_pass(project: Project, workers: tuple[str, ...]) -> None:
+    result = project.run_damaged(LOST, "--sae", "good", *workers)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["NO VERDICT: thresholds/tiny.yaml::tiny::kl[[]good] was collected and never reported"]
+    )
+
+
+def test_a_report_that_cannot_cross_processes_is_no_pass(project: Project) -> None:
+    result = project.run_damaged(UNSENDABLE, "--sae", "good", "-n2")
+    assert result.ret != 0
+
+
+def test_a_crashed_worker_is_no_pass(project: Project) -> None:
+    result = project.run_damaged(CRASH, "--sae", "good", "-n1")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running 'thresholds/tiny.yaml*"])
+
+
+def test_a_failure_that_another_plugin_hides_still_fails(project: Project) -> None:
+    assert project.run_damaged(FLATTERED, "--sae", "bad").ret == 1
+
+
+def test_skipped_is_not_passed(project: Project) -> None:
+    result = project.run_damaged(SKIPPED, "--sae", "good")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["NO VERDICT: *load.readable[[]good] was collected and never reported"]
+    )
+
+
+def test_rerun_failures_keep_the_last_word(project: Project) -> None:
+    """-x leaves tests unreported on purpose, and the run has failed already."""
+    result = project.run("--sae", "bad", "-x")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["NO VERDICT: *l0[[]bad] was collected and never reported"])

@@ -1,0 +1,50 @@
+"""The plugin costs a pytest run that has nothing to do with SAEs next to nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pytest_plugin.projects import Project
+
+HEAVY = {"torch", "transformers", "transformer_lens", "datasets", "scipy", "jaxtyping"}
+IDLE = {*HEAVY, "numpy", "pydantic", "yaml", "sae_guard.specs", "sae_guard.gate.planning"}
+RUN = """
+import sys, pytest
+code = pytest.main(["-p", "sae_guard.pytest_plugin", *sys.argv[1:]])
+print("modules:", *sys.modules)
+sys.exit(code)
+"""
+
+
+def imported(folder: Path, *args: str) -> set[str]:
+    """The modules that a pytest run imports, without other people's plugins."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *args], cwd=folder, capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("modules:").split())
+
+
+@pytest.mark.parametrize("args", [("--help",), ("-q", "test_other.py"), ("-q",)])
+def test_an_idle_run_imports_nothing_of_weight(project: Project, args: tuple[str, ...]) -> None:
+    project.pytester.makepyfile(test_other="def test_other(): pass")
+    (project.path / "thresholds" / "tiny.yaml").unlink()
+    modules = imported(project.path, *args)
+    assert "sae_guard.pytest_plugin" in modules
+    assert not modules & IDLE
+
+
+def test_the_version_of_pytest_imports_no_torch(project: Project) -> None:
+    assert not imported(project.path, "--version") & IDLE
+
+
+def test_collecting_specs_imports_no_torch(project: Project) -> None:
+    modules = imported(project.path, "--collect-only", "-q", "--sae", "good")
+    assert "sae_guard.gate.planning" in modules
+    assert not modules & HEAVY

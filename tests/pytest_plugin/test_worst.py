@@ -1,0 +1,188 @@
+"""The worst tokens and sequences, in failures and in the JSON, and slices by source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sae_guard
+from sae_guard.core.worst import worst
+from tests.pytest_plugin.projects import HOOK, Project
+
+BLOCKS = ("the largest KL of single tokens, in nats:", "the largest mean KL of sequences, in nats:")
+EVERY_WORKER = ("-n2", "--dist", "load")
+
+
+def worst_cases(project: Project) -> list[dict[str, Any]]:
+    """What ``--sae-json out.json`` wrote of them."""
+    document = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
+    cases: list[dict[str, Any]] = document["worst_cases"]
+    return cases
+
+
+def measured(project: Project, checkpoint: str) -> sae_guard.Measurement:
+    """The same in this process."""
+    corpus = {
+        "text": str(project.path / "text.txt"), "context": 16, "sequences": 8, "prepend_bos": True,
+    }  # fmt: skip
+    path = project.path / checkpoint
+    return sae_guard.measure(model=project.model, sae=path, corpus=corpus, hook=HOOK)
+
+
+def test_the_first_failure_of_a_loss_shows_them(project: Project, mode: tuple[str, ...]) -> None:
+    project.write_spec(project.spec.replace("  l0", "  ce_patched: {max: 1}\n  l0"))
+    result = project.run("--sae", "bad", "--sae-json", "out.json", *mode)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "kl * > 0.1 nats (*",
+            "thresholds/tiny.yaml:6: kl: max 0.1",
+            "",
+            BLOCKS[0],
+            "  *  CE * → *, entropy * (sequence *, position *, ../text.txt)",
+            "    *«*» → «*»",
+            "",
+            BLOCKS[1],
+            "  *  CE * → *, 14 tokens (sequence *, ../text.txt)",
+            "ce_patched * > 1 nats *",
+        ]
+    )
+    assert [result.outlines.count(block) for block in BLOCKS] == [1, 1]
+    found = worst(measured(project, "bad"))
+    (case,) = worst_cases(project)
+    assert (case["spec"], case["name"], case["checkpoint"]) == (
+        "thresholds/tiny.yaml", "tiny", "bad",
+    )  # fmt: skip
+    assert (len(case["tokens"]), len(case["sequences"])) == (10, 5)
+    for told, sequence in zip(case["sequences"], found.sequences, strict=True):
+        assert told["kl"] == pytest.approx(sequence.kl)
+        assert (told["sequence"], told["text"]) == (sequence.sequence, sequence.text)
+    for told, token in zip(case["tokens"], found.tokens, strict=True):
+        assert told["kl"] == pytest.approx(token.kl)
+        assert (told["sequence"], told["position"]) == (token.sequence, token.position)
+        assert (told["before"], told["token"], told["next"]) == (
+            token.before, token.token, token.next,
+        )  # fmt: skip
+        assert told["next"]
+        assert told["source"] == "../text.txt"
+
+
+def test_of_a_checkpoint_that_passes_only_the_json_has_them(project: Project) -> None:
+    result = project.run("--sae", "good", "--sae", "bad", "--sae-json", "out.json", "-k", "l0")
+    assert result.ret == 0
+    assert not any(block in result.stdout.str() for block in BLOCKS)
+    assert [case["checkpoint"] for case in worst_cases(project)] == ["good", "bad"]
+
+
+def test_of_several_workers_the_json_takes_one(project: Project) -> None:
+    result = project.run("--sae", "bad", "--sae-json", "out.json", *EVERY_WORKER)
+    assert result.ret == 1
+    assert [case["checkpoint"] for case in worst_cases(project)] == ["bad"]
+
+
+def test_two_documents_of_one_measurement_have_one_each(project: Project) -> None:
+    again = project.spec.replace("name: tiny\n", "name: again\n")
+    project.write_spec(f"{project.spec}---\n{again}")
+    project.run("--sae", "bad", "--sae-json", "out.json")
+    assert [case["name"] for case in worst_cases(project)] == ["tiny", "again"]
+
+
+def test_a_nan_is_shown_with_its_place(project: Project) -> None:
+    damage = """
+        import torch
+        from sae_guard.engine import columns as tokens
+
+        tokens.kl_divergence = lambda p, q: torch.full(p.shape[:-1], float("nan"))
+        """
+    result = project.run_damaged(damage, "--sae", "good", "--sae-json", "out.json")
+    assert result.ret == 2
+    nan = "  nan  CE * → *, entropy * (sequence 0, position 1, ../text.txt)"
+    result.stdout.fnmatch_lines([BLOCKS[0], nan])
+    assert worst_cases(project)[0]["tokens"][0]["kl"] is None
+
+
+# Slices by source.
+
+
+@pytest.fixture
+def sources(project: Project) -> Project:
+    """Text of two kinds: rows that name it, of one file."""
+    letters, words = "abcdefgh", (project.path / "text.txt").read_text(encoding="utf-8")
+    other = " ".join(letters[i % 8] + letters[i % 5] for i in range(900))
+    rows = [{"text": words, "meta": {"set": "words"}}, {"text": other, "meta": {"set": "x"}}]
+    (project.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "jsonl: ../rows.jsonl, source_field: meta.set"
+    project.write_spec(project.spec.replace("text: ../text.txt", text).replace("s: 8", "s: 16"))
+    return project
+
+
+def with_slice(project: Project, glob: str, bounds: str) -> None:
+    spec = (project.path / "thresholds" / "tiny.yaml").read_text(encoding="utf-8")
+    project.write_spec(f"{spec}slices:\n  - source: {glob!r}\n    thresholds: {bounds}\n")
+
+
+def test_a_slice_by_source_is_a_test_of_its_own(sources: Project, mode: tuple[str, ...]) -> None:
+    with_slice(sources, "w*[dr]s", "{kl: {max: 0.1, p99: {max: 0.1}}, fvu: {max: 0.5}}")
+    result = sources.run("--sae", "bad", "--sae-json", "out.json", *mode)
+    assert result.ret == 1
+    verdicts = sources.verdicts()
+    for name in ("kl", "kl.p99", "fvu"):
+        assert verdicts[f"{name}@source=w*[dr]s[bad]"] == "fail"
+    rows = {row["metric"]: row for row in sources.outcomes()}
+    part = rows["kl@source=w*[dr]s"]
+    assert 0 < part["n_sequences"] < rows["kl"]["n_sequences"] == 16
+    assert part["n_tokens"] == 14 * part["n_sequences"]
+
+
+def test_a_slice_by_source_is_selected_and_shown_alone(sources: Project) -> None:
+    with_slice(sources, "w*[dr]s", "{kl: {max: 0.1}}")
+    name = "thresholds/tiny.yaml::tiny::kl@source=w*[dr]s[bad]"
+    result = sources.run("--sae", "bad", name)
+    result.assert_outcomes(failed=1)
+    shown = [line for line in result.outlines if line.startswith("  ") and "CE" in line]
+    assert len(shown) == 5
+    assert all(line.endswith(", words)") for line in shown)
+    result = sources.run("--sae", "bad", "--lf", "thresholds")
+    result.assert_outcomes(failed=1)
+
+
+def test_a_source_that_is_not_there_is_no_verdict(sources: Project) -> None:
+    with_slice(sources, "arxiv*", "{kl: {max: 0.1}}")
+    result = sources.run("--sae", "good", "--sae-json", "out.json")
+    assert result.ret == 2
+    verdicts = sources.verdicts()
+    assert verdicts.pop("kl@source=arxiv*[good]") == "error"
+    assert set(verdicts.values()) == {"pass"}
+    result.stdout.fnmatch_lines(
+        [
+            "kl@source=arxiv[*]: no verdict (setup error): source=arxiv[*]: no sequence comes from "
+            "there; allowed: words, x"
+        ]
+    )
+
+
+DEMO = Path(sae_guard.__file__).parents[1] / "thresholds" / "demo.yaml"
+
+
+@pytest.mark.parametrize("workers", [(), EVERY_WORKER], ids=["plain", "-n2"])
+def test_the_demo_by_source(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """The hurried release, whose failures are shown in the text of its documents."""
+    text = DEMO.read_text(encoding="utf-8").replace("../sae_guard", f"{DEMO.parents[1]}/sae_guard")
+    pytester.mkdir("thresholds").joinpath("demo.yaml").write_text(
+        text + "slices:\n  - source: k*\n    thresholds: {kl: {max: 0.02}, fvu: {max: 0.05}}\n"
+    )
+    pytester.makefile(".ini", pytest="[pytest]\n")
+    release = DEMO.parents[1] / "sae_guard" / "demo" / "saes" / "v3"
+    args = (f"--sae={release}", "--sae-json", "out.json", "-k", "kl or fvu")
+    result = pytester.runpytest_subprocess(*args, *workers)
+    assert result.ret == 1
+    for line in ("kl@source=k* > 0.02 nats *", "fvu@source=k* > 0.05 *", *BLOCKS):
+        result.stdout.fnmatch_lines([line])
+    assert all(len(line) <= 100 for line in result.outlines if "→" in line)
+    (case,) = json.loads(Path("out.json").read_text(encoding="utf-8"))["worst_cases"]
+    values = [token["kl"] for token in case["tokens"]]
+    assert values == sorted(values, reverse=True)
+    assert all(token["next"] and token["source"] for token in case["tokens"])

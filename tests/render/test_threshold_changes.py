@@ -1,0 +1,170 @@
+"""How thresholds went, in lines."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_guard.core.thresholds import Threshold
+from sae_guard.history import History, Promotion, Recorded
+from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
+from sae_guard.history.threshold_changes import looser, tracked
+from sae_guard.render import looser_line, looser_row, to_json, tracks
+from tests.helpers.recorded import SPEC, ordinary, record_one
+
+NOON = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
+COMMIT = GitRow(commit="0123456789abcdef", dirty=False)
+DIRTY = GitRow(commit="fedcba9876543210", dirty=True)
+TEXTS = (
+    SPEC.replace("1}", "1, warn: 0.09}", 1),
+    SPEC.replace("{max: 0.1}", "{max: 0.08, confidence: 0.99}"),
+    SPEC.replace("kl: {max: 0.1}", "kl: {max: 0.2, confidence: 0.9, on_undecided: warn}").replace(
+        "  l0: {min: 1, max: 40, warn: {max: 20}}", "  reconstruction_score: {min: 0.1}"
+    ),
+)
+
+TABLE = """\
+thresholds/tiny.yaml::tiny
+  started as v0 (2026-11-25, -, Ada Lovelace): kl <= 0.1 (warn 0.09), l0 1..40 (warn max 20)
+  date        name  threshold                  old   new  change     commit     by
+  2026-11-26  v1    kl max                     0.1  0.08  tightened  01234567   Ada Lovelace
+  2026-11-26  v1    kl warn max               0.09     -  removed    01234567   Ada Lovelace
+  2026-11-26  v1    kl confidence                -  0.99  tightened  01234567   Ada Lovelace
+  2026-11-27  v2    kl max                    0.08   0.2  loosened   fedcba98+  Ada Lovelace
+  2026-11-27  v2    kl confidence             0.99   0.9  loosened   fedcba98+  Ada Lovelace
+  2026-11-27  v2    kl on_undecided           fail  warn  loosened   fedcba98+  Ada Lovelace
+  2026-11-27  v2    l0 min                       1     -  removed    fedcba98+  Ada Lovelace
+  2026-11-27  v2    l0 max                      40     -  removed    fedcba98+  Ada Lovelace
+  2026-11-27  v2    l0 warn max                 20     -  removed    fedcba98+  Ada Lovelace
+  2026-11-27  v2    reconstruction_score min     -   0.1  added      fedcba98+  Ada Lovelace
+"""
+
+
+def changed(recorded: Recorded, **values: Any) -> Recorded:
+    return Recorded(recorded.id, "", recorded.record.model_copy(update=values))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Recorded]:
+    """Of three days, between which bounds moved."""
+    history = History(str(tmp_path / "h"))
+    measurement = ordinary()
+    return [
+        changed(
+            record_one(history, tmp_path, measurement, text=text, name=f"v{day}", git=git),
+            created=NOON + timedelta(days=day), by="Ada Lovelace <ada@example.org>",
+        )
+        for day, (text, git) in enumerate(zip(TEXTS, (None, COMMIT, DIRTY), strict=True))
+    ]  # fmt: skip
+
+
+def lines(records: list[Recorded], *shown: int) -> list[str]:
+    return list(tracks(tracked(records, {records[at].id for at in shown})))
+
+
+def test_a_spec_is_a_table_of_what_moved_below_what_it_started_as(records: list[Recorded]) -> None:
+    told = lines(records, 0, 1, 2)
+    assert "\n".join(told) == TABLE
+    assert max(map(len, told)) <= 100
+
+
+def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) -> None:
+    _, *start, _, first = lines(records, 2)[:5]
+    assert start == [
+        "  as of v1 (2026-11-26, 01234567, Ada Lovelace): kl <= 0.08 (confidence 0.99),",
+        "    l0 1..40 (warn max 20)",
+    ]
+    assert first.split()[:4] == ["2026-11-27", "v2", "kl", "max"]
+    assert lines(records, 0)[2:] == ["  none moved in 1 run", ""]
+    same = changed(records[0], run="another")
+    assert list(tracks(tracked([records[0], same], {same.id})))[2:] == [
+        "  none moved in 2 runs",
+        "",
+    ]
+
+
+def test_what_it_started_as_has_pareto_too(records: list[Recorded]) -> None:
+    row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
+    first = changed(records[0], pareto=row)
+    _, start, more, *_ = tracks(tracked([first], {first.id}))
+    assert (start, more) == (TABLE.splitlines()[1] + ",", "    pareto l0, kl")
+
+
+def test_a_record_without_thresholds_has_none(records: list[Recorded]) -> None:
+    bare = changed(records[0], thresholds=())
+    _, start, *_ = tracks(tracked([bare], {bare.id}))
+    assert start == "  started as v0 (2026-11-25, -, Ada Lovelace): none"
+
+
+def test_shares_are_in_percent(records: list[Recorded]) -> None:
+    def bounded(most: float, run: str) -> Recorded:
+        row = ThresholdRow(
+            metric="kl.change", max=most, min=-0.05, warn_max=0.005, where="x:1", verdict="pass",
+            change="share",
+        )  # fmt: skip
+        return changed(records[0], thresholds=(row,), run=run)
+
+    old, new = bounded(0.02, "a"), bounded(0.03, "b")
+    _, start, _, row, _ = tracks(tracked([old, new], {old.id}))
+    assert start.endswith(": kl.change -5%..2% (warn max 0.5%)")
+    assert row.split()[2:7] == ["kl.change", "max", "2%", "3%", "loosened"]
+
+
+def test_no_name_leaves_its_line_or_its_column(records: list[Recorded]) -> None:
+    odd = [changed(each, by="A\x1b[31m\n" + "b" * 99) for each in records]
+    for line in lines(odd, 0, 1, 2):
+        assert len(line) <= 100
+        assert line.isprintable()
+
+
+@pytest.fixture
+def promotion(records: list[Recorded]) -> Promotion:
+    return Promotion(
+        schema_version=1, label="v1.2", record=records[0].id, spec=records[0].spec,
+        by="Ada <ada@example.org>\n", created=NOON, reason="good",
+    )  # fmt: skip
+
+
+def test_what_is_looser_is_one_line(records: list[Recorded], promotion: Promotion) -> None:
+    found = looser(promotion, records[0].record, [Threshold("kl", max=0.12, warn_max=0.08)])
+    assert found is not None
+    assert looser_line(found) == (
+        "LOOSER than at v1.2 (promoted 2026-11-25 by Ada <ada@example.org>?): "
+        "thresholds/tiny.yaml::tiny kl max 0.1 -> 0.12; l0 min 1 removed; l0 max 40 removed; "
+        "l0 warn max 20 removed"
+    )
+    found = looser(
+        promotion, records[0].record,
+        [Threshold("kl", max=0.1, warn_max=0.09, confidence=0.9, on_undecided="warn"),
+         Threshold("l0", min=1, max=40, warn_max=20)],
+    )  # fmt: skip
+    assert found is not None
+    assert looser_line(found).endswith("tiny kl confidence 0.9 added; kl on_undecided fail -> warn")
+
+
+def test_json_has_what_is_looser(records: list[Recorded], promotion: Promotion) -> None:
+    found = looser(promotion, records[0].record, [Threshold("l0", min=1, max=41, warn_max=20)])
+    assert found is not None
+    text = to_json([], verdict="pass", version="0", looser=[looser_row(found)])
+    assert json.loads(text, parse_constant=pytest.fail)["looser"] == [
+        {
+            "spec": "thresholds/tiny.yaml::tiny",
+            "label": "v1.2",
+            "record": records[0].id,
+            "promoted": "2026-11-25T10:30:00+00:00",
+            "by": "Ada <ada@example.org>\n",
+            "moves": [
+                {"threshold": "kl", "key": "max", "old": 0.1, "new": None, "change": "removed",
+                 "share": False},
+                {"threshold": "kl", "key": "warn_max", "old": 0.09, "new": None,
+                 "change": "removed", "share": False},
+                {"threshold": "l0", "key": "max", "old": 40.0, "new": 41.0, "change": "loosened",
+                 "share": False},
+            ],
+        }
+    ]  # fmt: skip
+    assert json.loads(to_json([], verdict="pass", version="0"))["looser"] == []
