@@ -1,0 +1,177 @@
+"""The folders of tests mirror the package: a module's tests lie at its own path."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sae_guard"
+TESTS = ROOT / "tests"
+
+WHOLE_PROGRAM = {"cli", "pytest_plugin", "demo"}
+"""Rooms of the package whose tests are named after what users do with them."""
+
+OTHER_FOLDERS = {"attacks", "helpers", "saelens", "upstream"}
+"""Folders of tests that belong to no single room."""
+
+WHOLE_PROJECT = {"test_architecture", "test_docs", "test_named_paths", "test_tree"}
+
+TESTED_ELSEWHERE = {
+    "errors": ("pytest_plugin/test_errors.py", "an error is what the program does with it"),
+    "testing": ("core/test_measurement.py", "its strategies draw the examples of the core's tests"),
+    # core
+    "core/metrics": ("core/test_measurement.py", "each row of the table is compared by its value"),
+    "core/thresholds": ("core/test_verdicts.py", "a threshold is what is judged by it"),
+    "core/comparison/comparable": ("core/comparison/test_change.py", "what may not be compared"),
+    "core/diagnosis/examination": ("core/diagnosis/test_diagnose.py", "numbers to diagnose"),
+    "core/diagnosis/misfit": ("core/diagnosis/test_diagnose.py", "its rules are a diagnosis's"),
+    # checkpoints
+    "checkpoints/assemble": ("checkpoints/formats", "every format's SAE is assembled by it"),
+    "checkpoints/family": ("checkpoints/formats/test_refused.py", "what all formats have"),
+    "checkpoints/hub": ("checkpoints/test_reference.py", "where references are fetched from"),
+    "checkpoints/inspect": ("cli/test_cli.py", "the text of `sae-guard inspect`"),
+    "checkpoints/options": ("checkpoints/formats/test_plain.py", "they decide what files do not"),
+    "checkpoints/released": ("checkpoints/test_declare.py", "what the names of files declare"),
+    "checkpoints/formats/deepseek": ("checkpoints/formats/test_goodfire.py", "the same files"),
+    "checkpoints/formats/openmoss_before_2025": (
+        "checkpoints/formats/test_openmoss.py", "files of three ages side by side",
+    ),
+    "checkpoints/formats/openmoss_config": (
+        "checkpoints/formats/test_openmoss.py", "a config is tested with its weights",
+    ),
+    "checkpoints/formats/overcomplete_module": (
+        "checkpoints/formats/test_overcomplete.py", "a part of the format",
+    ),
+    "checkpoints/safe_pickle/inert": ("checkpoints/test_tensor_files.py", "read through a file"),
+    "checkpoints/safe_pickle/sizes": ("checkpoints/test_tensor_files.py", "read through a file"),
+    "checkpoints/safe_pickle/torch_files": ("checkpoints/test_tensor_files.py", "read as a file"),
+    "checkpoints/safe_pickle/torch_tensors": ("checkpoints/test_tensor_files.py", "read as a file"),
+    # model, specs
+    "model/loading": ("model/test_language_model.py", "a loaded model beside the raw one"),
+    "model/residual_mid": ("engine/test_measure.py", "a hook point among all kinds of them"),
+    "model/suffix": ("model/test_language_model.py", "a run from a block on beside a whole one"),
+    "specs/messages": ("specs/test_load.py", "each mistake in a file and its message"),
+    "specs/models": ("specs/test_load.py", "what the keys of a file mean"),
+    "specs/values": ("specs/test_load.py", "what the values of a file mean"),
+    # cache, engine
+    "cache/disk": ("cache/test_store.py", "the disk below the store"),
+    "cache/root": ("cache/test_store.py", "where the store lies"),
+    "cache/tensor_file": ("cache/test_store.py", "the files of the store"),
+    "engine/ablation": ("engine/test_fast.py", "ablations beside those of the plain path"),
+    "engine/clean_run": ("engine/test_fast.py", "what all SAEs share"),
+    "engine/intervention": ("engine/test_measure.py", "every kind of hook point"),
+    "engine/paths": ("engine/test_fast.py", "which path is taken"),
+    "engine/plain": ("engine/test_measure.py", "beside the definition"),
+    "engine/proof": ("engine/test_fast.py", "where the fast path gives way to the plain one"),
+    "engine/sweep": ("engine/test_measure.py", "a sweep is a measurement"),
+    # examination
+    "examination/batch": ("examination/test_examine.py", "the tokens that are examined"),
+    "examination/fitting": ("examination/test_examine.py", "numbers by their definitions"),
+    "examination/selection": ("examination/test_examine.py", "the number that calibrates"),
+    "examination/trials": ("examination/test_examine.py", "what is tried and what fits"),
+    "examination/variants": ("examination/test_examine_planted_faults.py", "each undoes a fault"),
+    # history, gate, render
+    "history/export": ("cli/test_history.py", "what `sae-guard history --export` writes"),
+    "gate/early": ("pytest_plugin/test_early.py", "needs a run of the gate"),
+    "gate/measurement_file": ("core/test_measurement.py", "saved, loaded and merged"),
+    "gate/recording": ("history/test_store.py", "a record is made and found again"),
+    "render/excerpts": ("render/test_words.py", "lines of a failure"),
+    "render/numbers": ("render/test_words.py", "numbers in lines"),
+    "render/summary": ("render/test_words.py", "beside the headlines that it repeats"),
+    "render/tightening": ("cli/test_tighten.py", "what `sae-guard tighten` prints"),
+}  # fmt: skip
+"""Module → where below tests/ its tests are, and why they are not at its own path."""
+
+
+def has_code(path: Path) -> bool:
+    """Say whether a module holds more than its docstring, imports and ``__all__``."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        if not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"):
+            return True
+    return False
+
+
+def modules() -> Iterator[str]:
+    """Name the modules with code in the rooms that are mirrored; ``api``, ``core/verdicts``."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        whole = name.split("/")[0] in {"__init__", *WHOLE_PROGRAM}
+        if not whole and has_code(path):
+            yield name
+
+
+def files_of_tests() -> Iterator[str]:
+    """Name the test modules of the mirrored rooms as `modules` does; ``core/test_verdicts``."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        name = path.relative_to(TESTS).with_suffix("").as_posix()
+        if name.split("/")[0] not in WHOLE_PROGRAM | OTHER_FOLDERS | WHOLE_PROJECT:
+            yield name
+
+
+def misplaced(there: Iterable[str], tests: Iterable[str]) -> list[str]:
+    """Find the test modules whose name does not begin with that of a module at the same path."""
+    known = {*there}
+    return [name for name in tests if not any(is_of(name, module) for module in known)]
+
+
+def is_of(test: str, module: str) -> bool:
+    """Say whether the name is the module's, or the module's and an aspect of it."""
+    own = own_tests(module)
+    return test == own or test.startswith(f"{own}_")
+
+
+def own_tests(module: str) -> str:
+    """``core/verdicts`` → ``core/test_verdicts``."""
+    path = PurePosixPath(module)
+    return str(path.with_name(f"test_{path.name}"))
+
+
+def untested(there: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]) -> list[str]:
+    """Find the modules without tests of their own that are not said to be tested elsewhere."""
+    own, excused = {*tests}, {*elsewhere}
+    return [name for name in there if own_tests(name) not in own and name not in excused]
+
+
+def superfluous(there: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]) -> list[str]:
+    """Find what is said to be tested elsewhere and is no module, or has tests of its own."""
+    known, own = {*there}, {*tests}
+    return [name for name in elsewhere if name not in known or own_tests(name) in own]
+
+
+def test_what_does_not_mirror_is_found() -> None:
+    there = ["api", "core/verdicts", "core/pareto", "core/__init__", "specs/load"]
+    tests = ["test_api", "core/test_verdicts", "core/test_verdicts_change", "specs/test_load_twice"]
+    assert misplaced(there, tests) == []
+    assert misplaced(there, ["core/test_api", "core/test_verdict", "core/test_verdictschange"]) == [
+        "core/test_api", "core/test_verdict", "core/test_verdictschange",
+    ]  # fmt: skip
+    assert untested(there, tests, ["core/__init__"]) == ["core/pareto", "specs/load"]
+    assert superfluous(there, tests, ["core/pareto", "core/gone", "api"]) == ["core/gone", "api"]
+
+
+def test_test_files_begin_with_the_name_of_their_module() -> None:
+    assert misplaced(modules(), files_of_tests()) == []
+
+
+def test_every_module_has_a_test_file() -> None:
+    assert untested(modules(), files_of_tests(), TESTED_ELSEWHERE) == []
+
+
+def test_what_is_tested_elsewhere_is_a_module_without_a_test_file() -> None:
+    assert superfluous(modules(), files_of_tests(), TESTED_ELSEWHERE) == []
+    for module, (place, reason) in TESTED_ELSEWHERE.items():
+        assert (TESTS / place).exists(), f"{module}: tests/{place}"
+        assert reason, module
+
+
+def test_every_folder_of_tests_is_a_room_or_known() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.glob("*/*.py")}
+    assert folders <= rooms | OTHER_FOLDERS
+    assert {path.stem for path in TESTS.glob("test_*.py")} >= WHOLE_PROJECT
