@@ -66,9 +66,9 @@ def peak(name: str, way: str, active: int, *size: int) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     code(saes[name], x[:1])  # the libraries' own buffers
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (Linux)
-    before = resident_peak()
+    resident = resident_peak()
     code(saes[name], x, gather_up_to=WAYS[way])
-    return resident_peak() - before
+    return resident_peak() - resident
 
 
 def resident_peak() -> float:

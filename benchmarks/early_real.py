@@ -141,8 +141,8 @@ def bounded(measurement: Measurement, name: str, margin: float, *, kept: bool) -
     side = chosen.sides[0]
     away = margin * abs(value - chosen.tail_from)
     sign = 1 if (side == "max") == kept else -1
-    limits = {side: value + sign * away}
-    return Threshold(name, **limits)
+    bound = value + sign * away
+    return Threshold(name, max=bound) if side == "max" else Threshold(name, min=bound)
 
 
 def rows(measurement: Measurement, chosen: np.ndarray) -> Measurement:

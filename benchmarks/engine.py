@@ -140,7 +140,8 @@ def wall_clock(folder: Path, args: argparse.Namespace) -> Figures:
     taken: dict[str, list[float]] = {"SAELens": [], "sae_guard, cold": [], "sae_guard, warm": []}
     for turn in range(args.rounds):
         new = replace(remembering, sae=another(mine.sae, turn + 1))
-        runs = dict(zip(taken, (theirs, mine, new), strict=True))
+        sides: tuple[Saelens | SaeGuard, ...] = (theirs, mine, new)
+        runs = dict(zip(taken, sides, strict=True))
         for name in sorted(taken, reverse=turn % 2 == 1):
             taken[name].append(seconds(partial(runs[name].measure, tokens, args.batch)))
     ratios = {

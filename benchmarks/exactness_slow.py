@@ -58,8 +58,8 @@ class SlowModel:
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager"
         )
-        self._model.eval()
-        self._blocks = self._model.get_submodule(_BLOCKS[self._model.config.model_type])
+        self._model.train(mode=False)
+        self._blocks: Any = self._model.get_submodule(_BLOCKS[self._model.config.model_type])
 
     def logits_and_activations(
         self, tokens: Int[Tensor, "sequence pos"], /, *hooks: str
