@@ -15,7 +15,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-saelens lint format bench bench-engine bench-growth bench-exactness bench-early formats \
+.PHONY: demo test test-fast test-all test-saelens lint format bench bench-engine bench-growth bench-exactness bench-early formats \
 	docs train-demo clean
 
 demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
@@ -27,8 +27,18 @@ demo: $(VENV)/.installed  ## gate the three demo SAEs: v1 and v2 pass, v3 fails
 	$(VENV)/bin/sae-guard compare sae_guard/demo/saes/v2 sae_guard/demo/saes/v3 --sequences 1 --tokens 1
 
 # With more than one thread each, the workers' torch would wait for each other.
-test: lint $(VENV)/.installed  ## lint, types, all tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS)
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(WORKERS)
+# The rooms that need no model, and a run of the gate on the demo.
+FAST := tests/test_*.py tests/core tests/specs tests/gate tests/render thresholds
+
+test: lint $(VENV)/.installed  ## lint, types, all tests but the slow ones
+	$(TEST) -m "not slow"
+
+test-fast: $(VENV)/.installed  ## what to run before each commit: under a minute
+	$(TEST) -m "not slow" --hypothesis-profile quick $(FAST)
+
+test-all: lint $(VENV)/.installed  ## lint, types, all tests, with more examples of each property
+	$(TEST) --hypothesis-profile thorough
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/model/test_language_model.py \

@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
 
-settings.register_profile("sae_guard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How many examples a property is tried on: in `make test-fast`, `make test` and `make test-all`.
+for _profile, _examples in {"quick": 10, "sae_guard": 40, "thorough": 100}.items():
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("sae_guard")
 
 

@@ -20,6 +20,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from tests.attacks.containers import WRITERS, Foreign, pickle_of_foreign, raw_pickle, write
+from tests.helpers.examples import examples
 
 _STARTS = st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04\x95", b"\x1f\x8b\x08\x00",
                            b"\x93NUMPY\x01\x00", b"\x08" + bytes(7) + b"{}"])  # fmt: skip
@@ -49,7 +50,7 @@ _STEPS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(3))
 @given(steps=st.lists(_STEPS, max_size=30), container=st.sampled_from(["zip", "old", "pkl"]))
 def test_any_steps_of_a_pickle_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, steps: list[bytes], container: str
@@ -88,7 +89,7 @@ _OPTIONS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(3))
 @given(
     held=st.dictionaries(
         _NAMES,
@@ -136,7 +137,7 @@ def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(3))
 @given(
     held=_objects(st.recursive(_TENSORS | _PLAIN, _objects, max_leaves=12)),
     name=st.sampled_from([None, "0"]),
@@ -150,7 +151,7 @@ def test_any_foreign_objects_are_read_or_refused(
         load(path, name=name)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(1.5))
 @given(
     held=st.dictionaries(_NAMES, _TENSORS, min_size=1, max_size=7),
     options=_OPTIONS,

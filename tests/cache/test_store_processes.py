@@ -106,6 +106,7 @@ def left_over(cache: Cache) -> list[Path]:
     return [path for path in below if path.name.startswith(".") or path.parent.name == "partial"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_a_writer_leaves_a_whole_version_or_none(cache: Cache) -> None:
     entry = cache.entry(KEY, {})
     chance = random.Random(0)
@@ -192,7 +193,7 @@ def test_crashed_at_any_step_a_second_write_leaves_the_old_or_the_new(cache: Cac
     assert seen == sorted(seen, key=str)
 
 
-@pytest.mark.parametrize("how", ["clear", "reserve"])
+@pytest.mark.parametrize("how", [pytest.param("clear", marks=pytest.mark.slow), "reserve"])
 def test_crashed_at_any_step_an_evictor_leaves_no_half_entry(cache: Cache, how: str) -> None:
     entry, other = cache.entry(KEY, {}), cache.entry(OTHER, {})
 

@@ -24,6 +24,7 @@ from sae_guard.sae import SAE
 from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.testing import saes
 from tests.helpers.checkpoint_files import tensors_of, write_saelens
+from tests.helpers.examples import examples
 
 Written = tuple[Path, SaeOptions]
 Writer = Callable[[SAE, Path], Written | None]
@@ -200,7 +201,7 @@ WRITERS: dict[str, Writer] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=examples(0.5), suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_saved_recognised_loaded_and_the_same(name: str, data: st.DataObject) -> None:
     d_in, d_sae = data.draw(st.integers(2, 8)), data.draw(st.integers(1, 12))

@@ -47,6 +47,14 @@ CASES: list[tuple[Processing, int, str]] = [
     *(("raw", LAST, place) for place in ("hook_resid_mid", "hook_resid_post", "attn.hook_z")),
     *(("hooked", 1, place) for place in ("hook_resid_mid", "attn.hook_z")),
 ]
+# A residual before and after the blocks, one in between, a transcoder, and folded weights.
+TELLING = [
+    ("raw", 0, "hook_resid_pre"),
+    ("raw", 1, "hook_resid_mid"),
+    ("raw", 1, TRANSCODER),
+    ("raw", LAST, "hook_resid_post"),
+    ("hooked", 1, "attn.hook_z"),
+]
 Loaded = Callable[[Processing], LanguageModel]
 BEFORE_4 = importlib.metadata.version("transformer-lens") < "4"
 
@@ -175,7 +183,10 @@ def assert_equal(mine: Measurement, theirs: Measurement) -> None:
         np.testing.assert_allclose(sums, mine.sums[column], rtol=1e-6, atol=1e-5, err_msg=column)
 
 
-@pytest.mark.parametrize(("processing", "layer", "place"), CASES)
+@pytest.mark.parametrize(
+    ("processing", "layer", "place"),
+    [pytest.param(*case, marks=() if case in TELLING else pytest.mark.slow) for case in CASES],
+)
 def test_the_fast_path_is_the_plain_path(
     loaded: Loaded, corpus: Corpus, processing: Processing, layer: int, place: str, tmp_path: Path
 ) -> None:

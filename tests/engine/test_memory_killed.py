@@ -173,6 +173,7 @@ def go_on_elsewhere(case: Case, folder: Path, copy: Path) -> int:
     return go_on(case, copy, copy / ".log")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_measurement_goes_on_and_stays_right(tmp_path: Path) -> None:
     chance, folder, log = random.Random(0), tmp_path / "cache", tmp_path / "log"
     folder.mkdir()
@@ -217,7 +218,7 @@ OF_A_RUN = [
 """At every kind of file, in the order in which there is always one more to write."""
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", [RESIDUAL, pytest.param(MLP, marks=pytest.mark.slow)])
 def test_killed_while_it_writes_a_file_of_every_kind(hook: str, tmp_path: Path) -> None:
     """One process after the other, each going on where the last one was killed."""
     folder, log = tmp_path / "cache", tmp_path / "log"
@@ -230,7 +231,7 @@ def test_killed_while_it_writes_a_file_of_every_kind(hook: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_measure_the_same_at_once_run_it_once(
     hook: str, processes: int, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_processes_that_measure_the_same_at_once_run_it_once(
     assert ran["plain"] == {0: 1, 1: 1}  # the proof
 
 
+@pytest.mark.slow
 def test_processes_that_measure_different_saes_at_once_share_the_clean_run(tmp_path: Path) -> None:
     folder, log = tmp_path / "cache", tmp_path / "log"
     for corpus, hook in enumerate(HOOKS):
@@ -291,6 +293,7 @@ def test_killed_with_locks_held_it_leaves_them_and_its_work_to_another(
     assert go_on(case, folder, tmp_path / "last") == (N if other == case else saved_before)
 
 
+@pytest.mark.slow
 def test_of_two_at_once_either_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     chance, kills = random.Random(1), 0
     for attempt in range(6):

@@ -16,7 +16,6 @@ from tests.helpers import history_writers
 from tests.helpers.history_writers import RECORD, WAITS
 from tests.helpers.recorded import bits
 
-KILLS = 200
 WRITERS, TIMES = 8, 10
 OPERATIONS = 60
 """Of a writer before it is killed: it writes some records whole, and one not."""
@@ -53,7 +52,8 @@ def check(history: History, logs: Path) -> tuple[int, int]:
     return len(records), len(said)
 
 
-def test_nothing_is_half_or_lost_when_writers_are_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_nothing_is_half_or_lost_when_writers_are_killed(tmp_path: Path, kills: int) -> None:
     history, logs = History(str(tmp_path / "h")), tmp_path / "logs"
     logs.mkdir()
     chosen = random.Random(0)
@@ -62,7 +62,7 @@ def test_nothing_is_half_or_lost_when_writers_are_killed(tmp_path: Path) -> None
         "byte": lambda: chosen.randrange(1, len(to_json(RECORD))),
         "second": lambda: chosen.uniform(0.0001, 0.03),
     }
-    for kill in range(KILLS):
+    for kill in range(kills):
         how = ("operation", "byte", "second", "operation")[kill % 4]
         writer = CONTEXT.Process(
             target=history_writers.killed,
@@ -77,9 +77,9 @@ def test_nothing_is_half_or_lost_when_writers_are_killed(tmp_path: Path) -> None
     kept, said = check(history, logs)
     partial = list((tmp_path / "h").glob("*/.partial/*"))
     # They were killed before, in the middle of and after what they wrote.
-    assert kept > KILLS / 2
-    assert KILLS / 2 < len(partial) <= KILLS
-    assert kept - said <= KILLS
+    assert kept > kills / 2
+    assert kills / 2 < len(partial) <= kills
+    assert kept - said <= kills
 
 
 def test_all_records_of_writers_that_race_are_there(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ def project(pytester: pytest.Pytester, model_folders: dict[str, Path]) -> Projec
     return make_project(pytester, model_folders["gpt2"])
 
 
-@pytest.fixture(params=["plain", "no xdist", "-n0", "-n2"])
+@pytest.fixture(params=["plain", "no xdist", "-n0", pytest.param("-n2", marks=pytest.mark.slow)])
 def mode(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Options of one way to run pytest; with ``-n2`` each spec file keeps to one worker."""
+    """Options of one way to run pytest; with ``-n2`` each spec file keeps to one worker.
+
+    Workers take long to start; `in_every_mode` asks for them in `make test` too.
+    """
     return {
         "plain": (),
         "no xdist": ("-p", "no:xdist"),

@@ -31,6 +31,8 @@ thresholds:
 CONTRACT = tuple(f"load.{part}" for part in get_args(Contract))
 PARTS = len(CONTRACT)
 """Tests that come before the thresholds of each checkpoint."""
+in_every_mode = pytest.mark.parametrize("mode", ["plain", "no xdist", "-n0", "-n2"], indirect=True)
+"""For tests of what must not depend on how pytest is run: ``mode`` with workers, not slow."""
 METADATA = {"sae_lens_version": "6.0.0", "model_name": "tiny", "hook_name": HOOK}
 
 

@@ -50,6 +50,7 @@ def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
     assert len(Cache(project.path / "kept").entries()) == 1
 
 
+@pytest.mark.slow
 def test_workers_share_the_cache(project: Project) -> None:
     project.run("--sae=bad", "--sae-cache=kept")
     project.run("--sae=good", "--sae=bad", "--sae-cache=kept", "--sae-json=out.json", "-n2")

@@ -178,7 +178,7 @@ def test_an_activation_over_the_whole_batch_breaks_batch_mates(
     expect_broken(project, result, "batch_mates", BEHAVIOUR["batch_mates"][1])
 
 
-@pytest.mark.parametrize("part", ["keys", "batch_mates"])
+@pytest.mark.parametrize("part", ["keys", pytest.param("batch_mates", marks=pytest.mark.slow)])
 def test_broken_beside_workers(project: Project, part: str) -> None:
     args = ("--sae", "good", "--sae-json", "out.json", "-n2", "--dist", "loadfile")
     if part == "batch_mates":

@@ -132,6 +132,7 @@ def test_what_cannot_be_examined_is_measured_all_the_same(demo: Project) -> None
     )
 
 
+@pytest.mark.slow
 def test_each_checkpoint_is_examined_once(demo: Project) -> None:
     damage = """
         from pathlib import Path

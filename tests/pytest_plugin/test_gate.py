@@ -7,12 +7,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.pytest_plugin.projects import CONTRACT, PARTS, Project
+from tests.pytest_plugin.projects import CONTRACT, PARTS, Project, in_every_mode
 
 PASSED = {"kl[good]": "pass", "l0[good]": "pass", "explained_variance[good]": "pass"}
 FAILED = {"kl[bad]": "fail", "l0[bad]": "pass", "explained_variance[bad]": "fail"}
 
 
+@in_every_mode
 def test_a_good_sae_passes(project: Project, mode: tuple[str, ...]) -> None:
     result = project.run("--sae", "good", "--sae-json", "out.json", *mode)
     assert result.ret == 0
@@ -22,6 +23,7 @@ def test_a_good_sae_passes(project: Project, mode: tuple[str, ...]) -> None:
     assert list(project.verdicts("contract").items()) == list(kept.items())
 
 
+@in_every_mode
 def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
     result = project.run("--sae", "bad", "--sae-json", "out.json", *mode)
     assert result.ret == 1
@@ -41,7 +43,13 @@ def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2", "--dist", "loadfile")], ids=["plain", "-n2"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("-n2", "--dist", "loadfile"), id="-n2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_nan_is_never_a_pass(project: Project, workers: tuple[str, ...]) -> None:
     damage = """
         import torch
@@ -96,7 +104,13 @@ def test_controls_run_beside_the_checkpoint(project: Project) -> None:
     result.stdout.fnmatch_lines(["*[[]identity control]*", "*[[]zero control]*"])
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2", "--dist", "load")], ids=["plain", "-n2"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("-n2", "--dist", "load"), id="-n2", marks=pytest.mark.slow),
+    ],
+)
 def test_measured_once(project: Project, workers: tuple[str, ...]) -> None:
     """Each case is measured by one process, and its tests share the measurement."""
     damage = """

@@ -52,7 +52,10 @@ def test_what_a_record_dominates_fails_and_the_frontier_is_shown(
     assert kept["v1", "good"].record.pareto is None
 
 
-@pytest.mark.parametrize("mode", [(), ("-n2",)], ids=["plain", "-n2"])
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param((), id="plain"), pytest.param(("-n2",), id="-n2", marks=pytest.mark.slow)],
+)
 def test_without_records_to_compare_with_there_is_no_verdict(
     asking: Project, mode: tuple[str, ...]
 ) -> None:

@@ -17,7 +17,10 @@ def outside(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "good"
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["plain", "-n2"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), id="plain"), pytest.param(("-n2",), id="-n2", marks=pytest.mark.slow)],
+)
 def test_a_project_without_an_ini_file(
     project: Project, outside: Path, workers: tuple[str, ...]
 ) -> None:

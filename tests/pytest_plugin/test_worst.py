@@ -77,6 +77,7 @@ def test_of_a_checkpoint_that_passes_only_the_json_has_them(project: Project) ->
     assert [case["checkpoint"] for case in worst_cases(project)] == ["good", "bad"]
 
 
+@pytest.mark.slow
 def test_of_several_workers_the_json_takes_one(project: Project) -> None:
     result = project.run("--sae", "bad", "--sae-json", "out.json", *EVERY_WORKER)
     assert result.ret == 1
