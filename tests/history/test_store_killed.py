@@ -76,9 +76,11 @@ def test_nothing_is_half_or_lost_when_writers_are_killed(tmp_path: Path, kills: 
         }[how]  # fmt: skip
     kept, said = check(history, logs)
     partial = list((tmp_path / "h").glob("*/.partial/*"))
-    # They were killed before, in the middle of and after what they wrote.
-    assert kept > kills / 2
-    assert kills / 2 < len(partial) <= kills
+    # They were killed before, in the middle of and after what they wrote. Of a few kills by chance
+    # fewer than half are in the middle.
+    least = kills / (2 if kills >= 100 else 4)
+    assert kept > least
+    assert least < len(partial) <= kills
     assert kept - said <= kills
 
 
