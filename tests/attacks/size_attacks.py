@@ -147,7 +147,7 @@ PICKLES: dict[str, tuple[str, bytes]] = {
     "a text of a terabyte": ("promises", b"\x80\x04\x8d" + struct.pack("<Q", TERA) + b"."),
     "a text of 4 gigabytes": ("promises", b"\x80\x02X\xff\xff\xff\xff."),
     "bytes beyond all": ("promises|exceeds", b"\x80\x04\x8e" + b"\xff" * 8 + b"."),
-    "a buffer of a terabyte": ("no step", b"\x80\x05\x96" + struct.pack("<Q", TERA) + b"."),
+    "a buffer of a terabyte": ("promises", b"\x80\x05\x96" + struct.pack("<Q", TERA) + b"."),
     "a frame of a terabyte": ("promises", b"\x80\x04\x95" + struct.pack("<Q", TERA)),
     "an integer of 2 gigabytes": ("no step", b"\x80\x02\x8b\xff\xff\xff\x7f."),
     "bytearray(10**12)": ("bytearray", _named(b"cbuiltins\nbytearray\n", _number(TERA), b"\x85R")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ def test_layouts_that_are_not_dense(tmp_path: Path, container: str, kind: str) -
         assert isinstance(read_entries(path)["W_dec"], Record)
     with pytest.raises(LoadError, match="W_dec"):
         load(path, OPTIONS[container])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_of_numpy_are_records_in_each_pickle_protocol(tmp_path: Path, protocol: int) -> None:
+    """Which protocol is the default depends on the version of Python."""
+    path = tmp_path / "sae.pkl"
+    held = {**tensors(), "W_dec": np.eye(10, 6, dtype=np.float32)}
+    path.write_bytes(pickle.dumps(held, protocol=protocol))
+    assert isinstance(read_entries(path)["W_dec"], Record)
+    with pytest.raises(LoadError, match="W_dec"):
+        load(path, OPTIONS["pkl"])
 
 
 @pytest.mark.parametrize("container", OF_OBJECTS)

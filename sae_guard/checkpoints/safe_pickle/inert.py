@@ -103,7 +103,7 @@ class _Steps(dict[int, Callable[[Any], None]]):
     """What to do at each byte of a pickle; all others are refused.
 
     Left out are what only the text protocols 0 and 1 write, registered extensions, integers of
-    more than 255 bytes, and buffers, which are allocated before they are read.
+    more than 255 bytes, and buffers outside of the pickle.
     """
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
@@ -235,6 +235,9 @@ class Unpickler(pickle._Unpickler):
             pickle.ADDITEMS[0]: _add_all,
             pickle.FROZENSET[0]: _frozen_set,
             pickle.FRAME[0]: _frame,
+            # How protocol 5, the default since Python 3.14, writes arrays. Python's own step
+            # allocates the buffer first; read as bytes, it takes no more than the file holds.
+            pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
         }
     )  # fmt: skip
 
