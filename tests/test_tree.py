@@ -144,6 +144,24 @@ def superfluous(there: Iterable[str], tests: Iterable[str], elsewhere: Iterable[
     return [name for name in elsewhere if name not in known or own_tests(name) in own]
 
 
+def imported_tests(source: str) -> list[str]:
+    """Find the test modules that this one imports, at its top or within a function."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return [name for name in found if is_test_module(name)]
+
+
+def is_test_module(name: str) -> bool:
+    """Say whether a dotted name is one of a module of tests; that of what it holds is not."""
+    path = ROOT / PurePosixPath(*name.split(".")).with_suffix(".py")
+    return path.name.startswith("test_") and path.is_relative_to(TESTS) and path.exists()
+
+
 def test_what_does_not_mirror_is_found() -> None:
     there = ["api", "core/verdicts", "core/pareto", "core/__init__", "specs/load"]
     tests = ["test_api", "core/test_verdicts", "core/test_verdicts_change", "specs/test_load_twice"]
@@ -175,3 +193,23 @@ def test_every_folder_of_tests_is_a_room_or_known() -> None:
     folders = {path.parent.relative_to(TESTS).parts[0] for path in TESTS.glob("*/*.py")}
     assert folders <= rooms | OTHER_FOLDERS
     assert {path.stem for path in TESTS.glob("test_*.py")} >= WHOLE_PROJECT
+
+
+def test_what_test_modules_import_is_found() -> None:
+    for line in (
+        "from tests.test_api import anything",
+        "from tests import helpers, test_api",
+        "import tests.test_api as api",
+        "def test() -> None:\n    from tests.test_api import anything",
+    ):
+        assert imported_tests(line) == ["tests.test_api"], line
+    for line in ("from tests.helpers.naive import test_api", "from sae_guard import test_api"):
+        assert imported_tests(line) == [], line
+
+
+def test_no_module_imports_from_a_test_module() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix(): imported_tests(path.read_text(encoding="utf-8"))
+        for path in TESTS.rglob("*.py")
+    }
+    assert {path: names for path, names in found.items() if names} == {}

@@ -16,8 +16,7 @@ from click.testing import CliRunner, Result
 from sae_guard.cli import main
 from sae_guard.core.measurement import Measurement
 from sae_guard.history import History, Recorded
-from tests.core.comparison.test_change import OTHERS, with_provenance
-from tests.core.comparison.test_compare import scaled
+from tests.helpers.changed_measurements import OTHERS, scaled, with_provenance
 from tests.helpers.recorded import SPEC, ordinary, record_one, tokenwise
 
 OTHER = SPEC.replace("name: tiny", "name: other")

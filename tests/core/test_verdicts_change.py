@@ -18,7 +18,7 @@ from sae_guard.core.targets import Slice, View
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.testing import measurements
-from tests.core.comparison.test_change import OTHERS, with_provenance, worse
+from tests.helpers.changed_measurements import OTHERS, with_provenance, worse
 from tests.helpers.recorded import ordinary
 
 

@@ -13,7 +13,7 @@ from sae_guard.engine import batches, look, measure
 from sae_guard.engine.clean_run import Bases
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
-from tests.engine.test_measure import HOOKS, likely_corpus, make_sae
+from tests.helpers.small_measurements import HOOKS, likely_corpus, make_sae
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_guard.cache import Cache
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Patch, Place, ablation, head, measure, measure_all
 from sae_guard.engine.ablation import Ablated
@@ -24,23 +21,19 @@ from sae_guard.engine.memory import Memory
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
 from sae_guard.model import LanguageModel, Suffix, Unembedding
-from tests.engine.test_measure import HOOKS, likely_corpus, make_sae
-
-RESIDUAL, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
+from tests.helpers.small_measurements import (
+    HOOKS,
+    MLP,
+    RESIDUAL,
+    assert_same,
+    likely_corpus,
+    make_sae,
+)
 
 
 @pytest.fixture(scope="module")
 def corpus(model_folders: dict[str, Path]) -> Corpus:
     return likely_corpus(model_folders["gpt2"])
-
-
-def assert_same(mine: Measurement, theirs: Measurement) -> None:
-    assert mine.sums.keys() == theirs.sums.keys() >= set(COLUMNS)
-    for column in mine.sums:
-        np.testing.assert_allclose(
-            mine.sums[column], theirs.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
-        )
-    np.testing.assert_array_equal(mine.firings, theirs.firings)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

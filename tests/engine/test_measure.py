@@ -15,57 +15,11 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import look, measure
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.model import Edit, LanguageModel, load_model
-from sae_guard.sae import SAE, SaeSource
-from sae_guard.sae.activations import JumpReLU
 from sae_guard.sae.controls import identity_sae, mean_sae, zero_sae
 from tests.helpers import naive
+from tests.helpers.small_measurements import HOOKS, likely_corpus, make_sae, sae_in_float64
 
-HOOKS = [
-    "blocks.1.hook_resid_pre",
-    "blocks.1.hook_resid_mid",
-    "blocks.1.hook_resid_post",
-    "blocks.1.hook_mlp_out",
-    "blocks.1.hook_attn_out",
-    "blocks.1.attn.hook_z",
-]
 PER_LATENT = {"dead_latents", "dense_latents"}
-
-
-def make_sae(d_in: int = 32, d_sae: int = 96) -> SAE:
-    """A JumpReLU SAE that reconstructs about half of its input, so that no metric is extreme."""
-    generator = torch.Generator().manual_seed(3)
-    W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
-    b_enc, b_dec = (torch.randn(n, generator=generator) * 0.05 for n in (d_sae, d_in))
-    return SAE(
-        W_dec.T.contiguous(),
-        W_dec * 0.5,
-        b_enc,
-        b_dec,
-        JumpReLU(torch.rand(d_sae, generator=generator) * 0.3),
-        SaeSource("test", "test"),
-        b_pre=b_dec,
-    )
-
-
-def sae_in_float64(sae: SAE) -> naive.SaeFunction:
-    """The same SAE in float64, for the slow definition; `test_sae` holds its own formula."""
-    assert isinstance(sae.activation, JumpReLU)
-    double = replace(
-        sae,
-        W_enc=sae.W_enc.double(),
-        W_dec=sae.W_dec.double(),
-        b_enc=sae.b_enc.double(),
-        b_dec=sae.b_dec.double(),
-        b_pre=None if sae.b_pre is None else sae.b_pre.double(),
-        W_skip=None if sae.W_skip is None else sae.W_skip.double(),
-        activation=JumpReLU(sae.activation.threshold.double()),
-    )
-
-    def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        reconstruction, latents = double(x)
-        return reconstruction, latents
-
-    return run
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "pythia"])
@@ -81,23 +35,6 @@ def corpora(model_folders: dict[str, Path]) -> dict[str, Corpus]:
 @pytest.fixture(scope="module")
 def corpus(corpora: dict[str, Corpus]) -> Corpus:
     return corpora["gpt2"]
-
-
-def likely_corpus(folder: Path) -> Corpus:
-    """Tokens that the random model finds likely, so that ablation hurts it as it hurts real ones.
-
-    BOS (0) at the start only, and one more excluded token (7) wherever the model likes it.
-    """
-    raw = AutoModelForCausalLM.from_pretrained(folder)
-    tokens = torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(0))
-    tokens[:, 0] = 0
-    for at in range(2, 24):
-        with torch.no_grad():
-            logits = raw(tokens[:, :at]).logits[:, -1]
-        logits[:, 0] = -torch.inf
-        tokens[:, at] = logits.argmax(dim=-1)
-    tokens[0, 5] = 7
-    return Corpus(tokens, frozenset({0, 7}), {"prepend_bos": True})
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -15,15 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_guard.cache import Cache
-from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement
-from sae_guard.core.metrics import COLUMNS
+from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, Processing, Unembedding, load_model
 from sae_guard.sae import SAE
-from tests.engine.test_measure import make_sae, sae_in_float64
 from tests.helpers import naive
+from tests.helpers.small_measurements import assert_equal, make_sae, sae_in_float64
 from tests.helpers.ten_models import LAYERS, TEN, Folders
 from tests.helpers.tiny_models import VOCABULARY
 
@@ -164,23 +163,6 @@ def skip_unsupported(model: LanguageModel, place: str) -> None:
 
 def took_the_fast_path(measurement: Measurement) -> bool:
     return measurement.provenance.paths["forward"] != "whole model"
-
-
-def assert_equal(mine: Measurement, theirs: Measurement) -> None:
-    for column in COLUMNS:
-        np.testing.assert_allclose(
-            mine.sums[column], theirs.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
-        )
-    np.testing.assert_array_equal(mine.firings, theirs.firings)
-    assert mine.tokens is not None
-    assert theirs.tokens is not None
-    np.testing.assert_array_equal(mine.tokens.scored, theirs.tokens.scored)
-    for column in TOKEN_COLUMNS:
-        found, expected = mine.tokens.columns[column], theirs.tokens.columns[column]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=column)
-    of_tokens = mine.tokens.sums(np.ones_like(mine.tokens.scored))
-    for column, sums in of_tokens.items():
-        np.testing.assert_allclose(sums, mine.sums[column], rtol=1e-6, atol=1e-5, err_msg=column)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.model import DeviceMap, load_model
-from tests.engine.test_measure import likely_corpus, make_sae
-from tests.model.test_language_model import DEVICE_MAPS
+from tests.helpers.device_maps import DEVICE_MAPS
+from tests.helpers.small_measurements import likely_corpus, make_sae
 
 
 @pytest.fixture(scope="module")

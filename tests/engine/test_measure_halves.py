@@ -18,7 +18,7 @@ from sae_guard.engine import measure
 from sae_guard.engine.ablation import replacing
 from sae_guard.model import FINAL, LanguageModel, load_model
 from sae_guard.sae import SAE
-from tests.engine.test_measure import make_sae
+from tests.helpers.small_measurements import make_sae
 from tests.helpers.ten_models import TEN
 from tests.helpers.tiny_models import VOCABULARY
 

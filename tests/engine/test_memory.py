@@ -23,7 +23,7 @@ from sae_guard.engine.memory import Memory, fingerprint, run_name
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import JumpReLU, TopK
-from tests.engine.test_measure import likely_corpus, make_sae
+from tests.helpers.small_measurements import likely_corpus, make_sae
 
 RESIDUAL, MLP, LATE = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.2.hook_attn_out"
 OTHER = 2.0

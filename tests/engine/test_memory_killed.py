@@ -26,9 +26,9 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.engine import Place
 from sae_guard.engine.batches import batches
 from sae_guard.engine.memory import Memory, run_name
-from tests.engine.test_measure_architectures import assert_equal
 from tests.helpers import killed
 from tests.helpers.killed import MLP, RESIDUAL, SHARD, WAITS, Case, N, Stop, windows_run
+from tests.helpers.small_measurements import assert_equal
 
 HOOKS = (RESIDUAL, MLP)
 KILLS, CORPORA = 50, 3

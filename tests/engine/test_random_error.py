@@ -22,8 +22,7 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.measurement_file import load, save
 from sae_guard.model import LanguageModel
 from sae_guard.sae.controls import identity_sae
-from tests.engine.test_fast import MLP, RESIDUAL, assert_same
-from tests.engine.test_measure import likely_corpus, make_sae
+from tests.helpers.small_measurements import MLP, RESIDUAL, assert_same, likely_corpus, make_sae
 
 WINDOWS, POSITIONS, WIDTH = 64, 32, 24
 NUMBERED = Corpus(torch.arange(WINDOWS * POSITIONS).view(WINDOWS, POSITIONS))

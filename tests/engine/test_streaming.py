@@ -22,7 +22,7 @@ from sae_guard.engine.streaming import shuffled
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae.activations import TopK
-from tests.engine.test_measure import likely_corpus, make_sae
+from tests.helpers.small_measurements import likely_corpus, make_sae
 
 RESIDUAL, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
 ABOUT_MEAN = ("ce_mean", "sq_deviation")

@@ -11,9 +11,8 @@ from sae_guard.core.pareto import Pareto, Point
 from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.gate.baselines import Earlier
 from sae_guard.history import History, HistoryError
-from tests.core.comparison.test_change import with_provenance
-from tests.helpers.recorded import SPEC, bits, ordinary, record_one
-from tests.history.test_references import promotion
+from tests.helpers.changed_measurements import with_provenance
+from tests.helpers.recorded import SPEC, bits, ordinary, promotion, record_one
 
 NEW = Point("new", 8.0, 0.05)
 PARETO = Pareto("l0", "kl", "spec.yaml", 7)

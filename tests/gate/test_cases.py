@@ -10,7 +10,7 @@ import pytest
 from sae_guard.core.metrics import METRICS
 from sae_guard.gate.cases import CONTROLS, PERMUTED, RANDOM, Case
 from sae_guard.gate.planning import plan
-from tests.gate.test_planning import READ, WRITTEN, candidate, spec, specs
+from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
 RATIO = "kl_vs_random_error: {max: 2}"
 

@@ -13,29 +13,8 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import CONTROLS
 from sae_guard.gate.planning import Candidate, decided, mismatch, plan
-from sae_guard.specs import Spec, load_specs
-
-TEXT = """\
-name: {name}
-model: {{name: {model}, aliases: [other]}}
-hook: {hook}
-data: {{text: a.txt, prepend_bos: true}}
-thresholds: {{kl: {{max: 0.1}}, l0: {{min: 1, max: 9}}}}
-"""
-
-
-def spec(name: str, *, model: str = "gpt2", hook: str = "blocks.1.hook_resid_pre") -> str:
-    return TEXT.format(name=name, model=model, hook=hook)
-
-
-def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
-    path = folder / "s.yaml"
-    path.write_text("---\n".join(texts))
-    return load_specs(path)
-
-
-def candidate(model: str | None = None, hook: str | None = None) -> Candidate:
-    return Candidate(Checkpoint(Path("/sae/v1")), "v1", Declaration(model, hook))
+from sae_guard.specs import Spec
+from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
 
 def test_a_checkpoint_is_gated_by_the_specs_of_its_hook(tmp_path: Path) -> None:
@@ -112,9 +91,6 @@ def test_the_key_tells_what_is_measured_apart(tmp_path: Path) -> None:
     assert keys[0] == keys[1]  # other thresholds, same measurement
     assert len(set(keys[0:1] + keys[2:4] + keys[4 : 4 + len(CONTROLS)])) == 3 + len(CONTROLS)
     assert len(keys) == 4 * per_spec
-
-
-READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 
 
 def transcoder_spec(folder: Path) -> Spec:

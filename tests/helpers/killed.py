@@ -31,7 +31,7 @@ from sae_guard.engine import batches, clean_run, fast, measure, plain, sweep
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.sae.activations import JumpReLU
-from tests.engine.test_measure import make_sae
+from tests.helpers.small_measurements import make_sae
 from tests.helpers.tiny_models import VOCABULARY
 
 MODEL = "SAE_GUARD_TEST_MODEL"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +26,7 @@ from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
 from sae_guard.core.verdicts import judge
 from sae_guard.gate.cases import Case
 from sae_guard.gate.recording import Occasion, make
-from sae_guard.history import History, Recorded
+from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record import GitRow
 from sae_guard.specs import load_specs
 
@@ -179,3 +180,11 @@ def record_one(
     verdicts = [judge(measurement, threshold) for threshold in made.thresholds]
     occasion = replace(OCCASION, name=name, run=uuid4().hex, git=git)
     return history.add(*make(made, measurement, verdicts, occasion, file="thresholds/tiny.yaml"))
+
+
+def promotion(recorded: Recorded, label: str, days: int = 0) -> Promotion:
+    """Promote a record to a label, so many days after the first of all."""
+    return Promotion(
+        schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
+        created=datetime(2026, 11, 25, tzinfo=UTC) + timedelta(days=days), reason="good",
+    )  # fmt: skip

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.history import History, Promotion, Recorded, meant, meant_for, pick
-from tests.helpers.recorded import SPEC, ordinary, record_one
+from sae_guard.history import History, meant, meant_for, pick
+from tests.helpers.recorded import SPEC, ordinary, promotion, record_one
 
 OTHER = SPEC.replace("name: tiny", "name: other")
-
-
-def promotion(recorded: Recorded, label: str, days: int = 0) -> Promotion:
-    return Promotion(
-        schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
-        created=datetime(2026, 11, 25, tzinfo=UTC) + timedelta(days=days), reason="good",
-    )  # fmt: skip
 
 
 def test_records_are_picked_by_id_hash_and_name(tmp_path: Path) -> None:

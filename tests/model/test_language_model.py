@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sae_guard.errors import InfrastructureError, SetupError
 from sae_guard.model import FINAL, DeviceMap, LanguageModel, Processing, Suffix, load_model
+from tests.helpers.device_maps import BEFORE_4, DEVICE_MAPS, ON_DISK
 from tests.helpers.tiny_models import ARCHITECTURES, VOCABULARY
 
 LAYER = 1
@@ -22,15 +22,6 @@ HOOKS = [
         "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out",
         "attn.hook_z",
     )
-]  # fmt: skip
-BEFORE_4 = importlib.metadata.version("transformer-lens") < "4"
-ON_DISK = {
-    "model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
-    "model.layers.2": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
-}  # fmt: skip
-DEVICE_MAPS: list[DeviceMap] = [
-    "auto", "cpu", {"": "cpu"},
-    *([] if BEFORE_4 else [ON_DISK, ON_DISK | {"lm_head": "disk"}, {"": "disk"}]),
 ]  # fmt: skip
 TOKENS = torch.randint(1, VOCABULARY, (3, 10), generator=torch.Generator().manual_seed(0))
 

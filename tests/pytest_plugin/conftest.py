@@ -19,6 +19,17 @@ def project(pytester: pytest.Pytester, model_folders: dict[str, Path]) -> Projec
     return make_project(pytester, model_folders["gpt2"])
 
 
+@pytest.fixture
+def long(project: Project) -> Project:
+    """The project, with enough text to stop early."""
+    from tests.helpers.tiny_models import TEXT
+    from tests.pytest_plugin.projects import LONG_SPEC
+
+    (project.path / "long.txt").write_text(TEXT * 2500, encoding="utf-8")
+    project.write_spec(LONG_SPEC.replace("{model}", str(project.model)))
+    return project
+
+
 @pytest.fixture(params=["plain", "no xdist", "-n0", pytest.param("-n2", marks=pytest.mark.slow)])
 def mode(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """Options of one way to run pytest; with ``-n2`` each spec file keeps to one worker.

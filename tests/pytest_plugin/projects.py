@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets what it imports
 
-import sae_guard.api  # noqa: F401 likewise
+import sae_guard
+import sae_guard.api  # likewise
 from sae_guard.errors import Contract
+from sae_guard.history import History
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.helpers.tiny_models import TEXT
@@ -28,6 +31,17 @@ thresholds:
   l0: {{min: 1, max: 40}}
   explained_variance: {{min: 0.9}}
 """
+LONG_SPEC = f"""\
+name: tiny
+model: {{name: {{model}}, aliases: [tiny]}}
+hook: {HOOK}
+data: {{text: ../long.txt, context: 64, sequences: 192, prepend_bos: true}}
+thresholds:
+  kl: {{max: 0.1}}
+  l0: {{min: 1, max: 90}}
+  explained_variance: {{min: 0.9}}
+"""
+"""Of 3 shards of 64 windows, of which two decide for the third."""
 CONTRACT = tuple(f"load.{part}" for part in get_args(Contract))
 PARTS = len(CONTRACT)
 """Tests that come before the thresholds of each checkpoint."""
@@ -98,3 +112,19 @@ def make_project(pytester: pytest.Pytester, model: Path) -> Project:
     nothing = {**tensors_of(sae), "W_dec": torch.zeros(64, 32)}
     write_saelens(project.path / "bad", sae, config=config, tensors=nothing)
     return project
+
+
+def write_likely_tokens(project: Project) -> None:
+    """Write tokens that the random model finds likely: ablation hurts it as it hurts real ones."""
+    model = sae_guard.load_model(project.model)
+    tokens = torch.arange(8, 16).view(8, 1)
+    for _ in range(15):
+        logits = model.logits(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], dim=1))[:, -1]
+        likely = logits[:, 1:].argmax(dim=-1, keepdim=True) + 1  # any but BOS
+        tokens = torch.cat([tokens, likely], dim=1)
+    np.save(project.path / "tokens.npy", tokens.numpy())
+
+
+def history(project: Project) -> History:
+    """Open the history of the project."""
+    return History(str(project.path / ".sae_guard/history"))

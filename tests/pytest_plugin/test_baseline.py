@@ -6,18 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sae_guard.history import History, Promotion, Recorded
-from tests.pytest_plugin.projects import Project
+from sae_guard.history import Promotion, Recorded
+from tests.pytest_plugin.projects import Project, history
 
 CHANGES = "kl: {max: 0.1}\n  l0: {min: 1, max: 40}"
 WITH_CHANGES = (
     "kl: {max: 20, max_increase: 0.05, p99: {max_increase: 0.5}}\n"
     "  l0: {min: 1, max: 40, max_increase: 5%, max_decrease: 5%}"
 )
-
-
-def history(project: Project) -> History:
-    return History(str(project.path / ".sae_guard/history"))
 
 
 def record(project: Project, name: str, *args: str) -> Recorded:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import sae_guard
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, tensors_of, write_saelens
-from tests.pytest_plugin.projects import CONTRACT, HOOK, METADATA, PARTS, Project
+from tests.pytest_plugin.projects import (
+    CONTRACT,
+    HOOK,
+    METADATA,
+    PARTS,
+    Project,
+    write_likely_tokens,
+)
 
 READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 DATA = "prepend_bos: true"
@@ -169,17 +175,6 @@ def transcoder_spec(project: Project) -> str:
         .replace("kl: {max: 0.1}", "kl: {max: 100}")
         .replace("explained_variance: {min: 0.9}", "explained_variance: {min: -100}")
     )
-
-
-def write_likely_tokens(project: Project) -> None:
-    """What the random model finds likely, so that ablation hurts it as it hurts real ones."""
-    model = sae_guard.load_model(project.model)
-    tokens = torch.arange(8, 16).view(8, 1)
-    for _ in range(15):
-        logits = model.logits(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], dim=1))[:, -1]
-        likely = logits[:, 1:].argmax(dim=-1, keepdim=True) + 1  # any but BOS
-        tokens = torch.cat([tokens, likely], dim=1)
-    np.save(project.path / "tokens.npy", tokens.numpy())
 
 
 def test_a_transcoder_and_its_controls(project: Project) -> None:

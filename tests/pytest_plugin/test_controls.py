@@ -13,8 +13,7 @@ from sae_guard.errors import InfrastructureError
 from sae_guard.gate.cases import CONTROLS
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
-from tests.pytest_plugin.projects import METADATA, PARTS, Project
-from tests.pytest_plugin.test_contract_metadata import write_likely_tokens
+from tests.pytest_plugin.projects import METADATA, PARTS, Project, write_likely_tokens
 
 ROWS = [
     "checkpoint", "random error", "permuted decoder", "random directions", "mean", "zero",

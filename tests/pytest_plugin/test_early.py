@@ -4,28 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.tiny_models import TEXT
-from tests.pytest_plugin.projects import HOOK, Project
-
-# 3 shards of 64 windows, of which two decide for the third.
-SPEC = f"""\
-name: tiny
-model: {{name: {{model}}, aliases: [tiny]}}
-hook: {HOOK}
-data: {{text: ../long.txt, context: 64, sequences: 192, prepend_bos: true}}
-thresholds:
-  kl: {{max: 0.1}}
-  l0: {{min: 1, max: 90}}
-  explained_variance: {{min: 0.9}}
-"""
-
-
-@pytest.fixture
-def long(project: Project) -> Project:
-    """The project, with enough text to stop early."""
-    (project.path / "long.txt").write_text(TEXT * 2500, encoding="utf-8")
-    project.write_spec(SPEC.replace("{model}", str(project.model)))
-    return project
+from tests.pytest_plugin.projects import LONG_SPEC, Project
 
 
 def test_verdicts_stand_early_and_are_those_of_the_whole(
@@ -56,7 +35,7 @@ def test_verdicts_stand_early_and_are_those_of_the_whole(
 
 
 def test_a_spec_may_ask_for_it(long: Project) -> None:
-    text = SPEC.replace("{model}", str(long.model))
+    text = LONG_SPEC.replace("{model}", str(long.model))
     long.write_spec(text.replace("thresholds:", "fast: true\nalpha: 0.01\nthresholds:"))
     assert long.run("--sae", "good", "--sae-json", "out.json").ret == 0
     assert {row["alpha"] for row in long.outcomes() if row["kind"] == "threshold"} == {0.01}
@@ -75,7 +54,9 @@ def test_an_audit_runs_on_and_says_whether_they_hold(long: Project, mode: tuple[
 
 
 def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[str, ...]) -> None:
-    text = SPEC.replace("{model}", str(long.model)).replace("max: 0.1", "max: 0.1, confidence: 0.9")
+    text = LONG_SPEC.replace("{model}", str(long.model)).replace(
+        "max: 0.1", "max: 0.1, confidence: 0.9"
+    )
     long.write_spec(text)
     budget = ("--sae-max-sequences", "70", "--sae-json", "out.json", *mode)
     result = long.run("--sae", "good", *budget)

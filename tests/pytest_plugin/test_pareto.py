@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pytest_plugin.projects import Project
-from tests.pytest_plugin.test_baseline import history
+from tests.pytest_plugin.projects import Project, history
 
 PARETO = "thresholds:\n  pareto: {x: l0, y: kl}\n"
 

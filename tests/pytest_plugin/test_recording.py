@@ -8,7 +8,6 @@ import pytest
 
 from sae_guard.history import History, Recorded
 from tests.pytest_plugin.projects import Project
-from tests.pytest_plugin.test_early import long  # noqa: F401 a fixture
 
 UNFINISHED = """
     import pytest
@@ -110,7 +109,7 @@ def test_controls_are_not_recorded(project: Project) -> None:
     assert set(records(project)) == {"good"}
 
 
-def test_estimates_are_refused_before_and_after(long: Project) -> None:  # noqa: F811
+def test_estimates_are_refused_before_and_after(long: Project) -> None:
     asked = ("--sae", "good", "--sae-record", "v1")
     for option in (("--sae-fast",), ("--sae-max-sequences", "64")):
         result = long.run(*asked, *option)

@@ -18,8 +18,7 @@ from sae_guard.core.measurement import Around, Excerpts, Measurement
 from sae_guard.render import Compared, comparison_json, comparison_lines, verdict_line
 from sae_guard.render.comparison import percent, probability, signed
 from sae_guard.testing import measurements
-from tests.core.comparison.test_change import with_provenance
-from tests.core.comparison.test_compare import scaled
+from tests.helpers.changed_measurements import scaled, with_provenance
 from tests.helpers.recorded import ordinary, tokenwise
 
 

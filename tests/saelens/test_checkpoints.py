@@ -14,7 +14,7 @@ from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.demo import SAES
 from sae_guard.errors import LoadError
-from tests.checkpoints.formats.test_saelens_before_6 import write as write_before_6
+from tests.helpers.saelens_before_6_files import write as write_before_6
 
 sae_lens = pytest.importorskip("sae_lens", reason="runs in the environment of `make test-saelens`")
 

@@ -9,7 +9,7 @@ import pytest
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.specs import json_schema, strict_yaml
-from tests.specs.test_load import GOOD, MALFORMED, WHOLE
+from tests.helpers.spec_texts import GOOD, MALFORMED, WHOLE
 
 # A schema of single values cannot compare two of them, nor know what a metric's values are.
 BEYOND_A_SCHEMA = ("above max", "a warning lies", "cannot pass", "cannot fail", "warns at", "[low,",

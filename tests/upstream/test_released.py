@@ -14,13 +14,15 @@ from torch import Tensor
 
 from sae_guard.checkpoints.declare import declare
 from sae_guard.checkpoints.load import load
-from tests.checkpoints.formats import test_circuit_tracer as circuit_tracer
-from tests.checkpoints.formats import test_gemma_scope as gemma_scope
-from tests.checkpoints.formats import test_gemma_scope_2 as gemma_scope_2
-from tests.checkpoints.formats import test_goodfire as goodfire
-from tests.checkpoints.formats import test_neel as neel
-from tests.checkpoints.formats import test_qwen_scope as qwen_scope
 from tests.helpers.drawn import X, check, draw
+from tests.helpers.releases import (
+    circuit_tracer,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    neel,
+    qwen_scope,
+)
 
 pytest.importorskip("sae_lens", reason="runs in the environment of `make test-saelens`")
 

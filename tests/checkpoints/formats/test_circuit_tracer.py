@@ -7,40 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
-from torch import Tensor
 
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 from tests.helpers.drawn import X, check, draw, jumprelu
-
-CONFIG = {
-    "model_name": "Qwen/Qwen3-4B",
-    "model_kind": "transcoder_set",
-    "feature_input_hook": "mlp.hook_in",
-    "feature_output_hook": "mlp.hook_out",
-}
-
-
-def write(
-    folder: Path,
-    config: dict[str, Any] | None = None,
-    more: dict[str, Tensor] | None = None,
-    *,
-    d_sae: int = 10,
-) -> dict[str, Tensor]:
-    w = {
-        "W_enc": draw(d_sae, 6), "W_dec": draw(d_sae, 6, seed=1), "b_enc": draw(d_sae),
-        "b_dec": draw(6, seed=2), **(more or {}),
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(w, folder / "layer_3.safetensors")
-    if config is not None:
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return w
+from tests.helpers.releases.circuit_tracer import CONFIG, write
 
 
 @pytest.mark.parametrize("config", [None, CONFIG, {**CONFIG, "activation": "relu"}])

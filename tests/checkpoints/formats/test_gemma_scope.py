@@ -7,24 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from tests.helpers.drawn import X, check, draw, jumprelu
-
-
-def write(folder: Path, *, lower: bool = False, d_out: int = 6) -> dict[str, Tensor]:
-    arrays = {
-        "W_enc": draw(6, 10), "W_dec": draw(10, d_out, seed=1), "b_enc": draw(10),
-        "b_dec": draw(d_out), "threshold": draw(10, seed=2).abs(),
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    named = {n.lower() if lower and n.startswith("W") else n: t for n, t in arrays.items()}
-    np.savez(folder / "params.npz", allow_pickle=False, **{n: t.numpy() for n, t in named.items()})
-    return arrays
+from tests.helpers.drawn import X, check, jumprelu
+from tests.helpers.releases.gemma_scope import write
 
 
 @pytest.mark.parametrize("lower", [False, True])

@@ -12,20 +12,8 @@ from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from tests.helpers.drawn import X, check, draw
-
-DEEPSEEK = "DeepSeek-R1-Distill-Llama-8B-SAE-l19"
-
-
-def write(path: Path, suffix: str = "", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    w = {
-        f"encoder{suffix}.weight": draw(10, 6), f"encoder{suffix}.bias": draw(10),
-        f"decoder{suffix}.weight": draw(6, 10, seed=1), f"decoder{suffix}.bias": draw(6),
-    }  # fmt: skip
-    stored = {name: tensor.to(dtype) for name, tensor in w.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(stored, path)
-    return {name.replace(suffix + ".", "."): tensor.float() for name, tensor in stored.items()}
+from tests.helpers.drawn import X, check
+from tests.helpers.releases.goodfire import DEEPSEEK, write
 
 
 def forward(w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -6,25 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from tests.helpers.drawn import X, check, draw, topk
-
-FOLDER = "SAE-Res-Qwen3-1.7B-Base-W32K-L0_2"
-
-
-def write(folder: Path, *, d_sae: int = 10, name: str = "layer3.sae.pt") -> dict[str, Tensor]:
-    w = {
-        "W_enc": draw(d_sae, 6), "W_dec": draw(6, d_sae, seed=1), "b_enc": draw(d_sae),
-        "b_dec": draw(6, seed=2),
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(w, folder / name)
-    return w
+from tests.helpers.drawn import X, check, topk
+from tests.helpers.releases.qwen_scope import FOLDER, write
 
 
 @pytest.mark.parametrize("d_sae", [10, 6])

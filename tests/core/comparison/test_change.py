@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Baseline, change, differences
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
-from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import Slice, View, estimate
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.testing import measurements
+from tests.helpers.changed_measurements import OTHERS, with_provenance, worse
 from tests.helpers.recorded import ordinary
-
-
-def worse(measurement: Measurement, kl: float = 1.1) -> Measurement:
-    """The same but for a KL of so many times, more on some sequences than on others."""
-    uneven = kl + np.linspace(-0.02, 0.02, measurement.n_sequences)
-    return replace(measurement, sums={**measurement.sums, "kl": measurement.sums["kl"] * uneven})
-
-
-def with_provenance(measurement: Measurement, **parts: Any) -> Measurement:
-    return replace(measurement, provenance=replace(measurement.provenance, **parts))
 
 
 @given(measurements(), st.floats(0.5, 2), st.sampled_from(["difference", "share"]))
@@ -84,39 +74,6 @@ def test_what_has_no_rows_has_no_interval(name: str) -> None:
     assert (found.low, found.high, told.p_value) == (None, None, None)
     assert found.value == pytest.approx(told.after / told.before - 1)
     assert found.value > 0.9
-
-
-OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "tokens": (
-        {"corpus": {"n_sequences": 8, "sha256": "4" * 64}},
-        "sha256 of the tokens was 2222222222222222… and is 4444444444444444…",
-    ),
-    "modules": (
-        {"corpus": {"n_sequences": 8, "sha256": "4" * 64, "source": {"modules": ["csv"]}}},
-        "the text of `data.modules` depends on the version of Python: measure both under one",
-    ),
-    "bos": (
-        {"corpus": {"n_sequences": 8, "sha256": "2" * 64, "prepend_bos": False}},
-        "policy: prepend_bos was not said and is false",
-    ),
-    "hook": (
-        {"hook": "blocks.0.hook_resid_post"},
-        "hook was blocks.1.hook_resid_post and is blocks.0.hook_resid_post",
-    ),
-    "hook_out": ({"hook_out": "blocks.1.hook_mlp_out"}, "hook_out was not said and is blocks.1"),
-    "dtype": (
-        {"model": {"name": "gpt2", "dtype": "bfloat16"}},
-        "model.dtype was float32 and is bfloat16",
-    ),
-    "processing": (
-        {"model": {"name": "gpt2", "dtype": "float32", "processing": "hooked"}},
-        "model.processing was not said and is hooked",
-    ),
-    "formula": (
-        {"formula_versions": {**dict.fromkeys(METRICS, 1), "kl": 2}},
-        "the formula version of kl was 1 and is 2",
-    ),
-}
 
 
 @pytest.mark.parametrize("case", OTHERS)

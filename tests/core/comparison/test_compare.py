@@ -17,15 +17,8 @@ from sae_guard.core.statistics.paired import Sums, move
 from sae_guard.core.targets import View, terms
 from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.testing import measurements
-from tests.core.comparison.test_change import OTHERS, with_provenance
+from tests.helpers.changed_measurements import OTHERS, scaled, with_provenance
 from tests.helpers.recorded import ordinary, tokenwise
-
-
-def scaled(measurement: Measurement, **factors: float) -> Measurement:
-    """The same but for columns of so many times, more on some sequences than on others."""
-    uneven = np.linspace(-0.02, 0.02, measurement.n_sequences)
-    changed = {name: measurement.sums[name] * (f + uneven) for name, f in factors.items()}
-    return replace(measurement, sums={**measurement.sums, **changed})
 
 
 def first(measurement: Measurement, n: int) -> Measurement:

@@ -1,0 +1,37 @@
+"""Write specs, and declare checkpoints that they may gate, for plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sae_guard.checkpoints.declare import Declaration
+from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.gate.planning import Candidate
+from sae_guard.specs import Spec, load_specs
+
+READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+"""Hook points of a transcoder."""
+TEXT = """\
+name: {name}
+model: {{name: {model}, aliases: [other]}}
+hook: {hook}
+data: {{text: a.txt, prepend_bos: true}}
+thresholds: {{kl: {{max: 0.1}}, l0: {{min: 1, max: 9}}}}
+"""
+
+
+def spec(name: str, *, model: str = "gpt2", hook: str = "blocks.1.hook_resid_pre") -> str:
+    """Write the text of a spec."""
+    return TEXT.format(name=name, model=model, hook=hook)
+
+
+def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
+    """Load specs from one file with these texts."""
+    path = folder / "s.yaml"
+    path.write_text("---\n".join(texts))
+    return load_specs(path)
+
+
+def candidate(model: str | None = None, hook: str | None = None) -> Candidate:
+    """Make a checkpoint that declares this much."""
+    return Candidate(Checkpoint(Path("/sae/v1")), "v1", Declaration(model, hook))
