@@ -42,8 +42,9 @@ test-all: lint $(VENV)/.installed  ## lint, types, all tests, with more examples
 
 test-saelens: $(SAELENS_VENV)/.installed  ## the tests that matter to SAELens users, beside SAELens
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream tests/model/test_language_model.py \
+		tests/model/test_loading.py tests/model/test_residual_mid.py \
 		tests/engine/test_measure.py tests/engine/test_measure_architectures.py \
-		tests/demo/test_demo.py thresholds
+		tests/engine/test_intervention.py tests/demo/test_demo.py thresholds
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

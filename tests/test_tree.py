@@ -20,66 +20,32 @@ WHOLE_PROJECT = {"test_architecture", "test_docs", "test_named_paths", "test_tre
 
 TESTED_ELSEWHERE = {
     "errors": ("pytest_plugin/test_errors.py", "an error is what the program does with it"),
-    "testing": ("core/test_measurement.py", "its strategies draw the examples of the core's tests"),
-    # core
-    "core/metrics": ("core/test_measurement.py", "each row of the table is compared by its value"),
-    "core/thresholds": ("core/test_verdicts.py", "a threshold is what is judged by it"),
-    "core/comparison/comparable": ("core/comparison/test_change.py", "what may not be compared"),
-    "core/diagnosis/examination": ("core/diagnosis/test_diagnose.py", "numbers to diagnose"),
-    "core/diagnosis/misfit": ("core/diagnosis/test_diagnose.py", "its rules are a diagnosis's"),
+    "testing": ("core/test_metrics.py", "its strategies draw the examples of the core's tests"),
     # checkpoints
     "checkpoints/assemble": ("checkpoints/formats", "every format's SAE is assembled by it"),
     "checkpoints/family": ("checkpoints/formats/test_refused.py", "what all formats have"),
     "checkpoints/hub": ("checkpoints/test_reference.py", "where references are fetched from"),
     "checkpoints/inspect": ("cli/test_cli.py", "the text of `sae-guard inspect`"),
-    "checkpoints/options": ("checkpoints/formats/test_plain.py", "they decide what files do not"),
     "checkpoints/released": ("checkpoints/test_declare.py", "what the names of files declare"),
     "checkpoints/formats/deepseek": ("checkpoints/formats/test_goodfire.py", "the same files"),
-    "checkpoints/formats/openmoss_before_2025": (
-        "checkpoints/formats/test_openmoss.py", "files of three ages side by side",
-    ),
     "checkpoints/formats/openmoss_config": (
         "checkpoints/formats/test_openmoss.py", "a config is tested with its weights",
     ),
     "checkpoints/formats/overcomplete_module": (
         "checkpoints/formats/test_overcomplete.py", "a part of the format",
     ),
-    "checkpoints/safe_pickle/inert": ("checkpoints/test_tensor_files.py", "read through a file"),
-    "checkpoints/safe_pickle/sizes": ("checkpoints/test_tensor_files.py", "read through a file"),
-    "checkpoints/safe_pickle/torch_files": ("checkpoints/test_tensor_files.py", "read as a file"),
-    "checkpoints/safe_pickle/torch_tensors": ("checkpoints/test_tensor_files.py", "read as a file"),
     # model, specs
-    "model/loading": ("model/test_language_model.py", "a loaded model beside the raw one"),
-    "model/residual_mid": ("engine/test_measure.py", "a hook point among all kinds of them"),
     "model/suffix": ("model/test_language_model.py", "a run from a block on beside a whole one"),
-    "specs/messages": ("specs/test_load.py", "each mistake in a file and its message"),
-    "specs/models": ("specs/test_load.py", "what the keys of a file mean"),
-    "specs/values": ("specs/test_load.py", "what the values of a file mean"),
-    # cache, engine
-    "cache/disk": ("cache/test_store.py", "the disk below the store"),
-    "cache/root": ("cache/test_store.py", "where the store lies"),
-    "cache/tensor_file": ("cache/test_store.py", "the files of the store"),
-    "engine/ablation": ("engine/test_fast.py", "ablations beside those of the plain path"),
-    "engine/clean_run": ("engine/test_fast.py", "what all SAEs share"),
-    "engine/intervention": ("engine/test_measure.py", "every kind of hook point"),
-    "engine/paths": ("engine/test_fast.py", "which path is taken"),
+    "specs/values": ("specs/test_messages.py", "a wrong value and what is said of it"),
+    # engine
     "engine/plain": ("engine/test_measure.py", "beside the definition"),
-    "engine/proof": ("engine/test_fast.py", "where the fast path gives way to the plain one"),
     "engine/sweep": ("engine/test_measure.py", "a sweep is a measurement"),
     # examination
-    "examination/batch": ("examination/test_examine.py", "the tokens that are examined"),
-    "examination/fitting": ("examination/test_examine.py", "numbers by their definitions"),
-    "examination/selection": ("examination/test_examine.py", "the number that calibrates"),
-    "examination/trials": ("examination/test_examine.py", "what is tried and what fits"),
     "examination/variants": ("examination/test_examine_planted_faults.py", "each undoes a fault"),
     # history, gate, render
     "history/export": ("cli/test_history.py", "what `sae-guard history --export` writes"),
     "gate/early": ("pytest_plugin/test_early.py", "needs a run of the gate"),
-    "gate/measurement_file": ("core/test_measurement.py", "saved, loaded and merged"),
     "gate/recording": ("history/test_store.py", "a record is made and found again"),
-    "render/excerpts": ("render/test_words.py", "lines of a failure"),
-    "render/numbers": ("render/test_words.py", "numbers in lines"),
-    "render/summary": ("render/test_words.py", "beside the headlines that it repeats"),
     "render/tightening": ("cli/test_tighten.py", "what `sae-guard tighten` prints"),
 }  # fmt: skip
 """Module → where below tests/ its tests are, and why they are not at its own path."""

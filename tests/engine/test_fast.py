@@ -1,8 +1,7 @@
-"""The fast path: what it shares, what it bounds, and that it gives way to the plain one."""
+"""The fast path gives what the plain one gives, within its bounds on memory."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, Place, ablation, head, measure, measure_all
+from sae_guard.engine import Place, head, measure
 from sae_guard.engine.ablation import Ablated
-from sae_guard.engine.clean_run import Base, Bases
+from sae_guard.engine.clean_run import Base
 from sae_guard.engine.fast import Run
 from sae_guard.engine.memory import Memory
 from sae_guard.engine.sweep import Sweep
 from sae_guard.errors import InfrastructureError
-from sae_guard.model import LanguageModel, Suffix, Unembedding
+from sae_guard.model import LanguageModel, Suffix
 from tests.helpers.small_measurements import (
     HOOKS,
     MLP,
@@ -57,90 +56,6 @@ def test_what_follows_the_last_block_is_the_unembedding(
     assert mine.provenance.paths == {
         "forward": "from block 3 on", "ablations": "one row", "clean run": "run",
     }  # fmt: skip
-
-
-def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Corpus) -> None:
-    paths = measure(gpt2, make_sae(), corpus, "hook_embed").provenance.paths
-    assert paths == {"forward": "whole model", "because": "the hook points are in no block"}
-
-
-def test_what_differs_from_the_plain_path_gives_way_to_it(
-    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    reference = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True)
-    right, cache = Unembedding.logits, Cache(tmp_path)
-    monkeypatch.setattr(Unembedding, "logits", lambda self, final: right(self, final) * 1.01)
-    for _ in range(2):  # what was given up is not remembered
-        mine = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
-        assert_same(mine, reference)
-        assert mine.provenance.paths["forward"] == "whole model"
-        assert mine.provenance.paths["because"].startswith("kl ")
-
-
-def test_of_several_only_what_differs_gives_way(
-    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right, wrong = Run.take, replace(make_sae(), scale_out=2.0)
-
-    def take(self: Run, rows: slice, losses: Any) -> None:
-        right(self, rows, losses)
-        if self.sae is wrong:
-            self.sums["l1"][rows] += 1
-
-    monkeypatch.setattr(Run, "take", take)
-    patches = [Patch(make_sae(), RESIDUAL), Patch(wrong, RESIDUAL), Patch(make_sae(), MLP)]
-    found = measure_all(gpt2, patches, corpus, batch_size=2)
-    for patch, measurement in zip(patches, found, strict=True):
-        assert_same(measurement, measure(gpt2, patch.sae, corpus, patch.hook, reference=True))
-    forward = [measurement.provenance.paths["forward"] for measurement in found]
-    assert forward == ["from block 1 on", "whole model", "from block 1 on"]
-
-
-@pytest.mark.parametrize(
-    "hooks", [[RESIDUAL, RESIDUAL], [RESIDUAL, MLP, "blocks.2.hook_resid_post"]]
-)
-def test_several_are_measured_as_each_alone_by_one_clean_run(
-    gpt2: LanguageModel, corpus: Corpus, hooks: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    patches = [Patch(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)]
-    alone = [measure(gpt2, patch.sae, corpus, patch.hook) for patch in patches]
-    right, runs = Bases._run, []
-
-    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
-        runs.append(rows)
-        return right(self, rows, *others, **more)
-
-    monkeypatch.setattr(Bases, "_run", run)
-    for mine, theirs in zip(measure_all(gpt2, patches, corpus, batch_size=3), alone, strict=True):
-        assert_same(mine, theirs)
-        assert mine.provenance.hook == theirs.provenance.hook
-    proofs = [slice(0, 2)] * len(hooks)
-    assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *proofs]))
-
-
-def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
-    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: Suffix, *args: Any) -> Tensor:
-        raise IndexError("tuple index out of range\nand more")
-
-    monkeypatch.setattr(Suffix, "final_with", broken)
-    mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
-    assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
-    assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))
-
-
-@pytest.mark.parametrize("hook", [RESIDUAL, MLP])
-def test_ablations_do_not_depend_on_how_they_are_run(
-    gpt2: LanguageModel, corpus: Corpus, hook: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
-    monkeypatch.setattr(ablation, "_RESIDUAL", ("nothing",))
-    alone = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
-    assert alone.provenance.paths["ablations"] == "each sequence"
-    assert_same(shared, alone)
-    monkeypatch.setattr(ablation, "_KEPT_BYTES", 0)  # the prefix runs again for μ
-    assert_same(shared, measure(gpt2, make_sae(), corpus, hook, batch_size=4))
 
 
 def test_a_batch_that_does_not_fit_is_halved(

@@ -79,19 +79,6 @@ def test_a_transcoder_equals_the_definition(
     assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
 
 
-def test_a_transcoder_needs_two_hook_points(gpt2: LanguageModel, corpus: Corpus) -> None:
-    transcoder = replace(make_sae(), transcoder=True)
-    with pytest.raises(LoadError, match=r"test is a transcoder, .* name that hook point as `hook"):
-        measure(gpt2, transcoder, corpus, HOOKS[0])
-    with pytest.raises(LoadError, match="test is no transcoder"):
-        measure(gpt2, make_sae(), corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
-    with pytest.raises(SetupError, match=r"no hook point 'blocks\.1\.hook_mlp_ou'"):
-        measure(gpt2, transcoder, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_ou")
-    narrow = replace(transcoder, W_dec=torch.zeros(96, 31), b_dec=torch.zeros(31))
-    with pytest.raises(LoadError, match=r"d_out 31, but blocks.1.hook_mlp_out is 32 wide"):
-        measure(gpt2, narrow, corpus, HOOKS[0], hook_out="blocks.1.hook_mlp_out")
-
-
 def test_independent_of_the_batch_size(gpt2: LanguageModel, corpus: Corpus) -> None:
     whole = measure(gpt2, make_sae(), corpus, HOOKS[0])
     for size in (1, 2, 4, 5):

@@ -60,3 +60,9 @@ def scaled(measurement: Measurement, **factors: float) -> Measurement:
     uneven = np.linspace(-0.02, 0.02, measurement.n_sequences)
     changed = {name: measurement.sums[name] * (f + uneven) for name, f in factors.items()}
     return replace(measurement, sums={**measurement.sums, **changed})
+
+
+def changed(m: Measurement, **columns: object) -> Measurement:
+    """Replace some columns."""
+    sums = {k: np.asarray(columns.get(k, v), dtype=np.float64) for k, v in m.sums.items()}
+    return replace(m, sums=sums)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sae_guard.errors import InfrastructureError, SetupError
-from sae_guard.model import FINAL, DeviceMap, LanguageModel, Processing, Suffix, load_model
-from tests.helpers.device_maps import BEFORE_4, DEVICE_MAPS, ON_DISK
+from sae_guard.errors import SetupError
+from sae_guard.model import FINAL, DeviceMap, LanguageModel, Suffix, load_model
+from tests.helpers.device_maps import DEVICE_MAPS
 from tests.helpers.tiny_models import ARCHITECTURES, VOCABULARY
 
 LAYER = 1
@@ -97,19 +96,6 @@ def test_a_patch_at_one_position_reaches_that_and_later_positions_only(
     assert float(difference[:, 4].max()) > 1e-4
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize("processing", ["raw", "hooked"])
-def test_a_patch_at_resid_mid_replaces_the_residual_and_not_only_the_input_of_the_mlp(
-    model_folders: dict[str, Path], architecture: str, processing: Processing
-) -> None:
-    """resid_mid = resid_pre + attn_out, so adding to either is adding to it."""
-    model = load_model(model_folders[architecture], processing=processing)
-    step = torch.randn(model.width("blocks.1.hook_resid_mid"))
-    at_mid = model.logits_with(TOKENS, "blocks.1.hook_resid_mid", lambda x: x + step)
-    at_attn_out = model.logits_with(TOKENS, "blocks.1.hook_attn_out", lambda x: x + step)
-    torch.testing.assert_close(at_mid, at_attn_out, atol=1e-4, rtol=1e-4)
-
-
 def test_hooked_processing_keeps_the_predictions_and_centres_the_residual(
     gpt2: LanguageModel, model_folders: dict[str, Path]
 ) -> None:
@@ -134,16 +120,6 @@ def test_an_unknown_hook_point_is_refused_with_the_nearest_names(gpt2: LanguageM
 def test_a_hook_point_that_does_not_fire_is_refused(gpt2: LanguageModel) -> None:
     with pytest.raises(SetupError, match=r"hook_result.* fired 0 times|hook_result.* is False"):
         gpt2.logits_with(TOKENS, "blocks.1.attn.hook_result", lambda x: x)
-
-
-def test_a_folder_without_a_model_names_its_neighbours(model_folders: dict[str, Path]) -> None:
-    with pytest.raises(SetupError, match=r"no model folder \(no config.json\); did you mean gpt2"):
-        load_model(model_folders["gpt2"].with_name("gpt3"))
-
-
-def test_a_model_that_is_not_at_hand_names_the_nearest_names() -> None:
-    with pytest.raises(InfrastructureError, match=r"'gpt2-smal' is not in the local cache.* gpt2"):
-        load_model("gpt2-smal")
 
 
 @pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
@@ -176,55 +152,6 @@ def test_so_do_runs_of_its_last_blocks(
         finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
         assert torch.equal(final, model.edited(TOKENS, {hook: lambda x: 2 * x}, FINAL))
     assert torch.equal(*finals)
-
-
-@pytest.mark.parametrize(
-    ("device_map", "message"),
-    [
-        ("everywhere", "device_map 'everywhere': .*; allowed: auto, balanced"),
-        ({"": "meta"}, "placed by device_map .*'meta'.*; allowed: auto"),
-        ({"model": "cpu", "lm_head": 0}, "placed by device_map .*mixes"),
-        ({"model": "cpu", "lm_heed": "cpu"}, "no module 'lm_heed', .*; did you mean lm_head"),
-        pytest.param(
-            {"": 0}, "placed by device_map {'': 0}",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-        pytest.param(
-            ON_DISK, "placed by device_map .*disk.* not supported",
-            marks=pytest.mark.skipif(not BEFORE_4, reason="TransformerLens 4 offloads to disk"),
-        ),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_device_map_that_cannot_be_is_refused(
-    model_folders: dict[str, Path], device_map: DeviceMap, message: str
-) -> None:
-    with pytest.raises(SetupError, match=message):
-        load_model(model_folders["llama"], device_map=device_map)
-
-
-@pytest.mark.skipif(BEFORE_4, reason="TransformerLens 3.9 offloads nothing to disk")
-def test_weights_on_disk_cannot_be_processed(model_folders: dict[str, Path]) -> None:
-    with pytest.raises(SetupError, match=r"placed by device_map .*offloaded"):
-        load_model(model_folders["llama"], device_map=ON_DISK, processing="hooked")
-
-
-def test_a_device_beside_a_device_map_is_refused(model_folders: dict[str, Path]) -> None:
-    with pytest.raises(SetupError, match="device cpu and device_map 'auto' exclude each other"):
-        load_model(model_folders["llama"], device="cpu", device_map="auto")
-
-
-def test_a_model_that_does_not_fit_is_no_fault_of_the_spec(
-    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    def full(*args: Any, **kwargs: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(TransformerBridge, "boot_transformers", full)
-    with pytest.raises(InfrastructureError, match="does not fit by device_map 'auto': CUDA out"):
-        load_model(model_folders["llama"], device_map="auto")
 
 
 @pytest.mark.gpu

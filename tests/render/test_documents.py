@@ -1,4 +1,4 @@
-"""What is written is what is read."""
+"""The JSON: strict, with all that was found; and what is written is what is read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sae_guard.core.worst import worst
 from sae_guard.errors import SetupError
 from sae_guard.render import from_json, to_json
 from sae_guard.testing import measurements, thresholds
+from tests.helpers.outcomes import ROWS, SHOWN, a_change, controls, outcome
 
 PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "ä", "checkpoint": "v1"}
 
@@ -85,3 +86,48 @@ def test_what_is_no_such_file_is_refused(text: str, told: str) -> None:
 def test_unknown_keys_are_left_out() -> None:
     (read,) = from_json(changed({**ROW, "new": 1}, more=2), file="out.json")
     assert read == Outcome(**PLACE, metric="kl", verdict="pass", value=0.1)
+
+
+def test_the_worst_cases_are_in_the_json_once_for_each_checkpoint() -> None:
+    rows = [
+        outcome(checkpoint="v2", verdict="pass", worst=SHOWN.json),
+        outcome(checkpoint="v3", worst=SHOWN.json),
+        outcome(checkpoint="v3", metric="l0", worst=SHOWN.json),  # of another xdist worker
+        outcome(checkpoint="v3", metric="cosine"),
+    ]
+    document = json.loads(to_json(rows, verdict="fail", version="0"), parse_constant=pytest.fail)
+    assert [case["checkpoint"] for case in document["worst_cases"]] == ["v2", "v3"]
+    case = document["worst_cases"][1]
+    assert (case["spec"], case["name"]) == ("thresholds/demo.yaml", "blocks.2.hook_resid_post")
+    first, second = case["tokens"]
+    assert (first["kl"], first["token"], first["source"]) == (9.3121, "ed", "arxiv/1.txt")
+    assert (second["kl"], second["ce_clean"], second["ce_patched"]) == (None, 2.0, None)
+    assert case["sequences"][0]["n_tokens"] == 1260
+    assert not any("worst" in row for row in document["outcomes"])
+
+
+def test_the_json_has_the_numbers_of_the_controls() -> None:
+    rows = json.loads(to_json([controls(), outcome()], verdict="pass", version="0"))["outcomes"]
+    assert [row["controls"] for row in rows] == [ROWS, None]
+
+
+def test_the_json_is_strict_and_keeps_a_value_that_json_cannot_say_as_null() -> None:
+    text = to_json(
+        [outcome(value=math.nan, verdict="error", provenance='{"hook": "h"}')],
+        verdict="error",
+        version="0.1.0",
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(text, parse_constant=refuse)
+    assert document["verdict"] == "error"
+    row = document["outcomes"][0]
+    assert (row["value"], row["verdict"], row["max"]) == (None, "error", 0.2)
+    assert row["provenance"] == {"hook": "h"}
+
+
+def test_the_json_has_both_ends_of_a_change() -> None:
+    (row,) = json.loads(to_json([a_change()], verdict="fail", version="0"))["outcomes"]
+    assert (row["before"], row["after"], row["change"]) == (0.1306, 0.20976, "share")

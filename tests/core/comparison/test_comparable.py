@@ -1,0 +1,65 @@
+"""What makes measurements those of other things, and what is only noted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sae_guard.core.comparison import Baseline, change, differences
+from sae_guard.core.targets import View
+from sae_guard.errors import UndefinedMetricError
+from tests.helpers.changed_measurements import OTHERS, with_provenance
+from tests.helpers.recorded import ordinary
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_is_of_other_things_is_refused(case: str) -> None:
+    parts, said = OTHERS[case]
+    after = with_provenance(ordinary(), **parts)
+    with pytest.raises(UndefinedMetricError) as refused:
+        change(Baseline("v1.2", ordinary()), after, View("kl", change="difference"))
+    assert str(refused.value).startswith("kl.change: not comparable with v1.2: ")
+    assert said in str(refused.value)
+
+
+def test_of_another_formula_only_that_metric_is_refused() -> None:
+    after = with_provenance(ordinary(), **OTHERS["formula"][0])
+    found, _ = change(Baseline("v1", ordinary()), after, View("l0", change="difference"))
+    assert found.value == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "said"),
+    [
+        ("ce_clean", 1.01, "the clean model differs: its cross-entropy on sequence 0 was 8 and is"),
+        ("ce_clean", np.nan, "the clean model differs"),
+        ("n_tokens", 0.5, "other tokens of the sequences are scored"),
+    ],
+)
+def test_another_clean_model_and_other_scored_tokens_are_refused(
+    column: str, factor: float, said: str
+) -> None:
+    base = ordinary()
+    after = replace(base, sums={**base.sums, column: base.sums[column] * factor})
+    assert differences(base, after).refused[0].startswith(said)
+    close = replace(base, sums={**base.sums, "ce_clean": base.sums["ce_clean"] * (1 + 1e-5)})
+    assert differences(base, close).refused == ()
+
+
+def test_missing_rows_are_refused() -> None:
+    with pytest.raises(UndefinedMetricError, match="8 sequences were measured and 4 are"):
+        change(Baseline("v1", ordinary()), ordinary(n=4), View("kl", change="share"))
+
+
+def test_devices_and_versions_are_noted_and_names_of_the_model_are_not() -> None:
+    after = with_provenance(
+        ordinary(), device="cuda:1", versions={"torch": "2.14.0", "sae-guard": "9"},
+        model={"name": "/elsewhere/gpt2", "dtype": "float32"},
+    )  # fmt: skip
+    told = differences(ordinary(), after)
+    assert told.refused == ()
+    assert told.noted == ("device was cpu and is cuda", "torch was 2.13.0 and is 2.14.0")
+    _, moved = change(Baseline("v1", ordinary()), after, View("kl", change="share"))
+    assert moved.noted == told.noted

@@ -1,0 +1,48 @@
+"""What all SAEs on the same windows share is run once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_guard.corpus import Corpus
+from sae_guard.engine import Patch, measure, measure_all
+from sae_guard.engine.clean_run import Bases
+from sae_guard.model import LanguageModel
+from tests.helpers.small_measurements import (
+    MLP,
+    RESIDUAL,
+    assert_same,
+    likely_corpus,
+    make_sae,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(model_folders: dict[str, Path]) -> Corpus:
+    return likely_corpus(model_folders["gpt2"])
+
+
+@pytest.mark.parametrize(
+    "hooks", [[RESIDUAL, RESIDUAL], [RESIDUAL, MLP, "blocks.2.hook_resid_post"]]
+)
+def test_several_are_measured_as_each_alone_by_one_clean_run(
+    gpt2: LanguageModel, corpus: Corpus, hooks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = [Patch(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)]
+    alone = [measure(gpt2, patch.sae, corpus, patch.hook) for patch in patches]
+    right, runs = Bases._run, []
+
+    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+        runs.append(rows)
+        return right(self, rows, *others, **more)
+
+    monkeypatch.setattr(Bases, "_run", run)
+    for mine, theirs in zip(measure_all(gpt2, patches, corpus, batch_size=3), alone, strict=True):
+        assert_same(mine, theirs)
+        assert mine.provenance.hook == theirs.provenance.hook
+    proofs = [slice(0, 2)] * len(hooks)
+    assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *proofs]))

@@ -1,0 +1,41 @@
+"""What takes the plain path, and why it says it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from sae_guard.corpus import Corpus
+from sae_guard.engine import measure
+from sae_guard.model import LanguageModel, Suffix
+from tests.helpers.small_measurements import (
+    RESIDUAL,
+    assert_same,
+    likely_corpus,
+    make_sae,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(model_folders: dict[str, Path]) -> Corpus:
+    return likely_corpus(model_folders["gpt2"])
+
+
+def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Corpus) -> None:
+    paths = measure(gpt2, make_sae(), corpus, "hook_embed").provenance.paths
+    assert paths == {"forward": "whole model", "because": "the hook points are in no block"}
+
+
+def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Suffix, *args: Any) -> Tensor:
+        raise IndexError("tuple index out of range\nand more")
+
+    monkeypatch.setattr(Suffix, "final_with", broken)
+    mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
+    assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
+    assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))
