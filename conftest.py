@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
 
+# Assertions of shared helpers fail with the same detail as those of tests.
+pytest.register_assert_rewrite("tests.helpers")
+
 # How many examples a property is tried on: in `make test-fast`, `make test` and `make test-all`.
 for _profile, _examples in {"quick": 10, "sae_guard": 40, "thorough": 100}.items():
     settings.register_profile(

@@ -8,7 +8,7 @@ import torch
 from engine_setup import GPT2_SMALL, SaeGuard, Saelens, draw_tokens
 from engine_tools import table
 
-from sae_guard.engine import columns as formulas
+from sae_guard.engine import token_metrics as formulas
 
 SAME = {
     "kl": "kl_div_with_sae",

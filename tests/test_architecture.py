@@ -142,30 +142,30 @@ def test_a_core_that_opens_none_is_clean() -> None:
 
 def test_the_core_names_the_columns_that_the_engine_computes() -> None:
     """Two halves of one registry: names, units and formulas in words; formulas as tensors."""
-    from sae_guard.engine import ablation, columns, fast, random_error
+    from sae_guard.engine import ablation, fast, random_error, token_metrics
 
     halves = [fast.COLUMNS, ablation.COLUMNS, (random_error.COLUMN,)]
     computed = [name for half in halves for name in half]
     assert sorted(computed) == sorted([*COLUMNS, *ON_REQUEST])
     functions = {
-        "n_tokens": columns.masked_sums,
-        "kl": columns.kl_divergence,
-        "kl_random_error": columns.kl_divergence,
-        "ce_clean": columns.cross_entropy,
-        "ce_patched": columns.cross_entropy,
-        "ce_zero": columns.cross_entropy,
-        "ce_mean": columns.cross_entropy,
-        "entropy": columns.entropy,
-        "l0": columns.l0,
-        "l1": columns.l1,
-        "sq_error": columns.squared_distance,
-        "sq_deviation": columns.squared_distance,
-        "cosine": columns.cosine,
-        "l2_ratio": columns.l2_ratio,
+        "n_tokens": token_metrics.masked_sums,
+        "kl": token_metrics.kl_divergence,
+        "kl_random_error": token_metrics.kl_divergence,
+        "ce_clean": token_metrics.cross_entropy,
+        "ce_patched": token_metrics.cross_entropy,
+        "ce_zero": token_metrics.cross_entropy,
+        "ce_mean": token_metrics.cross_entropy,
+        "entropy": token_metrics.entropy,
+        "l0": token_metrics.l0,
+        "l1": token_metrics.l1,
+        "sq_error": token_metrics.squared_distance,
+        "sq_deviation": token_metrics.squared_distance,
+        "cosine": token_metrics.cosine,
+        "l2_ratio": token_metrics.l2_ratio,
     }
     assert set(functions) == {*COLUMNS, *ON_REQUEST, *TOKEN_COLUMNS}
-    known = {name for name in vars(columns) if callable(getattr(columns, name))}
-    defined = {n for n in known if getattr(columns, n).__module__ == columns.__name__}
+    known = {name for name in vars(token_metrics) if callable(getattr(token_metrics, name))}
+    defined = {n for n in known if getattr(token_metrics, n).__module__ == token_metrics.__name__}
     assert defined - {"log_probs"} == {function.__name__ for function in functions.values()}
     assert set(fast.TOKEN_COLUMNS) | {"ce_zero", "ce_mean"} == set(TOKEN_COLUMNS)
 

@@ -94,7 +94,7 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
 )
 """Per-sequence sums over the scored tokens, in the order in which they are stored.
 
-The engine computes them; ``engine/columns.py`` has their formulas as tensors.
+The engine computes them; ``engine/token_metrics.py`` has their formulas as tensors.
 """
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(

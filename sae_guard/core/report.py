@@ -77,7 +77,7 @@ class Outcome:
     pareto: str = ""
     """JSON of a `ParetoVerdict`, of ``pareto``."""
     worst: str = ""
-    """JSON of `sae_guard.core.worst.Worst`, on one outcome of each case."""
+    """JSON of `sae_guard.core.worst_tokens.Worst`, on one outcome of each case."""
     diagnosis: str = ""
     """JSON of a `Diagnosis`, where something is suspected or was tried: on one outcome of each
     checkpoint at a spec."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import columns as formulas
+from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.batches import per_row, per_token
 from sae_guard.engine.clean_run import Base

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.engine import columns as formulas
+from sae_guard.engine import token_metrics as formulas
 from sae_guard.model import Unembedding
 
 # Of one logits tensor, of which about eight are alive at once; larger ones fall out of caches.

@@ -17,7 +17,7 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import FiringSpread, Measurement, Provenance, TokenTable
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import ratio_interval
-from sae_guard.core.worst import worst
+from sae_guard.core.worst_tokens import worst
 from sae_guard.corpus import Corpus, excerpts
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.fast import Run

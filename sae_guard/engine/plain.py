@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import columns as formulas
+from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.intervention import Place
 from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR

@@ -10,8 +10,8 @@ from sae_guard.engine import head
 from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
+from sae_guard.engine.fast_path_check import difference
 from sae_guard.engine.memory import Memory, Tensors, run_name
-from sae_guard.engine.proof import difference
 from sae_guard.model import LanguageModel
 
 _SAVE_EVERY = 5.0

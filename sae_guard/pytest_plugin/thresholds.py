@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sae_guard.core.report import Outcome
     from sae_guard.core.thresholds import Threshold
     from sae_guard.core.verdicts import Verdict
-    from sae_guard.core.worst import Worst
+    from sae_guard.core.worst_tokens import Worst
     from sae_guard.gate.early import Judged
 
 _DIAGNOSIS_CARRIED = pytest.StashKey[dict[str, str]]()
@@ -97,7 +97,7 @@ class ThresholdItem(CaseItem):
 
     def _carried(self, measurement: Measurement) -> str:
         """The worst of the measurement, for reports, on one outcome of the case."""
-        from sae_guard.core.worst import worst
+        from sae_guard.core.worst_tokens import worst
 
         carried = self.config.stash.setdefault(_WORST_CARRIED, {})
         first = carried.setdefault(id(self.case), self.nodeid) == self.nodeid
@@ -105,7 +105,7 @@ class ThresholdItem(CaseItem):
 
     def _shown(self, measurement: Measurement) -> Worst | None:
         """The worst of what is looked at, in the first failure that it explains."""
-        from sae_guard.core.worst import ABOUT, worst
+        from sae_guard.core.worst_tokens import ABOUT, worst
 
         view = self.threshold.view
         if view.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:

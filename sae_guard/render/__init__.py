@@ -12,7 +12,7 @@ from sae_guard.render.pareto import (
     pareto_headline,
     plotted,
 )
-from sae_guard.render.summary import summary
+from sae_guard.render.terminal_summary import summary
 from sae_guard.render.threshold_changes import looser_line, looser_row, tracks
 from sae_guard.render.tightening import changes, count
 from sae_guard.render.trend import trend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sae_guard.core.measurement import Around
-from sae_guard.core.worst import Worst, WorstSequence, WorstToken
+from sae_guard.core.worst_tokens import Worst, WorstSequence, WorstToken
 from sae_guard.render.numbers import number
 
 COLUMNS = 100

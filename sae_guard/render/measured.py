@@ -10,7 +10,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.render.summary import aligned, half, path_lines, verdict_words
+from sae_guard.render.terminal_summary import aligned, half, path_lines, verdict_words
 from sae_guard.render.words import bounds, sample, shown
 
 _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sae_guard.core.measurement import Provenance
 from sae_guard.history.confirmation import Compared
-from sae_guard.render.summary import aligned
+from sae_guard.render.terminal_summary import aligned
 
 
 def confirmed(numbers: Sequence[Compared]) -> Iterator[str]:

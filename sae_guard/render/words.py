@@ -5,7 +5,7 @@ from __future__ import annotations
 from sae_guard.core.diagnosis import Diagnosis
 from sae_guard.core.pareto import ParetoVerdict
 from sae_guard.core.report import Outcome
-from sae_guard.core.worst import Worst
+from sae_guard.core.worst_tokens import Worst
 from sae_guard.render.excerpts import worst_lines
 from sae_guard.render.numbers import number
 from sae_guard.render.pareto import pareto_headline

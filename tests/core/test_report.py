@@ -18,7 +18,7 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
-from sae_guard.core.worst import worst
+from sae_guard.core.worst_tokens import worst
 from sae_guard.testing import measurements, thresholds
 
 PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint": "v1"}

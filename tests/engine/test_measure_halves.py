@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import columns as formulas
 from sae_guard.engine import measure
+from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.model import FINAL, LanguageModel, load_model
 from sae_guard.sae import SAE

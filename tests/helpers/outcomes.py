@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import get_args
 
 from sae_guard.core.report import Outcome
-from sae_guard.core.worst import Worst, WorstSequence, WorstToken
+from sae_guard.core.worst_tokens import Worst, WorstSequence, WorstToken
 from sae_guard.errors import Contract
 
 

@@ -114,7 +114,7 @@ def test_a_checkpoint_without_kl_has_no_comparison(
     trained: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "sae_guard.engine.columns.kl_divergence",
+        "sae_guard.engine.token_metrics.kl_divergence",
         lambda p, q: torch.full(p.shape[:-1], torch.nan),
     )
     options = ("--sae=good", "--sae-controls", "--sae-json=out.json", "-k", "controls")

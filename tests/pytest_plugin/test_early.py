@@ -79,7 +79,7 @@ def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[st
 def test_what_is_broken_is_an_error_whatever_was_seen(long: Project) -> None:
     damage = """
         import torch
-        from sae_guard.engine import columns as tokens
+        from sae_guard.engine import token_metrics as tokens
 
         tokens.kl_divergence = lambda p, q: torch.full(p.shape[:-1], float("nan"))
         """

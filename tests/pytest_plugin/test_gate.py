@@ -53,7 +53,7 @@ def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
 def test_a_nan_is_never_a_pass(project: Project, workers: tuple[str, ...]) -> None:
     damage = """
         import torch
-        from sae_guard.engine import columns as tokens
+        from sae_guard.engine import token_metrics as tokens
 
         tokens.kl_divergence = lambda p, q: torch.full(p.shape[:-1], float("nan"))
         """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sae_guard
-from sae_guard.core.worst import worst
+from sae_guard.core.worst_tokens import worst
 from tests.pytest_plugin.projects import HOOK, Project
 
 BLOCKS = ("the largest KL of single tokens, in nats:", "the largest mean KL of sequences, in nats:")
@@ -94,7 +94,7 @@ def test_two_documents_of_one_measurement_have_one_each(project: Project) -> Non
 def test_a_nan_is_shown_with_its_place(project: Project) -> None:
     damage = """
         import torch
-        from sae_guard.engine import columns as tokens
+        from sae_guard.engine import token_metrics as tokens
 
         tokens.kl_divergence = lambda p, q: torch.full(p.shape[:-1], float("nan"))
         """

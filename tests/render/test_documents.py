@@ -15,7 +15,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.core.verdicts import judge
-from sae_guard.core.worst import worst
+from sae_guard.core.worst_tokens import worst
 from sae_guard.errors import SetupError
 from sae_guard.render import from_json, to_json
 from sae_guard.testing import measurements, thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sae_guard.core.diagnosis import Diagnosis, Suspicion
-from sae_guard.core.worst import Worst
+from sae_guard.core.worst_tokens import Worst
 from sae_guard.render import failure, headline, summary
 from tests.helpers.outcomes import SHOWN, a_change, outcome
 

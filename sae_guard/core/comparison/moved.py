@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.core.measurement import NO_TEXT, Around, Measurement, TokenKL
-from sae_guard.core.worst import largest
+from sae_guard.core.worst_tokens import largest
 from sae_guard.errors import UndefinedMetricError
 
 

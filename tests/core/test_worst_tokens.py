@@ -23,7 +23,7 @@ from sae_guard.core.measurement import (
 )
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.core.targets import Slice
-from sae_guard.core.worst import Worst, worst
+from sae_guard.core.worst_tokens import Worst, worst
 
 # Few values: many are equal. Some are none.
 KL = [0.0, 0.25, 1.0, 8.0, math.nan, math.inf]

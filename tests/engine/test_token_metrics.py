@@ -10,7 +10,7 @@ from hypothesis import assume, find, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae_guard.engine import columns as f
+from sae_guard.engine import token_metrics as f
 from sae_guard.testing import logit_pairs, logits
 
 
