@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 WORDS: Mapping[str, Mapping[str, str]] = {
     "person": {
@@ -148,7 +149,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class DocumentKind:
     """A kind of document: what it is called as a source, its topics and its sentences."""
 
     name: str
@@ -158,9 +159,14 @@ class Kind:
     sentences: tuple[str, ...]
     """All that may follow, in any order; none twice in a row."""
 
+    @cached_property
+    def all_sentences(self) -> tuple[str, ...]:
+        """The first ones before the others: a sentence is known by its index among them."""
+        return self.first + self.sentences
+
 
 KINDS = (
-    Kind(
+    DocumentKind(
         "kitchen",
         ("bread", "soup", "fish", "fruit"),
         (
@@ -184,7 +190,7 @@ KINDS = (
             "Some {cook} the {food*} with {spice} , some with {spice} .",
         ),
     ),
-    Kind(
+    DocumentKind(
         "letters",
         ("family", "school", "illness", "farm"),
         (
@@ -209,7 +215,7 @@ KINDS = (
             "{person*} , please send the {thing} before {day} .",
         ),
     ),
-    Kind(
+    DocumentKind(
         "logbook",
         ("calm", "storm", "fishing", "trade"),
         (
@@ -233,7 +239,7 @@ KINDS = (
             "Bought a new {part} in {place} for {price} coins .",
         ),
     ),
-    Kind(
+    DocumentKind(
         "market",
         ("grain", "cloth", "animals", "metal"),
         (

@@ -1,11 +1,11 @@
 """The language of the demo's text: draws documents, and knows how probable each of their words is.
 
-A document is drawn from a `Kind` of `sae_guard.demo.grammar`: a topic, then one sentence after the
-other. All that a reader of the document cannot see is its topic and, in the middle of a sentence,
-which of the sentences that begin alike it is. So the probability of each word, given the kind and
-all words before it, is a sum over those few possibilities (the forward algorithm of hidden Markov
-models). Its negative logarithm is the surprisal of the word, and the mean surprisal the entropy
-rate: no language model can have a lower cross-entropy on such text, but by chance.
+A document is drawn from a `DocumentKind` of `sae_guard.demo.grammar`: a topic, then one sentence
+after the other. All that a reader of the document cannot see is its topic and, in the middle of a
+sentence, which of the sentences that begin alike it is. So the probability of each word, given the
+kind and all words before it, is a sum over those few possibilities (the forward algorithm of hidden
+Markov models). Its negative logarithm is the surprisal of the word, and the mean surprisal the
+entropy rate: no language model can have a lower cross-entropy on such text, but by chance.
 
 Only `random.Random.random` is used, which gives the same numbers under every version of Python.
 """
@@ -19,7 +19,7 @@ from functools import cache
 from random import Random
 from typing import NamedTuple
 
-from sae_guard.demo.grammar import KINDS, WORDS, Kind
+from sae_guard.demo.grammar import KINDS, WORDS, DocumentKind
 
 NEW_LINE = "\n"
 _NEW_LINE_CHANCE = 0.15  # after a sentence
@@ -41,7 +41,7 @@ class Atom(NamedTuple):
     """Atoms that may be left out from here on, if this begins an optional part."""
 
 
-class Memory(NamedTuple):
+class FixedWords(NamedTuple):
     """What the words of a document so far have fixed, as pairs (a mapping that can be a key)."""
 
     pairs: tuple[tuple[str, str], ...] = ()
@@ -50,9 +50,9 @@ class Memory(NamedTuple):
         """Return the word at ``key``, or None."""
         return next((word for name, word in self.pairs if name == key), None)
 
-    def with_(self, key: str, word: str) -> Memory:
+    def with_(self, key: str, word: str) -> FixedWords:
         """Return a memory that also holds ``word`` at ``key``."""
-        return Memory(tuple(sorted({**dict(self.pairs), key: word}.items())))
+        return FixedWords(tuple(sorted({**dict(self.pairs), key: word}.items())))
 
 
 class State(NamedTuple):
@@ -63,16 +63,16 @@ class State(NamedTuple):
     """Index among the kind's sentences, the first ones before the others; -1 before any."""
     position: int
     """Of the next atom; past the last one, the sentence is over."""
-    memory: Memory
+    memory: FixedWords
 
 
 @dataclass(frozen=True)
-class Document:
+class DrawnDocument:
     """A document of the demo's text."""
 
     name: str
     kind: str
-    """The source of the document: the name of its `Kind`."""
+    """The source of the document: the name of its `DocumentKind`."""
     words: tuple[str, ...]
     """Words, punctuation and line ends, in order."""
 
@@ -134,19 +134,15 @@ def _choose(chances: Mapping[str, float], random: Random) -> str:
     return word  # what rounding leaves over
 
 
-def _sentences(kind: Kind) -> tuple[str, ...]:
-    return kind.first + kind.sentences
-
-
-def _followers(kind: Kind, before: int) -> Sequence[int]:
+def _followers(kind: DocumentKind, before: int) -> Sequence[int]:
     """Return the sentences that may follow the sentence ``before`` (-1: begin a document)."""
-    first, count = len(kind.first), len(_sentences(kind))
+    first, count = len(kind.first), len(kind.all_sentences)
     return range(first) if before < 0 else [i for i in range(first, count) if i != before]
 
 
-def _entered(kind: Kind, state: State) -> Iterator[tuple[float, State]]:
+def _entered(kind: DocumentKind, state: State) -> Iterator[tuple[float, State]]:
     """Yield where a document in ``state`` can be, past the brackets, and how probable each is."""
-    atoms = parse(_sentences(kind)[state.sentence])
+    atoms = parse(kind.all_sentences[state.sentence])
     if state.position < len(atoms) and (skip := atoms[state.position].skip):
         inside = state._replace(position=state.position + 1)
         yield _OPTION_CHANCE, inside
@@ -156,7 +152,7 @@ def _entered(kind: Kind, state: State) -> Iterator[tuple[float, State]]:
         yield 1.0, state
 
 
-def _fixed(atom: Atom, memory: Memory) -> tuple[str | None, str]:
+def _fixed(atom: Atom, memory: FixedWords) -> tuple[str | None, str]:
     """Return the word that an atom has to be, if that is fixed, and the key that fixes it."""
     if atom.word:
         return atom.word, ""
@@ -175,10 +171,10 @@ def _after(state: State, atom: Atom, key: str, word: str) -> State:
     return state._replace(position=state.position + 1, memory=memory)
 
 
-def draw(kind: Kind, name: str, sentences: int, random: Random) -> Document:
+def draw(kind: DocumentKind, name: str, sentences: int, random: Random) -> DrawnDocument:
     """Draw a document of ``sentences`` sentences."""
     topic = kind.topics[int(random.random() * len(kind.topics))]
-    state = State(topic, -1, 0, Memory())
+    state = State(topic, -1, 0, FixedWords())
     words: list[str] = []
     for count in range(sentences):
         if count and random.random() < _NEW_LINE_CHANCE:
@@ -186,7 +182,7 @@ def draw(kind: Kind, name: str, sentences: int, random: Random) -> Document:
         followers = _followers(kind, state.sentence)
         sentence = followers[int(random.random() * len(followers))]
         state = state._replace(sentence=sentence, position=0)
-        atoms = parse(_sentences(kind)[sentence])
+        atoms = parse(kind.all_sentences[sentence])
         while state.position < len(atoms):
             atom = atoms[state.position]
             if atom.skip:
@@ -198,16 +194,16 @@ def draw(kind: Kind, name: str, sentences: int, random: Random) -> Document:
                 word = _choose(probabilities(atom.list, topic), random)
             words.append(word)
             state = _after(state, atom, key, word)
-    return Document(name, kind.name, tuple(words))
+    return DrawnDocument(name, kind.name, tuple(words))
 
 
 class Reader:
     """What one knows of the next word of a document, with the grammar, its kind and all before."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: DocumentKind) -> None:
         self.kind = kind
         self._states = {
-            State(topic, -1, 0, Memory()): 1 / len(kind.topics) for topic in kind.topics
+            State(topic, -1, 0, FixedWords()): 1 / len(kind.topics) for topic in kind.topics
         }
 
     def probability(self, word: str) -> float:
@@ -238,7 +234,7 @@ class Reader:
         return states
 
 
-def surprisals(document: Document) -> list[float]:
+def surprisals(document: DrawnDocument) -> list[float]:
     """Return −log p(word | kind, all words before it) of each word, in nats.
 
     Raises:
@@ -248,9 +244,9 @@ def surprisals(document: Document) -> list[float]:
     return [-math.log(reader.read(word)) for word in document.words]
 
 
-def _emit(kind: Kind, state: State, word: str) -> Iterator[tuple[float, State]]:
+def _emit(kind: DocumentKind, state: State, word: str) -> Iterator[tuple[float, State]]:
     """Yield the states in which a document can be after ``word``, with their probabilities."""
-    over = state.sentence < 0 or state.position >= len(parse(_sentences(kind)[state.sentence]))
+    over = state.sentence < 0 or state.position >= len(parse(kind.all_sentences[state.sentence]))
     if not over:
         yield from _emit_atom(kind, state, word)
         return
@@ -267,8 +263,8 @@ def _emit(kind: Kind, state: State, word: str) -> Iterator[tuple[float, State]]:
                 yield chance * share * more, after
 
 
-def _emit_atom(kind: Kind, state: State, word: str) -> Iterator[tuple[float, State]]:
-    atom = parse(_sentences(kind)[state.sentence])[state.position]
+def _emit_atom(kind: DocumentKind, state: State, word: str) -> Iterator[tuple[float, State]]:
+    atom = parse(kind.all_sentences[state.sentence])[state.position]
     fixed, key = _fixed(atom, state.memory)
     if fixed is not None:
         chance = float(fixed == word)

@@ -12,7 +12,7 @@ from random import Random
 
 from sae_guard.demo import HELD_OUT
 from sae_guard.demo.grammar import KINDS
-from sae_guard.demo.language import Document, draw, surprisals
+from sae_guard.demo.language import DrawnDocument, draw, surprisals
 
 HELD_OUT_DOCUMENTS = 1280
 TRAINING_DOCUMENTS = 16_000
@@ -21,7 +21,7 @@ _SEEDS = {"held-out": 1, "training": 2}
 _FEWEST_SENTENCES, _MORE_SENTENCES = 13, 8.0  # at least, and on average beyond: exponential
 
 
-def documents(part: str, count: int) -> Iterator[Document]:
+def documents(part: str, count: int) -> Iterator[DrawnDocument]:
     """Draw the first ``count`` documents of ``held-out`` or ``training``: of each kind in turn."""
     random = Random(_SEEDS[part])
     for number in range(count):
@@ -30,34 +30,30 @@ def documents(part: str, count: int) -> Iterator[Document]:
         yield draw(kind, f"{kind.name}-{number:05}", _FEWEST_SENTENCES + int(more), random)
 
 
-def held_out_documents() -> Iterator[Document]:
+def held_out_documents() -> Iterator[DrawnDocument]:
     """Draw the documents that neither the model nor the SAEs are trained on."""
     return documents("held-out", HELD_OUT_DOCUMENTS)
 
 
-def training_documents() -> Iterator[Document]:
+def training_documents() -> Iterator[DrawnDocument]:
     """Draw the documents that the model and the SAEs are trained on."""
     return documents("training", TRAINING_DOCUMENTS)
 
 
-def json_line(document: Document) -> str:
+def json_line(document: DrawnDocument) -> str:
     """Return a document as a line of ``held_out.jsonl``."""
     row = {"id": document.name, "source": document.kind, "text": document.text}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def write_held_out() -> None:
-    """Write the held-out documents where the package keeps them."""
-    HELD_OUT.write_text("".join(map(json_line, held_out_documents())), encoding="utf-8")
-
-
 def main() -> None:
     """Write the held-out documents, and print their number and the entropy of their text."""
-    write_held_out()
+    drawn = list(held_out_documents())
+    HELD_OUT.write_text("".join(map(json_line, drawn)), encoding="utf-8")
     for kind in KINDS:
         values = [
             value
-            for document in held_out_documents()
+            for document in drawn
             if document.kind == kind.name
             for value in surprisals(document)
         ]

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from sae_guard.demo.grammar import KINDS, WORDS, Kind
+from sae_guard.demo.grammar import KINDS, WORDS, DocumentKind
 from sae_guard.demo.language import (
-    Document,
+    DrawnDocument,
     Reader,
     draw,
     parse,
@@ -21,23 +21,23 @@ from sae_guard.demo.language import (
 
 VOCABULARY = sorted(
     {word for lists in WORDS.values() for words in lists.values() for word in words.split()}
-    | {a.word for k in KINDS for s in k.first + k.sentences for a in parse(s) if a.word}
+    | {a.word for k in KINDS for s in k.all_sentences for a in parse(s) if a.word}
     | {"\n"}
 )
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
-def document(request: pytest.FixtureRequest) -> Document:
+def document(request: pytest.FixtureRequest) -> DrawnDocument:
     """A document of two sentences of each kind."""
     return draw(request.param, "short", 2, Random(7))
 
 
-def kind_of(document: Document) -> Kind:
+def kind_of(document: DrawnDocument) -> DocumentKind:
     return next(kind for kind in KINDS if kind.name == document.kind)
 
 
 def derivations(
-    kind: Kind, topic: str, words: tuple[str, ...], before: int, fixed: dict[str, str]
+    kind: DocumentKind, topic: str, words: tuple[str, ...], before: int, fixed: dict[str, str]
 ) -> Iterator[float]:
     """Yield the probability of each way to make ``words`` of whole sentences, after ``before``."""
     if not words:
@@ -48,7 +48,7 @@ def derivations(
         chance = 0.85
         if words[0] == "\n":
             chance, words = 0.15, words[1:]
-    all_of_them = kind.first + kind.sentences
+    all_of_them = kind.all_sentences
     allowed = range(len(kind.first)) if before < 0 else range(len(kind.first), len(all_of_them))
     followers = [i for i in allowed if i != before]
     for sentence in followers:
@@ -93,7 +93,7 @@ def emitted(atom: str, word: str, topic: str, memory: dict[str, str]) -> float:
     return chance
 
 
-def test_words_are_as_probable_as_all_their_derivations_together(document: Document) -> None:
+def test_words_are_as_probable_as_all_their_derivations_together(document: DrawnDocument) -> None:
     kind = kind_of(document)
     slowly = math.fsum(
         probability / len(kind.topics)
@@ -103,7 +103,7 @@ def test_words_are_as_probable_as_all_their_derivations_together(document: Docum
     assert math.fsum(surprisals(document)) == pytest.approx(-math.log(slowly), abs=1e-9)
 
 
-def test_probabilities_of_the_next_word_sum_to_one(document: Document) -> None:
+def test_probabilities_of_the_next_word_sum_to_one(document: DrawnDocument) -> None:
     reader = Reader(kind_of(document))
     for number, word in enumerate(document.words):
         if number % 4 == 0:
@@ -112,8 +112,8 @@ def test_probabilities_of_the_next_word_sum_to_one(document: Document) -> None:
         assert reader.probability(word) == reader.read(word)
 
 
-def test_a_word_that_cannot_stand_there_is_an_error(document: Document) -> None:
-    broken = Document("broken", document.kind, (*document.words[:4], "SAE"))
+def test_a_word_that_cannot_stand_there_is_an_error(document: DrawnDocument) -> None:
+    broken = DrawnDocument("broken", document.kind, (*document.words[:4], "SAE"))
     with pytest.raises(
         ValueError, match=f"'SAE' cannot stand there in a document of kind {document.kind}"
     ):
@@ -143,9 +143,9 @@ def test_a_price_stays_what_it_was() -> None:
         "at",
         "3",
     ]
-    assert surprisals(Document("m", "market", tuple(words)))[-1] == pytest.approx(0, abs=1e-9)
+    assert surprisals(DrawnDocument("m", "market", tuple(words)))[-1] == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="cannot stand"):
-        surprisals(Document("m", "market", (*words[:-1], "9")))
+        surprisals(DrawnDocument("m", "market", (*words[:-1], "9")))
 
 
 @pytest.mark.parametrize("list_", sorted(WORDS))
@@ -157,12 +157,12 @@ def test_no_word_stands_twice_in_a_list(list_: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_grammar_is_written_as_it_is_read(kind: Kind) -> None:
-    named = {atom.list for sentence in kind.first + kind.sentences for atom in parse(sentence)}
+def test_the_grammar_is_written_as_it_is_read(kind: DocumentKind) -> None:
+    named = {atom.list for sentence in kind.all_sentences for atom in parse(sentence)}
     assert named <= WORDS.keys() | {""}
     topics = {topic for lists in WORDS.values() for topic in lists}
     assert set(kind.topics) <= topics
-    for sentence in kind.first + kind.sentences:
+    for sentence in kind.all_sentences:
         assert sentence.count("[") == sentence.count("]")
         assert sentence[-1] in ".?"
 
