@@ -21,11 +21,24 @@ Contract = Literal[
 ]  # fmt: skip
 """What a checkpoint is held to before anything is measured; a test each, in this order."""
 
+Option = Literal[
+    "spec", "hook", "device", "batch_size", "cache", "controls", "diagnose", "record", "baseline",
+    "fast", "alpha", "audit", "max_seconds", "max_sequences",
+    "architecture", "k", "pre_bias", "normalize", "scale", "model", "allow_loosen",
+]  # fmt: skip
+"""What a user can set. Each shell (pytest, the command line, Python) spells it in its own way, so
+that nothing below the shells writes an option's name into a message."""
+
 
 class SaeGuardError(Exception):
     """Root of every error that sae_guard raises on purpose."""
 
     cause: ClassVar[Cause] = "setup"
+
+    def __init__(self, message: str, *, options: tuple[Option, ...] = ()) -> None:
+        super().__init__(message)
+        self.options = options
+        """Those that the message is about, or that would help; shells name them after it."""
 
 
 class SetupError(SaeGuardError):
@@ -46,8 +59,10 @@ class LoadError(SaeGuardError):
 
     cause: ClassVar[Cause] = "load"
 
-    def __init__(self, message: str, contract: Contract = "readable") -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, contract: Contract = "readable", *, options: tuple[Option, ...] = ()
+    ) -> None:
+        super().__init__(message, options=options)
         self.contract: Contract = contract
 
 
