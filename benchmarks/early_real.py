@@ -18,7 +18,7 @@ from sae_guard.core.early_verdicts import needs_mean, stands
 from sae_guard.core.measurement import Measurement, TokenTable
 from sae_guard.core.metrics import metric
 from sae_guard.core.statistics.sequential import Rule
-from sae_guard.core.targets import View, estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
@@ -136,8 +136,8 @@ def early_and_whole(
 
 def bounded(measurement: Measurement, name: str, margin: float, *, kept: bool) -> Threshold:
     """A threshold of this margin: of scores and explained variance, of 1 − value."""
-    view = View.of(name)
-    chosen, value = metric(view.metric), estimate(measurement, view).value
+    target = Target.of(name)
+    chosen, value = metric(target.metric), estimate(measurement, target).value
     side = chosen.sides[0]
     away = margin * abs(value - chosen.tail_from)
     sign = 1 if (side == "max") == kept else -1
@@ -166,14 +166,14 @@ def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: in
 
     NaN where all sequences have the same, as L0 of TopK SAEs: that is no interval.
     """
-    view, generator = View.of(name), np.random.default_rng(1)
-    whole, hits = estimate(measurement, view), 0
+    target, generator = Target.of(name), np.random.default_rng(1)
+    whole, hits = estimate(measurement, target), 0
     if whole.low == whole.high:
         return math.nan
     value = whole.value
     for _ in range(resamples):
         part = rows(measurement, generator.integers(0, measurement.n_sequences, n))
-        found = estimate(part, view, whole=False)
+        found = estimate(part, target, whole=False)
         assert found.low is not None
         assert found.high is not None
         hits += found.low <= value <= found.high

@@ -158,7 +158,7 @@ def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
     from sae_guard.specs.rewrite import NewBound, rewritten
 
     bounds = [
-        NewBound(spec.name, d.threshold.view, d.side, d.new, d.warn)
+        NewBound(spec.name, d.threshold.target, d.side, d.new, d.warn)
         for spec, decisions in decided
         for d in decisions
         if d.new is not None

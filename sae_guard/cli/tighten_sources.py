@@ -15,7 +15,7 @@ from sae_guard.cli.records import opened, read, without_collection
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.core.statistics import Estimate, rescaled
-from sae_guard.core.targets import View, level
+from sae_guard.core.targets import Target, level
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Measured
 from sae_guard.core.verdicts import judge
@@ -75,7 +75,7 @@ def of_checkpoints(
     ]
 
 
-def of_spec(outcomes: Sequence[Outcome], spec: Spec, *, file: str) -> dict[View, list[Measured]]:
+def of_spec(outcomes: Sequence[Outcome], spec: Spec, *, file: str) -> dict[Target, list[Measured]]:
     """What the outcomes say of the thresholds of one document of the spec file.
 
     Raises:
@@ -86,17 +86,17 @@ def of_spec(outcomes: Sequence[Outcome], spec: Spec, *, file: str) -> dict[View,
     problems = [text for outcome in own for text in _problems(outcome, spec)]
     if problems:
         raise SetupError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
-    thresholds = {str(threshold.view): threshold for threshold in spec.thresholds}
-    found: dict[View, list[Measured]] = {}
+    thresholds = {str(threshold.target): threshold for threshold in spec.thresholds}
+    found: dict[Target, list[Measured]] = {}
     for outcome in own:
         threshold = thresholds.get(outcome.metric)
         if outcome.kind == "threshold" and not _is_control(outcome) and threshold is not None:
-            found.setdefault(threshold.view, []).append(_measured(outcome, threshold))
+            found.setdefault(threshold.target, []).append(_measured(outcome, threshold))
     checkpoints = {each.checkpoint for measured in found.values() for each in measured}
-    for view, measured in found.items():
+    for target, measured in found.items():
         if missing := checkpoints - {each.checkpoint for each in measured}:
             raise SetupError(
-                f"{file} has {spec.name}::{view} of {measured[0].checkpoint} and not of "
+                f"{file} has {spec.name}::{target} of {measured[0].checkpoint} and not of "
                 f"{', '.join(sorted(missing))}; choose by --checkpoint"
             )
     return found
@@ -147,7 +147,7 @@ def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
     data = spec.data.model_dump(mode="json", exclude_none=True)
     keys = sorted({*data, *source} - {"expect_clean_ce"})
     pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
-    metric = View.of(outcome.metric.partition("@")[0]).metric
+    metric = Target.parse(outcome.metric).metric
     if metric in METRICS:
         version = _mapping(told, "formula_versions").get(metric)
         pairs.append(("version of the formula", version, METRICS[metric].version))
@@ -177,7 +177,7 @@ def _interval(outcome: Outcome, value: float, threshold: Threshold) -> tuple[flo
     n, had, low, high = outcome.n_sequences, outcome.confidence, outcome.low, outcome.high
     if threshold.confidence is None or had is None or low is None or high is None:
         return None
-    if n is not None and level(threshold.view.statistic) is None:
+    if n is not None and level(threshold.target.statistic) is None:
         return rescaled(Estimate(value, low, high, 0, n, had), threshold.confidence)
     return (low, high) if threshold.confidence <= had else None
 
@@ -244,7 +244,7 @@ def _outcomes(
         return
     measurement = kept.measurement(recorded)
     for threshold in spec.thresholds:
-        name = str(threshold.view)
+        name = str(threshold.target)
         if threshold.change:
             continue
         verdict = judge(measurement, threshold)

@@ -86,20 +86,20 @@ def stands(
     changes: a heavy tail of either sign would have to be reckoned with, at the cost of most of what
     pairing gains.
     """
-    view = threshold.view
+    target = threshold.target
     if threshold.confidence is not None or threshold.change:
         return None
-    measured = metric(view.metric).columns & measurement.sums.keys()
+    measured = metric(target.metric).columns & measurement.sums.keys()
     if not all(np.isfinite(measurement.sums[name]).all() for name in measured):
-        return undefined(measurement, threshold, f"{view}: the sums of a sequence are not finite")
+        return undefined(measurement, threshold, f"{target}: the sums of a sequence are not finite")
     measurement = with_whole_deviation(measurement)
     try:
-        measurement.check_rows(view.metric, whole=False)
+        measurement.check_rows(target.metric, whole=False)
         status = _status(measurement, threshold, rule, bounds)
         if status is None:
             return None
         prefix = Prefix(measurement.n_sequences, measurement.n_whole, rule.alpha)
-        return Verdict(threshold, status, estimate(measurement, view, whole=False), prefix=prefix)
+        return Verdict(threshold, status, estimate(measurement, target, whole=False), prefix=prefix)
     except UndefinedMetricError:
         return None  # tokens and denominators may come; where they do not, the whole set tells
 
@@ -119,27 +119,27 @@ def with_whole_deviation(measurement: Measurement) -> Measurement:
 
 def needs_mean(thresholds: Iterable[Threshold]) -> bool:
     """Whether μ, which takes a run over the whole set, has to be known from the first row on."""
-    names = {name for t in thresholds for name in metric(t.view.metric).columns}
+    names = {name for t in thresholds for name in metric(t.target.metric).columns}
     return bool(names & {"ce_mean", "sq_deviation"})
 
 
 def needs_spread(thresholds: Iterable[Threshold]) -> bool:
     """Whether it matters how evenly latents fire on the sequences."""
-    return any(metric(threshold.view.metric).firing_above for threshold in thresholds)
+    return any(metric(threshold.target.metric).firing_above for threshold in thresholds)
 
 
 def _status(
     measurement: Measurement, threshold: Threshold, rule: Rule, bounds: int
 ) -> Status | None:
-    chosen, view = metric(threshold.view.metric), threshold.view
+    chosen, target = metric(threshold.target.metric), threshold.target
     if chosen.firing_above is not None:
         return _latents(measurement, threshold, chosen.firing_above, rule, bounds)
     deviates = "sq_deviation" in chosen.columns
-    if deviates and (measurement.whole_sq_deviation is None or view.slice is not None):
+    if deviates and (measurement.whole_sq_deviation is None or target.slice is not None):
         return None
-    if view.statistic == WORST:
+    if target.statistic == WORST:
         # One sequence past the bound is enough, and none is ever the last.
-        value = estimate(measurement, view, whole=False).value
+        value = estimate(measurement, target, whole=False).value
         return None if threshold.allows(value) else "fail"
     states: dict[str, list[State | None]] = {"bound": [], "warn": []}
     for kind, side, bound in _bounds(threshold):
@@ -166,7 +166,7 @@ def _latents(
     measurement: Measurement, threshold: Threshold, firing_above: float, rule: Rule, bounds: int
 ) -> Status | None:
     """By the least and the largest share that the whole set can have."""
-    low, high = 0.0, estimate(measurement, threshold.view, whole=False).value
+    low, high = 0.0, estimate(measurement, threshold.target, whole=False).value
     if firing_above > 0:
         dense, sparse = _dense_and_sparse(measurement, firing_above, rule, bounds)
         low, high = float(dense.mean()), float(1 - sparse.mean())
@@ -204,15 +204,15 @@ def _dense_and_sparse(
 
 
 def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound: float) -> Boundary:
-    view, chosen = threshold.view, metric(threshold.view.metric)
+    target, chosen = threshold.target, metric(threshold.target.metric)
     origin, tail = chosen.tail_from, chosen.tail
-    if (share := level(view.statistic)) is not None:
+    if (share := level(target.statistic)) is not None:
         # p99 ≤ t iff at most 1 % of the tokens are above t; p99 ≥ t iff less than 99 % are below.
-        found = beyond(measurement, view, bound, side)
+        found = beyond(measurement, target, bound, side)
         side, bound = ("max", 1 - share) if side == "max" else ("max", share)
         origin, tail = 0.0, min(_QUANTILE_TAIL, (1 - bound) / bound)
     else:
-        found = terms(measurement, view)
+        found = terms(measurement, target)
     sign = 1.0 if side == "max" else -1.0
     g = sign * (found.numerator - bound * found.denominator)
     distance = abs(bound - origin) or abs(_ratio(found) - origin)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,60 +23,64 @@ from sae_guard.errors import UndefinedMetricError, allowed
 
 WORST = "worst_sequence"
 CHANGE = "change"
-"""Last part of the name of a view of how far something moved since a baseline."""
+"""Last part of the name of a change since a baseline."""
 QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
 
 
 @dataclass(frozen=True)
-class View:
-    """What is looked at."""
+class Target:
+    """What a threshold looks at. `str` writes it as node ids, records and reports have it, such as
+    ``kl.p99@position=0..8``, and `parse` reads that again."""
 
     metric: str
     statistic: str = "mean"
     """``mean``, ``p99`` and its like (of single tokens), or ``worst_sequence``."""
     slice: Slice | None = None
-    change: Literal["", "difference", "share"] = ""
-    """Whether it is how far that moved since a baseline, in the metric's unit or as a share of what
-    it was (`sae_guard.core.comparison.change`)."""
+    """Which of the scored tokens; None for all."""
+    change: bool = False
+    """Whether it is how far that moved since a baseline (`sae_guard.core.comparison.change`)."""
 
     def __str__(self) -> str:
-        name = self.metric if self.statistic == "mean" else f"{self.metric}.{self.statistic}"
-        name = f"{name}.{CHANGE}" if self.change else name
+        parts = [self.metric, *([self.statistic] if self.statistic != "mean" else [])]
+        name = ".".join([*parts, *([CHANGE] if self.change else [])])
         return f"{name}@{self.slice}" if self.slice else name
 
-    @property
-    def itself(self) -> View:
-        """Of a change, what moves."""
-        return replace(self, change="")
-
     @classmethod
-    def of(cls, name: str, slice: Slice | None = None) -> View:
-        """The view of a name such as ``kl`` or ``kl.p99``."""
-        metric_name, _, statistic = name.partition(".")
-        return cls(metric_name, statistic or "mean", slice)
-
-    @classmethod
-    def read(cls, text: str) -> View:
-        """The view that is written so, unless it is of a change.
+    def parse(cls, text: str) -> Target:
+        """Read what `str` writes. Whether such a target exists, `problem` says.
 
         Raises:
-            ValueError: None is.
-            SetupError: There is no such metric.
+            ValueError: The slice is none.
         """
-        name, _, where = text.partition("@")
-        found = cls.of(name, Slice.read(where) if where else None)
-        if (problem := found.problem()) is not None:
-            raise ValueError(problem)
-        return found
+        name, _, part = text.partition("@")
+        whole = name.removesuffix(f".{CHANGE}")
+        metric_name, _, statistic = whole.partition(".")
+        return cls(
+            metric_name, statistic or "mean", Slice.parse(part) if part else None, whole != name
+        )
+
+    @property
+    def itself(self) -> Target:
+        """Of a change, what moves."""
+        return replace(self, change=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a metric as the table of metrics has it: the mean over all tokens."""
+        return self == Target(self.metric)
 
     def problem(self) -> str | None:
-        """Why nothing can be seen so; None if it can."""
+        """Say why there is no such target; None if there is.
+
+        Raises:
+            SetupError: There is no such metric.
+        """
         if self.change:
             return self.itself.problem()
         chosen = metric(self.metric)
         if self.statistic not in ("mean", WORST) and level(self.statistic) is None:
             return f"no statistic {self.statistic!r}; allowed: mean, p50, p99 and such, {WORST}"
-        if self == View(self.metric):
+        if self.whole:
             return None
         if chosen.firing_above is not None:
             return f"{chosen.name} is of all tokens together"
@@ -89,6 +93,17 @@ class View:
         if whole_sequences or _of_tokens(chosen):
             return None
         return f"{chosen.name} needs the mean activation: tokens have none alone"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        """Let reports hold it as text; pydantic calls this, and nothing else imports it here."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, cls) else cls.parse(value),
+            serialization=core_schema.to_string_ser_schema(),
+            metadata={"pydantic_js_functions": [lambda *_: {"type": "string"}]},
+        )
 
 
 def level(statistic: str) -> float | None:
@@ -121,16 +136,16 @@ class Slice:
     def __str__(self) -> str:
         if self.by == "source":
             return f"source={self.glob}"
-        end = "" if math.isinf(self.high) else f"{self.high:g}"
-        return f"{self.by}={self.low:g}..{end}"
+        end = "" if math.isinf(self.high) else _shortest(self.high)
+        return f"{self.by}={_shortest(self.low)}..{end}"
 
     @classmethod
-    def read(cls, text: str) -> Slice:
-        """The slice that is written so; raises `ValueError` where none is."""
-        by, _, what = text.partition("=")
+    def parse(cls, text: str) -> Slice:
+        """Read what `str` writes; raises `ValueError` where it is no slice."""
+        by, _, part = text.partition("=")
         if by == "source":
-            return cls("source", glob=what)
-        low, _, high = what.partition("..")
+            return cls("source", glob=part)
+        low, _, high = part.partition("..")
         for kind in _RANGES:
             if by == kind:
                 return cls(kind, float(low), float(high) if high else math.inf)
@@ -174,7 +189,7 @@ class Slice:
 
 
 def estimate(
-    measurement: Measurement, view: View, *, confidence: float = 0.95, whole: bool = True
+    measurement: Measurement, target: Target, *, confidence: float = 0.95, whole: bool = True
 ) -> Estimate:
     """The value, with its interval clustered by sequence.
 
@@ -184,7 +199,7 @@ def estimate(
 
     Args:
         measurement: Whose rows are looked at.
-        view: What is looked at.
+        target: What is looked at.
         confidence: Of the interval.
         whole: Whether rows may not be missing; without some it is an estimate of the metric.
 
@@ -193,22 +208,22 @@ def estimate(
         UndefinedMetricError: As `Measurement.estimate`; or nothing is scored in the slice, or the
             values of single tokens were not kept.
     """
-    if view.change:
-        raise ValueError(f"{view} needs a baseline: sae_guard.core.comparison.change")
-    if view == View(view.metric):
-        return measurement.estimate(view.metric, confidence=confidence, whole=whole)
-    measurement.check_rows(view.metric, whole=whole)
-    sums, scored = _seen(measurement, view)
-    chosen, some = metric(view.metric), sums["n_tokens"] > 0
+    if target.change:
+        raise ValueError(f"{target} needs a baseline: sae_guard.core.comparison.change")
+    if target.whole:
+        return measurement.estimate(target.metric, confidence=confidence, whole=whole)
+    measurement.check_rows(target.metric, whole=whole)
+    sums, scored = _seen(measurement, target)
+    chosen, some = metric(target.metric), sums["n_tokens"] > 0
     # Sequences without a token there say nothing of the spread.
     numerator, denominator = (column[some] for column in _terms(sums, chosen))
     n_tokens, n_sequences = int(sums["n_tokens"].sum()), int(some.sum())
     if not n_tokens:
-        raise UndefinedMetricError(f"{view}: no token is scored there")
+        raise UndefinedMetricError(f"{target}: no token is scored there")
     low = high = None
-    if view.statistic == WORST:
+    if target.statistic == WORST:
         value = _worst(chosen, numerator, denominator)
-    elif (share := level(view.statistic)) is not None:
+    elif (share := level(target.statistic)) is not None:
         assert measurement.tokens is not None
         assert scored is not None
         values = measurement.tokens.combined(chosen.numerator)[some]
@@ -221,6 +236,11 @@ def estimate(
     return Estimate(value, low, high, n_tokens, n_sequences, confidence)
 
 
+def _shortest(number: float) -> str:
+    """The shortest text that reads as the same number: two slices never share a name."""
+    return repr(number).removesuffix(".0")
+
+
 class Terms(NamedTuple):
     """What a bound sums per sequence: it is kept iff Σ numerator ≤ bound · Σ denominator, or ≥."""
 
@@ -228,25 +248,25 @@ class Terms(NamedTuple):
     denominator: NDArray[np.float64]
 
 
-def terms(measurement: Measurement, view: View) -> Terms:
+def terms(measurement: Measurement, target: Target) -> Terms:
     """The sums of a mean, per sequence."""
-    return _terms(_seen(measurement, view)[0], metric(view.metric))
+    return _terms(_seen(measurement, target)[0], metric(target.metric))
 
 
-def present(measurement: Measurement, view: View) -> NDArray[np.bool_]:
+def present(measurement: Measurement, target: Target) -> NDArray[np.bool_]:
     """Which sequences have a token there, shape [n_sequences]: others say nothing of the spread."""
-    some: NDArray[np.bool_] = _seen(measurement, view)[0]["n_tokens"] > 0
+    some: NDArray[np.bool_] = _seen(measurement, target)[0]["n_tokens"] > 0
     return some
 
 
-def beyond(measurement: Measurement, view: View, bound: float, side: Side) -> Terms:
+def beyond(measurement: Measurement, target: Target, bound: float, side: Side) -> Terms:
     """The tokens of each sequence past a bound of a quantile, and its tokens."""
-    _, scored = _seen(measurement, view)
+    _, scored = _seen(measurement, target)
     assert measurement.tokens is not None
     assert scored is not None
-    values = measurement.tokens.combined(metric(view.metric).numerator)
+    values = measurement.tokens.combined(metric(target.metric).numerator)
     if not np.isfinite(values[scored]).all():
-        raise UndefinedMetricError(f"{view}: a token's value is not finite")
+        raise UndefinedMetricError(f"{target}: a token's value is not finite")
     past = scored & (values > bound if side == "max" else values < bound)
     count, n = (mask.sum(axis=1, dtype=np.float64) for mask in (past, scored))
     return Terms(count, n)
@@ -257,11 +277,11 @@ def _terms(sums: Mapping[str, NDArray[np.float64]], chosen: Metric) -> Terms:
 
 
 def _seen(
-    measurement: Measurement, view: View
+    measurement: Measurement, target: Target
 ) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.bool_] | None]:
     """The sums of what is looked at; and which tokens, where single ones are needed."""
-    part = view.slice
-    if level(view.statistic) is None:
+    part = target.slice
+    if level(target.statistic) is None:
         if part is None:
             return measurement.sums, None
         if part.by == "source":
@@ -269,7 +289,7 @@ def _seen(
             return {name: np.where(rows, sums, 0) for name, sums in measurement.sums.items()}, None
     table = measurement.tokens
     if table is None:
-        raise UndefinedMetricError(f"{view}: values of single tokens were not kept")
+        raise UndefinedMetricError(f"{target}: values of single tokens were not kept")
     scored = table.scored if part is None else table.scored & part.mask(measurement)
     return table.sums(scored), scored
 

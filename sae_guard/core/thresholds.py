@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from sae_guard.core.targets import Slice, View
+from sae_guard.core.targets import Target
 
 OnUndecided = Literal["fail", "warn"]
 
@@ -18,8 +18,8 @@ class Threshold:
     passes with a warning.
     """
 
-    metric: str
-    """Its name; of another statistic than the mean, ``kl.p99`` or ``kl.worst_sequence``."""
+    target: Target
+    """What it looks at; as text it is read by `Target.parse`: ``kl``, ``kl.p99``."""
     max: float | None = None
     min: float | None = None
     warn_max: float | None = None
@@ -28,18 +28,34 @@ class Threshold:
     """Where set, the interval of this confidence must be clear of the bound, not only the value."""
     on_undecided: OnUndecided = "fail"
     """What becomes of an interval that is clear of neither side."""
-    slice: Slice | None = None
-    """Which tokens it is about; None for all that are scored."""
-    change: Literal["", "difference", "share"] = ""
-    """Whether the bounds are on how far the metric moved since a baseline: in its unit, or as a
-    share of what it was."""
-    file: str = ""
-    line: int = 0
+    relative: bool = field(default=False, kw_only=True)
+    """Of a change: whether value and bounds are shares of what the metric was, not in its unit."""
+    file: str = field(default="", kw_only=True)
+    line: int = field(default=0, kw_only=True)
+
+    if TYPE_CHECKING:  # the generated one, which also takes the target as text
+
+        def __init__(
+            self,
+            target: Target | str,
+            max: float | None = None,
+            min: float | None = None,
+            warn_max: float | None = None,
+            warn_min: float | None = None,
+            confidence: float | None = None,
+            on_undecided: OnUndecided = "fail",
+            *,
+            relative: bool = False,
+            file: str = "",
+            line: int = 0,
+        ) -> None: ...
 
     @property
-    def view(self) -> View:
-        """What it looks at."""
-        return replace(View.of(self.metric, self.slice), change=self.change)
+    def change(self) -> Literal["", "difference", "share"]:
+        """How a change is counted, in the words of records; empty where it is on no change."""
+        if not self.target.change:
+            return ""
+        return "share" if self.relative else "difference"
 
     @property
     def where(self) -> str:
@@ -47,10 +63,14 @@ class Threshold:
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def __post_init__(self) -> None:
+        if isinstance(self.target, str):
+            object.__setattr__(self, "target", Target.parse(self.target))
+        if (problem := self.target.problem()) is not None:
+            raise ValueError(f"threshold on {self.target}: {problem}")
+        if self.relative and not self.target.change:
+            raise ValueError(f"threshold on {self.target} is relative, and on no change")
         if self.max is None and self.min is None:
-            raise ValueError(
-                f"threshold on {self.metric!r} has neither max nor min: it cannot fail"
-            )
+            raise ValueError(f"threshold on {self.target} has neither max nor min: it cannot fail")
         if self.confidence is not None and not 0.5 < self.confidence < 1:
             raise ValueError(f"confidence is {self.confidence}, allowed: above 0.5 and below 1")
 

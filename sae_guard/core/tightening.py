@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 
 from sae_guard.core.metrics import Side, metric
-from sae_guard.core.targets import View
+from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 
@@ -56,7 +56,7 @@ class Decision:
 
 def tightened(
     thresholds: Iterable[Threshold],
-    measured: Mapping[View, Sequence[Measured]],
+    measured: Mapping[Target, Sequence[Measured]],
     margin: Decimal,
     *,
     allow_loosen: bool = False,
@@ -70,7 +70,7 @@ def tightened(
 
     Args:
         thresholds: Those of a spec; those on changes are left as they are.
-        measured: View → its values on the whole token set, of one or several checkpoints.
+        measured: Target → its values on the whole token set, of one or several checkpoints.
         margin: At least 0 and below 1.
         allow_loosen: Whether bounds that are tighter than this are moved too.
 
@@ -87,19 +87,19 @@ def tightened(
             decision
             for threshold in given
             for decision in _of_threshold(
-                threshold, measured.get(threshold.view, ()), margin, allow_loosen=allow_loosen
+                threshold, measured.get(threshold.target, ()), margin, allow_loosen=allow_loosen
             )
         )
 
 
 def _check_kept(
-    thresholds: Iterable[Threshold], measured: Mapping[View, Sequence[Measured]]
+    thresholds: Iterable[Threshold], measured: Mapping[Target, Sequence[Measured]]
 ) -> None:
     crossed = [
-        f"{threshold.where}: {threshold.view} of {found.checkpoint} is {found.value:.6g}, which "
+        f"{threshold.where}: {threshold.target} of {found.checkpoint} is {found.value:.6g}, which "
         f"crosses {side} {bound:.12g}"
         for threshold in thresholds
-        for found in measured.get(threshold.view, ())
+        for found in measured.get(threshold.target, ())
         if not threshold.allows(found.value)
         for side, bound in [threshold.nearest_bound(found.value)]
     ]
@@ -156,7 +156,7 @@ def _of_bound(
     if abs(_exact(by.value) - origin) < _exact(sys.float_info.min):  # or too small for floats
         return kept("its margin would be 0", by)
     new = _rounded(wanted[by], side, scale, whole=float(old).is_integer())
-    low, high = metric(threshold.view.metric).range
+    low, high = metric(threshold.target.metric).range
     if (new >= _exact(high)) if side == "max" else (new <= _exact(low)):
         return kept(f"would be {new:f}, which cannot fail", by)
     if float(new) == old:
@@ -223,7 +223,7 @@ def _looser(side: Side, one: Decimal | float, other: Decimal | float) -> bool:
 
 
 def _origin(threshold: Threshold) -> Decimal:
-    return _exact(metric(threshold.view.metric).tail_from)
+    return _exact(metric(threshold.target.metric).tail_from)
 
 
 def _exact(value: float) -> Decimal:

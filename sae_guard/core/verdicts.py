@@ -80,13 +80,13 @@ def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | 
     except UndefinedMetricError as error:
         return undefined(measurement, threshold, str(error))
     if not math.isfinite(seen.value):
-        return Verdict(threshold, "error", seen, "setup", f"{threshold.view} is {seen.value}")
-    view, bound = threshold.view, threshold.max
+        return Verdict(threshold, "error", seen, "setup", f"{threshold.target} is {seen.value}")
+    target, bound = threshold.target, threshold.max
     marginal = _marginal(threshold, seen, moved)
     if not threshold.change:
-        if (few := too_few_tokens(measurement, view.metric, bound)) is not None:
+        if (few := too_few_tokens(measurement, target.metric, bound)) is not None:
             return Verdict(threshold, "error", cause="setup", message=few)
-        marginal = marginal or marginal_latents(measurement, view.metric, bound)
+        marginal = marginal or marginal_latents(measurement, target.metric, bound)
     found = Verdict(threshold, "pass", seen, marginal=marginal, change=moved)
     if threshold.confidence is not None:
         confident, _ = _seen(measurement, threshold, baseline, threshold.confidence)
@@ -100,12 +100,12 @@ def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | 
 def _seen(
     measurement: Measurement, threshold: Threshold, baseline: Baseline | None, confidence: float
 ) -> tuple[Estimate, Change | None]:
-    view = threshold.view
+    target = threshold.target
     if not threshold.change:
-        return estimate(measurement, view, confidence=confidence), None
+        return estimate(measurement, target, confidence=confidence), None
     if baseline is None:
-        raise UndefinedMetricError(f"{view} needs a baseline, and none was given")
-    return change(baseline, measurement, view, confidence=confidence)
+        raise UndefinedMetricError(f"{target} needs a baseline, and none was given")
+    return change(baseline, measurement, target, relative=threshold.relative, confidence=confidence)
 
 
 def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:
@@ -119,8 +119,7 @@ def _marginal(threshold: Threshold, estimate: Estimate, moved: Change | None) ->
     _, bound = threshold.nearest_bound(estimate.value)
     scale = max(abs(estimate.value), abs(bound))
     if moved is not None:  # of which the noise is that of what moved
-        share = threshold.change == "share"
-        scale = 1.0 if share else max(abs(moved.before), abs(moved.after))
+        scale = 1.0 if threshold.relative else max(abs(moved.before), abs(moved.after))
     if abs(estimate.value - bound) <= NOISE * scale:
         return "within numeric noise"
     inside = (

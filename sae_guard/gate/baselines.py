@@ -51,7 +51,7 @@ class Earlier:
         reference = asked or case.spec.baseline
         if reference is None:
             raise SetupError(
-                f"{threshold.view} needs a baseline ({threshold.where}): give --sae-baseline "
+                f"{threshold.target} needs a baseline ({threshold.where}): give --sae-baseline "
                 "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
             )
         return self.baseline(reference, spec, strict=case.spec.strict_env)

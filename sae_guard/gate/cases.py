@@ -70,7 +70,7 @@ class Case:
         own = self.checkpoint is not None and not self.control
         pareto = self.pareto or (self.spec.pareto if own else None)
         thresholds = (*self.thresholds, *(self.spec.thresholds if own else ()))
-        names = [threshold.view.metric for threshold in thresholds]
+        names = [threshold.target.metric for threshold in thresholds]
         names += [pareto.x, pareto.y] if pareto else []
         asked = any(metric(name).columns & ON_REQUEST.keys() for name in names)
         return asked or (self.compared and not self.control)

@@ -152,7 +152,7 @@ def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha
     seen = None
     if not threshold.change:
         with suppress(UndefinedMetricError):
-            seen = estimate(with_whole_deviation(measurement), threshold.view, whole=False)
+            seen = estimate(with_whole_deviation(measurement), threshold.target, whole=False)
     prefix = Prefix(measurement.n_sequences, measurement.n_whole, alpha)
     why = f"{ended} ended the run after {prefix.seen:,} of {prefix.of:,} sequences"
     return Verdict(threshold, "undecided", seen, message=why, prefix=prefix)

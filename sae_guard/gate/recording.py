@@ -15,7 +15,7 @@ from uuid import uuid4
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import ParetoVerdict
-from sae_guard.core.targets import View, estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.verdicts import Status, Verdict
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.cases import Case
@@ -108,11 +108,11 @@ def make(
         hook_out=measurement.provenance.hook_out,
         n_sequences=measurement.n_sequences,
         n_tokens=measurement.n_tokens,
-        metrics={name: _row(measurement, View(name)) for name in METRICS},
+        metrics={name: _row(measurement, Target(name)) for name in METRICS},
         views={
-            str(view): _row(measurement, view)
-            for view in (threshold.view.itself for threshold in case.spec.thresholds)
-            if view != View(view.metric)
+            str(target): _row(measurement, target)
+            for target in (threshold.target.itself for threshold in case.spec.thresholds)
+            if not target.whole
         },
         thresholds=tuple(map(_threshold, verdicts)),
         pareto=_pareto(pareto) if pareto else None,
@@ -134,7 +134,7 @@ def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
         )
     broken = [verdict for verdict in verdicts if verdict.status == "error"]
     if broken:
-        named = ", ".join(str(verdict.threshold.view) for verdict in broken)
+        named = ", ".join(str(verdict.threshold.target) for verdict in broken)
         raise NotRecordedError(f"no verdict on {named}: {broken[0].message}")
     if not verdicts:
         raise NotRecordedError("nothing was judged")
@@ -148,7 +148,7 @@ def spec_sha256(spec: Spec) -> str:
         "data": spec.data.model_dump(mode="json"),
         "sae": spec.sae.model_dump(mode="json"),
         "thresholds": [
-            [str(t.view), t.max, t.min, t.warn_max, t.warn_min, t.confidence, t.on_undecided]
+            [str(t.target), t.max, t.min, t.warn_max, t.warn_min, t.confidence, t.on_undecided]
             + ([t.change] if t.change else [])
             for t in spec.thresholds
         ],
@@ -158,11 +158,11 @@ def spec_sha256(spec: Spec) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _row(measurement: Measurement, view: View) -> MetricRow:
-    about = METRICS[view.metric]
+def _row(measurement: Measurement, target: Target) -> MetricRow:
+    about = METRICS[target.metric]
     told: dict[str, Any] = {"unit": about.unit, "formula_version": about.version}
     try:
-        found = estimate(measurement, view)
+        found = estimate(measurement, target)
     except UndefinedMetricError as error:
         return MetricRow(undefined=str(error), **told)
     if not math.isfinite(found.value):
@@ -199,7 +199,7 @@ def _said(value: float | None) -> float | None:
 def _threshold(verdict: Verdict) -> ThresholdRow:
     threshold, found, moved = verdict.threshold, verdict.estimate, verdict.change
     return ThresholdRow(
-        metric=str(threshold.view),
+        metric=str(threshold.target),
         max=threshold.max,
         min=threshold.min,
         warn_max=threshold.warn_max,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sae_guard.core.measurement import Measurement, TokenKL
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.targets import CHANGE, View, estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.history.record import MetricRow, Record, ThresholdRow
@@ -113,18 +113,21 @@ def _metric(
     name: str, row: MetricRow, rows: Measurement, measured: Measurement, tolerance: float
 ) -> Compared:
     try:
-        view = View.read(name)
+        target = Target.parse(name)
     except ValueError:
-        return Compared(name, row.value, None, 0, "no such view is known")
-    found, why = estimated(measured, view)
+        target = Target(name, "unreadable")
+    if target.change or target.problem() is not None:
+        return Compared(name, row.value, None, 0, "no such target is known")
+    found, why = estimated(measured, target)
     if found is None or row.value is None:
         undefined = row.value is None and found is None
         told = "" if undefined else f"it is undefined now: {why}" if why else "it was undefined"
         return Compared(name, row.value, found.value if found else None, 0, told)
-    allowed = _allowed(row.value, view, rows, tolerance)
+    allowed = _allowed(row.value, target, rows, tolerance)
     ends = ((row.low, found.low), (row.high, found.high))
     # The interval of a quantile ends at single tokens, of which another is the next at a touch.
-    apart = [pair for pair in ends if not near(*pair, allowed)] if view.statistic == "mean" else []
+    mean = target.statistic == "mean"
+    apart = [pair for pair in ends if mean and not near(*pair, allowed)]
     told = "" if not apart else f"its interval ended at {apart[0][0]}, and now at {apart[0][1]}"
     return Compared(name, row.value, found.value, allowed, told)
 
@@ -147,18 +150,18 @@ def _threshold(
     try:
         threshold = _rebuilt(row)
     except ValueError:
-        return Compared(row.metric, row.value, None, 0, "no such view is known")
+        return Compared(row.metric, row.value, None, 0, "no such target is known")
     if row.change:
         return _change(row, threshold, rows, measured, tolerance)
-    view = threshold.view
+    target = threshold.target
     verdict = judge(measured, threshold)
     value = None if verdict.estimate is None else verdict.estimate.value
     if row.value is None or value is None:
         return Compared(row.metric, row.value, value, 0, verdict.message or "it had no value")
-    allowed = _allowed(row.value, view, rows, tolerance)
+    allowed = _allowed(row.value, target, rows, tolerance)
     told = ""
-    about = record.metrics.get(view.metric)
-    if view == View(view.metric) and not same(row.value, about.value if about else None):
+    about = record.metrics.get(target.metric)
+    if target.whole and not same(row.value, about.value if about else None):
         told = "it was judged by another value than the metric's"
     elif not same(row.headroom, threshold.headroom(row.value)):
         told = f"its headroom is said to be {row.headroom}"
@@ -174,14 +177,14 @@ def _change(
     tolerance: float,
 ) -> Compared:  # fmt: skip
     """From what the record says of the baseline to what is measured now."""
-    view = threshold.view.itself
-    found, why = estimated(measured, view)
+    target = threshold.target.itself
+    found, why = estimated(measured, target)
     if row.value is None or row.before is None or found is None:
         return Compared(row.metric, row.value, None, 0, why or "from where is not said")
     scale = abs(row.before) if row.change == "share" else 1.0
     if not scale:
         return Compared(row.metric, row.value, None, 0, "it is a share of 0")
-    allowed = _allowed(found.value, view, rows, tolerance) / scale
+    allowed = _allowed(found.value, target, rows, tolerance) / scale
     told = ""
     passes = row.verdict in ("pass", "warn")
     if row.verdict != "undecided" and not _at_a_bound(row, allowed):
@@ -194,7 +197,7 @@ def _ends(measured: Measurement, threshold: Threshold) -> tuple[float | None, ..
     """Of the interval that has to be clear of the bounds, where one has to."""
     if threshold.confidence is None:
         return ()
-    found = estimate(measured, threshold.view, confidence=threshold.confidence)
+    found = estimate(measured, threshold.target, confidence=threshold.confidence)
     return found.low, found.high
 
 
@@ -206,18 +209,15 @@ def _at_a_bound(row: ThresholdRow, allowed: float, *ends: float | None) -> bool:
 
 def _rebuilt(row: ThresholdRow) -> Threshold:
     """Raises `ValueError` where no threshold is written so."""
-    view = View.read(row.metric.replace(f".{CHANGE}", "", 1) if row.change else row.metric)
-    name = str(replace(view, slice=None))
     return Threshold(
-        name, row.max, row.min, row.warn_max, row.warn_min, row.confidence, row.on_undecided,
-        view.slice, row.change or "",
+        row.metric, row.max, row.min, row.warn_max, row.warn_min, row.confidence,
+        row.on_undecided, relative=row.change == "share",
     )  # fmt: skip
 
 
-def _allowed(value: float, view: View, rows: Measurement, tolerance: float) -> float:
-    floor = _floor(view.metric, rows)
-    alone = view != View(view.metric)
-    return max(tolerance * abs(value), SINGLE * floor if alone else floor)
+def _allowed(value: float, target: Target, rows: Measurement, tolerance: float) -> float:
+    floor = _floor(target.metric, rows)
+    return max(tolerance * abs(value), floor if target.whole else SINGLE * floor)
 
 
 def _floor(name: str, rows: Measurement) -> float:

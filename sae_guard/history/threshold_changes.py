@@ -74,7 +74,7 @@ def recorded_bounds(record: Record) -> dict[str, Bounds]:
 
 def bounds_in_force(thresholds: Iterable[Threshold]) -> dict[str, Bounds]:
     """Name → threshold of a spec."""
-    return {str(threshold.view): threshold for threshold in thresholds}
+    return {str(threshold.target): threshold for threshold in thresholds}
 
 
 def moves(old: Mapping[str, Bounds], new: Mapping[str, Bounds]) -> Iterator[Move]:

@@ -10,7 +10,7 @@ from typing import Any
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import Estimate
-from sae_guard.core.targets import View, estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.history.record import MetricRow, Record, worst
 
@@ -39,7 +39,7 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
         if said != is_:
             yield f"{name} is {said} in record.json, and {_plain(is_)} by what is beside it"
     for name, row in record.metrics.items():
-        found, _ = estimated(rows, View(name))
+        found, _ = estimated(rows, Target(name))
         if row.unit != METRICS[name].unit:
             yield f"{name}: its unit is {row.unit!r} in record.json, not {METRICS[name].unit!r}"
         for part, said, value in _parts(row, found):
@@ -51,7 +51,7 @@ def other_formulas(record: Record) -> Iterator[str]:
     """Metrics that this version computes by another formula, or not at all."""
     versions: Mapping[str, Any] = record.provenance.get("formula_versions") or {}
     for name, row in (*record.metrics.items(), *record.views.items()):
-        # Of a view, the metric that it is of.
+        # Of a target, the metric that it is of.
         metric = name if name in record.metrics else name.partition("@")[0].partition(".")[0]
         now = METRICS[metric].version if metric in METRICS else None
         said = {row.formula_version, versions.get(metric)}
@@ -87,10 +87,10 @@ def other_parts(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterat
             yield f"{key}: {_short(recorded[key])} in the record, {_short(found[key])} now"
 
 
-def estimated(measurement: Measurement, view: View) -> tuple[Estimate | None, str]:
-    """What the view shows, or why it is undefined."""
+def estimated(measurement: Measurement, target: Target) -> tuple[Estimate | None, str]:
+    """What the target shows, or why it is undefined."""
     try:
-        found = estimate(measurement, view)
+        found = estimate(measurement, target)
     except UndefinedMetricError as error:
         return None, str(error)
     if not math.isfinite(found.value):

@@ -51,7 +51,7 @@ class SpecDocument(pytest.Collector):
                 )
             for threshold in case.thresholds:
                 yield ThresholdItem.from_parent(
-                    self, **self._named(str(threshold.view), case), threshold=threshold
+                    self, **self._named(str(threshold.target), case), threshold=threshold
                 )
             if case.pareto is not None:
                 yield ParetoItem.from_parent(self, **self._named("pareto", case))

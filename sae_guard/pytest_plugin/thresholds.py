@@ -107,10 +107,10 @@ class ThresholdItem(CaseItem):
         """The worst of what is looked at, in the first failure that it explains."""
         from sae_guard.core.worst_tokens import ABOUT, worst
 
-        view = self.threshold.view
-        if view.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:
+        target = self.threshold.target
+        if target.metric not in ABOUT or self.first_of_case(_WORST_SHOWN) != self.nodeid:
             return None
-        return worst(measurement, tokens=3, sequences=2, slice=view.slice)
+        return worst(measurement, tokens=3, sequences=2, slice=target.slice)
 
     def _record(self, verdict: Verdict, **carried: str) -> Outcome:
         from sae_guard.core.report import Outcome

@@ -39,7 +39,7 @@ def _row(decision: Decision) -> tuple[str, ...]:
     kind = "warn " if decision.warn else ""
     by = decision.measured
     return (
-        f"{decision.threshold.view} {kind}{decision.side}",
+        f"{decision.threshold.target} {kind}{decision.side}",
         by.checkpoint if by else "",
         number(by.value, beside=decision.old) if by else "",
         f"{decision.old:.12g}",

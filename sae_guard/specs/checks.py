@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto
-from sae_guard.core.targets import Slice, View
+from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import allowed
 from sae_guard.specs.messages import Path as Keys
 from sae_guard.specs.models import DataSpec, DocumentModel
@@ -30,7 +31,7 @@ def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterato
     scored = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
     most = data.sequences * scored
     for name in thresholds:
-        metric = METRICS.get(View.of(name).metric)
+        metric = METRICS.get(Target.parse(name).metric)
         if metric is not None and most < metric.min_tokens:
             enough = -(-metric.min_tokens // scored)
             yield (
@@ -67,17 +68,17 @@ def _sources(data: DataSpec) -> tuple[str, ...] | None:
 
 
 def _bounded_twice(document: DocumentModel) -> Iterator[Problem]:
-    first: dict[View, Keys] = {}
+    first: dict[Target, Keys] = {}
     lists: list[tuple[Keys, Mapping[str, Bounds], Slice | None]] = [((), document.thresholds, None)]
     for index, part in enumerate(document.slices):
         lists.append((("slices", index), part.thresholds, part.slice))
     for at, thresholds, by in lists:
         for name in thresholds:
-            view = View.of(name, by)
-            if view in first:
-                where = ".".join(map(str, first[view] or ("thresholds",)))
-                yield (*at, "thresholds", name), f"{view} is bounded in `{where}` already"
-            first.setdefault(view, at)
+            target = replace(Target.parse(name), slice=by)
+            if target in first:
+                where = ".".join(map(str, first[target] or ("thresholds",)))
+                yield (*at, "thresholds", name), f"{target} is bounded in `{where}` already"
+            first.setdefault(target, at)
 
 
 def _no_axes(document: DocumentModel) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import copy
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from sae_guard.core.metrics import Side
-from sae_guard.core.targets import View
+from sae_guard.core.targets import Target
 from sae_guard.errors import SpecError, allowed
 from sae_guard.specs import strict_yaml
 from sae_guard.specs.load import Problem, spec_error
@@ -30,7 +30,7 @@ class NewBound:
 
     document: str
     """Its name, or the hook point of one without a name."""
-    view: View
+    target: Target
     side: Side
     value: Decimal
     warn: bool = False
@@ -41,7 +41,7 @@ class NewBound:
             raise ValueError(f"{self} is to be {self.value}, expected a finite number")
 
     def __str__(self) -> str:
-        return f"{self.view} {'warn ' if self.warn else ''}{self.side}"
+        return f"{self.target} {'warn ' if self.warn else ''}{self.side}"
 
 
 def rewritten(data: bytes, bounds: Iterable[NewBound], *, file: str) -> bytes:
@@ -130,7 +130,7 @@ def _keys(model: DocumentModel, bound: NewBound) -> Iterator[Keys]:
     lists += [(("slices", i), part.thresholds, part.slice) for i, part in enumerate(model.slices)]
     for at, thresholds, by in lists:
         for name in thresholds:
-            if View.of(name, by) == bound.view:
+            if replace(Target.parse(name), slice=by) == bound.target:
                 below = (*at, "thresholds", name)
                 for base in (below, written(below)):
                     yield from (

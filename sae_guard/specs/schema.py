@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sae_guard.core.metrics import METRICS, Metric
 from sae_guard.core.pareto import AXES
-from sae_guard.core.targets import QUANTILE, WORST, Slice, View
+from sae_guard.core.targets import QUANTILE, WORST, Slice, Target
 from sae_guard.specs.models import SOURCES, DocumentModel
 from sae_guard.specs.thresholds import CHANGES, KINDS, PARETO
 
@@ -40,7 +40,7 @@ def json_schema() -> dict[str, Any]:
             "properties": {
                 name: _metric(metric, about, by)
                 for name, metric in METRICS.items()
-                if View(name, slice=by).problem() is None
+                if Target(name, slice=by).problem() is None
             },
         }
     # Beside others: an SAE without latents is dominated by none.
@@ -53,7 +53,7 @@ def json_schema() -> dict[str, Any]:
 
 def _metrics_of(kind: Literal["position", "entropy", "source"]) -> dict[str, Any]:
     """Slices by source, which are of whole sequences, have more metrics than the others."""
-    names = [name for name in METRICS if View(name, slice=Slice(kind)).problem() is None]
+    names = [name for name in METRICS if Target(name, slice=Slice(kind)).problem() is None]
     if kind == "source":
         return {}
     return {"properties": {"thresholds": {"propertyNames": {"enum": names}}}}
@@ -72,7 +72,7 @@ def _metric(metric: Metric, about: dict[str, Any], by: Slice | None) -> dict[str
     named = {
         statistic: _bounds(metric, more)
         for statistic, more in (("p99", about), (WORST, {}))
-        if View(metric.name, statistic, by).problem() is None
+        if Target(metric.name, statistic, by).problem() is None
     }
     patterns = {f"^{QUANTILE.pattern}$": named["p99"]} if "p99" in named else {}
     worst = {WORST: named[WORST]} if WORST in named else {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sae_guard.core.metrics import METRICS, Metric
-from sae_guard.core.targets import WORST, Slice, View
+from sae_guard.core.targets import WORST, Slice, Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import allowed
 from sae_guard.specs.values import Amount, Glob, Moved, Range, Text, flat, given, wrong
@@ -139,15 +140,15 @@ _BETTER = {"lower": "lower is better", "higher": "higher is better"}
 
 def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[Problem]:
     """What keeps the bounds from being a threshold that can pass and can fail."""
-    view = View.of(name, slice)
-    if view.metric not in METRICS:
-        hint = allowed(view.metric, METRICS, limit=len(METRICS))
-        yield (), f"unknown metric {view.metric!r}; {hint}"
+    target = replace(Target.parse(name), slice=slice)
+    if target.metric not in METRICS:
+        hint = allowed(target.metric, METRICS, limit=len(METRICS))
+        yield (), f"unknown metric {target.metric!r}; {hint}"
         return
-    if (why := view.problem()) is not None:
-        yield (), f"{view}: {why}"
+    if (why := target.problem()) is not None:
+        yield (), f"{target}: {why}"
         return
-    metric, given, moves = METRICS[view.metric], _given(bounds), _moves(bounds)
+    metric, given, moves = METRICS[target.metric], _given(bounds), _moves(bounds)
     sides = [key for side in metric.sides for key in (side, CHANGES[side])]
     if not given and not moves:
         yield (), f"{name} has no bound; allowed: {', '.join(sides)}"
@@ -169,12 +170,12 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
         yield ("min",), f"{name} has min {given['min']:g} above max {given['max']:g}"
     yield from _warn_problems(name, bounds, given)
     yield from _confidence_problems(metric, bounds)
-    if bounds.confidence is not None and view.statistic == WORST:
-        yield ("confidence",), f"{view} has confidence, but no interval"
-    elif bounds.confidence is not None and moves and not _has_rows(view):
+    if bounds.confidence is not None and target.statistic == WORST:
+        yield ("confidence",), f"{target} has confidence, but no interval"
+    elif bounds.confidence is not None and moves and not _has_rows(target):
         yield (
             ("confidence",),
-            f"{view} has confidence, but its change no interval: rows of records do not tell it",
+            f"{target} has confidence, but its change no interval: rows of records do not tell it",
         )
 
 
@@ -184,19 +185,20 @@ def thresholds(
     """The thresholds of bounds without problems: on the value, on its change, or on both."""
     common: dict[str, Any] = {
         "confidence": bounds.confidence, "on_undecided": bounds.on_undecided,
-        "slice": slice, "file": file, "line": line,
+        "file": file, "line": line,
     }  # fmt: skip
+    target = replace(Target.parse(name), slice=slice)
     given, moves = _given(bounds), _moves(bounds)
     if given:
         sides: dict[str, Any] = {**given}
         sides |= {f"warn_{side}": warn for side, warn in _warn_bounds(bounds, given).items()}
-        yield Threshold(name, **sides, **common)
+        yield Threshold(target, **sides, **common)
     if moves:
-        share = any(amount.share for amount in moves.values())
         up, down = moves.get("max"), moves.get("min")
         by: dict[str, Any] = {"max": up.value} if up else {}
         by |= {"min": 0.0 - down.value} if down else {}
-        yield Threshold(name, **by, **common, change="share" if share else "difference")
+        relative = any(amount.share for amount in moves.values())
+        yield Threshold(replace(target, change=True), **by, **common, relative=relative)
 
 
 def _moves(bounds: Bounds) -> dict[str, Amount]:
@@ -242,9 +244,9 @@ def _confidence_problems(metric: Metric, bounds: Bounds) -> Iterator[Problem]:
         yield ("confidence",), f"{metric.name} has confidence, but no interval: it is a share"
 
 
-def _has_rows(view: View) -> bool:
+def _has_rows(target: Target) -> bool:
     """Whether two records of it can be compared row by row."""
-    return view.statistic == "mean" and (view.slice is None or view.slice.by == "source")
+    return target.statistic == "mean" and (target.slice is None or target.slice.by == "source")
 
 
 def _interval(low: float, high: float) -> str:

@@ -183,11 +183,11 @@ class Leaves:
 
 
 def tensor_pickle(
-    count: int, shape: tuple[int, ...], stride: tuple[int, ...], *view: None
+    count: int, shape: tuple[int, ...], stride: tuple[int, ...], *target: None
 ) -> bytes:
     """{"W_enc": a float tensor} over a storage "a" of ``count`` elements, as `torch.save` does.
 
-    The old container has a view, None, in its persistent ids.
+    The old container has a target, None, in its persistent ids.
     """
     out = io.BytesIO()
 
@@ -195,7 +195,7 @@ def tensor_pickle(
         def persistent_id(self, value: Any) -> Any:
             return value.pid if isinstance(value, _Storage) else None
 
-    pid = ("storage", torch.FloatStorage, "a", "cpu", count, *view)
+    pid = ("storage", torch.FloatStorage, "a", "cpu", count, *target)
     Pickler(out, protocol=2).dump({"W_enc": _Rebuilt(_Storage(pid), shape, stride)})
     return out.getvalue()
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.cli import main
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
-from sae_guard.core.targets import View, estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.verdicts import judge
 from sae_guard.gate.cases import Case
 from sae_guard.gate.recording import make
@@ -150,7 +150,7 @@ def test_thresholds_that_the_record_did_not_have_are_judged_from_its_rows(
     assert code == 0
     assert "mse.worst_sequence max 8.07 99 8.07" in words(said)
     (kl, *_) = load_specs(project.spec)[0].thresholds
-    high = estimate(measurement, View("kl"), confidence=0.99).high
+    high = estimate(measurement, Target("kl"), confidence=0.99).high
     assert kl.max is not None
     assert high is not None
     assert high <= kl.max <= high * 1.002
@@ -167,7 +167,9 @@ def test_what_takes_single_tokens_is_as_the_record_has_it(project: Project) -> N
     project.spec.write_text(text.replace("p50:", "p10: {max: 9}, p50:"))
     code, said = project.tighten("--to", "v1", "--margin", "0%")
     assert code == 0
-    found = {str(threshold.view): threshold for threshold in load_specs(project.spec)[0].thresholds}
+    found = {
+        str(threshold.target): threshold for threshold in load_specs(project.spec)[0].thresholds
+    }
     for name, needed in (("kl.p50", rows["kl.p50"].value), ("kl.p99", rows["kl.p99"].high)):
         new = found[name].max
         assert needed is not None
@@ -189,7 +191,7 @@ def test_thresholds_on_changes_are_left_and_what_they_look_at_is_known(project: 
     code, said = project.tighten("--to", "v1", "--margin", "0%")
     assert code == 0
     assert "change" not in said
-    new = next(t.max for t in load_specs(project.spec)[0].thresholds if str(t.view) == "kl.p99")
+    new = next(t.max for t in load_specs(project.spec)[0].thresholds if str(t.target) == "kl.p99")
     assert p99 is not None
     assert new is not None
     assert p99 <= new <= p99 * 1.01

@@ -123,9 +123,9 @@ def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
 
 
 @given(st.integers(0, 10**6), st.sampled_from(VIEWS), st.booleans())
-def test_never_before_the_minimum(seed: int, view: tuple[str, Slice | None], kept: bool) -> None:
+def test_never_before_the_minimum(seed: int, target: tuple[str, Slice | None], kept: bool) -> None:
     measurement = drawn(seed % 5)
-    threshold = bounded(measurement, *view, 5.0, kept=kept)
+    threshold = bounded(measurement, *target, 5.0, kept=kept)
     n = 2 + seed % 62
     assert stands(first(measurement, n), threshold, RULE, 1) is None
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, Provenance, TokenTable
 from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.statistics import quantile_interval
-from sae_guard.core.targets import WORST, Slice, View, estimate, level
+from sae_guard.core.targets import WORST, Slice, Target, estimate, level
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.errors import SetupError, UndefinedMetricError
@@ -91,13 +91,13 @@ def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(
         sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
         for at in found
     )
-    view = View(name, statistic, part)
+    target = Target(name, statistic, part)
     if not values:
         why = "no (token is scored|sequence comes from) there"
         with pytest.raises(UndefinedMetricError, match=why):
-            estimate(measured(table), view)
+            estimate(measured(table), target)
         return
-    result = estimate(measured(table), view)
+    result = estimate(measured(table), target)
     enough = [v for v in values if sum(w <= v for w in values) >= share * len(values) - 1e-9]
     assert result.value == pytest.approx(enough[0], abs=1e-12)
     assert result.n_tokens == len(values)
@@ -116,7 +116,7 @@ def test_the_mean_of_a_slice_is_that_of_its_tokens(
         sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
         for at in found
     ]
-    result = estimate(measured(table), View(name, slice=part))
+    result = estimate(measured(table), Target(name, slice=part))
     assert result.value == pytest.approx(float(np.mean(values)), abs=1e-6)
     assert result.n_sequences == len({row for row, _ in found})
 
@@ -134,8 +134,11 @@ def test_a_slice_by_source_is_the_measurement_of_its_sequences(
         provenance=dataclasses.replace(whole.provenance, corpus={"n_sequences": int(rows.sum())}),
     )  # fmt: skip
     bare = dataclasses.replace(whole, tokens=None)  # which it does without
-    assert estimate(bare, View(name, slice=part)) == alone.estimate(name)
-    assert estimate(bare, View(name, WORST, part)).value == estimate(alone, View(name, WORST)).value
+    assert estimate(bare, Target(name, slice=part)) == alone.estimate(name)
+    assert (
+        estimate(bare, Target(name, WORST, part)).value
+        == estimate(alone, Target(name, WORST)).value
+    )
 
 
 def test_a_source_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
@@ -164,7 +167,7 @@ def test_slices_that_make_up_the_whole_add_up(table: TokenTable) -> None:
     for part in parts:
         if not tokens_in(table, part):
             continue
-        found = estimate(whole, View("kl", slice=part))
+        found = estimate(whole, Target("kl", slice=part))
         total += found.value * found.n_tokens
         tokens += found.n_tokens
     assert tokens == whole.n_tokens
@@ -175,12 +178,12 @@ def test_slices_that_make_up_the_whole_add_up(table: TokenTable) -> None:
 def test_the_worst_sequence_is_the_worst(table: TokenTable) -> None:
     whole = measured(table)
     means = whole.sums["kl"] / whole.sums["n_tokens"]
-    assert estimate(whole, View("kl", WORST)).value == means.max()
+    assert estimate(whole, Target("kl", WORST)).value == means.max()
     scores = (whole.sums["ce_zero"] - whole.sums["ce_patched"]) / (
         whole.sums["ce_zero"] - whole.sums["ce_clean"]
     )
-    assert estimate(whole, View("reconstruction_score", WORST)).value == scores.min()
-    assert estimate(whole, View("kl", WORST)).low is None
+    assert estimate(whole, Target("reconstruction_score", WORST)).value == scores.min()
+    assert estimate(whole, Target("kl", WORST)).low is None
 
 
 @given(tables(), st.sampled_from(["p50", WORST, "mean"]), st.sampled_from([math.nan, math.inf]))
@@ -199,61 +202,61 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
         {name: np.ones((2, 3), dtype=np.float32) for name in TOKEN_COLUMNS},
     )
     bare = dataclasses.replace(measured(table), tokens=None)
-    for view in (View("kl", "p99"), View("kl", slice=Slice("position", 0, 2))):
+    for target in (Target("kl", "p99"), Target("kl", slice=Slice("position", 0, 2))):
         with pytest.raises(UndefinedMetricError, match="values of single tokens were not kept"):
-            estimate(bare, view)
-    assert estimate(bare, View("kl", WORST)).value == 1.0
+            estimate(bare, target)
+    assert estimate(bare, Target("kl", WORST)).value == 1.0
     missing = dataclasses.replace(
         measured(table), sequences=np.arange(1), tokens=None, sources=(),
         sums={name: column[:1] for name, column in measured(table).sums.items()},
     )  # fmt: skip
     with pytest.raises(UndefinedMetricError, match="1 of the 2 sequences"):
-        estimate(missing, View("kl", WORST))
+        estimate(missing, Target("kl", WORST))
 
 
 @pytest.mark.parametrize(
-    ("view", "why"),
+    ("target", "why"),
     [
-        (View("kl", "p100"), "no statistic 'p100'; allowed: mean, p50, p99 and such, worst_seq"),
-        (View("kl", "p0"), "no statistic"),
-        (View("kl", "median"), "no statistic"),
-        (View("reconstruction_score", "p99"), "single tokens have none"),
-        (View("explained_variance", slice=Slice("position", 0, 2)), "needs the mean activation"),
-        (View("explained_variance", "p50", Slice("source", glob="a")), "single tokens have none"),
-        (View("dead_latents", slice=Slice("source", glob="a")), "is of all tokens together"),
-        (View("dead_latents", WORST), "is of all tokens together"),
-        (View("l0", WORST), "bounded on both sides"),
+        (Target("kl", "p100"), "no statistic 'p100'; allowed: mean, p50, p99 and such, worst_seq"),
+        (Target("kl", "p0"), "no statistic"),
+        (Target("kl", "median"), "no statistic"),
+        (Target("reconstruction_score", "p99"), "single tokens have none"),
+        (Target("explained_variance", slice=Slice("position", 0, 2)), "needs the mean activation"),
+        (Target("explained_variance", "p50", Slice("source", glob="a")), "single tokens have none"),
+        (Target("dead_latents", slice=Slice("source", glob="a")), "is of all tokens together"),
+        (Target("dead_latents", WORST), "is of all tokens together"),
+        (Target("l0", WORST), "bounded on both sides"),
     ],
 )
-def test_views_that_show_nothing(view: View, why: str) -> None:
-    assert why in (view.problem() or "")
+def test_views_that_show_nothing(target: Target, why: str) -> None:
+    assert why in (target.problem() or "")
 
 
 @pytest.mark.parametrize(
-    "view",
+    "target",
     [
-        View("kl"), View("kl", "p99"), View("kl", "p99.9", Slice("entropy", 1)),
-        View("explained_variance", WORST), View("reconstruction_score", WORST),
-        View("reconstruction_score", slice=Slice("position", 0, 8)), View("dead_latents"),
-        View("fvu", slice=Slice("source", glob="a")), View("kl", "p50", Slice("source", glob="a")),
-        View("fvu", WORST, Slice("source", glob="a")),
+        Target("kl"), Target("kl", "p99"), Target("kl", "p99.9", Slice("entropy", 1)),
+        Target("explained_variance", WORST), Target("reconstruction_score", WORST),
+        Target("reconstruction_score", slice=Slice("position", 0, 8)), Target("dead_latents"),
+        Target("fvu", slice=Slice("source", glob="a")), Target("kl", "p50", Slice("source", glob="a")),
+        Target("fvu", WORST, Slice("source", glob="a")),
     ],
 )  # fmt: skip
-def test_views_that_show_something(view: View) -> None:
-    assert view.problem() is None
+def test_views_that_show_something(target: Target) -> None:
+    assert target.problem() is None
 
 
 def test_an_unknown_metric_is_named() -> None:
     with pytest.raises(SetupError, match="did you mean kl"):
-        View("kll", "p99").problem()
+        Target("kll", "p99").problem()
 
 
 def test_names() -> None:
-    assert str(View("kl")) == "kl"
-    assert str(View("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
-    assert str(View("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
-    assert str(View("kl", slice=Slice("source", glob="arxiv*"))) == "kl@source=arxiv*"
-    assert View.of("kl.p99.9") == View("kl", "p99.9")
+    assert str(Target("kl")) == "kl"
+    assert str(Target("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
+    assert str(Target("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
+    assert str(Target("kl", slice=Slice("source", glob="arxiv*"))) == "kl@source=arxiv*"
+    assert Target.of("kl.p99.9") == Target("kl", "p99.9")
 
 
 def clustered(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
@@ -276,19 +279,19 @@ def test_the_interval_of_a_quantile_covers_it_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "view",
+    "target",
     [
-        *(View(name) for name in METRICS),
-        View("kl", "p99"),
-        View("kl", "p99.5", Slice("entropy", 1.5)),
-        View("ce_increase", WORST, Slice("source", glob="arxiv/*=@.txt")),
-        View("kl", slice=Slice("position", 0, 8)),
-        View("kl", slice=Slice("position", 32)),
+        *(Target(name) for name in METRICS),
+        Target("kl", "p99"),
+        Target("kl", "p99.5", Slice("entropy", 1.5)),
+        Target("ce_increase", WORST, Slice("source", glob="arxiv/*=@.txt")),
+        Target("kl", slice=Slice("position", 0, 8)),
+        Target("kl", slice=Slice("position", 32)),
     ],
     ids=str,
 )
-def test_a_view_is_read_back_from_its_name(view: View) -> None:
-    assert View.read(str(view)) == view
+def test_a_view_is_read_back_from_its_name(target: Target) -> None:
+    assert Target.read(str(target)) == target
 
 
 @pytest.mark.parametrize(
@@ -296,9 +299,9 @@ def test_a_view_is_read_back_from_its_name(view: View) -> None:
 )
 def test_what_no_view_is_called_is_not_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"statistic|slice|convert"):
-        View.read(text)
+        Target.read(text)
 
 
 def test_a_view_of_no_metric_is_not_read() -> None:
     with pytest.raises(SetupError, match="unknown metric 'kll'"):
-        View.read("kll.p99@position=0..8")
+        Target.read("kll.p99@position=0..8")

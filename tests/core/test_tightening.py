@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.targets import View
+from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Decision, Measured, tightened
 from sae_guard.errors import SetupError
@@ -68,7 +68,7 @@ def test_what_was_measured_is_kept_by_the_margin_and_by_little_more(
     low, high = METRICS[threshold.metric].range
     assume(all(low <= value <= high for value in found))
     assume(loosen or all(map(threshold.allows, found)))
-    measured = {threshold.view: [Measured(f"v{i}", v) for i, v in enumerate(found)]}
+    measured = {threshold.target: [Measured(f"v{i}", v) for i, v in enumerate(found)]}
     decisions = tightened([threshold], measured, margin, allow_loosen=loosen)
     new = with_new(threshold, decisions)
     assert [(d.side, d.old) for d in decisions if not d.warn] == [
@@ -118,7 +118,7 @@ def test_what_comes_out_is_a_spec_whose_warnings_lie_inside(
     assume(threshold.allows_quietly(value))
     assume(margin or len(METRICS[threshold.metric].sides) == 1)  # min and max may be the value
     decisions = tightened(
-        [threshold], {threshold.view: [Measured("v", value)]}, margin, allow_loosen=loosen
+        [threshold], {threshold.target: [Measured("v", value)]}, margin, allow_loosen=loosen
     )
     new = with_new(threshold, decisions)
     assert accepted(new), bounds(new)
@@ -136,7 +136,7 @@ KL = Threshold("kl", max=0.25, warn_max=0.23, file="s.yaml", line=20)
 
 
 def decide(threshold: Threshold, *found: float, margin: str = "0.05", **options: Any) -> list[str]:
-    measured = {threshold.view: [Measured(f"v{i + 1}", v) for i, v in enumerate(found)]}
+    measured = {threshold.target: [Measured(f"v{i + 1}", v) for i, v in enumerate(found)]}
     decisions = tightened([threshold], measured, Decimal(margin), **options)
     return [
         f"{'warn ' if d.warn else ''}{d.side} {d.kept if d.new is None else format(d.new, 'f')}"
@@ -174,7 +174,7 @@ def test_examples(threshold: Threshold, value: float, expected: list[str]) -> No
 
 def test_the_checkpoint_that_needs_it_loosest_decides() -> None:
     assert decide(Threshold("l0", min=8.5, max=64.5), 16.0, 20.0, 12.0) == ["min 11.4", "max 21"]
-    measured = {KL.view: [Measured("v1", 0.1), Measured("v2", 0.12)]}
+    measured = {KL.target: [Measured("v1", 0.1), Measured("v2", 0.12)]}
     assert tightened([KL], measured, Decimal(0))[0].measured == Measured("v2", 0.12)
     # Without a margin the value is at its bound, and warns.
     assert decide(KL, 0.1, 0.12, margin="0") == ["max 0.12", "warn max 0.1199"]
@@ -186,7 +186,7 @@ def test_what_crosses_its_bound_is_an_error_unless_it_may_loosen() -> None:
     assert str(caught.value).startswith("s.yaml:20: kl of v2 is 0.3, which crosses max 0.25\n")
     assert decide(KL, 0.1, 0.3, allow_loosen=True) == ["max 0.315", "warn max 0.308"]
     (bound, warn) = tightened(
-        [KL], {KL.view: [Measured("v", 0.3)]}, Decimal("0.05"), allow_loosen=True
+        [KL], {KL.target: [Measured("v", 0.3)]}, Decimal("0.05"), allow_loosen=True
     )
     assert bound.loosens
     assert warn.loosens
@@ -195,17 +195,17 @@ def test_what_crosses_its_bound_is_an_error_unless_it_may_loosen() -> None:
 
 def test_with_a_confidence_the_interval_is_what_keeps_the_margin() -> None:
     confident = Threshold("kl", max=0.25, confidence=0.99)
-    measured = {View("kl"): [Measured("v", 0.1, 0.09, 0.11)]}
+    measured = {Target("kl"): [Measured("v", 0.1, 0.09, 0.11)]}
     assert tightened([confident], measured, Decimal("0.05"))[0].new == Decimal("0.115")
     assert decide(confident, 0.1) == ["max no interval of confidence 0.99 is known"]
     score = Threshold("cosine", min=0.5, confidence=0.99)
-    measured = {View("cosine"): [Measured("v", 0.9, 0.88, 0.92)]}
+    measured = {Target("cosine"): [Measured("v", 0.9, 0.88, 0.92)]}
     assert tightened([score], measured, Decimal("0.05"))[0].new == Decimal("0.875")
 
 
 def test_what_was_not_measured_is_kept() -> None:
     assert decide(KL) == ["max not measured"]
-    other = {View("kl", "p99"): [Measured("v", 0.1)]}
+    other = {Target("kl", "p99"): [Measured("v", 0.1)]}
     assert tightened([KL], other, Decimal("0.05"))[0].kept == "not measured"
 
 

@@ -14,7 +14,7 @@ from sae_guard.core.comparison import Baseline, change
 from sae_guard.core.early_verdicts import stands
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.statistics.sequential import Rule
-from sae_guard.core.targets import Slice, View
+from sae_guard.core.targets import Slice, Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.testing import measurements
@@ -52,7 +52,7 @@ def test_a_decrease_is_held_from_below() -> None:
 def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> None:
     before, after = ordinary(), worse(ordinary(), 1.02)
     baseline = Baseline("v1", before)
-    found, _ = change(baseline, after, View("kl", change="share"), confidence=0.99)
+    found, _ = change(baseline, after, Target("kl", change="share"), confidence=0.99)
     assert found.low is not None
     assert found.high is not None
     for bound, status in (
@@ -115,14 +115,14 @@ def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(
     before = replace(ordinary(n=100, of=100), sources=("a",) * 4 + ("b",) * 96)
     times = 1 + np.arange(100) / 100
     after = replace(before, sums={**before.sums, "kl": before.sums["kl"] * times})
-    part = View("kl", slice=Slice("source", glob="a"), change=share)
+    part = Target("kl", slice=Slice("source", glob="a"), change=share)
     found, told = change(Baseline("v1", before), after, part)
     first = [
         Measurement(np.arange(4), {k: v[:4] for k, v in each.sums.items()}, each.firings,
                     ordinary(n=4, of=4).provenance)
         for each in (before, after)
     ]  # fmt: skip
-    alone, of_alone = change(Baseline("v1", first[0]), first[1], View("kl", change=share))
+    alone, of_alone = change(Baseline("v1", first[0]), first[1], Target("kl", change=share))
     assert (found.value, found.low, found.high) == pytest.approx(
         (alone.value, alone.low, alone.high)
     )

@@ -64,7 +64,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         given = {id_of(tensor) for tensor in tensors((args, kwargs))}
         for tensor in tensors(result):
-            if id_of(tensor) not in given:  # else it is a view, or was changed in place
+            if id_of(tensor) not in given:  # else it is a target, or was changed in place
                 storage = tensor.untyped_storage()
                 self._alive[id_of(tensor)] = _weakly(storage), storage.nbytes()
         self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}

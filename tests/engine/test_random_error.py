@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sae_guard.cache import Cache
-from sae_guard.core.targets import WORST, Slice, View, estimate
+from sae_guard.core.targets import WORST, Slice, Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
@@ -114,9 +114,9 @@ def test_it_can_be_bounded_sliced_and_has_an_interval(
     assert seen.low < seen.value < seen.high
     for bound, status in ((seen.value, "pass"), (np.nextafter(seen.value, 0), "fail")):
         assert judge(found, Threshold("kl_vs_random_error", max=float(bound))).status == status
-    assert estimate(found, View("kl_vs_random_error", WORST)).value > seen.value
+    assert estimate(found, Target("kl_vs_random_error", WORST)).value > seen.value
     parts = [Slice("position", 0, 9), Slice("position", 9)]
-    values = [estimate(found, View("kl_vs_random_error", slice=part)).value for part in parts]
+    values = [estimate(found, Target("kl_vs_random_error", slice=part)).value for part in parts]
     assert min(values) < seen.value < max(values)
 
 
@@ -127,7 +127,7 @@ def test_what_nobody_asked_for_is_no_verdict_and_no_broken_checkpoint(
     asked = r"kl_vs_random_error was not measured: .* --sae-controls, or measure\(…, random_error"
     for slice in (None, Slice("position", 0, 9)):
         with pytest.raises(UndefinedMetricError, match=asked):
-            estimate(found, View("kl_vs_random_error", slice=slice))
+            estimate(found, Target("kl_vs_random_error", slice=slice))
         verdict = judge(found, Threshold("kl_vs_random_error", max=9.0, slice=slice))
         assert (verdict.status, verdict.cause) == ("error", "setup")
     assert judge(found, Threshold("kl", max=9.0)).status == "pass"

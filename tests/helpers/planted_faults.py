@@ -104,7 +104,9 @@ def outcome(good: Good, fault: Fault, folder: Path, *, thorough: bool = False) -
     examination = examine(planted.model, sae, planted.corpus, place, thorough=thorough)
     return Outcome(
         values={name: measurement[name] for name in ("kl", "explained_variance", "l0")},
-        crossed=tuple(str(v.threshold.view) for v in verdicts if v.status not in ("pass", "warn")),
+        crossed=tuple(
+            str(v.threshold.target) for v in verdicts if v.status not in ("pass", "warn")
+        ),
         diagnosis=diagnose(measurement, examination),
     )
 

@@ -173,8 +173,8 @@ def test_a_verdict_that_does_not_follow_is_not_confirmed(record: Record) -> None
         ({"max": 0.01, "headroom": 0.01 - 0.050035}, "the verdict was pass, and is fail"),
         ({"value": 0.04}, "it was judged by another value than the metric's"),
         ({"headroom": 3.0}, "its headroom is said to be 3.0"),
-        ({"metric": "kl.p0"}, "no such view is known"),
-        ({"metric": "kl@colour=1..2"}, "no such view is known"),
+        ({"metric": "kl.p0"}, "no such target is known"),
+        ({"metric": "kl@colour=1..2"}, "no such target is known"),
     ):
         told = changed_threshold(record, **changes)
         found = wrong(confirm(told, ordinary(), ordinary()))
@@ -253,7 +253,7 @@ def test_the_value_of_a_view_is_confirmed_with_its_interval(tmp_path: Path) -> N
         told = record.model_copy(update={"views": views})
         assert "kl@position=2..5" in wrong(confirm(told, ordinary(), measured))
     odd = record.model_copy(update={"views": {"kl.median": row}})
-    assert wrong(confirm(odd, ordinary(), measured))["kl.median"].why == "no such view is known"
+    assert wrong(confirm(odd, ordinary(), measured))["kl.median"].why == "no such target is known"
 
 
 def changed_since(record: Record, **says: object) -> Record:
@@ -279,7 +279,7 @@ def changed_since(record: Record, **says: object) -> Record:
         ({"max": 0.001}, "the verdict pass does not follow from it"),
         ({"before": None}, "from where is not said"),
         ({"change": "share", "before": 0.0}, "it is a share of 0"),
-        ({"metric": "kl.p0.change"}, "no such view is known"),
+        ({"metric": "kl.p0.change"}, "no such target is known"),
     ],
 )
 def test_a_change_is_from_what_the_record_says_to_what_is_measured(

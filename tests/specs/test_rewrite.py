@@ -13,7 +13,7 @@ import yaml
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from sae_guard.core.targets import Slice, View
+from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import SpecError
 from sae_guard.specs.rewrite import NewBound, rewritten
 from sae_guard.specs.strict_yaml import read
@@ -166,7 +166,7 @@ def bound(document: str, keys: Keys, by: Slice | None, value: Decimal) -> NewBou
     if rest[0] not in ("max", "min", "warn"):
         metric += f".{rest[0]}"
     side = rest[-1] if rest[-1] != "warn" else ("min" if metric.startswith("rec") else "max")
-    return NewBound(document, View.of(metric, by), side, value, warn)  # type: ignore[arg-type]
+    return NewBound(document, Target.of(metric, by), side, value, warn)  # type: ignore[arg-type]
 
 
 numbers = st.sampled_from(NEW).map(Decimal)
@@ -258,7 +258,7 @@ HEAD = "hook: h\nmodel: gpt2\ndata: {text: a.txt, prepend_bos: true}\n"
 
 
 def change(text: str, *bounds: tuple[str, str], document: str = "h") -> str:
-    new = [NewBound(document, View.of(view), "max", Decimal(value)) for view, value in bounds]
+    new = [NewBound(document, Target.of(target), "max", Decimal(value)) for target, value in bounds]
     return rewritten((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
 
 

@@ -79,14 +79,14 @@ def test_a_bound_on_the_change_is_a_threshold_of_its_own() -> None:
     given = Bounds.model_validate({"max": 24, "min": 8, "max_increase": "5%", "max_decrease": "3%"})
     assert not list(problems("l0", given))
     own, change = thresholds("l0", given, file="spec.yaml", line=3)
-    assert (str(own.view), own.max, own.min, own.change) == ("l0", 24, 8, "")
-    assert (str(change.view), change.max, change.min) == ("l0.change", 0.05, -0.03)
+    assert (str(own.target), own.max, own.min, own.change) == ("l0", 24, 8, "")
+    assert (str(change.target), change.max, change.min) == ("l0.change", 0.05, -0.03)
     assert (change.change, change.line) == ("share", 3)
     (alone,) = thresholds(
         "kl.p99", Bounds.model_validate({"max_increase": 0.5}), file="", line=1,
         slice=Slice("position", 0, 8),
     )  # fmt: skip
-    assert str(alone.view) == "kl.p99.change@position=0..8"
+    assert str(alone.target) == "kl.p99.change@position=0..8"
     assert (alone.max, alone.min, alone.change) == (0.5, None, "difference")
 
 

@@ -13,7 +13,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import metric
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.statistics.paired import Sums, check_share, move
-from sae_guard.core.targets import WORST, View, estimate, level, present, terms
+from sae_guard.core.targets import WORST, Target, estimate, level, present, terms
 from sae_guard.errors import UndefinedMetricError
 
 
@@ -25,7 +25,7 @@ class Baseline:
     """Which version, for messages."""
     measurement: Measurement
     values: Mapping[str, float] = field(default_factory=dict)
-    """View → its value, of those that the measurement, without single tokens, no longer has."""
+    """Target → its value, of those that the measurement, without single tokens, no longer has."""
     strict: bool = False
     """Whether another device and other versions of libraries are refused, not noted."""
 
@@ -45,14 +45,20 @@ class Change:
 
 
 def change(
-    baseline: Baseline, measurement: Measurement, view: View, *, confidence: float = 0.95
+    baseline: Baseline,
+    measurement: Measurement,
+    target: Target,
+    *,
+    relative: bool = False,
+    confidence: float = 0.95,
 ) -> tuple[Estimate, Change]:
-    """How far the view moved, with its paired interval.
+    """Say how far a target moved, with its paired interval.
 
     Args:
         baseline: Where it was.
         measurement: Of the same sequences.
-        view: Of a change.
+        target: Of a change.
+        relative: Whether to give it as a share of what it was, not in the metric's unit.
         confidence: Of the interval.
 
     Means of tokens are compared row by row. Quantiles, the worst sequence and shares of latents
@@ -65,80 +71,79 @@ def change(
     """
     there = baseline.measurement
     told = differences(there, measurement)
-    formula = formula_difference(there.provenance, measurement.provenance, view.metric)
+    formula = formula_difference(there.provenance, measurement.provenance, target.metric)
     refused = [*told.refused, *([formula] if formula else [])]
     if refused := [*refused, *(told.noted if baseline.strict else ())]:
         raise UndefinedMetricError(
-            f"{view}: not comparable with {baseline.name}: {'; '.join(refused)}"
+            f"{target}: not comparable with {baseline.name}: {'; '.join(refused)}"
         )
-    now = estimate(measurement, view.itself, confidence=confidence)
-    before = _before(baseline, view.itself)
-    if not _same_rows(there, measurement, view):
+    now = estimate(measurement, target.itself, confidence=confidence)
+    before = _before(baseline, target.itself)
+    if not _same_rows(there, measurement, target):
         raise UndefinedMetricError(
-            f"{view}: not comparable with {baseline.name}: other sequences came from there"
+            f"{target}: not comparable with {baseline.name}: other sequences came from there"
         )
     value, low, high, p_value = now.value - before, None, None, None
-    share = view.change == "share"
     try:
-        if _paired(there, view):
-            some = _some(there, measurement, view.itself)
+        if _paired(there, target):
+            some = _some(there, measurement, target.itself)
             moved = move(
-                _sums(there, view.itself, before, some),
-                _sums(measurement, view.itself, now.value, some),
-                share=share,
+                _sums(there, target.itself, before, some),
+                _sums(measurement, target.itself, now.value, some),
+                share=relative,
                 confidence=confidence,
             )
             value, low, high, p_value = moved.value, moved.low, moved.high, moved.p_value
-        elif share:
+        elif relative:
             value /= check_share(before)
     except UndefinedMetricError as error:
-        raise UndefinedMetricError(f"{view}: at {baseline.name} {error}") from None
+        raise UndefinedMetricError(f"{target}: at {baseline.name} {error}") from None
     found = Estimate(value, low, high, now.n_tokens, now.n_sequences, confidence)
     return found, Change(before, now.value, p_value, baseline.name, told.noted)
 
 
-def _before(baseline: Baseline, view: View) -> float:
-    if not _needs_tokens(view) or baseline.measurement.tokens is not None:
+def _before(baseline: Baseline, target: Target) -> float:
+    if not _needs_tokens(target) or baseline.measurement.tokens is not None:
         try:
-            return estimate(baseline.measurement, view).value
+            return estimate(baseline.measurement, target).value
         except UndefinedMetricError as error:
-            raise UndefinedMetricError(f"{baseline.name} has no {view}: {error}") from None
-    if str(view) not in baseline.values:
+            raise UndefinedMetricError(f"{baseline.name} has no {target}: {error}") from None
+    if str(target) not in baseline.values:
         raise UndefinedMetricError(
-            f"{baseline.name} has no {view}: the rows of a record do not tell it, and the spec had "
-            "no threshold on it when this one was recorded"
+            f"{baseline.name} has no {target}: the rows of a record do not tell it, and the spec "
+            "had no threshold on it when this one was recorded"
         )
-    return baseline.values[str(view)]
+    return baseline.values[str(target)]
 
 
-def _same_rows(before: Measurement, after: Measurement, view: View) -> bool:
+def _same_rows(before: Measurement, after: Measurement, target: Target) -> bool:
     """Whether a slice by source holds the same sequences: where a text comes from is in no hash."""
-    part = view.slice
+    part = target.slice
     if part is None or part.by != "source":
         return True
     return np.array_equal(part.rows(before), part.rows(after))
 
 
-def _paired(before: Measurement, view: View) -> bool:
-    """Whether both have a row per sequence of what the view is a ratio of."""
-    rows = view.statistic == "mean" and metric(view.metric).firing_above is None
-    return rows and (before.tokens is not None or not _needs_tokens(view))
+def _paired(before: Measurement, target: Target) -> bool:
+    """Whether both have a row per sequence of what the target is a ratio of."""
+    rows = target.statistic == "mean" and metric(target.metric).firing_above is None
+    return rows and (before.tokens is not None or not _needs_tokens(target))
 
 
-def _some(before: Measurement, after: Measurement, view: View) -> NDArray[np.bool_]:
+def _some(before: Measurement, after: Measurement, target: Target) -> NDArray[np.bool_]:
     """Which sequences say something of the spread, as `targets.estimate` has it."""
-    if view.slice is None:
+    if target.slice is None:
         return np.ones(after.n_sequences, dtype=np.bool_)
-    return present(before, view) | present(after, view)
+    return present(before, target) | present(after, target)
 
 
-def _sums(measurement: Measurement, view: View, value: float, some: NDArray[np.bool_]) -> Sums:
-    numerator, denominator = terms(measurement, view)
+def _sums(measurement: Measurement, target: Target, value: float, some: NDArray[np.bool_]) -> Sums:
+    numerator, denominator = terms(measurement, target)
     return Sums(numerator[some], denominator[some], value)
 
 
-def _needs_tokens(view: View) -> bool:
+def _needs_tokens(target: Target) -> bool:
     """Whether sums of sequences do not tell it."""
-    if view.statistic not in ("mean", WORST):
-        return level(view.statistic) is not None
-    return view.slice is not None and view.slice.by != "source"
+    if target.statistic not in ("mean", WORST):
+        return level(target.statistic) is not None
+    return target.slice is not None and target.slice.by != "source"

@@ -13,7 +13,7 @@ from sae_guard.core.measurement import Measurement, TokenKL
 from sae_guard.core.metrics import Metric, metric
 from sae_guard.core.statistics import NOISE, Estimate
 from sae_guard.core.statistics.paired import Sums, move, variance_ratio
-from sae_guard.core.targets import View, terms
+from sae_guard.core.targets import Target, terms
 from sae_guard.errors import UndefinedMetricError
 
 
@@ -73,8 +73,8 @@ def metric_move(
         difference = now.value - was.value
         return MetricMove(name, chosen.unit, was, now, difference, None, None, None, None, None)
     rows = (
-        Sums(*terms(old.measurement, View(name)), was.value),
-        Sums(*terms(new.measurement, View(name)), now.value),
+        Sums(*terms(old.measurement, Target(name)), was.value),
+        Sums(*terms(new.measurement, Target(name)), now.value),
     )
     found = move(*rows, confidence=confidence)
     return MetricMove(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Baseline, change
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
-from sae_guard.core.targets import Slice, View, estimate
+from sae_guard.core.targets import Slice, Target, estimate
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.testing import measurements
 from tests.helpers.changed_measurements import worse
@@ -23,8 +23,8 @@ from tests.helpers.recorded import ordinary
 def test_the_change_is_that_of_the_values(before: Measurement, times: float, kind: Any) -> None:
     assume(before["kl"] > 1e-6)
     after = worse(before, times)
-    view = View("kl", change=kind)
-    found, told = change(Baseline("v1", before), after, view)
+    target = Target("kl", change=kind)
+    found, told = change(Baseline("v1", before), after, target)
     was, now = before["kl"], after["kl"]
     expected = now - was if kind == "difference" else now / was - 1
     assert found.value == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -34,7 +34,7 @@ def test_the_change_is_that_of_the_values(before: Measurement, times: float, kin
     if found.low is not None and found.high is not None:
         assert found.low <= found.value <= found.high
     for name in ("l0", "reconstruction_score", "explained_variance"):
-        same, told = change(Baseline("v1", before), after, View(name, change="difference"))
+        same, told = change(Baseline("v1", before), after, Target(name, change="difference"))
         assert (same.value, told.p_value) == (0.0, None if one else 1.0)
 
 
@@ -49,28 +49,28 @@ def with_tokens(seed: int) -> Measurement:
 
 def test_views_of_single_tokens_are_compared_where_the_baseline_has_them() -> None:
     before, after = with_tokens(0), with_tokens(1)
-    quantile = View("kl", "p90", change="difference")
-    position = View("kl", slice=Slice("position", 0, 50), change="difference")
-    for view in (quantile, position):
-        found, _ = change(Baseline("v1", before), after, view)
-        expected = estimate(after, view.itself).value - estimate(before, view.itself).value
+    quantile = Target("kl", "p90", change="difference")
+    position = Target("kl", slice=Slice("position", 0, 50), change="difference")
+    for target in (quantile, position):
+        found, _ = change(Baseline("v1", before), after, target)
+        expected = estimate(after, target.itself).value - estimate(before, target.itself).value
         assert found.value == pytest.approx(expected, abs=1e-12)
-        assert (found.low is None) == (view == quantile)
+        assert (found.low is None) == (target == quantile)
         read = replace(before, tokens=None)
-        known = Baseline("v1", read, {str(view.itself): 0.25})
-        told, _ = change(known, after, view)
-        assert told.value == estimate(after, view.itself).value - 0.25
+        known = Baseline("v1", read, {str(target.itself): 0.25})
+        told, _ = change(known, after, target)
+        assert told.value == estimate(after, target.itself).value - 0.25
         assert (told.low, told.high) == (None, None)
-        with pytest.raises(UndefinedMetricError, match=f"v1 has no {view.itself}: the rows"):
-            change(Baseline("v1", read), after, view)
+        with pytest.raises(UndefinedMetricError, match=f"v1 has no {target.itself}: the rows"):
+            change(Baseline("v1", read), after, target)
 
 
 @pytest.mark.parametrize("name", ["kl.worst_sequence", "dense_latents"])
 def test_what_has_no_rows_has_no_interval(name: str) -> None:
     before = replace(ordinary(n=16, of=16), firings=np.array([1000, 10, 10]))
     after = replace(worse(before, 2.0), firings=np.array([1000, 1000, 10]))
-    view = replace(View.of(name), change="share")
-    found, told = change(Baseline("v1", before), after, view)
+    target = replace(Target.of(name), change="share")
+    found, told = change(Baseline("v1", before), after, target)
     assert (found.low, found.high, told.p_value) == (None, None, None)
     assert found.value == pytest.approx(told.after / told.before - 1)
     assert found.value > 0.9
@@ -79,11 +79,11 @@ def test_what_has_no_rows_has_no_interval(name: str) -> None:
 def test_a_share_of_nothing_and_undefined_values_say_of_which_version() -> None:
     base = ordinary()
     with pytest.raises(UndefinedMetricError, match=r"ce_increase.change: at v1 it was 0, of which"):
-        change(Baseline("v1", base), base, View("ce_increase", change="share"))
+        change(Baseline("v1", base), base, Target("ce_increase", change="share"))
     broken = replace(base, sums={**base.sums, "kl": base.sums["kl"] * np.nan})
     with pytest.raises(UndefinedMetricError, match=r"v1 has no kl: kl = .*not finite"):
-        change(Baseline("v1", broken), base, View("kl", change="share"))
+        change(Baseline("v1", broken), base, Target("kl", change="share"))
     with pytest.raises(UndefinedMetricError, match=r"kl = .*not finite"):
-        change(Baseline("v1", base), broken, View("kl", change="share"))
+        change(Baseline("v1", base), broken, Target("kl", change="share"))
     with pytest.raises(ValueError, match="needs a baseline"):
-        estimate(base, View("kl", change="share"))
+        estimate(base, Target("kl", change="share"))

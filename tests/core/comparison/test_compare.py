@@ -14,7 +14,7 @@ from sae_guard.core.comparison import Comparison, NotComparableError, Version, c
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics.paired import Sums, move
-from sae_guard.core.targets import View, terms
+from sae_guard.core.targets import Target, terms
 from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.testing import measurements
 from tests.helpers.changed_measurements import OTHERS, scaled, with_provenance
@@ -51,8 +51,8 @@ def test_every_metric_is_compared_by_its_own_ratio_or_has_a_reason(
         if METRICS[each.metric].firing_above is not None:
             assert (each.low, each.high, each.p_value, each.outcome) == (None,) * 4
             continue
-        view = View(each.metric)
-        rows = [Sums(*terms(m, view), v.value) for m, v in ((before, was), (after, now))]
+        target = Target(each.metric)
+        rows = [Sums(*terms(m, target), v.value) for m, v in ((before, was), (after, now))]
         moved = move(*rows, confidence=0.9)
         assert (each.low, each.high, each.p_value) == (moved.low, moved.high, moved.p_value)
     for name in found.undefined:
