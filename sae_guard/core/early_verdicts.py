@@ -20,7 +20,7 @@ from sae_guard.core.statistics import NOISE
 from sae_guard.core.statistics.sequential import Rule, above_zero, evidence_of_moments
 from sae_guard.core.targets import WORST, Terms, beyond, estimate, level, terms
 from sae_guard.core.thresholds import Threshold
-from sae_guard.core.verdicts import Prefix, Status, Verdict, undefined
+from sae_guard.core.verdicts import Progress, Status, Verdict, undefined
 from sae_guard.errors import UndefinedMetricError
 
 _SURE_DENOMINATOR = 10.0
@@ -98,8 +98,9 @@ def stands(
         status = _status(measurement, threshold, rule, bounds)
         if status is None:
             return None
-        prefix = Prefix(measurement.n_sequences, measurement.n_whole, rule.alpha)
-        return Verdict(threshold, status, estimate(measurement, target, whole=False), prefix=prefix)
+        progress = Progress(measurement.n_sequences, measurement.n_whole, rule.alpha)
+        value = estimate(measurement, target, whole=False)
+        return Verdict(threshold, status, value, progress=progress)
     except UndefinedMetricError:
         return None  # tokens and denominators may come; where they do not, the whole set tells
 

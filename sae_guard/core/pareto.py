@@ -6,10 +6,9 @@ lower KL bought with more latents is no improvement: L0 and KL are the usual pai
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sae_guard.core.metrics import METRICS, metric
 from sae_guard.core.statistics import NOISE
@@ -88,22 +87,6 @@ class ParetoVerdict:
     def dominated_by(self) -> list[Point]:
         """The records that are better."""
         return [each for each in self.others if self.pareto.dominates(each, self.point)]
-
-    @property
-    def json(self) -> str:
-        """As ASCII, to cross processes."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def of_json(cls, text: str) -> ParetoVerdict:
-        """What `json` told."""
-        told = json.loads(text)
-        return cls(
-            Pareto(**told["pareto"]),
-            Point(**told["point"]),
-            tuple(Point(**each) for each in told["others"]),
-            tuple(told["left_out"]),
-        )
 
     @property
     def passes(self) -> bool:

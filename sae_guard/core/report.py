@@ -1,178 +1,290 @@
-"""`Outcome`: what a test found, as builtins, which is all that may cross between processes."""
+"""`RunReport`: what a run of the gate found, as every shell, renderer and record has it.
+
+It is made of one `CaseReport` for each case. A process that measured a part of a case gives a
+report of that part; `merged` puts the parts together. `report_json` writes and reads reports.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import Literal, TypeVar
 
-from sae_guard.core.metrics import metric
-from sae_guard.core.verdicts import Verdict
+from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.measurement import Provenance
+from sae_guard.core.pareto import Pareto, ParetoVerdict
+from sae_guard.core.statistics import Estimate
+from sae_guard.core.targets import Target
+from sae_guard.core.threshold_changes import LoosenedThresholds
+from sae_guard.core.verdicts import Status, Verdict
+from sae_guard.core.worst_tokens import Worst
+from sae_guard.errors import Cause, Contract, InfrastructureError
 
-PREFIX = "sae_guard."
+CONTROL = "control:"
+"""What the member of a control starts with."""
+PARETO, CONTROLS = "pareto", "controls"
+"""Tests of a case beside those of its load contract and of its thresholds."""
+
+
+@dataclass(frozen=True, order=True)
+class CaseRef:
+    """The name of what is measured once, the same from version to version."""
+
+    spec_file: str
+    """Path of the spec file from the project's root folder."""
+    document: str
+    """Name of the document in it."""
+    member: str
+    """Which SAE: its label; ``control:NAME`` for a control."""
+
+    @property
+    def spec(self) -> str:
+        """``file::document``, as records and messages name a spec."""
+        return f"{self.spec_file}::{self.document}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is an SAE whose numbers are known beforehand."""
+        return self.member.startswith(CONTROL)
+
+    def node_id(self, test: Target | str) -> str:
+        """Name a test of the case as pytest does."""
+        return f"{self.spec}::{self.test_name(test)}"
+
+    def test_name(self, test: Target | str) -> str:
+        """Name a test of the case below its spec."""
+        return f"{test}[{self.member}]"
+
+    def __str__(self) -> str:
+        return f"{self.spec} [{self.member}]"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one test found of one checkpoint, flat. Floats may be NaN or infinite."""
+class Sample:
+    """How much of the token set was measured."""
 
-    spec: str
-    """Display path of the spec file."""
-    name: str
-    """Of the document in it; the hook point unless the document is named."""
-    checkpoint: str
-    metric: str
-    """Or ``load.`` and a part of the load contract, ``controls`` or ``pareto``."""
-    verdict: str
-    kind: str = "threshold"
-    """Or ``contract``, ``controls``, ``pareto``, or ``metric``: a value without a threshold, whose
-    verdict is empty."""
-    unit: str = ""
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    max: float | None = None
-    min: float | None = None
-    warn_max: float | None = None
-    warn_min: float | None = None
-    confidence: float | None = None
-    """Of the interval, two-sided."""
-    on_undecided: str = ""
-    """What becomes of ``undecided``: fail or warn; of thresholds that can be."""
-    marginal: str = ""
-    """Why the verdict is near to being another, if it is."""
-    seen_sequences: int | None = None
-    """Of `of_sequences`: what was seen when an early verdict came to stand. Its value is an
-    estimate from these, not the metric."""
-    of_sequences: int | None = None
-    alpha: float | None = None
-    """Chance that an early verdict is not that on the whole set."""
-    audit: str = ""
-    """What had been said early, and whether it holds on the whole set."""
-    side: str | None = None
-    bound: float | None = None
-    """The bound that is violated or nearest."""
-    headroom: float | None = None
-    n_tokens: int | None = None
-    n_sequences: int | None = None
-    change: str = ""
-    """Of a threshold on a change: ``difference`` in the metric's unit, or ``share`` of what it was.
-    Value, interval, bounds and headroom are of the change."""
-    before: float | None = None
-    """The metric at the baseline."""
-    after: float | None = None
-    p_value: float | None = None
-    """Two-sided, of no change at all."""
-    baseline: str = ""
-    """Which version was before."""
-    note: str = ""
-    """What else differs from the baseline and may move numbers a little."""
-    cause: str | None = None
+    n_tokens: int
+    """Scored tokens."""
+    n_sequences: int
+    n_whole: int
+    """Sequences of the set."""
+
+
+@dataclass(frozen=True)
+class ContractResult:
+    """Whether a part of the load contract holds."""
+
+    contract: Contract
+    status: Status
+    """``undecided`` where another part keeps it from being checked."""
+    cause: Cause | None = None
     message: str = ""
-    where: str = ""
-    provenance: str = ""
-    """JSON."""
-    controls: str = ""
-    """Of ``controls``: the checkpoint and its controls → metric → value, as JSON."""
-    pareto: str = ""
-    """JSON of a `ParetoVerdict`, of ``pareto``."""
-    worst: str = ""
-    """JSON of `sae_guard.core.worst_tokens.Worst`, on one outcome of each case."""
-    diagnosis: str = ""
-    """JSON of a `Diagnosis`, where something is suspected or was tried: on one outcome of each
-    checkpoint at a spec."""
-
-    @classmethod
-    def of(
-        cls,
-        verdict: Verdict,
-        *,
-        spec: str,
-        name: str,
-        checkpoint: str,
-        provenance: str = "",
-        worst: str = "",
-        diagnosis: str = "",
-    ) -> Outcome:
-        """The outcome of a verdict."""
-        threshold, estimate = verdict.threshold, verdict.estimate
-        measured: dict[str, Any] = {}
-        if (moved := verdict.change) is not None:
-            measured = {
-                "before": moved.before,
-                "after": moved.after,
-                "p_value": moved.p_value,
-                "baseline": moved.baseline,
-                "note": "; ".join(moved.noted),
-            }
-        if estimate is not None:
-            side, bound = threshold.nearest_bound(estimate.value)
-            measured |= {
-                **asdict(estimate),
-                "side": side,
-                "bound": bound,
-                "headroom": threshold.headroom(estimate.value),
-            }
-        return cls(
-            spec=spec,
-            name=name,
-            checkpoint=checkpoint,
-            metric=str(threshold.target),
-            verdict=verdict.status,
-            unit=metric(threshold.target.metric).unit,
-            max=threshold.max,
-            min=threshold.min,
-            warn_max=threshold.warn_max,
-            warn_min=threshold.warn_min,
-            on_undecided=threshold.on_undecided if threshold.confidence else "",
-            marginal=verdict.marginal,
-            seen_sequences=verdict.prefix.seen if verdict.prefix else None,
-            of_sequences=verdict.prefix.of if verdict.prefix else None,
-            alpha=verdict.prefix.alpha if verdict.prefix else None,
-            audit=verdict.audit,
-            change=threshold.change,
-            cause=verdict.cause,
-            message=verdict.message,
-            where=threshold.where,
-            provenance=provenance,
-            worst=worst,
-            diagnosis=diagnosis,
-            **measured,
-        )
 
     @property
-    def passes(self) -> bool:
-        """Whether the release may go on: no other verdict is a pass."""
-        undecided = self.verdict == "undecided" and self.on_undecided == "warn"
-        return undecided or self.verdict in ("pass", "warn")
+    def test(self) -> str:
+        """Name of its test within the case."""
+        return contract_test(self.contract)
 
-    def to_properties(self) -> list[tuple[str, str | int | float]]:
-        """For ``item.user_properties``: absent values are left out, the rest are exact builtins.
 
-        execnet refuses subclasses such as ``numpy.float64``, and under xdist a report it cannot
-        carry is a test that never happened.
-        """
-        return [
-            (PREFIX + name, _builtin(value))
-            for name, value in asdict(self).items()
-            if value is not None and value != ""
-        ]
+@dataclass(frozen=True)
+class MetricValue:
+    """A value without a verdict."""
 
-    @classmethod
-    def from_properties(cls, properties: Iterable[tuple[str, Any]]) -> Outcome | None:
-        """The outcome in a report's ``user_properties``; None when there is none or half of one."""
-        known = {field.name for field in fields(cls)}
-        found = {
-            name.removeprefix(PREFIX): value
-            for name, value in properties
-            if name.startswith(PREFIX)
+    target: Target
+    estimate: Estimate | None = None
+    undefined: str = ""
+    """Why there is no estimate."""
+
+
+@dataclass(frozen=True)
+class ParetoResult:
+    """Whether an earlier record is better in two metrics."""
+
+    pareto: Pareto
+    status: Status
+    comparison: ParetoVerdict | None = None
+    cause: Cause | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ControlsResult:
+    """The numbers of the checkpoint beside those of its controls."""
+
+    status: Status
+    rows: Mapping[str, Mapping[str, float | None]]
+    """Checkpoint or control → metric → value; None where it is undefined."""
+    cause: Cause | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """All that is known of one case, or of a part of it."""
+
+    case: CaseRef
+    sample: Sample | None = None
+    provenance: Provenance | None = None
+    contracts: tuple[ContractResult, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    metrics: tuple[MetricValue, ...] = ()
+    """All metrics on the whole token set, whether a threshold is on them or not."""
+    pareto: ParetoResult | None = None
+    controls: ControlsResult | None = None
+    diagnosis: Diagnosis | None = None
+    """What is suspected of the checkpoint, if anything is, and what was tried."""
+    worst: Worst | None = None
+    """Tokens and sequences that the SAE changes most."""
+    loosened: LoosenedThresholds | None = None
+    """Thresholds that are looser than at the last promoted version."""
+
+    @property
+    def statuses(self) -> dict[str, Status]:
+        """Test → its status, of all tests that are in the report."""
+        results: dict[str, Status] = {each.test: each.status for each in self.contracts}
+        results |= {str(each.target): each.status for each in self.verdicts}
+        results |= {PARETO: self.pareto.status} if self.pareto else {}
+        return results | ({CONTROLS: self.controls.status} if self.controls else {})
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Test → why it gave no verdict, of those that gave none."""
+        results: dict[str, str] = {
+            each.test: each.message
+            for each in self.contracts
+            if each.status in ("error", "undecided")
         }
-        complete = {"spec", "name", "checkpoint", "metric", "verdict"} <= found.keys() <= known
-        return cls(**found) if complete else None
+        results |= {str(v.target): v.message for v in self.verdicts if v.status == "error"}
+        for test, result in ((PARETO, self.pareto), (CONTROLS, self.controls)):
+            if result is not None and result.status == "error":
+                results[test] = result.message
+        return results
+
+    @property
+    def crossed(self) -> list[str]:
+        """Tests that were judged and do not pass."""
+        names = [str(each.target) for each in self.verdicts if not each.passes]
+        failed = self.pareto is not None and self.pareto.status == "fail"
+        names += [PARETO] if failed else []
+        return [name for name in names if name not in self.errors]
 
 
-def _builtin(value: Any) -> str | int | float:
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot cross processes")
+RunVerdict = Literal["pass", "fail", "error"]
+EXIT_CODES: Mapping[RunVerdict, int] = {"pass": 0, "fail": 1, "error": 2}
+
+
+@dataclass(frozen=True)
+class NotJudged:
+    """A test that was planned and ended without any result."""
+
+    case: CaseRef
+    test: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class NotGated:
+    """A spec without a checkpoint, or a checkpoint that a spec is not about."""
+
+    spec: str
+    """``file::document``."""
+    member: str | None
+    """None for a spec without any checkpoint."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class RecordResult:
+    """What became of the record of a case."""
+
+    case: CaseRef | None
+    """None where there was no case at all."""
+    path: str = ""
+    """Where it was written."""
+    refused: str = ""
+    """Why it was not."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run of the gate found."""
+
+    sae_guard: str
+    """Version of the package that wrote it."""
+    verdict: RunVerdict
+    exit_code: int
+    cases: tuple[CaseReport, ...] = ()
+    """In the order of the plan, like all that is in them."""
+    not_judged: tuple[NotJudged, ...] = ()
+    not_gated: tuple[NotGated, ...] = ()
+    records: tuple[RecordResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What else there is to know of the run, such as thresholds that were left out."""
+    warnings: tuple[str, ...] = ()
+
+
+def contract_test(contract: Contract) -> str:
+    """Name the test of a part of the load contract within its case."""
+    return f"load.{contract}"
+
+
+def verdict_of(cases: Iterable[CaseReport], not_judged: Iterable[NotJudged] = ()) -> RunVerdict:
+    """Judge the run: an error unless everything was judged, and something was."""
+    every = list(cases)
+    if not every or any(not_judged) or any(case.errors for case in every):
+        return "error"
+    return "fail" if any(case.crossed for case in every) else "pass"
+
+
+class DisagreementError(InfrastructureError):
+    """Two processes report different things of one case."""
+
+
+def merged(reports: Sequence[CaseReport]) -> CaseReport:
+    """Put reports on parts of one case together, whichever process they come from.
+
+    Raises:
+        DisagreementError: Two of them say different things of the same part.
+    """
+    return reduce(_merged, reports)
+
+
+def _merged(one: CaseReport, other: CaseReport) -> CaseReport:
+    if one.case != other.case:
+        raise ValueError(f"{one.case} and {other.case} are two cases")
+    parts = {
+        field.name: _either(
+            one.case, field.name, getattr(one, field.name), getattr(other, field.name)
+        )
+        for field in fields(CaseReport)
+        if field.name not in ("case", "contracts", "verdicts")
+    }
+    contracts = _union(
+        one, {c.test: c for c in one.contracts}, {c.test: c for c in other.contracts}
+    )
+    verdicts = _union(
+        one, {str(v.target): v for v in one.verdicts}, {str(v.target): v for v in other.verdicts}
+    )
+    return CaseReport(one.case, contracts=contracts, verdicts=verdicts, **parts)
+
+
+Part = TypeVar("Part")
+
+
+def _union(
+    report: CaseReport, one: Mapping[str, Part], other: Mapping[str, Part]
+) -> tuple[Part, ...]:
+    both = {
+        name: _one_of(report, name, one.get(name), other.get(name)) for name in {**one, **other}
+    }
+    return tuple(part for part in both.values() if part is not None)
+
+
+def _one_of(report: CaseReport, name: str, one: Part, other: Part) -> Part:
+    """The part that one of the two has; by its text, for NaN is no equal of NaN."""
+    if not one or not other:
+        return one or other
+    if repr(one) != repr(other):
+        raise DisagreementError(f"{report.case}: {name} was reported twice, and differently")
+    return one

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from sae_guard.core.comparison import Baseline, Change, change
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import metric
-from sae_guard.core.statistics import NOISE
-from sae_guard.core.targets import estimate
+from sae_guard.core.statistics import NOISE, Estimate
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import Cause, UndefinedMetricError
-
-if TYPE_CHECKING:
-    from sae_guard.core.statistics import Estimate
-
 
 Status = Literal["pass", "warn", "fail", "undecided", "error"]
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """The first sequences of a set, in the order in which they are measured."""
+class Progress:
+    """How much of the token set had been measured when an early verdict was reached."""
 
-    seen: int
-    of: int
+    measured: int
+    """Sequences, in the random order in which they are measured."""
+    total: int
+    """Sequences of the set."""
     alpha: float
-    """Chance that a verdict on them is not that on the whole set."""
+    """Chance that the verdict is not that on the whole set."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,39 @@ class Verdict:
     """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
     marginal: str = ""
     """Why another text, or another device, could say otherwise, where that is near."""
-    prefix: Prefix | None = None
-    """What was seen when it came to stand, if that is not the whole set: its estimate is of these
-    sequences only."""
+    progress: Progress | None = None
+    """Where it is early: its estimate is of these sequences only, and not the metric."""
     audit: str = ""
-    """Of a verdict on the whole set: what had been said early, and whether it holds."""
+    """Of a verdict on the whole set: what the early verdict was, and whether it holds."""
     change: Change | None = None
     """Of a threshold on a change: from where to where."""
+
+    @property
+    def target(self) -> Target:
+        """What the threshold looks at."""
+        return self.threshold.target
+
+    @property
+    def unit(self) -> str:
+        """Unit of the value, and of the bounds; empty for a share of what the metric was."""
+        return "" if self.threshold.relative else metric(self.target.metric).unit
+
+    @property
+    def value(self) -> float | None:
+        """The estimate's value."""
+        return self.estimate.value if self.estimate else None
+
+    @property
+    def headroom(self) -> float | None:
+        """Distance of the value to its nearest bound, negative beyond it."""
+        return self.threshold.headroom(self.estimate.value) if self.estimate else None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the release may go on: no other verdict is a pass."""
+        threshold = self.threshold
+        lenient = threshold.confidence is not None and threshold.on_undecided == "warn"
+        return self.status in ("pass", "warn") or (self.status == "undecided" and lenient)
 
 
 def judge(

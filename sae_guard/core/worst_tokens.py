@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +57,6 @@ class Worst:
 
     tokens: tuple[WorstToken, ...]
     sequences: tuple[WorstSequence, ...]
-
-    @property
-    def json(self) -> str:
-        """As ASCII, to cross processes; what is not finite as JSON of Python has it."""
-        return json.dumps(asdict(self))
 
 
 def worst(

@@ -17,8 +17,8 @@ from sae_guard.history.references import meant, meant_for
 from sae_guard.history.store import History
 
 
-class Earlier:
-    """Recorded versions, read once, when first asked for."""
+class Baselines:
+    """The recorded versions that new ones are compared with, read when first asked for."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -29,18 +29,15 @@ class Earlier:
         try:
             meant(self._records, self._promotions, reference)
         except SetupError as error:
-            raise SetupError(f"{error} ({self._history.url})") from None
+            raise SetupError(f"{error} ({self._history.url})", options=("baseline",)) from None
 
-    def since(
-        self, case: Case, spec: str, threshold: Threshold, asked: str | None
-    ) -> Baseline | None:
-        """What a threshold compares the case with; None where it is on no change.
+    def since(self, case: Case, threshold: Threshold, version: str | None) -> Baseline | None:
+        """Find what a threshold compares the case with; None where it is on no change.
 
         Args:
             case: A checkpoint at a spec.
-            spec: ``file::name``.
             threshold: Of the case.
-            asked: A version that goes before that of the spec.
+            version: The user's choice, which goes before that of the spec.
 
         Raises:
             SetupError: No version is named, or it has no record by the spec.
@@ -48,13 +45,14 @@ class Earlier:
         """
         if not threshold.change:
             return None
-        reference = asked or case.spec.baseline
+        reference = version or case.spec.baseline
         if reference is None:
             raise SetupError(
-                f"{threshold.target} needs a baseline ({threshold.where}): give --sae-baseline "
-                "VERSION, or `baseline` in the spec; --sae-baseline=none where there is none yet"
+                f"{threshold.target} needs a baseline ({threshold.where}): name a version, or set "
+                "`baseline` in the spec; the name is none where there is no version yet",
+                options=("baseline",),
             )
-        return self.baseline(reference, spec, strict=case.spec.strict_env)
+        return self.baseline(reference, case.ref.spec, strict=case.spec.strict_env)
 
     def baseline(self, reference: str, spec: str, *, strict: bool = False) -> Baseline:
         """What was measured of a version.
@@ -86,8 +84,8 @@ class Earlier:
             strict,
         )
 
-    def pareto(self, case: Case, spec: str, new: Measurement) -> ParetoVerdict | None:
-        """Whether a record dominates the case; None where its spec does not ask for that.
+    def pareto(self, case: Case, new: Measurement) -> ParetoVerdict | None:
+        """Judge whether a record dominates the case; None where its spec does not ask for that.
 
         Raises:
             UndefinedMetricError: One of the two metrics is.
@@ -97,7 +95,7 @@ class Earlier:
         if case.pareto is None:
             return None
         x, y = (new.estimate(name).value for name in (case.pareto.x, case.pareto.y))
-        return self.beside(case.pareto, spec, Point(case.label, x, y), new)
+        return self.beside(case.pareto, case.ref.spec, Point(case.label, x, y), new)
 
     def beside(self, pareto: Pareto, spec: str, point: Point, new: Measurement) -> ParetoVerdict:
         """The verdict on a point beside all records of a spec that are of the same tokens.
@@ -127,7 +125,8 @@ class Earlier:
             why = f"; {len(left_out)} of other things: {left_out[-1]}" if left_out else ""
             raise SetupError(
                 f"{pareto.where}: pareto: no record of {spec} in {self._history.url} can be "
-                f"compared with{why}; --sae-baseline=none where there is none yet"
+                f"compared with{why}; name the baseline none where there is no record yet",
+                options=("baseline",),
             )
         return compared(pareto, point, points, left_out)
 

@@ -13,6 +13,7 @@ from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.core.metrics import ON_REQUEST, metric
 from sae_guard.core.pareto import Pareto
+from sae_guard.core.report import CaseRef
 from sae_guard.core.thresholds import Threshold
 from sae_guard.specs import Spec
 
@@ -20,13 +21,13 @@ CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
     # The patch of the identity changes no bit of the activation, so neither of any logit; the
     # tolerance is for devices whose kernels do not repeat themselves.
     "identity": (
-        Threshold("kl", max=1e-6, file="--sae-controls"),
-        Threshold("reconstruction_score", max=1 + 1e-4, min=1 - 1e-4, file="--sae-controls"),
+        Threshold("kl", max=1e-6, file="controls"),
+        Threshold("reconstruction_score", max=1 + 1e-4, min=1 - 1e-4, file="controls"),
     ),
-    "zero": (Threshold("reconstruction_score", max=1e-5, min=-1e-5, file="--sae-controls"),),
+    "zero": (Threshold("reconstruction_score", max=1e-5, min=-1e-5, file="controls"),),
     "mean": (
-        Threshold("reconstruction_score[mean]", max=1e-5, min=-1e-5, file="--sae-controls"),
-        Threshold("explained_variance", max=1e-5, min=-1e-5, file="--sae-controls"),
+        Threshold("reconstruction_score[mean]", max=1e-5, min=-1e-5, file="controls"),
+        Threshold("explained_variance", max=1e-5, min=-1e-5, file="controls"),
     ),
 }
 """SAEs whose numbers are known beforehand, and the thresholds that hold them."""
@@ -52,6 +53,11 @@ class Case:
     """That no record may dominate it."""
     compared: bool = False
     """Whether controls are asked for beside the checkpoint."""
+
+    @property
+    def ref(self) -> CaseRef:
+        """Its name in reports."""
+        return CaseRef(self.spec.spec_file, self.spec.name, self.label)
 
     @property
     def hook_out(self) -> str | None:

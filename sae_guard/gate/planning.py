@@ -10,6 +10,7 @@ from typing import Any
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import Checkpoint, labels_of
+from sae_guard.core.report import CONTROL
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.gate.cases import CONTROLS, Case
 from sae_guard.specs import Spec
@@ -42,6 +43,7 @@ class Plan:
     """What a run gates and what it does not."""
 
     cases: tuple[Case, ...]
+    """Spec after spec, each with its checkpoints and then its controls."""
     idle: tuple[Idle, ...]
 
     def of(self, spec: Spec) -> tuple[Case, ...]:
@@ -104,25 +106,25 @@ def plan(
         SetupError: A checkpoint names no hook point and specs of several could gate it, or no
             spec gates it, or one without a threshold in force does.
     """
-    cases: list[Case] = []
+    cases: dict[int, list[Case]] = {id(spec): [] for spec in specs}
     idle: list[Idle] = []
     for candidate in candidates:
         reasons = {id(spec): mismatch(spec, candidate.declared) for spec in specs}
         chosen = [spec for spec in specs if reasons[id(spec)] is None]
         _check_chosen(candidate, chosen, specs, reasons)
-        cases.extend(_case(spec, candidate, controls=controls, changes=changes) for spec in chosen)
+        for spec in chosen:
+            cases[id(spec)].append(_case(spec, candidate, controls=controls, changes=changes))
         idle.extend(
             Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
         )
-    gated = {id(case.spec) for case in cases}
     if controls:
-        cases.extend(
-            Case(spec, f"{name} control", None, thresholds, control=name)
-            for spec in specs
-            if id(spec) in gated
-            for name, thresholds in CONTROLS.items()
-        )
-    return Plan(tuple(cases), tuple(idle))
+        for spec in specs:
+            if cases[id(spec)]:
+                cases[id(spec)] += [
+                    Case(spec, f"{CONTROL}{name}", None, thresholds, control=name)
+                    for name, thresholds in CONTROLS.items()
+                ]
+    return Plan(tuple(case for of_spec in cases.values() for case in of_spec), tuple(idle))
 
 
 def check_named(
@@ -185,7 +187,9 @@ def decided(declared: Declaration, hook: str, checkpoint: str) -> Declaration:
     read, _, replaced = hook.partition(":")
     for said, asked in ((declared.hook, read), (declared.hook_out, replaced or None)):
         if said is not None and said != asked:
-            raise SetupError(f"{checkpoint} says hook point {said}, --sae-hook says {hook}")
+            raise SetupError(
+                f"{checkpoint} says hook point {said}, you say {hook}", options=("hook",)
+            )
     return replace(declared, hook=read, hook_out=replaced or None)
 
 
@@ -207,9 +211,10 @@ def _check_chosen(
     if candidate.declared.hook is None and len(places) > 1:
         raise SetupError(
             f"{candidate.checkpoint} does not say which model and hook point it belongs to, and "
-            "several specs could gate it; name one with --sae-spec, or the hook point with "
-            f"--sae-hook:{_listed(map(_named, chosen))}"
-            + (f"\n({candidate.unreadable})" if candidate.unreadable else "")
+            f"several specs could gate it; name the spec, or the hook point:"
+            f"{_listed(map(_named, chosen))}"
+            + (f"\n({candidate.unreadable})" if candidate.unreadable else ""),
+            options=("spec", "hook"),
         )
 
 

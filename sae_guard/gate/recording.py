@@ -1,11 +1,12 @@
-"""Case, measurement and verdicts → a record and its files."""
+"""Keep what was measured and judged of a case as a record of a version."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +16,15 @@ from uuid import uuid4
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import ParetoVerdict
+from sae_guard.core.report import EXIT_CODES, CaseReport, RecordResult, RunReport, verdict_of
+from sae_guard.core.report_json import to_json as run_to_json
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.verdicts import Status, Verdict
-from sae_guard.errors import UndefinedMetricError
+from sae_guard.errors import SaeGuardError, SetupError, UndefinedMetricError
+from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
+from sae_guard.gate.early import Judged
+from sae_guard.gate.session import GateSession
 from sae_guard.history import environment
 from sae_guard.history.parquet import plain, to_parquet
 from sae_guard.history.record import (
@@ -34,12 +40,12 @@ from sae_guard.history.record import (
     check_name,
     worst,
 )
-from sae_guard.history.store import files_of
+from sae_guard.history.store import REPORT, files_of
 from sae_guard.specs import Spec
 
 
 @dataclass(frozen=True)
-class Occasion:
+class RunInfo:
     """What all records of a run have in common."""
 
     name: str
@@ -49,8 +55,8 @@ class Occasion:
     git: GitRow | None
 
     @classmethod
-    def of(cls, name: str, folder: Path) -> Occasion:
-        """Of a run in this folder of a project; raises `SetupError` on a name that is none."""
+    def collect(cls, name: str, folder: Path) -> RunInfo:
+        """Describe a run in this folder of a project; raises `SetupError` on a bad name."""
         check_name(name)
         return cls(
             name,
@@ -61,44 +67,92 @@ class Occasion:
         )
 
 
-def make(
+class Recorder:
+    """Records the cases of a run."""
+
+    def __init__(self, session: GateSession) -> None:
+        """See that records can be kept, before anything slow.
+
+        Raises:
+            SetupError: The name is none, or the run would end before all is measured.
+            HistoryError: The history cannot be written.
+        """
+        options = session.options
+        assert options.record is not None
+        self._session = session
+        self._run_info = RunInfo.collect(options.record, options.root)
+        session.history.prepare()
+        for case in session.cases:
+            if options.early.alpha_for(case.spec) is not None and not options.early.audit:
+                raise SetupError(
+                    f"{case.label}: a record is of all sequences, and early verdicts end before "
+                    "(a limit, or `fast` in the spec asks for them): audit them",
+                    options=("record", "audit"),
+                )
+
+    def record(self, case: Case, judged: Judged, report: CaseReport) -> RecordResult:
+        """Keep the record of a case, all of whose thresholds are judged anew.
+
+        Args:
+            case: A checkpoint at a spec.
+            judged: What was measured of it.
+            report: Of the tests that were run; others may have been left out.
+        """
+        try:
+            verdicts = [
+                judged.verdict(each, self._session.baseline(case, each)) for each in case.thresholds
+            ]
+            told = report.pareto.comparison if report.pareto else None
+            pareto = told or self._session.pareto(case, judged.measurement)
+            whole = replace(
+                report,
+                **measured(judged.measurement),
+                verdicts=tuple(verdicts),
+                metrics=metric_values(judged.measurement),
+            )
+            record, files = build(case, judged.measurement, whole, self._run_info, pareto=pareto)
+            return RecordResult(case.ref, self._session.history.add(record, files).path)
+        except SaeGuardError as error:
+            return RecordResult(case.ref, refused=str(error))
+
+
+def build(
     case: Case,
     measurement: Measurement,
-    verdicts: Sequence[Verdict],
-    occasion: Occasion,
+    report: CaseReport,
+    run_info: RunInfo,
     *,
-    file: str,
     pareto: ParetoVerdict | None = None,
 ) -> tuple[Record, dict[str, bytes]]:
-    """The record of a case, and the files beside it.
+    """Build the record of a case, and the files beside it.
 
     Args:
         case: A checkpoint at a spec.
         measurement: Of it, whole.
-        verdicts: Of all thresholds of the spec.
-        occasion: Of the run.
-        file: What to call the spec's file.
+        report: Of it, with the verdicts of all thresholds of the spec.
+        run_info: Of the run.
         pareto: The verdict beside earlier records, of a spec that asks for it.
 
     Raises:
         NotRecordedError: Sequences are missing, or a verdict was not reached.
     """
+    verdicts = report.verdicts
     check(measurement, verdicts)
     if case.pareto is not None and pareto is None:
         raise NotRecordedError("no verdict on pareto")
     if case.checkpoint is None or case.control:
         raise NotRecordedError("it is a control, not a checkpoint")
-    files = to_parquet(measurement)
+    files = {**to_parquet(measurement), REPORT: run_to_json(_of_one_case(report))}
     told = [(each.status, each.threshold.on_undecided) for each in verdicts]
     told += [(_status(pareto), "fail")] if pareto else []
     record = Record(
         schema_version=SCHEMA_VERSION,
-        name=occasion.name,
+        name=run_info.name,
         created=datetime.now(UTC),
-        run=occasion.run,
-        by=occasion.by,
+        run=run_info.run,
+        by=run_info.by,
         verdict=worst(told),
-        spec=SpecRow(file=file, name=case.spec.name, sha256=spec_sha256(case.spec)),
+        spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
             label=case.label,
             reference=str(case.checkpoint),
@@ -117,8 +171,8 @@ def make(
         thresholds=tuple(map(_threshold, verdicts)),
         pareto=_pareto(pareto) if pareto else None,
         provenance=plain(measurement.provenance),
-        environment=occasion.environment,
-        git=occasion.git,
+        environment=run_info.environment,
+        git=run_info.git,
         files=files_of(measurement, files),
     )
     return record, files
@@ -129,8 +183,8 @@ def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
     if not measurement.whole:
         raise NotRecordedError(
             f"{measurement.n_sequences:,} of the {measurement.n_whole:,} sequences were measured, "
-            "and estimates are no metrics: run without --sae-fast, or with --sae-audit and no "
-            "budget"
+            "and estimates are no metrics: run without early verdicts and limits, or audit them",
+            options=("fast", "audit"),
         )
     broken = [verdict for verdict in verdicts if verdict.status == "error"]
     if broken:
@@ -138,6 +192,12 @@ def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
         raise NotRecordedError(f"no verdict on {named}: {broken[0].message}")
     if not verdicts:
         raise NotRecordedError("nothing was judged")
+
+
+def _of_one_case(report: CaseReport) -> RunReport:
+    verdict = verdict_of([report])
+    version = importlib.metadata.version("sae-guard")
+    return RunReport(version, verdict, EXIT_CODES[verdict], (report,))
 
 
 def spec_sha256(spec: Spec) -> str:

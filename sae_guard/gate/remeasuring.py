@@ -121,6 +121,7 @@ def _spec(recorded: Recorded, told: Needed, base: Path) -> Spec:
         thresholds=(),
         file=base / Path(record.spec.file).name,
         line=0,
+        spec_file=record.spec.file,
     )
 
 

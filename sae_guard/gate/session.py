@@ -1,72 +1,113 @@
-"""What a process measures with: models, corpora, SAEs and controls, each case measured once."""
+"""What a process gates with: models, corpora, SAEs, measurements and baselines.
+
+Each is loaded, and each case measured, once, when it is first asked for.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, get_args
 
+from sae_guard.core.diagnosis import Diagnosis, diagnose
+from sae_guard.core.measurement import Measurement
+from sae_guard.core.report import CaseRef
 from sae_guard.errors import Contract, LoadError, SaeGuardError, SetupError
-from sae_guard.gate.early import EarlyOptions, Judged, Watch
+from sae_guard.gate.baselines import Baselines
+from sae_guard.gate.cases import Case
+from sae_guard.gate.early import Judged, Watch, key
+from sae_guard.gate.options import GateOptions
+from sae_guard.history import History, store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from sae_guard.cache import Cache
-    from sae_guard.core.measurement import Measurement
+    from sae_guard.core.comparison import Baseline
+    from sae_guard.core.pareto import ParetoVerdict
+    from sae_guard.core.thresholds import Threshold
     from sae_guard.corpus import Corpus
     from sae_guard.engine import Seen
-    from sae_guard.gate.cases import Case
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
     from sae_guard.specs import Spec
 
-
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-DEVICES = "auto, cpu, mps, cuda, cuda:N"
-"""What `pick_device` takes, and in words."""
-
-Found = Judged | SaeGuardError
-"""Of a case: what was measured, or why it was not."""
+JudgedOrError = Judged | SaeGuardError
+"""What was measured of a case, or why it was not."""
 
 
-class Workbench:
-    """Loads lazily and remembers; one per process."""
+class Store(Protocol):
+    """Where the processes of a run leave results for each other."""
+
+    def judged(self, key: str, make: Callable[[], JudgedOrError]) -> JudgedOrError:
+        """Take what another process left, or make and leave it."""
+
+    def diagnosis(self, key: str, make: Callable[[], Diagnosis]) -> Diagnosis:
+        """Take what another process left, or make and leave it."""
+
+
+class GateSession:
+    """Measures and judges the cases of a run; one per process."""
 
     def __init__(
         self,
+        options: GateOptions,
+        cases: Callable[[], Sequence[Case]],
         *,
-        device: str,
-        batch_size: int | None = None,
-        reference: bool = False,
-        cache: Callable[[], Cache | None] = lambda: None,
-        cases: Callable[[], Sequence[Case]] = tuple,
-        early: EarlyOptions | None = None,
-        share: Callable[[str, Case, Callable[[], Found]], Found] | None = None,
+        store: Store | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
     ) -> None:
-        self._requested = device
-        self._batch_size = batch_size
-        self._reference = reference
-        self._cache = cache
+        """Take what is asked for.
+
+        Args:
+            options: Of the run.
+            cases: All that are measured, so that one clean run serves all of a model.
+            store: Shared with the other processes of the run, if there are any.
+            worker: Number of this process among them.
+            progress: Where to draw progress bars.
+        """
+        self.options = options
         self._cases = cases
-        self._early = early or EarlyOptions()
-        self._share = share
+        self._store = store
         self._worker = worker
         self._progress = progress
-        self._measured: dict[str, Found] = {}
+        self._judged: dict[str, JudgedOrError] = {}
+        self._diagnoses: dict[str, Diagnosis] = {}
+        self._carriers: dict[CaseRef, str] = {}
         # The last one only: two models at once may not fit where each alone does.
         self._model = lru_cache(maxsize=1)(self._load_model)
         self._corpus = lru_cache(maxsize=1)(self._load_corpus)
         self._sae = lru_cache(maxsize=1)(self._load_sae)
-        self._seen = lru_cache(maxsize=1)(self._look)
+        self._activation_stats = lru_cache(maxsize=1)(self._read_activations)
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        """All that are measured in the run."""
+        return self._cases()
+
+    @cached_property
+    def history(self) -> History:
+        """Where versions are recorded."""
+        return History(store.chosen(self.options.history, self.options.root))
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """Recorded versions."""
+        return Baselines(self.history)
+
+    def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
+        """Find what a threshold compares the case with; raises like `Baselines.since`."""
+        return self.baselines.since(case, threshold, self.options.baseline)
+
+    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
+        """Judge whether a record dominates the case; raises like `Baselines.pareto`."""
+        return self.baselines.pareto(case, measurement)
 
     @cached_property
     def device(self) -> str:
         """The device that this process measures on."""
-        return pick_device(self._requested, self._worker)
+        return pick_device(self.options.device, self._worker)
 
     def model(self, spec: Spec) -> LanguageModel:
         """The spec's model; raises `SetupError` or `InfrastructureError`."""
@@ -83,9 +124,9 @@ class Workbench:
             raise found
         return found
 
-    def seen(self, case: Case) -> Seen:
+    def activation_stats(self, case: Case) -> Seen:
         """What the clean model shows where the case reads; raises like `corpus`."""
-        return self._seen(case.spec, case.hook)
+        return self._activation_stats(case.spec, case.hook)
 
     def check(self, case: Case, contract: Contract) -> None:
         """Raise `LoadError` if the case's checkpoint breaks this part of the load contract."""
@@ -119,45 +160,85 @@ class Workbench:
                 )
 
     def measurement(self, case: Case) -> Measurement:
-        """The case's whole measurement, measured by the first process that asks.
+        """Give the case's whole measurement, measured by the first process that asks.
 
         Raises:
             SaeGuardError: What went wrong, for every process and test alike.
         """
-        return self._found(case, case.key, None).measurement
+        return self._judged_once(case, case.key, None).measurement
 
     def judged(self, case: Case) -> Judged:
-        """What the case's verdicts are made of: a run may end as soon as they stand.
+        """Measure what verdicts on the case are made of: a run may end as soon as they stand.
 
         Raises:
             SaeGuardError: What went wrong, for every process and test alike.
         """
-        alpha = self._early.alpha_for(case.spec)
+        alpha = self.options.early.alpha_for(case.spec)
         if alpha is None:
-            return Judged(self.measurement(case), {})
-        return self._found(case, self._early.key(case), Watch(case, self._early, alpha))
+            return self._judged_once(case, case.key, None)
+        watch = Watch(case, self.options.early, alpha)
+        return self._judged_once(case, key(self.options.early, case), watch)
 
-    def kept(self, case: Case) -> Found | None:
-        """What `judged` found in this process, if it was asked."""
-        return self._measured.get(self._early.key(case))
+    def judged_before(self, case: Case) -> JudgedOrError | None:
+        """Give what `judged` gave in this process, if it was asked."""
+        return self._judged.get(key(self.options.early, case))
 
-    def _found(self, case: Case, key: str, watch: Watch | None) -> Judged:
-        if key not in self._measured:
+    def diagnosis(self, case: Case, measurement: Measurement) -> Diagnosis:
+        """Say what is suspected of a measured case; nothing of controls."""
+        if case.control or case.checkpoint is None:
+            return Diagnosis()
+        if case.key not in self._diagnoses:
+            make = partial(self._diagnose, case, measurement)
+            self._diagnoses[case.key] = (
+                self._store.diagnosis(case.key, make) if self._store else make()
+            )
+        return self._diagnoses[case.key]
+
+    def carries(self, case: Case, test: str) -> bool:
+        """Say whether this test's report carries what is reported once for the case: the first."""
+        return self._carriers.setdefault(case.ref, test) == test
+
+    def _judged_once(self, case: Case, key: str, watch: Watch | None) -> Judged:
+        if key not in self._judged:
             make = partial(self._judge, case, watch)
-            self._measured[key] = make() if self._share is None else self._share(key, case, make)
-        found = self._measured[key]
-        if isinstance(found, SaeGuardError):
-            raise found
-        return found
+            self._judged[key] = self._store.judged(key, make) if self._store else make()
+        result = self._judged[key]
+        if isinstance(result, SaeGuardError):
+            raise result
+        return result
 
-    def _judge(self, case: Case, watch: Watch | None) -> Found:
+    def _judge(self, case: Case, watch: Watch | None) -> JudgedOrError:
         result = self._measure(case, watch)
         if isinstance(result, SaeGuardError):
             return result
         if watch is None:
             return Judged(result, {})
         early = watch.early.verdicts
-        return Judged(result, early, watch.ended, self._early.audit, watch.alpha)
+        return Judged(result, early, watch.ended, self.options.early.audit, watch.alpha)
+
+    def _diagnose(self, case: Case, measurement: Measurement) -> Diagnosis:
+        import torch
+
+        from sae_guard.engine import Place
+        from sae_guard.examination import examine
+
+        sae, thorough = self.sae(case), self.options.diagnose
+        examination, why = None, "the batch has too few tokens that are scored and not special"
+        try:
+            examination = examine(
+                self.model(case.spec),
+                sae,
+                self.corpus(case.spec),
+                Place.of(sae, case.hook, case.hook_out),
+                thorough=thorough,
+            )
+        # It was measured: what keeps it from being examined keeps no verdict from being reached.
+        except (SaeGuardError, torch.OutOfMemoryError) as error:
+            why = str(error)
+        diagnosis = diagnose(measurement, examination)
+        if thorough and examination is None:
+            return replace(diagnosis, tried=(f"nothing could be tried: {why}",))
+        return diagnosis
 
     def _measure(self, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
         from sae_guard.engine import Patch, measure, measure_until
@@ -169,10 +250,10 @@ class Workbench:
                 self.check(case, contract)
             sae, hooks = self.sae(case), (case.hook, case.hook_out)
             asked: dict[str, Any] = {
-                "batch_size": self._batch_size,
-                "reference": self._reference,
+                "batch_size": self.options.batch_size,
+                "reference": self.options.reference,
                 "random_error": case.random_error,
-                "cache": self._cache(),
+                "cache": self._cache,
                 "also": self._hooks_beside(case),
                 "expect_clean_ce": spec.data.expect_clean_ce,
                 "progress": self._progress,
@@ -191,7 +272,7 @@ class Workbench:
         def shared(other: Case) -> tuple[object, ...]:
             return other.spec.model, other.spec.data, other.spec.file.parent
 
-        alike = [other for other in self._cases() if shared(other) == shared(case)]
+        alike = [other for other in self.cases if shared(other) == shared(case)]
         places = [tuple(filter(None, (other.hook, other.hook_out))) for other in alike]
         return list(dict.fromkeys(places))
 
@@ -223,16 +304,24 @@ class Workbench:
         except LoadError as error:  # kept: each test of the case asks anew
             return error
 
-    def _look(self, spec: Spec, hook: str) -> Seen:
+    def _read_activations(self, spec: Spec, hook: str) -> Seen:
         from sae_guard.engine import look
 
         return look(
             self.model(spec),
             self.corpus(spec),
             hook,
-            batch_size=self._batch_size,
-            cache=self._cache(),
+            batch_size=self.options.batch_size,
+            cache=self._cache,
         )
+
+    @cached_property
+    def _cache(self) -> Cache | None:
+        from sae_guard.cache import Cache, chosen_root
+
+        root = chosen_root(self.options.cache)
+        limit = int(self.options.cache_gib * 2**30)
+        return Cache(self.options.here / root, limit) if root else None
 
 
 def pick_device(requested: str, worker: int) -> str:
@@ -249,29 +338,31 @@ def pick_device(requested: str, worker: int) -> str:
     if requested == "auto":
         requested = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
     if requested == "mps" and not torch.backends.mps.is_available():
-        raise SetupError("device mps: this machine has no MPS device")
+        raise SetupError("device mps: this machine has no MPS device", options=("device",))
     if requested.startswith("cuda"):
         index = int(requested[5:]) if ":" in requested else worker % max(gpus, 1)
         if index >= gpus:
-            raise SetupError(f"device {requested}: this machine has {gpus} CUDA devices")
+            raise SetupError(
+                f"device {requested}: this machine has {gpus} CUDA devices", options=("device",)
+            )
         return f"cuda:{index}"
     return requested
 
 
-def control_sae(case: Case, bench: Workbench) -> SAE:
+def control_sae(case: Case, session: GateSession) -> SAE:
     """The control; raises whatever measuring the checkpoint of a baseline does."""
     from sae_guard.gate.cases import PERMUTED, RANDOM
     from sae_guard.sae import controls
 
     if case.control == PERMUTED:
-        return controls.permuted_decoder(bench.sae(case.itself))
+        return controls.permuted_decoder(session.sae(case.itself))
     if case.control == RANDOM:
-        l0 = bench.measurement(case.itself)["l0"]
-        d_sae, seen = bench.sae(case.itself).d_sae, bench.seen(case)
+        l0 = session.measurement(case.itself)["l0"]
+        d_sae, stats = session.sae(case.itself).d_sae, session.activation_stats(case)
         k = min(max(1, round(l0)), d_sae)
-        some = seen.some.to(bench.device)
-        return controls.random_directions(some, seen.mean, d_sae=d_sae, k=k)
+        some = stats.some.to(session.device)
+        return controls.random_directions(some, stats.mean, d_sae=d_sae, k=k)
     if case.control == "mean":
-        return controls.mean_sae(bench.seen(case).mean).to(bench.device)
+        return controls.mean_sae(session.activation_stats(case).mean).to(session.device)
     make = {"identity": controls.identity_sae, "zero": controls.zero_sae}[case.control]
-    return make(bench.model(case.spec).width(case.hook)).to(bench.device)
+    return make(session.model(case.spec).width(case.hook)).to(session.device)

@@ -4,6 +4,7 @@
     FOLDER/records/TIME-NAME-HASH/sequences.parquet
     FOLDER/records/TIME-NAME-HASH/latents.parquet
     FOLDER/records/TIME-NAME-HASH/tokens.parquet        since they are kept
+    FOLDER/records/TIME-NAME-HASH/report.json           likewise; reading a history never opens it
     FOLDER/promotions/TIME-LABEL-HASH/promotion.json
 
 HASH is of the JSON, which holds the hashes of the files beside it: who changes a record is found
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Generic
 
 from sae_guard.core.measurement import Measurement, TokenKL
+from sae_guard.core.report import RunReport
+from sae_guard.core.report_json import from_json
 from sae_guard.files import expanded
 from sae_guard.history.folder import Folder
 from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
@@ -40,6 +43,8 @@ from sae_guard.history.record import (
 
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"
+REPORT = "report.json"
+"""Everything that the run reported of the case; records made before 2026-12 have none."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,18 @@ class History:
         """
         return _token_kl(self._records, recorded)
 
+    def report(self, recorded: Recorded) -> RunReport | None:
+        """Read what the run reported of the case; None of records made before it was kept.
+
+        Raises:
+            HistoryError: The file cannot be read, or is not the one that was written.
+            SetupError: It is of a later version of this package.
+        """
+        if REPORT not in recorded.record.files:
+            return None
+        data = _read(self._records, recorded, REPORT)
+        return from_json(data, file=f"{recorded.path}/{REPORT}")
+
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
         data = to_json(promotion)
@@ -192,7 +209,7 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
     if measurement.tokens is not None:
         lengths[TOKENS] = int(measurement.tokens.scored.sum())
-    return {name: rows(data, lengths[name]) for name, data in files.items()}
+    return {name: rows(data, lengths.get(name, 1)) for name, data in files.items()}
 
 
 def _id(name: str, document: Record | Promotion, data: bytes) -> str:
@@ -206,12 +223,13 @@ def _hash(data: bytes) -> str:
 
 
 def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
-    if set(recorded.record.files) - {TOKENS} != {SEQUENCES, LATENTS}:
+    names = set(recorded.record.files)
+    if names - {TOKENS, REPORT} != {SEQUENCES, LATENTS}:
         raise HistoryError(
-            f"{recorded.path}: its files are {sorted(recorded.record.files)}, expected "
-            f"{LATENTS}, {SEQUENCES} and perhaps {TOKENS}"
+            f"{recorded.path}: its files are {sorted(names)}, expected {LATENTS}, {SEQUENCES} and "
+            f"perhaps {TOKENS} and {REPORT}"
         )
-    files = {name: _read(folder, recorded, name) for name in recorded.record.files}
+    files = {name: _read(folder, recorded, name) for name in sorted(names - {REPORT})}
     return of_parquet(files, recorded.record.provenance, recorded.path)
 
 

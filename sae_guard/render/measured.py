@@ -1,77 +1,98 @@
-"""All metrics of a measurement, those without a threshold too → lines. Pure."""
+"""All metrics of a case, those without a threshold too → lines and rows. Pure."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
-from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.report import Outcome
-from sae_guard.errors import UndefinedMetricError
-from sae_guard.render.terminal_summary import aligned, half, path_lines, verdict_words
-from sae_guard.render.words import bounds, sample, shown
+from sae_guard.core.report import CaseReport, MetricValue
+from sae_guard.core.verdicts import Verdict
+from sae_guard.render.numbers import number
+from sae_guard.render.terminal_summary import half_interval, path_lines, title, verdict_words
+from sae_guard.render.words import bounds, shown_value
+from sae_guard.tables import table_lines
 
 _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")
 
 
-def every_metric(
-    measurement: Measurement, judged: Sequence[Outcome], *, spec: str, name: str, checkpoint: str
-) -> list[Outcome]:
-    """An outcome of every metric, in the order of the README, then those of other views.
-
-    Args:
-        measurement: Of a checkpoint at a spec.
-        judged: The outcomes of the thresholds.
-        spec: As outcomes have it, like the rest.
-        name: Of the document.
-        checkpoint: Its label.
+def metric_table(report: CaseReport) -> Iterator[str]:
+    """Write a title and a row for each metric, in the order of the README, and then for each other
+    target of a threshold; what is undefined says why.
     """
-    by_metric = {outcome.metric: outcome for outcome in judged}
-    found = [
-        by_metric.get(metric)
-        or _unbounded(measurement, metric, Outcome(spec, name, checkpoint, metric, "", "metric"))
-        for metric in METRICS
+    yield title(report)
+    yield from path_lines(report.provenance)
+    rows = [
+        _verdict_row(each) if isinstance(each, Verdict) else _value_row(each)
+        for each in _values(report)
     ]
-    return [*found, *(outcome for outcome in judged if outcome.metric not in METRICS)]
+    yield from table_lines([_TITLES, *rows], right=(1, 2, 4), indent="  ")
 
 
-def metric_table(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """A title and a row for each outcome of one case; what is undefined says why."""
-    first = outcomes[0]
-    measured = next(outcome for outcome in outcomes if outcome.n_tokens is not None)
-    yield f"{first.spec}::{first.name} [{first.checkpoint}]  {sample(measured)}"
-    yield from path_lines(max(outcomes, key=lambda outcome: len(outcome.provenance)))
-    yield from aligned([_TITLES, *map(_row, outcomes)], left=(0, 3, 5))
+def metric_rows(report: CaseReport) -> Iterator[dict[str, Any]]:
+    """Give the same as rows of a table for other programs."""
+    for each in _values(report):
+        yield {
+            "spec": report.case.spec_file,
+            "name": report.case.document,
+            "checkpoint": report.case.member,
+            "metric": str(each.target),
+            **_exported(each),
+            "n_tokens": each.estimate.n_tokens if each.estimate else None,
+            "n_sequences": each.estimate.n_sequences if each.estimate else None,
+        }
 
 
-def _unbounded(measurement: Measurement, metric: str, empty: Outcome) -> Outcome:
-    told = replace(empty, unit=METRICS[metric].unit, n_tokens=measurement.n_tokens,
-                   n_sequences=measurement.n_sequences)  # fmt: skip
-    try:
-        estimate = measurement.estimate(metric)
-    except UndefinedMetricError as error:
-        return replace(told, message=str(error))
-    if not math.isfinite(estimate.value):
-        return replace(told, message=f"it is {estimate.value}")
-    return replace(told, **asdict(estimate))
+def _values(report: CaseReport) -> Iterator[Verdict | MetricValue]:
+    """The verdict on each metric, or else its value; then the verdicts on other targets."""
+    verdicts = {verdict.target: verdict for verdict in report.verdicts}
+    for value in report.metrics:
+        yield verdicts.pop(value.target, value)
+    yield from verdicts.values()
 
 
-def _row(outcome: Outcome) -> tuple[str, ...]:
-    told = verdict_words(outcome) if outcome.verdict else ""
-    if outcome.value is None:
-        told = f"{told}: {_briefly(outcome)}" if told else _briefly(outcome)
-    unit = "" if outcome.change == "share" else outcome.unit
-    return (
-        outcome.metric, shown(outcome), half(outcome), unit, bounds(outcome, short=True), told,
-    )  # fmt: skip
+def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
+    words = verdict_words(verdict)
+    if verdict.estimate is None:
+        words = f"{words}: {_without_name(str(verdict.target), verdict.message)}"
+    short = bounds(verdict.threshold, short=True)
+    value, half = shown_value(verdict), half_interval(verdict)
+    return (str(verdict.target), value, half, verdict.unit, short, words)
 
 
-def _briefly(outcome: Outcome) -> str:
-    """Why there is no value, without the metric's name and formula; of one that nobody bounds,
-    without what to do about it."""
-    why = outcome.message.removeprefix(outcome.metric).removeprefix(": ")
-    if why.startswith(" = "):
-        return why.partition(": ")[2]
-    return (why.partition(": ")[0] if outcome.kind == "metric" else why).strip()
+def _value_row(value: MetricValue) -> tuple[str, ...]:
+    name, unit, estimate = str(value.target), METRICS[value.target.metric].unit, value.estimate
+    if estimate is None:
+        # What to do about it interests whoever bounds the metric.
+        why = _without_name(name, value.undefined).partition(": ")[0].strip()
+        return (name, "-", "", unit, "", why)
+    half = ""
+    if estimate.low is not None and estimate.high is not None:
+        half = f"{(estimate.high - estimate.low) / 2:.2g}"
+    return (name, number(estimate.value), half, unit, "", "")
+
+
+def _without_name(name: str, message: str) -> str:
+    """Why there is no value, without the metric's name and formula."""
+    why = message.removeprefix(name).removeprefix(": ")
+    return (why.partition(": ")[2] if why.startswith(" = ") else why).strip()
+
+
+def _exported(each: Verdict | MetricValue) -> dict[str, Any]:
+    estimate = asdict(each.estimate) if each.estimate else {}
+    row = {name: estimate.get(name) for name in ("value", "low", "high", "confidence")}
+    unit = METRICS[each.target.metric].unit
+    if isinstance(each, MetricValue):
+        none = dict.fromkeys(("min", "max", "headroom"))
+        return {**row, "unit": unit, **none, "verdict": "", "message": each.undefined}
+    threshold = each.threshold
+    return {
+        **row,
+        "unit": "share" if threshold.relative else unit,
+        "min": threshold.min,
+        "max": threshold.max,
+        "headroom": each.headroom,
+        "verdict": each.status,
+        "message": each.message,
+    }

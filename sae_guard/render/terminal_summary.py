@@ -1,174 +1,210 @@
-"""Outcomes → the terminal table. Pure: nothing is written here."""
+"""`RunReport` → the lines that a run ends with. Pure: nothing is written here."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from sae_guard.core.controls import CHECKPOINT
-from sae_guard.core.diagnosis import Diagnosis
-from sae_guard.core.pareto import ParetoVerdict
-from sae_guard.core.report import Outcome
+from sae_guard.core.measurement import Provenance
+from sae_guard.core.report import (
+    CaseReport,
+    ContractResult,
+    ControlsResult,
+    ParetoResult,
+    RunReport,
+)
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import Verdict
 from sae_guard.render.numbers import number
-from sae_guard.render.pareto import not_compared
-from sae_guard.render.words import bounds, headline, sample, shown
+from sae_guard.render.pareto import not_compared, pareto_headline
+from sae_guard.render.threshold_changes import loosened_line
+from sae_guard.render.words import bounds, headline, sample_words, shown_value
+from sae_guard.tables import table_lines
+
+_NOT_JUDGED_SHOWN = 5
 
 
-def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[str]:
-    """The terminal table: one block per spec and checkpoint, then the notes."""
-    for (spec, name, checkpoint), block in groupby(
-        outcomes, key=lambda o: (o.spec, o.name, o.checkpoint)
-    ):
-        yield from _block(f"{spec}::{name} [{checkpoint}]", list(block))
+def summary(report: RunReport, *, verbose: bool = False) -> Iterator[str]:
+    """Write a block for each case, then what was not judged, not gated, and recorded.
+
+    Args:
+        report: Of the run.
+        verbose: Whether to list checkpoints of specs that are not about them.
+    """
+    for case in report.cases:
+        yield from case_lines(case)
         yield ""
-    yield from notes
+    yield from _not_judged(report)
+    yield from _not_gated(report, verbose=verbose)
+    yield from report.notes
+    loosened = {case.case.spec: case.loosened for case in report.cases if case.loosened}
+    for spec, changes in loosened.items():
+        yield loosened_line(spec, changes)
+    for warning in report.warnings:
+        yield f"WARNING: {warning}"
+    yield from _records(report)
 
 
-def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    measured = max(
-        (o for o in outcomes if o.n_tokens is not None), key=lambda o: o.n_tokens or 0, default=None
-    )
-    yield title + (f"  {sample(measured)}" if measured else "")
-    yield from path_lines(measured)
-    yield from _contract([o for o in outcomes if o.kind == "contract"])
-    thresholds = [o for o in outcomes if o.kind == "threshold"]
-    if thresholds:
-        yield from _table(thresholds)
-        yield from _since(thresholds)
-        yield from _prefix(thresholds)
-    for outcome in outcomes:
-        if outcome.kind == "pareto":
-            yield from _pareto(outcome)
-    yield from _diagnosis(thresholds)
-    for outcome in outcomes:
-        if outcome.kind == "controls":
-            yield from _controls(outcome)
+def case_lines(report: CaseReport) -> Iterator[str]:
+    """Write a title, the load contract, the verdicts and what there is to know beside them."""
+    yield title(report)
+    yield from path_lines(report.provenance)
+    yield from _contract(report.contracts)
+    if report.verdicts:
+        yield from _table(report.verdicts)
+        yield from _since(report.verdicts)
+        yield from _early(report.verdicts)
+    if report.pareto is not None:
+        yield from pareto_lines(report.pareto)
+    yield from _diagnosis(report)
+    if report.controls is not None:
+        yield from _controls(report.case.member, report.controls)
 
 
-def path_lines(measured: Outcome | None) -> Iterator[str]:
-    """What is out of the ordinary in how it was measured, unless it was asked for."""
-    provenance = measured.provenance if measured else ""
-    paths = json.loads(provenance).get("paths", {}) if provenance else {}
-    because, clean = paths.get("because"), paths.get("clean run", "")
+def title(report: CaseReport) -> str:
+    """Name the case and say how much was measured."""
+    return str(report.case) + (f"  {sample_words(report.sample)}" if report.sample else "")
+
+
+def path_lines(provenance: Provenance | None) -> Iterator[str]:
+    """Say what is out of the ordinary in how it was measured, unless it was asked for."""
+    paths = provenance.paths if provenance else {}
+    because, clean_run = paths.get("because"), paths.get("clean run", "")
     if because not in (None, "asked for"):
         yield f"  the whole model ran for every number: {because}"
-    if clean == "measured before":
-        yield "  measured before, the same weights, tokens and code; --sae-cache=off measures anew"
-    elif clean.startswith("run, and not remembered"):
-        yield f"  clean run: {clean}"
+    if clean_run == "measured before":
+        yield "  measured before, the same weights, tokens and code; without a cache it is run anew"
+    elif clean_run.startswith("run, and not remembered"):
+        yield f"  clean run: {clean_run}"
 
 
-def _pareto(outcome: Outcome) -> Iterator[str]:
-    """The verdict, and of a pass what it was not compared with; of others their failures tell."""
-    yield f"  {verdict_words(outcome)}: {headline(outcome)}"
-    if outcome.verdict == "pass" and outcome.pareto:
-        yield from (f"    {line}" for line in not_compared(ParetoVerdict.of_json(outcome.pareto)))
+def pareto_lines(result: ParetoResult) -> Iterator[str]:
+    """Write the verdict, and of a pass what it was not compared with; failures tell the rest."""
+    word = result.status if result.status == "pass" else result.status.upper()
+    if result.comparison is None:
+        yield f"  {word}: pareto: no verdict ({result.cause} error): {result.message}"
+        return
+    yield f"  {word}: {pareto_headline(result.comparison)}"
+    if result.status == "pass":
+        yield from (f"    {line}" for line in not_compared(result.comparison))
 
 
-def _contract(parts: Sequence[Outcome]) -> Iterator[str]:
-    """The load contract on one line."""
-    broken = [o.metric for o in parts if o.verdict == "error" and o.cause == "load"]
-    kept = sum(o.verdict == "pass" for o in parts)
-    rest = len(parts) - len(broken) - kept
+def half_interval(verdict: Verdict) -> str:
+    """Write half of the interval, where there is one."""
+    estimate = verdict.estimate
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return _distance(verdict.threshold, (estimate.high - estimate.low) / 2, ".2g")
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """Write the verdict, in capitals where it is no pass, and what is to be known of it."""
+    word = verdict.status if verdict.status == "pass" else verdict.status.upper()
+    near = verdict.marginal and verdict.status in ("pass", "warn", "fail")
+    notes = ["marginal"] if near else []
+    if verdict.progress is not None:
+        notes.append(f"after {verdict.progress.measured:,}")
+    if verdict.change is not None and verdict.change.noted:
+        notes.append("; ".join(verdict.change.noted))
+    if verdict.audit:
+        notes.append(f"early: {verdict.audit}")
+    return f"{word} ({'; '.join(notes)})" if notes else word
+
+
+def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
+    """Write the load contract on one line."""
+    broken = [part.test for part in parts if part.status == "error" and part.cause == "load"]
+    holding = sum(part.status == "pass" for part in parts)
+    rest = len(parts) - len(broken) - holding
     if broken:
-        yield f"  load contract BROKEN: {', '.join(broken)}; {kept} kept, {rest} not checked"
+        yield f"  load contract BROKEN: {', '.join(broken)}; {holding} kept, {rest} not checked"
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
-        yield f"  load contract: {kept} of {len(parts)} kept{unknown}"
+        yield f"  load contract: {holding} of {len(parts)} kept{unknown}"
 
 
-def _since(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Which version the changes are from."""
-    for baseline in dict.fromkeys(o.baseline for o in outcomes if o.baseline):
+def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict"), *map(_row, verdicts)]
+    yield from table_lines(rows, right=(1, 2, 3, 4), indent="  ")
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    headroom = verdict.headroom
+    return (
+        str(verdict.target),
+        shown_value(verdict),
+        half_interval(verdict),
+        bounds(verdict.threshold, short=True),
+        "-" if headroom is None else _distance(verdict.threshold, headroom, "+.3g"),
+        verdict_words(verdict),
+    )
+
+
+def _distance(threshold: Threshold, value: float, digits: str) -> str:
+    return f"{100 * value:{digits}}%" if threshold.relative else f"{value:{digits}}"
+
+
+def _since(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Name the versions that the changes are from."""
+    for baseline in dict.fromkeys(v.change.baseline for v in verdicts if v.change):
         yield f"  changes since {baseline}, on the same sequences"
 
 
-def _prefix(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What an early verdict means, and why what is let through has none."""
-    for outcome in outcomes:
-        if outcome.verdict == "undecided" and outcome.passes:
-            yield f"  {outcome.metric} is undecided: {outcome.message}"
-    early = [o for o in outcomes if o.seen_sequences is not None]
-    if early:
+def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Say what an early verdict means, and why what is let through has none."""
+    for verdict in verdicts:
+        if verdict.status == "undecided" and verdict.passes:
+            yield f"  {verdict.target} is undecided: {verdict.message}"
+    progress = next((verdict.progress for verdict in verdicts if verdict.progress), None)
+    if progress is not None:
         yield (
             f"  ~ estimates from the first sequences; the verdicts are those on all "
-            f"{early[0].of_sequences:,} but for a chance of {early[0].alpha:g}"
+            f"{progress.total:,} but for a chance of {progress.alpha:g}"
         )
 
 
-def _controls(outcome: Outcome) -> Iterator[str]:
-    """The checkpoint beside its controls, and where it is not better than they are."""
-    if outcome.verdict == "error":
-        yield f"  controls: no numbers ({outcome.cause} error): {outcome.message}"
+def _diagnosis(report: CaseReport) -> Iterator[str]:
+    """Say what is suspected of a checkpoint that passes; of others their failures tell."""
+    if report.diagnosis and all(verdict.passes for verdict in report.verdicts):
+        yield from (f"  {line}" for line in report.diagnosis.lines("WARNING"))
+
+
+def _controls(member: str, result: ControlsResult) -> Iterator[str]:
+    """Write the checkpoint beside its controls, and where it is not better than they are."""
+    if result.status == "error":
+        yield f"  controls: no numbers ({result.cause} error): {result.message}"
         return
-    found = json.loads(outcome.controls)
-    columns = list(next(iter(found.values())))
+    columns = list(next(iter(result.rows.values())))
     rows = [("controls", *columns)]
-    for name, row in found.items():
+    for name, row in result.rows.items():
         values = (row[column] for column in columns)
-        label = outcome.checkpoint if name == CHECKPOINT else name
+        label = member if name == CHECKPOINT else name
         rows.append((label, *("-" if value is None else number(value) for value in values)))
-    yield from aligned(rows, left=(0,))
-    if outcome.message:
-        yield f"  WARNING: {outcome.message}"
+    yield from table_lines(rows, right=range(1, 1 + len(columns)), indent="  ")
+    if result.message:
+        yield f"  WARNING: {result.message}"
 
 
-def _diagnosis(thresholds: Sequence[Outcome]) -> Iterator[str]:
-    """What is suspected of a checkpoint that passes; of others their failures tell."""
-    told = next((o.diagnosis for o in thresholds if o.diagnosis), "")
-    if told and all(o.passes for o in thresholds):
-        yield from (f"  {line}" for line in Diagnosis.of_json(told).lines("WARNING"))
+def _not_judged(report: RunReport) -> Iterator[str]:
+    shown = report.not_judged[:_NOT_JUDGED_SHOWN]
+    for each in shown:
+        yield f"NO VERDICT: {each.case.node_id(each.test)} {each.reason}"
+    if more := len(report.not_judged) - len(shown):
+        yield f"NO VERDICT: and {more} more"
 
 
-def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
-    rows += [_row(outcome) for outcome in outcomes]
-    yield from aligned(rows, left=(0, 5))
+def _not_gated(report: RunReport, *, verbose: bool) -> Iterator[str]:
+    """List specs without a checkpoint; those of other hook points and models if ``verbose``."""
+    for each in report.not_gated:
+        if each.member is None or verbose:
+            member = f" [{each.member}]" if each.member else ""
+            yield f"not gated: {each.spec}{member}: {each.reason}"
 
 
-def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
-    """The rows in columns below a title; those not at the ``left`` are at the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield ("  " + "  ".join(cells)).rstrip()
-
-
-def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
-    return (
-        outcome.metric,
-        shown(outcome),
-        half(outcome),
-        bounds(outcome, short=True),
-        "-" if outcome.headroom is None else _distance(outcome, outcome.headroom, "+.3g"),
-        verdict_words(outcome),
-    )
-
-
-def half(outcome: Outcome) -> str:
-    """Half of the interval, where there is one."""
-    if outcome.low is None or outcome.high is None:
-        return ""
-    return _distance(outcome, (outcome.high - outcome.low) / 2, ".2g")
-
-
-def _distance(outcome: Outcome, value: float, digits: str) -> str:
-    return f"{100 * value:{digits}}%" if outcome.change == "share" else f"{value:{digits}}"
-
-
-def verdict_words(outcome: Outcome) -> str:
-    """The verdict, in capitals where it is no pass, and what is to be known of it."""
-    word = outcome.verdict if outcome.verdict == "pass" else outcome.verdict.upper()
-    near = outcome.marginal and outcome.verdict in ("pass", "warn", "fail")
-    notes = ["marginal"] if near else []
-    if outcome.seen_sequences is not None:
-        notes.append(f"after {outcome.seen_sequences:,}")
-    if outcome.note:
-        notes.append(outcome.note)
-    if outcome.audit:
-        notes.append(f"early: {outcome.audit}")
-    return f"{word} ({'; '.join(notes)})" if notes else word
+def _records(report: RunReport) -> Iterator[str]:
+    for each in report.records:
+        if each.path:
+            yield f"recorded: {each.path}"
+    for each in report.records:
+        if not each.path:
+            yield f"NOT RECORDED: {f'{each.case}: ' if each.case else ''}{each.refused}"

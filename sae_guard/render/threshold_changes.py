@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
+from sae_guard.core.threshold_changes import LoosenedThresholds, ThresholdChange
 from sae_guard.history.record import GitRow, ThresholdRow
-from sae_guard.history.threshold_changes import Looser, Move, Step, Track
+from sae_guard.history.threshold_changes import Step, Track
 
 _TITLES = ("date", "name", "threshold", "old", "new", "change", "commit", "by")
 _WIDTH = 100
@@ -19,7 +18,7 @@ def tracks(found: Sequence[Track]) -> Iterator[str]:
     for track in found:
         yield track.start.spec
         yield from _start(track)
-        rows = [_row(step, move) for step in track.steps for move in step.moves]
+        rows = [_row(step, change) for step in track.steps for change in step.changes]
         if rows:
             yield from _table([_TITLES, *rows])
         else:
@@ -27,30 +26,13 @@ def tracks(found: Sequence[Track]) -> Iterator[str]:
         yield ""
 
 
-def looser_line(found: Looser) -> str:
-    """What of a spec is looser than at its last promotion."""
-    promotion = found.promotion
-    moved = "; ".join(map(_moved, found.moves))
+def loosened_line(spec: str, loosened: LoosenedThresholds) -> str:
+    """Say what of a spec is looser than at its last promotion."""
+    changes = "; ".join(map(_in_words, loosened.changes))
     return (
-        f"LOOSER than at {promotion.label} (promoted {promotion.created.astimezone():%Y-%m-%d} by "
-        f"{_on_a_line(promotion.by)}): {found.spec} {moved}"
+        f"LOOSER than at {loosened.label} (promoted {loosened.promoted.astimezone():%Y-%m-%d} by "
+        f"{_on_a_line(loosened.by)}): {spec} {changes}"
     )
-
-
-def looser_row(found: Looser) -> dict[str, Any]:
-    """The same for JSON."""
-    promotion = found.promotion
-    return {
-        "spec": found.spec,
-        "label": promotion.label,
-        "record": promotion.record,
-        "promoted": promotion.created.isoformat(),
-        "by": promotion.by,
-        "moves": [
-            {key: value for key, value in asdict(move).items() if key != "looser"}
-            for move in found.moves
-        ],
-    }
 
 
 def _start(track: Track) -> Iterator[str]:
@@ -88,11 +70,11 @@ def _bounds(row: ThresholdRow) -> str:
     return f"{shown} ({', '.join(more)})" if more else shown
 
 
-def _row(step: Step, move: Move) -> tuple[str, ...]:
+def _row(step: Step, change: ThresholdChange) -> tuple[str, ...]:
     record = step.recorded.record
     return (
         f"{record.created.astimezone():%Y-%m-%d}", _cut(record.name, 16),
-        _named(move), *_ends(move), move.change,
+        _named(change), *_ends(change), change.change,
         _commit(record.git), _who(record.by),
     )  # fmt: skip
 
@@ -107,21 +89,21 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield ("  " + "  ".join(cells)).rstrip()
 
 
-def _moved(move: Move) -> str:
-    old, new = _ends(move)
-    if move.old is None:
-        return f"{_named(move)} {new} added"
-    if move.new is None:
-        return f"{_named(move)} {old} removed"
-    return f"{_named(move)} {old} -> {new}"
+def _in_words(change: ThresholdChange) -> str:
+    old, new = _ends(change)
+    if change.old is None:
+        return f"{_named(change)} {new} added"
+    if change.new is None:
+        return f"{_named(change)} {old} removed"
+    return f"{_named(change)} {old} -> {new}"
 
 
-def _ends(move: Move) -> tuple[str, str]:
-    return _value(move.old, share=move.share), _value(move.new, share=move.share)
+def _ends(change: ThresholdChange) -> tuple[str, str]:
+    return _value(change.old, share=change.share), _value(change.new, share=change.share)
 
 
-def _named(move: Move) -> str:
-    return f"{_on_a_line(move.threshold)} {move.key.replace('warn_', 'warn ')}"
+def _named(change: ThresholdChange) -> str:
+    return f"{_on_a_line(change.threshold)} {change.key.replace('warn_', 'warn ')}"
 
 
 def _value(value: float | str | None, *, share: bool = False) -> str:

@@ -1,112 +1,125 @@
-"""What is said of one outcome: numbers, headlines, failures. Pure."""
+"""Words for one verdict: its numbers, its headline, the text of a failure. Pure."""
 
 from __future__ import annotations
 
 from sae_guard.core.diagnosis import Diagnosis
-from sae_guard.core.pareto import ParetoVerdict
-from sae_guard.core.report import Outcome
+from sae_guard.core.metrics import metric
+from sae_guard.core.report import Sample
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import Verdict
 from sae_guard.core.worst_tokens import Worst
 from sae_guard.render.excerpts import worst_lines
 from sae_guard.render.numbers import number
-from sae_guard.render.pareto import pareto_headline
 
 
-def headline(outcome: Outcome) -> str:
-    """Metric, value, bound, interval and tokens on one line; the reason for an error."""
-    if outcome.kind == "pareto" and outcome.pareto:
-        return pareto_headline(ParetoVerdict.of_json(outcome.pareto))
-    if outcome.value is None or outcome.bound is None:
-        if outcome.verdict == "undecided":
-            return f"{outcome.metric} is undecided: {outcome.message}"
-        return f"{outcome.metric}: no verdict ({outcome.cause} error): {outcome.message}"
-    unit = f" {outcome.unit}" if outcome.unit and outcome.change != "share" else ""
-    value = shown(outcome)
-    if outcome.verdict == "undecided":
-        bound = f"{outcome.side} {_bound(outcome, outcome.bound)}{unit}"
-        return f"{outcome.metric} {value} against {bound} is undecided: {outcome.message}"
+def headline(verdict: Verdict) -> str:
+    """Say the target, value, bound, interval and tokens on one line; or why there is no verdict."""
+    target, estimate = verdict.target, verdict.estimate
+    if verdict.status == "error":
+        return f"{target}: no verdict ({verdict.cause} error): {verdict.message}"
+    if estimate is None:
+        return f"{target} is undecided: {verdict.message}"
+    side, bound = verdict.threshold.nearest_bound(estimate.value)
+    unit = f" {verdict.unit}" if verdict.unit else ""
+    value = shown_value(verdict)
+    if verdict.status == "undecided":
+        against = f"{side} {_bound(verdict.threshold, bound)}{unit}"
+        return f"{target} {value} against {against} is undecided: {verdict.message}"
     relation = {
         ("max", True): ">", ("max", False): "<=",
         ("min", True): "<", ("min", False): ">=",
-    }[outcome.side or "max", outcome.verdict == "fail"]  # fmt: skip
-    line = f"{outcome.metric} {value} {relation} {_bound(outcome, outcome.bound)}"
-    marginal = f"; marginal: the bound is {outcome.marginal}" if outcome.marginal else ""
-    return f"{line}{unit} ({_moved(outcome)}{_interval(outcome)}{sample(outcome)}{marginal})"
+    }[side, verdict.status == "fail"]  # fmt: skip
+    line = f"{target} {value} {relation} {_bound(verdict.threshold, bound)}{unit}"
+    marginal = f"; marginal: the bound is {verdict.marginal}" if verdict.marginal else ""
+    return f"{line} ({_from_to(verdict)}{_interval(verdict)}{_sample(verdict)}{marginal})"
 
 
-def shown(outcome: Outcome) -> str:
-    """The value; an estimate from some sequences, which is not the metric, is marked."""
-    if outcome.value is None:
-        return "-"
-    mark = "~" if outcome.seen_sequences is not None else ""
-    return mark + quantity(outcome, outcome.value, beside=outcome.bound)
-
-
-def quantity(outcome: Outcome, value: float, *, beside: float | None = None) -> str:
-    """A number of an outcome as it is read: of a change with its sign, a share in percent."""
-    if outcome.change == "share":
-        text = f"{number(100 * value, beside=None if beside is None else 100 * beside)}%"
-    else:
-        text = number(value, beside=beside)
-    return f"+{text}" if outcome.change and value > 0 else text
-
-
-def failure(outcome: Outcome, diagnosis: Diagnosis, worst: Worst | None = None) -> str:
-    """The text of a failing threshold: headline, where it is set, what is probably wrong, and on
-    which text it shows most."""
-    lines = [headline(outcome), f"{outcome.where}: {bounds(outcome)}"]
-    if told := list(diagnosis.lines("probable cause")):
-        lines += ["", *told]
+def failure(verdict: Verdict, diagnosis: Diagnosis, worst: Worst | None = None) -> str:
+    """Write the text of a failing threshold: headline, where it is set, what is probably wrong, and
+    on which text it shows most.
+    """
+    lines = [headline(verdict), f"{verdict.threshold.where}: {bounds(verdict.threshold)}"]
+    if causes := list(diagnosis.lines("probable cause")):
+        lines += ["", *causes]
     lines += worst_lines(worst) if worst is not None else ()
     return "\n".join(lines)
 
 
-def bounds(outcome: Outcome, *, short: bool = False) -> str:
-    """The bounds as the summary shows them, or, longer, as the spec has them."""
+def shown_value(verdict: Verdict) -> str:
+    """Write the value; an estimate from some sequences, which is not the metric, is marked."""
+    if verdict.estimate is None:
+        return "-"
+    value = verdict.estimate.value
+    _, bound = verdict.threshold.nearest_bound(value)
+    mark = "~" if verdict.progress is not None else ""
+    return mark + quantity(verdict.threshold, value, beside=bound)
+
+
+def quantity(threshold: Threshold, value: float, *, beside: float | None = None) -> str:
+    """Write a number as it is read: of a change with its sign, a share in percent."""
+    if threshold.relative:
+        text = f"{number(100 * value, beside=None if beside is None else 100 * beside)}%"
+    else:
+        text = number(value, beside=beside)
+    return f"+{text}" if threshold.change and value > 0 else text
+
+
+def bounds(threshold: Threshold, *, short: bool = False) -> str:
+    """Write the bounds as the summary shows them, or, longer, as the spec has them."""
     values = {
-        side: _bound(outcome, bound)
-        for side, bound in (("min", outcome.min), ("max", outcome.max))
+        side: _bound(threshold, bound)
+        for side, bound in (("min", threshold.min), ("max", threshold.max))
         if bound is not None
     }
     if short and len(values) == 2:
         return f"{values['min']}..{values['max']}"
     if short:
         return "".join(f"{'>=' if side == 'min' else '<='} {v}" for side, v in values.items())
-    if outcome.change:
+    if threshold.change:
         keys = {"min": "max_decrease", "max": "max_increase"}
-        told = (f"{keys[side]} {value.lstrip('+-')}" for side, value in values.items())
-        return f"{outcome.metric.replace('.change', '', 1)}: {', '.join(told)}"
-    return f"{outcome.metric}: {', '.join(f'{side} {value}' for side, value in values.items())}"
+        parts = (f"{keys[side]} {value.lstrip('+-')}" for side, value in values.items())
+        return f"{threshold.target.itself}: {', '.join(parts)}"
+    return f"{threshold.target}: {', '.join(f'{side} {value}' for side, value in values.items())}"
 
 
 def p_value(p: float) -> str:
-    """A chance, as far as it can be told from none."""
+    """Write a chance, as far as it can be told from none."""
     return "p < 1e-99" if p < 1e-99 else f"p = {p:.2g}"
 
 
-def _bound(outcome: Outcome, bound: float) -> str:
-    if outcome.change == "share":
-        return f"{'+' if bound > 0 else ''}{bound * 100:.12g}%"
-    return f"{'+' if outcome.change and bound > 0 else ''}{bound:.12g}"
+def sample_words(sample: Sample) -> str:
+    """Say how much was measured."""
+    part = "" if sample.n_sequences == sample.n_whole else f"of {sample.n_whole:,} "
+    return f"{sample.n_tokens:,} tokens in {sample.n_sequences:,} {part}sequences"
 
 
-def _moved(outcome: Outcome) -> str:
+def _bound(threshold: Threshold, bound: float) -> str:
+    plus = "+" if threshold.change and bound > 0 else ""
+    return f"{plus}{bound * 100:.12g}%" if threshold.relative else f"{plus}{bound:.12g}"
+
+
+def _from_to(verdict: Verdict) -> str:
     """Of a change, from where to where."""
-    if outcome.before is None or outcome.after is None:
+    change = verdict.change
+    if change is None:
         return ""
-    unit = f" {outcome.unit}" if outcome.unit else ""
-    before = number(outcome.before)
-    after = number(outcome.after, beside=outcome.before)
-    chance = "" if outcome.p_value is None else f"{p_value(outcome.p_value)}, paired "
-    return f"{before}{unit} at {outcome.baseline}, {after} now; {chance}"
+    unit = metric(verdict.target.metric).unit
+    unit = f" {unit}" if unit else ""
+    before, after = number(change.before), number(change.after, beside=change.before)
+    chance = "" if change.p_value is None else f"{p_value(change.p_value)}, paired "
+    return f"{before}{unit} at {change.baseline}, {after} now; {chance}"
 
 
-def _interval(outcome: Outcome) -> str:
-    if outcome.low is None or outcome.high is None:
+def _interval(verdict: Verdict) -> str:
+    estimate = verdict.estimate
+    if estimate is None or estimate.low is None or estimate.high is None:
         return "no interval, "
-    low, high = (quantity(outcome, end) for end in (outcome.low, outcome.high))
+    low, high = (quantity(verdict.threshold, end) for end in (estimate.low, estimate.high))
     return f"95 % interval {low} to {high}, "
 
 
-def sample(outcome: Outcome) -> str:
-    of = "" if outcome.of_sequences is None else f"of {outcome.of_sequences:,} "
-    return f"{outcome.n_tokens:,} tokens in {outcome.n_sequences:,} {of}sequences"
+def _sample(verdict: Verdict) -> str:
+    estimate, progress = verdict.estimate, verdict.progress
+    assert estimate is not None
+    total = progress.total if progress else estimate.n_sequences
+    return sample_words(Sample(estimate.n_tokens, estimate.n_sequences, total))

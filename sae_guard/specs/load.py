@@ -42,6 +42,8 @@ class Spec:
     thresholds: tuple[Threshold, ...]
     file: Path
     line: int
+    spec_file: str
+    """Path of the file from the project's root folder, as messages and reports have it."""
     pareto: Pareto | None = None
     """That no record may dominate the checkpoint."""
     fast: bool = False
@@ -149,6 +151,7 @@ def _spec(
         ),
         file=path,
         line=document.line,
+        spec_file=shown,
         pareto=_pareto(document, valid, shown),
         fast=valid.fast,
         alpha=valid.alpha,

@@ -6,9 +6,8 @@ special tokens, attention sinks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspicion
 from sae_guard.core.diagnosis.misfit import accepted, misfit
@@ -33,18 +32,6 @@ class Diagnosis:
     def names(self) -> tuple[str, ...]:
         """Of the suspicions."""
         return tuple(suspicion.name for suspicion in self.suspicions)
-
-    @property
-    def json(self) -> str:
-        """What `of_json` reads."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def of_json(cls, text: str) -> Diagnosis:
-        """The diagnosis that another process made."""
-        held = json.loads(text)
-        suspicions = tuple(Suspicion(**each) for each in held["suspicions"])
-        return cls(suspicions, tuple(held["tried"]))
 
     def lines(self, what: str) -> Iterator[str]:
         """Two lines for each suspicion, the first begun by ``what``; then what was tried."""
