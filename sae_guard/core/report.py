@@ -260,31 +260,26 @@ def _merged(one: CaseReport, other: CaseReport) -> CaseReport:
         for field in fields(CaseReport)
         if field.name not in ("case", "contracts", "verdicts")
     }
-    contracts = _union(
-        one, {c.test: c for c in one.contracts}, {c.test: c for c in other.contracts}
+    contracts = [{part.test: part for part in each.contracts} for each in (one, other)]
+    verdicts = [{str(part.target): part for part in each.verdicts} for each in (one, other)]
+    return CaseReport(
+        one.case,
+        contracts=_union(one.case, *contracts),
+        verdicts=_union(one.case, *verdicts),
+        **parts,
     )
-    verdicts = _union(
-        one, {str(v.target): v for v in one.verdicts}, {str(v.target): v for v in other.verdicts}
-    )
-    return CaseReport(one.case, contracts=contracts, verdicts=verdicts, **parts)
 
 
 Part = TypeVar("Part")
 
 
-def _union(
-    report: CaseReport, one: Mapping[str, Part], other: Mapping[str, Part]
-) -> tuple[Part, ...]:
-    both = {
-        name: _one_of(report, name, one.get(name), other.get(name)) for name in {**one, **other}
-    }
-    return tuple(part for part in both.values() if part is not None)
+def _union(case: CaseRef, one: Mapping[str, Part], other: Mapping[str, Part]) -> tuple[Part, ...]:
+    every = {**one, **other}
+    return tuple(_either(case, name, one.get(name, part), part) for name, part in every.items())
 
 
-def _one_of(report: CaseReport, name: str, one: Part, other: Part) -> Part:
-    """The part that one of the two has; by its text, for NaN is no equal of NaN."""
-    if not one or not other:
-        return one or other
-    if repr(one) != repr(other):
-        raise DisagreementError(f"{report.case}: {name} was reported twice, and differently")
-    return one
+def _either(case: CaseRef, name: str, one: Part, other: Part) -> Part:
+    """Give the part that one of the two has. They are compared as text: NaN equals no NaN."""
+    if one and other and repr(one) != repr(other):
+        raise DisagreementError(f"{case}: {name} was reported twice, and differently")
+    return one or other

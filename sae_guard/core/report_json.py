@@ -12,8 +12,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sae_guard.core.report import CaseReport, RunReport
-from sae_guard.core.verdicts import Verdict
+from sae_guard.core.report import RunReport
 from sae_guard.errors import SetupError
 
 if TYPE_CHECKING:
@@ -27,7 +26,10 @@ _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 def to_json(report: RunReport) -> bytes:
     """Write a report for people and programs; `from_json` reads it."""
-    document = {"schema_version": SCHEMA_VERSION, **_plain(_run(), report)}
+    document = {"schema_version": SCHEMA_VERSION, **to_plain(RunReport, report)}
+    for case, plain_case in zip(report.cases, document["cases"], strict=True):
+        for verdict, plain in zip(case.verdicts, plain_case["verdicts"], strict=True):
+            plain |= {name: _not_finite_as_text(getattr(verdict, name)) for name in _DERIVED}
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     # Paths may be no UTF-8; JSON reads these escapes as what they were.
     return (text + "\n").encode(errors="backslashreplace")
@@ -54,50 +56,64 @@ def from_json(data: bytes, *, file: str) -> RunReport:
             f"{file}: `schema_version` is {version!r}, allowed: {SCHEMA_VERSION}; run the gate "
             "again with this version"
         )
-    report: RunReport = _checked(_run(), document, file)
+    report: RunReport = from_plain(RunReport, document, source=file)
     return report
 
 
-def case_to_json(report: CaseReport) -> str:
-    """Write a part of a run as ASCII, to cross processes."""
-    return json.dumps(_plain(_case(), report), allow_nan=False)
+def to_plain(kind: Any, value: object) -> Any:
+    """Take a report, or a part of one, apart into mappings, lists, numbers and text.
+
+    Args:
+        kind: Its type, such as `CaseReport` or ``tuple[Verdict, ...]``.
+        value: Of this type.
+    """
+    return _not_finite_as_text(_adapter(kind).dump_python(value, mode="json"))
 
 
-def case_from_json(text: str) -> CaseReport:
-    """Read what `case_to_json` wrote; raises `SetupError`."""
-    report: CaseReport = _checked(_case(), json.loads(text), "report of a process")
-    return report
+def from_plain(kind: Any, plain: Any, *, source: str) -> Any:
+    """Build what `to_plain` took apart.
 
+    Args:
+        kind: Its type.
+        plain: What `to_plain` gave.
+        source: Where it comes from, for messages.
 
-def verdicts_to_plain(verdicts: tuple[Verdict, ...]) -> list[Any]:
-    """Turn verdicts into lists, numbers and text; `verdicts_from_plain` builds them again."""
-    plain: list[Any] = _not_finite_as_text(_verdicts().dump_python(verdicts, mode="json"))
-    return plain
+    Raises:
+        SetupError: It is no such thing.
+    """
+    from pydantic import ValidationError
 
-
-def verdicts_from_plain(plain: list[Any]) -> tuple[Verdict, ...]:
-    """Build the verdicts that `verdicts_to_plain` took apart; raises `SetupError`."""
-    verdicts: tuple[Verdict, ...] = _checked(_verdicts(), plain, "verdicts of a process")
-    return verdicts
+    try:
+        return _adapter(kind).validate_python(plain)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        key = ".".join(map(str, detail["loc"])) or "it"
+        raise SetupError(f"{source}: `{key}`: {detail['msg']}") from None
+    except ValueError as error:
+        raise SetupError(f"{source}: {error}") from None
 
 
 def json_schema() -> dict[str, Any]:
     """Describe the JSON of a `RunReport` as a JSON Schema (draft 2020-12)."""
-    schema = _run().json_schema(mode="serialization")
-    definitions = {**schema.pop("$defs"), "Number": _NUMBER}
-    properties = {"schema_version": {"const": SCHEMA_VERSION}, **schema["properties"]}
-    described = {
+    schema = _adapter(RunReport).json_schema(mode="serialization")
+    definitions = _with_all_numbers(schema.pop("$defs"))
+    definitions["Verdict"]["properties"] |= _DERIVED
+    return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
-        "properties": properties,
+        "properties": {"schema_version": {"const": SCHEMA_VERSION}, **schema["properties"]},
         "required": ["schema_version", *schema["required"]],
-        "$defs": definitions,
+        "$defs": {**definitions, "Number": _NUMBER},
     }
-    numbers: dict[str, Any] = _with_all_numbers(described)
-    return {**numbers, "$defs": {**numbers["$defs"], "Number": _NUMBER}}
 
 
 _NUMBER = {"anyOf": [{"type": "number"}, {"enum": list(_NOT_FINITE)}]}
+_DERIVED = {
+    "unit": {"type": "string"},
+    "headroom": {"anyOf": [{"$ref": "#/$defs/Number"}, {"type": "null"}]},
+    "passes": {"type": "boolean"},
+}
+"""What is written of a verdict for other programs; whoever reads the report derives it anew."""
 
 
 def _with_all_numbers(schema: Any) -> Any:
@@ -112,11 +128,6 @@ def _with_all_numbers(schema: Any) -> Any:
     return {key: _with_all_numbers(part) for key, part in schema.items()}
 
 
-def _plain(adapter: TypeAdapter[Any], report: object) -> dict[str, Any]:
-    plain: dict[str, Any] = _not_finite_as_text(adapter.dump_python(report, mode="json"))
-    return plain
-
-
 def _not_finite_as_text(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _not_finite_as_text(part) for name, part in value.items()}
@@ -127,34 +138,7 @@ def _not_finite_as_text(value: Any) -> Any:
     return value
 
 
-def _checked(adapter: TypeAdapter[Any], plain: Any, file: str) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return adapter.validate_python(plain)
-    except (ValidationError, ValueError) as error:
-        if not isinstance(error, ValidationError):
-            raise SetupError(f"{file}: {error}") from None
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, detail["loc"])) or "it"
-        raise SetupError(f"{file}: `{key}`: {detail['msg']}") from None
-
-
 @cache
-def _run() -> TypeAdapter[Any]:
-    return _adapter(RunReport)
-
-
-@cache
-def _case() -> TypeAdapter[Any]:
-    return _adapter(CaseReport)
-
-
-@cache
-def _verdicts() -> TypeAdapter[Any]:
-    return _adapter(tuple[Verdict, ...])
-
-
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 

@@ -37,7 +37,7 @@ from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Status, Verdict, judge
 from sae_guard.core.worst_tokens import worst
-from sae_guard.errors import Cause, Contract, LoadError, SaeGuardError, UndefinedMetricError
+from sae_guard.errors import Cause, Contract, LoadError, Option, SaeGuardError, UndefinedMetricError
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
 
@@ -70,12 +70,14 @@ class Obstacle:
     """The part of the load contract that is broken, if one is."""
     concerns_case: bool = False
     """Whether every other test of the case meets it too."""
+    options: tuple[Option, ...] = ()
+    """Those that would help."""
 
     @classmethod
     def from_error(cls, error: SaeGuardError, *, concerns_case: bool = False) -> Obstacle:
         """Take over what an error says."""
         contract = error.contract if isinstance(error, LoadError) else None
-        return cls(error.cause, str(error), contract, concerns_case)
+        return cls(error.cause, str(error), contract, concerns_case, error.options)
 
 
 @dataclass(frozen=True)

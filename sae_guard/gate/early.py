@@ -12,7 +12,7 @@ from typing import Any
 from sae_guard.core.comparison import Baseline
 from sae_guard.core.early_verdicts import Early, needs_mean, needs_spread, with_whole_deviation
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.report_json import verdicts_from_plain, verdicts_to_plain
+from sae_guard.core.report_json import from_plain, to_plain
 from sae_guard.core.statistics.sequential import Rule
 from sae_guard.core.targets import estimate
 from sae_guard.core.thresholds import Threshold
@@ -83,7 +83,7 @@ class Judged:
     def to_plain(self) -> dict[str, Any]:
         """Take apart what stands beside the measurement, for `from_plain`."""
         return {
-            "early": verdicts_to_plain(tuple(self.early.values())),
+            "early": to_plain(tuple[Verdict, ...], tuple(self.early.values())),
             "ended": self.ended,
             "audit": self.audit,
             "alpha": self.alpha,
@@ -92,7 +92,7 @@ class Judged:
     @classmethod
     def from_plain(cls, measurement: Measurement, plain: Mapping[str, Any]) -> Judged:
         """Build what another process took apart."""
-        verdicts = verdicts_from_plain(plain["early"])
+        verdicts = from_plain(tuple[Verdict, ...], plain["early"], source="early verdicts")
         early = {verdict.threshold: verdict for verdict in verdicts}
         return cls(measurement, early, plain["ended"], plain["audit"], plain["alpha"])
 

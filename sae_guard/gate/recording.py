@@ -5,26 +5,33 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import ParetoVerdict
-from sae_guard.core.report import EXIT_CODES, CaseReport, RecordResult, RunReport, verdict_of
+from sae_guard.core.report import (
+    EXIT_CODES,
+    CaseRef,
+    CaseReport,
+    RecordResult,
+    RunReport,
+    verdict_of,
+)
 from sae_guard.core.report_json import to_json as run_to_json
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.verdicts import Status, Verdict
 from sae_guard.errors import SaeGuardError, SetupError, UndefinedMetricError
+from sae_guard.gate import project
 from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
-from sae_guard.gate.early import Judged
-from sae_guard.gate.session import GateSession
+from sae_guard.gate.session import GateSession, JudgedOrError
 from sae_guard.history import environment
 from sae_guard.history.parquet import plain, to_parquet
 from sae_guard.history.record import (
@@ -67,6 +74,17 @@ class RunInfo:
         )
 
 
+class Tested(NamedTuple):
+    """What came of the tests of a case."""
+
+    report: CaseReport
+    """Of those that were run; others may have been left out."""
+    judged: JudgedOrError | None
+    """None where it was not measured."""
+    problem: str = ""
+    """Why it cannot be recorded, if a test gave no verdict."""
+
+
 class Recorder:
     """Records the cases of a run."""
 
@@ -90,30 +108,47 @@ class Recorder:
                     options=("record", "audit"),
                 )
 
-    def record(self, case: Case, judged: Judged, report: CaseReport) -> RecordResult:
-        """Keep the record of a case, all of whose thresholds are judged anew.
+    def record_all(self, tested: Mapping[CaseRef, Tested]) -> tuple[RecordResult, ...]:
+        """Record the checkpoints that were tested; that there is none is refused too."""
+        results = [
+            self._record(case, tested[case.ref])
+            for case in self._session.cases
+            if case.checkpoint is not None and case.ref in tested
+        ]
+        return tuple(results) or (RecordResult(None, refused="no checkpoint was gated"),)
 
-        Args:
-            case: A checkpoint at a spec.
-            judged: What was measured of it.
-            report: Of the tests that were run; others may have been left out.
-        """
+    def _record(self, case: Case, tested: Tested) -> RecordResult:
         try:
-            verdicts = [
-                judged.verdict(each, self._session.baseline(case, each)) for each in case.thresholds
-            ]
-            told = report.pareto.comparison if report.pareto else None
-            pareto = told or self._session.pareto(case, judged.measurement)
-            whole = replace(
-                report,
-                **measured(judged.measurement),
-                verdicts=tuple(verdicts),
-                metrics=metric_values(judged.measurement),
-            )
-            record, files = build(case, judged.measurement, whole, self._run_info, pareto=pareto)
-            return RecordResult(case.ref, self._session.history.add(record, files).path)
+            record, files = self._built(case, tested)
+            path = self._session.history.add(record, files).path
         except SaeGuardError as error:
             return RecordResult(case.ref, refused=str(error))
+        return RecordResult(
+            case.ref,
+            project.display(Path(path), self._session.options.root) if "://" not in path else path,
+        )
+
+    def _built(self, case: Case, tested: Tested) -> tuple[Record, dict[str, bytes]]:
+        """Build the record, for which all thresholds are judged anew."""
+        judged, report = tested.judged, tested.report
+        if tested.problem:
+            raise NotRecordedError(tested.problem)
+        if judged is None:
+            raise NotRecordedError("it was not measured: no threshold was tested")
+        if isinstance(judged, SaeGuardError):
+            raise NotRecordedError(str(judged))
+        baseline = self._session.baseline
+        verdicts = [judged.verdict(each, baseline(case, each)) for each in case.thresholds]
+        # As its test reported it, for there may be new records since; anew where none was run.
+        pareto = report.pareto.comparison if report.pareto else None
+        pareto = pareto or self._session.pareto(case, judged.measurement)
+        whole = replace(
+            report,
+            **measured(judged.measurement),
+            verdicts=tuple(verdicts),
+            metrics=metric_values(judged.measurement),
+        )
+        return build(case, judged.measurement, whole, self._run_info, pareto=pareto)
 
 
 def build(

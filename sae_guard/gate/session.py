@@ -19,7 +19,7 @@ from sae_guard.gate.baselines import Baselines
 from sae_guard.gate.cases import Case
 from sae_guard.gate.early import Judged, Watch, key
 from sae_guard.gate.options import GateOptions
-from sae_guard.history import History, store
+from sae_guard.history import NO_VERSION, History, store
 
 if TYPE_CHECKING:
     from sae_guard.cache import Cache
@@ -95,6 +95,11 @@ class GateSession:
     def baselines(self) -> Baselines:
         """Recorded versions."""
         return Baselines(self.history)
+
+    def check_baseline(self) -> None:
+        """Raise `SetupError` where the user names a baseline that is no version at all."""
+        if self.options.baseline not in (None, NO_VERSION):
+            self.baselines.check(str(self.options.baseline))
 
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
         """Find what a threshold compares the case with; raises like `Baselines.since`."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.errors import SetupError
-from sae_guard.gate.early import ALPHA, EarlyOptions
+from sae_guard.gate.options import (
+    ALPHA,
+    CACHE_GIB,
+    DEVICE,
+    DEVICES,
+    EarlyOptions,
+    GateOptions,
+)
 from sae_guard.gate.project import SPECS
-from sae_guard.gate.session import DEVICE, DEVICES
-
-if TYPE_CHECKING:
-    from sae_guard.checkpoints.options import SaeOptions
-
 
 OPTIONS = pytest.StashKey["Options"]()
 
@@ -27,9 +27,7 @@ EXIT_ERROR = 2
 1 is pytest's own code for failed tests: a threshold is crossed.
 """
 
-_CACHE_GIB = 20.0
-
-_SAID = {
+_SAE_OPTIONS = {
     "architecture": "sae_arch",
     "k": "sae_k",
     "pre_bias": "sae_pre_bias",
@@ -42,62 +40,30 @@ _SAID = {
 class Options:
     """What the command line and the ini file ask for."""
 
-    checkpoints: tuple[str, ...]
-    specs: tuple[str, ...]
-    spec_globs: tuple[str, ...]
-    device: str
-    batch_size: int | None
+    gate: GateOptions
     json: Path | None
-    controls: bool
-    diagnose: bool
-    reference: bool
-    cache: str | None
-    """Folder, or ``off``; None where the command line does not say."""
-    cache_gib: float
-    said: Mapping[str, Any]
-    """What the command line says of the SAEs: keys of the `sae` block of a spec."""
-    early: EarlyOptions
-    baseline: str | None
-    """Recorded version that changes are since; `history.NO_VERSION` where there is none yet."""
-    hook: str | None
-    """``HOOK`` or, for transcoders, ``HOOK:HOOK_OUT`` of checkpoints that do not say it."""
-    root: Path
-    here: Path
-    """Folder that relative paths of the command line start from."""
+    """Where to write the report of the run."""
 
     @classmethod
-    def of(cls, config: pytest.Config) -> Options:
-        """The options of a run."""
+    def from_config(cls, config: pytest.Config) -> Options:
+        """Read the options of a run."""
         here = config.invocation_params.dir
         json = config.getoption("sae_json")
-        return cls(
+        said = {key: config.getoption(option) for key, option in _SAE_OPTIONS.items()}
+        names = ("device", "batch_size", "reference", "cache", "cache_gib", "controls", "diagnose",
+                 "baseline", "record", "hook")  # fmt: skip
+        gate = GateOptions(
+            root=config.rootpath,
+            here=here,
             checkpoints=tuple(config.getoption("sae")),
             specs=tuple(config.getoption("sae_spec")),
             spec_globs=tuple(config.getini("sae_specs")),
-            device=config.getoption("sae_device"),
-            batch_size=config.getoption("sae_batch_size"),
-            json=here / json if json else None,
-            controls=config.getoption("sae_controls"),
-            diagnose=config.getoption("sae_diagnose"),
-            reference=config.getoption("sae_reference"),
-            cache=config.getoption("sae_cache"),
-            cache_gib=config.getoption("sae_cache_gib"),
-            said={
-                key: value
-                for key, option in _SAID.items()
-                if (value := config.getoption(option)) is not None
-            },
+            sae={key: value for key, value in said.items() if value is not None},
             early=early_options(config),
-            baseline=config.getoption("sae_baseline"),
-            hook=config.getoption("sae_hook"),
-            root=config.rootpath,
-            here=here,
+            history=config.getini("sae_history") or None,
+            **{name: config.getoption(f"sae_{name}") for name in names},
         )
-
-    @property
-    def asked(self) -> bool:
-        """Whether the command line asks for a gate."""
-        return bool(self.checkpoints or self.specs)
+        return cls(gate, here / json if json else None)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -176,10 +142,10 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     )
     group.addoption(
         "--sae-cache-gib",
-        default=_CACHE_GIB,
+        default=CACHE_GIB,
         metavar="GIB",
         type=number("--sae-cache-gib"),
-        help=f"what the cache may hold (default: {_CACHE_GIB}); the least recently used goes first",
+        help=f"what the cache may hold (default: {CACHE_GIB}); the least recently used goes first",
     )
 
 
@@ -237,19 +203,8 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
     )
 
 
-def sae_options(said: Mapping[str, Any]) -> SaeOptions:
-    """The options for SAEs of the command line; raises `pytest.UsageError`."""
-    from sae_guard.checkpoints.options import COMMAND_LINE, parse
-
-    try:
-        return parse(said)
-    except SetupError as error:
-        key, _, rest = str(error).partition(" ")
-        raise pytest.UsageError(f"{COMMAND_LINE[key]} {rest}") from None
-
-
 def early_options(config: pytest.Config) -> EarlyOptions:
-    """What the command line says of early verdicts."""
+    """Read what the command line says of early verdicts."""
     names = ("fast", "alpha", "audit", "max_seconds", "max_sequences")
     return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
 
@@ -335,7 +290,7 @@ def number_or_text(text: str) -> float | str:
 
 
 def device(text: str) -> str:
-    """Of `sae_guard.gate.session.pick_device`."""
+    """Read a device; whether the machine has it is found out later."""
     if not DEVICE.fullmatch(text):
         raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
     return text

@@ -1,0 +1,111 @@
+"""What a run came to → its `RunReport`, with all that is known beside the verdicts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sae_guard.core.report import (
+    EXIT_CODES,
+    CaseRef,
+    CaseReport,
+    NotGated,
+    NotJudged,
+    RecordResult,
+    RunReport,
+    RunVerdict,
+    verdict_of,
+)
+from sae_guard.gate.case_tests import report
+from sae_guard.gate.options import GateOptions
+from sae_guard.gate.planning import Plan
+from sae_guard.gate.recording import Recorder, Tested
+from sae_guard.gate.run_plan import RunPlan
+from sae_guard.gate.session import GateSession
+from sae_guard.gate.tracking import Tracking, track
+from sae_guard.history import NO_VERSION
+
+
+def run_gate(options: GateOptions) -> RunReport:
+    """Plan, measure and judge without pytest.
+
+    Raises:
+        SaeGuardError: There is nothing to gate, or it cannot be planned. What goes wrong later is
+            in the report.
+    """
+    plan = RunPlan(options).plan
+    session = GateSession(options, lambda: plan.cases)
+    session.check_baseline()
+    recorder = Recorder(session) if options.record is not None else None
+    cases = tuple(report(case, session) for case in plan.cases)
+    records = recorder.record_all(_tested(plan, cases, session)) if recorder else ()
+    verdict = verdict_of(cases)
+    refused = verdict == "pass" and any(record.refused for record in records)
+    exit_code = EXIT_CODES["error" if refused else verdict]
+    tracking = track(session.history, plan.cases)
+    return assemble(plan, options, cases, verdict, exit_code, records=records, tracking=tracking)
+
+
+def _tested(
+    plan: Plan, reports: Sequence[CaseReport], session: GateSession
+) -> dict[CaseRef, Tested]:
+    return {
+        case.ref: Tested(
+            report, session.judged_before(case), next(iter(report.errors.values()), "")
+        )
+        for case, report in zip(plan.cases, reports, strict=True)
+    }
+
+
+def assemble(
+    plan: Plan,
+    options: GateOptions,
+    cases: Sequence[CaseReport],
+    verdict: RunVerdict,
+    exit_code: int,
+    *,
+    not_judged: tuple[NotJudged, ...] = (),
+    records: tuple[RecordResult, ...] = (),
+    tracking: Tracking | None = None,
+) -> RunReport:
+    """Put the report of a run together.
+
+    Args:
+        plan: Of the run.
+        options: Of the run.
+        cases: What was judged, in the order of the plan.
+        verdict: On the run.
+        exit_code: Of the run.
+        not_judged: Tests without a result.
+        records: What became of the records of the cases.
+        tracking: What is known of thresholds at earlier versions.
+    """
+    loosened = tracking.loosened if tracking else {}
+    return RunReport(
+        importlib.metadata.version("sae-guard"),
+        verdict,
+        exit_code,
+        tuple(replace(case, loosened=loosened.get(case.case.spec)) for case in cases),
+        not_judged,
+        tuple(
+            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.label, idle.reason)
+            for idle in plan.idle
+        ),
+        records,
+        tuple(_notes(plan, options)),
+        tuple(tracking.warnings) if tracking else (),
+    )
+
+
+def _notes(plan: Plan, options: GateOptions) -> list[str]:
+    """Say which baseline was named in vain, and what was left out without one."""
+    specs = {id(case.spec): case.spec for case in plan.cases}.values()
+    changes = [each for spec in specs for each in spec.thresholds if each.change]
+    n_left_out = len(changes) + sum(spec.pareto is not None for spec in specs)
+    if options.baseline not in (None, NO_VERSION) and not changes:
+        return [f"baseline {options.baseline}: no spec of this run has thresholds on changes"]
+    if options.baseline == NO_VERSION and n_left_out:
+        noun = "threshold" if n_left_out == 1 else "thresholds"
+        return [f"baseline none: left out {n_left_out} {noun} that earlier versions set"]
+    return []

@@ -1,0 +1,59 @@
+"""Thresholds in force that are looser than at the last promoted version of their spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sae_guard.core.threshold_changes import LoosenedThresholds
+from sae_guard.errors import SaeGuardError
+from sae_guard.gate.cases import Case
+from sae_guard.history import History
+from sae_guard.history.threshold_changes import last_promotion, loosened
+from sae_guard.specs import Spec
+
+
+@dataclass
+class Tracking:
+    """What a history says of the thresholds of specs."""
+
+    loosened: dict[str, LoosenedThresholds] = field(default_factory=dict)
+    """By spec, ``file::document``."""
+    warnings: list[str] = field(default_factory=list)
+    """What could not be compared, and why."""
+
+
+def track(history: History, cases: Iterable[Case]) -> Tracking:
+    """Compare the specs of the cases with what they were when a record was last promoted.
+
+    Nothing but promotions, and the records that they name, is read.
+    """
+    tracking = Tracking()
+    specs = {case.ref.spec: case.spec for case in cases if case.checkpoint is not None}
+    if specs:
+        try:
+            _compare(history, specs, tracking)
+        except SaeGuardError as error:
+            tracking.warnings.append(_unreadable(str(error)))
+    return tracking
+
+
+def _compare(history: History, specs: dict[str, Spec], tracking: Tracking) -> None:
+    promotions, unreadable = history.promotions()
+    tracking.warnings += map(_unreadable, unreadable)
+    for name, spec in specs.items():
+        promotion = last_promotion(promotions, name)
+        if promotion is None:
+            continue
+        try:
+            record = history.record(promotion.record).record
+        except SaeGuardError as error:
+            tracking.warnings.append(_unreadable(f"{name} at {promotion.label}: {error}"))
+            continue
+        changes = loosened(promotion, record, spec.thresholds, spec.pareto)
+        if changes is not None:
+            tracking.loosened[name] = changes
+
+
+def _unreadable(reason: str) -> str:
+    return f"thresholds of the last promoted version cannot be read: {reason}"
