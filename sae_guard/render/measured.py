@@ -10,8 +10,9 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import Outcome
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.render.terminal_summary import aligned, half, path_lines, verdict_words
+from sae_guard.render.terminal_summary import half, path_lines, verdict_words
 from sae_guard.render.words import bounds, sample, shown
+from sae_guard.tables import table_lines
 
 _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")
 
@@ -43,7 +44,7 @@ def metric_table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     measured = next(outcome for outcome in outcomes if outcome.n_tokens is not None)
     yield f"{first.spec}::{first.name} [{first.checkpoint}]  {sample(measured)}"
     yield from path_lines(max(outcomes, key=lambda outcome: len(outcome.provenance)))
-    yield from aligned([_TITLES, *map(_row, outcomes)], left=(0, 3, 5))
+    yield from table_lines([_TITLES, *map(_row, outcomes)], right=(1, 2, 4), indent="  ")
 
 
 def _unbounded(measurement: Measurement, metric: str, empty: Outcome) -> Outcome:

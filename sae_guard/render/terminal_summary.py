@@ -13,6 +13,7 @@ from sae_guard.core.report import Outcome
 from sae_guard.render.numbers import number
 from sae_guard.render.pareto import not_compared
 from sae_guard.render.words import bounds, headline, sample, shown
+from sae_guard.tables import table_lines
 
 
 def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[str]:
@@ -109,7 +110,7 @@ def _controls(outcome: Outcome) -> Iterator[str]:
         values = (row[column] for column in columns)
         label = outcome.checkpoint if name == CHECKPOINT else name
         rows.append((label, *("-" if value is None else number(value) for value in values)))
-    yield from aligned(rows, left=(0,))
+    yield from table_lines(rows, right=range(1, 1 + len(columns)), indent="  ")
     if outcome.message:
         yield f"  WARNING: {outcome.message}"
 
@@ -124,18 +125,7 @@ def _diagnosis(thresholds: Sequence[Outcome]) -> Iterator[str]:
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [("metric", "value", "± 95 %", "bound", "headroom", "verdict")]
     rows += [_row(outcome) for outcome in outcomes]
-    yield from aligned(rows, left=(0, 5))
-
-
-def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> Iterator[str]:
-    """The rows in columns below a title; those not at the ``left`` are at the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield ("  " + "  ".join(cells)).rstrip()
+    yield from table_lines(rows, right=range(1, 5), indent="  ")
 
 
 def _row(outcome: Outcome) -> tuple[str, str, str, str, str, str]:

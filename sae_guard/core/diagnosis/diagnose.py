@@ -14,6 +14,7 @@ from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspic
 from sae_guard.core.diagnosis.misfit import accepted, misfit
 from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
+from sae_guard.tables import table_lines
 
 # Of the active latents: as many as may be switched on or off by rounding without being noticed.
 _NEAR_THRESHOLDS = 0.02
@@ -103,10 +104,7 @@ def _tried(examination: Examination) -> Iterator[str]:
     rows.append(("as loaded", *_cells(examination.loaded)))
     for trial in trials[:_SHOWN]:
         rows.append((trial.change + (" <- fits" if trial is best else ""), *_cells(trial.fit)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
+    yield from table_lines(rows, right=range(1, len(rows[0])))
     if len(trials) > _SHOWN:
         yield f"and {len(trials) - _SHOWN} that explain less"
 
