@@ -15,6 +15,7 @@ import pytest
 from sae_guard.files import write_whole
 from sae_guard.pytest_plugin.gate import Gate
 from sae_guard.pytest_plugin.options import EXIT_ERROR
+from sae_guard.pytest_plugin.spelling import spelled_options
 
 if TYPE_CHECKING:
     from sae_guard.core.report import Outcome
@@ -171,7 +172,7 @@ class Ledger:
         notes += self.versions.lines()
         notes += self.tracker.lines()
         notes += self.recorder.lines() if self.recorder is not None else ()
-        lines = list(summary(self.in_order, notes))
+        lines = list(summary(self.in_order, notes, spelling=spelled_options))
         if lines:
             terminalreporter.section("sae guard")
             for line in lines:

@@ -12,6 +12,7 @@ from sae_guard.errors import SaeGuardError
 from sae_guard.pytest_plugin.case_item import CaseItem, Told
 from sae_guard.pytest_plugin.diagnoses import DIAGNOSES
 from sae_guard.pytest_plugin.session import WORKBENCH
+from sae_guard.pytest_plugin.spelling import spelled_options
 from sae_guard.pytest_plugin.versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ class ThresholdItem(CaseItem):
         )
         if not outcome.passes:
             first = self.first_of_case(_EXPLAINED) == self.nodeid
-            told = diagnosis if first else Diagnosis()
-            raise Told(failure(outcome, told, self._shown(measurement)))
+            suspected = diagnosis if first else Diagnosis()
+            worst = self._shown(measurement)
+            raise Told(failure(outcome, suspected, worst, spelling=spelled_options))
 
     def _no_verdict(self, error: SaeGuardError, text: str) -> NoReturn:
         from sae_guard.core.verdicts import Verdict

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from sae_guard.core.controls import CHECKPOINT
-from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import Diagnosis, Spelling
 from sae_guard.core.pareto import ParetoVerdict
 from sae_guard.core.report import Outcome
 from sae_guard.render.numbers import number
@@ -16,17 +16,22 @@ from sae_guard.render.words import bounds, headline, sample, shown
 from sae_guard.tables import table_lines
 
 
-def summary(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Iterator[str]:
-    """The terminal table: one block per spec and checkpoint, then the notes."""
+def summary(
+    outcomes: Sequence[Outcome], notes: Sequence[str] = (), *, spelling: Spelling | None = None
+) -> Iterator[str]:
+    """Draw the terminal table: one block per spec and checkpoint, then the notes.
+
+    ``spelling`` is how the shell spells the options that a diagnosis names.
+    """
     for (spec, name, checkpoint), block in groupby(
         outcomes, key=lambda o: (o.spec, o.name, o.checkpoint)
     ):
-        yield from _block(f"{spec}::{name} [{checkpoint}]", list(block))
+        yield from _block(f"{spec}::{name} [{checkpoint}]", list(block), spelling)
         yield ""
     yield from notes
 
 
-def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
+def _block(title: str, outcomes: Sequence[Outcome], spelling: Spelling | None) -> Iterator[str]:
     measured = max(
         (o for o in outcomes if o.n_tokens is not None), key=lambda o: o.n_tokens or 0, default=None
     )
@@ -41,7 +46,7 @@ def _block(title: str, outcomes: Sequence[Outcome]) -> Iterator[str]:
     for outcome in outcomes:
         if outcome.kind == "pareto":
             yield from _pareto(outcome)
-    yield from _diagnosis(thresholds)
+    yield from _diagnosis(thresholds, spelling)
     for outcome in outcomes:
         if outcome.kind == "controls":
             yield from _controls(outcome)
@@ -115,11 +120,12 @@ def _controls(outcome: Outcome) -> Iterator[str]:
         yield f"  WARNING: {outcome.message}"
 
 
-def _diagnosis(thresholds: Sequence[Outcome]) -> Iterator[str]:
-    """What is suspected of a checkpoint that passes; of others their failures tell."""
-    told = next((o.diagnosis for o in thresholds if o.diagnosis), "")
-    if told and all(o.passes for o in thresholds):
-        yield from (f"  {line}" for line in Diagnosis.of_json(told).lines("WARNING"))
+def _diagnosis(thresholds: Sequence[Outcome], spelling: Spelling | None) -> Iterator[str]:
+    """Warn of what is suspected of a checkpoint that passes; of others their failures tell."""
+    diagnosis = next((o.diagnosis for o in thresholds if o.diagnosis), "")
+    if diagnosis and all(o.passes for o in thresholds):
+        lines = Diagnosis.of_json(diagnosis).lines("WARNING", spelling)
+        yield from (f"  {line}" for line in lines)
 
 
 def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:

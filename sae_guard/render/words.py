@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import Diagnosis, Spelling
 from sae_guard.core.pareto import ParetoVerdict
 from sae_guard.core.report import Outcome
 from sae_guard.core.worst_tokens import Worst
@@ -50,12 +50,18 @@ def quantity(outcome: Outcome, value: float, *, beside: float | None = None) -> 
     return f"+{text}" if outcome.change and value > 0 else text
 
 
-def failure(outcome: Outcome, diagnosis: Diagnosis, worst: Worst | None = None) -> str:
-    """The text of a failing threshold: headline, where it is set, what is probably wrong, and on
-    which text it shows most."""
+def failure(
+    outcome: Outcome,
+    diagnosis: Diagnosis,
+    worst: Worst | None = None,
+    *,
+    spelling: Spelling | None = None,
+) -> str:
+    """Write the text of a failing threshold: headline, where it is set, what is probably wrong
+    (options by their ``spelling``), and on which text it shows most."""
     lines = [headline(outcome), f"{outcome.where}: {bounds(outcome)}"]
-    if told := list(diagnosis.lines("probable cause")):
-        lines += ["", *told]
+    if causes := list(diagnosis.lines("probable cause", spelling)):
+        lines += ["", *causes]
     lines += worst_lines(worst) if worst is not None else ()
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ special tokens, attention sinks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspicion
@@ -21,6 +21,9 @@ _NEAR_THRESHOLDS = 0.02
 _COLUMNS = ("EV", "factor", "constant", "L0", "KL")
 _SHOWN = 12
 
+Spelling = Callable[[Suspicion], str]
+"""How a shell spells the options of a suspicion; empty where it has none of them."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -32,26 +35,35 @@ class Diagnosis:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the suspicions."""
+        """Name the suspicions."""
         return tuple(suspicion.name for suspicion in self.suspicions)
 
     @property
     def json(self) -> str:
-        """What `of_json` reads."""
+        """Write what `of_json` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def of_json(cls, text: str) -> Diagnosis:
-        """The diagnosis that another process made."""
-        held = json.loads(text)
-        suspicions = tuple(Suspicion(**each) for each in held["suspicions"])
-        return cls(suspicions, tuple(held["tried"]))
+        """Read the diagnosis of another process, also of a version that noted no options."""
+        plain = json.loads(text)
+        suspicions = tuple(
+            Suspicion(**{**each, "options": tuple(map(tuple, each.get("options", ())))})
+            for each in plain["suspicions"]
+        )
+        return cls(suspicions, tuple(plain["tried"]))
 
-    def lines(self, what: str) -> Iterator[str]:
-        """Two lines for each suspicion, the first begun by ``what``; then what was tried."""
+    def lines(self, what: str, spelling: Spelling | None = None) -> Iterator[str]:
+        """Yield two lines for each suspicion, then what was tried.
+
+        Args:
+            what: The start of each suspicion's first line.
+            spelling: Of the options that a remedy comes with; from Python there are none to name.
+        """
         for each in self.suspicions:
             yield f"{what}: {each.name}: {each.evidence}"
-            yield f"  try: {each.remedy}"
+            options = spelling(each) if spelling is not None else ""
+            yield f"  try: {each.remedy}" + (f" (`{options}`)" if options else "")
         yield from self.tried
 
     def __str__(self) -> str:
