@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.output import short, table
+from sae_guard.cli.output import short
 from sae_guard.errors import SaeGuardError
+from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
     from sae_guard.cache import Stored
@@ -44,7 +45,7 @@ def cache(folder: Path | None, *, clear: bool) -> None:
     )
     rows = [_cache_row(stored) for stored in entries]
     titles = ("size", "last used", "model", "windows", "entry")
-    for line in table([titles, *rows], right=(0, 3)) if rows else ():
+    for line in table_lines([titles, *rows], right=(0, 3)) if rows else ():
         click.echo(line)
 
 

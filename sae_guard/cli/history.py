@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.output import short, table, write_whole
+from sae_guard.cli.output import short, write_whole
 from sae_guard.cli.records import filtered, folder_option, opened, read, without_collection
 from sae_guard.errors import SaeGuardError
+from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
     from sae_guard.core.pareto import Pareto
@@ -136,7 +137,7 @@ def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iter
     rows = [titles, *map(row, records)]
     if not labels:
         rows = [[*cells[:-2], cells[-1]] for cells in rows]
-    return table(rows, right=range(4, 4 + len(_SHOWN)))
+    return table_lines(rows, right=range(4, 4 + len(_SHOWN)))
 
 
 def _promotions(

@@ -9,6 +9,7 @@ import click
 
 from sae_guard.cli.options import about_saes
 from sae_guard.errors import SaeGuardError
+from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
     from sae_guard.checkpoints.options import SaeOptions
@@ -31,10 +32,8 @@ def inspect(reference: str, **said: Any) -> None:
     try:
         options = parse(said)
         for checkpoint in resolve(reference, Path.cwd()):
-            rows = _inspected(checkpoint, options)
-            width = max(len(name) for name, _ in rows)
-            for name, value in rows:
-                click.echo(f"{name.ljust(width)}  {value}")
+            for line in table_lines(_inspected(checkpoint, options)):
+                click.echo(line)
     except SaeGuardError as error:
         raise click.ClickException(str(error)) from None
 

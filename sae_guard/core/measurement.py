@@ -258,7 +258,9 @@ class Measurement:
         on every sequence of the corpus if ``whole``.
         """
         for column in metric(name).columns - self.sums.keys():
-            raise UndefinedMetricError(f"{name} was not measured: {ON_REQUEST[column]}")
+            raise UndefinedMetricError(
+                f"{name} was not measured: {ON_REQUEST[column]}", options=("controls",)
+            )
         if whole and not self.whole:
             raise UndefinedMetricError(
                 f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"

@@ -99,11 +99,11 @@ The engine computes them; ``engine/token_metrics.py`` has their formulas as tens
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(
     {
-        "kl_random_error": "bound it in the spec, give --sae-controls, or "
+        "kl_random_error": "bound it in the spec, ask for the controls, or, from Python, call "
         "measure(…, random_error=True)",
     }
 )
-"""Columns that cost a run of their own, → how to ask for them; absent where nobody did."""
+"""Columns that cost a run of their own, → how to get them; absent where they were not requested."""
 
 _METRICS = (
     Metric(

@@ -104,8 +104,8 @@ def _check_kept(
         for side, bound in [threshold.nearest_bound(found.value)]
     ]
     if crossed:
-        why = "bounds are tightened to what keeps them, or moved with --allow-loosen"
-        raise SetupError("\n".join([*crossed, why]))
+        why = "bounds are tightened to what keeps them; loosening has to be allowed"
+        raise SetupError("\n".join([*crossed, why]), options=("allow_loosen",))
 
 
 def _of_threshold(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_guard.core.diagnosis import Setting
 from sae_guard.engine import Place
 from sae_guard.examination.fitting import fitted
 from sae_guard.examination.variants import Variant
@@ -79,13 +80,13 @@ def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k:
 def _with_k(
     sae: SAE, place: Place, k: int, kind: type[TopK | AbsTopK], name: str, change: str
 ) -> Variant:
-    architecture = "" if name == "k" else "architecture: topk, "
-    option = "" if name == "k" else "--sae-arch topk "
-    remedy = (
-        f"`sae: {{{architecture}k: {k}}}` (`{option}--sae-k {k}`) or about so, or what the "
-        "checkpoint's config says of it"
-    )
-    return Variant(name, change, remedy, replace(sae, activation=kind(k)), place)
+    options: tuple[Setting, ...] = (("k", str(k)),)
+    if name != "k":
+        options = (("architecture", "topk"), *options)
+    keys = ", ".join(f"{key}: {value}" for key, value in options)
+    remedy = f"`sae: {{{keys}}}` or about so, unless the checkpoint's config says otherwise"
+    changed = replace(sae, activation=kind(k))
+    return Variant(name, change, remedy, changed, place, options=options)
 
 
 def _with_threshold(sae: SAE, place: Place, x: Tokens, l0: int) -> Variant:
@@ -98,10 +99,10 @@ def _with_threshold(sae: SAE, place: Place, x: Tokens, l0: int) -> Variant:
     return Variant(
         "threshold-dropped",
         f"architecture: jumprelu, threshold: {threshold:.4g}",
-        "`sae: {architecture: jumprelu}` (`--sae-arch jumprelu`) with the thresholds of the "
-        "training, which the checkpoint has to hold",
+        "`sae: {architecture: jumprelu}`, with the thresholds of the training in the checkpoint",
         replace(sae, activation=JumpReLU(torch.full_like(sae.b_enc, max(threshold, 0.0)))),
         place,
+        options=(("architecture", "jumprelu"),),
     )
 
 

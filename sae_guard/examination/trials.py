@@ -135,7 +135,8 @@ def _trial(batch: Batch, variant: Variant) -> Trial:
     x, y = batch.at(variant.place.read), batch.at(variant.place.replaced)
     if variant.centred:
         x, y = (value - value.mean(dim=-1, keepdim=True) for value in (x, y))
-    return Trial(variant.name, variant.change, variant.remedy, fitted(variant.sae, x, y))
+    fit = fitted(variant.sae, x, y)
+    return Trial(variant.name, variant.change, variant.remedy, fit, variant.options)
 
 
 def _same(x: Tensor, other: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER
+from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER, Setting
 from sae_guard.engine import Place
 from sae_guard.sae import SAE, Normalize
 
@@ -25,36 +25,39 @@ class Variant:
     place: Place
     centred: bool = False
     """Whether the activations are those of centred weights."""
+    options: tuple[Setting, ...] = ()
+    """What makes it so for one run, where options can."""
 
 
 def biases(sae: SAE, place: Place) -> Iterator[Variant]:
-    """With b_dec taken off the input, or not."""
+    """Take b_dec off the input, or leave it."""
     if sae.transcoder or not bool(sae.b_dec.any()):
         return
     on = sae.b_pre is None
-    said = "true" if on else "false"
+    value = "true" if on else "false"
     changed = replace(sae, b_pre=sae.b_dec if on else None)
     yield Variant(
         "pre-bias",
-        f"pre_bias: {said}",
-        f"`sae: {{pre_bias: {said}}}` (`--sae-pre-bias {said}`), or what the checkpoint's config "
-        "says of it: " + ("b_dec has to be taken off" if on else "b_enc seems to hold it already"),
+        f"pre_bias: {value}",
+        f"`sae: {{pre_bias: {value}}}`, unless the checkpoint's config says otherwise: "
+        + ("b_dec has to be taken off" if on else "b_enc seems to hold it already"),
         changed,
         place,
+        options=(("pre_bias", value),),
     )
 
 
 def normalisations(sae: SAE, place: Place) -> Iterator[Variant]:
-    """With another normalisation of the input."""
+    """Normalise the input in each other way."""
     for kind in get_args(Normalize):
         if kind != sae.normalize and not sae.transcoder:
             yield Variant(
                 "normalize",
                 f"normalize: {kind}",
-                f"`sae: {{normalize: {kind}}}` (`--sae-norm {kind}`), or what the checkpoint's "
-                "config says of it",
+                f"`sae: {{normalize: {kind}}}`, unless the checkpoint's config says otherwise",
                 replace(sae, normalize=kind),
                 place,
+                options=(("normalize", kind),),
             )
 
 
@@ -74,14 +77,15 @@ def scales(sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[
 
 
 def scaled(sae: SAE, place: Place, change: str, scale: float) -> Variant:
-    """With the input multiplied by ``scale`` and the reconstruction divided by it."""
+    """Multiply the input by ``scale`` and divide the reconstruction by it."""
+    factor = f"{scale:.4g}"
     return Variant(
         "scale",
-        f"{change} (× {scale:.4g})",
-        f"`sae: {{scale: {scale:.4g}}}` (`--sae-scale {scale:.4g}`), or the factor that the "
-        "training noted",
+        f"{change} (× {factor})",
+        f"`sae: {{scale: {factor}}}`, unless the training noted another factor",
         replace(sae, scale_in=scale, scale_out=scale),
         place,
+        options=(("scale", factor),),
     )
 
 
@@ -100,16 +104,17 @@ def centred(sae: SAE, place: Place) -> Iterator[Variant]:
 
 
 def elsewhere(sae: SAE, place: Place) -> Variant:
-    """At another place."""
-    hook, option = place.read, place.read
+    """Patch it in at another place."""
+    hook, value = place.read, place.read
     if place.read != place.replaced:
-        hook, option = f"{place.read}, hook_out: {place.replaced}", ":".join(place.hooks)
+        hook, value = f"{place.read}, hook_out: {place.replaced}", ":".join(place.hooks)
     return Variant(
         OTHER_PLACE,
         f"hook: {hook}",
-        f"`hook: {hook}` in the spec, or `--sae-hook {option}` where the checkpoint is silent",
+        f"`hook: {hook}` in the spec, or, where the checkpoint names no hook point, for one run",
         sae,
         place,
+        options=(("hook", value),),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sae_guard.core.report import (
+    EXIT_CODES,
     CaseRef,
     CaseReport,
     DisagreementError,
@@ -21,6 +22,8 @@ from sae_guard.gate.case_tests import tests_of
 from sae_guard.gate.cases import Case
 from sae_guard.gate.planning import Plan
 
+_NOT_REPORTED = "was collected and never reported"
+
 
 @dataclass(frozen=True)
 class LedgerResult:
@@ -28,6 +31,8 @@ class LedgerResult:
 
     cases: tuple[CaseReport, ...]
     not_judged: tuple[NotJudged, ...]
+    failed: bool
+    """Whether a test without a result failed, or contradicts another."""
 
     def verdict(self, exit_code: int) -> RunVerdict:
         """Judge the run, which ends with this code unless that would be wrong."""
@@ -35,6 +40,17 @@ class LedgerResult:
         if self.not_judged or errors or exit_code not in (0, 1):
             return "error"
         return "fail" if exit_code or any(case.crossed for case in self.cases) else "pass"
+
+    def exit_code(self, exit_code: int) -> int:
+        """Raise the exit code of the test run where a pass, or a mere failure, would be wrong."""
+        if exit_code not in (0, 1):
+            return exit_code  # an interrupted run, or one that collected nothing, is no pass anyway
+        # Tests that are left out by -x are not reported on purpose: that run failed already.
+        unknown = self.not_judged if exit_code == 0 else self.failed
+        if unknown or any(case.errors for case in self.cases):
+            return EXIT_CODES["error"]
+        crossed = any(case.crossed for case in self.cases)
+        return EXIT_CODES["fail"] if crossed else exit_code
 
     def report(self, case: Case) -> CaseReport:
         """Find the report of a case; an empty one where it has none."""
@@ -100,7 +116,7 @@ class Ledger:
                 continue
             report, ref = self._reports.get(name), test.case.ref
             if report is None:
-                problems.setdefault(name, "was collected and never reported")
+                problems.setdefault(name, _NOT_REPORTED)
                 continue
             try:
                 reports[ref] = merged([reports.get(ref, report), report])
@@ -113,6 +129,7 @@ class Ledger:
                 for name, test in self._tests.items()
                 if name in problems
             ),
+            failed=any(why != _NOT_REPORTED for why in problems.values()),
         )
 
     def _known(self, node_id: str) -> str | None:

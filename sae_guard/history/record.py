@@ -152,7 +152,7 @@ class Record(Kept):
 
     schema_version: Literal[1]
     name: Name
-    """Of the version, as ``--sae-record`` says."""
+    """Of the version that was recorded."""
     created: AwareDatetime
     run: str
     """The same for all records of a run, and for no others."""
@@ -237,7 +237,11 @@ def check_name(name: str) -> None:
             "and `-`, a letter or digit first"
         )
     if name == NO_VERSION:  # of a baseline of this name thresholds would be left out
-        raise SetupError(f"{name} is what --sae-baseline calls no version: call it otherwise")
+        raise SetupError(
+            f"{name!r} is no name of a version: as a baseline it means that there is none; choose "
+            "another name",
+            options=("baseline",),
+        )
 
 
 def to_json(document: Record | Promotion) -> bytes:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from sae_guard.pytest_plugin.diagnoses import DIAGNOSES, Diagnoses
+from sae_guard.gate.run_plan import RunPlan
 from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtures by name here
     parametrize,
     sae,
@@ -23,22 +22,12 @@ from sae_guard.pytest_plugin.fixtures import (  # noqa: F401 pytest finds fixtur
     sae_measurement,
     sae_model,
 )
-from sae_guard.pytest_plugin.gate import GATE, Gate
-from sae_guard.pytest_plugin.items import SpecFile
-from sae_guard.pytest_plugin.ledger import Ledger
+from sae_guard.pytest_plugin.items import SpecFile, attach_report
+from sae_guard.pytest_plugin.ledger import LedgerPlugin
 from sae_guard.pytest_plugin.options import OPTIONS, Options, add_options
-from sae_guard.pytest_plugin.recording import Recorder
+from sae_guard.pytest_plugin.plan import RUN_PLAN, gates, plan_of
 from sae_guard.pytest_plugin.root import mend_root
-from sae_guard.pytest_plugin.session import WORKBENCH, left, make_workbench
-from sae_guard.pytest_plugin.tracking import Tracker
-from sae_guard.pytest_plugin.versions import VERSIONS, Versions
-
-if TYPE_CHECKING:
-    from sae_guard.gate.cases import Case
-    from sae_guard.gate.session import Found
-
-_SHARED = pytest.StashKey[Path]()
-_WORKER_INPUT = "sae_guard_shared"
+from sae_guard.pytest_plugin.session import SHARED_FOLDER, WORKER_INPUT, prepare
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,80 +42,40 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options, check the plan before anything slow, make the workbench."""
-    options = config.stash[OPTIONS] = Options.of(config)
+    """Read the options, and check the plan before anything slow."""
+    options = config.stash[OPTIONS] = Options.from_config(config)
     explicit = config.args_source is pytest.Config.ArgsSource.ARGS
-    named = tuple(_paths(config)) if explicit else ()
-    gate = config.stash[GATE] = Gate(options, named)
-    versions = config.stash[VERSIONS] = Versions.of(config, gate)
-    worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
-    if worker_input is None:
-        if options.asked:
-            _check_plan(gate)
-            versions.check()
-        recorder = Recorder.of(config, gate, versions, partial(_found, config))
-        ledger = Ledger(gate, versions, Tracker(config, gate), recorder)
-        config.pluginmanager.register(ledger, "sae_guard.ledger")
-        if options.json is not None:
-            _make_folder_of(options.json, config)
-    if options.asked and not explicit:  # on xdist workers too: they parse the command line anew
-        config.args = [str(path) for path in gate.spec_files]
-    shared = None if worker_input is None else Path(worker_input[_WORKER_INPUT])
-    workbench = config.stash[WORKBENCH] = make_workbench(config, options, shared)
-    config.stash[DIAGNOSES] = Diagnoses(workbench, thorough=options.diagnose, shared=shared)
-
-
-def _found(config: pytest.Config, case: Case) -> Found | None:
-    """What was measured of the case, here or by a worker."""
-    folder = config.stash.get(_SHARED, None)
-    if folder is None:
-        return config.stash[WORKBENCH].kept(case)
-    return left(folder / config.stash[OPTIONS].early.key(case), case)
-
-
-def _check_plan(gate: Gate) -> None:
-    """Fail before the slow part: no spec at all, or no case for a checkpoint."""
-    if not gate.spec_files:
-        globs = ", ".join(gate.options.spec_globs)
-        raise pytest.UsageError(
-            f"no spec gates {', '.join(gate.options.checkpoints)}: nothing matches {globs} in "
-            f"{gate.options.root} (ini option `sae_specs`), and --sae-spec names none"
-        )
-    _ = gate.plan
-
-
-def _make_folder_of(path: Path, config: pytest.Config) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise pytest.UsageError(f"--sae-json {config.getoption('sae_json')}: {error}") from None
-
-
-def _paths(config: pytest.Config) -> list[Path]:
     here = config.invocation_params.dir
-    return [here / arg.split("::")[0] for arg in config.args]
+    named = [here / arg.split("::")[0] for arg in config.args] if explicit else []
+    # A malformed spec file is a collection error of its own.
+    plan = config.stash[RUN_PLAN] = RunPlan(options.gate, named_files=named, skip_malformed=True)
+    prepare(config)
+    if not hasattr(config, "workerinput"):
+        ledger = LedgerPlugin(config, options)
+        ledger.check_options()
+        config.pluginmanager.register(ledger, "sae_guard.ledger")
+    if options.gate.gates and not explicit:  # on workers too: they parse the command line anew
+        config.args = [str(path) for path in plan.spec_files]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give each xdist worker the folder in which measurements are shared."""
     config: pytest.Config = node.config
-    if _SHARED not in config.stash:
+    if SHARED_FOLDER not in config.stash:
         folder = Path(tempfile.mkdtemp(prefix="sae_guard-"))
-        config.stash[_SHARED] = folder
+        config.stash[SHARED_FOLDER] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    node.workerinput[_WORKER_INPUT] = str(config.stash[_SHARED])
+    node.workerinput[WORKER_INPUT] = str(config.stash[SHARED_FOLDER])
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect the spec files of the run."""
-    gate = parent.config.stash[GATE]
-    if not gate.owns(file_path):
+    if not gates(parent.config, file_path):
         return None
     # Named by us: outside of the root folder pytest gives files an empty node id.
-    collector: pytest.Collector = SpecFile.from_parent(
-        parent, path=file_path, nodeid=gate.display(file_path)
-    )
+    node_id = parent.config.stash[RUN_PLAN].display(file_path)
+    collector: pytest.Collector = SpecFile.from_parent(parent, path=file_path, nodeid=node_id)
     return collector
 
 
@@ -135,11 +84,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize(metafunc)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Let the reports of our tests carry what they found."""
+    report = yield
+    attach_report(item, report)
+    return report
+
+
 def pytest_report_header(config: pytest.Config) -> list[str] | None:
     """Say what is gated."""
-    gate = config.stash[GATE]
-    if not gate.options.asked:
+    options = config.stash[OPTIONS].gate
+    if not options.gates:
         return None
-    gating = dict.fromkeys(case.spec.file for case in gate.plan.cases)
-    specs = ", ".join(map(gate.display, gating)) or "no spec"
-    return [f"sae guard: {', '.join(gate.options.checkpoints) or 'defaults'} by {specs}"]
+    specs = dict.fromkeys(case.ref.spec_file for case in plan_of(config).cases)
+    checkpoints = ", ".join(options.checkpoints) or "defaults"
+    return [f"sae guard: {checkpoints} by {', '.join(specs) or 'no spec'}"]

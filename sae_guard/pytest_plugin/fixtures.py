@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.pytest_plugin.gate import GATE
-from sae_guard.pytest_plugin.session import WORKBENCH
+from sae_guard.pytest_plugin.plan import plan_of
+from sae_guard.pytest_plugin.session import session_of
 
 if TYPE_CHECKING:
     from sae_guard.core.measurement import Measurement
     from sae_guard.corpus import Corpus
     from sae_guard.gate.cases import Case
-    from sae_guard.gate.session import Workbench
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
 
@@ -22,7 +21,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a test that uses the fixtures one run per case of the plan."""
     if "sae_case" not in metafunc.fixturenames:
         return
-    cases = [case for case in metafunc.config.stash[GATE].plan.cases if case.checkpoint]
+    cases = [case for case in plan_of(metafunc.config).cases if case.checkpoint]
     ids = [f"{case.spec.name}-{case.label}" for case in cases]
     metafunc.parametrize(
         "sae_case", cases or [None], ids=ids or ["no checkpoint"], indirect=True, scope="session"
@@ -41,32 +40,28 @@ def sae_case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(scope="session")
 def sae_device(pytestconfig: pytest.Config) -> str:
     """The device that this process measures on, such as ``cuda:0``."""
-    return _bench(pytestconfig).device
+    return session_of(pytestconfig).device
 
 
 @pytest.fixture(scope="session")
 def sae_model(sae_case: Case, pytestconfig: pytest.Config) -> LanguageModel:
     """The language model of the spec."""
-    return _bench(pytestconfig).model(sae_case.spec)
+    return session_of(pytestconfig).model(sae_case.spec)
 
 
 @pytest.fixture(scope="session")
 def sae_corpus(sae_case: Case, pytestconfig: pytest.Config) -> Corpus:
     """The token windows of the spec."""
-    return _bench(pytestconfig).corpus(sae_case.spec)
+    return session_of(pytestconfig).corpus(sae_case.spec)
 
 
 @pytest.fixture(scope="session")
 def sae(sae_case: Case, pytestconfig: pytest.Config) -> SAE:
     """The checkpoint's SAE."""
-    return _bench(pytestconfig).sae(sae_case)
+    return session_of(pytestconfig).sae(sae_case)
 
 
 @pytest.fixture(scope="session")
 def sae_measurement(sae_case: Case, pytestconfig: pytest.Config) -> Measurement:
     """What was measured: ``sae_measurement["kl"]`` is a metric's value."""
-    return _bench(pytestconfig).measurement(sae_case)
-
-
-def _bench(config: pytest.Config) -> Workbench:
-    return config.stash[WORKBENCH]
+    return session_of(pytestconfig).measurement(sae_case)

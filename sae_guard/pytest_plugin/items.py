@@ -12,6 +12,7 @@ import pytest
 from sae_guard.errors import SpecError
 from sae_guard.pytest_plugin.plan import RUN_PLAN, plan_of
 from sae_guard.pytest_plugin.session import session_of
+from sae_guard.pytest_plugin.spelling import spelled_options, with_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Diagnosis
@@ -126,8 +127,6 @@ class GateItem(pytest.Item):
 
     def _error_text(self, obstacle: Obstacle) -> str:
         """The whole error in one test of the case, a pointer to it in the others."""
-        from sae_guard.pytest_plugin.spelling import with_options
-
         teller = self.nodeid
         if obstacle.concerns_case:
             teller = self._test_of_contract(obstacle) or self._first_of_case(_TOLD)
@@ -151,7 +150,8 @@ class GateItem(pytest.Item):
 
         if verdict.status == "error":
             return failure(verdict, Diagnosis())
-        return failure(verdict, self._diagnosis(), self._worst(verdict))
+        worst = self._worst(verdict)
+        return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)
 
     def _diagnosis(self) -> Diagnosis:
         """What is probably wrong, in the first failure of the case."""

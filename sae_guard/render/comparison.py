@@ -14,6 +14,7 @@ from sae_guard.core.comparison.metric_move import SPARSITY
 from sae_guard.core.statistics import NOISE
 from sae_guard.render.excerpts import COLUMNS, around_lines, beginning_lines, clipped, placed
 from sae_guard.render.numbers import number
+from sae_guard.tables import table_lines
 
 _LEAST_P = 1e-300
 """Below it floats end."""
@@ -99,12 +100,7 @@ def _table(found: Comparison) -> Iterator[str]:
     names = (clipped(found.before, 9, end=True), clipped(found.after, 9, end=True))
     interval = f"{100 * found.confidence:.12g} % interval"
     rows = [("metric", *names, "change", interval, "", "p", ""), *map(_row, shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            f"{cell:{'<' if at in (0, 7) else '>'}{widths[at]}}" for at, cell in enumerate(row)
-        )
-        yield f"  {'  '.join(cells)}".rstrip()
+    yield from table_lines(rows, right=range(1, 7), indent="  ")
     same = [each.metric for each in found.metrics if each not in shown]
     if same:
         told = f"the same in both: {', '.join(same)}"

@@ -13,6 +13,7 @@ from sae_guard.core.pareto import Pareto, ParetoVerdict, Point
 from sae_guard.errors import SetupError
 from sae_guard.history import Recorded
 from sae_guard.render.numbers import number
+from sae_guard.tables import table_lines
 
 _WIDTH, _HEIGHT = 56, 12
 """Of the plot, in letters."""
@@ -127,10 +128,14 @@ def _framed(
 def _legend(
     pareto: Pareto, marked: Sequence[tuple[str, Point]], frontier: Sequence[Point]
 ) -> Iterator[str]:
-    width = max(len(point.name) for _, point in marked)
-    for letter, point in marked:
-        on = "  on the frontier" if point in frontier else ""
-        yield f"  {letter} {point.name:<{width}}  {_at(pareto, point)}{on}"
+    rows = [
+        (
+            f"{letter} {point.name}",
+            _at(pareto, point) + ("  on the frontier" if point in frontier else ""),
+        )
+        for letter, point in marked
+    ]
+    yield from table_lines(rows, indent="  ")
 
 
 def _at(pareto: Pareto, point: Point) -> str:

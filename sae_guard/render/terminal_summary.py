@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sae_guard.core.controls import CHECKPOINT
+from sae_guard.core.diagnosis import Spelling
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.report import (
     CaseReport,
@@ -18,21 +19,24 @@ from sae_guard.core.verdicts import Verdict
 from sae_guard.render.numbers import number
 from sae_guard.render.pareto import not_compared, pareto_headline
 from sae_guard.render.threshold_changes import loosened_line
-from sae_guard.render.words import bounds, headline, sample_words, shown_value
+from sae_guard.render.words import bounds, sample_words, shown_value
 from sae_guard.tables import table_lines
 
 _NOT_JUDGED_SHOWN = 5
 
 
-def summary(report: RunReport, *, verbose: bool = False) -> Iterator[str]:
+def summary(
+    report: RunReport, *, verbose: bool = False, spelling: Spelling | None = None
+) -> Iterator[str]:
     """Write a block for each case, then what was not judged, not gated, and recorded.
 
     Args:
         report: Of the run.
         verbose: Whether to list checkpoints of specs that are not about them.
+        spelling: Of the options that a remedy comes with.
     """
     for case in report.cases:
-        yield from case_lines(case)
+        yield from case_lines(case, spelling)
         yield ""
     yield from _not_judged(report)
     yield from _not_gated(report, verbose=verbose)
@@ -45,7 +49,7 @@ def summary(report: RunReport, *, verbose: bool = False) -> Iterator[str]:
     yield from _records(report)
 
 
-def case_lines(report: CaseReport) -> Iterator[str]:
+def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator[str]:
     """Write a title, the load contract, the verdicts and what there is to know beside them."""
     yield title(report)
     yield from path_lines(report.provenance)
@@ -56,7 +60,7 @@ def case_lines(report: CaseReport) -> Iterator[str]:
         yield from _early(report.verdicts)
     if report.pareto is not None:
         yield from pareto_lines(report.pareto)
-    yield from _diagnosis(report)
+    yield from _diagnosis(report, spelling)
     if report.controls is not None:
         yield from _controls(report.case.member, report.controls)
 
@@ -163,10 +167,10 @@ def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
         )
 
 
-def _diagnosis(report: CaseReport) -> Iterator[str]:
+def _diagnosis(report: CaseReport, spelling: Spelling | None) -> Iterator[str]:
     """Say what is suspected of a checkpoint that passes; of others their failures tell."""
     if report.diagnosis and all(verdict.passes for verdict in report.verdicts):
-        yield from (f"  {line}" for line in report.diagnosis.lines("WARNING"))
+        yield from (f"  {line}" for line in report.diagnosis.lines("WARNING", spelling))
 
 
 def _controls(member: str, result: ControlsResult) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from sae_guard.core.threshold_changes import LoosenedThresholds, ThresholdChange
 from sae_guard.history.record import GitRow, ThresholdRow
 from sae_guard.history.threshold_changes import Step, Track
+from sae_guard.tables import table_lines
 
 _TITLES = ("date", "name", "threshold", "old", "new", "change", "commit", "by")
 _WIDTH = 100
@@ -20,7 +21,7 @@ def tracks(found: Sequence[Track]) -> Iterator[str]:
         yield from _start(track)
         rows = [_row(step, change) for step in track.steps for change in step.changes]
         if rows:
-            yield from _table([_TITLES, *rows])
+            yield from table_lines([_TITLES, *rows], right=(3, 4), indent="  ")
         else:
             yield f"  none moved in {track.runs} {'run' if track.runs == 1 else 'runs'}"
         yield ""
@@ -77,16 +78,6 @@ def _row(step: Step, change: ThresholdChange) -> tuple[str, ...]:
         _named(change), *_ends(change), change.change,
         _commit(record.git), _who(record.by),
     )  # fmt: skip
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if at in (3, 4) else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield ("  " + "  ".join(cells)).rstrip()
 
 
 def _in_words(change: ThresholdChange) -> str:

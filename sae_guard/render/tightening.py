@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sae_guard.core.tightening import Decision
 from sae_guard.render.numbers import number
+from sae_guard.tables import table_lines
 
 _TITLES = ("bound", "checkpoint", "measured", "old", "new")
 
@@ -14,13 +15,12 @@ def changes(decisions: Sequence[Decision]) -> Iterator[str]:
     """A table of them; the checkpoint that a bound hangs on where there are several."""
     if not decisions:
         return
-    rows = [_row(decision) for decision in decisions]
-    several = len({decision.measured.checkpoint for decision in decisions if decision.measured}) > 1
-    columns = [0, *([1] if several else []), 2, 3, 4]
-    widths = [max(len(row[at]) for row in [_TITLES, *rows]) for at in range(len(_TITLES))]
-    for row in [_TITLES, *rows]:
-        cells = [f"{row[at]:{'>' if at in (2, 3) else '<'}{widths[at]}}" for at in columns]
-        yield f"  {'  '.join(cells)}".rstrip()
+    rows = [_TITLES, *map(_row, decisions)]
+    if len({decision.measured.checkpoint for decision in decisions if decision.measured}) > 1:
+        yield from table_lines(rows, right=(2, 3), indent="  ")
+    else:
+        without = [(bound, *numbers) for bound, _, *numbers in rows]
+        yield from table_lines(without, right=(1, 2), indent="  ")
 
 
 def count(decisions: Sequence[Decision]) -> str:

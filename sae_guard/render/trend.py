@@ -12,6 +12,7 @@ from sae_guard.errors import SetupError, allowed
 from sae_guard.history import Recorded
 from sae_guard.history.record import ThresholdRow
 from sae_guard.render.numbers import number
+from sae_guard.tables import table_lines
 
 _WIDTH = 40
 """Of the drawing, in letters."""
@@ -87,13 +88,7 @@ def _block(name: str, points: Sequence[Point]) -> Iterator[str]:
     yield f"  {place}, tokens {tokens[:8] or '?'}, formula version {version or '?'}"
     low, high = _range(points)
     rows = [_cells(point, low, high) for point in points]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if at == 2 else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield ("  " + "  ".join(cells)).rstrip()
+    yield from table_lines(rows, right=(2,), indent="  ")
 
 
 def _cells(point: Point, low: float, high: float) -> tuple[str, ...]:

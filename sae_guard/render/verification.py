@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sae_guard.core.measurement import Provenance
 from sae_guard.history.confirmation import Compared
-from sae_guard.render.terminal_summary import aligned
+from sae_guard.tables import table_lines
 
 
 def confirmed(numbers: Sequence[Compared]) -> Iterator[str]:
@@ -21,7 +21,8 @@ def confirmed(numbers: Sequence[Compared]) -> Iterator[str]:
         )
         for each in numbers
     ]
-    return aligned([("metric", "recorded", "measured", "difference", ""), *rows], left=(0, 4))
+    titles = ("metric", "recorded", "measured", "difference", "")
+    return table_lines([titles, *rows], right=(1, 2, 3), indent="  ")
 
 
 def differently_made(recorded: Provenance, now: Provenance) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import Diagnosis, Spelling
 from sae_guard.core.metrics import metric
 from sae_guard.core.report import Sample
 from sae_guard.core.thresholds import Threshold
@@ -34,12 +34,23 @@ def headline(verdict: Verdict) -> str:
     return f"{line} ({_from_to(verdict)}{_interval(verdict)}{_sample(verdict)}{marginal})"
 
 
-def failure(verdict: Verdict, diagnosis: Diagnosis, worst: Worst | None = None) -> str:
-    """Write the text of a failing threshold: headline, where it is set, what is probably wrong, and
-    on which text it shows most.
+def failure(
+    verdict: Verdict,
+    diagnosis: Diagnosis,
+    worst: Worst | None = None,
+    *,
+    spelling: Spelling | None = None,
+) -> str:
+    """Write the text of a failing threshold.
+
+    Args:
+        verdict: Its headline and where it is set come first.
+        diagnosis: What is probably wrong.
+        worst: The text on which it shows most.
+        spelling: Of the options that a remedy comes with.
     """
     lines = [headline(verdict), f"{verdict.threshold.where}: {bounds(verdict.threshold)}"]
-    if causes := list(diagnosis.lines("probable cause")):
+    if causes := list(diagnosis.lines("probable cause", spelling)):
         lines += ["", *causes]
     lines += worst_lines(worst) if worst is not None else ()
     return "\n".join(lines)

@@ -46,7 +46,7 @@ class ModelSpec(Strict):
     device_map: DeviceMap | None = Field(
         None,
         description="Spread the model over devices (accelerate): auto, balanced, …, or a mapping "
-        "of module names to GPU numbers, or to cpu and disk. Default: on --sae-device.",
+        "of module names to GPU numbers, or to cpu and disk. Default: on the run's device.",
     )
 
     @property
@@ -145,8 +145,8 @@ class DocumentModel(Strict):
     data: DataSpec = Field(description="Token set.")
     checkpoint: Text | None = Field(
         None,
-        description="Gated when no --sae is given: a path relative to the spec file, or a "
-        "reference (hf://…, sae_lens://…).",
+        description="Gated when a run names no checkpoint: a path relative to the spec file, or "
+        "a reference (hf://…, sae_lens://…).",
     )
     sae: SaeOptions = Field(
         default_factory=SaeOptions, description="What checkpoints do not say of themselves."
@@ -161,8 +161,8 @@ class DocumentModel(Strict):
     )
     baseline: Text | None = Field(
         None,
-        description="Recorded version that max_increase and max_decrease compare with, where "
-        "--sae-baseline names none.",
+        description="Recorded version that max_increase and max_decrease compare with, where the "
+        "run names none.",
     )
     strict_env: bool = Field(
         default=False,

@@ -194,7 +194,7 @@ def test_a_failed_record_and_a_taken_label_have_to_be_meant(records: list[Record
     [
         (("v3", "--as", "x", "--reason", "y"), "no record 'v3': give an id, its hash, or a name"),
         (("v1", "--as", "x", "--reason", "y"), "'v1' names 2 records; give the id of one:"),
-        (("v1", "--as", "none", "--reason", "y"), "none is what --sae-baseline calls no version"),
+        (("v1", "--as", "none", "--reason", "y"), "'none' is no name of a version: as a base"),
         (("v1", "--as", "x y", "--reason", "y"), "'x y' is no name of a version; allowed: "),
     ],
 )

@@ -124,10 +124,11 @@ def test_what_nobody_asked_for_is_no_verdict_and_no_broken_checkpoint(
     gpt2: LanguageModel, corpus: Corpus
 ) -> None:
     found = measure(gpt2, make_sae(), corpus, RESIDUAL)
-    asked = r"kl_vs_random_error was not measured: .* --sae-controls, or measure\(…, random_error"
+    message = r"kl_vs_random_error was not measured: .* ask for the controls, or, from Python"
     for slice in (None, Slice("position", 0, 9)):
-        with pytest.raises(UndefinedMetricError, match=asked):
+        with pytest.raises(UndefinedMetricError, match=message) as caught:
             estimate(found, Target("kl_vs_random_error", slice=slice))
+        assert caught.value.options == ("controls",)
         verdict = judge(found, Threshold("kl_vs_random_error", max=9.0, slice=slice))
         assert (verdict.status, verdict.cause) == ("error", "setup")
     assert judge(found, Threshold("kl", max=9.0)).status == "pass"

@@ -68,6 +68,10 @@ def test_all_is_tried_at_other_hook_points(gpt2: LanguageModel, corpus: Corpus, 
     tried = {trial.name for trial in examination.trials}
     assert {"normalize", "scale", "topk-as-relu", "threshold-dropped"} <= tried
     assert ("other-layer" in tried) == hook.startswith("blocks")
+    for trial in examination.trials:
+        in_spec = trial.remedy.startswith(("`sae: ", "`hook: "))
+        assert bool(trial.options) == in_spec, trial
+        assert all(f"{option}: {value}" in trial.remedy for option, value in trial.options), trial
     assert examination.loaded.kl == pytest.approx(0, abs=1e-6)
     assert diagnose(None, examination).suspicions == ()
 
@@ -84,4 +88,6 @@ def test_a_transcoder_is_examined(gpt2: LanguageModel, corpus: Corpus) -> None:
     assert examination.pairing is None
     places = [t.change for t in examination.trials if t.name == "other-layer"]
     assert "hook: blocks.0.mlp.hook_in, hook_out: blocks.0.hook_mlp_out" in places
+    settings = [option for trial in examination.trials for option in trial.options]
+    assert ("hook", "blocks.0.mlp.hook_in:blocks.0.hook_mlp_out") in settings
     assert diagnose(None, examination).names == ("misfit",)

@@ -258,8 +258,9 @@ def test_an_undecided_verdict_counts_as_its_spec_says(tmp_path: Path, history: H
 
 
 def test_what_stands_for_no_baseline_is_no_name_of_a_version() -> None:
-    with pytest.raises(SetupError, match="none is what --sae-baseline calls no version"):
+    with pytest.raises(SetupError, match="'none' is no name of a version: as a base") as caught:
         check_name("none")
+    assert caught.value.options == ("baseline",)
 
 
 @pytest.mark.parametrize("name", ["", ".v1", "v/1", "../v1", "v 1", "v1\n", "é", "x" * 65])

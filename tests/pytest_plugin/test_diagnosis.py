@@ -101,7 +101,8 @@ def test_what_was_asked_for_is_tried_and_shown(demo: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "probable cause: other-layer: with hook: blocks.2.hook_resid_post *, KL 0.*",
-            "  try: `hook: blocks.2.hook_resid_post` in the spec, *",
+            "  try: `hook: blocks.2.hook_resid_post` in the spec, * for one run "
+            "(`--sae-hook blocks.2.hook_resid_post`)",
             "tried on 992 tokens; hook: blocks.2.hook_resid_post fits",
             " * EV  factor  constant * L0 * KL",
             "as loaded * 0.* 16.0 * 0.*",

@@ -22,6 +22,7 @@ def test_the_summary_warns_of_what_passes_and_is_suspected() -> None:
         "  none",
         "",
     ]
+    assert "    try: undo it (`-x`)" in list(summary(rows, spelling=lambda _: "-x"))
     failing = [outcome(diagnosis=off.json), outcome(verdict="pass")]
     assert "WARNING" not in "\n".join(summary(failing))  # the failure says it
     (row, _) = json.loads(to_json(rows, verdict="pass", version="0"))["outcomes"]

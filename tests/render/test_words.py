@@ -59,6 +59,12 @@ def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
     ]
 
 
+def test_a_failure_names_options_as_the_shell_spells_them() -> None:
+    off = Suspicion("k", "L0 is off", "`sae: {k: 3}`", (("k", "3"),))
+    text = failure(outcome(), Diagnosis((off,)), spelling=lambda _: "-k 3")
+    assert text.endswith("\n  try: `sae: {k: 3}` (`-k 3`)")
+
+
 def test_the_worst_follow_what_is_probably_wrong() -> None:
     text = failure(outcome(), Diagnosis(), SHOWN)
     assert text.splitlines()[2:] == [

@@ -1,13 +1,14 @@
 """Measurement and examination → what was probably loaded or used wrongly. A suggestion, never a
 verdict."""
 
-from sae_guard.core.diagnosis.diagnose import Diagnosis, diagnose
+from sae_guard.core.diagnosis.diagnose import Diagnosis, Spelling, diagnose
 from sae_guard.core.diagnosis.examination import (
     NAMES,
     Examination,
     Fit,
     Group,
     Pairing,
+    Setting,
     Suspicion,
     Trial,
 )
@@ -22,6 +23,8 @@ __all__ = [
     "Fit",
     "Group",
     "Pairing",
+    "Setting",
+    "Spelling",
     "Suspicion",
     "Trial",
     "diagnose",

@@ -6,18 +6,22 @@ special tokens, attention sinks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspicion
 from sae_guard.core.diagnosis.misfit import accepted, misfit
 from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
+from sae_guard.tables import table_lines
 
 # Of the active latents: as many as may be switched on or off by rounding without being noticed.
 _NEAR_THRESHOLDS = 0.02
 _COLUMNS = ("EV", "factor", "constant", "L0", "KL")
 _SHOWN = 12
+
+Spelling = Callable[[Suspicion], str]
+"""How a shell spells the options of a suspicion; empty where it has none of them."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,20 @@ class Diagnosis:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the suspicions."""
+        """Name the suspicions."""
         return tuple(suspicion.name for suspicion in self.suspicions)
 
-    def lines(self, what: str) -> Iterator[str]:
-        """Two lines for each suspicion, the first begun by ``what``; then what was tried."""
+    def lines(self, what: str, spelling: Spelling | None = None) -> Iterator[str]:
+        """Yield two lines for each suspicion, then what was tried.
+
+        Args:
+            what: The start of each suspicion's first line.
+            spelling: Of the options that a remedy comes with; from Python there are none to name.
+        """
         for each in self.suspicions:
             yield f"{what}: {each.name}: {each.evidence}"
-            yield f"  try: {each.remedy}"
+            options = spelling(each) if spelling is not None else ""
+            yield f"  try: {each.remedy}" + (f" (`{options}`)" if options else "")
         yield from self.tried
 
     def __str__(self) -> str:
@@ -90,10 +100,7 @@ def _tried(examination: Examination) -> Iterator[str]:
     rows.append(("as loaded", *_cells(examination.loaded)))
     for trial in trials[:_SHOWN]:
         rows.append((trial.change + (" <- fits" if trial is best else ""), *_cells(trial.fit)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip()
+    yield from table_lines(rows, right=range(1, len(rows[0])))
     if len(trials) > _SHOWN:
         yield f"and {len(trials) - _SHOWN} that explain less"
 

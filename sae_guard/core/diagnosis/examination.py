@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sae_guard.errors import Option
+
 NAMES = (
     "decoder-permuted",
     "encoder-mismatch",
@@ -30,6 +32,9 @@ NAMES = (
 )
 """What can be suspected. Users read these names and filter by them: they stay as they are."""
 
+Setting = tuple[Option, str]
+"""An option and its value as text, which is empty where an option is only switched on."""
+
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -39,6 +44,9 @@ class Suspicion:
     """One of `NAMES`."""
     evidence: str
     remedy: str
+    """In words, and as a spec says it."""
+    options: tuple[Setting, ...] = ()
+    """What sets the same for one run; each shell spells it in its own way."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -96,6 +104,8 @@ class Trial:
     """What is done otherwise, such as ``hook: blocks.1.hook_resid_post``."""
     remedy: str
     fit: Fit
+    options: tuple[Setting, ...] = ()
+    """Like the remedy, of the suspicion."""
 
 
 @dataclass(frozen=True)

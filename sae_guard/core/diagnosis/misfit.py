@@ -101,7 +101,7 @@ def _pairing(examination: Examination) -> Suspicion | None:
     trial = accepted(examination)
     if trial is not None and trial.name == "decoder-permuted":
         evidence = f"{cosines}; with these {compared(trial.fit, examination.loaded)}"
-        return Suspicion(trial.name, evidence, trial.remedy)
+        return Suspicion(trial.name, evidence, trial.remedy, trial.options)
     return Suspicion(
         "encoder-mismatch",
         f"{cosines}; with these it does not fit either",
@@ -115,7 +115,7 @@ def _tried(examination: Examination) -> Suspicion | None:
     if trial is None:
         return None
     evidence = f"with {trial.change} {compared(trial.fit, examination.loaded)}"
-    return Suspicion(trial.name, evidence, trial.remedy)
+    return Suspicion(trial.name, evidence, trial.remedy, trial.options)
 
 
 def _scaled_rows(examination: Examination) -> Suspicion | None:
@@ -186,7 +186,8 @@ def _unexplained(examination: Examination) -> Suspicion | None:
         f"the best factor for x̂ is {loaded.factor:.3g} and {loaded.constant:.0%} of the squared "
         f"error is one constant vector, where training leaves 1 and nothing; {tried}",
         "check the model, the hook point, the data and the scale that this SAE was trained on"
-        + ("" if examination.thorough else "; `--sae-diagnose` tries more"),
+        + ("" if examination.thorough else "; a thorough diagnosis tries more"),
+        () if examination.thorough else (("diagnose", ""),),
     )
 
 

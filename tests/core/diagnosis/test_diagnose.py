@@ -142,8 +142,26 @@ def test_what_was_tried_is_a_table_where_it_was_asked_for() -> None:
 
 
 def test_a_diagnosis_crosses_processes() -> None:
-    found = Diagnosis((Suspicion("scale", "‖x̂‖", "this"),), ("a", "b"))
+    found = Diagnosis((Suspicion("scale", "‖x̂‖", "this", (("scale", "2"),)),), ("a", "b"))
     assert Diagnosis.of_json(found.json) == found
     assert json.loads(found.json)["suspicions"][0]["evidence"] == "‖x̂‖"
     assert str(found).splitlines() == ["probably: scale: ‖x̂‖", "  try: this", "a", "b"]
     assert str(Diagnosis()) == "nothing is suspected"
+
+
+def test_a_diagnosis_of_a_version_without_options_is_read() -> None:
+    older = {"name": "scale", "evidence": "‖x̂‖", "remedy": "this"}
+    text = json.dumps({"suspicions": [older], "tried": []})
+    assert Diagnosis.of_json(text) == Diagnosis((Suspicion("scale", "‖x̂‖", "this"),))
+
+
+def test_a_shell_appends_its_own_spelling_of_the_options() -> None:
+    suspicions = (Suspicion("k", "L0", "this", (("k", "32"),)), Suspicion("scale", "‖x̂‖", "that"))
+    diagnosis = Diagnosis(suspicions, ("a",))
+
+    def spelling(suspicion: Suspicion) -> str:
+        return " ".join(f"/{option}:{value}" for option, value in suspicion.options)
+
+    assert list(diagnosis.lines("probably", spelling)) == [
+        "probably: k: L0", "  try: this (`/k:32`)", "probably: scale: ‖x̂‖", "  try: that", "a",
+    ]  # fmt: skip

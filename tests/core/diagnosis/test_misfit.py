@@ -165,6 +165,8 @@ def test_what_nothing_explains(loaded: Fit, architecture: str, expected: tuple[s
     near = examined(loaded=loaded, architecture=architecture)
     assert names(near) == expected
     for found in diagnose(None, near).suspicions:
-        assert "`--sae-diagnose` tries more" in found.remedy
+        assert found.remedy.endswith("; a thorough diagnosis tries more")
+        assert found.options == (("diagnose", ""),)
     for found in diagnose(None, replace(near, thorough=True)).suspicions:
         assert "tries more" not in found.remedy
+        assert found.options == ()

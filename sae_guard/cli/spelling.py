@@ -1,0 +1,55 @@
+"""How the commands spell what errors and suspicions name by the option alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from sae_guard.errors import Option, SaeGuardError
+
+if TYPE_CHECKING:
+    from sae_guard.core.diagnosis import Suspicion
+
+SPELLINGS: Mapping[Option, str] = MappingProxyType(
+    {
+        "spec": "--spec",
+        "hook": "--hook",
+        "device": "--device",
+        "batch_size": "--batch-size",
+        "cache": "--cache",
+        "record": "--record",
+        "baseline": "--baseline",
+        "architecture": "--arch",
+        "k": "--k",
+        "pre_bias": "--pre-bias",
+        "normalize": "--norm",
+        "scale": "--scale",
+        "model": "--model",
+        "allow_loosen": "--allow-loosen",
+    }
+)
+"""Of the options that some command has; others are left out of what is printed."""
+
+_SWITCHED_OFF = "--no-pre-bias"
+
+
+def spelled(error: SaeGuardError) -> str:
+    """Give the message and, in parentheses, the options that it is about."""
+    options = ", ".join(SPELLINGS[option] for option in error.options if option in SPELLINGS)
+    return f"{error} ({options})" if options else str(error)
+
+
+def spelled_options(suspicion: Suspicion) -> str:
+    """Give what to add to a command, such as ``--arch topk --k 32``."""
+    return " ".join(
+        _spelled_setting(option, value)
+        for option, value in suspicion.options
+        if option in SPELLINGS
+    )
+
+
+def _spelled_setting(option: Option, value: str) -> str:
+    if option == "pre_bias":  # a switch, where a spec has true and false
+        return SPELLINGS[option] if value == "true" else _SWITCHED_OFF
+    return f"{SPELLINGS[option]} {value}".rstrip()

@@ -1,0 +1,59 @@
+"""How pytest's command line spells what errors and suspicions name by the option alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from sae_guard.errors import Option, SaeGuardError
+
+if TYPE_CHECKING:
+    from sae_guard.core.diagnosis import Suspicion
+
+SPELLINGS: Mapping[Option, str] = MappingProxyType(
+    {
+        "spec": "--sae-spec",
+        "hook": "--sae-hook",
+        "device": "--sae-device",
+        "batch_size": "--sae-batch-size",
+        "cache": "--sae-cache",
+        "controls": "--sae-controls",
+        "diagnose": "--sae-diagnose",
+        "record": "--sae-record",
+        "baseline": "--sae-baseline",
+        "fast": "--sae-fast",
+        "alpha": "--sae-alpha",
+        "audit": "--sae-audit",
+        "max_seconds": "--sae-max-seconds",
+        "max_sequences": "--sae-max-sequences",
+        "architecture": "--sae-arch",
+        "k": "--sae-k",
+        "pre_bias": "--sae-pre-bias",
+        "normalize": "--sae-norm",
+        "scale": "--sae-scale",
+    }
+)
+"""Of the options that pytest has; others are left out of what it prints."""
+
+
+def spelled(error: SaeGuardError) -> str:
+    """Give the message and, in parentheses, the options that it is about."""
+    return with_options(str(error), error.options)
+
+
+def with_options(message: str, options: Iterable[Option]) -> str:
+    """Append the options, in parentheses, to a message that is about them."""
+    words = ", ".join(SPELLINGS[option] for option in options if option in SPELLINGS)
+    return f"{message} ({words})" if words else message
+
+
+def spelled_options(suspicion: Suspicion) -> str:
+    """Give what to add to the command line, such as ``--sae-arch topk --sae-k 32``."""
+    words = [
+        word
+        for option, value in suspicion.options
+        if option in SPELLINGS
+        for word in (SPELLINGS[option], value)
+    ]
+    return " ".join(filter(None, words))

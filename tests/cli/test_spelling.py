@@ -1,0 +1,50 @@
+"""Errors and suspicions name options; commands add how they spell them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from sae_guard.cli import main
+from sae_guard.cli.spelling import SPELLINGS, spelled, spelled_options
+from sae_guard.core.diagnosis import Setting, Suspicion
+from sae_guard.errors import Option, SetupError
+
+
+def test_some_command_has_every_option_that_is_spelled() -> None:
+    context = click.Context(main)
+    names = {
+        name
+        for command in main.list_commands(context)
+        for parameter in main.get_command(context, command).params  # type: ignore[union-attr]
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert {*SPELLINGS.values(), "--no-pre-bias"} <= names
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ((), ""),
+        (("allow_loosen",), " (--allow-loosen)"),
+        (("spec", "architecture", "normalize"), " (--spec, --arch, --norm)"),
+        (("controls", "hook"), " (--hook)"),
+        (("controls",), ""),
+    ],
+)
+def test_options_follow_the_message(options: tuple[Option, ...], end: str) -> None:
+    assert spelled(SetupError("no such version", options=options)) == f"no such version{end}"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ((), ""),
+        ((("architecture", "topk"), ("k", "32")), "--arch topk --k 32"),
+        ((("pre_bias", "true"),), "--pre-bias"),
+        ((("pre_bias", "false"),), "--no-pre-bias"),
+        ((("diagnose", ""),), ""),
+    ],
+)
+def test_a_suspicion_says_what_to_add(options: tuple[Setting, ...], text: str) -> None:
+    assert spelled_options(Suspicion("k", "L0 is off", "this", options)) == text
