@@ -136,7 +136,7 @@ def early_and_whole(
 
 def bounded(measurement: Measurement, name: str, margin: float, *, kept: bool) -> Threshold:
     """A threshold of this margin: of scores and explained variance, of 1 − value."""
-    target = Target.of(name)
+    target = Target.parse(name)
     chosen, value = metric(target.metric), estimate(measurement, target).value
     side = chosen.sides[0]
     away = margin * abs(value - chosen.tail_from)
@@ -166,7 +166,7 @@ def covered(measurement: Measurement, name: str, *, resamples: int = 1000, n: in
 
     NaN where all sequences have the same, as L0 of TopK SAEs: that is no interval.
     """
-    target, generator = Target.of(name), np.random.default_rng(1)
+    target, generator = Target.parse(name), np.random.default_rng(1)
     whole, hits = estimate(measurement, target), 0
     if whole.low == whole.high:
         return math.nan

@@ -147,7 +147,7 @@ def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
     data = spec.data.model_dump(mode="json", exclude_none=True)
     keys = sorted({*data, *source} - {"expect_clean_ce"})
     pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
-    metric = Target.parse(outcome.metric).metric
+    metric = Target.parse(outcome.metric.partition("@")[0]).metric
     if metric in METRICS:
         version = _mapping(told, "formula_versions").get(metric)
         pairs.append(("version of the formula", version, METRICS[metric].version))

@@ -238,7 +238,7 @@ def estimate(
 
 def _shortest(number: float) -> str:
     """The shortest text that reads as the same number: two slices never share a name."""
-    return repr(number).removesuffix(".0")
+    return repr(float(number)).removesuffix(".0")
 
 
 class Terms(NamedTuple):

@@ -114,9 +114,10 @@ def _metric(
 ) -> Compared:
     try:
         target = Target.parse(name)
+        known = not target.change and target.problem() is None
     except ValueError:
-        target = Target(name, "unreadable")
-    if target.change or target.problem() is not None:
+        known = False
+    if not known:
         return Compared(name, row.value, None, 0, "no such target is known")
     found, why = estimated(measured, target)
     if found is None or row.value is None:

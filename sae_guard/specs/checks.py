@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from sae_guard.core.metrics import METRICS
@@ -12,7 +11,7 @@ from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import allowed
 from sae_guard.specs.messages import Path as Keys
 from sae_guard.specs.models import DataSpec, DocumentModel
-from sae_guard.specs.thresholds import Bounds
+from sae_guard.specs.thresholds import Bounds, target_of
 
 Problem = tuple[Keys, str]
 """Where, and what is wrong there."""
@@ -31,7 +30,7 @@ def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterato
     scored = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
     most = data.sequences * scored
     for name in thresholds:
-        metric = METRICS.get(Target.parse(name).metric)
+        metric = METRICS.get(target_of(name).metric)
         if metric is not None and most < metric.min_tokens:
             enough = -(-metric.min_tokens // scored)
             yield (
@@ -74,7 +73,7 @@ def _bounded_twice(document: DocumentModel) -> Iterator[Problem]:
         lists.append((("slices", index), part.thresholds, part.slice))
     for at, thresholds, by in lists:
         for name in thresholds:
-            target = replace(Target.parse(name), slice=by)
+            target = target_of(name, by)
             if target in first:
                 where = ".".join(map(str, first[target] or ("thresholds",)))
                 yield (*at, "thresholds", name), f"{target} is bounded in `{where}` already"

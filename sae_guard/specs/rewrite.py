@@ -6,7 +6,7 @@ import copy
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from sae_guard.specs.messages import Path as Keys
 from sae_guard.specs.messages import explain, written
 from sae_guard.specs.models import DocumentModel
 from sae_guard.specs.strict_yaml import Path, Slot, Span, Tree, YamlError, slot, span
+from sae_guard.specs.thresholds import target_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _keys(model: DocumentModel, bound: NewBound) -> Iterator[Keys]:
     lists += [(("slices", i), part.thresholds, part.slice) for i, part in enumerate(model.slices)]
     for at, thresholds, by in lists:
         for name in thresholds:
-            if replace(Target.parse(name), slice=by) == bound.target:
+            if target_of(name, by) == bound.target:
                 below = (*at, "thresholds", name)
                 for base in (below, written(below)):
                     yield from (

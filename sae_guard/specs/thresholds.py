@@ -138,9 +138,15 @@ CHANGES = {"max": "max_increase", "min": "max_decrease"}
 _BETTER = {"lower": "lower is better", "higher": "higher is better"}
 
 
+def target_of(key: str, slice: Slice | None = None) -> Target:
+    """What a key below ``thresholds`` is about: slices and changes are not written there."""
+    metric, _, statistic = key.partition(".")
+    return Target(metric, statistic or "mean", slice)
+
+
 def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[Problem]:
     """What keeps the bounds from being a threshold that can pass and can fail."""
-    target = replace(Target.parse(name), slice=slice)
+    target = target_of(name, slice)
     if target.metric not in METRICS:
         hint = allowed(target.metric, METRICS, limit=len(METRICS))
         yield (), f"unknown metric {target.metric!r}; {hint}"
@@ -187,7 +193,7 @@ def thresholds(
         "confidence": bounds.confidence, "on_undecided": bounds.on_undecided,
         "file": file, "line": line,
     }  # fmt: skip
-    target = replace(Target.parse(name), slice=slice)
+    target = target_of(name, slice)
     given, moves = _given(bounds), _moves(bounds)
     if given:
         sides: dict[str, Any] = {**given}

@@ -235,6 +235,12 @@ def test_controls_are_no_checkpoints(project: Project) -> None:
     assert "identity" not in said
 
 
+def test_what_no_version_here_writes_is_passed_over(project: Project) -> None:
+    newer = [dataclasses.replace(RUN[1], metric=name) for name in ("kl@colour=1..2", "new.p9@x")]
+    code, said = project.tighten([*RUN, *newer])
+    assert (code, said.splitlines()[-1]) == (0, "thresholds/s.yaml: 6 bounds tightened")
+
+
 def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
     code, said = project.tighten(RUN[-1:])
     assert (code, said) == (

@@ -22,7 +22,7 @@ from sae_guard.core.measurement import (
 )
 from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.statistics.sequential import Rule
-from sae_guard.core.targets import Slice
+from sae_guard.core.targets import Slice, Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Status, judge
 
@@ -81,35 +81,34 @@ def status_of(measurement: Measurement, threshold: Threshold) -> Status | None:
     return found.status if found else None
 
 
-VIEWS = [
-    ("kl", None), ("ce_increase", None), ("reconstruction_score", None), ("l0", None),
-    ("explained_variance", None), ("fvu", None), ("cosine", None), ("kl.p50", None),
-    ("kl.p90", None), ("kl", Slice("position", 0, 5)), ("kl", Slice("entropy", 2)),
+TARGETS = [
+    Target("kl"), Target("ce_increase"), Target("reconstruction_score"), Target("l0"),
+    Target("explained_variance"), Target("fvu"), Target("cosine"), Target("kl", "p50"),
+    Target("kl", "p90"), Target("kl", slice=Slice("position", 0, 5)),
+    Target("kl", slice=Slice("entropy", 2)),
 ]  # fmt: skip
 
 
-def bounded(
-    measurement: Measurement, name: str, part: Slice | None, margin: float, *, kept: bool
-) -> Threshold:
+def bounded(measurement: Measurement, target: Target, margin: float, *, kept: bool) -> Threshold:
     """A threshold whose bound lies ``margin`` on this side of the value."""
-    chosen = METRICS[name.partition(".")[0]]
+    chosen = METRICS[target.metric]
     side = chosen.sides[0]
-    loose = Threshold(name, **{side: 0.0}, slice=part)  # type: ignore[arg-type]
+    loose = Threshold(target, **{side: 0.0})  # type: ignore[arg-type]
     estimate = judge(measurement, loose).estimate
     assert estimate is not None
     away = margin * (abs(estimate.value - chosen.tail_from) or 1)
     up = (side == "max") == kept
-    return Threshold(name, **{side: estimate.value + (away if up else -away)}, slice=part)  # type: ignore[arg-type]
+    return Threshold(target, **{side: estimate.value + (away if up else -away)})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "part"), VIEWS, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("kept", [True, False])
 def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
-    name: str, part: Slice | None, kept: bool
+    target: Target, kept: bool
 ) -> None:
     for seed in range(3):
         measurement = drawn(seed)
-        threshold = bounded(measurement, name, part, 0.6, kept=kept)
+        threshold = bounded(measurement, target, 0.6, kept=kept)
         whole = judge(measurement, threshold)
         early = Early([threshold], RULE)
         for prefix in prefixes(measurement):
@@ -122,10 +121,10 @@ def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
         assert (verdict.prefix.seen, verdict.prefix.alpha) == (prefix.n_sequences, RULE.alpha)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(VIEWS), st.booleans())
-def test_never_before_the_minimum(seed: int, target: tuple[str, Slice | None], kept: bool) -> None:
+@given(st.integers(0, 10**6), st.sampled_from(TARGETS), st.booleans())
+def test_never_before_the_minimum(seed: int, target: Target, kept: bool) -> None:
     measurement = drawn(seed % 5)
-    threshold = bounded(measurement, *target, 5.0, kept=kept)
+    threshold = bounded(measurement, target, 5.0, kept=kept)
     n = 2 + seed % 62
     assert stands(first(measurement, n), threshold, RULE, 1) is None
 
@@ -197,8 +196,10 @@ def test_warnings_are_verdicts_too() -> None:
 
 def test_a_second_threshold_never_turns_a_fail_into_a_pass() -> None:
     measurement = drawn(3)
-    bad = bounded(measurement, "kl", None, 0.5, kept=False)
-    others = [bounded(measurement, name, None, 0.8, kept=True) for name in ("l0", "fvu", "cosine")]
+    bad = bounded(measurement, Target("kl"), 0.5, kept=False)
+    others = [
+        bounded(measurement, Target(name), 0.8, kept=True) for name in ("l0", "fvu", "cosine")
+    ]
     for n in range(4):
         early = Early([bad, *others[:n]], RULE)
         for prefix in prefixes(measurement):
@@ -208,7 +209,7 @@ def test_a_second_threshold_never_turns_a_fail_into_a_pass() -> None:
 
 def test_what_stands_is_not_looked_at_again() -> None:
     measurement = drawn(4)
-    threshold = bounded(measurement, "kl", None, 0.8, kept=True)
+    threshold = bounded(measurement, Target("kl"), 0.8, kept=True)
     early = Early([threshold], RULE)
     assert early.look(first(measurement, 256))
     before = early.verdicts[threshold]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, Provenance, TokenTable
 from sae_guard.core.metrics import COLUMNS, METRICS
 from sae_guard.core.statistics import quantile_interval
-from sae_guard.core.targets import WORST, Slice, Target, estimate, level
+from sae_guard.core.targets import QUANTILE, WORST, Slice, Target, estimate, level
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.errors import SetupError, UndefinedMetricError
@@ -128,12 +129,12 @@ def test_a_slice_by_source_is_the_measurement_of_its_sequences(
     """The mean activation stays that of all: the deviations from it are those of the sequences."""
     whole, part = measured(table), Slice("source", glob="arxiv*")
     rows = np.array([row % 3 < 2 for row in range(whole.n_sequences)])
-    alone = dataclasses.replace(
+    alone = replace(
         whole, sequences=np.arange(rows.sum()), tokens=None, sources=(),
         sums={column: values[rows] for column, values in whole.sums.items()},
-        provenance=dataclasses.replace(whole.provenance, corpus={"n_sequences": int(rows.sum())}),
+        provenance=replace(whole.provenance, corpus={"n_sequences": int(rows.sum())}),
     )  # fmt: skip
-    bare = dataclasses.replace(whole, tokens=None)  # which it does without
+    bare = replace(whole, tokens=None)  # which it does without
     assert estimate(bare, Target(name, slice=part)) == alone.estimate(name)
     assert (
         estimate(bare, Target(name, WORST, part)).value
@@ -146,16 +147,16 @@ def test_a_source_that_is_not_there_is_an_error_that_names_those_that_are() -> N
         np.ones((4, 2), dtype=np.bool_),
         {name: np.ones((4, 2), dtype=np.float32) for name in TOKEN_COLUMNS},
     )
-    whole, missing = measured(table), Slice("source", glob="arxiv")
-    for statistic in ("kl", "kl.p50", "kl.worst_sequence"):
-        verdict = judge(whole, Threshold(statistic, max=9.0, slice=missing))
+    whole = measured(table)
+    for name in ("kl", "kl.p50", "kl.worst_sequence"):
+        verdict = judge(whole, Threshold(f"{name}@source=arxiv", max=9.0))
         assert (verdict.status, verdict.cause) == ("error", "setup")
         assert verdict.message == (
             "source=arxiv: no sequence comes from there; did you mean arxiv/2.txt or arxiv/1.txt? "
             "allowed: arxiv/1.txt, arxiv/2.txt, books.txt"
         )
-    nameless = dataclasses.replace(whole, sources=())
-    verdict = judge(nameless, Threshold("kl", max=9.0, slice=Slice("source", glob="*")))
+    nameless = replace(whole, sources=())
+    verdict = judge(nameless, Threshold("kl@source=*", max=9.0))
     assert verdict.message == "source=*: where the sequences come from is not known"
 
 
@@ -191,9 +192,9 @@ def test_what_is_not_finite_is_an_error(table: TokenTable, statistic: str, bad: 
     kl = table.columns["kl"].copy()
     kl[0, 0] = bad
     broken = measured(TokenTable(table.scored, {**table.columns, "kl": kl}))
-    threshold = Threshold(f"kl.{statistic}", max=1e9, slice=Slice("position", 0, 1))
-    assert judge(broken, threshold).status == "error"
-    assert judge(broken, dataclasses.replace(threshold, slice=None)).status == "error"
+    target = Target("kl", statistic, Slice("position", 0, 1))
+    for each in (target, replace(target, slice=None)):
+        assert judge(broken, Threshold(each, max=1e9)).status == "error"
 
 
 def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
@@ -201,12 +202,12 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
         np.ones((2, 3), dtype=np.bool_),
         {name: np.ones((2, 3), dtype=np.float32) for name in TOKEN_COLUMNS},
     )
-    bare = dataclasses.replace(measured(table), tokens=None)
+    bare = replace(measured(table), tokens=None)
     for target in (Target("kl", "p99"), Target("kl", slice=Slice("position", 0, 2))):
         with pytest.raises(UndefinedMetricError, match="values of single tokens were not kept"):
             estimate(bare, target)
     assert estimate(bare, Target("kl", WORST)).value == 1.0
-    missing = dataclasses.replace(
+    missing = replace(
         measured(table), sequences=np.arange(1), tokens=None, sources=(),
         sums={name: column[:1] for name, column in measured(table).sums.items()},
     )  # fmt: skip
@@ -228,7 +229,7 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
         (Target("l0", WORST), "bounded on both sides"),
     ],
 )
-def test_views_that_show_nothing(target: Target, why: str) -> None:
+def test_targets_that_there_are_not(target: Target, why: str) -> None:
     assert why in (target.problem() or "")
 
 
@@ -238,11 +239,12 @@ def test_views_that_show_nothing(target: Target, why: str) -> None:
         Target("kl"), Target("kl", "p99"), Target("kl", "p99.9", Slice("entropy", 1)),
         Target("explained_variance", WORST), Target("reconstruction_score", WORST),
         Target("reconstruction_score", slice=Slice("position", 0, 8)), Target("dead_latents"),
-        Target("fvu", slice=Slice("source", glob="a")), Target("kl", "p50", Slice("source", glob="a")),
+        Target("fvu", slice=Slice("source", glob="a")), Target("fvu", change=True),
+        Target("kl", "p50", Slice("source", glob="a")), Target("kl", "p50", change=True),
         Target("fvu", WORST, Slice("source", glob="a")),
     ],
 )  # fmt: skip
-def test_views_that_show_something(target: Target) -> None:
+def test_targets_that_there_are(target: Target) -> None:
     assert target.problem() is None
 
 
@@ -256,7 +258,7 @@ def test_names() -> None:
     assert str(Target("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
     assert str(Target("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
     assert str(Target("kl", slice=Slice("source", glob="arxiv*"))) == "kl@source=arxiv*"
-    assert Target.of("kl.p99.9") == Target("kl", "p99.9")
+    assert Target.parse("kl.p99.9") == Target("kl", "p99.9")
 
 
 def clustered(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
@@ -278,30 +280,90 @@ def test_the_interval_of_a_quantile_covers_it_as_often_as_it_says() -> None:
     assert 0.91 <= hits / runs <= 0.98
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        *(Target(name) for name in METRICS),
-        Target("kl", "p99"),
-        Target("kl", "p99.5", Slice("entropy", 1.5)),
-        Target("ce_increase", WORST, Slice("source", glob="arxiv/*=@.txt")),
-        Target("kl", slice=Slice("position", 0, 8)),
-        Target("kl", slice=Slice("position", 32)),
-    ],
-    ids=str,
+bounds = st.sampled_from([0.0, 8.0, 1e6, 12_345_678.0, 2.0**53, 1e16, 1e300]) | st.floats(
+    0, allow_infinity=False
 )
-def test_a_view_is_read_back_from_its_name(target: Target) -> None:
-    assert Target.read(str(target)) == target
-
-
-@pytest.mark.parametrize(
-    "text", ["kl.p0", "kl.median", "kl@colour=1..2", "kl@position=a..b", "kl@entropy", "l0.worst"]
+globs = st.sampled_from(["arxiv/*=@.txt", "a.change", "b@source=c", "position=0..8"]) | st.text()
+any_slices = st.builds(Slice, st.just("source"), glob=globs) | st.builds(
+    Slice, st.sampled_from(["position", "entropy"]), bounds, bounds | st.just(math.inf)
 )
-def test_what_no_view_is_called_is_not_read(text: str) -> None:
-    with pytest.raises(ValueError, match=r"statistic|slice|convert"):
-        Target.read(text)
+any_targets = st.builds(
+    Target,
+    st.sampled_from(sorted(METRICS)),
+    st.sampled_from(["mean", WORST, "p1", "p99", "p99.9"])
+    | st.from_regex(QUANTILE, fullmatch=True),
+    st.none() | any_slices,
+    st.booleans(),
+)
 
 
-def test_a_view_of_no_metric_is_not_read() -> None:
+@given(any_targets)
+@example(Target("kl", "p99", Slice("position", 0, 8), change=True))
+@example(Target("ce_increase", WORST, Slice("source", glob="arxiv/*=@.txt")))
+def test_a_target_is_read_back_from_its_text(target: Target) -> None:
+    assert Target.parse(str(target)) == target
+
+
+@given(st.sets(any_targets, min_size=2))
+def test_different_targets_have_different_texts(targets: set[Target]) -> None:
+    assert len(set(map(str, targets))) == len(targets)
+
+
+@given(bounds.filter(lambda bound: bound < 1e300), st.sampled_from(["position", "entropy"]))
+@example(2.5, "entropy")
+@example(1_234_567.0, "position")
+def test_bounds_that_are_a_hair_apart_have_different_texts(bound: float, by: Any) -> None:
+    near = math.nextafter(bound, math.inf)
+    assert str(Slice(by, bound)) != str(Slice(by, near))
+    assert str(Slice(by, 0.0, bound)) != str(Slice(by, 0.0, near))
+
+
+@given(any_slices)
+def test_what_a_bound_is_held_in_does_not_show(part: Slice) -> None:
+    assert str(replace(part, low=np.float64(part.low), high=np.float64(part.high))) == str(part)
+    if part.low.is_integer():
+        assert str(replace(part, low=int(part.low))) == str(part)
+
+
+@pytest.mark.parametrize("target", [Target(name) for name in METRICS], ids=str)
+def test_the_name_of_a_metric_is_the_text_of_its_mean(target: Target) -> None:
+    assert str(target) == target.metric
+    assert target.whole
+    assert Target.parse(str(target)) == Target.parse(f"{target.metric}.mean") == target
+
+
+@pytest.mark.parametrize("text", ["kl.p0", "kl.median", "l0.worst", "kl.p0.change", "kl.p99.9.9"])
+def test_what_is_no_statistic_is_read_and_is_none(text: str) -> None:
+    target = Target.parse(text)
+    assert str(target) == text
+    assert "no statistic" in (target.problem() or "")
+
+
+@pytest.mark.parametrize("text", ["kl@colour=1..2", "kl@position=a..b", "kl@entropy", "kl@8..9"])
+def test_what_is_no_slice_is_not_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"slice|convert"):
+        Target.parse(text)
+
+
+def test_a_target_of_no_metric_is_read_and_is_none() -> None:
+    target = Target.parse("kll.p99.change@position=0..8")
+    assert target == Target("kll", "p99", Slice("position", 0, 8), change=True)
     with pytest.raises(SetupError, match="unknown metric 'kll'"):
-        Target.read("kll.p99@position=0..8")
+        target.problem()
+
+
+def test_of_a_change_what_moves_is_the_same_without_it() -> None:
+    changed = Target.parse("kl.p99.change@entropy=2.5..")
+    assert changed.itself == Target("kl", "p99", Slice("entropy", 2.5))
+    assert changed.itself.itself == changed.itself
+    assert changed.problem() is None
+    assert not Target("kl", change=True).whole
+
+
+def test_models_hold_a_target_as_text() -> None:
+    held, target = TypeAdapter(Target), Target("kl", "p99", Slice("position", 0, 8), change=True)
+    assert held.dump_json(target) == b'"kl.p99.change@position=0..8"'
+    assert held.validate_json(held.dump_json(target)) == held.validate_python(target) == target
+    assert held.json_schema() == {"type": "string"}
+    with pytest.raises(ValidationError, match="no slice"):
+        held.validate_python("kl@colour=1..2")

@@ -28,7 +28,7 @@ def bounds(threshold: Threshold) -> dict[str, Any]:
 
 
 def accepted(threshold: Threshold) -> bool:
-    return not list(problems(threshold.metric, Bounds.model_validate(bounds(threshold))))
+    return not list(problems(str(threshold.target), Bounds.model_validate(bounds(threshold))))
 
 
 def with_new(threshold: Threshold, decisions: tuple[Decision, ...]) -> Threshold:
@@ -65,7 +65,7 @@ values = st.lists(numbers, min_size=1, max_size=3)
 def test_what_was_measured_is_kept_by_the_margin_and_by_little_more(
     threshold: Threshold, found: list[float], margin: Decimal, loosen: bool
 ) -> None:
-    low, high = METRICS[threshold.metric].range
+    low, high = METRICS[threshold.target.metric].range
     assume(all(low <= value <= high for value in found))
     assume(loosen or all(map(threshold.allows, found)))
     measured = {threshold.target: [Measured(f"v{i}", v) for i, v in enumerate(found)]}
@@ -74,7 +74,7 @@ def test_what_was_measured_is_kept_by_the_margin_and_by_little_more(
     assert [(d.side, d.old) for d in decisions if not d.warn] == [
         (side, getattr(threshold, side)) for side in ("min", "max") if side in bounds(threshold)
     ]
-    origin = Fraction(METRICS[threshold.metric].tail_from)
+    origin = Fraction(METRICS[threshold.target.metric].tail_from)
     for decision in decisions:
         sign = 1 if decision.side == "max" else -1
         if decision.new is None:
@@ -111,12 +111,14 @@ def exact(value: float) -> Fraction:
 def test_what_comes_out_is_a_spec_whose_warnings_lie_inside(
     threshold: Threshold, value: float, margin: Decimal, loosen: bool
 ) -> None:
-    low, high = METRICS[threshold.metric].range
+    low, high = METRICS[threshold.target.metric].range
     assume(low <= value <= high)
     assume(loosen or threshold.allows(value))
     # Where it warns already, a warn bound of the other side may have to follow its bound past it.
     assume(threshold.allows_quietly(value))
-    assume(margin or len(METRICS[threshold.metric].sides) == 1)  # min and max may be the value
+    assume(
+        margin or len(METRICS[threshold.target.metric].sides) == 1
+    )  # min and max may be the value
     decisions = tightened(
         [threshold], {threshold.target: [Measured("v", value)]}, margin, allow_loosen=loosen
     )

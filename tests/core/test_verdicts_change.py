@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,17 +24,18 @@ from tests.helpers.recorded import ordinary
 
 @given(
     measurements(min_sequences=2), st.floats(0.5, 2), st.floats(0, 0.5),
-    st.sampled_from(["difference", "share"]),
+    st.booleans(),
 )  # fmt: skip
 def test_it_is_kept_iff_the_change_is_within_the_bound(
-    before: Measurement, times: float, bound: float, kind: Literal["difference", "share"]
+    before: Measurement, times: float, bound: float, relative: bool
 ) -> None:
     assume(before["kl"] > 1e-6)
     after = worse(before, times)
     moved = after["kl"] - before["kl"]
-    limit = bound * before["kl"] if kind == "share" else bound
+    limit = bound * before["kl"] if relative else bound
     assume(abs(moved - limit) > 1e-9 * max(limit, 1e-3))
-    verdict = judge(after, Threshold("kl", max=bound, change=kind), Baseline("v1", before))
+    threshold = Threshold("kl.change", max=bound, relative=relative)
+    verdict = judge(after, threshold, Baseline("v1", before))
     assert verdict.status == ("pass" if moved <= limit else "fail")
     assert verdict.change is not None
     assert (verdict.change.before, verdict.change.after) == (before["kl"], after["kl"])
@@ -45,21 +46,21 @@ def test_a_decrease_is_held_from_below() -> None:
     sums = {**before.sums, "ce_patched": before.sums["ce_patched"] + 8.0}
     after = replace(before, sums=sums)  # of 8 nats of ablation's harm, 0.08 are done
     for amount, status in ((0.02, "pass"), (0.005, "fail")):
-        threshold = Threshold("reconstruction_score", min=-amount, change="difference")
+        threshold = Threshold("reconstruction_score.change", min=-amount)
         assert judge(after, threshold, Baseline("v1", before)).status == status
 
 
 def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> None:
     before, after = ordinary(), worse(ordinary(), 1.02)
     baseline = Baseline("v1", before)
-    found, _ = change(baseline, after, Target("kl", change="share"), confidence=0.99)
+    found, _ = change(baseline, after, Target("kl", change=True), relative=True, confidence=0.99)
     assert found.low is not None
     assert found.high is not None
     for bound, status in (
         (found.high + 1e-6, "pass"), ((found.low + found.high) / 2, "undecided"),
         (found.low - 1e-6, "fail"),
     ):  # fmt: skip
-        threshold = Threshold("kl", max=bound, change="share", confidence=0.99)
+        threshold = Threshold("kl.change", max=bound, relative=True, confidence=0.99)
         assert judge(after, threshold, baseline).status == status
     # Apart, each has an interval that says nothing of it.
     assert before.estimate("kl").high is not None
@@ -67,26 +68,27 @@ def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> Non
 
 def test_of_the_same_bits_nothing_changed_and_noise_is_marginal() -> None:
     baseline = Baseline("v1", ordinary())
-    verdict = judge(ordinary(), Threshold("kl", max=0.0, change="share"), baseline)
+    verdict = judge(ordinary(), Threshold("kl.change", max=0.0, relative=True), baseline)
     assert (verdict.status, verdict.marginal) == ("pass", "within numeric noise")
     noisy = replace(ordinary(), sums={**ordinary().sums, "kl": ordinary().sums["kl"] * (1 + 1e-7)})
-    for kind in ("share", "difference"):
-        verdict = judge(noisy, Threshold("kl", max=0.0, change=kind), baseline)
+    for relative in (True, False):
+        verdict = judge(noisy, Threshold("kl.change", max=0.0, relative=relative), baseline)
         assert (verdict.status, verdict.marginal) == ("fail", "within numeric noise")
-    clear = judge(worse(ordinary(), 1.001), Threshold("kl", max=0.0, change="difference"), baseline)
+    clear = judge(worse(ordinary(), 1.001), Threshold("kl.change", max=0.0), baseline)
     assert clear.marginal != "within numeric noise"
 
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_what_is_not_comparable_is_an_error(case: str) -> None:
     after = with_provenance(ordinary(), **OTHERS[case][0])
-    verdict = judge(after, Threshold("kl", max=9.0, change="share"), Baseline("v1", ordinary()))
+    threshold = Threshold("kl.change", max=9.0, relative=True)
+    verdict = judge(after, threshold, Baseline("v1", ordinary()))
     assert (verdict.status, verdict.cause) == ("error", "setup")
     assert OTHERS[case][1] in verdict.message
 
 
 def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None:
-    threshold = Threshold("kl", max=9.0, change="share")
+    threshold = Threshold("kl.change", max=9.0, relative=True)
     assert judge(ordinary(), threshold).status == "error"
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
     assert judge(broken, threshold, Baseline("v1", ordinary())).status == "error"
@@ -98,8 +100,7 @@ def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
     # Texts that moved to another file are the same tokens.
     before = replace(ordinary(), sources=("a",) * 4 + ("b",) * 4)
     moved = replace(ordinary(), sources=("b",) * 4 + ("a",) * 4)
-    part = Slice("source", glob="a*")
-    threshold = Threshold(name, max=9.0, min=-9.0, slice=part, change="difference")
+    threshold = Threshold(f"{name}.change@source=a*", max=9.0, min=-9.0)
     baseline = Baseline("v1", before)
     assert judge(before, threshold, baseline).status == "pass"
     verdict = judge(moved, threshold, baseline)
@@ -107,22 +108,22 @@ def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
     assert "not comparable with v1: other sequences came from there" in verdict.message
 
 
-@pytest.mark.parametrize("share", ["share", "difference"])
-def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(
-    share: Literal["difference", "share"],
-) -> None:
+@pytest.mark.parametrize("relative", [True, False])
+def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(relative: bool) -> None:
     # Of four sequences among a hundred it is wide: 3 degrees of freedom, not 99.
     before = replace(ordinary(n=100, of=100), sources=("a",) * 4 + ("b",) * 96)
     times = 1 + np.arange(100) / 100
     after = replace(before, sums={**before.sums, "kl": before.sums["kl"] * times})
-    part = Target("kl", slice=Slice("source", glob="a"), change=share)
-    found, told = change(Baseline("v1", before), after, part)
+    part = Target("kl", slice=Slice("source", glob="a"), change=True)
+    found, told = change(Baseline("v1", before), after, part, relative=relative)
     first = [
         Measurement(np.arange(4), {k: v[:4] for k, v in each.sums.items()}, each.firings,
                     ordinary(n=4, of=4).provenance)
         for each in (before, after)
     ]  # fmt: skip
-    alone, of_alone = change(Baseline("v1", first[0]), first[1], Target("kl", change=share))
+    alone, of_alone = change(
+        Baseline("v1", first[0]), first[1], Target("kl", change=True), relative=relative
+    )
     assert (found.value, found.low, found.high) == pytest.approx(
         (alone.value, alone.low, alone.high)
     )
@@ -132,7 +133,7 @@ def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(
 
 def test_another_device_is_a_warning_or_strictly_an_error() -> None:
     after: Any = with_provenance(ordinary(), device="cuda:0")
-    threshold = Threshold("kl", max=0.0, change="share")
+    threshold = Threshold("kl.change", max=0.0, relative=True)
     verdict = judge(after, threshold, Baseline("v1", ordinary()))
     assert verdict.status == "warn"
     assert verdict.change is not None
@@ -147,6 +148,6 @@ def test_another_device_is_a_warning_or_strictly_an_error() -> None:
 
 def test_no_early_verdict_stands_on_a_change() -> None:
     some = ordinary(n=200, of=1000)
-    absolute, changed = Threshold("kl", max=9.0), Threshold("kl", max=9.0, change="difference")
+    absolute, changed = Threshold("kl", max=9.0), Threshold("kl.change", max=9.0)
     assert stands(some, absolute, Rule(), 1) is not None
     assert stands(some, changed, Rule(), 1) is None

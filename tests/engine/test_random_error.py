@@ -126,10 +126,11 @@ def test_what_nobody_asked_for_is_no_verdict_and_no_broken_checkpoint(
     found = measure(gpt2, make_sae(), corpus, RESIDUAL)
     message = r"kl_vs_random_error was not measured: .* ask for the controls, or, from Python"
     for slice in (None, Slice("position", 0, 9)):
+        target = Target("kl_vs_random_error", slice=slice)
         with pytest.raises(UndefinedMetricError, match=message) as caught:
-            estimate(found, Target("kl_vs_random_error", slice=slice))
+            estimate(found, target)
         assert caught.value.options == ("controls",)
-        verdict = judge(found, Threshold("kl_vs_random_error", max=9.0, slice=slice))
+        verdict = judge(found, Threshold(target, max=9.0))
         assert (verdict.status, verdict.cause) == ("error", "setup")
     assert judge(found, Threshold("kl", max=9.0)).status == "pass"
 

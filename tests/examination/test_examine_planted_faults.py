@@ -17,7 +17,7 @@ from tests.helpers.planted_faults import FAULTS, Fault, Good, outcome
 ROOT = Path(__file__).parents[2]
 (SPEC,) = load_specs(ROOT / "thresholds" / "demo.yaml")
 # Of a tenth of the demo's tokens; shares of latents need them all.
-BOUNDS = tuple(t for t in SPEC.thresholds if not t.metric.endswith("_latents"))
+BOUNDS = tuple(t for t in SPEC.thresholds if not t.target.metric.endswith("_latents"))
 
 OF_OTHERS = {
     "v1": {
@@ -91,7 +91,7 @@ def test_a_fault_that_betters_kl_is_named(
     """No bound on KL can see it."""
     halved = next(fault for fault in FAULTS if fault.name == "thresholds halved")
     v2 = good("v2", model, corpus)
-    kl = tuple(t for t in BOUNDS if t.metric == "kl")
+    kl = tuple(t for t in BOUNDS if str(t.target) == "kl")
     sound, found = (
         outcome(replace(v2, thresholds=kl), fault, tmp_path) for fault in (FAULTS[0], halved)
     )
@@ -111,6 +111,6 @@ def test_a_fault_that_betters_kl_is_named(
 def test_example_specs_bound_what_kl_does_not_see(name: str) -> None:
     specs: tuple[Spec, ...] = load_specs(ROOT / "thresholds" / f"{name}.yaml")
     for spec in specs:
-        bounds = {threshold.metric: threshold for threshold in spec.thresholds}
+        bounds = {str(threshold.target): threshold for threshold in spec.thresholds}
         assert {"kl", "l0", "explained_variance"} <= bounds.keys()
         assert bounds["l0"].max is not None

@@ -89,7 +89,7 @@ def test_every_threshold_of_a_control_can_fail() -> None:
     for thresholds in CONTROLS.values():
         assert thresholds
         for threshold in thresholds:
-            low, high = METRICS[threshold.metric].range
+            low, high = METRICS[threshold.target.metric].range
             assert threshold.max is not None
             assert threshold.max < high
             assert threshold.min is None or threshold.min > low

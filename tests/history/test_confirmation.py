@@ -202,7 +202,7 @@ def test_the_end_of_an_interval_at_its_bound_may_be_on_the_other_side(tmp_path: 
         assert (wrong(confirm(told, rows, rows)) == {}) == ok
 
 
-VIEWS = """
+SLICES = """
 slices:
   - position: 2..5
     thresholds: {kl: {max: 9}}
@@ -213,11 +213,11 @@ slices:
 """
 
 
-def test_other_views_are_confirmed_by_their_tokens(tmp_path: Path) -> None:
+def test_other_targets_are_confirmed_by_their_tokens(tmp_path: Path) -> None:
     text = SPEC.replace("kl: {max: 0.1}", "kl: {max: 0.1, p99: {max: 9}, worst_sequence: {max: 9}}")
     measured = with_tokens(ordinary())
-    record = record_of(tmp_path, measured, text + VIEWS)
-    views = [
+    record = record_of(tmp_path, measured, text + SLICES)
+    targets = [
         "kl.p99",
         "kl.worst_sequence",
         "kl@position=2..5",
@@ -225,14 +225,18 @@ def test_other_views_are_confirmed_by_their_tokens(tmp_path: Path) -> None:
         "kl@source=t*",
     ]
     numbers = confirm(record, ordinary(), measured)
-    assert [each.name for each in numbers[3 + N :]] == views
+    assert [each.name for each in numbers[3 + N :]] == targets
     assert wrong(numbers) == {}
     # Without tokens they cannot be compared, and so are not confirmed.
-    assert set(wrong(confirm(record, ordinary(), ordinary()))) >= {views[0], views[2], views[3]}
+    assert set(wrong(confirm(record, ordinary(), ordinary()))) >= {
+        targets[0],
+        targets[2],
+        targets[3],
+    }
     assert measured.tokens is not None
     columns = {**measured.tokens.columns, "kl": measured.tokens.columns["kl"] * np.float32(1.01)}
     now = replace(measured, tokens=TokenTable(measured.tokens.scored, columns))
-    assert set(wrong(confirm(record, ordinary(), now))) == {views[0], views[2], views[3]}
+    assert set(wrong(confirm(record, ordinary(), now))) == {targets[0], targets[2], targets[3]}
 
 
 def test_a_threshold_of_no_value_is_not_confirmed(record: Record) -> None:
@@ -241,9 +245,9 @@ def test_a_threshold_of_no_value_is_not_confirmed(record: Record) -> None:
     assert wrong(confirm(told, ordinary(), ordinary()))["kl"].why == "it had no value"
 
 
-def test_the_value_of_a_view_is_confirmed_with_its_interval(tmp_path: Path) -> None:
+def test_the_value_of_a_target_is_confirmed_with_its_interval(tmp_path: Path) -> None:
     measured = with_tokens(ordinary())
-    record = record_of(tmp_path, measured, SPEC + VIEWS)
+    record = record_of(tmp_path, measured, SPEC + SLICES)
     row = record.views["kl@position=2..5"]
     assert row.value is not None
     assert row.low is not None
@@ -252,8 +256,9 @@ def test_the_value_of_a_view_is_confirmed_with_its_interval(tmp_path: Path) -> N
         views = {**record.views, "kl@position=2..5": row.model_copy(update=changes)}
         told = record.model_copy(update={"views": views})
         assert "kl@position=2..5" in wrong(confirm(told, ordinary(), measured))
-    odd = record.model_copy(update={"views": {"kl.median": row}})
-    assert wrong(confirm(odd, ordinary(), measured))["kl.median"].why == "no such target is known"
+    for name in ("kl.median", "kl@colour=1..2", "kl.change"):
+        odd = record.model_copy(update={"views": {name: row}})
+        assert wrong(confirm(odd, ordinary(), measured))[name].why == "no such target is known"
 
 
 def changed_since(record: Record, **says: object) -> Record:

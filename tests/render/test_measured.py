@@ -30,7 +30,7 @@ def cells(measurement: Measurement, *thresholds: Threshold) -> dict[str, str]:
     return {row.split()[0]: " ".join(row.split()[1:]) for row in rows}
 
 
-def test_each_metric_has_a_row_in_order_and_other_views_come_last() -> None:
+def test_each_metric_has_a_row_in_order_and_other_targets_come_last() -> None:
     worst, kl = Threshold("kl.worst_sequence", max=1), Threshold("kl", max=0.04)
     found = outcomes(ordinary(), worst, kl)
     assert [each.metric for each in found] == [*METRICS, "kl.worst_sequence"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.core.pareto import Pareto
-from sae_guard.core.targets import Slice
+from sae_guard.core.targets import Slice, Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SpecError
 from sae_guard.specs import load_specs
@@ -50,18 +50,20 @@ def test_every_key(tmp_path: Path) -> None:
         Threshold("ce_increase.worst_sequence", max=2, file="thresholds/spec.yaml", line=30),
         Threshold("cosine.p1", min=0.5, file="thresholds/spec.yaml", line=31),
         Threshold(
-            "kl.p50", max=1, slice=Slice("position", 0, 8), file="thresholds/spec.yaml", line=35
+            Target("kl", "p50", Slice("position", 0, 8)), max=1,
+            file="thresholds/spec.yaml", line=35,
         ),
         Threshold(
-            "reconstruction_score", min=0.9, slice=Slice("entropy", 2.5),
+            Target("reconstruction_score", slice=Slice("entropy", 2.5)), min=0.9,
             file="thresholds/spec.yaml", line=36,
         ),
         Threshold(
-            "explained_variance", min=0.7, slice=Slice("source", glob="arxiv*"),
+            Target("explained_variance", slice=Slice("source", glob="arxiv*")), min=0.7,
             file="thresholds/spec.yaml", line=37,
         ),
         Threshold(
-            "kl", max=1, slice=Slice("source", glob="arxiv*"), file="thresholds/spec.yaml", line=37
+            Target("kl", slice=Slice("source", glob="arxiv*")), max=1,
+            file="thresholds/spec.yaml", line=37,
         ),
     )  # fmt: skip
     assert second.name == "blocks.0.hook_mlp_out"
@@ -181,6 +183,28 @@ def test_a_bound_that_is_left_empty_is_no_bound_left_out(
     with pytest.raises(SpecError) as refused:
         load_specs(write(tmp_path, text), display="spec.yaml")
     assert f"`thresholds.{key}` is empty: give it a value, or leave it out" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("kl.change", "no statistic 'change'; allowed: mean, p50"),
+        ("kl.p99.change", "no statistic 'p99.change'"),
+        ("kl@position=0..8", "unknown metric 'kl@position=0'"),
+        ("kl@source=a*", "unknown metric 'kl@source=a*'"),
+        ("kl@colour=red", "unknown metric 'kl@colour=red'"),
+    ],
+)
+def test_slices_and_changes_are_not_written_as_node_ids_have_them(
+    tmp_path: Path, key: str, said: str
+) -> None:
+    for text in (
+        GOOD.replace("kl: {max: 0.1}", f"{key}: {{max: 0.1}}"),
+        f"{GOOD}slices: [{{position: ..8, thresholds: {{{key}: {{max: 1}}}}}}]\n",
+    ):
+        with pytest.raises(SpecError) as refused:
+            load_specs(write(tmp_path, text), display="spec.yaml")
+        assert said in str(refused.value)
 
 
 def test_pareto_is_no_threshold_of_a_slice(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -162,11 +162,11 @@ def sliced(value: Any, by: Slice | None) -> Slice | None:
 def bound(document: str, keys: Keys, by: Slice | None, value: Decimal) -> NewBound:
     """By its keys, what it is."""
     _, name, *rest = keys[keys.index("thresholds") :]
-    metric, warn = str(name), "warn" in rest
+    target, warn = replace(Target.parse(str(name)), slice=by), "warn" in rest
     if rest[0] not in ("max", "min", "warn"):
-        metric += f".{rest[0]}"
-    side = rest[-1] if rest[-1] != "warn" else ("min" if metric.startswith("rec") else "max")
-    return NewBound(document, Target.of(metric, by), side, value, warn)  # type: ignore[arg-type]
+        target = replace(target, statistic=str(rest[0]))
+    side = rest[-1] if rest[-1] != "warn" else ("min" if target.metric.startswith("rec") else "max")
+    return NewBound(document, target, side, value, warn)  # type: ignore[arg-type]
 
 
 numbers = st.sampled_from(NEW).map(Decimal)
@@ -258,7 +258,9 @@ HEAD = "hook: h\nmodel: gpt2\ndata: {text: a.txt, prepend_bos: true}\n"
 
 
 def change(text: str, *bounds: tuple[str, str], document: str = "h") -> str:
-    new = [NewBound(document, Target.of(target), "max", Decimal(value)) for target, value in bounds]
+    new = [
+        NewBound(document, Target.parse(target), "max", Decimal(value)) for target, value in bounds
+    ]
     return rewritten((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
 
 

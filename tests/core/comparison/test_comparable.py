@@ -19,14 +19,14 @@ def test_what_is_of_other_things_is_refused(case: str) -> None:
     parts, said = OTHERS[case]
     after = with_provenance(ordinary(), **parts)
     with pytest.raises(UndefinedMetricError) as refused:
-        change(Baseline("v1.2", ordinary()), after, Target("kl", change="difference"))
+        change(Baseline("v1.2", ordinary()), after, Target("kl", change=True))
     assert str(refused.value).startswith("kl.change: not comparable with v1.2: ")
     assert said in str(refused.value)
 
 
 def test_of_another_formula_only_that_metric_is_refused() -> None:
     after = with_provenance(ordinary(), **OTHERS["formula"][0])
-    found, _ = change(Baseline("v1", ordinary()), after, Target("l0", change="difference"))
+    found, _ = change(Baseline("v1", ordinary()), after, Target("l0", change=True))
     assert found.value == 0
 
 
@@ -50,7 +50,7 @@ def test_another_clean_model_and_other_scored_tokens_are_refused(
 
 def test_missing_rows_are_refused() -> None:
     with pytest.raises(UndefinedMetricError, match="8 sequences were measured and 4 are"):
-        change(Baseline("v1", ordinary()), ordinary(n=4), Target("kl", change="share"))
+        change(Baseline("v1", ordinary()), ordinary(n=4), Target("kl", change=True), relative=True)
 
 
 def test_devices_and_versions_are_noted_and_names_of_the_model_are_not() -> None:
@@ -61,5 +61,5 @@ def test_devices_and_versions_are_noted_and_names_of_the_model_are_not() -> None
     told = differences(ordinary(), after)
     assert told.refused == ()
     assert told.noted == ("device was cpu and is cuda", "torch was 2.13.0 and is 2.14.0")
-    _, moved = change(Baseline("v1", ordinary()), after, Target("kl", change="share"))
+    _, moved = change(Baseline("v1", ordinary()), after, Target("kl", change=True), relative=True)
     assert moved.noted == told.noted
