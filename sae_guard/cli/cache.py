@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.output import short
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
@@ -37,7 +38,7 @@ def cache(folder: Path | None, *, clear: bool) -> None:
             return
         entries = chosen.entries()[::-1]
     except SaeGuardError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(spelled(error)) from None
     used = sum(stored.bytes for stored in entries)
     click.echo(
         f"{chosen.root}: {_size(used)} of {_size(chosen.limit)} ({used / chosen.limit:.0%}), "

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli import session
 from sae_guard.cli.options import about_saes, about_the_machine, cache_option, hook_option, share
 from sae_guard.cli.output import short, write_whole
 from sae_guard.cli.records import folder_option, opened, without_collection
+from sae_guard.cli.session import gate_options, planned, session_for
+from sae_guard.cli.spelling import spelled
 from sae_guard.cli.versions import Kept, Operand, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.core.comparison import Version
     from sae_guard.gate.cases import Case
-    from sae_guard.gate.session import Workbench
+    from sae_guard.gate.session import GateSession
     from sae_guard.render import Compared
 
 _ASKED, _NOT_COMPARED = 1, 2
@@ -130,10 +131,11 @@ def compare(
             raise SetupError(f"--export {export}: allowed: .json")
         found = _pairs(before, after, folder, spec, hook, said)
         cases = [each.case for pair in found for each in pair if each.case is not None]
-        bench = session.workbench(cases, device=device, batch_size=batch_size, cache=cache)
-        told = [_compared(pair, bench, how) for pair in found]
+        options = gate_options(device=device, batch_size=batch_size, cache=cache)
+        session = session_for(options, lambda: cases)
+        told = [_compared(pair, session, how) for pair in found]
     except SaeGuardError as error:
-        raise _NotComparedError(session.told(error)) from None
+        raise _NotComparedError(spelled(error)) from None
     _tell(told)
     if export is not None:
         from sae_guard.render import comparison_json
@@ -157,25 +159,22 @@ def _pairs(
     hook: str | None,
     said: dict[str, Any],
 ) -> list[tuple[Operand, Operand]]:
-    from sae_guard.checkpoints.options import parse
-
-    options = parse(said)
-
     def cases(reference: str, specs: Sequence[str]) -> list[Case]:
-        return session.cases([reference], specs, options=options, hook=hook)
+        options = gate_options(said, checkpoints=(reference,), specs=tuple(specs), hook=hook)
+        return list(planned(options))
 
     with without_collection():
         kept = Kept.of(opened(folder))
     return pairs(kept, before, after, cases, spec)
 
 
-def _compared(pair: tuple[Operand, Operand], bench: Workbench, how: dict[str, Any]) -> Compared:
+def _compared(pair: tuple[Operand, Operand], session: GateSession, how: dict[str, Any]) -> Compared:
     """Raises `SaeGuardError` where one of the two has no numbers."""
     from sae_guard.core.comparison import NotComparableError, compare
     from sae_guard.render import Compared
 
     before, after = (
-        _version(operand, name, bench) for operand, name in zip(pair, _names(*pair), strict=True)
+        _version(operand, name, session) for operand, name in zip(pair, _names(*pair), strict=True)
     )
     source, target = pair[0].source, pair[1].source
     specs = " → ".join(dict.fromkeys(each.spec for each in pair))
@@ -186,13 +185,13 @@ def _compared(pair: tuple[Operand, Operand], bench: Workbench, how: dict[str, An
         return replace(told, refused=error.reasons)
 
 
-def _version(operand: Operand, name: str, bench: Workbench) -> Version:
+def _version(operand: Operand, name: str, session: GateSession) -> Version:
     from sae_guard.core.comparison import Version
 
     if operand.read is not None:
         return Version(name, *operand.read())
     assert operand.case is not None
-    return Version(name, bench.measurement(operand.case))
+    return Version(name, session.measurement(operand.case))
 
 
 def _names(before: Operand, after: Operand) -> tuple[str, str]:

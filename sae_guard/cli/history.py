@@ -10,6 +10,7 @@ import click
 
 from sae_guard.cli.output import short, write_whole
 from sae_guard.cli.records import filtered, folder_option, opened, read, without_collection
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
@@ -53,7 +54,7 @@ def history(folder: str | None, last: int | None, **asked: Any) -> None:
         with without_collection():
             whole = _answer(folder, globs, last, **asked)
     except SaeGuardError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(spelled(error)) from None
     if not whole:
         raise SystemExit(1)
 

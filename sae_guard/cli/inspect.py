@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sae_guard.cli.options import about_saes
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
@@ -35,7 +36,7 @@ def inspect(reference: str, **said: Any) -> None:
             for line in table_lines(_inspected(checkpoint, options)):
                 click.echo(line)
     except SaeGuardError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(spelled(error)) from None
 
 
 def _inspected(checkpoint: Checkpoint, options: SaeOptions) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from sae_guard.checkpoints.options import Architecture, Normalize
-from sae_guard.gate.session import DEVICE, DEVICES
+from sae_guard.gate.options import DEVICE, DEVICES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]

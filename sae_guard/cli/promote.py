@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.records import folder_option, opened, read
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def promote(
             kept.promote(promotion)
             click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
     except SaeGuardError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(spelled(error)) from None
 
 
 def _check(

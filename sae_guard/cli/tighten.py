@@ -15,10 +15,11 @@ import click
 from sae_guard.cli.options import share
 from sae_guard.cli.output import write_whole
 from sae_guard.cli.records import folder_option
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError, allowed
 
 if TYPE_CHECKING:
-    from sae_guard.core.report import Outcome
+    from sae_guard.core.report import CaseReport
     from sae_guard.core.thresholds import Threshold
     from sae_guard.core.tightening import Decision
     from sae_guard.specs import Spec
@@ -78,7 +79,9 @@ def tighten(
             old, spec, source, margin, documents, checkpoints, allow_loosen=allow_loosen
         )
         new = _rewritten(old, spec, decisions)
-    except (SaeGuardError, OSError) as error:
+    except SaeGuardError as error:
+        raise click.ClickException(spelled(error)) from None
+    except OSError as error:
         raise click.ClickException(str(error)) from None
     if new != old and not dry_run:
         write_whole(spec, new)
@@ -99,18 +102,14 @@ class _Source:
     def __str__(self) -> str:
         return str(self.file or self.version)
 
-    def outcomes(self, path: Path, specs: Sequence[Spec]) -> list[Outcome]:
-        """Those of the spec file at ``path``, which has these documents."""
-        from sae_guard.cli.tighten_sources import of_file, of_version
-        from sae_guard.render import from_json
+    def reports(self, path: Path, specs: Sequence[Spec]) -> list[CaseReport]:
+        """Report on the cases of the spec file at ``path``, which has these documents."""
+        from sae_guard.cli.tighten_sources import of_report, of_version
+        from sae_guard.core.report_json import from_json
 
         if self.file is None:
             return of_version(str(self.version), self.folder, path, specs)
-        try:
-            text = self.file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise SetupError(f"{self}: not JSON: {error}") from None
-        return of_file(from_json(text, file=str(self)), path, file=str(self))
+        return of_report(from_json(self.file.read_bytes(), file=str(self)), path, file=str(self))
 
 
 _Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
@@ -136,18 +135,18 @@ def _decided(
         if name not in specs:
             raise SetupError(f"{path} has no document {name!r}; {allowed(name, specs)}")
     chosen = [spec for name, spec in specs.items() if not documents or name in documents]
-    outcomes = source.outcomes(path, list(specs.values()))
-    outcomes = of_checkpoints(outcomes, checkpoints, file=str(source))
+    reports = source.reports(path, list(specs.values()))
+    reports = of_checkpoints(reports, checkpoints, file=str(source))
     decided: list[tuple[Spec, tuple[Decision, ...]]] = []
     for spec in chosen:
-        measured = of_spec(outcomes, spec, file=str(source))
+        measured = of_spec(reports, spec, file=str(source))
         if documents and not measured:
             raise SetupError(f"{source} has no verdict by {path}::{spec.name}")
         thresholds = spec.thresholds if measured else ()
         decisions = tightened(thresholds, measured, margin, allow_loosen=allow_loosen)
         decided.append((spec, decisions))
     if not any(decisions for _, decisions in decided):
-        names = ", ".join(sorted({outcome.name for outcome in outcomes}))
+        names = ", ".join(sorted({report.case.document for report in reports}))
         raise SetupError(f"{source} has no verdict by the thresholds of {path}, but by {names}")
     return decided
 

@@ -1,6 +1,6 @@
 """What was measured for the thresholds of a spec, or why it is not.
 
-It comes from the outcomes of a run of pytest, or of the records of a version.
+It comes from the report of a run, or from the records of a version.
 """
 
 from __future__ import annotations
@@ -8,31 +8,36 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sae_guard.cli.records import opened, read, without_collection
+from sae_guard.core.measurement import Provenance
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.report import Outcome
+from sae_guard.core.report import CaseRef, CaseReport, MetricValue, RunReport
 from sae_guard.core.statistics import Estimate, rescaled
 from sae_guard.core.targets import Target, level
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Measured
-from sae_guard.core.verdicts import judge
+from sae_guard.core.verdicts import Verdict, judge
 from sae_guard.errors import SetupError, allowed
-from sae_guard.history import History, Recorded, meant
+from sae_guard.history import History, HistoryError, Recorded, meant
 from sae_guard.history.record import MetricRow, ThresholdRow
 from sae_guard.specs import Spec
 
+_CONFIDENCE = 0.95
+"""Of the intervals that a record holds."""
 
-def of_file(outcomes: Sequence[Outcome], path: Path, *, file: str) -> list[Outcome]:
-    """The outcomes of the spec file at ``path``; raises like `of_path`."""
-    name = of_path({outcome.spec for outcome in outcomes}, path, file=file)
-    return [outcome for outcome in outcomes if outcome.spec == name]
+
+def of_report(report: RunReport, path: Path, *, file: str) -> list[CaseReport]:
+    """Take the cases of the spec file at ``path``, with what was judged; raises like `of_path`."""
+    name = of_path({each.case.spec_file for each in report.cases}, path, file=file)
+    return [replace(each, metrics=()) for each in report.cases if each.case.spec_file == name]
 
 
 def of_path(names: Collection[str], path: Path, *, file: str) -> str:
-    """Which of the names is that of the spec file at ``path``.
+    """Find which of the names is that of the spec file at ``path``.
 
     They are paths from the root folder of a run, which need not be the folder that we are in.
 
@@ -57,108 +62,121 @@ def _ends_with(path: Path, name: str) -> bool:
 
 
 def of_checkpoints(
-    outcomes: Sequence[Outcome], checkpoints: Sequence[str], *, file: str
-) -> list[Outcome]:
-    """The outcomes of these checkpoints, or of all; those of controls stay.
+    reports: Sequence[CaseReport], checkpoints: Sequence[str], *, file: str
+) -> list[CaseReport]:
+    """Take the reports of these checkpoints, or of all; those of controls stay.
 
     Raises:
         SetupError: One of them has none.
     """
-    names = {outcome.checkpoint for outcome in outcomes if not _is_control(outcome)}
+    names = {each.case.member for each in reports if not each.case.is_control}
     for name in checkpoints:
         if name not in names:
             raise SetupError(f"{file} has no checkpoint {name!r}; {allowed(name, names)}")
     return [
-        outcome
-        for outcome in outcomes
-        if not checkpoints or outcome.checkpoint in checkpoints or _is_control(outcome)
+        each
+        for each in reports
+        if not checkpoints or each.case.member in checkpoints or each.case.is_control
     ]
 
 
-def of_spec(outcomes: Sequence[Outcome], spec: Spec, *, file: str) -> dict[Target, list[Measured]]:
-    """What the outcomes say of the thresholds of one document of the spec file.
+def of_spec(
+    reports: Sequence[CaseReport], spec: Spec, *, file: str
+) -> dict[Target, list[Measured]]:
+    """Collect what the reports say of the thresholds of one document of the spec file.
 
     Raises:
-        SetupError: One of them is an error, an early estimate, or of other tokens or another place
-            than the spec now names; or is there of some checkpoints only.
+        SetupError: One of them has an error, an early estimate, or is of other tokens or another
+            place than the spec now names; or a value is known of some checkpoints only.
     """
-    own = [outcome for outcome in outcomes if outcome.name == spec.name]
-    problems = [text for outcome in own for text in _problems(outcome, spec)]
+    own = [each for each in reports if each.case.document == spec.name]
+    problems = [text for each in own for text in _problems(each, spec)]
     if problems:
         raise SetupError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
-    thresholds = {str(threshold.target): threshold for threshold in spec.thresholds}
-    found: dict[Target, list[Measured]] = {}
-    for outcome in own:
-        threshold = thresholds.get(outcome.metric)
-        if outcome.kind == "threshold" and not _is_control(outcome) and threshold is not None:
-            found.setdefault(threshold.target, []).append(_measured(outcome, threshold))
-    checkpoints = {each.checkpoint for measured in found.values() for each in measured}
-    for target, measured in found.items():
+    thresholds = {threshold.target: threshold for threshold in spec.thresholds}
+    by_target: dict[Target, list[Measured]] = {}
+    for report in own:
+        for each in _values(report):
+            if each.target in thresholds and each.estimate is not None:
+                value = _measured(report.case.member, each.estimate, thresholds[each.target])
+                by_target.setdefault(each.target, []).append(value)
+    checkpoints = {each.checkpoint for measured in by_target.values() for each in measured}
+    for target, measured in by_target.items():
         if missing := checkpoints - {each.checkpoint for each in measured}:
             raise SetupError(
                 f"{file} has {spec.name}::{target} of {measured[0].checkpoint} and not of "
                 f"{', '.join(sorted(missing))}; choose by --checkpoint"
             )
-    return found
+    return by_target
 
 
-def _is_control(outcome: Outcome) -> bool:
-    """Whether it is of a control whose numbers are known beforehand."""
-    return outcome.kind == "threshold" and outcome.where == "--sae-controls"
+def _values(report: CaseReport) -> Sequence[Verdict | MetricValue]:
+    """What is known of a checkpoint; a control says nothing of any."""
+    return () if report.case.is_control else (*report.verdicts, *report.metrics)
 
 
-def _problems(outcome: Outcome, spec: Spec) -> Iterator[str]:
-    """Why its value is none, or not one of the spec's metric."""
-    name = f"{outcome.spec}::{outcome.name}::{outcome.metric}[{outcome.checkpoint}]"
-    if outcome.verdict == "error":
-        yield f"{name} is an error, so nothing is known: {outcome.message or outcome.cause}"
-    elif outcome.kind == "controls":
+def _problems(report: CaseReport, spec: Spec) -> Iterator[str]:
+    """Say why a value is none, or not one of the spec's metric."""
+    name = report.case.node_id
+    for test, message in report.errors.items():
+        yield f"{name(test)} is an error, so nothing is known: {message}"
+    if report.case.is_control:
+        for test in report.crossed:
+            yield f"{name(test)} is {report.statuses[test]}: no number beside it holds"
         return
-    elif (_is_control(outcome) or outcome.kind == "contract") and not outcome.passes:
-        yield f"{name} is {outcome.verdict}: no number beside it holds"
-    elif outcome.seen_sequences is not None:
+    for verdict in report.verdicts:
+        yield from _value_problems(name(verdict.target), verdict)
+    targets = [each.target for each in _values(report)]
+    differences = list(_differences(report.provenance, targets, spec)) if targets else []
+    if differences:
+        listed = ", ".join(differences)
+        yield f"{report.case} is of something else than the spec by now: {listed}"
+
+
+def _value_problems(name: str, verdict: Verdict) -> Iterator[str]:
+    if verdict.status == "error":
+        return  # which was said
+    if verdict.progress is not None:
         yield (
-            f"{name} is early, by {outcome.seen_sequences:,} of {outcome.of_sequences or 0:,} "
-            "sequences: its value is not the metric; run without --sae-fast, or with --sae-audit"
+            f"{name} is early, by {verdict.progress.measured:,} of {verdict.progress.total:,} "
+            "sequences: its value is not the metric; measure all of them"
         )
-    elif outcome.kind == "threshold" and outcome.value is None:
+    elif verdict.estimate is None:
         yield f"{name} has no value"
-    elif different := list(_differences(outcome, spec)):
-        yield f"{name} is of something else than the spec by now: {', '.join(different)}"
 
 
-def _differences(outcome: Outcome, spec: Spec) -> Iterator[str]:
-    """Between what was measured and what the spec names."""
-    if outcome.kind != "threshold" or _is_control(outcome):
-        return
-    told: Mapping[str, Any] = json.loads(outcome.provenance) if outcome.provenance else {}
-    there, name = _mapping(told, "model"), spec.model.path_or_name(spec.file.parent)
+def _differences(
+    provenance: Provenance | None, targets: Sequence[Target], spec: Spec
+) -> Iterator[str]:
+    """List what was measured otherwise than the spec names it."""
+    measured: Mapping[str, Any] = asdict(provenance) if provenance else {}
+    model, name = _mapping(measured, "model"), spec.model.path_or_name(spec.file.parent)
     if isinstance(name, Path):  # which may be in another place on another machine
-        there, name = {**there, "name": Path(str(there.get("name"))).name}, name.name
+        model, name = {**model, "name": Path(str(model.get("name"))).name}, name.name
     hook_out = None if spec.hook_out == spec.hook else spec.hook_out
     pairs: list[tuple[str, Any, Any]] = [
-        ("model", there.get("name"), name),
-        ("model.processing", there.get("processing"), spec.model.processing),
-        ("model.dtype", there.get("dtype"), spec.model.dtype),
-        ("hook", told.get("hook"), spec.hook),
-        ("hook_out", told.get("hook_out"), hook_out),
+        ("model", model.get("name"), name),
+        ("model.processing", model.get("processing"), spec.model.processing),
+        ("model.dtype", model.get("dtype"), spec.model.dtype),
+        ("hook", measured.get("hook"), spec.hook),
+        ("hook_out", measured.get("hook_out"), hook_out),
     ]
-    source = _mapping(_mapping(told, "corpus"), "source")
+    source = _mapping(_mapping(measured, "corpus"), "source")
     data = spec.data.model_dump(mode="json", exclude_none=True)
     keys = sorted({*data, *source} - {"expect_clean_ce"})
     pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
-    metric = Target.parse(outcome.metric.partition("@")[0]).metric
-    if metric in METRICS:
-        version = _mapping(told, "formula_versions").get(metric)
-        pairs.append(("version of the formula", version, METRICS[metric].version))
+    versions = _mapping(measured, "formula_versions")
+    for metric in dict.fromkeys(each.metric for each in targets if each.metric in METRICS):
+        version = METRICS[metric].version
+        pairs.append((f"version of the formula of {metric}", versions.get(metric), version))
     for key, was, now in pairs:
         if was != now:
             yield f"{key} was {_short(was)} and is {_short(now)}"
 
 
 def _mapping(value: Any, key: str) -> Mapping[str, Any]:
-    found = value.get(key) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+    part = value.get(key) if isinstance(value, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def _short(value: Any) -> str:
@@ -166,30 +184,25 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _measured(outcome: Outcome, threshold: Threshold) -> Measured:
-    assert outcome.value is not None
-    low, high = _interval(outcome, outcome.value, threshold) or (None, None)
-    return Measured(outcome.checkpoint, outcome.value, low, high)
+def _measured(checkpoint: str, estimate: Estimate, threshold: Threshold) -> Measured:
+    low, high = _interval(estimate, threshold) or (None, None)
+    return Measured(checkpoint, estimate.value, low, high)
 
 
-def _interval(outcome: Outcome, value: float, threshold: Threshold) -> tuple[float, float] | None:
-    """That of the threshold's confidence, as far as it follows from the one that is there."""
-    n, had, low, high = outcome.n_sequences, outcome.confidence, outcome.low, outcome.high
-    if threshold.confidence is None or had is None or low is None or high is None:
+def _interval(estimate: Estimate, threshold: Threshold) -> tuple[float, float] | None:
+    """Give that of the threshold's confidence, as far as it follows from the one that is there."""
+    if threshold.confidence is None or estimate.low is None or estimate.high is None:
         return None
-    if n is not None and level(threshold.target.statistic) is None:
-        return rescaled(Estimate(value, low, high, 0, n, had), threshold.confidence)
-    return (low, high) if threshold.confidence <= had else None
-
-
-_CONFIDENCE = 0.95
-"""Of the intervals that a record holds."""
+    if estimate.n_sequences and level(threshold.target.statistic) is None:
+        return rescaled(estimate, threshold.confidence)
+    both = (estimate.low, estimate.high)
+    return both if threshold.confidence <= estimate.confidence else None
 
 
 def of_version(
     reference: str, folder: str | None, path: Path, specs: Sequence[Spec]
-) -> list[Outcome]:
-    """What the records that are meant say of the thresholds that a spec file has now.
+) -> list[CaseReport]:
+    """Report what records say of the thresholds that a spec file has now.
 
     Args:
         reference: A promoted label, or the id, hash or name of records.
@@ -202,21 +215,20 @@ def of_version(
         HistoryError: A record cannot be read.
     """
     with without_collection():
-        kept = opened(folder)
-        records, promotions, _ = read(kept)
+        history = opened(folder)
+        records, promotions, _ = read(history)
         chosen = meant(records, promotions, reference)
     file = of_path({each.record.spec.file for each in chosen}, path, file=reference)
     own = [each for each in chosen if each.record.spec.file == file]
     by_name = {spec.name: spec for spec in specs}
     return [
-        outcome
+        _of_record(history, recorded, label, by_name.get(recorded.record.spec.name))
         for recorded, label in _labelled(own)
-        for outcome in _outcomes(kept, recorded, label, by_name.get(recorded.record.spec.name))
     ]
 
 
 def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
-    """Each with the label of its checkpoint, and its own hash where several have it."""
+    """Give each with the label of its checkpoint, and its own hash where several have it."""
     labels = Counter((each.spec, each.record.checkpoint.label) for each in records)
     for each in records:
         label = each.record.checkpoint.label
@@ -224,40 +236,38 @@ def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
         yield each, f"{label} {each.short}" if several else label
 
 
-def _outcomes(
-    kept: History, recorded: Recorded, label: str, spec: Spec | None
-) -> Iterator[Outcome]:
-    """One for each threshold of which something is known.
+def _of_record(history: History, recorded: Recorded, label: str, spec: Spec | None) -> CaseReport:
+    """Report each threshold of the spec of which something is known.
 
-    It is judged anew, as there may be thresholds that the record did not have; what takes the
-    values of single tokens, which are not kept, is as the record has it. So are all, where the spec
+    It is judged anew, as there may be thresholds that the record did not have. What takes the
+    values of single tokens, which are not kept, is as the record has it. So is all, where the spec
     file has no such document any more. Thresholds on changes are of another version too.
     """
     record = recorded.record
-    about: dict[str, Any] = {
-        "spec": record.spec.file, "name": record.spec.name, "checkpoint": label,
-        "provenance": json.dumps(record.provenance),
-    }  # fmt: skip
-    rows = {row.metric: row for row in record.thresholds} | record.views
+    rows = {row.metric: row for row in record.thresholds if not row.change} | record.views
+    verdicts: list[Verdict] = []
+    values: list[MetricValue] = []
     if spec is None:
-        yield from (_as_it_was(name, row, about) for name, row in rows.items())
-        return
-    measurement = kept.measurement(recorded)
-    for threshold in spec.thresholds:
-        name = str(threshold.target)
-        if threshold.change:
-            continue
-        verdict = judge(measurement, threshold)
-        if verdict.status != "error":
-            yield Outcome.of(verdict, **about)
-        elif name in rows and rows[name].value is not None:
-            yield _as_it_was(name, rows[name], about)
+        values = [_value(name, row) for name, row in rows.items()]
+    else:
+        measurement = history.measurement(recorded)
+        for threshold in (each for each in spec.thresholds if not each.change):
+            name, verdict = str(threshold.target), judge(measurement, threshold)
+            if verdict.status != "error":
+                verdicts.append(verdict)
+            elif name in rows and rows[name].value is not None:
+                values.append(_value(name, rows[name]))
+    try:
+        provenance = Provenance(**record.provenance)
+    except TypeError as error:
+        raise HistoryError(f"{recorded.path}: provenance: {error}") from None
+    case = CaseRef(record.spec.file, record.spec.name, label)
+    return CaseReport(case, provenance=provenance, verdicts=tuple(verdicts), metrics=tuple(values))
 
 
-def _as_it_was(name: str, row: ThresholdRow | MetricRow, about: Mapping[str, Any]) -> Outcome:
-    """Of how many sequences is not known: as many as have such tokens. Whether it was kept is found
-    out anew by whoever asks."""
-    return Outcome(
-        **about, metric=name, verdict="pass", value=row.value, low=row.low, high=row.high,
-        confidence=_CONFIDENCE,
-    )  # fmt: skip
+def _value(name: str, row: ThresholdRow | MetricRow) -> MetricValue:
+    """Give the value as it was recorded; of how many sequences is not known of all of them."""
+    if row.value is None:
+        return MetricValue(Target.parse(name), undefined="the record has no value")
+    estimate = Estimate(row.value, row.low, row.high, 0, 0, _CONFIDENCE)
+    return MetricValue(Target.parse(name), estimate)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sae_guard.cli import session
 from sae_guard.cli.options import about_the_machine
 from sae_guard.cli.records import folder_option, opened, read_any
+from sae_guard.cli.session import gate_options, read_specs, session_for
+from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.files import expanded
 from sae_guard.gate import project
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sae_guard.core.measurement import Measurement
     from sae_guard.corpus import Corpus
     from sae_guard.gate.cases import Case
-    from sae_guard.gate.session import Workbench
+    from sae_guard.gate.session import GateSession
     from sae_guard.history import Certificate
     from sae_guard.history.confirmation import Compared
     from sae_guard.specs import Spec
@@ -90,9 +91,10 @@ def verify(
     try:
         certificate = _certificate(reference, folder)
         case = _case(certificate, sae, spec, model)
-        bench = session.workbench([case], device=device, batch_size=batch_size, cache=cache)
-        rows = _checked(certificate, case, bench)
-        measured = bench.measurement(case)
+        options = gate_options(device=device, batch_size=batch_size, cache=cache)
+        session = session_for(options, lambda: [case])
+        rows = _checked(certificate, case, session)
+        measured = session.measurement(case)
         numbers = _compared(certificate, rows, measured, tolerance)
     except _Differs as error:
         _end(_DIFFERS, f"NOT CONFIRMED: {error}")
@@ -110,7 +112,7 @@ def _stop(error: SaeGuardError) -> NoReturn:
 
     if isinstance(error, ChangedError):
         _end(_DIFFERS, f"NOT CONFIRMED: {error}")
-    _end(_NOT_VERIFIED, f"NOT VERIFIED ({error.cause} error): {session.told(error)}")
+    _end(_NOT_VERIFIED, f"NOT VERIFIED ({error.cause} error): {spelled(error)}")
 
 
 def _end(code: int, line: str) -> NoReturn:
@@ -141,7 +143,7 @@ def _case(certificate: Certificate, sae: str, spec: str | None, model: str | Non
     root = project.root_of(here)
     specs: tuple[Spec, ...] = ()
     if spec is not None:
-        specs = session.read_specs(project.named_spec(spec, here, project.spec_files(root)))
+        specs = read_specs(project.named_spec(spec, here, project.spec_files(root)))
     if model is not None and (here / expanded(model) / "config.json").is_file():
         model = str(here / expanded(model))
     recorded = certificate.recorded
@@ -160,7 +162,7 @@ def _one_checkpoint(sae: str, here: Path) -> Checkpoint:
     return found[0]
 
 
-def _checked(certificate: Certificate, case: Case, bench: Workbench) -> Measurement:
+def _checked(certificate: Certificate, case: Case, session: GateSession) -> Measurement:
     """Say step by step what holds before anything is measured; what is kept beside the record.
 
     Raises:
@@ -187,23 +189,23 @@ def _checked(certificate: Certificate, case: Case, bench: Workbench) -> Measurem
         f"rows      {rows.n_sequences:,} sequences, {len(rows.firings):,} latents: unchanged, and "
         f"its {len(record.metrics)} metrics follow from them"
     )
-    sae = bench.sae(case)
+    sae = session.sae(case)
     files = sae.source.files
     _refuse("the weights are others", verification.other_files(record, files))
     identity = as_json(sae.identity)
     parts = verification.other_parts(record.provenance["checkpoint"], identity)
     _refuse("the checkpoint is read otherwise", parts)
     click.echo(f"weights   {', '.join(files)}: the same sha256")
-    corpus = _corpus(case, bench)
+    corpus = _corpus(case, session)
     tokens = as_json(corpus.identity)
     _refuse("the tokens are others", verification.other_parts(record.provenance["corpus"], tokens))
     click.echo(f"tokens    sha256 {corpus.sha256[:12]}…: the same")
     return rows
 
 
-def _corpus(case: Case, bench: Workbench) -> Corpus:
+def _corpus(case: Case, session: GateSession) -> Corpus:
     try:
-        return bench.corpus(case.spec)
+        return session.corpus(case.spec)
     except SetupError as error:
         raise SetupError(
             f"{error}\n--model says where the model is, and --spec FILE where model and data are"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli import session
 from sae_guard.cli.output import short
 from sae_guard.cli.records import read_any
 from sae_guard.errors import SetupError, allowed
@@ -163,7 +162,7 @@ def _to_measure(reference: str, recorded: Sequence[Operand], cases: Cases) -> li
     return [
         Operand(
             short(case.label, 24),
-            f"{session.shown_file(case.spec.file)}::{case.spec.name}",
+            case.ref.spec,
             case.label,
             {"checkpoint": str(case.checkpoint)},
             case,

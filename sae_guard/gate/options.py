@@ -28,6 +28,8 @@ DEVICES = "auto, cpu, mps, cuda, cuda:N"
 class EarlyOptions:
     """Whether verdicts may be reached before the whole token set is measured; by default not."""
 
+    never: bool = False
+    """Whether the whole token set is measured even where the spec allows less."""
     fast: bool = False
     alpha: float | None = None
     audit: bool = False
@@ -38,7 +40,8 @@ class EarlyOptions:
     def alpha_for(self, spec: Spec) -> float | None:
         """Choose the chance that an early verdict differs; None where there is to be none."""
         budget = self.max_seconds is not None or self.max_sequences is not None
-        if not (self.fast or self.audit or budget or spec.fast or self.alpha is not None):
+        wanted = self.fast or self.audit or budget or spec.fast or self.alpha is not None
+        if self.never or not wanted:
             return None
         return self.alpha or spec.alpha or ALPHA
 

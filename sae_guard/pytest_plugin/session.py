@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sae_guard.gate.session import GateSession
 
 _SESSION = pytest.StashKey["GateSession"]()
-_PROGRESS = pytest.StashKey["TextIO | None"]()
+_PROGRESS = pytest.StashKey[TextIO | None]()
 SHARED_FOLDER = pytest.StashKey[Path]()
 """Where the workers of pytest-xdist leave results for each other."""
 WORKER_INPUT = "sae_guard_shared"
