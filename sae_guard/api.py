@@ -1,4 +1,4 @@
-"""Measuring from Python, without pytest and without a spec file."""
+"""Gating and measuring from Python, without pytest."""
 
 from __future__ import annotations
 
@@ -18,14 +18,83 @@ from sae_guard.checkpoints.reference import resolve
 from sae_guard.core.diagnosis import Diagnosis
 from sae_guard.core.diagnosis import diagnose as diagnosis_of
 from sae_guard.core.measurement import Measurement
+from sae_guard.core.report import RunReport
 from sae_guard.corpus import Corpus, build_corpus
 from sae_guard.errors import Contract, SetupError
 from sae_guard.examination import examine
+from sae_guard.gate.options import EarlyOptions, GateOptions
+from sae_guard.gate.project import root_of
+from sae_guard.gate.run_report import run_gate as gate
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.specs import read_data
 
-__all__ = ["diagnose", "load_sae", "measure", "measure_all"]
+__all__ = ["diagnose", "load_sae", "measure", "measure_all", "run_gate"]
+
+
+def run_gate(
+    checkpoints: Sequence[str | Path] = (),
+    *,
+    specs: Sequence[str | Path] = (),
+    folder: str | Path = ".",
+    hook: str | None = None,
+    sae: SaeOptions | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    controls: bool = False,
+    diagnose: bool = False,
+    early: EarlyOptions | None = None,
+    baseline: str | None = None,
+    record: str | None = None,
+    history: str | None = None,
+    cache: bool | str | Path = False,
+) -> RunReport:
+    """Run the gate as ``pytest --sae CHECKPOINT`` does, and return its report.
+
+    ``report.verdict`` is ``pass``, ``fail`` or ``error``; ``"\\n".join(summary(report))`` is what
+    pytest prints.
+
+    Args:
+        checkpoints: Paths, globs and references; without any, each spec gates its own default.
+        specs: Files or names of specs; without any, all of the project.
+        folder: Where the project is, and what relative paths start from.
+        hook: ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, of checkpoints that do not name it.
+        sae: What checkpoints do not say of themselves.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        batch_size: Token windows per forward pass, at most.
+        controls: Also measure controls beside the checkpoints.
+        diagnose: Also try what else a checkpoint could be.
+        early: Whether verdicts may be reached before the whole token set is measured.
+        baseline: Recorded version that changes are since; ``none`` where there is none yet.
+        record: Keep what is measured as a record of this version.
+        history: Folder or URL of the records; None for the usual one.
+        cache: Whether, or where, to remember clean runs and measurements.
+
+    Raises:
+        SaeGuardError: There is nothing to gate, or it cannot be planned. What goes wrong later is
+            in the report.
+    """
+    here = Path(folder).absolute()
+    used_cache = None if cache is True else "off" if cache is False else str(cache)
+    return gate(
+        GateOptions(
+            root=root_of(here),
+            here=here,
+            checkpoints=tuple(map(str, checkpoints)),
+            specs=tuple(map(str, specs)),
+            hook=hook,
+            sae=sae.model_dump(exclude_none=True) if sae else {},
+            device=device,
+            batch_size=batch_size,
+            cache=used_cache,
+            controls=controls,
+            diagnose=diagnose,
+            early=early or EarlyOptions(),
+            baseline=baseline,
+            record=record,
+            history=history,
+        )
+    )
 
 
 def load_sae(

@@ -20,11 +20,21 @@ from sae_guard.core.verdicts import Progress, Verdict, judge
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.cases import Case
 from sae_guard.gate.options import ALPHA, EarlyOptions
+from sae_guard.specs import Spec
+
+
+def alpha_for(options: EarlyOptions, spec: Spec) -> float | None:
+    """Choose the chance that an early verdict differs; None where there is to be none."""
+    budget = options.max_seconds is not None or options.max_sequences is not None
+    wanted = options.fast or options.audit or budget or spec.fast or options.alpha is not None
+    if options.never or not wanted:
+        return None
+    return options.alpha or spec.alpha or ALPHA
 
 
 def key(options: EarlyOptions, case: Case) -> str:
     """Make a key that is equal for cases that share one run; early runs stop by thresholds."""
-    alpha = options.alpha_for(case.spec)
+    alpha = alpha_for(options, case.spec)
     if alpha is None:
         return case.key
     return hashlib.sha256(repr((case.key, case.thresholds, options, alpha)).encode()).hexdigest()

@@ -6,12 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sae_guard.gate.project import SPECS
-
-if TYPE_CHECKING:
-    from sae_guard.specs import Spec
 
 ALPHA = 0.001
 """Default chance that an early verdict differs from that on the whole token set."""
@@ -36,14 +33,6 @@ class EarlyOptions:
     """Whether to run to the end all the same, and say whether the early verdicts hold."""
     max_seconds: float | None = None
     max_sequences: int | None = None
-
-    def alpha_for(self, spec: Spec) -> float | None:
-        """Choose the chance that an early verdict differs; None where there is to be none."""
-        budget = self.max_seconds is not None or self.max_sequences is not None
-        wanted = self.fast or self.audit or budget or spec.fast or self.alpha is not None
-        if self.never or not wanted:
-            return None
-        return self.alpha or spec.alpha or ALPHA
 
 
 @dataclass(frozen=True)

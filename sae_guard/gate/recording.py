@@ -31,6 +31,7 @@ from sae_guard.errors import SaeGuardError, SetupError, UndefinedMetricError
 from sae_guard.gate import project
 from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
+from sae_guard.gate.early import alpha_for
 from sae_guard.gate.session import GateSession, JudgedOrError
 from sae_guard.history import environment
 from sae_guard.history.parquet import plain, to_parquet
@@ -101,7 +102,7 @@ class Recorder:
         self._run_info = RunInfo.collect(options.record, options.root)
         session.history.prepare()
         for case in session.cases:
-            if options.early.alpha_for(case.spec) is not None and not options.early.audit:
+            if alpha_for(options.early, case.spec) is not None and not options.early.audit:
                 raise SetupError(
                     f"{case.label}: a record is of all sequences, and early verdicts end before "
                     "(a limit, or `fast` in the spec asks for them): audit them",

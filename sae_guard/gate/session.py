@@ -17,7 +17,7 @@ from sae_guard.core.report import CaseRef
 from sae_guard.errors import Contract, LoadError, SaeGuardError, SetupError
 from sae_guard.gate.baselines import Baselines
 from sae_guard.gate.cases import Case
-from sae_guard.gate.early import Judged, Watch, key
+from sae_guard.gate.early import Judged, Watch, alpha_for, key
 from sae_guard.gate.options import GateOptions
 from sae_guard.history import NO_VERSION, History, store
 
@@ -178,7 +178,7 @@ class GateSession:
         Raises:
             SaeGuardError: What went wrong, for every process and test alike.
         """
-        alpha = self.options.early.alpha_for(case.spec)
+        alpha = alpha_for(self.options.early, case.spec)
         if alpha is None:
             return self._judged_once(case, case.key, None)
         watch = Watch(case, self.options.early, alpha)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sae_guard.core.report import RecordResult, RunReport
     from sae_guard.gate.cases import Case
     from sae_guard.gate.ledger import Ledger, LedgerResult
+    from sae_guard.gate.planning import Plan
     from sae_guard.gate.recording import Recorder
     from sae_guard.gate.session import JudgedOrError
 
@@ -118,14 +119,24 @@ class LedgerPlugin:
         if self._ledger is None:
             from sae_guard.gate.ledger import Ledger
 
-            self._ledger = Ledger(plan_of(self._config))
+            self._ledger = Ledger(self._plan())
         return self._ledger
+
+    def _plan(self) -> Plan:
+        """The plan; an empty one where it cannot be made, which its collection has reported."""
+        from sae_guard.gate.planning import Plan
+
+        try:
+            return plan_of(self._config)
+        except pytest.UsageError:
+            return Plan((), ())
 
     def _reports(self, session: pytest.Session) -> bool:
         """Whether the run has anything to do with us."""
         asked = self._options.gate.gates or self._options.json or self._recorder
         nothing_ran = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
-        return bool(asked) or self._ledger is not None or nothing_ran
+        idle_specs = nothing_ran and bool(self._config.stash[RUN_PLAN].spec_files)
+        return bool(asked) or self._ledger is not None or idle_specs
 
     def _record(self, result: LedgerResult) -> tuple[RecordResult, ...]:
         if self._recorder is None:
@@ -135,7 +146,7 @@ class LedgerPlugin:
         return self._recorder.record_all(
             {
                 case.ref: Tested(result.report(case), self._judged(case), result.trouble(case))
-                for case in plan_of(self._config).cases
+                for case in self._plan().cases
                 if self._new_ledger().expects_case(case)
             }
         )
@@ -156,7 +167,7 @@ class LedgerPlugin:
         from sae_guard.gate.run_report import assemble
         from sae_guard.gate.tracking import track
 
-        plan, ledger = plan_of(self._config), self._new_ledger()
+        plan, ledger = self._plan(), self._new_ledger()
         tested = [case for case in plan.cases if ledger.expects_case(case)]
         return assemble(
             plan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ class Spec:
     """Recorded version that thresholds on changes compare with."""
     strict_env: bool = False
     """Whether a baseline of another device or other versions of libraries is refused."""
+
+
+_AS_WRITTEN = {field.name for field in fields(Spec)} & DocumentModel.model_fields.keys() - {
+    "name", "thresholds", "pareto",
+}  # fmt: skip
+"""Fields that are taken from the document as they are."""
 
 
 def load_specs(path: Path, *, display: str | None = None) -> tuple[Spec, ...]:
@@ -132,13 +138,8 @@ def _spec(
     if len(problems) > before:
         return None
     return Spec(
+        **{name: getattr(valid, name) for name in _AS_WRITTEN},
         name=valid.name or valid.hook,
-        model=valid.model,
-        hook=valid.hook,
-        hook_out=valid.hook_out,
-        data=valid.data,
-        checkpoint=valid.checkpoint,
-        sae=valid.sae,
         thresholds=(
             *_thresholds(document, (), valid.thresholds, shown),
             *(
@@ -153,10 +154,6 @@ def _spec(
         line=document.line,
         spec_file=shown,
         pareto=_pareto(document, valid, shown),
-        fast=valid.fast,
-        alpha=valid.alpha,
-        baseline=valid.baseline,
-        strict_env=valid.strict_env,
     )
 
 
