@@ -11,253 +11,150 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_guard.api import diagnose, load_sae, measure, measure_all, run_gate
-    from sae_guard.checkpoints.options import SaeOptions
+    from sae_guard.api import (
+        diagnose as diagnose,
+        load_sae as load_sae,
+        measure as measure,
+        measure_all as measure_all,
+        run_gate as run_gate,
+    )
+    from sae_guard.checkpoints.options import SaeOptions as SaeOptions
     from sae_guard.core.comparison import (
-        Baseline,
-        Change,
-        Comparison,
-        MetricMove,
-        Moved,
-        MovedSequence,
-        MovedToken,
-        NotComparableError,
-        Version,
-        compare,
+        Baseline as Baseline,
+        Change as Change,
+        Comparison as Comparison,
+        MetricMove as MetricMove,
+        Moved as Moved,
+        MovedSequence as MovedSequence,
+        MovedToken as MovedToken,
+        NotComparableError as NotComparableError,
+        Version as Version,
+        compare as compare,
     )
-    from sae_guard.core.diagnosis import Diagnosis, Suspicion
+    from sae_guard.core.diagnosis import Diagnosis as Diagnosis, Suspicion as Suspicion
     from sae_guard.core.measurement import (
-        Around,
-        Excerpts,
-        FiringSpread,
-        Measurement,
-        Provenance,
-        TokenKL,
-        TokenTable,
+        Around as Around,
+        Excerpts as Excerpts,
+        FiringSpread as FiringSpread,
+        Measurement as Measurement,
+        Provenance as Provenance,
+        TokenKL as TokenKL,
+        TokenTable as TokenTable,
     )
-    from sae_guard.core.pareto import Pareto, ParetoVerdict, Point
+    from sae_guard.core.pareto import (
+        Pareto as Pareto,
+        ParetoVerdict as ParetoVerdict,
+        Point as Point,
+    )
     from sae_guard.core.report import (
-        CaseRef,
-        CaseReport,
-        ContractResult,
-        ControlsResult,
-        MetricValue,
-        NotGated,
-        NotJudged,
-        ParetoResult,
-        RecordResult,
-        RunReport,
-        Sample,
+        CaseRef as CaseRef,
+        CaseReport as CaseReport,
+        ContractResult as ContractResult,
+        ControlsResult as ControlsResult,
+        MetricValue as MetricValue,
+        NotGated as NotGated,
+        NotJudged as NotJudged,
+        ParetoResult as ParetoResult,
+        RecordResult as RecordResult,
+        RunReport as RunReport,
+        Sample as Sample,
     )
-    from sae_guard.core.report_json import from_json as report_from_json
-    from sae_guard.core.report_json import to_json as report_to_json
-    from sae_guard.core.statistics import Estimate
-    from sae_guard.core.targets import Slice, Target, estimate
-    from sae_guard.core.threshold_changes import LoosenedThresholds, ThresholdChange
-    from sae_guard.core.thresholds import Threshold
-    from sae_guard.core.verdicts import Progress, Verdict, judge
-    from sae_guard.core.worst_tokens import Worst, WorstSequence, WorstToken, worst
-    from sae_guard.corpus import Corpus
-    from sae_guard.corpus.windows import Document
+    from sae_guard.core.report_json import (  # noqa: F401 renamed for users
+        from_json as report_from_json,
+        to_json as report_to_json,
+    )
+    from sae_guard.core.statistics import Estimate as Estimate
+    from sae_guard.core.targets import Slice as Slice, Target as Target, estimate as estimate
+    from sae_guard.core.threshold_changes import (
+        LoosenedThresholds as LoosenedThresholds,
+        ThresholdChange as ThresholdChange,
+    )
+    from sae_guard.core.thresholds import Threshold as Threshold
+    from sae_guard.core.verdicts import Progress as Progress, Verdict as Verdict, judge as judge
+    from sae_guard.core.worst_tokens import (
+        Worst as Worst,
+        WorstSequence as WorstSequence,
+        WorstToken as WorstToken,
+        worst as worst,
+    )
+    from sae_guard.corpus import Corpus as Corpus
+    from sae_guard.corpus.windows import Document as Document
     from sae_guard.errors import (
-        InfrastructureError,
-        LoadError,
-        SaeGuardError,
-        SetupError,
-        SpecError,
-        UndefinedMetricError,
+        InfrastructureError as InfrastructureError,
+        LoadError as LoadError,
+        SaeGuardError as SaeGuardError,
+        SetupError as SetupError,
+        SpecError as SpecError,
+        UndefinedMetricError as UndefinedMetricError,
     )
-    from sae_guard.gate.options import EarlyOptions
-    from sae_guard.history import HistoryError
-    from sae_guard.model import LanguageModel, load_model
-    from sae_guard.render import summary
-    from sae_guard.sae import SAE, SaeSource
+    from sae_guard.gate.options import EarlyOptions as EarlyOptions
+    from sae_guard.history import HistoryError as HistoryError
+    from sae_guard.model import LanguageModel as LanguageModel, load_model as load_model
+    from sae_guard.render import summary as summary
+    from sae_guard.sae import SAE as SAE, SaeSource as SaeSource
     from sae_guard.sae.activations import (
-        AbsTopK,
-        Gated,
-        GroupMax,
-        JumpReLU,
-        ReLU,
-        Selected,
-        TanhReLU,
-        TopK,
+        AbsTopK as AbsTopK,
+        Gated as Gated,
+        GroupMax as GroupMax,
+        JumpReLU as JumpReLU,
+        ReLU as ReLU,
+        Selected as Selected,
+        TanhReLU as TanhReLU,
+        TopK as TopK,
     )
-    from sae_guard.sae.autoencoder import Normalised, SaeOutput
+    from sae_guard.sae.autoencoder import Normalised as Normalised, SaeOutput as SaeOutput
 
 # Resolved on first use: the pytest plugin imports this package in every pytest run.
-_HOME = {
-    "AbsTopK": "sae.activations",
-    "Around": "core.measurement",
-    "Baseline": "core.comparison",
-    "CaseRef": "core.report",
-    "CaseReport": "core.report",
-    "Change": "core.comparison",
-    "Comparison": "core.comparison",
-    "ContractResult": "core.report",
-    "ControlsResult": "core.report",
-    "Corpus": "corpus",
-    "Diagnosis": "core.diagnosis",
-    "Document": "corpus.windows",
-    "EarlyOptions": "gate.options",
-    "Estimate": "core.statistics",
-    "Excerpts": "core.measurement",
-    "FiringSpread": "core.measurement",
-    "Gated": "sae.activations",
-    "GroupMax": "sae.activations",
-    "HistoryError": "history",
-    "InfrastructureError": "errors",
-    "JumpReLU": "sae.activations",
-    "LanguageModel": "model",
-    "LoadError": "errors",
-    "LoosenedThresholds": "core.threshold_changes",
-    "Measurement": "core.measurement",
-    "MetricMove": "core.comparison",
-    "MetricValue": "core.report",
-    "Moved": "core.comparison",
-    "MovedSequence": "core.comparison",
-    "MovedToken": "core.comparison",
-    "Normalised": "sae.autoencoder",
-    "NotComparableError": "core.comparison",
-    "NotGated": "core.report",
-    "NotJudged": "core.report",
-    "Pareto": "core.pareto",
-    "ParetoResult": "core.report",
-    "ParetoVerdict": "core.pareto",
-    "Point": "core.pareto",
-    "Progress": "core.verdicts",
-    "Provenance": "core.measurement",
-    "ReLU": "sae.activations",
-    "RecordResult": "core.report",
-    "RunReport": "core.report",
-    "SAE": "sae",
-    "SaeGuardError": "errors",
-    "SaeOptions": "checkpoints.options",
-    "SaeOutput": "sae.autoencoder",
-    "SaeSource": "sae",
-    "Sample": "core.report",
-    "Selected": "sae.activations",
-    "SetupError": "errors",
-    "Slice": "core.targets",
-    "SpecError": "errors",
-    "Suspicion": "core.diagnosis",
-    "TanhReLU": "sae.activations",
-    "Target": "core.targets",
-    "Threshold": "core.thresholds",
-    "ThresholdChange": "core.threshold_changes",
-    "TokenKL": "core.measurement",
-    "TokenTable": "core.measurement",
-    "TopK": "sae.activations",
-    "UndefinedMetricError": "errors",
-    "Verdict": "core.verdicts",
-    "Version": "core.comparison",
-    "Worst": "core.worst_tokens",
-    "WorstSequence": "core.worst_tokens",
-    "WorstToken": "core.worst_tokens",
-    "compare": "core.comparison",
-    "diagnose": "api",
-    "estimate": "core.targets",
-    "judge": "core.verdicts",
-    "load_model": "model",
-    "load_sae": "api",
-    "measure": "api",
-    "measure_all": "api",
-    "report_from_json": "core.report_json:from_json",
-    "report_to_json": "core.report_json:to_json",
-    "run_gate": "api",
-    "summary": "render",
-    "worst": "core.worst_tokens",
+_HOMES = {
+    "api": "diagnose load_sae measure measure_all run_gate",
+    "checkpoints.options": "SaeOptions",
+    "core.comparison": (
+        "Baseline Change Comparison MetricMove Moved MovedSequence MovedToken NotComparableError "
+        "Version compare"
+    ),
+    "core.diagnosis": "Diagnosis Suspicion",
+    "core.measurement": "Around Excerpts FiringSpread Measurement Provenance TokenKL TokenTable",
+    "core.pareto": "Pareto ParetoVerdict Point",
+    "core.report": (
+        "CaseRef CaseReport ContractResult ControlsResult MetricValue NotGated NotJudged "
+        "ParetoResult RecordResult RunReport Sample"
+    ),
+    "core.report_json": "report_from_json=from_json report_to_json=to_json",
+    "core.statistics": "Estimate",
+    "core.targets": "Slice Target estimate",
+    "core.threshold_changes": "LoosenedThresholds ThresholdChange",
+    "core.thresholds": "Threshold",
+    "core.verdicts": "Progress Verdict judge",
+    "core.worst_tokens": "Worst WorstSequence WorstToken worst",
+    "corpus": "Corpus",
+    "corpus.windows": "Document",
+    "errors": (
+        "InfrastructureError LoadError SaeGuardError SetupError SpecError UndefinedMetricError"
+    ),
+    "gate.options": "EarlyOptions",
+    "history": "HistoryError",
+    "model": "LanguageModel load_model",
+    "render": "summary",
+    "sae": "SAE SaeSource",
+    "sae.activations": "AbsTopK Gated GroupMax JumpReLU ReLU Selected TanhReLU TopK",
+    "sae.autoencoder": "Normalised SaeOutput",
 }
-"""Public name → the module that has it, and its name there where that is another."""
+"""Module → the public names that are there, with their name in the module where that is another."""
 
-__all__ = [
-    "SAE",
-    "AbsTopK",
-    "Around",
-    "Baseline",
-    "CaseRef",
-    "CaseReport",
-    "Change",
-    "Comparison",
-    "ContractResult",
-    "ControlsResult",
-    "Corpus",
-    "Diagnosis",
-    "Document",
-    "EarlyOptions",
-    "Estimate",
-    "Excerpts",
-    "FiringSpread",
-    "Gated",
-    "GroupMax",
-    "HistoryError",
-    "InfrastructureError",
-    "JumpReLU",
-    "LanguageModel",
-    "LoadError",
-    "LoosenedThresholds",
-    "Measurement",
-    "MetricMove",
-    "MetricValue",
-    "Moved",
-    "MovedSequence",
-    "MovedToken",
-    "Normalised",
-    "NotComparableError",
-    "NotGated",
-    "NotJudged",
-    "Pareto",
-    "ParetoResult",
-    "ParetoVerdict",
-    "Point",
-    "Progress",
-    "Provenance",
-    "ReLU",
-    "RecordResult",
-    "RunReport",
-    "SaeGuardError",
-    "SaeOptions",
-    "SaeOutput",
-    "SaeSource",
-    "Sample",
-    "Selected",
-    "SetupError",
-    "Slice",
-    "SpecError",
-    "Suspicion",
-    "TanhReLU",
-    "Target",
-    "Threshold",
-    "ThresholdChange",
-    "TokenKL",
-    "TokenTable",
-    "TopK",
-    "UndefinedMetricError",
-    "Verdict",
-    "Version",
-    "Worst",
-    "WorstSequence",
-    "WorstToken",
-    "compare",
-    "diagnose",
-    "estimate",
-    "judge",
-    "load_model",
-    "load_sae",
-    "measure",
-    "measure_all",
-    "report_from_json",
-    "report_to_json",
-    "run_gate",
-    "summary",
-    "worst",
-]
+_PLACES = {
+    public: (module, name or public)
+    for module, names in _HOMES.items()
+    for public, _, name in (entry.partition("=") for entry in names.split())
+}
+
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _HOME[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
 
 
 def __dir__() -> list[str]:
