@@ -73,6 +73,7 @@ def _check(
     held = holding(promotions)
     for recorded, promotion in zip(chosen, made, strict=True):
         kept.measurement(recorded)  # whole and as it was written
+        kept.report(recorded)
         named = f"{recorded.id} ({recorded.spec})"
         before = held.get((promotion.label, promotion.spec))
         if before is not None and before.record == recorded.id:

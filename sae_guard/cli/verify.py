@@ -179,6 +179,7 @@ def _checked(certificate: Certificate, case: Case, session: GateSession) -> Meas
     )  # fmt: skip
     click.echo(f"record    {recorded.id} {vouched}")
     rows = certificate.measurement()
+    certificate.report()  # as it was written, by its hash
     if other := list(verification.other_formulas(record)):
         raise SetupError(
             f"it is by sae_guard {told.versions.get('sae-guard', '?')}, whose formulas are others:"

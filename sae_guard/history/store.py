@@ -132,10 +132,7 @@ class History:
             HistoryError: The file cannot be read, or is not the one that was written.
             SetupError: It is of a later version of this package.
         """
-        if REPORT not in recorded.record.files:
-            return None
-        data = _read(self._records, recorded, REPORT)
-        return from_json(data, file=f"{recorded.path}/{REPORT}")
+        return _report(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
         """Keep a promotion; its id. Raises `HistoryError`."""
@@ -192,6 +189,10 @@ class Certificate:
         """As `History.token_kl`."""
         return _token_kl(self.folder, self.recorded)
 
+    def report(self) -> RunReport | None:
+        """As `History.report`."""
+        return _report(self.folder, self.recorded)
+
 
 def check_hash(name: str, data: bytes, file: str) -> None:
     """Raise `ChangedError` unless the name of an entry holds the hash of its JSON."""
@@ -237,6 +238,12 @@ def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
     if TOKENS not in recorded.record.files:
         return None
     return tokens_of_parquet(_read(folder, recorded, TOKENS), recorded.path)
+
+
+def _report(folder: Folder, recorded: Recorded) -> RunReport | None:
+    if REPORT not in recorded.record.files:
+        return None
+    return from_json(_read(folder, recorded, REPORT), file=f"{recorded.path}/{REPORT}")
 
 
 def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
