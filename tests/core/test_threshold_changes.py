@@ -151,9 +151,11 @@ def test_back_again_is_the_reverse(old: dict[str, Bounds], new: dict[str, Bounds
         (Limits(min=0.9), Limits(min=0.8), [("min", "loosened", True)]),
         (Limits(max=1), Limits(max=1, min=0.5), [("min", "added", False)]),
         (Limits(max=1, min=0.5), Limits(max=1), [("min", "removed", True)]),
-        (None, Limits(max=1, warn_max=0.9), [("max", "added", False), ("warn_max", "added", False)]),
+        (None, Limits(max=1, warn_max=0.9),
+         [("max", "added", False), ("warn_max", "added", False)]),
         (Limits(max=1, confidence=0.9), None, [("max", "removed", True)]),
-        (Limits(max=1, warn_max=0.8), Limits(max=1, warn_max=0.9), [("warn_max", "loosened", True)]),
+        (Limits(max=1, warn_max=0.8), Limits(max=1, warn_max=0.9),
+         [("warn_max", "loosened", True)]),
         (Limits(max=1, warn_max=0.8), Limits(max=1), [("warn_max", "removed", True)]),
         # Everything that was warned about fails now.
         (Limits(max=1, warn_max=0.8), Limits(max=0.7),

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -17,12 +16,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.report import CaseReport, MetricValue, Sample
-from sae_guard.core.targets import Target
-from sae_guard.core.verdicts import Verdict, judge
+from sae_guard.core.verdicts import Verdict
 from sae_guard.core.worst_tokens import worst
 from sae_guard.errors import SetupError
-from sae_guard.gate.cases import Case
 from sae_guard.gate.recording import build
 from sae_guard.history import (
     ChangedError,
@@ -41,8 +37,10 @@ from tests.helpers.recorded import (
     SPEC,
     a_case,
     bits,
+    built,
     ordinary,
     record_one,
+    report_of,
     token_bits,
     tokenwise,
 )
@@ -116,21 +114,16 @@ def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
             read(changed)
 
 
-def judged(case: Case, measurement: Measurement, **parts: Any) -> CaseReport:
-    """Judge a measurement by all thresholds of its spec."""
-    verdicts = tuple(judge(measurement, threshold) for threshold in case.thresholds)
-    return CaseReport(case.ref, verdicts=verdicts, **parts)
-
-
 def test_the_report_of_the_case_is_kept_and_comes_back_whole(
     tmp_path: Path, history: History
 ) -> None:
     case, measurement = a_case(tmp_path), tokenwise(ordinary(kl=0.2))
-    report = judged(
-        case, measurement, worst=worst(measurement), provenance=measurement.provenance,
-        metrics=(MetricValue(Target("mse"), undefined="0/0"),), controls=controls(),
-        sample=Sample(800, 8, 8), contracts=contracts("pass"),
-    )  # fmt: skip
+    report = replace(
+        report_of(case, measurement),
+        worst=worst(measurement),
+        contracts=contracts("pass"),
+        controls=controls(),
+    )
     recorded = history.add(*build(case, measurement, report, RUN_INFO))
     whole = history.report(recorded)
     assert whole is not None
@@ -144,7 +137,7 @@ def test_the_report_of_the_case_is_kept_and_comes_back_whole(
 
 def test_records_of_before_have_no_report(tmp_path: Path, history: History) -> None:
     case, measurement = a_case(tmp_path), ordinary()
-    record, files = build(case, measurement, judged(case, measurement), RUN_INFO)
+    record, files = built(case, measurement)
     older = {name: row for name, row in record.files.items() if name != "report.json"}
     recorded = history.add(
         record.model_copy(update={"files": older}), {name: files[name] for name in older}
@@ -169,7 +162,7 @@ def test_a_report_that_was_changed_is_found_out_and_no_other_file_is(tmp_path: P
 
 def test_a_report_of_a_later_version_is_refused(tmp_path: Path, history: History) -> None:
     case, measurement = a_case(tmp_path), ordinary()
-    record, files = build(case, measurement, judged(case, measurement), RUN_INFO)
+    record, files = built(case, measurement)
     later = files["report.json"].replace(b'"schema_version": 2', b'"schema_version": 3')
     assert later != files["report.json"]
     rows = {**record.files, "report.json": FileRow(
@@ -202,10 +195,10 @@ def test_what_is_elsewhere_is_named_by_its_url(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path, history: History) -> None:
     measurement = ordinary()
     case = a_case(tmp_path)
-    built = build(case, measurement, judged(case, measurement), RUN_INFO)
-    recorded = history.add(*built)
+    made = built(case, measurement)
+    recorded = history.add(*made)
     with pytest.raises(HistoryError, match="is there already; nothing is overwritten"):
-        history.add(*built)
+        history.add(*made)
     assert history.records() == ([recorded], ())
 
 
@@ -313,15 +306,15 @@ def test_estimates_and_missing_verdicts_are_not_recorded(tmp_path: Path) -> None
     case = a_case(tmp_path)
     part = ordinary(n=4, of=8)
     with pytest.raises(NotRecordedError, match="4 of the 8 sequences were measured"):
-        build(case, part, judged(case, ordinary()), RUN_INFO)
+        built(case, part, report_of(case, ordinary()).verdicts)
     broken = Verdict(case.thresholds[0], "error", cause="setup", message="0/0")
     with pytest.raises(NotRecordedError, match="no verdict on kl: 0/0"):
-        build(case, ordinary(), CaseReport(case.ref, verdicts=(broken,)), RUN_INFO)
+        built(case, ordinary(), [broken])
     with pytest.raises(NotRecordedError, match="nothing was judged"):
-        build(case, ordinary(), CaseReport(case.ref), RUN_INFO)
+        built(case, ordinary(), [])
+    control = replace(case, checkpoint=None)
     with pytest.raises(NotRecordedError, match="control"):
-        control = replace(case, checkpoint=None)
-        build(control, ordinary(), judged(control, ordinary()), RUN_INFO)
+        built(control, ordinary())
 
 
 def test_an_undecided_verdict_counts_as_its_spec_says(tmp_path: Path, history: History) -> None:
