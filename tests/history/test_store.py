@@ -114,7 +114,7 @@ def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
             read(changed)
 
 
-def test_the_report_of_the_case_is_kept_and_comes_back_whole(
+def test_the_report_of_the_case_is_stored_and_comes_back_whole(
     tmp_path: Path, history: History
 ) -> None:
     case, measurement = a_case(tmp_path), tokenwise(ordinary(kl=0.2))
@@ -130,9 +130,9 @@ def test_the_report_of_the_case_is_kept_and_comes_back_whole(
     assert whole.cases == (report,)
     assert (whole.verdict, whole.exit_code) == ("fail", 1)
     assert whole.cases[0].case.spec == recorded.spec
-    (found,), _ = history.records()
-    assert history.report(found) == whole
-    assert bits(history.measurement(found)) == bits(measurement)
+    (again,), _ = history.records()
+    assert history.report(again) == whole
+    assert bits(history.measurement(again)) == bits(measurement)
 
 
 def test_records_of_before_have_no_report(tmp_path: Path, history: History) -> None:
