@@ -26,11 +26,14 @@ def main() -> None:
 
 
 @main.command()
-def schema() -> None:
+@click.option("--report", is_flag=True, help="Of the reports that pytest writes, instead.")
+def schema(*, report: bool) -> None:
     """Print the JSON Schema of specs, for editors."""
+    from sae_guard.core import report_json
     from sae_guard.specs import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    described = report_json.json_schema() if report else json_schema()
+    click.echo(json.dumps(described, indent=2, ensure_ascii=False))
 
 
 @main.command()
