@@ -197,9 +197,9 @@ def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
     assert b"{min: 22, max: 25}" in project.spec.read_bytes()
 
 
-def changed(**values: Any) -> dict[str, Provenance]:
-    """Replace parts of the provenance of a case."""
-    return {"provenance": dataclasses.replace(PROVENANCE, **values)}
+def changed(**values: Any) -> CaseReport:
+    """Report a value of KL with these parts of the provenance replaced."""
+    return case(VALUES[0], provenance=dataclasses.replace(PROVENANCE, **values))
 
 
 def failing_zero(**parts: Any) -> CaseReport:
@@ -227,14 +227,14 @@ EARLY = Progress(64, 256, 0.001)
         (case(verdict("kl", None)), "has no value"),
         (case(VALUES[0], provenance=None),
          "is of something else than the spec by now: model was null and is"),
-        (case(VALUES[0], **changed(hook="blocks.9.hook_resid_pre")),
+        (changed(hook="blocks.9.hook_resid_pre"),
          'hook was "blocks.9.hook_resid_pre" and is "blocks.8.hook_resid_pre"'),
-        (case(VALUES[0], **changed(model={**PROVENANCE.model, "name": "gpt2-xl"})),
+        (changed(model={**PROVENANCE.model, "name": "gpt2-xl"}),
          'by now: model was "gpt2-xl" and is "gpt2"\n'),
-        (case(VALUES[0], **changed(model={**PROVENANCE.model, "dtype": "float16"})),
+        (changed(model={**PROVENANCE.model, "dtype": "float16"}),
          'by now: model.dtype was "float16" and is "float32"\n'),
-        (case(VALUES[0], **changed(corpus=OTHER)), "by now: data.sequences was 8 and is 256\n"),
-        (case(VALUES[0], **changed(formula_versions={"kl": 0})),
+        (changed(corpus=OTHER), "by now: data.sequences was 8 and is 256\n"),
+        (changed(formula_versions={"kl": 0}),
          "version of the formula of kl was 0 and is 1"),
     ],
 )  # fmt: skip
@@ -253,9 +253,9 @@ def test_a_model_in_a_folder_may_be_in_another_one_there(project: Project) -> No
     project.spec.write_bytes(text.encode())
     folder = "/ci/thresholds/models/tiny"
     there = changed(model={**PROVENANCE.model, "name": folder})
-    assert project.tighten([case(VALUES[0], **there)])[0] == 0
+    assert project.tighten([there])[0] == 0
     other = changed(model={**PROVENANCE.model, "name": folder.replace("tiny", "large")})
-    code, said = project.tighten([case(VALUES[0], **other)])
+    code, said = project.tighten([other])
     assert code == 1
     assert 'model was "large" and is "tiny"\n' in said
 

@@ -332,7 +332,13 @@ def test_controls_are_shown_beside_the_checkpoint(monkeypatch: pytest.MonkeyPatc
     controls = result.report.controls
     assert controls is not None
     assert (controls.status, controls.message, result.obstacle) == ("pass", "", None)
-    assert list(controls.rows) == [CHECKPOINT, RANDOM_ERROR, PERMUTED, RANDOM, *reversed(CONTROLS)]
+    assert list(controls.rows) == [
+        CHECKPOINT,
+        RANDOM_ERROR,
+        PERMUTED,
+        RANDOM,
+        *list(CONTROLS)[::-1],
+    ]
     assert controls.rows[CHECKPOINT]["kl"] == ordinary(0.05)["kl"]
     assert controls.rows[RANDOM_ERROR]["kl"] == pytest.approx(0.2)
     assert controls.rows["zero"]["kl"] == ordinary(0.3)["kl"]

@@ -109,7 +109,7 @@ def test_what_cannot_be_planned_is_raised(options: GateOptions, asked: list[Case
         {"record": "v1", "checkpoints": ("good",), "early": EarlyOptions(fast=True)},
     ):
         with pytest.raises(SetupError):
-            run_gate(replace(options, **wrong))  # type: ignore[arg-type]
+            run_gate(replace(options, **wrong))
     assert asked == []
 
 
