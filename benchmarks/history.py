@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
@@ -38,9 +39,9 @@ ROOT = Path(__file__).parents[1]
 def a_record() -> tuple[Record, dict[str, bytes]]:
     """Of the demo's v2, with its files."""
     (spec,) = load_specs(ROOT / "thresholds" / "demo.yaml", display="thresholds/demo.yaml")
-    measurement = sae_guard.measure(
-        model=MODEL, sae=SAES / "v2", corpus=spec.data.model_dump(exclude_none=True), hook=spec.hook
-    )
+    corpus = spec.data.model_dump(exclude_none=True)
+    with chdir(spec.file.parent):  # where the paths of its data start from
+        measurement = sae_guard.measure(model=MODEL, sae=SAES / "v2", corpus=corpus, hook=spec.hook)
     case = Case(spec, "v2", Checkpoint(SAES / "v2"), spec.thresholds)
     report = CaseReport(
         case.ref,
