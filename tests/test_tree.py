@@ -42,10 +42,8 @@ TESTED_ELSEWHERE = {
     "engine/sweep": ("engine/test_measure.py", "a sweep is a measurement"),
     # examination
     "examination/variants": ("examination/test_examine_planted_faults.py", "each undoes a fault"),
-    # history, gate, render
+    # history, render
     "history/export": ("cli/test_history.py", "what `sae-guard history --export` writes"),
-    "gate/early": ("pytest_plugin/test_early.py", "needs a run of the gate"),
-    "gate/recording": ("history/test_store.py", "a record is made and found again"),
     "render/tightening": ("cli/test_tighten.py", "what `sae-guard tighten` prints"),
 }  # fmt: skip
 """Module → where below tests/ its tests are, and why they are not at its own path."""

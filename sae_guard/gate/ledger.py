@@ -92,7 +92,9 @@ class Ledger:
 
     def add(self, node_id: str, report: CaseReport) -> None:
         """Take the report of a test. One that differs from an earlier one is an error."""
-        name = self._known(node_id) or node_id
+        name = self._known(node_id)
+        if name is None:
+            return
         try:
             self._reports[name] = merged([self._reports.get(name, report), report])
         except DisagreementError as error:
@@ -100,8 +102,8 @@ class Ledger:
 
     def fail(self, node_id: str) -> None:
         """Note that a test failed without a report."""
-        name = self._known(node_id) or node_id
-        if name not in self._reports:
+        name = self._known(node_id)
+        if name is not None and name not in self._reports:
             self._problems[name] = "failed without a verdict"
 
     def result(self) -> LedgerResult:
