@@ -15,7 +15,8 @@ from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import resolve
-from sae_guard.core.diagnosis import Diagnosis, diagnose as diagnosis_of
+from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import diagnose as diagnosis_of
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.report import RunReport
 from sae_guard.corpus import Corpus, build_corpus

@@ -28,8 +28,8 @@ SCHEMA_VERSION = 2
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
-def to_json(report: RunReport) -> bytes:
-    """Write a report for people and programs; `from_json` reads it."""
+def report_to_json(report: RunReport) -> bytes:
+    """Write a report for people and programs; `report_from_json` reads it."""
     document = {"schema_version": SCHEMA_VERSION, **to_plain(RunReport, report)}
     for case, plain_case in zip(report.cases, document["cases"], strict=True):
         for verdict, plain in zip(case.verdicts, plain_case["verdicts"], strict=True):
@@ -39,11 +39,11 @@ def to_json(report: RunReport) -> bytes:
     return (text + "\n").encode(errors="backslashreplace")
 
 
-def from_json(data: bytes, *, file: str) -> RunReport:
+def report_from_json(data: bytes, *, file: str) -> RunReport:
     """Read a report. Keys that are not known are left out.
 
     Args:
-        data: What `to_json` wrote.
+        data: What `report_to_json` wrote.
         file: What to call it in messages.
 
     Raises:

@@ -14,7 +14,8 @@ from sae_guard.engine.ablation import replacing
 from sae_guard.engine.batches import per_row, per_token
 from sae_guard.engine.clean_run import Base
 from sae_guard.engine.intervention import Place
-from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR, with_random_error
+from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
+from sae_guard.engine.random_error import with_random_error
 from sae_guard.model import Suffix
 from sae_guard.sae import SAE
 from sae_guard.sae.sparse_forward import Coded, code

@@ -19,7 +19,8 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.intervention import Place
-from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR, with_random_error
+from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
+from sae_guard.engine.random_error import with_random_error
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 

@@ -24,7 +24,7 @@ from sae_guard.core.report import (
     RunReport,
     verdict_of,
 )
-from sae_guard.core.report_json import to_json as run_to_json
+from sae_guard.core.report_json import report_to_json
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.verdicts import Status, Verdict
 from sae_guard.errors import SaeGuardError, SetupError, UndefinedMetricError
@@ -178,7 +178,7 @@ def build(
         raise NotRecordedError("no verdict on pareto")
     if case.checkpoint is None or case.control:
         raise NotRecordedError("it is a control, not a checkpoint")
-    files = {**to_parquet(measurement), REPORT: run_to_json(_of_one_case(report))}
+    files = {**to_parquet(measurement), REPORT: report_to_json(_of_one_case(report))}
     told = [(each.status, each.threshold.on_undecided) for each in verdicts]
     told += [(_status(pareto), "fail")] if pareto else []
     record = Record(

@@ -181,9 +181,9 @@ class LedgerPlugin:
         )
 
     def _write_json(self, path: Path, report: RunReport) -> None:
-        from sae_guard.core.report_json import to_json
+        from sae_guard.core.report_json import report_to_json
 
         try:
-            write_whole(path, to_json(report))
+            write_whole(path, report_to_json(report))
         except OSError as error:
             pytest.exit(f"--sae-json {path} cannot be written: {error}", EXIT_ERROR)

@@ -14,8 +14,10 @@ from sae_guard.core.pareto import Pareto
 from sae_guard.core.targets import Slice
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError, SpecError
-from sae_guard.specs import checks, strict_yaml, thresholds as bounds
-from sae_guard.specs.messages import Path as Keys, explain, written
+from sae_guard.specs import checks, strict_yaml
+from sae_guard.specs import thresholds as bounds
+from sae_guard.specs.messages import Path as Keys
+from sae_guard.specs.messages import explain, written
 from sae_guard.specs.models import DataSpec, DocumentModel, ModelSpec
 from sae_guard.specs.thresholds import Bounds
 from sae_guard.specs.values import flat

@@ -18,7 +18,8 @@ from sae_guard.core.targets import Target
 from sae_guard.errors import SpecError, allowed
 from sae_guard.specs import strict_yaml
 from sae_guard.specs.load import Problem, spec_error
-from sae_guard.specs.messages import Path as Keys, explain, written
+from sae_guard.specs.messages import Path as Keys
+from sae_guard.specs.messages import explain, written
 from sae_guard.specs.models import DocumentModel
 from sae_guard.specs.strict_yaml import Path, Slot, Span, Tree, YamlError, slot, span
 from sae_guard.specs.thresholds import target_of

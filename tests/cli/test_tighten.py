@@ -14,7 +14,7 @@ from sae_guard.cli import main
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseRef, CaseReport, ContractResult, ControlsResult, RunReport
-from sae_guard.core.report_json import to_json
+from sae_guard.core.report_json import report_to_json
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Progress, Status, Verdict
@@ -91,7 +91,7 @@ class Project:
         self.out = folder / "out.json"
 
     def tighten(self, cases: list[CaseReport], *options: str) -> tuple[int, str]:
-        self.out.write_bytes(to_json(RunReport("0", "pass", 0, tuple(cases))))
+        self.out.write_bytes(report_to_json(RunReport("0", "pass", 0, tuple(cases))))
         return self.run(*options)
 
     def run(self, *options: str) -> tuple[int, str]:

@@ -19,10 +19,10 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseReport, MetricValue, ParetoResult, RunReport, verdict_of
 from sae_guard.core.report_json import (
     SCHEMA_VERSION,
-    from_json,
     from_plain,
     json_schema,
-    to_json,
+    report_from_json,
+    report_to_json,
     to_plain,
 )
 from sae_guard.core.statistics import Estimate
@@ -57,15 +57,15 @@ def refuse(constant: str) -> None:
 
 def written(report: RunReport) -> dict[str, Any]:
     """Write a report, and read it as any other program would."""
-    document: dict[str, Any] = json.loads(to_json(report), parse_constant=refuse)
+    document: dict[str, Any] = json.loads(report_to_json(report), parse_constant=refuse)
     return document
 
 
 @given(run_reports)
 def test_reports_come_back_as_they_were(report: RunReport) -> None:
-    again = from_json(to_json(report), file="report.json")
+    again = report_from_json(report_to_json(report), file="report.json")
     assert repr(again) == repr(report)  # NaN is NaN, and −0 is not 0
-    assert to_json(again) == to_json(report)
+    assert report_to_json(again) == report_to_json(report)
 
 
 @given(run_reports)
@@ -99,7 +99,7 @@ FULL = run_report(
 
 
 def test_every_part_comes_back_and_is_of_its_own_kind() -> None:
-    again = from_json(to_json(FULL), file="report.json")
+    again = report_from_json(report_to_json(FULL), file="report.json")
     assert repr(again) == repr(FULL)
     (case,) = again.cases
     assert isinstance(case.verdicts[1].change, Change)
@@ -120,7 +120,7 @@ def test_what_was_measured_and_judged_comes_back(
         for m in measured
     ]  # fmt: skip
     report = run_report(*cases, verdict=verdict_of(cases))
-    assert from_json(to_json(report), file="report.json") == report
+    assert report_from_json(report_to_json(report), file="report.json") == report
 
 
 def test_numbers_of_numpy_are_written_as_numbers() -> None:
@@ -161,7 +161,7 @@ def test_programs_find_what_follows_from_a_verdict_beside_it() -> None:
     assert (change["unit"], change["passes"]) == ("", False)  # a share has no unit
     assert (l0["unit"], l0["headroom"], l0["passes"]) == ("latents/token", None, True)
     kl["passes"], kl["headroom"] = True, 9.0
-    (case,) = from_json(json.dumps(document).encode(), file="x").cases
+    (case,) = report_from_json(json.dumps(document).encode(), file="x").cases
     assert (case.verdicts[0].passes, case.verdicts[0].headroom) == (False, 0.2 - 0.41239)
 
 
@@ -220,13 +220,13 @@ def test_a_value_without_a_threshold_is_never_a_pass() -> None:
     assert case["verdicts"] == []
     assert case["metrics"] == [{"target": "kl", "estimate": None, "undefined": "0/0"}]
     case["metrics"][0] |= {"passes": True, "status": "pass"}
-    (again,) = from_json(json.dumps(document).encode(), file="x").cases
+    (again,) = report_from_json(json.dumps(document).encode(), file="x").cases
     assert again.metrics == report.cases[0].metrics
     assert again.statuses == {}
     assert verdict_of([again]) == "error"
 
 
-GOOD = json.loads(to_json(FULL))
+GOOD = json.loads(report_to_json(FULL))
 
 
 def changed(*path: str | int, value: Any = None) -> bytes:
@@ -255,7 +255,7 @@ def changed(*path: str | int, value: Any = None) -> bytes:
 )
 def test_what_is_no_report_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(SetupError) as caught:
-        from_json(data, file="out.json")
+        report_from_json(data, file="out.json")
     assert str(caught.value).startswith(f"out.json: {message}")
 
 
@@ -301,21 +301,21 @@ def test_what_is_of_another_kind_is_refused_with_its_key(
     path: tuple[str | int, ...], value: Any, message: str
 ) -> None:
     with pytest.raises(SetupError) as caught:
-        from_json(changed(*path, value=value), file="out.json")
+        report_from_json(changed(*path, value=value), file="out.json")
     assert str(caught.value).startswith(f"out.json: {message}")
 
 
 def test_what_its_own_class_refuses_is_refused_with_the_file() -> None:
     path = (*CASE_AT, "pareto", "comparison", "point", "x")
     with pytest.raises(SetupError, match=r"^out\.json: v1 is at nan, 0\.21$"):
-        from_json(changed(*path, value="NaN"), file="out.json")
+        report_from_json(changed(*path, value="NaN"), file="out.json")
 
 
 def test_what_is_missing_is_named() -> None:
     document = json.loads(json.dumps(GOOD))
     del document["cases"][0]["verdicts"][0]["status"]
     with pytest.raises(SetupError, match=r"`cases\.0\.verdicts\.0\.status`: Field required"):
-        from_json(json.dumps(document).encode(), file="out.json")
+        report_from_json(json.dumps(document).encode(), file="out.json")
 
 
 def with_unknown_keys(plain: Any) -> Any:
@@ -331,7 +331,9 @@ def with_unknown_keys(plain: Any) -> Any:
 
 def test_unknown_keys_are_left_out() -> None:
     data = json.dumps(with_unknown_keys(GOOD)).encode()
-    assert repr(from_json(data, file="x")) == repr(from_json(to_json(FULL), file="x"))
+    assert repr(report_from_json(data, file="x")) == repr(
+        report_from_json(report_to_json(FULL), file="x")
+    )
 
 
 def test_a_report_of_a_version_that_had_fewer_keys_is_read() -> None:
@@ -341,7 +343,7 @@ def test_a_report_of_a_version_that_had_fewer_keys_is_read() -> None:
         (Suspicion("scale", "‖x̂‖", "this"),)
     )
     bare = {"schema_version": SCHEMA_VERSION, "sae_guard": "0", "verdict": "error", "exit_code": 2}
-    assert from_json(json.dumps(bare).encode(), file="x") == RunReport("0", "error", 2)
+    assert report_from_json(json.dumps(bare).encode(), file="x") == RunReport("0", "error", 2)
 
 
 def test_paths_that_are_no_utf8_survive_as_keys_too() -> None:
@@ -354,13 +356,13 @@ def test_paths_that_are_no_utf8_survive_as_keys_too() -> None:
             )
         )
     )  # fmt: skip
-    data = to_json(report)
+    data = report_to_json(report)
     data.decode("utf-8")
-    assert from_json(data, file="x") == report
+    assert report_from_json(data, file="x") == report
 
 
 def test_a_number_may_be_written_without_a_point() -> None:
-    (case,) = from_json(changed(*VERDICT_AT, "estimate", "value", value=1), file="x").cases
+    (case,) = report_from_json(changed(*VERDICT_AT, "estimate", "value", value=1), file="x").cases
     assert repr(case.verdicts[0].value) == "1.0"
 
 

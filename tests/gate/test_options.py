@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_guard.gate.early import alpha_for
 from sae_guard.gate.options import ALPHA, DEVICE, EarlyOptions, GateOptions
 from tests.helpers.planned import plan_of, spec
 
@@ -30,7 +31,7 @@ SPEC = plan_of(spec("a")).cases[0].spec
 def test_early_verdicts_are_given_where_anything_asks_for_them(
     options: EarlyOptions, alpha: float | None
 ) -> None:
-    assert options.alpha_for(SPEC) == alpha
+    assert alpha_for(options, SPEC) == alpha
 
 
 @pytest.mark.parametrize(
@@ -43,12 +44,12 @@ def test_early_verdicts_are_given_where_anything_asks_for_them(
     ],
 )
 def test_a_spec_may_ask_for_them(options: EarlyOptions, alpha: float | None) -> None:
-    assert options.alpha_for(replace(SPEC, fast=True, alpha=0.01)) == alpha
+    assert alpha_for(options, replace(SPEC, fast=True, alpha=0.01)) == alpha
 
 
 def test_an_alpha_of_the_spec_alone_asks_for_nothing() -> None:
-    assert EarlyOptions().alpha_for(replace(SPEC, alpha=0.01)) is None
-    assert EarlyOptions(fast=True).alpha_for(replace(SPEC, alpha=0.01)) == 0.01
+    assert alpha_for(EarlyOptions(), replace(SPEC, alpha=0.01)) is None
+    assert alpha_for(EarlyOptions(fast=True), replace(SPEC, alpha=0.01)) == 0.01
 
 
 def test_a_gate_is_asked_for_by_checkpoints_or_specs() -> None:

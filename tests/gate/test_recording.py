@@ -21,7 +21,7 @@ from sae_guard.core.report import (
     RecordResult,
     RunReport,
 )
-from sae_guard.core.report_json import from_json
+from sae_guard.core.report_json import report_from_json
 from sae_guard.core.verdicts import Verdict, judge
 from sae_guard.core.worst_tokens import worst
 from sae_guard.errors import InfrastructureError, SetupError
@@ -80,7 +80,7 @@ def test_the_report_of_the_case_is_kept_and_read_back(tmp_path: Path) -> None:
     assert repr(found.cases[0]) == repr(report)
     assert (found.verdict, found.exit_code) == ("pass", 0)
     data = (Path(recorded.path) / REPORT).read_bytes()
-    assert found == from_json(data, file=REPORT)
+    assert found == report_from_json(data, file=REPORT)
     assert recorded.record.files[REPORT].bytes == len(data)
     assert bits(history.measurement(recorded)) == bits(
         replace(with_tokens(ordinary()), tokens=None)

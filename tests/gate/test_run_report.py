@@ -11,7 +11,7 @@ import pytest
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseRef, NotGated, RecordResult, RunReport
-from sae_guard.core.report_json import from_json, to_json
+from sae_guard.core.report_json import report_from_json, report_to_json
 from sae_guard.demo import SAES
 from sae_guard.errors import InfrastructureError, SaeGuardError, SetupError
 from sae_guard.gate.cases import Case
@@ -58,7 +58,7 @@ def write_spec(root: Path, text: str, name: str = "tiny.yaml") -> None:
 def gate(options: GateOptions, *checkpoints: str, **asked: object) -> RunReport:
     """Gate these; the report can be written and read."""
     run = run_gate(replace(options, checkpoints=checkpoints, **asked))  # type: ignore[arg-type]
-    assert from_json(to_json(run), file="report.json") == run
+    assert report_from_json(report_to_json(run), file="report.json") == run
     return run
 
 
@@ -290,5 +290,5 @@ def test_the_demo_is_gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert bad.worst is not None
     assert bad.provenance is not None
     assert bad.provenance.hook == "blocks.2.hook_resid_post"
-    assert from_json(to_json(run), file="report.json") == run
+    assert report_from_json(report_to_json(run), file="report.json") == run
     assert all((root / record.path).is_dir() for record in run.records)

@@ -19,7 +19,7 @@ from sae_guard.core.report import (
     RecordResult,
     RunReport,
 )
-from sae_guard.core.report_json import from_json, to_json
+from sae_guard.core.report_json import report_from_json, report_to_json
 from sae_guard.core.verdicts import Status
 from sae_guard.render import summary
 from sae_guard.render.terminal_summary import case_lines, path_lines
@@ -48,7 +48,7 @@ def lines(*cases: CaseReport) -> list[str]:
 
 @given(run_reports)
 def test_a_report_that_was_written_and_read_has_the_same_lines(report: RunReport) -> None:
-    again = from_json(to_json(report), file="report.json")
+    again = report_from_json(report_to_json(report), file="report.json")
     for verbose in (False, True):
         assert list(summary(again, verbose=verbose)) == list(summary(report, verbose=verbose))
 
