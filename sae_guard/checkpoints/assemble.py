@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.tensor_files import check_shapes, float32
-from sae_guard.errors import LoadError
+from sae_guard.errors import LoadError, Option
 from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
 from sae_guard.sae.activations import (
     AbsTopK,
@@ -59,17 +59,22 @@ class Facts:
 
 def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
     """Raise `LoadError` where the options contradict what the checkpoint says."""
-    for name in ("architecture", "k", "pre_bias", "normalize"):
-        asked, said = getattr(options, name), getattr(facts, name)
-        if asked is not None and asked != said:
+    names: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize")
+    for name in names:
+        required, stored = getattr(options, name), getattr(facts, name)
+        if required is not None and required != stored:
             raise LoadError(
-                f"{path} says {name} {said!r}, the `sae` options say {asked!r}", "activation"
+                f"{path} says {name} {stored!r}, the `sae` options say {required!r}",
+                "activation",
+                options=(name,),
             )
     if isinstance(options.scale, float) and not math.isclose(
         options.scale, facts.scale_in, rel_tol=_SAME_SCALE
     ):
         raise LoadError(
-            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}", "scale"
+            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}",
+            "scale",
+            options=("scale",),
         )
 
 

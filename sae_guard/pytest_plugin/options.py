@@ -239,13 +239,14 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
 
 def sae_options(said: Mapping[str, Any]) -> SaeOptions:
     """The options for SAEs of the command line; raises `pytest.UsageError`."""
-    from sae_guard.checkpoints.options import COMMAND_LINE, parse
+    from sae_guard.checkpoints.options import parse
 
     try:
         return parse(said)
     except SetupError as error:
-        key, _, rest = str(error).partition(" ")
-        raise pytest.UsageError(f"{COMMAND_LINE[key]} {rest}") from None
+        (key,) = error.options
+        option = "--" + _SAID[key].replace("_", "-")
+        raise pytest.UsageError(f"{option}{str(error).removeprefix(key)}") from None
 
 
 def early_options(config: pytest.Config) -> EarlyOptions:

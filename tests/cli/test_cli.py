@@ -79,7 +79,7 @@ def test_inspect_refuses_with_the_reason(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "sae.pt")])
     assert result.exit_code == 1
     assert "is ambiguous; decide in the spec:" in result.output
-    assert "sae.architecture (--sae-arch): standard or topk" in result.output
+    assert "sae.architecture: standard or topk" in result.output
 
 
 def described(name: str, *, sequences: int = 512, context: int = 128) -> dict[str, Any]:

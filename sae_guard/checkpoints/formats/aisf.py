@@ -222,9 +222,10 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     if state.config is None:
         if state.by_lightning and options.architecture is None:
             raise LoadError(
-                f"{path} is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): "
-                "standard, or tanh_relu (of a fork)",
+                f"{path} is ambiguous; decide in the spec:\n  sae.architecture: standard, or "
+                "tanh_relu (of a fork)",
                 "activation",
+                options=("architecture",),
             )
         said = options.architecture or "standard"
         if said not in _TYPES.values():
@@ -232,6 +233,7 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
                 f"{path}: the `sae` options say architecture {said!r}, allowed: standard or "
                 "tanh_relu",
                 "activation",
+                options=("architecture",),
             )
         return said
     kind = state.config.get("type", state.config.get("sae_type", "sae"))

@@ -157,9 +157,10 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
             return options.scale
         raise LoadError(
             f"{path} is ambiguous: the backup of a run without its norm_factor; decide in the "
-            "spec:\n  sae.scale (--sae-scale): folded (activations were not normalised)"
-            "\n  sae.scale (--sae-scale): 1 / norm_factor",
+            "spec:\n  sae.scale: folded (activations were not normalised)"
+            "\n  sae.scale: 1 / norm_factor",
             "scale",
+            options=("scale",),
         )
     number = isinstance(factor, int | float) and not isinstance(factor, bool)
     if not number or not math.isfinite(factor) or factor <= 0:
@@ -171,15 +172,17 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
                 f"{path}: the backup of an interrupted run, whose weights expect activations "
                 f"divided by norm_factor {factor:g}, the `sae` options say folded",
                 "scale",
+                options=("scale",),
             )
         return unfolded
     if options.scale is None:
         raise LoadError(
             f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
             "interrupted run; decide in the spec:"
-            "\n  sae.scale (--sae-scale): folded (the biases and thresholds hold it)"
-            "\n  sae.scale (--sae-scale): stored (they do not)",
+            "\n  sae.scale: folded (the biases and thresholds hold it)"
+            "\n  sae.scale: stored (they do not)",
             "scale",
+            options=("scale",),
         )
     return 1.0 if options.scale == "folded" else unfolded
 
@@ -204,12 +207,11 @@ def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions)
             "tell",
             "keys",
         )
-    listed = "".join(
-        f"\n  sae.architecture (--sae-arch): {CLASSES[c].architecture} ({c})" for c in candidates
-    )
+    listed = "".join(f"\n  sae.architecture: {CLASSES[c].architecture} ({c})" for c in candidates)
     raise LoadError(
         f"{opened.weights} is ambiguous without its config.json; decide in the spec:{listed}",
         "activation",
+        options=("architecture",),
     )
 
 
@@ -225,9 +227,9 @@ def _k(
     k = int(stored) if stored is not None else trainer.get("k", options.k)
     if type(k) is not int:
         raise LoadError(
-            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k (--sae-k): "
-            f"a whole number",
+            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k: a whole number",
             "activation",
+            options=("k",),
         )
     return k
 

@@ -60,11 +60,11 @@ def _check_released(entries: Mapping[str, Any], options: SaeOptions, opened: Ope
     if options.architecture != "standard":
         raise LoadError(
             f"{opened.weights} holds neither an activation nor the statistics of latents that "
-            "released files have; decide in the spec:\n  sae.architecture (--sae-arch): "
-            "standard (ReLU, the "
+            "released files have; decide in the spec:\n  sae.architecture: standard (ReLU, the "
             "input is not normalised); files that `train.py` saved, TopK on inputs normalised "
             "beforehand, are not read",
             "activation",
+            options=("architecture",),
         )
 
 

@@ -91,13 +91,12 @@ def _architecture(config: Config, options: SaeOptions) -> str:
         return options.architecture
     raise LoadError(
         f"{config.path} is ambiguous; decide in the spec:"
-        f"\n  sae.architecture (--sae-arch): "
-        f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
+        "\n  sae.architecture: topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
         f"{config.values.get('top_k')!r})"
-        f"\n  sae.architecture (--sae-arch): "
-        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
+        f"\n  sae.architecture: jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
         "that it converts to it)",
         "activation",
+        options=("architecture",),
     )
 
 

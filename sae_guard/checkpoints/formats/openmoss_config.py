@@ -275,6 +275,7 @@ class Norm:
                 "none, or memory that nobody has written to); if you know the factor, say it as "
                 "`sae.scale: NUMBER`",
                 "scale",
+                options=("scale",),
             )
         return math.sqrt(config.d_model) / self.value
 
@@ -295,6 +296,7 @@ def scales(
                 f"{config.path}: norm_activation is {config.norm!r}, so no stored scale is "
                 "applied; the `sae` options say scale 'stored'",
                 "scale",
+                options=("scale",),
             )
         return 1.0, 1.0
     if said == "folded" and may_be_folded:
@@ -304,6 +306,7 @@ def scales(
             f"{config.path}: norm_activation is 'dataset-wise', and OpenMOSS folded no scale into "
             "weights of this form; the `sae` options say scale 'folded'",
             "scale",
+            options=("scale",),
         )
     if isinstance(said, float):
         return _said(said, config, norms, may_be_folded=may_be_folded)
@@ -311,13 +314,12 @@ def scales(
     if said is None and may_be_folded:
         raise LoadError(
             f"{config.path} is ambiguous; decide in the spec:"
-            f"\n  sae.scale (--sae-scale): "
-            f"stored (norm_activation is 'dataset-wise': the input is multiplied by "
+            "\n  sae.scale: stored (norm_activation is 'dataset-wise': the input is multiplied by "
             f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
-            "\n  sae.scale (--sae-scale): "
-            "folded (the weights hold it already: what a run of OpenMOSS saves at "
+            "\n  sae.scale: folded (the weights hold it already: what a run of OpenMOSS saves at "
             "its end since 2026-04, under the same config)",
             "scale",
+            options=("scale",),
         )
     return scale_in, scale_out
 
@@ -330,10 +332,13 @@ def _said(
             f"{config.path}: a transcoder has a scale of its input and one of its output; the "
             f"`sae` options say one, {scale:g}",
             "scale",
+            options=("scale",),
         )
     stored = norms[0].factor(config) if norms[0].measured else scale
     if abs(scale / stored - 1) > _NEAR and not (may_be_folded and scale == 1):
         raise LoadError(
-            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}", "scale"
+            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}",
+            "scale",
+            options=("scale",),
         )
     return scale, scale

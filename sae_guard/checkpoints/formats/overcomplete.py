@@ -26,7 +26,7 @@ from sae_guard.checkpoints.formats.overcomplete_module import (
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.checkpoints.tensor_files import float32
-from sae_guard.errors import LoadError
+from sae_guard.errors import LoadError, Option
 from sae_guard.sae import SAE
 
 _ENCODERS = ("encoder.final_block.0.", "encoder.")
@@ -115,17 +115,16 @@ def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
             f"{path}: the `sae` options say architecture {architecture!r}, allowed: standard or "
             "topk",
             "activation",
+            options=("architecture",),
         )
-    k = "\n  sae.k (--sae-k): a whole number (overcomplete's default is a tenth of the latents)"
+    choices: dict[Option, str] = {}
+    if architecture is None:
+        choices["architecture"] = "standard (SAE) or topk (TopKSAE)"
+    if options.k is None:
+        choices["k"] = "a whole number (overcomplete's default is a tenth of the latents)"
+    listed = "".join(f"\n  sae.{key}: {values}" for key, values in choices.items())
     raise LoadError(
-        f"{path} is ambiguous; decide in the spec:"
-        + (
-            ""
-            if architecture
-            else "\n  sae.architecture (--sae-arch): standard (SAE) or topk (TopKSAE)"
-        )
-        + ("" if options.k else k),
-        "activation",
+        f"{path} is ambiguous; decide in the spec:{listed}", "activation", options=tuple(choices)
     )
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
 from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.options import COMMAND_LINE, SaeOptions
-from sae_guard.errors import LoadError
+from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.errors import LoadError, Option
 from sae_guard.sae import SAE
 
 _LINEAR = {
@@ -50,10 +50,15 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
             f"{path}: the tensors ({', '.join(sorted(tensors))}) are those of a "
             f"{' or '.join(candidates)} SAE, the `sae` options say {architecture!r}",
             "activation",
+            options=("architecture",),
         )
     if options.scale == "stored":
-        raise LoadError(f"{path}: a bare state dict stores no scale; allowed: a number", "scale")
-    undecided: dict[str, tuple[object, str]] = {
+        raise LoadError(
+            f"{path}: a bare state dict stores no scale; allowed: a number",
+            "scale",
+            options=("scale",),
+        )
+    undecided: dict[Option, tuple[object, str]] = {
         "architecture": (architecture, " or ".join(candidates)),
         "pre_bias": (options.pre_bias, "true (b_dec is taken off the input) or false"),
         "normalize": (options.normalize, "none, constant_norm_rescale or layer_norm"),
@@ -62,10 +67,12 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
         undecided["k"] = (options.k, "a whole number")
     missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
-        listed = "".join(
-            f"\n  sae.{key} ({COMMAND_LINE[key]}): {choices}" for key, choices in missing.items()
+        listed = "".join(f"\n  sae.{key}: {choices}" for key, choices in missing.items())
+        raise LoadError(
+            f"{path} is ambiguous; decide in the spec:{listed}",
+            "activation",
+            options=tuple(missing),
         )
-        raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}", "activation")
     scale = options.scale if isinstance(options.scale, float) else 1.0
     return Facts(
         architecture,

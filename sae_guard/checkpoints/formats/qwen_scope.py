@@ -30,10 +30,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     k = release.k if release.k is not None else options.k
     if k is None:
         raise LoadError(
-            f"{opened.path} is ambiguous; decide in the spec:\n  sae.k (--sae-k): "
-            f"a whole number (the L0 in "
+            f"{opened.path} is ambiguous; decide in the spec:\n  sae.k: a whole number (the L0 in "
             "the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)",
             "activation",
+            options=("k",),
         )
     facts = Facts("topk", k, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)

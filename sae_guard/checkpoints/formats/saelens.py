@@ -285,15 +285,14 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     if said == "covariance_whitening":
         if stored is None and options.scale == "folded":
             return Scale(1.0)
-        raise _undecided(
-            said, config, "\n  sae.scale (--sae-scale): folded (all that is read of a whitening)"
-        )
+        raise _undecided(said, config, "\n  sae.scale: folded (all that is read of a whitening)")
     if stored is not None:
         if options.scale == "folded":
             raise LoadError(
                 f"{stored.file}: a scale of {stored.factor:g} that is not in the weights, the "
                 "`sae` options say folded",
                 "scale",
+                options=("scale",),
             )
         return stored
     if isinstance(options.scale, float):
@@ -303,8 +302,8 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     raise _undecided(
         said,
         config,
-        "\n  sae.scale (--sae-scale): folded (the weights hold it)"
-        "\n  sae.scale (--sae-scale): the factor, sqrt(d_in) / the mean norm of the activations",
+        "\n  sae.scale: folded (the weights hold it)"
+        "\n  sae.scale: the factor, sqrt(d_in) / the mean norm of the activations",
     )
 
 
@@ -314,6 +313,7 @@ def _undecided(said: str, config: Path, candidates: str) -> LoadError:
         f"'none' once it is folded into the weights, and it is not stored beside them; decide in "
         f"the spec:{candidates}",
         "scale",
+        options=("scale",),
     )
 
 
