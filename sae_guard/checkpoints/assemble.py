@@ -9,30 +9,16 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.tensor_files import check_shapes, float32
 from sae_guard.errors import LoadError, Option
-from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
-from sae_guard.sae.activations import (
-    AbsTopK,
-    Activation,
-    Gated,
-    GroupMax,
-    JumpReLU,
-    ReLU,
-    TanhReLU,
-    TopK,
-)
 
-_WITH_K: Mapping[str, Callable[[int], Activation]] = {
-    "topk": TopK,
-    "abstopk": AbsTopK,
-    "groupmax": GroupMax,
-}
+if TYPE_CHECKING:  # what declares hook points imports this module, and imports no torch
+    from torch import Tensor
 
+    from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
+    from sae_guard.sae.activations import Activation, JumpReLU
 
 _SAME_SCALE = 1e-4
 """Relative difference up to which two scales are one, rounded differently."""
@@ -98,6 +84,9 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
         LoadError: Keys are missing or left over, shapes disagree, a weight is not finite, a
             threshold is the mark of one that was never trained, or k does not fit.
     """
+    from sae_guard.checkpoints.tensor_files import check_shapes, float32
+    from sae_guard.sae import SAE
+
     check_shapes(tensors, _shapes(tensors, facts, path), path)
     weights = float32(tensors, path)
     activation = _activation(weights, facts, path)
@@ -150,7 +139,12 @@ def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str
 
 
 def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Activation:
-    if facts.architecture in _WITH_K:
+    from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, ReLU, TanhReLU, TopK
+
+    with_k: Mapping[str, Callable[[int], Activation]] = {
+        "topk": TopK, "abstopk": AbsTopK, "groupmax": GroupMax,
+    }  # fmt: skip
+    if facts.architecture in with_k:
         d_sae = len(weights["b_enc"])
         if facts.k is None or not 1 <= facts.k <= d_sae:
             raise LoadError(
@@ -161,7 +155,7 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
             raise LoadError(
                 f"{path}: k is {facts.k}, which does not divide {d_sae} into groups", "activation"
             )
-        return _WITH_K[facts.architecture](facts.k)
+        return with_k[facts.architecture](facts.k)
     if facts.k is not None:
         raise LoadError(
             f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k", "activation"
@@ -174,6 +168,8 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
 
 
 def _jumprelu(threshold: Tensor, facts: Facts, path: Path) -> JumpReLU:
+    from sae_guard.sae.activations import JumpReLU
+
     activation = JumpReLU(threshold, inclusive=facts.inclusive)
     if not activation.trained:
         raise LoadError(

@@ -1,6 +1,6 @@
-"""What a loaded SAE is held to before a model runs with it, whichever family read it.
+"""What a loaded SAE is held to before a model runs with it, whichever format it is of.
 
-Most of the contract is kept or broken while loading; what is here holds for all families at once.
+Most of the contract is kept or broken while loading; what is here holds for all formats at once.
 """
 
 from __future__ import annotations

@@ -7,13 +7,16 @@ ReLU, no pre-bias. The keys are those of any two ``nn.Linear``: only the name te
 
 from __future__ import annotations
 
-from sae_guard.checkpoints import released
+from typing import TYPE_CHECKING
+
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.declarations import Declaration, named_by_layer
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _NAMES = {
     "encoder.weight": "W_enc",
@@ -24,26 +27,31 @@ _NAMES = {
 _ASSUMED = "ReLU, and b_dec is not taken off the input, as SAELens reads files of this name"
 
 
+def is_named_so(files: CheckpointFiles) -> bool:
+    """Recognise the name of the file or its folder."""
+    return (declare(files).model_name or "").startswith("DeepSeek-R1-")
+
+
+def declare(files: CheckpointFiles) -> Declaration:
+    """Read model and layer off the name of the file or its folder."""
+    return named_by_layer(files.weights) or Declaration()
+
+
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a file or folder of that name; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("DeepSeek-R1", _ASSUMED, **said)
+    source = opened.source("DeepSeek-R1", _ASSUMED, **declare(opened).provenance)
     return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
 
 
-def _matches(opened: Opened) -> bool:
-    release = released.named_by_layer(opened.weights)
-    named = release is not None and (release.model_name or "").startswith("DeepSeek-R1-")
-    return named and opened.entries.keys() == _NAMES.keys()
-
-
-FAMILY = Family(
-    "DeepSeek-R1",
+FORMAT = Format(
+    name="DeepSeek-R1",
     recognised_by="`DeepSeek-R1-…-SAE-lN.pt` (the file or its folder) with the keys of two "
     "`nn.Linear`",
     holds="standard SAEs",
-    matches=_matches,
+    declares=lambda files: files.config is None and is_named_so(files),
+    declare=declare,
+    matches=lambda opened: is_named_so(opened) and opened.entries.keys() == _NAMES.keys(),
     read=read,
 )

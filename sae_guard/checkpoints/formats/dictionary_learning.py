@@ -8,18 +8,22 @@ for the backups of a run in progress, which hold it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, allowed
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 
@@ -88,6 +92,23 @@ def _by_keys(keys: Any) -> list[str]:
     return []
 
 
+def declare(files: CheckpointFiles) -> Declaration:
+    """Take the residual after ``layer``, unless a submodule of another name was trained on.
+
+    Raises:
+        LoadError: The name of the model is no text.
+    """
+    config, path = files.config or {}, files.config_file or files.weights
+    trainer, buffer = config.get("trainer"), config.get("buffer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    layer, submodule = trainer.get("layer"), trainer.get("submodule_name")
+    reads_output = not isinstance(buffer, dict) or buffer.get("io", "out") == "out"
+    residual = submodule is None or re.fullmatch(rf"resid_post(_layer_{layer})?", str(submodule))
+    hook = f"blocks.{layer}.hook_resid_post" if type(layer) is int and residual else None
+    model = text_or_none(trainer.get("lm_name"), path, "trainer.lm_name")
+    return Declaration(model, hook if reads_output else None)
+
+
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of an ``ae.pt`` or ``ae_STEP.pt``, with or without its ``config.json``.
 
@@ -148,7 +169,7 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
     with the factor folded in, in this form.
     """
     factor, path = opened.entries.get("norm_factor"), opened.weights
-    if isinstance(factor, torch.Tensor) and factor.numel() == 1:
+    if is_tensor(factor) and factor.numel() == 1:
         factor = factor.item()
     if factor is None:
         if "norm_factor" in opened.entries or options.scale == "folded":
@@ -235,6 +256,8 @@ def _k(
 
 
 def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tensor]:
+    import torch
+
     used = {n: t for n, t in tensors.items() if n != "k" and n not in chosen.unused}
     canonical = renamed(used, chosen.names)
     d_sae = canonical["W_dec"].shape[0] if "W_dec" in canonical else 0
@@ -245,11 +268,15 @@ def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tenso
     return canonical
 
 
-FAMILY = Family(
-    "dictionary_learning",
+FORMAT = Format(
+    name="dictionary_learning",
     recognised_by="`ae.pt` with `config.json` (`trainer.dict_class`), or the keys of its classes",
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
     "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
+    folders=(FolderLayout("config.json", "ae.pt"),),
+    beside=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", above=(0, 1), rank=1),),
+    declares=lambda files: "trainer" in (files.config or {}),
+    declare=declare,
     matches=matches,
     read=read,
 )

@@ -13,17 +13,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import declare
-from sae_guard.checkpoints.family import Opened
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles, read_config
+from sae_guard.checkpoints.format import Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, Normalize, SaeSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE, Normalize, SaeSource
 
 _NAMES = {
     "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec",
@@ -126,6 +128,31 @@ class Config:
         return norm
 
 
+LM_CONFIG = "lm_config.json"
+
+
+def names_hook_points(files: CheckpointFiles) -> bool:
+    """Recognise the config by the key that only OpenMOSS has."""
+    return "hook_point_in" in (files.config or {})
+
+
+def declare(files: CheckpointFiles) -> Declaration:
+    """Read both hook points in the config, and the model in a file beside it, if there is one.
+
+    Raises:
+        LoadError: A name is no text, or the file beside the config is unreadable.
+    """
+    config, path = files.config or {}, files.config_file or files.weights
+    hook, hook_out = (
+        text_or_none(config.get(key), path, key) for key in ("hook_point_in", "hook_point_out")
+    )
+    of_model = path.with_name(LM_CONFIG)
+    model = read_config(of_model).get("model_name") if of_model.is_file() else None
+    return Declaration(
+        text_or_none(model, of_model, "model_name"), hook, hook_out if hook_out != hook else None
+    )
+
+
 def unwrapped(opened: Opened) -> Opened:
     """The checkpoint without what OpenMOSS puts around the state dict of a ``.pt`` file."""
     inner = opened.entries.get("sae")
@@ -209,7 +236,7 @@ def tensors_of(opened: Opened, config: Config) -> dict[str, Tensor]:
             )
         W_dec = tensors.get("W_dec")
         if W_dec is not None and W_dec.ndim == 2:
-            tensors["b_dec"] = torch.zeros(W_dec.shape[1])
+            tensors["b_dec"] = W_dec.new_zeros(W_dec.shape[1])
     return tensors
 
 
@@ -243,7 +270,7 @@ def source_of(opened: Opened, config: Config, family: str, *assumptions: str) ->
     return opened.source(
         family,
         *assumptions,
-        model_name=declare(opened.path).model_name,
+        model_name=declare(opened).model_name,
         hook_name=read,
         hook_name_out=replaced if config.transcoder else None,
     )

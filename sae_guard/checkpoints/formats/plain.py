@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, Option
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _LINEAR = {
     "encoder.weight": "W_enc",
@@ -93,12 +97,14 @@ def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return ("standard", "topk", "tanh_relu", "abstopk", "groupmax")
 
 
-FAMILY = Family(
-    "plain state dict",
+FORMAT = Format(
+    name="plain state dict",
     recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
     holds="SAEs of every architecture; architecture, pre_bias and normalize "
     "(k, and a scale if there is one) have to be said",
+    declares=lambda files: files.config is not None,  # of a library that is not known
+    declare=neel.declare,
     matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
     read=read,
 )

@@ -1,29 +1,29 @@
 """Formats that are recognised and refused: what they hold is no SAE of one token at one hook point.
 
-Each is recognised narrowly, so that nothing that another family reads ends here.
+Each is recognised narrowly, so that nothing that another format reads ends here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.formats.openmoss_config import unwrapped
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 Matches = Callable[[Opened], bool]
 
 
 def _rank(opened: Opened, name: str) -> int | None:
     tensor = opened.entries.get(name)
-    return tensor.ndim if isinstance(tensor, Tensor) else None
+    return tensor.ndim if is_tensor(tensor) else None
 
 
 def _says(opened: Opened, key: str, *values: str) -> bool:
@@ -155,19 +155,25 @@ _TABLE: tuple[tuple[str, str, str, Matches], ...] = (
 )
 
 
-def _family(name: str, recognised_by: str, reason: str, matches: Matches) -> Family:
+def _format(name: str, recognised_by: str, reason: str, matches: Matches) -> Format:
     def read(opened: Opened, options: SaeOptions) -> SAE:
         raise LoadError(f"{opened.path}: recognised as {name} and refused: {reason}")
 
-    return Family(
-        name,
+    return Format(
+        name=name,
         recognised_by=recognised_by,
         holds=f"refused: {reason}",
+        folders=_FOLDERS.get(name, ()),
         matches=lambda opened: matches(unwrapped(opened)),
         read=read,
         several=True,  # one that is named in it is refused for the same reason
+        refused=True,
     )
 
 
-FAMILIES = tuple(_family(*row) for row in _TABLE)
+_FOLDERS = {
+    "temporal SAE": (FolderLayout("conf.yaml", "latest_ckpt.safetensors", rank=2),),
+    "crosscoder": (FolderLayout("cfg.json", "cc_weights.pt"),),
+}
+FORMATS = tuple(_format(*row) for row in _TABLE)
 """To be tried before all others."""

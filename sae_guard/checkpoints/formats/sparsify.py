@@ -6,18 +6,21 @@ transcoders, each with or without a skip connection.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.declarations import Declaration, has_post_norms, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles, read_config
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}  # W_dec is [d_sae, d_in] already
 _FIELDS = {
@@ -29,6 +32,43 @@ _BRANCHES = {
     "W_dec_2": "a second decoder (matching pursuit)",
 }
 """Tensors that only branches of the repository write, and what they are for."""
+
+
+_SITES = {"": "hook_resid_post", "mlp": "hook_mlp_out"} | dict.fromkeys(
+    ("attn", "self_attn", "attention"), "hook_attn_out"
+)
+_SITES_IN = {"hook_resid_post": "hook_resid_pre", "hook_mlp_out": "mlp.hook_in"}
+"""What a transcoder that replaces the one reads."""
+
+
+def matches(files: CheckpointFiles) -> bool:
+    """Recognise the name of the weights."""
+    return files.weights.name == "sae.safetensors" and files.config_file is not None
+
+
+def declare(files: CheckpointFiles) -> Declaration:
+    """Read the name of the folder, the module that was trained on; a seed may follow.
+
+    Raises:
+        LoadError: The config of the run, which names the model, is unreadable.
+    """
+    folder = files.weights.parent
+    folder = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
+    run = folder.parent / "config.json"
+    model = read_config(run).get("model") if run.is_file() else None
+    model = text_or_none(model, run, "model")
+    match = re.fullmatch(r"(?:layers|h)\.(\d+)(?:\.(\w+))?", folder.name)
+    module = (match[2] or "") if match else None
+    site = _SITES.get(module) if module is not None else None
+    if match is None or site is None or (module and has_post_norms(model)):
+        return Declaration(model)
+    block = f"blocks.{match[1]}"
+    if not (files.config or {}).get("transcode"):
+        return Declaration(model, f"{block}.{site}")
+    site_in = _SITES_IN.get(site)  # both hook points, or none
+    if site_in is None:
+        return Declaration(model)
+    return Declaration(model, f"{block}.{site_in}", f"{block}.{site}")
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -56,7 +96,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         if transcode
         else "b_dec is taken off the input, as sparsify does since 2024"
     )
-    source = opened.source("sparsify", assumption, **names(Parts(opened.weights, path)))
+    source = opened.source("sparsify", assumption, **declare(opened).provenance)
     # An SAE may have a skip connection too.
     whole = replace(facts, transcoder=True) if skip else facts
     sae = replace(
@@ -119,13 +159,15 @@ def _check_sizes(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
             )
 
 
-FAMILY = Family(
-    "sparsify",
+FORMAT = Format(
+    name="sparsify",
     recognised_by="a folder with `cfg.json` and `sae.safetensors`",
     holds="topk (also signed, as abstopk) and groupmax SAEs and transcoders, each with or without "
     "a skip connection",
-    matches=lambda opened: (
-        opened.weights.name == "sae.safetensors" and opened.config_file is not None
-    ),
+    folders=(FolderLayout("cfg.json", "sae.safetensors", rank=-1),),
+    configs_above=("config.json",),
+    declares=matches,
+    declare=declare,
+    matches=matches,
     read=read,
 )

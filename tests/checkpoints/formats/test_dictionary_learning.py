@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.formats.dictionary_learning import CLASSES
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
@@ -295,3 +296,24 @@ def test_an_unknown_class_is_refused_with_the_known_ones(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"trainer": {}}')
     with pytest.raises(LoadError, match=r"no trainer\.dict_class, and the keys do not tell"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "buffer", "hook"),
+    [
+        ({"layer": 3}, {}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "resid_post_layer_3"}, {}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": None}, {"io": "out"}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "mlp3"}, {}, None),
+        ({"layer": 3}, {"io": "in"}, None),
+        ({}, {}, None),
+        ({"layer": "3"}, {}, None),
+    ],
+)
+def test_declared(
+    tmp_path: Path, trainer: dict[str, Any], buffer: dict[str, Any], hook: str | None
+) -> None:
+    (tmp_path / "ae.pt").write_bytes(b"")
+    config = {"trainer": {"lm_name": "pythia", **trainer}, "buffer": buffer}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert declare(tmp_path) == Declaration("pythia", hook)

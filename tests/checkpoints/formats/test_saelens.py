@@ -263,3 +263,13 @@ def test_trap_a_scale_of_a_transcoder_is_that_of_its_output_too(tmp_path: Path) 
     latents = torch.relu(x @ (w["W_enc"] * 0.5) + w["b_enc"])
     written = latents @ (w["W_dec"] / 0.5) + w["b_dec"] / 0.5 + x @ w["W_skip"].T
     torch.testing.assert_close(sae(x).reconstruction, written)
+
+
+def test_declared(tmp_path: Path) -> None:
+    folder = write_saelens(tmp_path, example_sae())
+    assert declare(folder) == Declaration("gpt2", "blocks.1.hook_resid_post")
+    (folder / "cfg.json").write_text(
+        json.dumps(config_of(example_sae(), metadata={"hook_name": 8}))
+    )
+    with pytest.raises(LoadError, match="hook_name is 8"):
+        declare(folder)
