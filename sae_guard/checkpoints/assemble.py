@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, Option
@@ -62,6 +62,21 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
             "scale",
             options=("scale",),
         )
+
+
+def check_sizes(stated: Mapping[str, Any], sizes: Mapping[str, int], path: Path) -> None:
+    """Raise `LoadError` where a config states another size than the weights have.
+
+    Args:
+        stated: The config; it need not state each size.
+        sizes: The sizes of the weights under the keys of the config.
+        path: Where the config is.
+    """
+    for key, size in sizes.items():
+        if stated.get(key, size) != size:
+            raise LoadError(
+                f"{path}: {key} is {stated[key]!r}, but the weights have {size}", "shapes"
+            )
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

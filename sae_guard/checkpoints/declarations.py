@@ -22,15 +22,6 @@ class Declaration:
     hook_out: str | None = None
     """What a transcoder replaces."""
 
-    @property
-    def provenance(self) -> dict[str, str | None]:
-        """The same under the names that provenance has for it."""
-        return {
-            "model_name": self.model_name,
-            "hook_name": self.hook,
-            "hook_name_out": self.hook_out,
-        }
-
 
 def text_or_none(value: Any, path: Path, key: str) -> str | None:
     """Return the value of a key in a config if it is text or None; raises `LoadError`."""

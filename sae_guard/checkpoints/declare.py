@@ -27,4 +27,5 @@ def declare(path: Path, name: str | None = None) -> Declaration:
     files = files_at(path, name)
     if files is None:
         return Declaration()
-    return next((f.declare(files) for f in FORMATS if f.declares(files)), Declaration())
+    declarations = (format.declare(files) for format in FORMATS)
+    return next((d for d in declarations if d is not None), Declaration())

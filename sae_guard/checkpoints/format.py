@@ -103,19 +103,33 @@ class Opened(CheckpointFiles):
             )
         raise LoadError(f"{self.path} has no SAE {self.name!r}; {allowed(self.name, names)}")
 
-    def source(self, format_name: str, *assumptions: str, **declared: Any) -> SaeSource:
+    def source(
+        self,
+        format_name: str,
+        *assumptions: str,
+        declaration: Declaration | None = None,
+        **declared: Any,
+    ) -> SaeSource:
         """Make the provenance.
 
         Args:
             format_name: Name of the format, with its variant where it has several.
             assumptions: What the files do not say and the format implies.
-            declared: What the checkpoint says of itself; None where it does not say.
+            declaration: The model and hook points that the checkpoint says.
+            declared: What else it says of itself; None where it does not say.
 
         Raises:
             LoadError: The weights cannot be read to be hashed.
         """
         from sae_guard.sae import SaeSource
 
+        if declaration is not None:
+            declared = {
+                "model_name": declaration.model_name,
+                "hook_name": declaration.hook,
+                "hook_name_out": declaration.hook_out,
+                **declared,
+            }
         config = {} if self.config_file is None else {self.config_file.name: self.config_sha256}
         dtypes = {str(t.dtype).removeprefix("torch.") for t in self.entries.values()
                   if is_tensor(t)}  # fmt: skip
@@ -149,14 +163,13 @@ class Format:
     configs_above: tuple[str, ...] = ()
     """Names of other configs, beside the weights or up to two folders above: the hub is asked for
     them."""
-    declares: Callable[[CheckpointFiles], bool] = lambda files: False
-    """Whether `declare` is asked, by the names of the files and the config alone."""
-    declare: Callable[[CheckpointFiles], Declaration] = lambda files: Declaration()
-    """What the files say of model and hook point; raises `LoadError`. Reads no weights."""
+    declare: Callable[[CheckpointFiles], Declaration | None] = lambda files: None
+    """What files of this format say of model and hook point; None where their names and the config
+    do not show that they are of this format. Raises `LoadError`."""
     matches: Callable[[Opened], bool]
-    """Whether `read` is asked."""
+    """Whether the files are of this format, of which the weights are read by now."""
     read: Callable[[Opened, SaeOptions], SAE]
-    """The SAE; raises `LoadError`."""
+    """The SAE of files that match; raises `LoadError`."""
     several: bool = False
     """Whether a file may hold several SAEs, told apart by `Opened.name`."""
     refused: bool = False

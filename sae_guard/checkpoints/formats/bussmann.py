@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions
@@ -54,14 +54,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if kind in _WITH_THRESHOLD and tensors["threshold"].ndim == 0 and "b_enc" in tensors:
         tensors["threshold"] = tensors["threshold"].expand(tensors["b_enc"].shape)
     turned, notes = oriented(tensors)
-    declared = neel.declare(opened).provenance
-    source = opened.source("Bussmann", *_assumed(kind), *notes, **declared)
+    declaration = neel.names_in_config(opened)
+    source = opened.source("Bussmann", *_assumed(kind), *notes, declaration=declaration)
     sae = assemble(turned, facts, source, opened.weights)
-    for name, found in (("act_size", sae.d_in), ("dict_size", sae.d_sae)):
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{path}: {name} is {config[name]!r}, but the weights have {found}", "shapes"
-            )
+    check_sizes(config, {"act_size": sae.d_in, "dict_size": sae.d_sae}, path)
     return sae
 
 
@@ -129,8 +125,7 @@ FORMAT = Format(
     holds="vanilla, topk and jumprelu SAEs, and the batch-topk and global-matryoshka-topk SAEs "
     "that store a threshold (as jumprelu); not batchtopk, which depends on the batch",
     folders=(FolderLayout("config.json", "sae.pt"),),
-    declares=lambda files: files.weights.name == "sae.pt" and files.config is not None,
-    declare=neel.declare,
+    declare=lambda files: neel.names_in_config(files) if files.weights.name == "sae.pt" else None,
     matches=lambda opened: "sae_type" in (opened.config or {}),
     read=read,
 )

@@ -38,25 +38,22 @@ _REPOSITORY = r"(?i:.+-\d[\d.]*[bm](?:-.+)?-transcoders(?:-.+)?)"
 _HOOKS_IN = ("mlp.hook_in", "ln2.hook_normalized", "hook_resid_mid")
 
 
-def is_layer(files: CheckpointFiles) -> bool:
-    """Recognise the weights by their name."""
-    return re.fullmatch(_WEIGHTS, files.weights.name) is not None
-
-
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read the names in ``config.yaml``, or the name of the repository.
 
     Raises:
         LoadError: One of the names in the config is no text.
     """
+    layer = re.fullmatch(_WEIGHTS, files.weights.name)
+    if layer is None:
+        return None
     config, path = files.config or {}, files.config_file or files.weights
     model, hook_in, hook_out = (
         text_or_none(config.get(key), path, key)
         for key in ("model_name", "feature_input_hook", "feature_output_hook")
     )
-    layer = re.fullmatch(_WEIGHTS, files.weights.name)
     _, repository = last_match(_REPOSITORY, components(files.weights))
-    if layer is None or not (hook_in or repository):
+    if not (hook_in or repository):
         return Declaration()
     hook_in, hook_out = hook_in or "mlp.hook_in", hook_out or "hook_mlp_out"
     if hook_out == "mlp.hook_out" and not has_post_norms(model):
@@ -69,7 +66,7 @@ def declare(files: CheckpointFiles) -> Declaration:
 
 def matches(opened: Opened) -> bool:
     """By the name of the file, and a config or an encoder that lies as circuit-tracer's does."""
-    if not is_layer(opened) or not opened.entries.keys() >= _KEYS:
+    if not re.fullmatch(_WEIGHTS, opened.weights.name) or not opened.entries.keys() >= _KEYS:
         return False
     if _config(opened):
         return True
@@ -104,7 +101,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     turned, notes = oriented(tensors, transposed=("W_enc",))
     unsaid = architecture == "standard" and config.get("activation") is None
     assumed = (_INPUT, _RELU) if unsaid else (_INPUT,)
-    source = opened.source("circuit-tracer", *assumed, *notes, **declare(opened).provenance)
+    source = opened.source("circuit-tracer", *assumed, *notes, declaration=declare(opened))
     return assemble(turned, facts, source, opened.weights)
 
 
@@ -145,7 +142,6 @@ FORMAT = Format(
     "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
     beside=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
-    declares=is_layer,
     declare=declare,
     matches=matches,
     read=read,

@@ -27,21 +27,18 @@ _NAMES = {
 _ASSUMED = "ReLU, and b_dec is not taken off the input, as SAELens reads files of this name"
 
 
-def is_named_so(files: CheckpointFiles) -> bool:
-    """Recognise the name of the file or its folder."""
-    return (declare(files).model_name or "").startswith("DeepSeek-R1-")
-
-
-def declare(files: CheckpointFiles) -> Declaration:
+def by_name(files: CheckpointFiles) -> Declaration | None:
     """Read model and layer off the name of the file or its folder."""
-    return named_by_layer(files.weights) or Declaration()
+    declaration = named_by_layer(files.weights)
+    model = declaration.model_name if declaration is not None else None
+    return declaration if model is not None and model.startswith("DeepSeek-R1-") else None
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a file or folder of that name; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    source = opened.source("DeepSeek-R1", _ASSUMED, **declare(opened).provenance)
+    source = opened.source("DeepSeek-R1", _ASSUMED, declaration=by_name(opened))
     return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
 
 
@@ -50,8 +47,7 @@ FORMAT = Format(
     recognised_by="`DeepSeek-R1-…-SAE-lN.pt` (the file or its folder) with the keys of two "
     "`nn.Linear`",
     holds="standard SAEs",
-    declares=lambda files: files.config is None and is_named_so(files),
-    declare=declare,
-    matches=lambda opened: is_named_so(opened) and opened.entries.keys() == _NAMES.keys(),
+    declare=lambda files: by_name(files) if files.config is None else None,
+    matches=lambda opened: by_name(opened) is not None and opened.entries.keys() == _NAMES.keys(),
     read=read,
 )

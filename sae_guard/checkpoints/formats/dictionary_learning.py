@@ -92,13 +92,15 @@ def _by_keys(keys: Any) -> list[str]:
     return []
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Take the residual after ``layer``, unless a submodule of another name was trained on.
 
     Raises:
         LoadError: The name of the model is no text.
     """
     config, path = files.config or {}, files.config_file or files.weights
+    if "trainer" not in config:
+        return None
     trainer, buffer = config.get("trainer"), config.get("buffer")
     trainer = trainer if isinstance(trainer, dict) else {}
     layer, submodule = trainer.get("layer"), trainer.get("submodule_name")
@@ -275,7 +277,6 @@ FORMAT = Format(
     "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
     folders=(FolderLayout("config.json", "ae.pt"),),
     beside=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", above=(0, 1), rank=1),),
-    declares=lambda files: "trainer" in (files.config or {}),
     declare=declare,
     matches=matches,
     read=read,

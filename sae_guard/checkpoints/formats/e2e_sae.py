@@ -41,13 +41,15 @@ def matches(opened: Opened) -> bool:
     return any(m[2] == "codebook" or f"{m[1]}.decoder.weight" in opened.entries for m in found)
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Take the name of the SAE for its hook point; the only SAE of a file needs none.
 
     Raises:
         LoadError: The name of the model is no text.
     """
-    config, path, name = files.config or {}, files.config_file or files.weights, files.name
+    config, path, name = files.config, files.config_file, files.name
+    if config is None or path is None or path.name != _CONFIG:
+        return None
     saes = config.get("saes")
     positions = saes.get("sae_positions") if isinstance(saes, dict) else None
     if name is None and isinstance(positions, list) and len(positions) == 1:
@@ -139,7 +141,6 @@ FORMAT = Format(
     "the dots of the hook point; `final_config.yaml` may lie beside",
     holds="standard SAEs; one of several is `samples_400000.pt#blocks.6.hook_resid_pre`",
     beside=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
-    declares=lambda files: files.config_file is not None and files.config_file.name == _CONFIG,
     declare=declare,
     matches=matches,
     read=read,

@@ -97,8 +97,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         transcoder=names.transcoder,
     )
     check_agreement(facts, options, opened.weights)
-    declared = names.declaration.provenance
-    source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], **declared)
+    source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], declaration=names.declaration)
     return assemble(tensors, facts, source, opened.weights)
 
 
@@ -114,8 +113,7 @@ FORMAT = Format(
     holds="jumprelu SAEs; transcoders and SAEs on token embeddings where the path says it "
     "(`gemma-scope-2b-pt-transcoders/…`, `…/embedding/width_…`)",
     folders=(FolderLayout(None, "params.npz", rank=1),),
-    declares=is_npz,
-    declare=lambda files: names_of(files.weights).declaration,
+    declare=lambda files: names_of(files.weights).declaration if is_npz(files) else None,
     matches=is_npz,
     read=read,
 )

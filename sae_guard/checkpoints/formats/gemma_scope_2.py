@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.declarations import Declaration, components, last_match, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened
@@ -50,12 +50,14 @@ _MODULES = {
 than hook_mlp_out, and so it is not among these."""
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read the config, which some folders lack; then the path.
 
     Raises:
         LoadError: The name of the model is no text.
     """
+    if files.weights.name != _WEIGHTS:
+        return None
     if files.config is None or files.config_file is None:
         return by_names(files.weights) or Declaration()
     model = text_or_none(files.config.get("model_name"), files.config_file, "model_name")
@@ -124,9 +126,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     facts = Facts("jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder)
     check_agreement(facts, options, path)
     assumed = (_FOLDED,) if assumption is None else (_FOLDED, assumption)
-    source = opened.source("Gemma Scope 2", *assumed, **declare(opened).provenance)
+    source = opened.source("Gemma Scope 2", *assumed, declaration=declare(opened))
     sae = assemble(tensors, facts, source, opened.weights)
-    _check_width(sae, opened.config or {}, path)
+    check_sizes(opened.config or {}, {"width": sae.d_sae}, path)
     return sae
 
 
@@ -165,20 +167,12 @@ def _by_config(config: Mapping[str, Any], path: Path) -> bool:
     return transcoder
 
 
-def _check_width(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
-    if config.get("width", sae.d_sae) != sae.d_sae:
-        raise LoadError(
-            f"{path}: width is {config['width']!r}, but the weights have {sae.d_sae}", "shapes"
-        )
-
-
 FORMAT = Format(
     name="Gemma Scope 2",
     recognised_by="`params.safetensors`, or the keys `w_enc`, `w_dec` and `threshold`",
     holds="jumprelu SAEs and transcoders, with or without a skip connection",
     folders=(FolderLayout("config.json", _WEIGHTS), FolderLayout(None, _WEIGHTS)),
     beside=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
-    declares=lambda files: files.weights.name == _WEIGHTS,
     declare=declare,
     matches=lambda opened: (
         opened.weights.suffix == ".safetensors"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declarations import Declaration, named_by_layer
-from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.declarations import named_by_layer
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 
@@ -22,16 +21,11 @@ _NAMES = {
 _ASSUMED = "ReLU, and b_dec is not taken off the input, as released"
 
 
-def declare(files: CheckpointFiles) -> Declaration:
-    """Read model and layer off the name of the file or its folder."""
-    return named_by_layer(files.weights) or Declaration()
-
-
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    source = opened.source("Goodfire", _ASSUMED, **declare(opened).provenance)
+    source = opened.source("Goodfire", _ASSUMED, declaration=named_by_layer(opened.weights))
     return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
 
 
@@ -39,8 +33,7 @@ FORMAT = Format(
     name="Goodfire",
     recognised_by="the key `encoder_linear.weight`",
     holds="standard SAEs",
-    declares=lambda files: files.config is None and named_by_layer(files.weights) is not None,
-    declare=declare,
+    declare=lambda files: named_by_layer(files.weights) if files.config is None else None,
     matches=lambda opened: "encoder_linear.weight" in opened.entries,
     read=read,
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import saelens_before_6
 from sae_guard.checkpoints.options import SaeOptions
@@ -80,16 +80,9 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
     )
     sae = assemble(canonical, facts, source, opened.weights)
     d_out = config.get("d_out")
-    for name, said, found in (
-        ("d_in", config.get("d_in"), sae.d_in),
-        ("d_sae", config.get("d_sae"), sae.d_sae),
-        ("d_out", config.get("d_in") if d_out is None else d_out, sae.d_out),
-    ):
-        if said != found:
-            raise LoadError(
-                f"{opened.weights}: {name} is {said!r}, but the weights have {name} {found}",
-                "shapes",
-            )
+    stated = {"d_sae": None, **config, "d_out": config["d_in"] if d_out is None else d_out}
+    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
+    check_sizes(stated, sizes, opened.weights)
     return sae
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
     from sae_guard.sae import SAE
@@ -28,13 +27,15 @@ def matches(files: CheckpointFiles) -> bool:
     return config_file is not None and config_file.name == f"{files.weights.stem}_cfg.json"
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def names_in_config(files: CheckpointFiles) -> Declaration | None:
     """Read ``model_name`` and ``act_name`` or ``hook_point``; the first runs have neither.
 
     Raises:
         LoadError: One of them is no text.
     """
-    config, path = files.config or {}, files.config_file or files.weights
+    config, path = files.config, files.config_file
+    if config is None or path is None:
+        return None
     if "d_mlp" in config and "act_name" not in config and "hook_point" not in config:
         return Declaration("gelu-1l", "blocks.0.mlp.hook_post")
     hook = text_or_none(config.get("hook_point", config.get("act_name")), path, "hook_point")
@@ -52,14 +53,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     config = opened.config or {}
     tensors, notes = oriented(opened.tensors)
     assumed = (_ASSUMED, _FIRST_RUNS) if "d_mlp" in config else (_ASSUMED,)
-    source = opened.source("Neel 1L", *assumed, *notes, **declare(opened).provenance)
+    source = opened.source("Neel 1L", *assumed, *notes, declaration=names_in_config(opened))
     sae = assemble(tensors, facts, source, opened.weights)
-    for name, found in (("act_size", sae.d_in), ("d_mlp", sae.d_in), ("dict_size", sae.d_sae)):
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{opened.config_file}: {name} is {config[name]!r}, but the weights have {found}",
-                "shapes",
-            )
+    sizes = {"act_size": sae.d_in, "d_mlp": sae.d_in, "dict_size": sae.d_sae}
+    check_sizes(config, sizes, opened.config_file or opened.weights)
     return sae
 
 
@@ -68,8 +65,7 @@ FORMAT = Format(
     recognised_by="`NAME.pt` with `NAME_cfg.json`",
     holds="standard SAEs",
     beside=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
-    declares=matches,
-    declare=declare,
+    declare=lambda files: names_in_config(files) if matches(files) else None,
     matches=matches,
     read=read,
 )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, components
-from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
@@ -55,11 +54,6 @@ def by_names(weights: Path) -> Declaration | None:
     return Declaration("gpt2-small" if "gpt2-small" in names else None, f"blocks.{layer[1]}.{site}")
 
 
-def declare(files: CheckpointFiles) -> Declaration:
-    """Read model, layer and hook point off the names of the file and its folders."""
-    return by_names(files.weights) or Declaration()
-
-
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of an OpenAI ``N.pt``.
 
@@ -77,7 +71,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     strange = sorted(name for name, value in others.items() if not is_tensor(value))
     if strange:
         raise LoadError(f"{opened.weights}: not understood: {', '.join(strange)}")
-    source = opened.source("OpenAI", _assumption(facts), **declare(opened).provenance)
+    source = opened.source("OpenAI", _assumption(facts), declaration=by_names(opened.weights))
     return assemble(_canonical(others, opened), facts, source, opened.weights)
 
 
@@ -135,8 +129,7 @@ FORMAT = Format(
     name="OpenAI",
     recognised_by="the keys `pre_bias` and `latent_bias`",
     holds="standard SAEs, and topk SAEs with layer_norm",
-    declares=lambda files: files.config is None and by_names(files.weights) is not None,
-    declare=declare,
+    declare=lambda files: by_names(files.weights) if files.config is None else None,
     matches=lambda opened: {"pre_bias", "latent_bias"} <= opened.entries.keys(),
     read=read,
 )

@@ -29,9 +29,7 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     declare,
     finish,
     k_of,
-    names_hook_points,
     scales,
-    source_of,
     tensors_of,
     unwrapped,
 )
@@ -54,8 +52,9 @@ _FIELDS = FIELDS | {
 
 def _matches(opened: Opened) -> bool:
     names, config_file = opened.entries.keys(), opened.config_file or opened.weights
+    in_config = "hook_point_in" in (opened.config or {})
     return (
-        (names_hook_points(opened) and config_file.name == "config.json")
+        (in_config and config_file.name == "config.json")
         or {"W_E", "W_D"} <= names
         or not names.isdisjoint(_THRESHOLDS)
         or any(name.startswith(f"{NORM}.") for name in names)
@@ -98,7 +97,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    source = source_of(opened, config, "OpenMOSS", *_assumptions(opened, config, facts))
+    assumptions = _assumptions(opened, config, facts)
+    source = opened.source("OpenMOSS", *assumptions, declaration=declare(opened))
     return finish(opened, config, tensors, facts, options, source)
 
 
@@ -174,7 +174,6 @@ FORMAT = Format(
         FolderLayout("config.json", "sae_weights.pt"),
     ),
     configs_above=(LM_CONFIG,),
-    declares=names_hook_points,
     declare=declare,
     matches=lambda opened: _matches(unwrapped(opened)),
     read=read,

@@ -31,9 +31,7 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     declare,
     finish,
     k_of,
-    names_hook_points,
     scales,
-    source_of,
     tensors_of,
     unwrapped,
 )
@@ -92,7 +90,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    source = source_of(opened, config, FORMAT.name, *_assumptions(facts))
+    source = opened.source(FORMAT.name, *_assumptions(facts), declaration=declare(opened))
     return finish(opened, config, tensors, facts, options, source)
 
 
@@ -152,7 +150,6 @@ FORMAT = Format(
     folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
     beside=(ConfigBeside(_CONFIG, r"checkpoints/.*", above=(1,), rank=1),),
     configs_above=(LM_CONFIG,),
-    declares=lambda files: matches(files) and names_hook_points(files),
     declare=declare,
     matches=matches,
     read=read,

@@ -131,18 +131,15 @@ class Config:
 LM_CONFIG = "lm_config.json"
 
 
-def names_hook_points(files: CheckpointFiles) -> bool:
-    """Recognise the config by the key that only OpenMOSS has."""
-    return "hook_point_in" in (files.config or {})
-
-
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read both hook points in the config, and the model in a file beside it, if there is one.
 
     Raises:
         LoadError: A name is no text, or the file beside the config is unreadable.
     """
     config, path = files.config or {}, files.config_file or files.weights
+    if "hook_point_in" not in config:
+        return None
     hook, hook_out = (
         text_or_none(config.get(key), path, key) for key in ("hook_point_in", "hook_point_out")
     )
@@ -262,18 +259,6 @@ def finish(
                 "shapes",
             )
     return sae
-
-
-def source_of(opened: Opened, config: Config, family: str, *assumptions: str) -> SaeSource:
-    """The provenance, with the hook points, and the model where `lm_config.json` says it."""
-    read, replaced = config.hooks
-    return opened.source(
-        family,
-        *assumptions,
-        model_name=declare(opened).model_name,
-        hook_name=read,
-        hook_name_out=replaced if config.transcoder else None,
-    )
 
 
 _LEAST, _MOST = 1e-6, 1e20  # of the average norm of activations

@@ -103,8 +103,7 @@ FORMAT = Format(
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
     holds="SAEs of every architecture; architecture, pre_bias and normalize "
     "(k, and a scale if there is one) have to be said",
-    declares=lambda files: files.config is not None,  # of a library that is not known
-    declare=neel.declare,
+    declare=neel.names_in_config,  # of a library that is not known
     matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
     read=read,
 )

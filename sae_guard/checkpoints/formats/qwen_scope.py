@@ -43,10 +43,10 @@ def names_of(weights: Path) -> Names | None:
     return Names(Declaration(repository[2], hook), int(repository[3]))
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read model and layer off the names of the file and its folder."""
     names = names_of(files.weights)
-    return Declaration() if names is None else names.declaration
+    return None if names is None else names.declaration
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -68,8 +68,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     facts = Facts("topk", k, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     tensors, notes = oriented(opened.tensors, transposed=("W_enc", "W_dec"))
-    declared = names.declaration.provenance
-    source = opened.source("Qwen Scope", _ASSUMED, *notes, **declared)
+    source = opened.source("Qwen Scope", _ASSUMED, *notes, declaration=names.declaration)
     return assemble(tensors, facts, source, opened.weights)
 
 
@@ -78,7 +77,6 @@ FORMAT = Format(
     recognised_by="`layerN.sae.pt`",
     holds="topk SAEs; k is read off a folder that is called as the repository (`…-L0_50`), or has "
     "to be said",
-    declares=lambda files: names_of(files.weights) is not None,
     declare=declare,
     matches=lambda opened: names_of(opened.weights) is not None,
     read=read,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
@@ -128,7 +128,9 @@ def build(
     if latent_scale is not None:
         tensors = {**tensors, "latent_scale": latent_scale}
     sae = assemble(tensors, facts, source, opened.weights)
-    _check_sizes(config, sae, opened, path)
+    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
+    required = ("d_in", "d_sae", "d_out") if sae.transcoder else ("d_in", "d_sae")
+    check_sizes(dict.fromkeys(required) | {**config}, sizes, path)
     return sae
 
 
@@ -143,19 +145,6 @@ def _check_optional(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> No
             + (f"not understood: {_list(left_over)}" if left_over else "missing: W_skip"),
             "keys",
         )
-
-
-def _check_sizes(config: Mapping[str, Any], sae: SAE, opened: Opened, path: Path) -> None:
-    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae} | (
-        {"d_out": sae.d_out} if sae.transcoder else {}
-    )
-    for name, found in sizes.items():
-        if config.get(name) != found:
-            raise LoadError(
-                f"{path}: {name} is {config.get(name)!r}, but {opened.weights.name} has "
-                f"{name} {found}",
-                "shapes",
-            )
 
 
 def version(config: Mapping[str, Any]) -> str | None:
@@ -244,18 +233,15 @@ def is_folder(files: CheckpointFiles) -> bool:
     return files.weights.name == _WEIGHTS and files.config is not None
 
 
-def is_folder_of_6(files: CheckpointFiles) -> bool:
-    """Recognise the two files, and a version in the config."""
-    return is_folder(files) and version(files.config or {}) is not None
-
-
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read the names in a config of any version.
 
     Raises:
         LoadError: One of them is no text.
     """
-    config, path = files.config or {}, files.config_file or files.weights
+    config, path = files.config, files.config_file
+    if not is_folder(files) or config is None or path is None:
+        return None
     metadata = config.get("metadata")
     values = {**config, **(metadata if isinstance(metadata, dict) else {})}
     hook = text_or_none(values.get("hook_name", values.get("hook_point")), path, "hook_name")
@@ -277,9 +263,8 @@ FORMAT = Format(
     "connection, and checkpoints of a run in progress; a scale that normalize_activations says "
     "and no file holds has to be said",
     folders=FOLDERS,
-    declares=is_folder_of_6,
     declare=declare,
-    matches=is_folder_of_6,
+    matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,
     read=read,
 )
 

@@ -148,7 +148,6 @@ FORMAT = Format(
     holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; a scale "
     "that normalize_activations says and no file holds has to be said",
     folders=FOLDERS,
-    declares=is_folder,
     declare=declare,
     matches=is_folder,
     read=read,

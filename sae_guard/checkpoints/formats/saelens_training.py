@@ -71,9 +71,7 @@ def with_threshold(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
     return tensors
 
 
-def training(
-    folder: Path, architecture: str, metadata: Mapping[str, Any]
-) -> dict[str, str | bool | None]:
+def training(folder: Path, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the training of a JumpReLU SAE: `warning` reads it from the source."""
     if architecture != "jumprelu":
         return {}

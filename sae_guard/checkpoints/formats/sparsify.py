@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, renamed
 from sae_guard.checkpoints.declarations import Declaration, has_post_norms, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
@@ -46,12 +46,14 @@ def matches(files: CheckpointFiles) -> bool:
     return files.weights.name == "sae.safetensors" and files.config_file is not None
 
 
-def declare(files: CheckpointFiles) -> Declaration:
+def declare(files: CheckpointFiles) -> Declaration | None:
     """Read the name of the folder, the module that was trained on; a seed may follow.
 
     Raises:
         LoadError: The config of the run, which names the model, is unreadable.
     """
+    if not matches(files):
+        return None
     folder = files.weights.parent
     folder = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
     run = folder.parent / "config.json"
@@ -96,13 +98,16 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         if transcode
         else "b_dec is taken off the input, as sparsify does since 2024"
     )
-    source = opened.source("sparsify", assumption, **declare(opened).provenance)
+    source = opened.source("sparsify", assumption, declaration=declare(opened))
     # An SAE may have a skip connection too.
     whole = replace(facts, transcoder=True) if skip else facts
     sae = replace(
         assemble(renamed(tensors, _LINEAR), whole, source, opened.weights), transcoder=transcode
     )
-    _check_sizes(sae, config, path)
+    check_sizes(config, {"d_in": sae.d_in}, path)
+    check_sizes(config, {"d_in": sae.d_out}, path)  # both sides of a module are as wide
+    if config.get("num_latents"):  # 0 leaves it to the expansion factor
+        check_sizes(config, {"num_latents": sae.d_sae}, path)
     return sae
 
 
@@ -147,18 +152,6 @@ def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
     return value
 
 
-def _check_sizes(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
-    sizes = [("d_in", sae.d_in), ("d_in", sae.d_out)]  # both sides of a module are as wide
-    if config.get("num_latents"):  # 0 leaves it to the expansion factor
-        sizes.append(("num_latents", sae.d_sae))
-    for name, found in sizes:
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{path}: {name} is {config[name]!r}, but the weights have {name} {found}",
-                "shapes",
-            )
-
-
 FORMAT = Format(
     name="sparsify",
     recognised_by="a folder with `cfg.json` and `sae.safetensors`",
@@ -166,7 +159,6 @@ FORMAT = Format(
     "a skip connection",
     folders=(FolderLayout("cfg.json", "sae.safetensors", rank=-1),),
     configs_above=("config.json",),
-    declares=matches,
     declare=declare,
     matches=matches,
     read=read,
