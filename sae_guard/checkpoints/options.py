@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sae_guard.errors import Option, SetupError
+from sae_guard.errors import Contract, LoadError, Option, SetupError
 
 Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
@@ -64,6 +64,19 @@ def parse(values: Mapping[str, Any]) -> SaeOptions:
             f"{key} {values[key]!r}; allowed: {ALLOWED.get(key, first['msg'])}",
             options=(cast("Option", key),) if key in SaeOptions.model_fields else (),
         ) from None
+
+
+def ambiguous(subject: str, contract: Contract, *choices: tuple[Option, str]) -> LoadError:
+    """Make the error for a checkpoint of which options have to decide.
+
+    Args:
+        subject: Which file it is, and what is ambiguous.
+        contract: The part of the load contract that breaks.
+        choices: An option and what it may be; several for one option, each with what it means.
+    """
+    lines = "".join(f"\n  sae.{option}: {values}" for option, values in choices)
+    options = tuple(dict.fromkeys(option for option, _ in choices))
+    return LoadError(f"{subject}; decide in the spec:{lines}", contract, options=options)
 
 
 def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:

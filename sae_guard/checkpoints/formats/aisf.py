@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError, allowed
 
@@ -222,12 +222,8 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     """standard or tanh_relu: the tensors are the same, only the config of the fork tells them."""
     if state.config is None:
         if state.by_lightning and options.architecture is None:
-            raise LoadError(
-                f"{path} is ambiguous; decide in the spec:\n  sae.architecture: standard, or "
-                "tanh_relu (of a fork)",
-                "activation",
-                options=("architecture",),
-            )
+            choice = "standard, or tanh_relu (of a fork)"
+            raise ambiguous(f"{path} is ambiguous", "activation", ("architecture", choice))
         said = options.architecture or "standard"
         if said not in _TYPES.values():
             raise LoadError(

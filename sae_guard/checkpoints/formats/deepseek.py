@@ -13,17 +13,12 @@ from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, ren
 from sae_guard.checkpoints.declarations import Declaration, named_by_layer
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.formats import plain
 from sae_guard.checkpoints.options import SaeOptions
 
 if TYPE_CHECKING:
     from sae_guard.sae import SAE
 
-_NAMES = {
-    "encoder.weight": "W_enc",
-    "encoder.bias": "b_enc",
-    "decoder.weight": "W_dec",
-    "decoder.bias": "b_dec",
-}
 _ASSUMED = "ReLU, and b_dec is not taken off the input, as SAELens reads files of this name"
 
 
@@ -39,7 +34,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     source = opened.source("DeepSeek-R1", _ASSUMED, declaration=by_name(opened))
-    return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
+    return assemble(renamed(opened.tensors, plain.LINEAR), facts, source, opened.weights)
 
 
 FORMAT = Format(
@@ -48,6 +43,8 @@ FORMAT = Format(
     "`nn.Linear`",
     holds="standard SAEs",
     declare=lambda files: by_name(files) if files.config is None else None,
-    matches=lambda opened: by_name(opened) is not None and opened.entries.keys() == _NAMES.keys(),
+    matches=lambda opened: (
+        by_name(opened) is not None and opened.entries.keys() == plain.LINEAR.keys()
+    ),
     read=read,
 )

@@ -17,7 +17,7 @@ from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, ren
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened, is_tensor
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError, allowed
 
 if TYPE_CHECKING:
@@ -178,12 +178,11 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
             return 1.0
         if isinstance(options.scale, float):
             return options.scale
-        raise LoadError(
-            f"{path} is ambiguous: the backup of a run without its norm_factor; decide in the "
-            "spec:\n  sae.scale: folded (activations were not normalised)"
-            "\n  sae.scale: 1 / norm_factor",
+        raise ambiguous(
+            f"{path} is ambiguous: the backup of a run without its norm_factor",
             "scale",
-            options=("scale",),
+            ("scale", "folded (activations were not normalised)"),
+            ("scale", "1 / norm_factor"),
         )
     number = isinstance(factor, int | float) and not isinstance(factor, bool)
     if not number or not math.isfinite(factor) or factor <= 0:
@@ -199,13 +198,12 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
             )
         return unfolded
     if options.scale is None:
-        raise LoadError(
+        raise ambiguous(
             f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
-            "interrupted run; decide in the spec:"
-            "\n  sae.scale: folded (the biases and thresholds hold it)"
-            "\n  sae.scale: stored (they do not)",
+            "interrupted run",
             "scale",
-            options=("scale",),
+            ("scale", "folded (the biases and thresholds hold it)"),
+            ("scale", "stored (they do not)"),
         )
     return 1.0 if options.scale == "folded" else unfolded
 
@@ -230,12 +228,9 @@ def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions)
             "tell",
             "keys",
         )
-    listed = "".join(f"\n  sae.architecture: {CLASSES[c].architecture} ({c})" for c in candidates)
-    raise LoadError(
-        f"{opened.weights} is ambiguous without its config.json; decide in the spec:{listed}",
-        "activation",
-        options=("architecture",),
-    )
+    subject = f"{opened.weights} is ambiguous without its config.json"
+    choices = [f"{CLASSES[name].architecture} ({name})" for name in candidates]
+    raise ambiguous(subject, "activation", *(("architecture", choice) for choice in choices))
 
 
 def _k(
@@ -249,11 +244,7 @@ def _k(
         )
     k = int(stored) if stored is not None else trainer.get("k", options.k)
     if type(k) is not int:
-        raise LoadError(
-            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k: a whole number",
-            "activation",
-            options=("k",),
-        )
+        raise ambiguous(f"{opened.weights} is ambiguous", "activation", ("k", "a whole number"))
     return k
 
 

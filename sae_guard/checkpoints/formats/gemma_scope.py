@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
 from sae_guard.checkpoints.declarations import Declaration, components, last_match
-from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 
@@ -67,11 +66,6 @@ def names_of(weights: Path) -> Names:
     return Names(Declaration(model, f"{block}.{_SITES[site]}" if block else None))
 
 
-def is_npz(files: CheckpointFiles) -> bool:
-    """Recognise the container, which no other format uses."""
-    return files.weights.suffix == ".npz"
-
-
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE or transcoder of a ``params.npz``.
 
@@ -113,7 +107,9 @@ FORMAT = Format(
     holds="jumprelu SAEs; transcoders and SAEs on token embeddings where the path says it "
     "(`gemma-scope-2b-pt-transcoders/…`, `…/embedding/width_…`)",
     folders=(FolderLayout(None, "params.npz", rank=1),),
-    declare=lambda files: names_of(files.weights).declaration if is_npz(files) else None,
-    matches=is_npz,
+    declare=lambda files: (
+        names_of(files.weights).declaration if files.weights.suffix == ".npz" else None
+    ),
+    matches=lambda opened: opened.weights.suffix == ".npz",
     read=read,
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, components
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ def _check_released(entries: Mapping[str, Any], options: SaeOptions, opened: Ope
     if "activation" in entries or set(_STATISTICS[1:]) & entries.keys():
         return
     if options.architecture != "standard":
-        raise LoadError(
+        choice = (
+            "standard (ReLU, the input is not normalised); files that `train.py` saved, TopK on "
+            "inputs normalised beforehand, are not read"
+        )
+        raise ambiguous(
             f"{opened.weights} holds neither an activation nor the statistics of latents that "
-            "released files have; decide in the spec:\n  sae.architecture: standard (ReLU, the "
-            "input is not normalised); files that `train.py` saved, TopK on inputs normalised "
-            "beforehand, are not read",
+            "released files have",
             "activation",
-            options=("architecture",),
+            ("architecture", choice),
         )
 
 

@@ -35,7 +35,7 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     tensors_of,
     unwrapped,
 )
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -101,15 +101,14 @@ def _architecture(config: Config, options: SaeOptions) -> str:
         return architecture
     if options.architecture in ("topk", "jumprelu"):
         return options.architecture
-    raise LoadError(
-        f"{config.path} is ambiguous; decide in the spec:"
-        "\n  sae.architecture: topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
-        f"{config.values.get('top_k')!r})"
-        f"\n  sae.architecture: jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
-        "that it converts to it)",
-        "activation",
-        options=("architecture",),
+    k = config.values.get("top_k")
+    topk = f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k {k!r})"
+    jumprelu = (
+        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says that it converts to "
+        "it)"
     )
+    subject = f"{config.path} is ambiguous"
+    raise ambiguous(subject, "activation", ("architecture", topk), ("architecture", jumprelu))
 
 
 def _norm(config: Config, side: str) -> Norm:

@@ -19,7 +19,7 @@ from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, ren
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import Opened
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -324,15 +324,16 @@ def scales(
         return _said(said, config, norms, may_be_folded=may_be_folded)
     scale_in, scale_out = (norm.factor(config) for norm in norms)
     if said is None and may_be_folded:
-        raise LoadError(
-            f"{config.path} is ambiguous; decide in the spec:"
-            "\n  sae.scale: stored (norm_activation is 'dataset-wise': the input is multiplied by "
+        stored = (
+            "stored (norm_activation is 'dataset-wise': the input is multiplied by "
             f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
-            "\n  sae.scale: folded (the weights hold it already: what a run of OpenMOSS saves at "
-            "its end since 2026-04, under the same config)",
-            "scale",
-            options=("scale",),
         )
+        folded = (
+            "folded (the weights hold it already: what a run of OpenMOSS saves at its end since "
+            "2026-04, under the same config)"
+        )
+        subject = f"{config.path} is ambiguous"
+        raise ambiguous(subject, "scale", ("scale", stored), ("scale", folded))
     return scale_in, scale_out
 
 

@@ -21,7 +21,7 @@ from sae_guard.checkpoints.formats.overcomplete_module import (
     matrix,
     read_module,
 )
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError, Option
 
@@ -125,10 +125,7 @@ def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
         choices["architecture"] = "standard (SAE) or topk (TopKSAE)"
     if options.k is None:
         choices["k"] = "a whole number (overcomplete's default is a tenth of the latents)"
-    listed = "".join(f"\n  sae.{key}: {values}" for key, values in choices.items())
-    raise LoadError(
-        f"{path} is ambiguous; decide in the spec:{listed}", "activation", options=tuple(choices)
-    )
+    raise ambiguous(f"{path} is ambiguous", "activation", *choices.items())
 
 
 def _canonical(tensors: Mapping[str, Tensor], rows: Tensor, path: Path) -> dict[str, Tensor]:

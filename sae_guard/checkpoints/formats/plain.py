@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import neel
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError, Option
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sae_guard.sae import SAE
 
-_LINEAR = {
+LINEAR = {
     "encoder.weight": "W_enc",
     "encoder.bias": "b_enc",
     "decoder.weight": "W_dec",
@@ -43,7 +43,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not {"encoder.weight", "decoder.weight"} <= tensors.keys():
         return dict(tensors)
-    return renamed(tensors, _LINEAR)
+    return renamed(tensors, LINEAR)
 
 
 def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Facts:
@@ -71,12 +71,7 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
         undecided["k"] = (options.k, "a whole number")
     missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
-        listed = "".join(f"\n  sae.{key}: {choices}" for key, choices in missing.items())
-        raise LoadError(
-            f"{path} is ambiguous; decide in the spec:{listed}",
-            "activation",
-            options=tuple(missing),
-        )
+        raise ambiguous(f"{path} is ambiguous", "activation", *missing.items())
     scale = options.scale if isinstance(options.scale, float) else 1.0
     return Facts(
         architecture,

@@ -8,15 +8,13 @@ names are those of SAELens and the matrices lie the other way round; no pre-bias
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
 from sae_guard.checkpoints.declarations import Declaration, components, last_match
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import Format, Opened
-from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import LoadError
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 
 if TYPE_CHECKING:
     from sae_guard.sae import SAE
@@ -24,29 +22,21 @@ if TYPE_CHECKING:
 _ASSUMED = "TopK, and b_dec is not taken off the input, as SAELens reads files of this name"
 
 
-class Names(NamedTuple):
-    """What the file and its folders say."""
-
-    declaration: Declaration
-    k: int | None = None
-
-
-def names_of(weights: Path) -> Names | None:
-    """Read ``SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/layer3.sae.pt``; k stands only in the folder."""
-    layer = re.fullmatch(r"layer(\d+)\.sae\.pt", weights.name)
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read ``SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/layer3.sae.pt``."""
+    layer = re.fullmatch(r"layer(\d+)\.sae\.pt", files.weights.name)
     if layer is None:
         return None
-    _, repository = last_match(r"SAE-([^-]+)-(.+)-W\d+K-L0_(\d+)", components(weights))
+    repository = _repository(files)
     if repository is None:
-        return Names(Declaration())
+        return Declaration()
     hook = f"blocks.{layer[1]}.hook_resid_post" if repository[1] == "Res" else None
-    return Names(Declaration(repository[2], hook), int(repository[3]))
+    return Declaration(repository[2], hook)
 
 
-def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read model and layer off the names of the file and its folder."""
-    names = names_of(files.weights)
-    return None if names is None else names.declaration
+def _repository(files: CheckpointFiles) -> re.Match[str] | None:
+    """Match site, model and k in the name of a folder."""
+    return last_match(r"SAE-([^-]+)-(.+)-W\d+K-L0_(\d+)", components(files.weights))[1]
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -56,19 +46,17 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: Neither the path nor the options say k, or they contradict each other, or the
             tensors do not fit.
     """
-    names = names_of(opened.weights) or Names(Declaration())
-    k = names.k if names.k is not None else options.k
+    repository = _repository(opened)
+    k = options.k if repository is None else int(repository[3])
     if k is None:
-        raise LoadError(
-            f"{opened.path} is ambiguous; decide in the spec:\n  sae.k: a whole number (the L0 in "
-            "the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)",
-            "activation",
-            options=("k",),
+        choice = (
+            "a whole number (the L0 in the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)"
         )
+        raise ambiguous(f"{opened.path} is ambiguous", "activation", ("k", choice))
     facts = Facts("topk", k, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     tensors, notes = oriented(opened.tensors, transposed=("W_enc", "W_dec"))
-    source = opened.source("Qwen Scope", _ASSUMED, *notes, declaration=names.declaration)
+    source = opened.source("Qwen Scope", _ASSUMED, *notes, declaration=declare(opened))
     return assemble(tensors, facts, source, opened.weights)
 
 
@@ -78,6 +66,6 @@ FORMAT = Format(
     holds="topk SAEs; k is read off a folder that is called as the repository (`…-L0_50`), or has "
     "to be said",
     declare=declare,
-    matches=lambda opened: names_of(opened.weights) is not None,
+    matches=lambda opened: declare(opened) is not None,
     read=read,
 )

@@ -22,7 +22,7 @@ from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import saelens_training
-from sae_guard.checkpoints.options import Normalize, SaeOptions
+from sae_guard.checkpoints.options import Normalize, SaeOptions, ambiguous
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     if said == "covariance_whitening":
         if stored is None and options.scale == "folded":
             return Scale(1.0)
-        raise _undecided(said, config, "\n  sae.scale: folded (all that is read of a whitening)")
+        raise _undecided(said, config, "folded (all that is read of a whitening)")
     if stored is not None:
         if options.scale == "folded":
             raise LoadError(
@@ -320,18 +320,17 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     raise _undecided(
         said,
         config,
-        "\n  sae.scale: folded (the weights hold it)"
-        "\n  sae.scale: the factor, sqrt(d_in) / the mean norm of the activations",
+        "folded (the weights hold it)",
+        "the factor, sqrt(d_in) / the mean norm of the activations",
     )
 
 
-def _undecided(said: str, config: Path, candidates: str) -> LoadError:
-    return LoadError(
-        f"{config} is ambiguous: normalize_activations is {said!r}, which SAELens replaces by "
-        f"'none' once it is folded into the weights, and it is not stored beside them; decide in "
-        f"the spec:{candidates}",
+def _undecided(normalization: str, config: Path, *choices: str) -> LoadError:
+    return ambiguous(
+        f"{config} is ambiguous: normalize_activations is {normalization!r}, which SAELens "
+        "replaces by 'none' once it is folded into the weights, and it is not stored beside them",
         "scale",
-        options=("scale",),
+        *(("scale", choice) for choice in choices),
     )
 
 
