@@ -61,6 +61,7 @@ def without_torch() -> Iterator[str]:
             continue
         if room == "checkpoints":  # of which collection needs these alone
             yield from ("sae_guard.checkpoints.declare", "sae_guard.checkpoints.reference")
+            yield from map(dotted, modules(PACKAGE / room / "formats"))
         elif (PACKAGE / room).is_dir():
             yield from map(dotted, modules(PACKAGE / room))
         else:

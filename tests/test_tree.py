@@ -25,10 +25,10 @@ TESTED_ELSEWHERE = {
     "testing": ("core/test_metrics.py", "its strategies draw the examples of the core's tests"),
     # checkpoints
     "checkpoints/assemble": ("checkpoints/formats", "every format's SAE is assembled by it"),
-    "checkpoints/family": ("checkpoints/formats/test_refused.py", "what all formats have"),
     "checkpoints/hub": ("checkpoints/test_reference.py", "where references are fetched from"),
     "checkpoints/inspect": ("cli/test_cli.py", "the text of `sae-guard inspect`"),
-    "checkpoints/released": ("checkpoints/test_declare.py", "what the names of files declare"),
+    "checkpoints/declarations": ("checkpoints/formats", "what formats share to declare"),
+    "checkpoints/formats/__init__": ("checkpoints/test_format.py", "the list of formats"),
     "checkpoints/formats/deepseek": ("checkpoints/formats/test_goodfire.py", "the same files"),
     "checkpoints/formats/openmoss_config": (
         "checkpoints/formats/test_openmoss.py", "a config is tested with its weights",

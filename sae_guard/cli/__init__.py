@@ -39,11 +39,11 @@ def schema(*, report: bool) -> None:
 @main.command()
 def formats() -> None:
     """List the checkpoint formats that are read, as Markdown."""
-    from sae_guard.checkpoints.load import FAMILIES
+    from sae_guard.checkpoints.formats import FORMATS
 
     click.echo("| format | recognised by | holds |\n|---|---|---|")
-    for family in sorted(FAMILIES, key=lambda family: family.holds.startswith("refused")):
-        click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")
+    for row in sorted(FORMATS, key=lambda row: row.refused):
+        click.echo(f"| {row.name} | {row.recognised_by} | {row.holds} |")
 
 
 for command in (compare, inspect, measure, verify, cache, history, promote, tighten):

@@ -46,9 +46,9 @@ def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             f"load error: {plain.path}/plain.pt is ambiguous; decide in the spec:",
-            "  sae.architecture (--sae-arch): standard or topk *",
-            "  sae.pre_bias (--sae-pre-bias): *",
-            "  sae.normalize (--sae-norm): *",
+            "  sae.architecture: standard or topk *",
+            "  sae.pre_bias: *",
+            "  sae.normalize: *",
         ]
     )
 
