@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import Rows, batches, in_halves, per_token
@@ -162,8 +163,8 @@ class Ablation:
         return torch.where(scored, values.cpu().float(), 0)
 
 
-COLUMNS = ("ce_zero", "ce_mean", "sq_deviation")
-_OF_TOKENS = ("ce_zero", "ce_mean")
+_COLUMNS = tuple(name for name, column in ALL_COLUMNS.items() if column.of_hook_point)
+_OF_TOKENS = tuple(name for name in _COLUMNS if ALL_COLUMNS[name].of_tokens)
 _PATHS = ("each sequence", "one row")
 _KEPT_BYTES = 2**30
 """Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
@@ -202,7 +203,7 @@ class Ablated:
         self._waiting: dict[tuple[int, int], Tensor] = {}
         kept = memory.read(f"at/{hook}/sums")
         if kept is not None:
-            self.sums = {name: kept[name] for name in COLUMNS}
+            self.sums = {name: kept[name] for name in _COLUMNS}
             self.tokens = {name: kept[f"token.{name}"] for name in _OF_TOKENS}
             self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
 

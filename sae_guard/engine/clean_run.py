@@ -174,12 +174,17 @@ class Bases:
         scored = self.corpus.scored[rows, :-1]
         final = seen[FINAL][:, :-1]
         final = final[scored.to(final.device)]
-        if summary and self.unembedding.linear:
+        if summary and self._summarises:
             target = self.corpus.tokens[rows, 1:][scored]
             clean = head.summarise(self.unembedding, final, target)._asdict()
         else:
             clean = head.Final(final)._asdict()
         return {**found, _HEAD: clean}
+
+    @property
+    def _summarises(self) -> bool:
+        """Whether the clean run is remembered by its summary, not by its final hidden states."""
+        return self.unembedding.linear and head.summary_suffices()
 
     @cached_property
     def _fits(self) -> bool:
@@ -203,8 +208,10 @@ class Bases:
         hooks = [name for name, count in missing.items() if count and name != _HEAD]
         seen = self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
         each = {name: seen[name][0, 0].nbytes for name in hooks}
-        linear = self.unembedding.linear
-        each[_HEAD] = self.unembedding.weight[0].nbytes + 16 if linear else seen[FINAL][0, 0].nbytes
+        head_of_token = seen[FINAL][0, 0].nbytes
+        if self._summarises:
+            head_of_token = self.unembedding.weight[0].nbytes + 16
+        each[_HEAD] = head_of_token
         tokens = self.size * context
         return sum(count * each[name] * tokens for name, count in missing.items() if count)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,6 +9,7 @@ from sae_guard.engine import plain
 from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.clean_run import Bases
 from sae_guard.engine.fast import Run
+from sae_guard.engine.token_metrics import ABLATIONS
 
 # Per token, absolute and relative: what float32 logits of another batch shape differ by, and what
 # the residuals of half-precision models do, which are rounded to 8 bits.
@@ -39,8 +39,8 @@ def difference(run: Run, ablated: Ablated, bases: Bases, batch: slice) -> str | 
     ).sums
     found = {name: sums[rows] for name, sums in run.sums.items()}
     if not known:
-        for name, value in (("ce_zero", torch.zeros(())), ("ce_mean", centre)):
-            found[name] = ablated.losses(value, rows, base)
+        for name, value_of in ABLATIONS.items():
+            found[name] = ablated.losses(value_of(centre), rows, base)
         found["sq_deviation"] = ablated.deviations(centre, rows, base)
     half = run.suffix.model.identity["dtype"] in ("float16", "bfloat16")
     tolerance = _TOLERANCE_OF_HALVES if half else _TOLERANCE

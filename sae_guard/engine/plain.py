@@ -15,12 +15,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.intervention import Place
-from sae_guard.engine.random_error import COLUMN as RANDOM_ERROR
 from sae_guard.engine.random_error import with_random_error
+from sae_guard.engine.token_metrics import (
+    ABLATIONS,
+    COUNTS,
+    DEVIATIONS,
+    LATENTS,
+    LOSSES,
+    RECONSTRUCTIONS,
+    ModelRun,
+    Predictions,
+)
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
@@ -76,42 +86,38 @@ def batch(
         return _log_probs_with(model, tokens, at.replaced, patched, replacement)
 
     log_p = formulas.log_probs(clean[:, :-1])
-    log_q = log_probs_with(y_hat)
     target = tokens[:, 1:].to(log_p.device)  # a model on several devices gives them on its last
-    per_token = {
-        "n_tokens": torch.ones_like(target),
-        "kl": formulas.kl_divergence(log_p, log_q),
-        "ce_clean": formulas.cross_entropy(log_p, target),
-        "ce_patched": formulas.cross_entropy(log_q, target),
-        "entropy": formulas.entropy(log_p),
-        "l0": formulas.l0(latents),
-        "l1": formulas.l1(latents),
-        "sq_error": formulas.squared_distance(y, y_hat)[:, :-1],
-        "cosine": formulas.cosine(y, y_hat)[:, :-1],
-        "l2_ratio": formulas.l2_ratio(y, y_hat)[:, :-1],
-    }
+
+    def losses(run: ModelRun, log_q: Tensor) -> dict[str, Tensor]:
+        predictions = Predictions(log_p, log_q, target)
+        return {name: loss(predictions) for name, loss in LOSSES[run].items()}
+
+    per_token = {name: count(target) for name, count in COUNTS.items()}
+    per_token |= {name: term(latents).sum(dim=-1) for name, term in LATENTS.items()}
+    per_token |= {name: of(y, y_hat)[:, :-1] for name, of in RECONSTRUCTIONS.items()}
+    per_token |= losses("clean run", log_p) | losses("patched run", log_probs_with(y_hat))
     if random_error:
         replacement = with_random_error(y, y_hat, corpus, range(rows.start, rows.stop))
-        per_token[RANDOM_ERROR] = formulas.kl_divergence(log_p, log_probs_with(replacement))
+        per_token |= losses("random error run", log_probs_with(replacement))
     if mean is not None:
         centre = mean.to(y.dtype).to(y.device)
-        per_token |= {
-            "ce_zero": formulas.cross_entropy(log_probs_with(torch.zeros_like(y)), target),
-            "ce_mean": formulas.cross_entropy(log_probs_with(centre.expand_as(y)), target),
-            "sq_deviation": formulas.squared_distance(y, centre)[:, :-1],
-        }
+        per_token |= {name: of(y, centre)[:, :-1] for name, of in DEVIATIONS.items()}
+        for name, value_of in ABLATIONS.items():
+            log_q = log_probs_with(value_of(centre).expand_as(y))
+            per_token[name] = formulas.cross_entropy(log_q, target)
+    columns = {name: column for name, column in ALL_COLUMNS.items() if name in per_token}
     sums = {
-        name: formulas.masked_sums(values, scored.to(values.device))
-        for name, values in per_token.items()
-        if name != "entropy"
+        name: formulas.masked_sums(per_token[name], scored.to(per_token[name].device))
+        for name, column in columns.items()
+        if column.summed
     }
-    kept = {
-        name: torch.where(scored, values.cpu().float(), 0)
-        for name, values in per_token.items()
-        if name not in ("n_tokens", "sq_deviation")
+    of_tokens = {
+        name: torch.where(scored, per_token[name].cpu().float(), 0)
+        for name, column in columns.items()
+        if column.of_tokens
     }
-    fired = (latents != 0) & scored.to(latents.device)[..., None]
-    return Batch(sums, kept, fired.sum(dim=1).cpu())
+    fired = formulas.active(latents) & scored.to(latents.device)[..., None]
+    return Batch(sums, of_tokens, fired.sum(dim=1).cpu())
 
 
 def _log_probs_with(

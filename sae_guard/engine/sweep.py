@@ -78,19 +78,18 @@ class Sweep:
         """Everything of these windows that does not need μ."""
         base = self.bases.of(rows)
         runs = [run for run in self.runs if not bool(run.done[rows].all())]
-        finals = [(run, *found) for run in runs for found in run.finals(rows, base).items()]
+        finals = [(run, *final) for run in runs for final in run.finals(rows, base).items()]
         target = self._corpus.tokens[rows, 1:][self._corpus.scored[rows, :-1]]
-        others = [final for *_, final in finals]
+        others = [(model_run, final) for _, model_run, final in finals]
         losses = head.losses(self._unembedding, base.clean, others, target)
         for ablated in self._ablated.values():
             ablated.batch(rows, base)
-        clean = {"ce_clean": losses.clean, "entropy": losses.entropy}
-        found = {run: dict(clean) for run in runs}
-        for (run, column, _), (kl, cross_entropy) in zip(finals, losses.others, strict=True):
-            found[run] |= {column: kl} | ({"ce_patched": cross_entropy} if column == "kl" else {})
+        columns = {run: dict(losses.clean) for run in runs}
+        for (run, *_), values in zip(finals, losses.others, strict=True):
+            columns[run] |= values
         # Last: a batch that did not fit is run again.
         for run in runs:
-            run.take(rows, found[run])
+            run.take(rows, columns[run])
 
     def prove(self, rows: slice) -> dict[Run, str]:
         """The runs that are given up, and why: they differ from the plain path in this batch."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_guard.core.metrics import COLUMNS, METRICS
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import look, measure
 from sae_guard.errors import LoadError, SetupError
@@ -77,6 +77,16 @@ def test_a_transcoder_equals_the_definition(
     for name, value in expected.items():
         assert measurement[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
     assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
+
+
+def test_columns_say_whether_they_depend_on_the_sae(gpt2: LanguageModel, corpus: Corpus) -> None:
+    other = replace(make_sae(), scale_out=0.5, scale_in=2.0)
+    mine, theirs = (
+        measure(gpt2, sae, corpus, HOOKS[0], random_error=True) for sae in (make_sae(), other)
+    )
+    for name, sums in mine.sums.items():
+        changed = not np.array_equal(sums, theirs.sums[name])
+        assert changed == ALL_COLUMNS[name].depends_on_sae, name
 
 
 def test_independent_of_the_batch_size(gpt2: LanguageModel, corpus: Corpus) -> None:

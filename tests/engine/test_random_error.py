@@ -17,13 +17,14 @@ from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.engine.fast import Run
-from sae_guard.engine.random_error import COLUMN, directions, with_random_error
+from sae_guard.engine.random_error import directions, with_random_error
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.measurement_file import load, save
 from sae_guard.model import LanguageModel
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.small_measurements import MLP, RESIDUAL, assert_same, likely_corpus, make_sae
 
+COLUMN = "kl_random_error"
 WINDOWS, POSITIONS, WIDTH = 64, 32, 24
 NUMBERED = Corpus(torch.arange(WINDOWS * POSITIONS).view(WINDOWS, POSITIONS))
 
