@@ -2,7 +2,6 @@
 
 from sae_guard.engine.activation_stats import Seen, look
 from sae_guard.engine.intervention import Place
-from sae_guard.engine.measure import Patch, measure, measure_all
-from sae_guard.engine.streaming import measure_until
+from sae_guard.engine.measure import Patch, measure, measure_all, measure_until
 
 __all__ = ["Patch", "Place", "Seen", "look", "measure", "measure_all", "measure_until"]

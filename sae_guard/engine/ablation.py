@@ -179,10 +179,10 @@ class Centre(NamedTuple):
 
 
 class Ablated:
-    """The sums of every sequence, at the hook point that is replaced.
+    """The columns of a hook point that is replaced: its ablations, and its deviation from μ.
 
-    μ is known at the end. Until then there are Σy and Σ‖y‖² of each sequence, in float64, and mean
-    ablations wait.
+    μ is known at the end, unless it is found before. Until then there are Σy and Σ‖y‖² of each
+    sequence, in float64, and mean ablations wait.
     """
 
     def __init__(
@@ -191,25 +191,29 @@ class Ablated:
         self.suffix = suffix
         self.corpus = corpus
         self.hook = hook
-        self.sums: dict[str, Float[Tensor, " sequences"]] = {}
-        self.tokens: dict[str, Float[Tensor, "sequences pos-1"]] = {}
-        self.mean: Float[Tensor, " d_out"] | None = None
-        """μ, float64. All of them once it is finished."""
+        n, shape = len(corpus.tokens), corpus.scored[:, :-1].shape
+        self.sums = {name: torch.full((n,), torch.nan, dtype=torch.float64) for name in _COLUMNS}
+        self.tokens = {name: torch.full(shape, torch.nan) for name in _OF_TOKENS}
+        """NaN where windows were not filled in, and where μ was not known."""
+        self.centre: Centre | None = None
+        self.finished = False
+        """Whether the columns of all windows are filled in."""
         self.path = ""
         """How ablations are run, once one was."""
         self._bases = bases
         self._memory = memory
         self._ablation: Ablation | None = None
         self._waiting: dict[tuple[int, int], Tensor] = {}
-        kept = memory.read(f"at/{hook}/sums")
-        if kept is not None:
-            self.sums = {name: kept[name] for name in _COLUMNS}
-            self.tokens = {name: kept[f"token.{name}"] for name in _OF_TOKENS}
-            self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
+        remembered = memory.read(f"at/{hook}/sums")
+        if remembered is not None:
+            self.sums = {name: remembered[name] for name in _COLUMNS}
+            self.tokens = {name: remembered[f"token.{name}"] for name in _OF_TOKENS}
+            self.path, self.finished = _PATHS[int(remembered["by_one"])], True
+            self.centre = Centre(remembered["mean"], float(self.sums["sq_deviation"].sum()))
 
     def batch(self, rows: slice, base: Base) -> None:
-        """What of some windows does not need μ."""
-        if self.mean is not None:
+        """Compute what of some windows does not need μ."""
+        if self.finished:
             return
         ablation = self._sought(rows, base)
         if self._rows.known(rows):
@@ -221,33 +225,35 @@ class Ablated:
         values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
         self._rows.set(rows, values)
         if bool(alone.any()) and not self._bases.remembers:
-            kept = sum(waiting.nbytes for waiting in self._waiting.values())
-            if kept + residual.nbytes <= _KEPT_BYTES:
+            waiting = sum(residuals.nbytes for residuals in self._waiting.values())
+            if waiting + residual.nbytes <= _KEPT_BYTES:
                 self._waiting[rows.start, rows.stop] = residual.cpu()
 
     def finish(self, windows: Sequence[slice]) -> None:
-        """What needs μ, and what no batch has done."""
-        if self.mean is not None:
+        """Fill in all columns: what needs μ, and what no batch has done."""
+        if self.finished:
             return
         for rows in windows:
             self._ensure(rows)
         mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
         for rows in windows:
             in_halves(lambda part: self._mean_ablate(part, mean), rows)
-        self.sums, self.tokens = self._columns(slice(0, len(self.corpus.tokens)), mean)
-        self.mean = mean
+        self._set_columns(slice(0, len(self.corpus.tokens)), mean)
+        self.centre = Centre(mean, float(self.sums["sq_deviation"].sum()))
+        self.finished = True
         by_one = torch.tensor(_PATHS.index(self.path))
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
-        kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
-        self._memory.write(f"at/{self.hook}/sums", kept)
+        self._memory.write(
+            f"at/{self.hook}/sums", {**self.sums, **tokens, "mean": mean, "by_one": by_one}
+        )
 
-    def centre(self) -> Centre:
-        """μ before anything else: from clean runs of the whole corpus up to the hook point."""
-        if self.mean is not None:
-            return Centre(self.mean, float(self.sums["sq_deviation"].sum()))
+    def find_centre(self) -> None:
+        """Find μ before the end, by clean runs of the whole corpus up to the hook point."""
+        if self.centre is not None:
+            return
         name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
-        kept = self._memory.read(name)
-        if kept is None:
+        remembered = self._memory.read(name)
+        if remembered is None:
             parts: list[tuple[Tensor, Tensor]] = []
 
             def add(rows: slice) -> None:
@@ -259,52 +265,46 @@ class Ablated:
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
             deviation = about(mean, total, square, self.corpus.scored.sum(dim=1))
-            kept = {"mean": mean, "sq_deviation": deviation}
-            self._memory.write(name, kept)
-        return Centre(kept["mean"], float(kept["sq_deviation"].sum()))
+            remembered = {"mean": mean, "sq_deviation": deviation}
+            self._memory.write(name, remembered)
+        self.centre = Centre(remembered["mean"], float(remembered["sq_deviation"].sum()))
 
-    def part(
-        self, rows: slice, mean: Float[Tensor, " d_out"] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The columns of some windows and of their tokens; without μ, NaN for those about it."""
-        if self.mean is not None:
-            sums = {name: values[rows] for name, values in self.sums.items()}
-            return sums, {name: values[rows] for name, values in self.tokens.items()}
+    def fill(self, rows: slice) -> None:
+        """Fill in the columns of some windows; those about μ only if it is known."""
+        if self.finished:
+            return
         self._ensure(rows)
+        mean = self.centre.mean if self.centre else None
         if mean is not None:
             in_halves(lambda part: self._mean_ablate(part, mean), rows)
-        return self._columns(rows, mean)
+        self._set_columns(rows, mean)
 
     def _ensure(self, rows: slice) -> None:
-        """Do what of some windows does not need μ, unless a batch has."""
+        """Compute what of some windows does not need μ, unless a batch has."""
         if self._ablation is None or not self._rows.known(rows):
             in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
 
-    def _columns(
-        self, rows: slice, mean: Float[Tensor, " d_out"] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _set_columns(self, rows: slice, mean: Float[Tensor, " d_out"] | None) -> None:
         assert self._ablation is not None
         scored, shared = self.corpus.scored[rows, :-1], self._ablation.by_one
         only = self._rows["alone"][rows, None]
         ce_zero = torch.where(only, self._rows["ce_zero"][rows], shared(torch.zeros(()), rows))
-        if mean is None:
-            ce_mean = torch.full_like(ce_zero, torch.nan)
-            deviation = torch.full((len(scored),), torch.nan, dtype=torch.float64)
-        else:
+        ce_mean = torch.full_like(ce_zero, torch.nan)
+        if mean is not None:
             ce_mean = torch.where(only, self._means["ce_mean"][rows], shared(mean, rows))
             total, square = (self._rows[name][rows] for name in ("total", "square"))
-            deviation = about(mean, total, square, scored.sum(dim=1))
-        tokens = {"ce_zero": ce_zero, "ce_mean": torch.where(scored, ce_mean, 0)}
-        sums = {name: values.double().sum(dim=1) for name, values in tokens.items()}
-        return {**sums, "sq_deviation": deviation}, tokens
+            self.sums["sq_deviation"][rows] = about(mean, total, square, scored.sum(dim=1))
+        for name, values in (("ce_zero", ce_zero), ("ce_mean", torch.where(scored, ce_mean, 0))):
+            self.tokens[name][rows] = values
+            self.sums[name][rows] = values.double().sum(dim=1)
 
     def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
         """Sums of the cross-entropy of some windows with ``value`` for the activation."""
         ablation = self._sought(rows, base)
         alone = ablation.alone(rows, self._activation(base))
         each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
-        found = torch.where(alone[:, None], each, ablation.by_one(value, rows))
-        return found.double().sum(dim=1)
+        values = torch.where(alone[:, None], each, ablation.by_one(value, rows))
+        return values.double().sum(dim=1)
 
     def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
         """Σ‖y − centre‖² of some windows."""

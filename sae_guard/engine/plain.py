@@ -8,7 +8,7 @@ runs each batch clean, patched, zero-ablated and mean-ablated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,8 +19,10 @@ from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
+from sae_guard.engine.batches import in_halves
 from sae_guard.engine.intervention import Place
 from sae_guard.engine.random_error import with_random_error
+from sae_guard.engine.sweep import PathResult, SweepPath
 from sae_guard.engine.token_metrics import (
     ABLATIONS,
     COUNTS,
@@ -35,22 +37,78 @@ from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
 
-def mean_activation(
-    model: LanguageModel,
-    sae: SAE,
-    corpus: Corpus,
-    at: Place,
-    batches: Iterable[slice],
-) -> Float[Tensor, " d_out"]:
-    """μ over the scored tokens, in float64."""
-    total, count = torch.zeros(sae.d_out, dtype=torch.float64), 0
-    for rows in batches:
-        tokens, scored = corpus.tokens[rows], corpus.scored[rows]
-        _, x, y = at.clean(model, tokens)
-        at.check_widths(x, y, tokens, sae)
-        total += y.cpu().double()[scored].sum(dim=0)
-        count += int(scored.sum())
-    return total / max(count, 1)
+class PlainPath(SweepPath):
+    """The runs of one SAE: all of them runs of the whole model."""
+
+    every_logit = True
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        sae: SAE,
+        corpus: Corpus,
+        at: Place,
+        *,
+        because: str,
+        random_error: bool = False,
+        spread: bool = False,
+    ) -> None:
+        self.hook = at.read
+        self._model, self._sae, self._corpus, self._at = model, sae, corpus, at
+        self._random_error = random_error
+        self._because = because
+        """Why this path is taken."""
+        self._sums: dict[str, Float[Tensor, " sequences"]] = {}
+        self._tokens: dict[str, Float[Tensor, "sequences pos-1"]] = {}
+        self._firings = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self._spread = torch.zeros(2, sae.d_sae, dtype=torch.float64) if spread else None
+        self._done = torch.zeros(len(corpus.tokens), dtype=torch.bool)
+        self._mean = torch.zeros(sae.d_out, dtype=torch.float64)
+
+    def begin(self, stretches: Sequence[slice], windows: Iterable[slice]) -> None:
+        """Find μ over the scored tokens, in a pass over all windows."""
+        for rows in windows:
+            in_halves(self._add_to_mean, rows)
+        self._mean = self._mean / max(int(self._corpus.scored.sum()), 1)
+
+    def run(self, rows: slice) -> None:
+        """Run a batch."""
+        in_halves(self._run, rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no window is left to run."""
+        return bool(self._done.all())
+
+    def results(self) -> list[PathResult | str]:
+        """Return what is measured by now; NaN in the rows of windows that were not run."""
+        paths = {"forward": "whole model", "because": self._because}
+        return [
+            PathResult(self._sums, self._tokens, self._firings, self._mean, paths, self._spread)
+        ]
+
+    def _add_to_mean(self, rows: slice) -> None:
+        tokens, scored = self._corpus.tokens[rows], self._corpus.scored[rows]
+        _, x, y = self._at.clean(self._model, tokens)
+        self._at.check_widths(x, y, tokens, self._sae)
+        self._mean += y.cpu().double()[scored].sum(dim=0)
+
+    def _run(self, rows: slice) -> None:
+        part = batch(
+            self._model, self._sae, self._corpus, self._at, rows, self._mean,
+            random_error=self._random_error,
+        )  # fmt: skip
+        for columns, values in ((self._sums, part.sums), (self._tokens, part.tokens)):
+            for name, value in values.items():
+                if name not in columns:
+                    columns[name] = value.new_full((len(self._done), *value.shape[1:]), torch.nan)
+                columns[name][rows] = value
+        self._firings = self._firings + part.firings.sum(dim=0)
+        if self._spread is not None:
+            c = part.firings.double()
+            spread = torch.stack([c.square().sum(dim=0), part.sums["n_tokens"] @ c])
+            self._spread = self._spread + spread
+        self._done[rows] = True
 
 
 class Batch(NamedTuple):
@@ -71,9 +129,16 @@ def batch(
     *,
     random_error: bool = False,
 ) -> Batch:
-    """All columns of the windows.
+    """Compute all columns of the windows.
 
-    Without a mean, nothing is ablated: the columns that do not depend on the SAE are left out.
+    Args:
+        model: Run whole, clean and with each replacement.
+        sae: Whose reconstruction is put in.
+        corpus: The windows.
+        at: Where the SAE reads and what it replaces.
+        rows: Which windows.
+        mean: μ; without it nothing is ablated, and the columns of the hook point are left out.
+        random_error: Whether to run with a random error too.
     """
     tokens = corpus.tokens[rows].to(model.device)
     patched, scored = corpus.patched[rows].to(model.device), corpus.scored[rows, :-1]

@@ -9,7 +9,7 @@ import pytest
 
 from sae_guard.cache import Cache
 from sae_guard.engine.clean_run import Bases
-from sae_guard.engine.fast import Run
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
 from tests.pytest_plugin.projects import HOOK, METADATA, Project
@@ -77,7 +77,7 @@ def test_a_threshold_that_changes_measures_nothing(
     def never(*args: Any) -> None:
         raise AssertionError("it was measured before")
 
-    monkeypatch.setattr(Run, "finals", never)
+    monkeypatch.setattr(SaeRun, "finals", never)
     project.write_spec(project.spec.replace("kl: {max: 0.1}", "kl: {max: 100}"))
     project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=12, failed=1)
 

@@ -1,4 +1,4 @@
-"""The fast path of one SAE: what it makes of the windows, patched into the suffix of the model."""
+"""The runs of one SAE on the fast path: it is patched into the suffix of the model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sae_guard.sae import SAE
 from sae_guard.sae.sparse_forward import Coded, code
 
 
-class Run:
-    """The sums of every sequence that depend on the SAE, batch by batch."""
+class SaeRun:
+    """The columns of every sequence but those of the hook point, batch by batch."""
 
     def __init__(
         self,

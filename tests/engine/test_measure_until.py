@@ -15,10 +15,10 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, batches, measure, measure_until, streaming, sweep
+from sae_guard.engine import Patch, batches, fast_path, measure, measure_until, sweep
 from sae_guard.engine.ablation import Ablated, Centre
-from sae_guard.engine.fast import Run
-from sae_guard.engine.streaming import shuffled
+from sae_guard.engine.sae_run import SaeRun
+from sae_guard.engine.sweep import shuffled
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae.activations import TopK
@@ -32,7 +32,7 @@ ABOUT_MEAN = ("ce_mean", "sq_deviation")
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two windows: three of them."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
-    monkeypatch.setattr(sweep, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(fast_path, "_SAVE_EVERY", 0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_rows_are_those_of_the_whole(
         model, Patch(sae, hook), corpus, enough_after(2, seen), centred=True, reference=reference
     )
     assert [m.n_sequences for m in seen] == [2, 4]
-    assert part.sequences is seen[-1].sequences
+    np.testing.assert_array_equal(part.sequences, seen[-1].sequences)
     first = [row for rows in shuffled(corpus, sae)[:2] for row in range(rows.start, rows.stop)]
     assert part.sequences.tolist() == sorted(first)
     assert_rows_of(part, whole)
@@ -174,13 +174,13 @@ def test_how_latents_spread_is_counted_by_sequence(
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Windows that went through the suffix with an SAE."""
-    finals, seen = Run.finals, list[int]()
+    finals, seen = SaeRun.finals, list[int]()
 
-    def run(self: Run, rows: slice, *others: object) -> object:
+    def run(self: SaeRun, rows: slice, *others: object) -> object:
         seen.extend(range(rows.start, rows.stop))
         return finals(self, rows, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "finals", run)
+    monkeypatch.setattr(SaeRun, "finals", run)
     return seen
 
 
@@ -215,7 +215,7 @@ def test_a_run_of_other_rows_is_left_as_it_is(
     """A whole run that was stopped has rows that are not the first of the order."""
     cache, sae = Cache(tmp_path), make_sae()
     last = shuffled(corpus, sae)[-1]
-    monkeypatch.setattr(streaming, "shuffled", lambda *_: [last])
+    monkeypatch.setattr(sweep, "shuffled", lambda *_: [last])
     measure_until(model, Patch(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache)
     monkeypatch.undo()
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
@@ -226,21 +226,54 @@ def test_a_run_of_other_rows_is_left_as_it_is(
     assert int(part.firings.sum()) == round(part.sums["l0"].sum())
 
 
+def test_an_early_run_that_was_stopped_within_a_shard_goes_on(
+    model: LanguageModel, corpus: Corpus, tmp_path: Path, patched: list[int]
+) -> None:
+    cache, sae, right = Cache(tmp_path), make_sae(), SaeRun.take
+
+    def measured() -> Measurement:
+        return measure_until(
+            model, Patch(sae, MLP), corpus, enough_after(2), centred=True, spread=True,
+            cache=cache, batch_size=1,
+        )  # fmt: skip
+
+    def stopped(self: SaeRun, rows: slice, losses: dict[str, torch.Tensor]) -> None:
+        if int(self.done.sum()) == 3:
+            raise KeyboardInterrupt
+        right(self, rows, losses)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaeRun, "take", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measured()
+    first, last = patched[:3], patched[3]
+    patched.clear()
+    part = measured()
+    assert patched == [last]
+    assert part.sequences.tolist() == sorted([*first, last])
+    assert_rows_of(part, measure(model, sae, corpus, MLP))
+    assert int(part.firings.sum()) == round(part.sums["l0"].sum())
+    assert part.spread is not None
+    n = part.sums["n_tokens"]
+    assert part.spread.by_tokens.sum() == pytest.approx(float((part.sums["l0"] * n).sum()))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_mean_is_that_of_the_whole_set(
     model: LanguageModel, corpus: Corpus, tmp_path: Path, cached: bool
 ) -> None:
     """It comes from runs of the blocks before the hook point only."""
     found: list[Centre] = []
-    centre = Ablated.centre
+    find_centre = Ablated.find_centre
 
-    def spy(self: Ablated) -> Centre:
-        found.append(centre(self))
-        return found[-1]
+    def spy(self: Ablated) -> None:
+        find_centre(self)
+        assert self.centre is not None
+        found.append(self.centre)
 
     cache = Cache(tmp_path) if cached else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ablated, "centre", spy)
+        patch.setattr(Ablated, "find_centre", spy)
         for _ in range(2):
             part = measure_until(
                 model, Patch(make_sae(), MLP), corpus, enough_after(1), centred=True, cache=cache
