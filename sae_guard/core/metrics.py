@@ -100,17 +100,17 @@ class Column:
 
     @property
     def depends_on_sae(self) -> bool:
-        """Whether another SAE at the same hook point gives other values."""
+        """Say whether another SAE at the same hook point gives other values."""
         return bool(self.needs & {"patched run", "random error run", "reconstruction", "latents"})
 
     @property
     def of_hook_point(self) -> bool:
-        """Whether it is of the hook point alone: of its ablations, or of its activations and μ."""
+        """Say whether it is of the hook point alone: of ablations, or of activations and μ."""
         return bool(self.needs & {"ablated run", "mean activation"})
 
 
 def needs(*names: Need) -> frozenset[Need]:
-    """What a column is computed from."""
+    """Collect what a column is computed from."""
     return frozenset(names)
 
 

@@ -22,7 +22,7 @@ from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import Rows, batches, in_halves, per_token
-from sae_guard.engine.clean_run import Base, Bases
+from sae_guard.engine.clean_run import CleanRun, CleanRuns
 from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.model import Edit, Suffix
 
@@ -141,17 +141,17 @@ class Ablation:
             only: Which of them.
             residual: What goes into the first block of the suffix, of all of them.
         """
-        found = torch.zeros(self.corpus.scored[rows, :-1].shape)
+        values = torch.zeros(self.corpus.scored[rows, :-1].shape)
         if not bool(only.any()):
-            return found
+            return values
         device = self.suffix.model.device
         tokens, scored = self.corpus.tokens[rows][only], self.corpus.scored[rows, :-1][only]
         edit = replacing(value, self.corpus.patched[rows][only].to(device))
         residual = residual[only.to(residual.device)].to(device)
         final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
-        found[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
-        return found
+        values[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
+        return values
 
     def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, "batch pos-1"]:
         """The cross-entropies of these windows as if all shared the row; zero if none is."""
@@ -186,7 +186,7 @@ class Ablated:
     """
 
     def __init__(
-        self, suffix: Suffix, corpus: Corpus, hook: str, bases: Bases, memory: Memory
+        self, suffix: Suffix, corpus: Corpus, hook: str, clean_runs: CleanRuns, memory: Memory
     ) -> None:
         self.suffix = suffix
         self.corpus = corpus
@@ -200,7 +200,7 @@ class Ablated:
         """Whether the columns of all windows are filled in."""
         self.path = ""
         """How ablations are run, once one was."""
-        self._bases = bases
+        self._clean_runs = clean_runs
         self._memory = memory
         self._ablation: Ablation | None = None
         self._waiting: dict[tuple[int, int], Tensor] = {}
@@ -211,20 +211,20 @@ class Ablated:
             self.path, self.finished = _PATHS[int(remembered["by_one"])], True
             self.centre = Centre(remembered["mean"], float(self.sums["sq_deviation"].sum()))
 
-    def batch(self, rows: slice, base: Base) -> None:
+    def batch(self, rows: slice, clean_run: CleanRun) -> None:
         """Compute what of some windows does not need μ."""
         if self.finished:
             return
-        ablation = self._sought(rows, base)
+        ablation = self._sought(rows, clean_run)
         if self._rows.known(rows):
             return
-        y, residual = self._activation(base), base.seen[self.suffix.entry]
+        y, residual = self._activation(clean_run), clean_run.activations[self.suffix.entry]
         alone = ablation.alone(rows, y)
         total, square = moments(y, self.corpus.scored[rows, :-1])
         ce_zero = ablation.each(torch.zeros(()), rows, alone, residual)
         values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
         self._rows.set(rows, values)
-        if bool(alone.any()) and not self._bases.remembers:
+        if bool(alone.any()) and not self._clean_runs.remembers:
             waiting = sum(residuals.nbytes for residuals in self._waiting.values())
             if waiting + residual.nbytes <= _KEPT_BYTES:
                 self._waiting[rows.start, rows.stop] = residual.cpu()
@@ -257,10 +257,10 @@ class Ablated:
             parts: list[tuple[Tensor, Tensor]] = []
 
             def add(rows: slice) -> None:
-                y = self._bases.activation(rows, self.suffix.source(self.hook), self.suffix)
+                y = self._clean_runs.activation(rows, self.suffix.source(self.hook), self.suffix)
                 parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
-            for rows in batches(0, n, self._bases.size, self._bases.size):
+            for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
                 in_halves(add, rows)
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
@@ -282,7 +282,7 @@ class Ablated:
     def _ensure(self, rows: slice) -> None:
         """Compute what of some windows does not need μ, unless a batch has."""
         if self._ablation is None or not self._rows.known(rows):
-            in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
+            in_halves(lambda part: self.batch(part, self._clean_runs.of(part)), rows)
 
     def _set_columns(self, rows: slice, mean: Float[Tensor, " d_out"] | None) -> None:
         assert self._ablation is not None
@@ -298,21 +298,23 @@ class Ablated:
             self.tokens[name][rows] = values
             self.sums[name][rows] = values.double().sum(dim=1)
 
-    def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+    def losses(self, value: Tensor, rows: slice, clean_run: CleanRun) -> Float[Tensor, " batch"]:
         """Sums of the cross-entropy of some windows with ``value`` for the activation."""
-        ablation = self._sought(rows, base)
-        alone = ablation.alone(rows, self._activation(base))
-        each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
+        ablation = self._sought(rows, clean_run)
+        alone = ablation.alone(rows, self._activation(clean_run))
+        each = ablation.each(value, rows, alone, clean_run.activations[self.suffix.entry])
         values = torch.where(alone[:, None], each, ablation.by_one(value, rows))
         return values.double().sum(dim=1)
 
-    def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+    def deviations(
+        self, centre: Tensor, rows: slice, clean_run: CleanRun
+    ) -> Float[Tensor, " batch"]:
         """Σ‖y − centre‖² of some windows."""
         scored = self.corpus.scored[rows, :-1]
-        return about(centre, *moments(self._activation(base), scored), scored.sum(dim=1))
+        return about(centre, *moments(self._activation(clean_run), scored), scored.sum(dim=1))
 
-    def _activation(self, base: Base) -> Float[Tensor, "batch pos d_out"]:
-        return base.seen[self.suffix.source(self.hook)]
+    def _activation(self, clean_run: CleanRun) -> Float[Tensor, "batch pos d_out"]:
+        return clean_run.activations[self.suffix.source(self.hook)]
 
     def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
         assert self._ablation is not None
@@ -321,31 +323,31 @@ class Ablated:
             return
         residual = self._waiting.get((rows.start, rows.stop))
         if residual is None:
-            residual = self._bases.of(rows).seen[self.suffix.entry]
+            residual = self._clean_runs.of(rows).activations[self.suffix.entry]
         self._means.set(rows, {"ce_mean": self._ablation.each(mean, rows, alone, residual)})
 
-    def _sought(self, rows: slice, base: Base) -> Ablation:
+    def _sought(self, rows: slice, clean_run: CleanRun) -> Ablation:
         """How ablations are run, by the first windows; what is remembered is of that way."""
         if self._ablation is not None:
             return self._ablation
         name = f"at/{self.hook}/shared"
         with self._memory.lock(name):
-            kept = self._memory.read(name)
-            if kept is None:
+            tensors = self._memory.read(name)
+            if tensors is None:
                 device = self.suffix.model.device
                 tokens, patched = (
                     part[rows].to(device) for part in (self.corpus.tokens, self.corpus.patched)
                 )
-                residual = base.seen[self.suffix.entry]
-                found = SharedRow.find(
-                    self.suffix, self.hook, tokens, patched, residual, self._activation(base)
+                residual = clean_run.activations[self.suffix.entry]
+                row = SharedRow.find(
+                    self.suffix, self.hook, tokens, patched, residual, self._activation(clean_run)
                 )
-                kept = found.tensors if found else {}
-                self._memory.write(name, kept)
-        shared = SharedRow.restored(self.suffix, self.hook, kept) if kept else None
+                tensors = row.tensors if row else {}
+                self._memory.write(name, tensors)
+        shared = SharedRow.restored(self.suffix, self.hook, tensors) if tensors else None
         self._ablation = Ablation(self.suffix, self.corpus, self.hook, shared)
         self.path = _PATHS[shared is not None]
-        by = f"at/{self.hook}/{fingerprint(kept)}"
+        by = f"at/{self.hook}/{fingerprint(tensors)}"
         self._rows = Rows(f"{by}/rows", self.corpus, self._memory)
         self._means = Rows(f"{by}/means", self.corpus, self._memory)
         return self._ablation
@@ -355,11 +357,11 @@ def moments(
     y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
 ) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
     """Σy and Σ‖y‖² of the scored tokens of each sequence, in float64 on the CPU."""
-    kept = y[:, :-1][scored.to(y.device)]
-    kept = (kept.cpu() if kept.device.type == "mps" else kept).double()
-    row = scored.nonzero()[:, 0].to(kept.device)
-    total = kept.new_zeros(len(y), y.shape[-1]).index_add_(0, row, kept)
-    square = kept.new_zeros(len(y)).index_add_(0, row, kept.square().sum(dim=-1))
+    values = y[:, :-1][scored.to(y.device)]
+    values = (values.cpu() if values.device.type == "mps" else values).double()
+    row = scored.nonzero()[:, 0].to(values.device)
+    total = values.new_zeros(len(y), y.shape[-1]).index_add_(0, row, values)
+    square = values.new_zeros(len(y)).index_add_(0, row, values.square().sum(dim=-1))
     return total.cpu(), square.cpu()
 
 

@@ -16,7 +16,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import head, plain
 from sae_guard.engine.ablation import Ablated
 from sae_guard.engine.batches import in_halves
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory, Tensors, run_name
 from sae_guard.engine.sae_run import SaeRun
 from sae_guard.engine.sweep import PathResult, SweepPath
@@ -66,9 +66,9 @@ class FastPath(SweepPath):
         self._unembedding = model.unembedding
         self._corpus = corpus
         sources = [name for run in runs for name in run.suffix.sources(*run.at.hooks)]
-        self.bases = Bases(model, self._unembedding, corpus, memory, sources, also)
+        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, sources, also)
         self._ablated = {
-            run.at.replaced: Ablated(run.suffix, corpus, run.at.replaced, self.bases, memory)
+            run.at.replaced: Ablated(run.suffix, corpus, run.at.replaced, self.clean_runs, memory)
             for run in runs
         }
         self._saved = time.monotonic()
@@ -105,12 +105,12 @@ class FastPath(SweepPath):
 
     @property
     def given_up(self) -> bool:
-        """Whether the path is not to be taken for any of its SAEs."""
+        """Say whether the path is not to be taken for any of its SAEs."""
         return not self.runs
 
     @property
     def whole(self) -> bool:
-        """Whether no window is left to run."""
+        """Say whether no window is left to run."""
         return all(bool(run.done.all()) for run in self.runs)
 
     def complete(self, windows: Sequence[slice]) -> None:
@@ -137,14 +137,14 @@ class FastPath(SweepPath):
 
     def batch(self, rows: slice) -> None:
         """Run everything of these windows that does not need μ."""
-        base = self.bases.of(rows)
+        clean_run = self.clean_runs.of(rows)
         runs = [run for run in self.runs if not bool(run.done[rows].all())]
-        finals = [(run, *final) for run in runs for final in run.finals(rows, base).items()]
+        finals = [(run, *final) for run in runs for final in run.finals(rows, clean_run).items()]
         target = self._corpus.tokens[rows, 1:][self._corpus.scored[rows, :-1]]
         others = [(model_run, final) for _, model_run, final in finals]
-        losses = head.losses(self._unembedding, base.clean, others, target)
+        losses = head.losses(self._unembedding, clean_run.predictions, others, target)
         for ablated in self._ablated.values():
-            ablated.batch(rows, base)
+            ablated.batch(rows, clean_run)
         columns = {run: dict(losses.clean) for run in runs}
         for (run, *_), values in zip(finals, losses.others, strict=True):
             columns[run] |= values
@@ -188,15 +188,15 @@ class FastPath(SweepPath):
         scored = run.corpus.scored[batch].any(dim=1)
         first = batch.start + int(scored.nonzero()[0])
         rows = slice(first, min(first + _PROOF_SEQUENCES, batch.stop))
-        base, ablated = self.bases.of(rows), self._ablated[run.at.replaced]
-        y = base.seen[run.suffix.source(run.at.replaced)]
+        clean_run, ablated = self.clean_runs.of(rows), self._ablated[run.at.replaced]
+        y = clean_run.activations[run.suffix.source(run.at.replaced)]
         mean = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
         sums = {name: values[rows] for name, values in run.sums.items()}
         # What is remembered of a hook point was proved before.
         if not ablated.finished:
             for name, value_of in ABLATIONS.items():
-                sums[name] = ablated.losses(value_of(mean), rows, base)
-            sums["sq_deviation"] = ablated.deviations(mean, rows, base)
+                sums[name] = ablated.losses(value_of(mean), rows, clean_run)
+            sums["sq_deviation"] = ablated.deviations(mean, rows, clean_run)
         expected = plain.batch(
             run.suffix.model, run.sae, run.corpus, run.at, rows,
             None if ablated.finished else mean, random_error=run.random_error,
@@ -216,7 +216,7 @@ class FastPath(SweepPath):
         paths = {
             "forward": f"from block {run.suffix.block} on",
             "ablations": ablated.path,
-            "clean run": self.bases.path,
+            "clean run": self.clean_runs.path,
         }
         sums, tokens = {**run.sums, **ablated.sums}, {**run.tokens, **ablated.tokens}
         mean, sq_deviation = ablated.centre or (None, None)
@@ -228,8 +228,10 @@ def _name(run: SaeRun) -> str:
 
 
 def _usable(tensors: Tensors, run: SaeRun, stretches: Sequence[slice]) -> bool:
-    """Whether a run goes on from here: with all that is asked for, and with no window done behind
-    the first stretch that is not, of which a look would count the firings.
+    """Say whether a run can go on from these tensors.
+
+    They need all that is asked for. A window may be done only in the first stretches, up to one
+    that is not done: after that one a look counts the firings of all windows.
     """
     done = tensors["done"]
     if bool(done.all()):

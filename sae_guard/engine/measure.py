@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from sae_guard.corpus import Corpus, excerpts
 from sae_guard.engine import sweep
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.fast_path import FastPath
-from sae_guard.engine.intervention import Place
+from sae_guard.engine.intervention import Intervention
 from sae_guard.engine.memory import Memory
 from sae_guard.engine.plain import PlainPath
 from sae_guard.engine.sae_run import SaeRun
@@ -40,21 +40,6 @@ _TOKENS_WITH_TEXT, _SEQUENCES_WITH_TEXT = 64, 16
 
 Look = Callable[[Measurement], bool]
 """What has been measured so far → whether that is enough."""
-
-
-class Patch(NamedTuple):
-    """An SAE and where its reconstruction is put."""
-
-    sae: SAE
-    hook: str
-    """Hook point that it reads, and whose activation the reconstruction replaces."""
-    hook_out: str | None = None
-    """Hook point that a transcoder replaces instead."""
-
-    @property
-    def at(self) -> Place:
-        """The place; raises `LoadError` where it is no SAE for such a place."""
-        return Place.of(self.sae, self.hook, self.hook_out)
 
 
 def measure(
@@ -100,7 +85,7 @@ def measure(
         InfrastructureError: Out of memory.
     """
     (measurement,) = measure_all(
-        model, [Patch(sae, hook, hook_out)], corpus, batch_size=batch_size,
+        model, [Intervention(sae, hook, hook_out)], corpus, batch_size=batch_size,
         expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
         cache=cache, also=also, progress=progress,
     )  # fmt: skip
@@ -109,7 +94,7 @@ def measure(
 
 def measure_all(
     model: LanguageModel,
-    patches: Sequence[Patch],
+    interventions: Sequence[Intervention],
     corpus: Corpus,
     *,
     batch_size: int | None = None,
@@ -124,16 +109,16 @@ def measure_all(
 
     Args and raises as `measure`; the SAEs are in memory at the same time.
     """
-    how = _How(
+    options = _Options(
         batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
         stretches=[slice(0, len(corpus.tokens))],
     )  # fmt: skip
-    return _measure(model, patches, corpus, how)
+    return _measure(model, interventions, corpus, options)
 
 
 def measure_until(
     model: LanguageModel,
-    patch: Patch,
+    intervention: Intervention,
     corpus: Corpus,
     look: Look,
     *,
@@ -154,7 +139,7 @@ def measure_until(
 
     Args:
         model: As in `measure`, like all that is not named here.
-        patch: The SAE and its hook points.
+        intervention: The SAE and its hook points.
         corpus: Of windows in random order.
         look: Asked after each shard.
         centred: Whether the metrics about μ are asked for: clean runs of the whole corpus up to the
@@ -172,16 +157,17 @@ def measure_until(
     Raises:
         SaeGuardError: As `measure`.
     """
-    how = _How(
+    options = _Options(
         batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
-        stretches=sweep.shuffled(corpus, patch.sae), look=look, centred=centred, spread=spread,
+        stretches=sweep.shuffled(corpus, intervention.sae), look=look, centred=centred,
+        spread=spread,
     )  # fmt: skip
-    (measurement,) = _measure(model, [patch], corpus, how)
+    (measurement,) = _measure(model, [intervention], corpus, options)
     return measurement
 
 
 @dataclass(frozen=True)
-class _How:
+class _Options:
     """How to measure: what `measure` and `measure_until` take."""
 
     batch_size: int | None
@@ -200,29 +186,29 @@ class _How:
 
 
 def _measure(
-    model: LanguageModel, patches: Sequence[Patch], corpus: Corpus, how: _How
+    model: LanguageModel, interventions: Sequence[Intervention], corpus: Corpus, options: _Options
 ) -> list[Measurement]:
     """Measure on the fast path, and on the plain one what it is not to be taken for."""
-    sites = [patch.at for patch in patches]
+    sites = [intervention.at for intervention in interventions]
     for name in (hook for at in sites for hook in at.hooks):
         model.check_hook(name)
     check_tokens(model, corpus)
     measurements: dict[int, Measurement] = {}
-    because = "asked for" if how.reference else "the hook points are in no block"
-    reasons = dict.fromkeys(range(len(patches)), because)
-    suffixes = [None if how.reference else Suffix.of(model, *at.hooks) for at in sites]
+    because = "asked for" if options.reference else "the hook points are in no block"
+    reasons = dict.fromkeys(range(len(interventions)), because)
+    suffixes = [None if options.reference else Suffix.of(model, *at.hooks) for at in sites]
     runs = {
         index: SaeRun(
-            suffix, patches[index].sae, corpus, sites[index],
-            random_error=how.random_error, spread=how.spread,
+            suffix, interventions[index].sae, corpus, sites[index],
+            random_error=options.random_error, spread=options.spread,
         )
         for index, suffix in enumerate(suffixes)
         if suffix is not None
     }  # fmt: skip
     if runs:
-        memory, names = Memory.of(how.cache, model, corpus), sources(model, how.also)
-        fast = FastPath(model, [*runs.values()], corpus, memory, names, centred=how.centred)
-        tables = _swept(fast, model, [patches[index] for index in runs], corpus, how)
+        memory, names = Memory.of(options.cache, model, corpus), sources(model, options.also)
+        fast = FastPath(model, [*runs.values()], corpus, memory, names, centred=options.centred)
+        tables = _swept(fast, model, [interventions[index] for index in runs], corpus, options)
         for index, table in zip(runs, tables, strict=True):
             if isinstance(table, str):
                 reasons[index] = table
@@ -230,39 +216,43 @@ def _measure(
                 measurements[index] = table
     for index in [index for index in reasons if index not in measurements]:
         plain = PlainPath(
-            model, patches[index].sae, corpus, sites[index], because=reasons[index],
-            random_error=how.random_error, spread=how.spread,
+            model, interventions[index].sae, corpus, sites[index], because=reasons[index],
+            random_error=options.random_error, spread=options.spread,
         )  # fmt: skip
-        (table,) = _swept(plain, model, [patches[index]], corpus, how)
+        (table,) = _swept(plain, model, [interventions[index]], corpus, options)
         assert isinstance(table, Measurement)
         measurements[index] = table
-    return [measurements[index] for index in range(len(patches))]
+    return [measurements[index] for index in range(len(interventions))]
 
 
 def _swept(
-    path: SweepPath, model: LanguageModel, patches: Sequence[Patch], corpus: Corpus, how: _How
+    path: SweepPath,
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    corpus: Corpus,
+    options: _Options,
 ) -> list[Measurement | str]:
     """Measure on a path; return of each SAE its measurement, or why the path is not to be taken."""
 
     def tables(stretches: Sequence[slice]) -> list[Measurement | str]:
-        measured = np.zeros(len(corpus.tokens), dtype=np.bool_)
+        mask = np.zeros(len(corpus.tokens), dtype=np.bool_)
         for part in stretches:
-            measured[part] = True
-        rows = np.flatnonzero(measured)
+            mask[part] = True
+        rows = np.flatnonzero(mask)
         return [
             result
             if isinstance(result, str)
-            else tabled(model, patch, corpus, result, how.expect_clean_ce, rows)
-            for patch, result in zip(patches, path.results(), strict=True)
+            else tabled(model, intervention, corpus, result, options.expect_clean_ce, rows)
+            for intervention, result in zip(interventions, path.results(), strict=True)
         ]
 
     def enough(stretches: Sequence[slice]) -> bool:
         (table,) = tables(stretches)
-        return isinstance(table, Measurement) and how.look(table)
+        return isinstance(table, Measurement) and options.look(table)
 
     context = corpus.tokens.shape[1]
-    size = how.batch_size or windows(model, context, plain=path.every_logit)
-    stretches = sweep.run(path, corpus, how.stretches, size, enough, how.progress)
+    size = options.batch_size or windows(model, context, plain=path.every_logit)
+    stretches = sweep.run(path, corpus, options.stretches, size, enough, options.progress)
     return [
         table if isinstance(table, str) else with_excerpts(table, corpus, model.tokenizer)
         for table in tables(stretches)
@@ -278,7 +268,7 @@ def sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
 
 def tabled(
     model: LanguageModel,
-    patch: Patch,
+    intervention: Intervention,
     corpus: Corpus,
     result: PathResult,
     expect_clean_ce: tuple[float, float] | None,
@@ -290,9 +280,10 @@ def tabled(
     if expect_clean_ce is not None:
         _check_clean_ce(sums, expect_clean_ce, whole=whole)
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
+        hook = intervention.at.replaced
         raise SetupError(
-            f"zeros at hook point {patch.at.replaced!r} of {model.name} leave every loss as it "
-            "was: replacing this activation has no effect, so nothing can be measured here"
+            f"zeros at hook point {hook!r} of {model.name} leave every loss as it was: "
+            "replacing this activation has no effect, so nothing can be measured here"
         )
     tokens = TokenTable(
         corpus.scored[:, :-1].numpy()[rows],
@@ -302,7 +293,7 @@ def tabled(
         rows,
         sums,
         result.firings.numpy(),
-        _provenance(model, patch, corpus, result),
+        _provenance(model, intervention, corpus, result),
         tokens,
         tuple(corpus.sources[row] for row in rows) if corpus.sources else (),
         spread=None if result.spread is None else FiringSpread(*result.spread.numpy()),
@@ -312,9 +303,9 @@ def tabled(
 
 def with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
     """The measurement, with the text of the worst of it."""
-    shown = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
-    places = [(token.sequence, token.position) for token in shown.tokens]
-    sequences = [sequence.sequence for sequence in shown.sequences]
+    texts = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
+    places = [(token.sequence, token.position) for token in texts.tokens]
+    sequences = [sequence.sequence for sequence in texts.sequences]
     return replace(measurement, excerpts=excerpts(corpus, tokenizer, places, sequences))
 
 
@@ -353,13 +344,13 @@ def check_tokens(model: LanguageModel, corpus: Corpus) -> None:
 
 
 def _provenance(
-    model: LanguageModel, patch: Patch, corpus: Corpus, result: PathResult
+    model: LanguageModel, intervention: Intervention, corpus: Corpus, result: PathResult
 ) -> Provenance:
-    at, mean = patch.at, result.mean
+    at, mean = intervention.at, result.mean
     packages = ("sae-guard", "torch", "transformers", "transformer-lens")
     return Provenance(
         model=model.identity,
-        checkpoint=patch.sae.identity,
+        checkpoint=intervention.sae.identity,
         corpus=corpus.identity,
         hook=at.read,
         hook_out=None if at.read == at.replaced else at.replaced,

@@ -20,7 +20,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.batches import in_halves
-from sae_guard.engine.intervention import Place
+from sae_guard.engine.intervention import HookSite
 from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.sweep import PathResult, SweepPath
 from sae_guard.engine.token_metrics import (
@@ -47,7 +47,7 @@ class PlainPath(SweepPath):
         model: LanguageModel,
         sae: SAE,
         corpus: Corpus,
-        at: Place,
+        at: HookSite,
         *,
         because: str,
         random_error: bool = False,
@@ -77,7 +77,7 @@ class PlainPath(SweepPath):
 
     @property
     def whole(self) -> bool:
-        """Whether no window is left to run."""
+        """Say whether no window is left to run."""
         return bool(self._done.all())
 
     def results(self) -> list[PathResult | str]:
@@ -123,7 +123,7 @@ def batch(
     model: LanguageModel,
     sae: SAE,
     corpus: Corpus,
-    at: Place,
+    at: HookSite,
     rows: slice,
     mean: Float[Tensor, " d_out"] | None,
     *,

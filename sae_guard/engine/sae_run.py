@@ -12,8 +12,8 @@ from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import replacing
 from sae_guard.engine.batches import per_row, per_token
-from sae_guard.engine.clean_run import Base
-from sae_guard.engine.intervention import Place
+from sae_guard.engine.clean_run import CleanRun
+from sae_guard.engine.intervention import HookSite
 from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.token_metrics import COUNTS, LATENTS, RECONSTRUCTIONS, ModelRun
 from sae_guard.model import Suffix
@@ -29,7 +29,7 @@ class SaeRun:
         suffix: Suffix,
         sae: SAE,
         corpus: Corpus,
-        at: Place,
+        at: HookSite,
         *,
         random_error: bool = False,
         spread: bool = False,
@@ -62,14 +62,19 @@ class SaeRun:
         """Of the batch whose losses are to come."""
         self._spread = self.spread
 
-    def finals(self, rows: slice, base: Base) -> dict[ModelRun, Float[Tensor, "scored d_model"]]:
+    def finals(
+        self, rows: slice, clean_run: CleanRun
+    ) -> dict[ModelRun, Float[Tensor, "scored d_model"]]:
         """Compute the final hidden states of the scored tokens with the reconstruction patched in,
         and with the random error if it is measured.
 
         What is known of the windows without their losses is summed.
         """
         tokens, scored = self.corpus.tokens[rows], self.corpus.scored[rows, :-1]
-        x, y = (base.seen[self.suffix.source(hook)] for hook in (self.at.read, self.at.replaced))
+        x, y = (
+            clean_run.activations[self.suffix.source(hook)]
+            for hook in (self.at.read, self.at.replaced)
+        )
         self.at.check_widths(x, y, tokens, self.sae)
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         coded = self._code(x, rows)
@@ -79,10 +84,10 @@ class SaeRun:
         self._sum(rows, {
             name: formula(y, y_hat)[:, :-1][picked] for name, formula in RECONSTRUCTIONS.items()
         })  # fmt: skip
-        finals: dict[ModelRun, Tensor] = {"patched run": self._final_with(y_hat, rows, base)}
+        finals: dict[ModelRun, Tensor] = {"patched run": self._final_with(y_hat, rows, clean_run)}
         if self.random_error:
             replacement = with_random_error(y, y_hat, self.corpus, range(rows.start, rows.stop))
-            finals["random error run"] = self._final_with(replacement, rows, base)
+            finals["random error run"] = self._final_with(replacement, rows, clean_run)
         return finals
 
     def take(self, rows: slice, losses: Mapping[str, Float[Tensor, " scored"]]) -> None:
@@ -95,7 +100,7 @@ class SaeRun:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What `restore` takes."""
+        """Return what `restore` takes."""
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
         spread = {} if self.spread is None else {"spread": self.spread}
         return {**self.sums, **tokens, **spread, "firings": self.firings, "done": self.done}
@@ -108,11 +113,14 @@ class SaeRun:
         self.spread = None if self.spread is None else tensors.get("spread")
 
     def _final_with(
-        self, replacement: Float[Tensor, "batch pos d_out"], rows: slice, base: Base
+        self, replacement: Float[Tensor, "batch pos d_out"], rows: slice, clean_run: CleanRun
     ) -> Float[Tensor, "scored d_model"]:
         device, scored = self.suffix.model.device, self.corpus.scored[rows, :-1]
         edit = replacing(replacement, self.corpus.patched[rows].to(device))
-        tokens, residual = self.corpus.tokens[rows].to(device), base.seen[self.suffix.entry]
+        tokens, residual = (
+            self.corpus.tokens[rows].to(device),
+            clean_run.activations[self.suffix.entry],
+        )
         final = self.suffix.final_with(tokens, residual, self.at.replaced, edit)[:, :-1]
         return final[scored.to(final.device)]
 
@@ -146,7 +154,7 @@ class SaeRun:
 def spread_of(
     pairs: Int[Tensor, "2 active"], scored: Bool[Tensor, "batch pos"], d_sae: int
 ) -> Float[Tensor, "2 d_sae"]:
-    """Σ c² and Σ c·n over sequences of n scored tokens, c of which a latent is active on.
+    """Sum c² and c·n over sequences of n scored tokens, c of which a latent is active on.
 
     Args:
         pairs: Scored tokens, as a flat batch numbers them, each with an active latent.
@@ -158,5 +166,5 @@ def spread_of(
     where, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
     exact = torch.float32 if pairs.device.type == "mps" else torch.float64
     c, n = count.to(exact), scored.sum(dim=1).to(exact)[where // d_sae]
-    found: Tensor = c.new_zeros(2, d_sae)
-    return found.index_add_(1, where % d_sae, torch.stack([c * c, c * n]))
+    sums: Tensor = c.new_zeros(2, d_sae)
+    return sums.index_add_(1, where % d_sae, torch.stack([c * c, c * n]))

@@ -69,12 +69,12 @@ class SweepPath:
 
     @property
     def given_up(self) -> bool:
-        """Whether the path is not to be taken for any of its SAEs."""
+        """Say whether the path is not to be taken for any of its SAEs."""
         return False
 
     @property
     def whole(self) -> bool:
-        """Whether no window is left to run."""
+        """Say whether no window is left to run."""
         raise NotImplementedError
 
     def complete(self, windows: Sequence[slice]) -> None:
@@ -131,7 +131,7 @@ def run(
 
 
 def shuffled(corpus: Corpus, sae: SAE) -> list[slice]:
-    """The shards of the corpus in the order in which they are measured for this SAE."""
+    """List the shards of the corpus in the order in which they are measured for this SAE."""
     n, context = corpus.tokens.shape
     size = shard_size(context)
     seed = f"{corpus.sha256}:{digest(contents(sae))}"

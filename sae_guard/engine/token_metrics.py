@@ -57,7 +57,7 @@ def cross_entropy(
 
 
 def active(latents: Float[Tensor, "... d_sae"]) -> Bool[Tensor, "... d_sae"]:
-    """Which latents are not zero; signed latents (abstopk) count too."""
+    """Mark the latents that are not zero; signed latents (abstopk) count too."""
     return latents != 0
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sae_guard.cache import Cache
     from sae_guard.core.measurement import Measurement
     from sae_guard.corpus import Corpus
-    from sae_guard.engine import Seen
+    from sae_guard.engine import ActivationStats
     from sae_guard.gate.cases import Case
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
@@ -83,7 +83,7 @@ class Workbench:
             raise found
         return found
 
-    def seen(self, case: Case) -> Seen:
+    def seen(self, case: Case) -> ActivationStats:
         """What the clean model shows where the case reads; raises like `corpus`."""
         return self._seen(case.spec, case.hook)
 
@@ -100,12 +100,12 @@ class Workbench:
             check(contract, sae, case.sae)
 
     def _check_metadata(self, case: Case, sae: SAE) -> None:
-        from sae_guard.engine import Place
+        from sae_guard.engine import HookSite
         from sae_guard.gate.planning import check_metadata
 
         if case.checkpoint is not None:
             check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
-        Place.of(sae, case.hook, case.hook_out)
+        HookSite.of(sae, case.hook, case.hook_out)
 
     def _check_widths(self, case: Case, sae: SAE) -> None:
         model = self.model(case.spec)
@@ -160,7 +160,7 @@ class Workbench:
         return Judged(result, early, watch.ended, self._early.audit, watch.alpha)
 
     def _measure(self, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
-        from sae_guard.engine import Patch, measure, measure_until
+        from sae_guard.engine import Intervention, measure, measure_until
 
         spec = case.spec
         try:
@@ -180,7 +180,7 @@ class Workbench:
             model, corpus = self.model(spec), self.corpus(spec)
             if watch is None:
                 return measure(model, sae, corpus, hooks[0], hook_out=hooks[1], **asked)
-            patch = Patch(sae, *hooks)
+            patch = Intervention(sae, *hooks)
             return measure_until(model, patch, corpus, watch, **watch.needs, **asked)
         except SaeGuardError as error:
             return error
@@ -223,10 +223,10 @@ class Workbench:
         except LoadError as error:  # kept: each test of the case asks anew
             return error
 
-    def _look(self, spec: Spec, hook: str) -> Seen:
-        from sae_guard.engine import look
+    def _look(self, spec: Spec, hook: str) -> ActivationStats:
+        from sae_guard.engine import activation_stats
 
-        return look(
+        return activation_stats(
             self.model(spec),
             self.corpus(spec),
             hook,

@@ -59,7 +59,7 @@ class Diagnoses:
         import torch
 
         from sae_guard.core.diagnosis import diagnose
-        from sae_guard.engine import Place
+        from sae_guard.engine import HookSite
         from sae_guard.examination import examine
 
         bench = self._workbench
@@ -70,7 +70,7 @@ class Diagnoses:
                 bench.model(case.spec),
                 sae,
                 bench.corpus(case.spec),
-                Place.of(sae, case.hook, case.hook_out),
+                HookSite.of(sae, case.hook, case.hook_out),
                 thorough=self._thorough,
             )
         # It was measured: what keeps it from being examined keeps no verdict from being reached.

@@ -10,7 +10,7 @@ import pytest
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, measure, measure_all
+from sae_guard.engine import Intervention, measure, measure_all
 from sae_guard.engine.sae_run import SaeRun
 from sae_guard.model import LanguageModel, Unembedding
 from tests.helpers.small_measurements import (
@@ -51,7 +51,11 @@ def test_of_several_only_what_differs_gives_way(
             self.sums["l1"][rows] += 1
 
     monkeypatch.setattr(SaeRun, "take", take)
-    patches = [Patch(make_sae(), RESIDUAL), Patch(wrong, RESIDUAL), Patch(make_sae(), MLP)]
+    patches = [
+        Intervention(make_sae(), RESIDUAL),
+        Intervention(wrong, RESIDUAL),
+        Intervention(make_sae(), MLP),
+    ]
     found = measure_all(gpt2, patches, corpus, batch_size=2)
     for patch, measurement in zip(patches, found, strict=True):
         assert_same(measurement, measure(gpt2, patch.sae, corpus, patch.hook, reference=True))

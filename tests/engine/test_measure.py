@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import look, measure
+from sae_guard.engine import activation_stats, measure
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.model import Edit, LanguageModel, load_model
 from sae_guard.sae.controls import identity_sae, mean_sae, zero_sae
@@ -129,7 +129,7 @@ def test_controls(folder: Path, corpora: dict[str, Corpus], hook: str) -> None:
     zero = measure(model, zero_sae(model.width(hook)), corpus, hook)
     assert zero["reconstruction_score"] == 0.0
     assert zero["kl"] > 0
-    mean = measure(model, mean_sae(look(model, corpus, hook).mean), corpus, hook)
+    mean = measure(model, mean_sae(activation_stats(model, corpus, hook).mean), corpus, hook)
     assert mean["ce_patched"] == pytest.approx(mean["ce_mean"], abs=1e-6)
     assert mean["explained_variance"] == pytest.approx(0, abs=1e-6)
 

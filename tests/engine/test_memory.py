@@ -16,8 +16,8 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place, batches, fast_path, measure
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine import HookSite, batches, fast_path, measure
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory, fingerprint, run_name
 from sae_guard.engine.sae_run import SaeRun
 from sae_guard.model import LanguageModel, load_model
@@ -49,10 +49,10 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
     """Windows of the clean runs and of the patched ones."""
-    clean, patched = Bases._run, SaeRun.finals
+    clean, patched = CleanRuns._run, SaeRun.finals
     seen: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
 
-    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, rows: slice, *others: Any, **more: Any) -> Any:
         seen["clean"].append((rows.start, rows.stop))
         return clean(self, rows, *others, **more)
 
@@ -60,7 +60,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
         seen["patched"].append((rows.start, rows.stop))
         return patched(self, rows, *others)
 
-    monkeypatch.setattr(Bases, "_run", run)
+    monkeypatch.setattr(CleanRuns, "_run", run)
     monkeypatch.setattr(SaeRun, "finals", finals)
     return seen
 
@@ -226,10 +226,10 @@ CHANGES: list[Callable[[SAE], SAE]] = [
 
 
 def test_a_measurement_is_of_this_sae_at_this_place() -> None:
-    at = Place(RESIDUAL, RESIDUAL)
+    at = HookSite(RESIDUAL, RESIDUAL)
     names = [run_name(change(make_sae()), at) for change in CHANGES]
-    names += [run_name(make_sae(), at), run_name(make_sae(), Place(MLP, MLP))]
-    names += [run_name(make_sae(), Place(RESIDUAL, MLP))]
+    names += [run_name(make_sae(), at), run_name(make_sae(), HookSite(MLP, MLP))]
+    names += [run_name(make_sae(), HookSite(RESIDUAL, MLP))]
     names += [run_name(make_sae(), at, random_error=True)]
     assert len(set(names)) == len(names)
     elsewhere = replace(make_sae(), source=SaeSource("another/path", "other"))

@@ -108,7 +108,7 @@ def log_windows(log: Path, patch: Patch = setattr) -> None:
         return logged
 
     patch(sae_run.SaeRun, "finals", logging("patched", sae_run.SaeRun.finals, 1))
-    patch(clean_run.Bases, "_run", logging("clean", clean_run.Bases._run, 1))
+    patch(clean_run.CleanRuns, "_run", logging("clean", clean_run.CleanRuns._run, 1))
     patch(plain, "batch", logging("plain", plain.batch, 4))
 
 

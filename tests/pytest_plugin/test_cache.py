@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sae_guard.cache import Cache
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.sae_run import SaeRun
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
@@ -90,13 +90,13 @@ def test_one_clean_run_serves_all_hook_points_of_a_run(
     sae = identity_sae(32)
     config = config_of(sae, metadata={**METADATA, "hook_name": early})
     write_saelens(project.path / "early", sae, config=config)
-    right, runs = Bases._run, []
+    right, runs = CleanRuns._run, []
 
-    def run(self: Bases, *args: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, *args: Any, **more: Any) -> Any:
         runs.append(args)
         return right(self, *args, **more)
 
-    monkeypatch.setattr(Bases, "_run", run)
+    monkeypatch.setattr(CleanRuns, "_run", run)
     project.run("--sae=good", "--sae=early", "--sae-cache=kept", "--sae-json=out.json")
     assert sorted(paths(project).values()) == ["remembered", "run, and remembered"]
     assert len(runs) == 1
