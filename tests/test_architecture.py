@@ -9,13 +9,12 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sae_guard.core.measurement import TOKEN_COLUMNS
-from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS, ON_REQUEST
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sae_guard"
@@ -182,45 +181,41 @@ def test_a_core_that_opens_none_is_clean() -> None:
     assert file_access("import json\nfrom numpy import mean\njson.dumps(mean([1]))\n") == []
 
 
-def test_the_core_names_the_columns_that_the_engine_computes() -> None:
-    """Two halves of one registry: names, units and formulas in words; formulas as tensors."""
-    from sae_guard.engine import ablation, fast, random_error, token_metrics
+def test_every_column_has_one_formula_of_what_it_needs() -> None:
+    """Two halves of one registry: what a column is, and its formula as tensors."""
+    from sae_guard.engine.token_metrics import (
+        ABLATIONS,
+        COUNTS,
+        DEVIATIONS,
+        LATENTS,
+        LOSSES,
+        RECONSTRUCTIONS,
+    )
 
-    halves = [fast.COLUMNS, ablation.COLUMNS, (random_error.COLUMN,)]
-    computed = [name for half in halves for name in half]
-    assert sorted(computed) == sorted([*COLUMNS, *ON_REQUEST])
-    functions = {
-        "n_tokens": token_metrics.masked_sums,
-        "kl": token_metrics.kl_divergence,
-        "kl_random_error": token_metrics.kl_divergence,
-        "ce_clean": token_metrics.cross_entropy,
-        "ce_patched": token_metrics.cross_entropy,
-        "ce_zero": token_metrics.cross_entropy,
-        "ce_mean": token_metrics.cross_entropy,
-        "entropy": token_metrics.entropy,
-        "l0": token_metrics.l0,
-        "l1": token_metrics.l1,
-        "sq_error": token_metrics.squared_distance,
-        "sq_deviation": token_metrics.squared_distance,
-        "cosine": token_metrics.cosine,
-        "l2_ratio": token_metrics.l2_ratio,
-    }
-    assert set(functions) == {*COLUMNS, *ON_REQUEST, *TOKEN_COLUMNS}
-    known = {name for name in vars(token_metrics) if callable(getattr(token_metrics, name))}
-    defined = {n for n in known if getattr(token_metrics, n).__module__ == token_metrics.__name__}
-    assert defined - {"log_probs"} == {function.__name__ for function in functions.values()}
-    assert set(fast.TOKEN_COLUMNS) | {"ce_zero", "ce_mean"} == set(TOKEN_COLUMNS)
+    tables: list[tuple[Iterable[str], set[str], set[str]]] = [
+        (COUNTS, set(), set()),
+        (RECONSTRUCTIONS, {"reconstruction"}, set()),
+        (LATENTS, {"latents"}, set()),
+        (DEVIATIONS, {"mean activation"}, set()),
+        (ABLATIONS, {"ablated run"}, {"mean activation"}),
+        *((losses, {str(run)}, {"clean run"}) for run, losses in LOSSES.items()),
+    ]
+    assert sorted(name for names, _, _ in tables for name in names) == sorted(ALL_COLUMNS)
+    for names, least, more in tables:
+        for name in names:
+            assert least <= ALL_COLUMNS[name].needs <= least | more, name
 
 
 def test_every_column_and_metric_says_what_it_is() -> None:
-    assert all(column.formula for column in COLUMNS.values())
+    assert all(column.formula for column in ALL_COLUMNS.values())
+    assert {*COLUMNS, *ON_REQUEST} == {n for n, column in ALL_COLUMNS.items() if column.summed}
     used: set[str] = set()
     for metric in METRICS.values():
         assert metric.formula
         assert metric.sides
         assert metric.columns <= {*COLUMNS, *ON_REQUEST}
         used |= metric.columns
-        units = {COLUMNS[name].unit for name in metric.numerator if name in COLUMNS}
+        units = {ALL_COLUMNS[name].unit for name in metric.numerator}
         assert len(units) <= 1
         if units and set(metric.denominator) == {"n_tokens"}:
             assert metric.unit.removesuffix("/token") in units

@@ -40,8 +40,8 @@ TESTED_ELSEWHERE = {
     "model/suffix": ("model/test_language_model.py", "a run from a block on beside a whole one"),
     "specs/values": ("specs/test_messages.py", "a wrong value and what is said of it"),
     # engine
-    "engine/plain": ("engine/test_measure.py", "beside the definition"),
-    "engine/sweep": ("engine/test_measure.py", "a sweep is a measurement"),
+    "engine/sae_run": ("engine/test_measure.py", "its columns beside the definition"),
+    "engine/sweep": ("engine/test_measure_until.py", "a sweep is a measurement"),
     # examination
     "examination/variants": ("examination/test_examine_planted_faults.py", "each undoes a fault"),
     # history, render

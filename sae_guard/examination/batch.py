@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.corpus.windows import excluded_ids
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 
@@ -28,11 +28,11 @@ class Batch:
     model: LanguageModel
     corpus: Corpus
     """Of these windows alone."""
-    place: Place
+    place: HookSite
     _seen: dict[str, Float[Tensor, "batch pos width"]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: LanguageModel, corpus: Corpus, place: Place) -> Batch:
+    def of(cls, model: LanguageModel, corpus: Corpus, place: HookSite) -> Batch:
         """About a thousand tokens, of two windows at least."""
         windows = max(2, _TOKENS // corpus.tokens.shape[1])
         rows = corpus.scored.any(dim=1).nonzero().flatten()[:windows]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_guard.core.diagnosis import Examination, Group
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.fitting import along_ones, fit_of, near_thresholds
 from sae_guard.examination.trials import Trials, places
@@ -23,7 +23,7 @@ _LEAST_TOKENS = 64
 
 @torch.inference_mode()
 def examine(
-    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, *, thorough: bool = False
+    model: LanguageModel, sae: SAE, corpus: Corpus, at: HookSite, *, thorough: bool = False
 ) -> Examination | None:
     """Examine an SAE at its place on about a thousand tokens.
 

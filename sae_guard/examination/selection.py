@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.core.diagnosis import Setting
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.fitting import fitted
 from sae_guard.examination.variants import Variant
 from sae_guard.sae import SAE
@@ -30,7 +30,7 @@ _TOKENS = 2**8
 Tokens = Float[Tensor, "tokens width"]
 
 
-def selections(sae: SAE, place: Place, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
+def selections(sae: SAE, place: HookSite, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
     """With as many latents as calibrate it.
 
     Args:
@@ -78,7 +78,7 @@ def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k:
 
 
 def _with_k(
-    sae: SAE, place: Place, k: int, kind: type[TopK | AbsTopK], name: str, change: str
+    sae: SAE, place: HookSite, k: int, kind: type[TopK | AbsTopK], name: str, change: str
 ) -> Variant:
     options: tuple[Setting, ...] = (("k", str(k)),)
     if name != "k":
@@ -89,7 +89,7 @@ def _with_k(
     return Variant(name, change, remedy, changed, place, options=options)
 
 
-def _with_threshold(sae: SAE, place: Place, x: Tokens, l0: int) -> Variant:
+def _with_threshold(sae: SAE, place: HookSite, x: Tokens, l0: int) -> Variant:
     """One threshold for all, that leaves about so many latents per token."""
     some = x[:_TOKENS].to(sae.device)
     q = sae.pre_activations(sae.normalise(some).value)

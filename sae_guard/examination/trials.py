@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_guard.core.diagnosis import Fit, Pairing, Trial
-from sae_guard.engine import Place, plain
+from sae_guard.engine import HookSite, plain
 from sae_guard.examination.batch import Batch
 from sae_guard.examination.fitting import fitted, most_firing
 from sae_guard.examination.selection import selections
@@ -67,7 +67,7 @@ class Trials:
             found[:_BEST] = [(each, self._patched(each, trial)) for each, trial in found[:_BEST]]
         return pairing, [trial for _, trial in found]
 
-    def with_kl(self, fit: Fit, sae: SAE, place: Place) -> Fit:
+    def with_kl(self, fit: Fit, sae: SAE, place: HookSite) -> Fit:
         """The fit with KL, of the model patched with the reconstruction on a few windows."""
         batch = self._batch
         kl = tokens = 0.0
@@ -115,7 +115,7 @@ class Trials:
                 known.append((x, y))
                 yield elsewhere(sae, at)
 
-    def _seen(self, at: Place) -> tuple[Tensor, Tensor]:
+    def _seen(self, at: HookSite) -> tuple[Tensor, Tensor]:
         return self._batch.whole(at.read), self._batch.whole(at.replaced)
 
     def _pairing(self, firings: Int[Tensor, " d_sae"]) -> tuple[Pairing | None, list[Variant]]:
@@ -191,7 +191,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _BLOCKS = {"beside": 1, "near": 1, "far": 3}
 
 
-def places(place: Place, known: Collection[str], reach: Reach) -> Iterator[Place]:
+def places(place: HookSite, known: Collection[str], reach: Reach) -> Iterator[HookSite]:
     """Other places, the most alike first.
 
     Args:
@@ -206,7 +206,7 @@ def places(place: Place, known: Collection[str], reach: Reach) -> Iterator[Place
         pairs = [(_shifted(place.read, n), _shifted(place.replaced, n)) for n in blocks]
     for read, replaced in pairs:
         if read in known and replaced in known and (read, replaced) != (place.read, place.replaced):
-            yield Place(read, replaced)
+            yield HookSite(read, replaced)
 
 
 def _neighbours(hook: str, reach: Reach) -> Iterator[str]:
@@ -241,7 +241,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def best_scale(
-    sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
+    sae: SAE, place: HookSite, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
 ) -> float:
     """What the input has to be multiplied by, and the reconstruction divided by.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER, Setting
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.sae import SAE, Normalize
 
 
@@ -22,14 +22,14 @@ class Variant:
     change: str
     remedy: str
     sae: SAE
-    place: Place
+    place: HookSite
     centred: bool = False
     """Whether the activations are those of centred weights."""
     options: tuple[Setting, ...] = ()
     """What makes it so for one run, where options can."""
 
 
-def biases(sae: SAE, place: Place) -> Iterator[Variant]:
+def biases(sae: SAE, place: HookSite) -> Iterator[Variant]:
     """Take b_dec off the input, or leave it."""
     if sae.transcoder or not bool(sae.b_dec.any()):
         return
@@ -47,7 +47,7 @@ def biases(sae: SAE, place: Place) -> Iterator[Variant]:
     )
 
 
-def normalisations(sae: SAE, place: Place) -> Iterator[Variant]:
+def normalisations(sae: SAE, place: HookSite) -> Iterator[Variant]:
     """Normalise the input in each other way."""
     for kind in get_args(Normalize):
         if kind != sae.normalize and not sae.transcoder:
@@ -61,7 +61,7 @@ def normalisations(sae: SAE, place: Place) -> Iterator[Variant]:
             )
 
 
-def scales(sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
+def scales(sae: SAE, place: HookSite, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
     """With the input scaled as trainers do, or not at all."""
     if sae.transcoder:
         return
@@ -76,7 +76,7 @@ def scales(sae: SAE, place: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[
             yield scaled(sae, place, change, scale)
 
 
-def scaled(sae: SAE, place: Place, change: str, scale: float) -> Variant:
+def scaled(sae: SAE, place: HookSite, change: str, scale: float) -> Variant:
     """Multiply the input by ``scale`` and divide the reconstruction by it."""
     factor = f"{scale:.4g}"
     return Variant(
@@ -89,7 +89,7 @@ def scaled(sae: SAE, place: Place, change: str, scale: float) -> Variant:
     )
 
 
-def centred(sae: SAE, place: Place) -> Iterator[Variant]:
+def centred(sae: SAE, place: HookSite) -> Iterator[Variant]:
     """With activations of centred weights."""
     if not sae.transcoder:
         yield Variant(
@@ -103,7 +103,7 @@ def centred(sae: SAE, place: Place) -> Iterator[Variant]:
         )
 
 
-def elsewhere(sae: SAE, place: Place) -> Variant:
+def elsewhere(sae: SAE, place: HookSite) -> Variant:
     """Patch it in at another place."""
     hook, value = place.read, place.read
     if place.read != place.replaced:
@@ -118,7 +118,7 @@ def elsewhere(sae: SAE, place: Place) -> Variant:
     )
 
 
-def reordered(matched: SAE, place: Place) -> Variant:
+def reordered(matched: SAE, place: HookSite) -> Variant:
     """With the decoder's rows in the order of the encoder's columns."""
     return Variant(
         "decoder-permuted",
@@ -130,7 +130,7 @@ def reordered(matched: SAE, place: Place) -> Variant:
     )
 
 
-def scaled_decoder(sae: SAE, place: Place, factor: float) -> Variant:
+def scaled_decoder(sae: SAE, place: HookSite, factor: float) -> Variant:
     """With x̂ multiplied by a factor, b_dec aside."""
     return Variant(
         SCALED_DECODER, f"decoder × {factor:.4g}", "", replace(sae, W_dec=sae.W_dec * factor), place

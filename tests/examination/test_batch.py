@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.errors import SetupError
 from sae_guard.examination.batch import Batch
 from sae_guard.model import LanguageModel
 
 HOOK = "blocks.1.hook_resid_post"
-AT = Place(HOOK, HOOK)
+AT = HookSite(HOOK, HOOK)
 
 
 def test_groups_of_tokens(gpt2: LanguageModel) -> None:

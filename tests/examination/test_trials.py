@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.trials import Reach, nearest_rows, places, rematched
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import example_sae
@@ -60,20 +60,20 @@ NAMES = {
     ],
 )  # fmt: skip
 def test_places_nearby(hook: str, reach: Reach, expected: list[str]) -> None:
-    found = list(places(Place(hook, hook), NAMES, reach))
+    found = list(places(HookSite(hook, hook), NAMES, reach))
     assert [place.read.removeprefix("blocks.") for place in found] == expected
     assert all(place.read == place.replaced for place in found)
 
 
 def test_places_far_away_are_all_kinds_three_blocks_each_way() -> None:
-    found = {place.read for place in places(Place(*["blocks.0.hook_mlp_out"] * 2), NAMES, "far")}
+    found = {place.read for place in places(HookSite(*["blocks.0.hook_mlp_out"] * 2), NAMES, "far")}
     assert found == {n for n in NAMES if "hook_z" not in n and "hook_in" not in n} - {
         "blocks.0.hook_mlp_out"
     }
 
 
 def test_hook_points_of_a_transcoder_move_together() -> None:
-    at = Place("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    at = HookSite("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
     assert list(places(at, NAMES, "near")) == [
-        Place(f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out") for block in (0, 2)
+        HookSite(f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out") for block in (0, 2)
     ]

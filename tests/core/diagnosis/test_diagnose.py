@@ -37,7 +37,7 @@ def measured(
         model={}, checkpoint=checkpoint or {}, corpus={"n_sequences": 2, **(corpus or {})},
         hook="h", mean_sha256="", formula_versions={}, versions={}, device="cpu",
     )  # fmt: skip
-    columns = {**SOUND, **sums}
+    columns = {**dict.fromkeys(COLUMNS, 100.0), **SOUND, **sums}
     return Measurement(
         np.arange(2),
         {name: np.full(2, columns[name]) for name in COLUMNS},
