@@ -166,6 +166,9 @@ class Format:
     declare: Callable[[CheckpointFiles], Declaration | None] = lambda files: None
     """What files of this format say of model and hook point; None where their names and the config
     do not show that they are of this format. Raises `LoadError`."""
+    declares_first: bool = False
+    """Whether `declare` is asked before those of other formats: the name of the weights, which no
+    other format uses, is enough for it, whatever the config says."""
     matches: Callable[[Opened], bool]
     """Whether the files are of this format, of which the weights are read by now."""
     read: Callable[[Opened, SaeOptions], SAE]

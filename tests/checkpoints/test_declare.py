@@ -37,6 +37,19 @@ def test_the_first_format_that_recognises_the_config_declares(
     assert declare(tmp_path) == declared
 
 
+@pytest.mark.parametrize(
+    ("weights", "config_file"),
+    [("layer_3.safetensors", "config.yaml"), ("params.safetensors", "config.json")],
+)
+def test_weights_of_an_own_name_declare_before_any_config_does(
+    tmp_path: Path, weights: str, config_file: str
+) -> None:
+    (tmp_path / weights).write_bytes(b"")
+    config = {"hook_point_in": "a", "trainer": {"lm_name": "m"}, "model_name": "own"}
+    (tmp_path / config_file).write_text(json.dumps(config))
+    assert declare(tmp_path / weights).hook is None
+
+
 def test_an_unreadable_config_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ae.pt").write_bytes(b"")
     (tmp_path / "config.json").write_text("{")

@@ -143,6 +143,7 @@ FORMAT = Format(
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
     beside=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
     declare=declare,
+    declares_first=True,
     matches=matches,
     read=read,
 )

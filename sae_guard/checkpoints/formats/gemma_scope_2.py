@@ -174,6 +174,7 @@ FORMAT = Format(
     folders=(FolderLayout("config.json", _WEIGHTS), FolderLayout(None, _WEIGHTS)),
     beside=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
     declare=declare,
+    declares_first=True,
     matches=lambda opened: (
         opened.weights.suffix == ".safetensors"
         and {"w_enc", "w_dec", "threshold"} <= opened.entries.keys()
