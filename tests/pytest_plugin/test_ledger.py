@@ -21,9 +21,9 @@ UNSENDABLE = """
 CRASH = """
     import canned
     import os
-    from sae_guard.gate.session import Workbench
+    from sae_guard.gate.session import GateSession
 
-    Workbench.measurement = lambda *args, **kwargs: os._exit(3)
+    GateSession._measure = lambda *args, **kwargs: os._exit(3)
     """
 LOST = """
     import canned
@@ -33,7 +33,7 @@ LOST = """
     def pytest_runtest_makereport(item, call):
         report = yield
         if item.name.startswith("kl"):
-            report.user_properties.clear()
+            del report.sae_guard
         return report
     """
 FLATTERED = """

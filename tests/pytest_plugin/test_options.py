@@ -35,8 +35,9 @@ def error_of(result: pytest.RunResult) -> str:
 
 def checkpoint_of(project: Project) -> dict[str, Any]:
     """What was measured, by the provenance."""
-    found: dict[str, Any] = project.outcomes()[PARTS]["provenance"]["checkpoint"]
-    return found
+    provenance = project.cases()["plain"].provenance
+    assert provenance is not None
+    return dict(provenance.checkpoint)
 
 
 def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
@@ -72,8 +73,7 @@ def test_topk_with_a_pre_bias_normalised_and_scaled(plain: Project) -> None:
         "scale_in": 0.5, "scale_out": 0.5,
     }  # fmt: skip
     assert facts.items() <= checkpoint_of(plain).items()
-    l0 = next(row for row in plain.outcomes() if row["metric"] == "l0")
-    assert l0["value"] == 3
+    assert plain.outcomes()["l0[plain]"].value == 3
 
 
 def test_the_spec_and_the_command_line_add_up(plain: Project) -> None:
