@@ -81,12 +81,12 @@ def test_the_json_file_is_strict_and_whole(project: Project) -> None:
     }  # fmt: skip
     assert [part["contract"] for part in case["contracts"]] == [*get_args(Contract)]
     first = case["verdicts"][0]
-    assert first["threshold"]["target"]["metric"] == "kl"
+    assert first["threshold"]["target"] == "kl"
     assert (first["threshold"]["max"], first["status"], first["passes"]) == (0.1, "fail", False)
     assert first["estimate"]["low"] < first["estimate"]["value"] < first["estimate"]["high"]
     assert first["headroom"] == 0.1 - first["estimate"]["value"]
     assert case["provenance"]["checkpoint"]["path"] == str(project.path / "bad")
-    assert [each["target"]["metric"] for each in case["metrics"]] == [*METRICS]
+    assert [each["target"] for each in case["metrics"]] == [*METRICS]
     assert len(case["worst"]["tokens"]) == 10
 
 
