@@ -14,7 +14,7 @@ import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets
 import sae_guard
 import sae_guard.api  # likewise
 from sae_guard.core.report import CONTROLS, PARETO, CaseReport, RunReport
-from sae_guard.core.report_json import from_json
+from sae_guard.core.report_json import report_from_json
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.verdicts import Verdict
 from sae_guard.errors import Contract
@@ -92,7 +92,7 @@ class Project:
 
     def report(self) -> RunReport:
         """Read what ``--sae-json out.json`` wrote."""
-        return from_json((self.path / "out.json").read_bytes(), file="out.json")
+        return report_from_json((self.path / "out.json").read_bytes(), file="out.json")
 
     def cases(self) -> dict[str, CaseReport]:
         """Member → its report, where there is one spec."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sae_guard
-from sae_guard.core.report_json import from_json
+from sae_guard.core.report_json import report_from_json
 from sae_guard.core.worst_tokens import Worst, worst
 from tests.pytest_plugin.projects import HOOK, Project
 
@@ -181,7 +181,7 @@ def test_the_demo_by_source(pytester: pytest.Pytester, workers: tuple[str, ...])
     for line in ("kl@source=k* > 0.02 nats *", "fvu@source=k* > 0.05 *", *BLOCKS):
         result.stdout.fnmatch_lines([line])
     assert all(len(line) <= 100 for line in result.outlines if "→" in line)
-    (case,) = from_json(Path("out.json").read_bytes(), file="out.json").cases
+    (case,) = report_from_json(Path("out.json").read_bytes(), file="out.json").cases
     assert case.worst is not None
     values = [token.kl for token in case.worst.tokens]
     assert values == sorted(values, reverse=True)
