@@ -49,12 +49,12 @@ class LedgerPlugin:
         if gate.gates:
             plan_of(self._config)
             if gate.baseline is not None:
-                with as_usage_errors():
+                with as_usage_errors("baseline"):
                     session_of(self._config).check_baseline()
         if gate.record is not None:
             from sae_guard.gate.recording import Recorder
 
-            with as_usage_errors():
+            with as_usage_errors("record"):
                 self._recorder = Recorder(session_of(self._config))
         if json is not None:
             try:

@@ -14,21 +14,17 @@ from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
 from tests.pytest_plugin.projects import HOOK, METADATA, Project
 
-SAID = "*measured before, the same weights, tokens and code; --sae-cache=off measures anew"
+SAID = "*measured before, the same weights, tokens and code; without a cache it is run anew"
 
 
 def paths(project: Project) -> dict[str, str]:
     """Checkpoint → where the clean run came from."""
-    rows = [row for row in project.outcomes() if row["provenance"]]
-    return {row["checkpoint"]: row["provenance"]["paths"]["clean run"] for row in rows}
+    found = {case.case.member: case.provenance for case in project.report().cases}
+    return {name: told.paths["clean run"] for name, told in found.items() if told is not None}
 
 
 def values(project: Project) -> dict[str, float]:
-    return {
-        f"{row['metric']}[{row['checkpoint']}]": row["value"]
-        for row in project.outcomes()
-        if row["kind"] == "threshold"
-    }
+    return {name: estimate.value for name, estimate in project.estimates().items()}
 
 
 def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
