@@ -11,7 +11,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import CONTROLS
-from sae_guard.gate.planning import Candidate, decided, mismatch, plan
+from sae_guard.gate.planning import Candidate, mismatch, plan, with_hook
 from sae_guard.specs import Spec
 from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
@@ -157,7 +157,7 @@ def test_what_is_replaced_tells_measurements_apart(tmp_path: Path) -> None:
 def test_the_command_line_decides_what_is_not_said(
     declared: Declaration, hook: str, place: tuple[str, str | None]
 ) -> None:
-    assert decided(declared, hook, "x") == Declaration("m", *place)
+    assert with_hook(declared, hook, "x") == Declaration("m", *place)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_the_command_line_contradicts_no_checkpoint(
     declared: Declaration, hook: str, said: str
 ) -> None:
     with pytest.raises(SetupError) as caught:
-        decided(declared, hook, "hf://x")
-    assert str(caught.value) == f"hf://x says hook point {said}, you say {hook}"
+        with_hook(declared, hook, "hf://x")
+    assert str(caught.value) == f"hf://x declares hook point {said}, and the one given is {hook}"
     assert caught.value.options == ("hook",)
 
 
