@@ -222,8 +222,8 @@ def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
         (("nowhere",), 1, "nowhere"),
         (("good", "--spec", "smal"), 1, "'smal' is no file and no spec of this project; "
          "did you mean small? allowed: small (--spec)"),
-        (("good", "--hook", "blocks.1.hook_resid_post"), 1, "says hook point blocks.2."
-         "hook_resid_post, you say blocks.1.hook_resid_post (--hook)"),
+        (("good", "--hook", "blocks.1.hook_resid_post"), 1, "declares hook point blocks.2."
+         "hook_resid_post, and the one given is blocks.1.hook_resid_post (--hook)"),
         (("good", "--arch", "relu"), 2, "'relu' is not one of 'standard'"),
         (("good", "--scale", "-1"), 1, "scale -1.0; allowed: a number above 0, folded, stored"),
         (("good", "--device", "tpu"), 2, "'tpu'; allowed: auto, cpu, mps, cuda, cuda:N"),

@@ -172,7 +172,9 @@ def test_what_the_user_says_of_checkpoints_is_used(options: GateOptions) -> None
     asked = replace(options, checkpoints=("here",), specs=("b",), sae={"k": 4})
     (case,) = RunPlan(asked).plan.cases
     assert case.sae.k == 4
-    with pytest.raises(SetupError, match=f"says hook point {HERE}, you say {THERE}") as error:
+    with pytest.raises(
+        SetupError, match=f"declares hook point {HERE}, and the one given is {THERE}"
+    ) as error:
         _ = RunPlan(replace(asked, hook=THERE)).plan
     assert error.value.options == ("hook",)
 

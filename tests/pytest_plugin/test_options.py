@@ -171,7 +171,10 @@ def test_a_hook_point_that_no_spec_gates(plain: Project, asked: str) -> None:
 @pytest.mark.parametrize("asked", [OTHER, f"{OTHER}:{HOOK}"])
 def test_the_hook_point_against_what_the_checkpoint_declares(project: Project, asked: str) -> None:
     text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-    assert f"{project.path}/good says hook point {HOOK}, you say {asked} (--sae-hook)" in text
+    assert (
+        f"{project.path}/good declares hook point {HOOK}, and the one given is {asked} (--sae-hook)"
+        in text
+    )
 
 
 def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: Project) -> None:
@@ -181,7 +184,10 @@ def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: P
     write_saelens(project.path / "good", sae, config=config)
     for asked in (HOOK, f"{HOOK}:{OTHER}"):
         text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-        assert f"says hook point blocks.1.hook_mlp_out, you say {asked} (--sae-hook)" in text
+        assert (
+            f"declares hook point blocks.1.hook_mlp_out, and the one given is {asked} (--sae-hook)"
+            in text
+        )
 
 
 def test_a_hook_point_that_the_checkpoint_says_too(project: Project) -> None:
