@@ -32,7 +32,7 @@ CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
         Threshold("explained_variance", max=1e-5, min=-1e-5, file="controls"),
     ),
 }
-"""Controls, SAEs whose numbers are known beforehand, by name, with the thresholds that hold them."""
+"""Name of a control, an SAE whose numbers are known beforehand → the thresholds that hold it."""
 
 PERMUTED, RANDOM = BASELINES = ("permuted decoder", "random directions")
 """Null models: SAEs made of a checkpoint, whose numbers are shown beside its own."""
