@@ -111,7 +111,7 @@ def _shown(
 ) -> list[dict[str, Any]]:
     """Measure, print and record one case; give its rows for other programs."""
     from sae_guard.gate.case_tests import measured, metric_values, report
-    from sae_guard.gate.recording import Tested
+    from sae_guard.gate.recording import CaseResult
     from sae_guard.render import metric_rows, metric_table, pareto_lines
 
     try:
@@ -129,7 +129,7 @@ def _shown(
         click.echo(line)
     if recorder is not None:
         problem = next(iter(tested.errors.values()), "")
-        for result in recorder.record_all({case.ref: Tested(tested, judged, problem)}):
+        for result in recorder.record_all({case.ref: CaseResult(tested, judged, problem)}):
             if result.path:
                 click.echo(f"recorded: {result.path}")
             else:

@@ -53,10 +53,10 @@ class SpecDocument(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Give the tests of each checkpoint that the spec gates."""
-        from sae_guard.gate.case_tests import tests_of
+        from sae_guard.gate.case_tests import list_tests
 
         for case in plan_of(self.config).of(self.spec):
-            for test in tests_of(case):
+            for test in list_tests(case):
                 name = case.ref.test_name(test.name)
                 # The id as text: pytest 9 then parses the brackets as it does those in its cache,
                 # without which --lf does not know its own failures.

@@ -141,11 +141,12 @@ class LedgerPlugin:
     def _record(self, result: LedgerResult) -> tuple[RecordResult, ...]:
         if self._recorder is None:
             return ()
-        from sae_guard.gate.recording import Tested
+
+        from sae_guard.gate.recording import CaseResult
 
         return self._recorder.record_all(
             {
-                case.ref: Tested(result.report(case), self._judged(case), result.trouble(case))
+                case.ref: CaseResult(result.report(case), self._judged(case), result.trouble(case))
                 for case in self._plan().cases
                 if self._new_ledger().expects_case(case)
             }

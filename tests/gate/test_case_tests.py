@@ -48,7 +48,7 @@ def session_of(
 
 def named(case: Case, name: str) -> CaseTest:
     """Find the test of a case."""
-    (test,) = (each for each in case_tests.tests_of(case) if each.name == name)
+    (test,) = (each for each in case_tests.list_tests(case) if each.name == name)
     return test
 
 
@@ -59,14 +59,14 @@ def run(session: GateSession, name: str) -> TestRun:
 
 def test_the_tests_of_a_case_are_in_the_order_of_reports() -> None:
     checkpoint, *controls = plan_of(PARETO, controls=True).cases
-    tests = list(case_tests.tests_of(checkpoint))
+    tests = list(case_tests.list_tests(checkpoint))
     names = [f"load.{part}" for part in PARTS]
     assert [test.name for test in tests] == [*names, "kl", "l0", "pareto", "controls"]
     assert [test.contract for test in tests[: len(PARTS)]] == list(PARTS)
     assert tests[0].node_id == "thresholds/s.yaml::tiny::load.readable[v1]"
     assert [test.line for test in tests] == [1] * len(PARTS) + [5, 5, 5, 0]
     for control in controls:
-        kinds = [test.threshold for test in case_tests.tests_of(control)]
+        kinds = [test.threshold for test in case_tests.list_tests(control)]
         assert kinds == list(CONTROLS[control.control])
 
 
@@ -389,5 +389,5 @@ def test_the_report_of_a_case_has_all_its_tests(monkeypatch: pytest.MonkeyPatch)
     for case in session.cases:
         report = case_tests.report(case, session)
         assert report.case == case.ref
-        assert list(report.statuses) == [test.name for test in case_tests.tests_of(case)]
+        assert list(report.statuses) == [test.name for test in case_tests.list_tests(case)]
         assert len(report.metrics) == len(METRICS)

@@ -27,7 +27,7 @@ from tests.helpers.recorded import ordinary
 SPEC_WITH_PARETO = spec("a").replace("thresholds: {", "thresholds: {pareto: {x: l0, y: kl}, ")
 PLAN = plan_of(SPEC_WITH_PARETO, spec("b"), labels=("v1", "v2"), controls=True)
 """With tests of every kind: of contracts, thresholds, pareto and controls."""
-TESTS = [test for case in PLAN.cases for test in case_tests.tests_of(case)]
+TESTS = [test for case in PLAN.cases for test in case_tests.list_tests(case)]
 NAMES = [test.node_id for test in TESTS]
 KL, L0 = "thresholds/s.yaml::a::kl[v1]", "thresholds/s.yaml::a::l0[v1]"
 NEVER = "was collected and never reported"
@@ -78,7 +78,7 @@ def test_a_run_with_all_reports_passes() -> None:
     assert [each.case for each in result.cases] == [case.ref for case in PLAN.cases]
     for case in PLAN.cases:
         assert list(result.report(case).statuses) == [
-            test.name for test in case_tests.tests_of(case)
+            test.name for test in case_tests.list_tests(case)
         ]
         assert result.trouble(case) == ""
 
@@ -177,7 +177,7 @@ def test_a_group_that_xdist_appends_is_no_part_of_the_name() -> None:
 def test_an_at_sign_in_a_name_is_no_group() -> None:
     sliced = "thresholds: {kl: {max: 1}}\nslices: [{position: ..8, thresholds: {kl: {max: 3}}}]\n"
     plan = plan_of(spec("a").partition("thresholds:")[0] + sliced)
-    whole, part = [test.node_id for test in case_tests.tests_of(plan.cases[0])][-2:]
+    whole, part = [test.node_id for test in case_tests.list_tests(plan.cases[0])][-2:]
     assert (whole, part) == ("thresholds/s.yaml::a::kl[v1]",
                              "thresholds/s.yaml::a::kl@position=0..8[v1]")  # fmt: skip
     ledger = Ledger(plan)

@@ -267,7 +267,7 @@ def test_a_case_is_recorded_with_all_that_was_reported(
     session, recorder = recorder_of(tmp_path, case)
     report = case_tests.report(case, session)
     (result,) = recorder.record_all(
-        {case.ref: recording.Tested(report, session.judged_before(case))}
+        {case.ref: recording.CaseResult(report, session.judged_before(case))}
     )
     assert result.path.startswith(".sae_guard/history/records/")
     assert the_report(tmp_path).cases == (report,)
@@ -280,9 +280,9 @@ def test_thresholds_that_were_left_out_are_judged_anew(
     can(monkeypatch, lambda _: ordinary())
     case = a_case(tmp_path)
     session, recorder = recorder_of(tmp_path, case)
-    (kl,) = (test for test in case_tests.tests_of(case) if test.name == "kl")
+    (kl,) = (test for test in case_tests.list_tests(case) if test.name == "kl")
     part = case_tests.run(kl, session).report
-    recorder.record_all({case.ref: recording.Tested(part, session.judged_before(case))})
+    recorder.record_all({case.ref: recording.CaseResult(part, session.judged_before(case))})
     (found,) = the_report(tmp_path).cases
     assert found.statuses == {"kl": "pass", "l0": "pass"}
     assert len(found.metrics) == len(METRICS)
@@ -306,7 +306,7 @@ def test_what_is_not_recorded_says_why(
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
     case = a_case(tmp_path)
     _, recorder = recorder_of(tmp_path, case)
-    (result,) = recorder.record_all({case.ref: recording.Tested(CaseReport(case.ref), *tested)})
+    (result,) = recorder.record_all({case.ref: recording.CaseResult(CaseReport(case.ref), *tested)})
     assert (result.case, result.path) == (case.ref, "")
     assert result.refused.startswith(refused)
     history = History(str(tmp_path / ".sae_guard" / "history"))
@@ -324,7 +324,7 @@ def test_cases_that_were_not_tested_and_controls_are_passed_over(
     control = replace(case, checkpoint=None, control="zero", label="control:zero")
     _, recorder = recorder_of(tmp_path, control)
     assert (
-        recorder.record_all({control.ref: recording.Tested(CaseReport(control.ref), None)})
+        recorder.record_all({control.ref: recording.CaseResult(CaseReport(control.ref), None)})
         == nothing
     )
 
