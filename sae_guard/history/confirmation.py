@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.core.measurement import Measurement, TokenKL
-from sae_guard.core.metrics import METRICS
+from sae_guard.core.metrics import ALL_COLUMNS, METRICS
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
@@ -31,10 +31,6 @@ _FLIPS = 2
 """Firings, or latents, that rounding may move over a threshold."""
 SINGLE = 100.0
 """How much more than a mean a single token, or sequence, may move."""
-_LATENTS = {"l0"}
-_OF_THE_ACTIVATIONS = {"sq_error", "sq_deviation"}
-_NO_FLOOR = {"n_tokens", "l1"}
-"""Columns that are exact, or of a sum of terms of one sign, of any scale."""
 
 
 @dataclass(frozen=True)
@@ -226,16 +222,16 @@ def _floor(name: str, rows: Measurement) -> float:
     metric = METRICS[name]
     if metric.firing_above is not None:
         return _FLIPS / max(1, len(rows.firings))
-    deviation = float(rows.sums["sq_deviation"].sum())
-
-    def of(column: str) -> float:
-        if column in _LATENTS:
-            return _FLIPS
-        if column in _NO_FLOOR:
-            return 0.0
-        return FLOOR * (deviation if column in _OF_THE_ACTIVATIONS else rows.n_tokens)
-
-    top = sum(abs(factor) * of(column) for column, factor in metric.numerator.items())
+    moved_by = {
+        "per token": FLOOR * rows.n_tokens,
+        "per variance": FLOOR * float(rows.sums["sq_deviation"].sum()),
+        "firings": _FLIPS,
+        "none": 0.0,
+    }
+    top = sum(
+        abs(factor) * moved_by[ALL_COLUMNS[column].rounding]
+        for column, factor in metric.numerator.items()
+    )
     bottom = sum(factor * rows.sums[column].sum() for column, factor in metric.denominator.items()
                  if column in rows.sums)  # fmt: skip
     floor = top / abs(bottom) if bottom else 0.0
