@@ -100,6 +100,11 @@ class Ledger:
         except DisagreementError as error:
             self._problems[name] = str(error)
 
+    def reject(self, node_id: str, why: str) -> None:
+        """Note that the report of a test cannot be read."""
+        if name := self._known(node_id):
+            self._problems[name] = f"has an unreadable report: {why}"
+
     def fail(self, node_id: str) -> None:
         """Note that a test failed without a report."""
         name = self._known(node_id)

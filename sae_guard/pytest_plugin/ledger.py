@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sae_guard.errors import SaeGuardError
 from sae_guard.files import write_whole
 from sae_guard.pytest_plugin.items import attached_report
 from sae_guard.pytest_plugin.options import EXIT_ERROR, Options
@@ -76,7 +77,11 @@ class LedgerPlugin:
         """Take the report of a test; note failed ones that carry none."""
         if self._ledger is None or not self._ledger.expects(report.nodeid):
             return
-        attached = attached_report(report)
+        try:
+            attached = attached_report(report)
+        except (ValueError, SaeGuardError) as error:
+            self._ledger.reject(report.nodeid, str(error))
+            return
         if attached is not None and (report.when == "call" or report.failed):
             self._ledger.add(report.nodeid, attached)
         elif report.failed:

@@ -36,6 +36,7 @@ LOST = """
             del report.sae_guard
         return report
     """
+UNREADABLE = LOST.replace("del report.sae_guard", "report.sae_guard = '{'")
 DISAGREEING = """
     import canned
     import json
@@ -79,6 +80,14 @@ def test_a_lost_verdict_is_no_pass(project: Project, workers: tuple[str, ...]) -
     assert result.ret == 2
     result.stdout.fnmatch_lines(
         ["NO VERDICT: thresholds/tiny.yaml::tiny::kl[[]good] was collected and never reported"]
+    )
+
+
+def test_a_report_that_cannot_be_read_is_no_pass(project: Project) -> None:
+    result = project.run_damaged(UNREADABLE, "--sae", "good")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["NO VERDICT: thresholds/tiny.yaml::tiny::kl[[]good] has an unreadable report: *"]
     )
 
 
