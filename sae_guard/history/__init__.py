@@ -1,4 +1,4 @@
-"""Records of what was measured of each version, and which of them were promoted."""
+"""Records of measured versions, and the promotions of some of them to releases."""
 
 from sae_guard.history.record import (
     NO_VERSION,
