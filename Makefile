@@ -81,8 +81,9 @@ bench-early: $(VENV)/.installed  ## how often early verdicts are wrong, and what
 formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream
 
-docs: $(VENV)/.installed  ## write docs/formats.md and docs/spec.schema.json anew
+docs: $(VENV)/.installed  ## write docs/formats.md and the JSON Schemas of specs and reports anew
 	$(VENV)/bin/sae-guard schema > docs/spec.schema.json
+	$(VENV)/bin/sae-guard schema --report > docs/report.schema.json
 	(echo '# Checkpoint formats'; echo; echo 'Written by `make docs` from the code.'; echo; \
 		$(VENV)/bin/sae-guard formats) > docs/formats.md
 

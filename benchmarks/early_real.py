@@ -23,7 +23,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL, SAES, held_out_texts
-from sae_guard.engine import Patch, measure, measure_until
+from sae_guard.engine import Intervention, measure, measure_until
 from sae_guard.model import LanguageModel, load_model
 
 METRICS = ("kl", "ce_increase", "reconstruction_score", "l0", "explained_variance", "kl.p99")
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
     name: str
     model: LanguageModel
-    patch: Patch
+    patch: Intervention
     corpus: Corpus
     measurement: Measurement
     metrics: Sequence[str] = METRICS
@@ -72,7 +72,7 @@ def _corpus(folder: Path, texts: Sequence[str], sequences: int) -> Corpus:
 
 
 def _measured(name: str, model: LanguageModel, sae: Path, hook: str, corpus: Corpus) -> Subject:
-    patch = Patch(load(sae), hook)
+    patch = Intervention(load(sae), hook)
     measurement = measure(model, patch.sae, corpus, hook)
     return Subject(
         f"{name}, {measurement.n_sequences} sequences", model, patch, corpus, measurement

@@ -26,7 +26,7 @@ from sae_guard.checkpoints.load import load
 from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
 from sae_guard.demo import MODEL
-from sae_guard.engine import Patch, measure, measure_all
+from sae_guard.engine import Intervention, measure, measure_all
 from sae_guard.model import LanguageModel, load_model
 
 # Both sides patch every token. SAELens scores KL and L0 at the last position of a window too, where
@@ -173,7 +173,7 @@ class SaeGuard:
 
     def measure_several(self, tokens: Tensor, batch: int, saes: int) -> list[Measurement]:
         """Every metric of several SAEs at the hook point, in one sweep."""
-        patches = [Patch(another(self.sae, number), self.hook) for number in range(saes)]
+        patches = [Intervention(another(self.sae, number), self.hook) for number in range(saes)]
         return measure_all(self.model, patches, Corpus(tokens), batch_size=batch, cache=self.cache)
 
 

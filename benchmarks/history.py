@@ -16,16 +16,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
 import sae_guard
 from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.core.report import CaseReport
 from sae_guard.core.verdicts import judge
 from sae_guard.demo import MODEL, SAES
+from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
-from sae_guard.gate.recording import Occasion, make
+from sae_guard.gate.recording import RunInfo, build
 from sae_guard.history import History, Record
 from sae_guard.specs import load_specs
 
@@ -35,13 +38,18 @@ ROOT = Path(__file__).parents[1]
 
 def a_record() -> tuple[Record, dict[str, bytes]]:
     """Of the demo's v2, with its files."""
-    (spec,) = load_specs(ROOT / "thresholds" / "demo.yaml")
-    measurement = sae_guard.measure(
-        model=MODEL, sae=SAES / "v2", corpus=spec.data.model_dump(exclude_none=True), hook=spec.hook
-    )
+    (spec,) = load_specs(ROOT / "thresholds" / "demo.yaml", display="thresholds/demo.yaml")
+    corpus = spec.data.model_dump(exclude_none=True)
+    with chdir(spec.file.parent):  # where the paths of its data start from
+        measurement = sae_guard.measure(model=MODEL, sae=SAES / "v2", corpus=corpus, hook=spec.hook)
     case = Case(spec, "v2", Checkpoint(SAES / "v2"), spec.thresholds)
-    verdicts = [judge(measurement, threshold) for threshold in case.thresholds]
-    return make(case, measurement, verdicts, Occasion.of("v2", ROOT), file="thresholds/demo.yaml")
+    report = CaseReport(
+        case.ref,
+        **measured(measurement),
+        verdicts=tuple(judge(measurement, threshold) for threshold in case.thresholds),
+        metrics=metric_values(measurement),
+    )
+    return build(case, measurement, report, RunInfo.collect("v2", ROOT))
 
 
 def named(record: Record, n: int) -> Iterator[Record]:

@@ -15,7 +15,8 @@ from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
 from sae_guard.checkpoints.reference import resolve
-from sae_guard.core.diagnosis import Diagnosis, diagnose as diagnosis_of
+from sae_guard.core.diagnosis import Diagnosis
+from sae_guard.core.diagnosis import diagnose as diagnosis_of
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.report import RunReport
 from sae_guard.corpus import Corpus, build_corpus
@@ -192,8 +193,8 @@ def measure_all(
     if not isinstance(model, LanguageModel):
         model = load_model(model)
     device = model.device
-    patches = [
-        engine.Patch(sae if isinstance(sae, SAE) else load_sae(sae, device=device), *hooks)
+    interventions = [
+        engine.Intervention(sae if isinstance(sae, SAE) else load_sae(sae, device=device), *hooks)
         for sae, *hooks in saes
     ]
     if not isinstance(corpus, Corpus):
@@ -201,7 +202,7 @@ def measure_all(
     root = chosen_root(None if isinstance(cache, bool) else str(cache)) if cache else None
     return engine.measure_all(
         model,
-        patches,
+        interventions,
         corpus,
         batch_size=batch_size,
         random_error=random_error,
@@ -232,5 +233,5 @@ def diagnose(
         sae = load_sae(sae, device=model.device)
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    at = engine.Place.of(sae, hook, hook_out)
+    at = engine.HookSite.of(sae, hook, hook_out)
     return diagnosis_of(None, examine(model, sae, corpus, at, thorough=True))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS, ON_REQUEST
 from sae_guard.core.thresholds import Threshold
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import (
@@ -76,23 +76,19 @@ def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
         return draw(npst.arrays(np.float64, sequences, elements=st.floats(low, high)))
 
     n = draw(npst.arrays(np.int64, sequences, elements=st.integers(8, 64))).astype(np.float64)
-    clean = n * column(1, 3)
-    deviation = n * column(1, 9)
-    return {
+    clean = n * column(*COLUMNS["ce_clean"].typical)
+    deviation = n * column(*COLUMNS["sq_deviation"].typical)
+    related = {
         "n_tokens": n,
-        "kl": n * column(0, 2),
-        "kl_random_error": n * column(0.01, 1),
         "ce_clean": clean,
         "ce_patched": clean + n * column(-0.1, 2),
         "ce_zero": clean + n * column(1, 8),
         "ce_mean": clean + n * column(0.5, 4),
-        "l0": n * column(1, 12),
-        "l1": n * column(1, 50),
         "sq_error": deviation * column(0, 2),
         "sq_deviation": deviation,
-        "cosine": n * column(-1, 1),
-        "l2_ratio": n * column(0.1, 2),
     }
+    others = [name for name in (*COLUMNS, *ON_REQUEST) if name not in related]
+    return related | {name: n * column(*ALL_COLUMNS[name].typical) for name in others}
 
 
 @st.composite

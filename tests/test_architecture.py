@@ -9,13 +9,12 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sae_guard.core.measurement import TOKEN_COLUMNS
-from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS, ON_REQUEST
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sae_guard"
@@ -61,6 +60,7 @@ def without_torch() -> Iterator[str]:
             continue
         if room == "checkpoints":  # of which collection needs these alone
             yield from ("sae_guard.checkpoints.declare", "sae_guard.checkpoints.reference")
+            yield from map(dotted, modules(PACKAGE / room / "formats"))
         elif (PACKAGE / room).is_dir():
             yield from map(dotted, modules(PACKAGE / room))
         else:
@@ -76,10 +76,6 @@ def test_rooms_without_the_mark_import_no_torch() -> None:
 
 SHELLS = ("pytest_plugin", "cli", "api")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-NOT_YET_FREE_OF_OPTIONS = (
-    "checkpoints/", "gate/", "render/documents.py", "render/terminal_summary.py",
-)  # fmt: skip
-"""Below the shells, and still naming options: temporary, each to be removed by who rewrites it."""
 OPTIONS_OF_OTHERS = {
     "__init__.py": {"--sae"},  # how to start: the package's docstring
     "demo/train.py": {"--out"},  # `python -m sae_guard.demo.train --out`
@@ -103,7 +99,7 @@ def test_only_shells_name_options() -> None:
     for path in modules():
         name = path.relative_to(PACKAGE).as_posix()
         shell = name.removesuffix(".py").split("/")[0] in SHELLS
-        if not shell and not name.startswith(NOT_YET_FREE_OF_OPTIONS):
+        if not shell:
             named[name] = options_named(path.read_text("utf-8"))
     assert {name: options for name, options in named.items() if options} == OPTIONS_OF_OTHERS
 
@@ -183,45 +179,41 @@ def test_a_core_that_opens_none_is_clean() -> None:
     assert file_access("import json\nfrom numpy import mean\njson.dumps(mean([1]))\n") == []
 
 
-def test_the_core_names_the_columns_that_the_engine_computes() -> None:
-    """Two halves of one registry: names, units and formulas in words; formulas as tensors."""
-    from sae_guard.engine import ablation, fast, random_error, token_metrics
+def test_every_column_has_one_formula_of_what_it_needs() -> None:
+    """Two halves of one registry: what a column is, and its formula as tensors."""
+    from sae_guard.engine.token_metrics import (
+        ABLATIONS,
+        COUNTS,
+        DEVIATIONS,
+        LATENTS,
+        LOSSES,
+        RECONSTRUCTIONS,
+    )
 
-    halves = [fast.COLUMNS, ablation.COLUMNS, (random_error.COLUMN,)]
-    computed = [name for half in halves for name in half]
-    assert sorted(computed) == sorted([*COLUMNS, *ON_REQUEST])
-    functions = {
-        "n_tokens": token_metrics.masked_sums,
-        "kl": token_metrics.kl_divergence,
-        "kl_random_error": token_metrics.kl_divergence,
-        "ce_clean": token_metrics.cross_entropy,
-        "ce_patched": token_metrics.cross_entropy,
-        "ce_zero": token_metrics.cross_entropy,
-        "ce_mean": token_metrics.cross_entropy,
-        "entropy": token_metrics.entropy,
-        "l0": token_metrics.l0,
-        "l1": token_metrics.l1,
-        "sq_error": token_metrics.squared_distance,
-        "sq_deviation": token_metrics.squared_distance,
-        "cosine": token_metrics.cosine,
-        "l2_ratio": token_metrics.l2_ratio,
-    }
-    assert set(functions) == {*COLUMNS, *ON_REQUEST, *TOKEN_COLUMNS}
-    known = {name for name in vars(token_metrics) if callable(getattr(token_metrics, name))}
-    defined = {n for n in known if getattr(token_metrics, n).__module__ == token_metrics.__name__}
-    assert defined - {"log_probs"} == {function.__name__ for function in functions.values()}
-    assert set(fast.TOKEN_COLUMNS) | {"ce_zero", "ce_mean"} == set(TOKEN_COLUMNS)
+    tables: list[tuple[Iterable[str], set[str], set[str]]] = [
+        (COUNTS, set(), set()),
+        (RECONSTRUCTIONS, {"reconstruction"}, set()),
+        (LATENTS, {"latents"}, set()),
+        (DEVIATIONS, {"mean activation"}, set()),
+        (ABLATIONS, {"ablated run"}, {"mean activation"}),
+        *((losses, {str(run)}, {"clean run"}) for run, losses in LOSSES.items()),
+    ]
+    assert sorted(name for names, _, _ in tables for name in names) == sorted(ALL_COLUMNS)
+    for names, least, more in tables:
+        for name in names:
+            assert least <= ALL_COLUMNS[name].needs <= least | more, name
 
 
 def test_every_column_and_metric_says_what_it_is() -> None:
-    assert all(column.formula for column in COLUMNS.values())
+    assert all(column.formula for column in ALL_COLUMNS.values())
+    assert {*COLUMNS, *ON_REQUEST} == {n for n, column in ALL_COLUMNS.items() if column.summed}
     used: set[str] = set()
     for metric in METRICS.values():
         assert metric.formula
         assert metric.sides
         assert metric.columns <= {*COLUMNS, *ON_REQUEST}
         used |= metric.columns
-        units = {COLUMNS[name].unit for name in metric.numerator if name in COLUMNS}
+        units = {ALL_COLUMNS[name].unit for name in metric.numerator}
         assert len(units) <= 1
         if units and set(metric.denominator) == {"n_tokens"}:
             assert metric.unit.removesuffix("/token") in units
@@ -238,3 +230,16 @@ def test_functions_are_of_a_size_to_read() -> None:
                 if length > 50:
                     long[f"{path.name}::{node.name}"] = length
     assert long == {}
+
+
+def test_no_code_matches_node_ids_by_their_ends() -> None:
+    """A case is found by its `CaseRef`; a node id is a name, and names begin alike by accident."""
+    matched = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("startswith", "endswith", "removeprefix", "removesuffix")
+        and re.search("node_?id", ast.unparse(node.value))
+    ]
+    assert matched == []

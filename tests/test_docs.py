@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from sae_guard.cli import main
+from sae_guard.core import report_json
 from sae_guard.core.diagnosis import NAMES
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import Contract
@@ -92,6 +94,12 @@ def keys(schema: dict[str, Any]) -> Iterator[str]:
         if key in blocks_of:
             for below in schema["$defs"][blocks_of[key]]["properties"]:
                 yield f"{key}.{below}"
+
+
+def test_the_schema_of_reports_is_the_file_in_docs() -> None:
+    written = json.dumps(report_json.json_schema(), indent=2, ensure_ascii=False) + "\n"
+    page = (ROOT / "docs" / "report.schema.json").read_text(encoding="utf-8")
+    assert page == written, "run `make docs`"
 
 
 def test_specs_in_the_readme_load(tmp_path: Path) -> None:

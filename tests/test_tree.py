@@ -16,17 +16,19 @@ WHOLE_PROGRAM = {"cli", "pytest_plugin", "demo"}
 OTHER_FOLDERS = {"attacks", "helpers", "saelens", "upstream"}
 """Folders of tests that belong to no single room."""
 
-WHOLE_PROJECT = {"test_architecture", "test_docs", "test_named_paths", "test_tree"}
+WHOLE_PROJECT = {
+    "test_architecture", "test_docs", "test_named_paths", "test_public_names", "test_tree",
+}  # fmt: skip
 
 TESTED_ELSEWHERE = {
     "errors": ("pytest_plugin/test_errors.py", "an error is what the program does with it"),
     "testing": ("core/test_metrics.py", "its strategies draw the examples of the core's tests"),
     # checkpoints
     "checkpoints/assemble": ("checkpoints/formats", "every format's SAE is assembled by it"),
-    "checkpoints/family": ("checkpoints/formats/test_refused.py", "what all formats have"),
     "checkpoints/hub": ("checkpoints/test_reference.py", "where references are fetched from"),
     "checkpoints/inspect": ("cli/test_cli.py", "the text of `sae-guard inspect`"),
-    "checkpoints/released": ("checkpoints/test_declare.py", "what the names of files declare"),
+    "checkpoints/declarations": ("checkpoints/formats", "what formats share to declare"),
+    "checkpoints/formats/__init__": ("checkpoints/test_format.py", "the list of formats"),
     "checkpoints/formats/deepseek": ("checkpoints/formats/test_goodfire.py", "the same files"),
     "checkpoints/formats/openmoss_config": (
         "checkpoints/formats/test_openmoss.py", "a config is tested with its weights",
@@ -38,14 +40,12 @@ TESTED_ELSEWHERE = {
     "model/suffix": ("model/test_language_model.py", "a run from a block on beside a whole one"),
     "specs/values": ("specs/test_messages.py", "a wrong value and what is said of it"),
     # engine
-    "engine/plain": ("engine/test_measure.py", "beside the definition"),
-    "engine/sweep": ("engine/test_measure.py", "a sweep is a measurement"),
+    "engine/sae_run": ("engine/test_measure.py", "its columns beside the definition"),
+    "engine/sweep": ("engine/test_measure_until.py", "a sweep is a measurement"),
     # examination
     "examination/variants": ("examination/test_examine_planted_faults.py", "each undoes a fault"),
-    # history, gate, render
+    # history, render
     "history/export": ("cli/test_history.py", "what `sae-guard history --export` writes"),
-    "gate/early": ("pytest_plugin/test_early.py", "needs a run of the gate"),
-    "gate/recording": ("history/test_store.py", "a record is made and found again"),
     "render/tightening": ("cli/test_tighten.py", "what `sae-guard tighten` prints"),
 }  # fmt: skip
 """Module → where below tests/ its tests are, and why they are not at its own path."""

@@ -1,4 +1,4 @@
-"""SAE files of every format → `SAE`: one module per family, one recogniser in `load`.
+"""SAE files of every format → `SAE`: one module per format, listed in `formats`.
 
-`locate` and `options` import no torch: they serve collection, which is done before any of it.
+Only `load` and what it reads with imports torch: the rest serves collection, which is done before.
 """

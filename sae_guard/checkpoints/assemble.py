@@ -9,30 +9,16 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.tensor_files import check_shapes, float32
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
-from sae_guard.sae.activations import (
-    AbsTopK,
-    Activation,
-    Gated,
-    GroupMax,
-    JumpReLU,
-    ReLU,
-    TanhReLU,
-    TopK,
-)
+from sae_guard.errors import LoadError, Option
 
-_WITH_K: Mapping[str, Callable[[int], Activation]] = {
-    "topk": TopK,
-    "abstopk": AbsTopK,
-    "groupmax": GroupMax,
-}
+if TYPE_CHECKING:  # what declares hook points imports this module, and imports no torch
+    from torch import Tensor
 
+    from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
+    from sae_guard.sae.activations import Activation, JumpReLU
 
 _SAME_SCALE = 1e-4
 """Relative difference up to which two scales are one, rounded differently."""
@@ -59,18 +45,38 @@ class Facts:
 
 def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
     """Raise `LoadError` where the options contradict what the checkpoint says."""
-    for name in ("architecture", "k", "pre_bias", "normalize"):
-        asked, said = getattr(options, name), getattr(facts, name)
-        if asked is not None and asked != said:
+    names: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize")
+    for name in names:
+        required, stored = getattr(options, name), getattr(facts, name)
+        if required is not None and required != stored:
             raise LoadError(
-                f"{path} says {name} {said!r}, the `sae` options say {asked!r}", "activation"
+                f"{path} says {name} {stored!r}, the `sae` options say {required!r}",
+                "activation",
+                options=(name,),
             )
     if isinstance(options.scale, float) and not math.isclose(
         options.scale, facts.scale_in, rel_tol=_SAME_SCALE
     ):
         raise LoadError(
-            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}", "scale"
+            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}",
+            "scale",
+            options=("scale",),
         )
+
+
+def check_sizes(stated: Mapping[str, Any], sizes: Mapping[str, int], path: Path) -> None:
+    """Raise `LoadError` where a config states another size than the weights have.
+
+    Args:
+        stated: The config; it need not state each size.
+        sizes: The sizes of the weights under the keys of the config.
+        path: Where the config is.
+    """
+    for key, size in sizes.items():
+        if stated.get(key, size) != size:
+            raise LoadError(
+                f"{path}: {key} is {stated[key]!r}, but the weights have {size}", "shapes"
+            )
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -93,6 +99,9 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
         LoadError: Keys are missing or left over, shapes disagree, a weight is not finite, a
             threshold is the mark of one that was never trained, or k does not fit.
     """
+    from sae_guard.checkpoints.tensor_files import check_shapes, float32
+    from sae_guard.sae import SAE
+
     check_shapes(tensors, _shapes(tensors, facts, path), path)
     weights = float32(tensors, path)
     activation = _activation(weights, facts, path)
@@ -145,7 +154,12 @@ def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str
 
 
 def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Activation:
-    if facts.architecture in _WITH_K:
+    from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, ReLU, TanhReLU, TopK
+
+    with_k: Mapping[str, Callable[[int], Activation]] = {
+        "topk": TopK, "abstopk": AbsTopK, "groupmax": GroupMax,
+    }  # fmt: skip
+    if facts.architecture in with_k:
         d_sae = len(weights["b_enc"])
         if facts.k is None or not 1 <= facts.k <= d_sae:
             raise LoadError(
@@ -156,7 +170,7 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
             raise LoadError(
                 f"{path}: k is {facts.k}, which does not divide {d_sae} into groups", "activation"
             )
-        return _WITH_K[facts.architecture](facts.k)
+        return with_k[facts.architecture](facts.k)
     if facts.k is not None:
         raise LoadError(
             f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k", "activation"
@@ -169,6 +183,8 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
 
 
 def _jumprelu(threshold: Tensor, facts: Facts, path: Path) -> JumpReLU:
+    from sae_guard.sae.activations import JumpReLU
+
     activation = JumpReLU(threshold, inclusive=facts.inclusive)
     if not activation.trained:
         raise LoadError(

@@ -1,6 +1,6 @@
-"""What a loaded SAE is held to before a model runs with it, whichever family read it.
+"""What a loaded SAE is held to before a model runs with it, whichever format it is of.
 
-Most of the contract is kept or broken while loading; what is here holds for all families at once.
+Most of the contract is kept or broken while loading; what is here holds for all formats at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import Contract, LoadError
+from sae_guard.errors import Contract, LoadError, Option
 from sae_guard.sae import SAE, SaeOutput
 from sae_guard.sae.activations import JumpReLU
 
@@ -36,16 +36,21 @@ def check(contract: Contract, sae: SAE, options: SaeOptions) -> None:
 
 
 def _activation(sae: SAE, options: SaeOptions) -> str | None:
-    found = {
+    facts: dict[Option, object] = {
         "architecture": sae.activation.architecture,
         "k": getattr(sae.activation, "k", None),
         "pre_bias": sae.b_pre is not None,
         "normalize": sae.normalize,
     }
-    for name, value in found.items():
-        asked = getattr(options, name)
-        if asked is not None and asked != value:
-            return f"{name} is {value!r}, the spec's `sae` block or the command line says {asked!r}"
+    for name, value in facts.items():
+        required = getattr(options, name)
+        if required is not None and required != value:
+            raise LoadError(
+                f"{sae.source.path}: {name} is {value!r}, the spec's `sae` block or the command "
+                f"line says {required!r}",
+                "activation",
+                options=(name,),
+            )
     return None
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sae_guard.checkpoints.locate import CONFIGS_ABOVE, FILES_OF_FOLDERS
+from sae_guard.checkpoints.formats import FORMATS
 from sae_guard.errors import InfrastructureError, SetupError, allowed
 
 PREFIX = "hf://"
@@ -49,13 +49,16 @@ def fetch(reference: str) -> Fetched:
 
 
 def _wanted(path: str) -> list[str]:
-    """The names to download: of a file, or of a folder in any format, and the configs above."""
+    """List what to download: a file, or a folder in any format, and configs beside and above."""
     here = PurePosixPath(path)
+    above = here.parents
     wanted = [path] if path else []
-    wanted += [str(here / name) for name in FILES_OF_FOLDERS]
-    wanted += [str(here.with_name(f"{here.stem}_cfg.json"))] if path else []
-    for folder in list(here.parents)[:2]:
-        wanted += [str(folder / name) for name in CONFIGS_ABOVE]
+    for format in FORMATS:
+        names = [name for f in format.folders for name in (f.config, f.weights) if name]
+        wanted += [str(here / name) for name in names]
+        configs = [(name, n) for name in format.configs_above for n in (0, 1)]
+        configs += [(b.config.format(stem=here.stem), n) for b in format.beside for n in b.above]
+        wanted += [str(above[n] / name) for name, n in configs if n < len(above)]
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""The recogniser: which family reads a checkpoint."""
+"""A checkpoint → its SAE: the first format that recognises the files reads or refuses them."""
 
 from __future__ import annotations
 
@@ -7,61 +7,14 @@ from pathlib import Path
 
 import torch
 
-from sae_guard.checkpoints.family import Opened
-from sae_guard.checkpoints.formats import (
-    aisf,
-    bussmann,
-    circuit_tracer,
-    deepseek,
-    dictionary_learning,
-    e2e_sae,
-    gemma_scope,
-    gemma_scope_2,
-    goodfire,
-    mats,
-    neel,
-    openai,
-    openmoss,
-    openmoss_before_2025,
-    overcomplete,
-    plain,
-    qwen_scope,
-    refused,
-    saelens,
-    saelens_before_6,
-    sparsify,
-)
-from sae_guard.checkpoints.locate import SUFFIXES, parts, read_config
+from sae_guard.checkpoints.format import Opened
+from sae_guard.checkpoints.formats import FORMATS
+from sae_guard.checkpoints.locate import SUFFIXES, files_at
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
-
-FAMILIES = (
-    *refused.FAMILIES,
-    openmoss_before_2025.FAMILY,
-    openmoss.FAMILY,
-    saelens.FAMILY,
-    saelens_before_6.FAMILY,
-    sparsify.FAMILY,
-    aisf.FAMILY,
-    e2e_sae.FAMILY,
-    overcomplete.FAMILY,
-    mats.FAMILY,
-    dictionary_learning.FAMILY,
-    bussmann.FAMILY,
-    neel.FAMILY,
-    gemma_scope.FAMILY,
-    gemma_scope_2.FAMILY,
-    qwen_scope.FAMILY,
-    circuit_tracer.FAMILY,
-    deepseek.FAMILY,
-    openai.FAMILY,
-    goodfire.FAMILY,
-    plain.FAMILY,
-)
-"""In the order in which they are tried; the first that matches reads or refuses."""
 
 
 def load(
@@ -74,7 +27,7 @@ def load(
     """Load a checkpoint exactly, or refuse it.
 
     Args:
-        path: A folder or a file of one of the `FAMILIES`.
+        path: A folder or a file of one of the `FORMATS`.
         options: What the checkpoint does not say of itself; it may not be contradicted.
         name: Which SAE, where a file holds several.
         device: Where the weights go.
@@ -83,10 +36,10 @@ def load(
         LoadError: Unreadable, ambiguous, contradicted, or of a format not read so far.
     """
     opened = open_checkpoint(Path(path), name)
-    family = next(family for family in FAMILIES if family.matches(opened))
-    if name is not None and not family.several:
-        raise LoadError(f"{path}#{name}: a {family.name} checkpoint holds one SAE, without a name")
-    return family.read(opened, options or NOTHING_SAID).to(device)
+    format = next(format for format in FORMATS if format.matches(opened))
+    if name is not None and not format.several:
+        raise LoadError(f"{path}#{name}: a {format.name} checkpoint holds one SAE, without a name")
+    return format.read(opened, options or NOTHING_SAID).to(device)
 
 
 def load_checkpoint(
@@ -101,12 +54,11 @@ def load_checkpoint(
 
 def open_checkpoint(path: Path, name: str | None = None) -> Opened:
     """Read the files at ``path``; raises `LoadError`."""
-    found = parts(path)
-    if found is None:
-        names = ", ".join(f.name for f in FAMILIES if f not in refused.FAMILIES)
+    files = files_at(path, name)
+    if files is None:
+        names = ", ".join(format.name for format in FORMATS if not format.refused)
         raise LoadError(f"{path}: {_what(path)}; read so far: {names}")
-    config = read_config(found.config) if found.config else None
-    return Opened(path, found.weights, read_entries(found.weights), found.config, config, name)
+    return Opened(**vars(files), entries=read_entries(files.weights))
 
 
 def _what(path: Path) -> str:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sae_guard.errors import SetupError
+from sae_guard.errors import Contract, LoadError, Option, SetupError
 
 Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
-COMMAND_LINE = {
-    "architecture": "--sae-arch",
-    "k": "--sae-k",
-    "pre_bias": "--sae-pre-bias",
-    "normalize": "--sae-norm",
-    "scale": "--sae-scale",
-}
-"""The options of pytest that say the same."""
 ALLOWED = {
     "architecture": ", ".join(get_args(Architecture)),
     "k": "a whole number from 1 on",
@@ -57,15 +49,34 @@ class SaeOptions(BaseModel):
 NOTHING_SAID = SaeOptions()
 
 
-def parse(said: Mapping[str, Any]) -> SaeOptions:
-    """The options of a command line; raises `SetupError` with key, value and what is allowed."""
+def parse(values: Mapping[str, Any]) -> SaeOptions:
+    """Check options that do not come from a spec.
+
+    Raises:
+        SetupError: One has a value that is not allowed; the error carries its key.
+    """
     try:
-        return SaeOptions.model_validate(said)
+        return SaeOptions.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
-        choices = ALLOWED.get(key, first["msg"])
-        raise SetupError(f"{key} {said[key]!r}; allowed: {choices}") from None
+        raise SetupError(
+            f"{key} {values[key]!r}; allowed: {ALLOWED.get(key, first['msg'])}",
+            options=(cast("Option", key),) if key in SaeOptions.model_fields else (),
+        ) from None
+
+
+def ambiguous(subject: str, contract: Contract, *choices: tuple[Option, str]) -> LoadError:
+    """Make the error for a checkpoint of which options have to decide.
+
+    Args:
+        subject: Which file it is, and what is ambiguous.
+        contract: The part of the load contract that breaks.
+        choices: An option and what it may be; several for one option, each with what it means.
+    """
+    lines = "".join(f"\n  sae.{option}: {values}" for option, values in choices)
+    options = tuple(dict.fromkeys(option for option, _ in choices))
+    return LoadError(f"{subject}; decide in the spec:{lines}", contract, options=options)
 
 
 def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:
@@ -74,10 +85,13 @@ def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:
     Raises:
         SetupError: Two of them contradict each other.
     """
-    said: dict[str, tuple[str, object]] = {}
+    values: dict[str, tuple[str, object]] = {}
     for source, options in sources:
         for key, value in options.model_dump(exclude_none=True).items():
-            first, before = said.setdefault(key, (source, value))
+            first, before = values.setdefault(key, (source, value))
             if before != value:
-                raise SetupError(f"{key} is {before!r} by {first} and {value!r} by {source}")
-    return SaeOptions.model_validate({key: value for key, (_, value) in said.items()})
+                raise SetupError(
+                    f"{key} is {before!r} by {first} and {value!r} by {source}",
+                    options=(cast("Option", key),),
+                )
+    return SaeOptions.model_validate({key: value for key, (_, value) in values.items()})

@@ -5,7 +5,6 @@ The arrays of an ``.npz`` file are each checked against the size of their member
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 from collections.abc import Mapping
@@ -25,18 +24,6 @@ from sae_guard.errors import InfrastructureError, LoadError
 
 _LONGEST_NAME = 200
 _LONGEST_HEADER = 16 * MIB
-
-
-def sha256(path: Path) -> str:
-    """Hash of the file's bytes; raises `LoadError`."""
-    digest = hashlib.sha256()
-    try:
-        with opened(path) as (file, _):
-            while chunk := file.read(MIB):
-                digest.update(chunk)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path}: unreadable: {error}") from error
-    return digest.hexdigest()
 
 
 def read_entries(path: Path) -> dict[str, Any]:

@@ -26,21 +26,24 @@ def main() -> None:
 
 
 @main.command()
-def schema() -> None:
+@click.option("--report", is_flag=True, help="Of the reports that pytest writes, instead.")
+def schema(*, report: bool) -> None:
     """Print the JSON Schema of specs, for editors."""
+    from sae_guard.core import report_json
     from sae_guard.specs import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    described = report_json.json_schema() if report else json_schema()
+    click.echo(json.dumps(described, indent=2, ensure_ascii=False))
 
 
 @main.command()
 def formats() -> None:
     """List the checkpoint formats that are read, as Markdown."""
-    from sae_guard.checkpoints.load import FAMILIES
+    from sae_guard.checkpoints.formats import FORMATS
 
     click.echo("| format | recognised by | holds |\n|---|---|---|")
-    for family in sorted(FAMILIES, key=lambda family: family.holds.startswith("refused")):
-        click.echo(f"| {family.name} | {family.recognised_by} | {family.holds} |")
+    for row in sorted(FORMATS, key=lambda row: row.refused):
+        click.echo(f"| {row.name} | {row.recognised_by} | {row.holds} |")
 
 
 for command in (compare, inspect, measure, verify, cache, history, promote, tighten):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,26 +110,29 @@ def _shown(
     case: Case, session: GateSession, recorder: Recorder | None, problems: list[str]
 ) -> list[dict[str, Any]]:
     """Measure, print and record one case; give its rows for other programs."""
-    from sae_guard.gate.case_tests import report
-    from sae_guard.gate.recording import Tested
+    from sae_guard.gate.case_tests import measured, metric_values, report
+    from sae_guard.gate.recording import CaseResult
     from sae_guard.render import metric_rows, metric_table, pareto_lines
 
-    measured = report(case, session)
-    judged = session.judged_before(case)
-    if judged is None or isinstance(judged, SaeGuardError):
-        why = f"{judged.cause} error: {spelled(judged)}" if judged else "it was not measured"
-        problems.append(f"{case.ref}: {why}")
+    try:
+        judged = session.judged(case)
+    except SaeGuardError as error:
+        problems.append(f"{case.ref}: {error.cause} error: {spelled(error)}")
         return []
-    for line in metric_table(measured):
+    tested = report(case, session)
+    # A test without a verdict reports no number, and all metrics are asked for.
+    parts = {**measured(judged.measurement), "metrics": metric_values(judged.measurement)}
+    shown = replace(tested, **parts)
+    for line in metric_table(shown):
         click.echo(line)
-    for line in pareto_lines(measured.pareto) if measured.pareto else ():
+    for line in pareto_lines(shown.pareto) if shown.pareto else ():
         click.echo(line)
     if recorder is not None:
-        problem = next(iter(measured.errors.values()), "")
-        for result in recorder.record_all({case.ref: Tested(measured, judged, problem)}):
+        problem = next(iter(tested.errors.values()), "")
+        for result in recorder.record_all({case.ref: CaseResult(tested, judged, problem)}):
             if result.path:
                 click.echo(f"recorded: {result.path}")
             else:
                 problems.append(f"NOT RECORDED: {case.ref}: {result.refused}")
     click.echo()
-    return list(metric_rows(measured))
+    return list(metric_rows(shown))

@@ -105,11 +105,13 @@ class _Source:
     def reports(self, path: Path, specs: Sequence[Spec]) -> list[CaseReport]:
         """Report on the cases of the spec file at ``path``, which has these documents."""
         from sae_guard.cli.tighten_sources import of_report, of_version
-        from sae_guard.core.report_json import from_json
+        from sae_guard.core.report_json import report_from_json
 
         if self.file is None:
             return of_version(str(self.version), self.folder, path, specs)
-        return of_report(from_json(self.file.read_bytes(), file=str(self)), path, file=str(self))
+        return of_report(
+            report_from_json(self.file.read_bytes(), file=str(self)), path, file=str(self)
+        )
 
 
 _Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]

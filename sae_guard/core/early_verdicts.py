@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics import Side, metric
+from sae_guard.core.metrics import ALL_COLUMNS, Side, metric
 from sae_guard.core.statistics import NOISE
 from sae_guard.core.statistics.sequential import Rule, above_zero, evidence_of_moments
 from sae_guard.core.targets import WORST, Terms, beyond, estimate, level, terms
@@ -121,7 +121,7 @@ def with_whole_deviation(measurement: Measurement) -> Measurement:
 def needs_mean(thresholds: Iterable[Threshold]) -> bool:
     """Whether μ, which takes a run over the whole set, has to be known from the first row on."""
     names = {name for t in thresholds for name in metric(t.target.metric).columns}
-    return bool(names & {"ce_mean", "sq_deviation"})
+    return any("mean activation" in ALL_COLUMNS[name].needs for name in names)
 
 
 def needs_spread(thresholds: Iterable[Threshold]) -> bool:

@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.metrics import COLUMNS, ON_REQUEST, Metric, metric
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.core.statistics import Estimate, ratio, ratio_interval
 from sae_guard.errors import UndefinedMetricError
 
-TOKEN_COLUMNS = (
-    "kl", "ce_clean", "ce_patched", "ce_zero", "ce_mean", "entropy",
-    "l0", "l1", "sq_error", "cosine", "l2_ratio",
-)  # fmt: skip
-"""Columns that single tokens have. ``entropy`` is that of the clean prediction, in nats. Without
-``sq_deviation``: the mean it is taken about is known when all tokens have gone by."""
+TOKEN_COLUMNS = tuple(
+    name for name, column in ALL_COLUMNS.items() if column.of_tokens and not column.on_request
+)
+"""Columns that every table of single tokens has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ class TokenTable:
         sums = {
             name: np.where(chosen, column, 0).sum(axis=1, dtype=np.float64)
             for name, column in self.columns.items()
-            if name != "entropy"
+            if ALL_COLUMNS[name].summed
         }
         return {**sums, "n_tokens": chosen.sum(axis=1, dtype=np.float64)}
 

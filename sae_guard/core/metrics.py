@@ -68,40 +68,136 @@ class Metric:
         return frozenset({*self.numerator, *self.denominator})
 
 
+Need = Literal[
+    "clean run",
+    "patched run",
+    "random error run",
+    "ablated run",
+    "reconstruction",
+    "latents",
+    "mean activation",
+]
+"""What a column is computed from, beside the tokens: runs of the model (clean, with the
+reconstruction, with a random error as long, with zeros or μ in place of the activation), the
+activation and its reconstruction, the latents, and μ, which takes all tokens of the set."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One number of each scored token, of which a measurement holds the sum over each sequence."""
 
     unit: str
     formula: str
+    needs: frozenset[Need] = frozenset()
+    of_tokens: bool = True
+    """Whether the table of single tokens holds it."""
+    summed: bool = True
+    """Whether a measurement holds its sums over sequences."""
+    on_request: str = ""
+    """How to ask for a column that costs a run of its own; empty for one that is always there."""
+    typical: tuple[float, float] = (0.0, 2.0)
+    """Between which values tokens usually lie: `sae_guard.testing` draws from there."""
 
+    @property
+    def depends_on_sae(self) -> bool:
+        """Say whether another SAE at the same hook point gives other values."""
+        return bool(self.needs & {"patched run", "random error run", "reconstruction", "latents"})
+
+    @property
+    def of_hook_point(self) -> bool:
+        """Say whether it is of the hook point alone: of ablations, or of activations and μ."""
+        return bool(self.needs & {"ablated run", "mean activation"})
+
+
+def needs(*names: Need) -> frozenset[Need]:
+    """Collect what a column is computed from."""
+    return frozenset(names)
+
+
+ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
+    {
+        # No token alone has a count that tells anything.
+        "n_tokens": Column("tokens", "1", of_tokens=False),
+        "kl": Column(
+            "nats",
+            "KL(clean prediction ‖ patched prediction)",
+            needs("clean run", "patched run"),
+        ),
+        "ce_clean": Column(
+            "nats",
+            "−log of the clean probability of the next token",
+            needs("clean run"),
+            typical=(1, 3),
+        ),
+        "ce_patched": Column(
+            "nats", "−log of its probability with the SAE patched in", needs("patched run")
+        ),
+        "ce_zero": Column(
+            "nats",
+            "−log of its probability with the activation set to zeros",
+            needs("ablated run"),
+        ),
+        "ce_mean": Column(
+            "nats",
+            "−log of its probability with the activation set to μ",
+            needs("ablated run", "mean activation"),
+        ),
+        "entropy": Column(
+            "nats", "entropy of the clean prediction", needs("clean run"), summed=False
+        ),
+        "l0": Column(
+            "latents", "number of latents that are not zero", needs("latents"), typical=(1, 12)
+        ),
+        "l1": Column(
+            "", "sum of the absolute values of the latents", needs("latents"), typical=(1, 50)
+        ),
+        "sq_error": Column(
+            "", "squared distance of activation and reconstruction", needs("reconstruction")
+        ),
+        # μ is known when all tokens have gone by: single tokens are not held until then.
+        "sq_deviation": Column(
+            "",
+            "squared distance of activation and μ",
+            needs("mean activation"),
+            of_tokens=False,
+            typical=(1, 9),
+        ),
+        "cosine": Column(
+            "",
+            "cosine of activation and reconstruction",
+            needs("reconstruction"),
+            typical=(-1, 1),
+        ),
+        "l2_ratio": Column(
+            "",
+            "length of the reconstruction over that of the activation",
+            needs("reconstruction"),
+            typical=(0.1, 2),
+        ),
+        "kl_random_error": Column(
+            "nats",
+            "KL(clean prediction ‖ prediction with a random error as long as that of the SAE)",
+            needs("clean run", "random error run"),
+            on_request="bound it in the spec, ask for the controls, or, from Python, call "
+            "measure(…, random_error=True)",
+            typical=(0.01, 1),
+        ),
+    }
+)
+"""Every column, in the order in which they are stored; `sae_guard.engine.token_metrics` has the
+formula of each as tensors, under the same name."""
 
 COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
-        "n_tokens": Column("tokens", "1"),
-        "kl": Column("nats", "KL(clean prediction ‖ patched prediction)"),
-        "ce_clean": Column("nats", "−log of the clean probability of the next token"),
-        "ce_patched": Column("nats", "−log of its probability with the SAE patched in"),
-        "ce_zero": Column("nats", "−log of its probability with the activation set to zeros"),
-        "ce_mean": Column("nats", "−log of its probability with the activation set to μ"),
-        "l0": Column("latents", "number of latents that are not zero"),
-        "l1": Column("", "sum of the absolute values of the latents"),
-        "sq_error": Column("", "squared distance of activation and reconstruction"),
-        "sq_deviation": Column("", "squared distance of activation and μ"),
-        "cosine": Column("", "cosine of activation and reconstruction"),
-        "l2_ratio": Column("", "length of the reconstruction over that of the activation"),
+        name: column
+        for name, column in ALL_COLUMNS.items()
+        if column.summed and not column.on_request
     }
 )
-"""Per-sequence sums over the scored tokens, in the order in which they are stored.
-
-The engine computes them; ``engine/token_metrics.py`` has their formulas as tensors.
-"""
+"""The sums that every measurement has."""
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(
-    {
-        "kl_random_error": "bound it in the spec, ask for the controls, or, from Python, call "
-        "measure(…, random_error=True)",
-    }
+    {name: column.on_request for name, column in ALL_COLUMNS.items() if column.on_request}
 )
 """Columns that cost a run of their own, → how to get them; absent where they were not requested."""
 

@@ -232,7 +232,8 @@ def contract_test(contract: Contract) -> str:
 def verdict_of(cases: Iterable[CaseReport], not_judged: Iterable[NotJudged] = ()) -> RunVerdict:
     """Judge the run: an error unless everything was judged, and something was."""
     every = list(cases)
-    if not every or any(not_judged) or any(case.errors for case in every):
+    nothing = not any(case.statuses for case in every)
+    if nothing or any(not_judged) or any(case.errors for case in every):
         return "error"
     return "fail" if any(case.crossed for case in every) else "pass"
 

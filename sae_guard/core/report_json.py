@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sae_guard.core.report import RunReport
-from sae_guard.errors import SetupError
+from sae_guard.core.targets import Target
+from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -24,22 +28,22 @@ SCHEMA_VERSION = 2
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
-def to_json(report: RunReport) -> bytes:
-    """Write a report for people and programs; `from_json` reads it."""
+def report_to_json(report: RunReport) -> bytes:
+    """Write a report for people and programs; `report_from_json` reads it."""
     document = {"schema_version": SCHEMA_VERSION, **to_plain(RunReport, report)}
     for case, plain_case in zip(report.cases, document["cases"], strict=True):
         for verdict, plain in zip(case.verdicts, plain_case["verdicts"], strict=True):
-            plain |= {name: _not_finite_as_text(getattr(verdict, name)) for name in _DERIVED}
+            plain |= {name: _plain(getattr(verdict, name)) for name in _DERIVED}
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     # Paths may be no UTF-8; JSON reads these escapes as what they were.
     return (text + "\n").encode(errors="backslashreplace")
 
 
-def from_json(data: bytes, *, file: str) -> RunReport:
+def report_from_json(data: bytes, *, file: str) -> RunReport:
     """Read a report. Keys that are not known are left out.
 
     Args:
-        data: What `to_json` wrote.
+        data: What `report_to_json` wrote.
         file: What to call it in messages.
 
     Raises:
@@ -67,7 +71,8 @@ def to_plain(kind: Any, value: object) -> Any:
         kind: Its type, such as `CaseReport` or ``tuple[Verdict, ...]``.
         value: Of this type.
     """
-    return _not_finite_as_text(_adapter(kind).dump_python(value, mode="json"))
+    # pydantic's own mode for JSON refuses keys that are no UTF-8, which names of files may be.
+    return _plain(_adapter(kind).dump_python(value))
 
 
 def from_plain(kind: Any, plain: Any, *, source: str) -> Any:
@@ -84,13 +89,17 @@ def from_plain(kind: Any, plain: Any, *, source: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(plain)
+        value = _adapter(kind).validate_python(plain)
+        problem = _other_kind(plain, to_plain(kind, value))
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = ".".join(map(str, detail["loc"])) or "it"
         raise SetupError(f"{source}: `{key}`: {detail['msg']}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError, SaeGuardError) as error:
         raise SetupError(f"{source}: {error}") from None
+    if problem is not None:
+        raise SetupError(f"{source}: {problem}")
+    return value
 
 
 def json_schema() -> dict[str, Any]:
@@ -128,14 +137,39 @@ def _with_all_numbers(schema: Any) -> Any:
     return {key: _with_all_numbers(part) for key, part in schema.items()}
 
 
-def _not_finite_as_text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _not_finite_as_text(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_not_finite_as_text(part) for part in value]
+def _plain(value: Any) -> Any:
+    """Leave nothing but what JSON has."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, Target):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def _other_kind(plain: Any, again: Any, *keys: str) -> str | None:
+    """Say what was turned into another kind when it was read, such as a text into a number.
+
+    Args:
+        plain: What was read.
+        again: The same, read and taken apart again.
+        keys: Where it stands.
+    """
+    pairs: Iterable[tuple[Any, Any, Any]]
+    if isinstance(plain, dict) and isinstance(again, dict):
+        pairs = ((key, plain[key], again[key]) for key in again if key in plain)
+    elif isinstance(plain, list) and isinstance(again, list):
+        pairs = zip(count(), plain, again)
+    else:
+        same = type(plain) is type(again) or {type(plain), type(again)} == {int, float}
+        return None if same else f"`{'.'.join(keys)}` is {plain!r}, expected another kind"
+    problems = (_other_kind(part, other, *keys, str(key)) for key, part, other in pairs)
+    return next(filter(None, problems), None)
 
 
 @cache

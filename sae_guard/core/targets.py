@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement
 from sae_guard.core.metrics import ON_REQUEST, Metric, Side, metric
 from sae_guard.core.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
-from sae_guard.errors import UndefinedMetricError, allowed
+from sae_guard.errors import SetupError, UndefinedMetricError, allowed
 
 WORST = "worst_sequence"
 CHANGE = "change"
@@ -100,10 +100,26 @@ class Target:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
-            lambda value: value if isinstance(value, cls) else cls.parse(value),
+            cls._of_report,
             serialization=core_schema.to_string_ser_schema(),
             metadata={"pydantic_js_functions": [lambda *_: {"type": "string"}]},
         )
+
+    @classmethod
+    def _of_report(cls, value: object) -> Target:
+        """Read a text, or take a target; all that pydantic names with its key is a ValueError."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is no text")
+        target = cls.parse(value)
+        try:
+            problem = target.problem()
+        except SetupError as error:
+            raise ValueError(str(error)) from None
+        if problem is not None:
+            raise ValueError(f"{value}: {problem}")
+        return target
 
 
 def level(statistic: str) -> float | None:

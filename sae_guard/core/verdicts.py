@@ -10,7 +10,7 @@ import numpy as np
 
 from sae_guard.core.comparison import Baseline, Change, change
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics import metric
+from sae_guard.core.metrics import ALL_COLUMNS, metric
 from sae_guard.core.statistics import NOISE, Estimate
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
@@ -176,19 +176,17 @@ def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
     )
 
 
-_ABOUT_MEAN = {"ce_mean", "sq_deviation"}
-_WITHOUT_THE_SAE = {"n_tokens", "ce_clean", "ce_zero", *_ABOUT_MEAN}
-
-
 def _only_the_sae_is_broken(measurement: Measurement) -> bool:
-    # Of the first rows alone, what is about μ may not have been asked for.
-    left_out = set() if measurement.provenance.mean_sha256 else _ABOUT_MEAN
-    broken = {
-        name
-        for name, column in measurement.sums.items()
-        if name not in left_out and not all(map(math.isfinite, column))
-    }
-    return bool(broken) and not broken & _WITHOUT_THE_SAE
+    """Whether columns are not finite, and only such as another SAE would give other values of."""
+    mean_known = bool(measurement.provenance.mean_sha256)
+    broken = [
+        ALL_COLUMNS[name]
+        for name, sums in measurement.sums.items()
+        if not all(map(math.isfinite, sums))
+        # Of the first rows alone, what is about μ may not have been measured.
+        and (mean_known or "mean activation" not in ALL_COLUMNS[name].needs)
+    ]
+    return bool(broken) and all(column.depends_on_sae for column in broken)
 
 
 def too_few_tokens(measurement: Measurement, name: str, most: float | None) -> str | None:

@@ -1,8 +1,15 @@
 """(model, SAE, corpus, hook points) → `Measurement`."""
 
-from sae_guard.engine.activation_stats import Seen, look
-from sae_guard.engine.intervention import Place
-from sae_guard.engine.measure import Patch, measure, measure_all
-from sae_guard.engine.streaming import measure_until
+from sae_guard.engine.activation_stats import ActivationStats, activation_stats
+from sae_guard.engine.intervention import HookSite, Intervention
+from sae_guard.engine.measure import measure, measure_all, measure_until
 
-__all__ = ["Patch", "Place", "Seen", "look", "measure", "measure_all", "measure_until"]
+__all__ = [
+    "ActivationStats",
+    "HookSite",
+    "Intervention",
+    "activation_stats",
+    "measure",
+    "measure_all",
+    "measure_until",
+]

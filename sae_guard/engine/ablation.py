@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import Rows, batches, in_halves, per_token
-from sae_guard.engine.clean_run import Base, Bases
+from sae_guard.engine.clean_run import CleanRun, CleanRuns
 from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.model import Edit, Suffix
 
@@ -140,17 +141,17 @@ class Ablation:
             only: Which of them.
             residual: What goes into the first block of the suffix, of all of them.
         """
-        found = torch.zeros(self.corpus.scored[rows, :-1].shape)
+        values = torch.zeros(self.corpus.scored[rows, :-1].shape)
         if not bool(only.any()):
-            return found
+            return values
         device = self.suffix.model.device
         tokens, scored = self.corpus.tokens[rows][only], self.corpus.scored[rows, :-1][only]
         edit = replacing(value, self.corpus.patched[rows][only].to(device))
         residual = residual[only.to(residual.device)].to(device)
         final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
-        found[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
-        return found
+        values[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
+        return values
 
     def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, "batch pos-1"]:
         """The cross-entropies of these windows as if all shared the row; zero if none is."""
@@ -162,8 +163,8 @@ class Ablation:
         return torch.where(scored, values.cpu().float(), 0)
 
 
-COLUMNS = ("ce_zero", "ce_mean", "sq_deviation")
-_OF_TOKENS = ("ce_zero", "ce_mean")
+_COLUMNS = tuple(name for name, column in ALL_COLUMNS.items() if column.of_hook_point)
+_OF_TOKENS = tuple(name for name in _COLUMNS if ALL_COLUMNS[name].of_tokens)
 _PATHS = ("each sequence", "one row")
 _KEPT_BYTES = 2**30
 """Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
@@ -178,140 +179,142 @@ class Centre(NamedTuple):
 
 
 class Ablated:
-    """The sums of every sequence, at the hook point that is replaced.
+    """The columns of a hook point that is replaced: its ablations, and its deviation from μ.
 
-    μ is known at the end. Until then there are Σy and Σ‖y‖² of each sequence, in float64, and mean
-    ablations wait.
+    μ is known at the end, unless it is found before. Until then there are Σy and Σ‖y‖² of each
+    sequence, in float64, and mean ablations wait.
     """
 
     def __init__(
-        self, suffix: Suffix, corpus: Corpus, hook: str, bases: Bases, memory: Memory
+        self, suffix: Suffix, corpus: Corpus, hook: str, clean_runs: CleanRuns, memory: Memory
     ) -> None:
         self.suffix = suffix
         self.corpus = corpus
         self.hook = hook
-        self.sums: dict[str, Float[Tensor, " sequences"]] = {}
-        self.tokens: dict[str, Float[Tensor, "sequences pos-1"]] = {}
-        self.mean: Float[Tensor, " d_out"] | None = None
-        """μ, float64. All of them once it is finished."""
+        n, shape = len(corpus.tokens), corpus.scored[:, :-1].shape
+        self.sums = {name: torch.full((n,), torch.nan, dtype=torch.float64) for name in _COLUMNS}
+        self.tokens = {name: torch.full(shape, torch.nan) for name in _OF_TOKENS}
+        """NaN where windows were not filled in, and where μ was not known."""
+        self.centre: Centre | None = None
+        self.finished = False
+        """Whether the columns of all windows are filled in."""
         self.path = ""
         """How ablations are run, once one was."""
-        self._bases = bases
+        self._clean_runs = clean_runs
         self._memory = memory
         self._ablation: Ablation | None = None
         self._waiting: dict[tuple[int, int], Tensor] = {}
-        kept = memory.read(f"at/{hook}/sums")
-        if kept is not None:
-            self.sums = {name: kept[name] for name in COLUMNS}
-            self.tokens = {name: kept[f"token.{name}"] for name in _OF_TOKENS}
-            self.mean, self.path = kept["mean"], _PATHS[int(kept["by_one"])]
+        remembered = memory.read(f"at/{hook}/sums")
+        if remembered is not None:
+            self.sums = {name: remembered[name] for name in _COLUMNS}
+            self.tokens = {name: remembered[f"token.{name}"] for name in _OF_TOKENS}
+            self.path, self.finished = _PATHS[int(remembered["by_one"])], True
+            self.centre = Centre(remembered["mean"], float(self.sums["sq_deviation"].sum()))
 
-    def batch(self, rows: slice, base: Base) -> None:
-        """What of some windows does not need μ."""
-        if self.mean is not None:
+    def batch(self, rows: slice, clean_run: CleanRun) -> None:
+        """Compute what of some windows does not need μ."""
+        if self.finished:
             return
-        ablation = self._sought(rows, base)
+        ablation = self._sought(rows, clean_run)
         if self._rows.known(rows):
             return
-        y, residual = self._activation(base), base.seen[self.suffix.entry]
+        y, residual = self._activation(clean_run), clean_run.activations[self.suffix.entry]
         alone = ablation.alone(rows, y)
         total, square = moments(y, self.corpus.scored[rows, :-1])
         ce_zero = ablation.each(torch.zeros(()), rows, alone, residual)
         values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
         self._rows.set(rows, values)
-        if bool(alone.any()) and not self._bases.remembers:
-            kept = sum(waiting.nbytes for waiting in self._waiting.values())
-            if kept + residual.nbytes <= _KEPT_BYTES:
+        if bool(alone.any()) and not self._clean_runs.remembers:
+            waiting = sum(residuals.nbytes for residuals in self._waiting.values())
+            if waiting + residual.nbytes <= _KEPT_BYTES:
                 self._waiting[rows.start, rows.stop] = residual.cpu()
 
     def finish(self, windows: Sequence[slice]) -> None:
-        """What needs μ, and what no batch has done."""
-        if self.mean is not None:
+        """Fill in all columns: what needs μ, and what no batch has done."""
+        if self.finished:
             return
         for rows in windows:
             self._ensure(rows)
         mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
         for rows in windows:
             in_halves(lambda part: self._mean_ablate(part, mean), rows)
-        self.sums, self.tokens = self._columns(slice(0, len(self.corpus.tokens)), mean)
-        self.mean = mean
+        self._set_columns(slice(0, len(self.corpus.tokens)), mean)
+        self.centre = Centre(mean, float(self.sums["sq_deviation"].sum()))
+        self.finished = True
         by_one = torch.tensor(_PATHS.index(self.path))
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
-        kept = {**self.sums, **tokens, "mean": mean, "by_one": by_one}
-        self._memory.write(f"at/{self.hook}/sums", kept)
+        self._memory.write(
+            f"at/{self.hook}/sums", {**self.sums, **tokens, "mean": mean, "by_one": by_one}
+        )
 
-    def centre(self) -> Centre:
-        """μ before anything else: from clean runs of the whole corpus up to the hook point."""
-        if self.mean is not None:
-            return Centre(self.mean, float(self.sums["sq_deviation"].sum()))
+    def find_centre(self) -> None:
+        """Find μ before the end, by clean runs of the whole corpus up to the hook point."""
+        if self.centre is not None:
+            return
         name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
-        kept = self._memory.read(name)
-        if kept is None:
+        remembered = self._memory.read(name)
+        if remembered is None:
             parts: list[tuple[Tensor, Tensor]] = []
 
             def add(rows: slice) -> None:
-                y = self._bases.activation(rows, self.suffix.source(self.hook), self.suffix)
+                y = self._clean_runs.activation(rows, self.suffix.source(self.hook), self.suffix)
                 parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
-            for rows in batches(0, n, self._bases.size, self._bases.size):
+            for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
                 in_halves(add, rows)
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
             deviation = about(mean, total, square, self.corpus.scored.sum(dim=1))
-            kept = {"mean": mean, "sq_deviation": deviation}
-            self._memory.write(name, kept)
-        return Centre(kept["mean"], float(kept["sq_deviation"].sum()))
+            remembered = {"mean": mean, "sq_deviation": deviation}
+            self._memory.write(name, remembered)
+        self.centre = Centre(remembered["mean"], float(remembered["sq_deviation"].sum()))
 
-    def part(
-        self, rows: slice, mean: Float[Tensor, " d_out"] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The columns of some windows and of their tokens; without μ, NaN for those about it."""
-        if self.mean is not None:
-            sums = {name: values[rows] for name, values in self.sums.items()}
-            return sums, {name: values[rows] for name, values in self.tokens.items()}
+    def fill(self, rows: slice) -> None:
+        """Fill in the columns of some windows; those about μ only if it is known."""
+        if self.finished:
+            return
         self._ensure(rows)
+        mean = self.centre.mean if self.centre else None
         if mean is not None:
             in_halves(lambda part: self._mean_ablate(part, mean), rows)
-        return self._columns(rows, mean)
+        self._set_columns(rows, mean)
 
     def _ensure(self, rows: slice) -> None:
-        """Do what of some windows does not need μ, unless a batch has."""
+        """Compute what of some windows does not need μ, unless a batch has."""
         if self._ablation is None or not self._rows.known(rows):
-            in_halves(lambda part: self.batch(part, self._bases.of(part)), rows)
+            in_halves(lambda part: self.batch(part, self._clean_runs.of(part)), rows)
 
-    def _columns(
-        self, rows: slice, mean: Float[Tensor, " d_out"] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _set_columns(self, rows: slice, mean: Float[Tensor, " d_out"] | None) -> None:
         assert self._ablation is not None
         scored, shared = self.corpus.scored[rows, :-1], self._ablation.by_one
         only = self._rows["alone"][rows, None]
         ce_zero = torch.where(only, self._rows["ce_zero"][rows], shared(torch.zeros(()), rows))
-        if mean is None:
-            ce_mean = torch.full_like(ce_zero, torch.nan)
-            deviation = torch.full((len(scored),), torch.nan, dtype=torch.float64)
-        else:
+        ce_mean = torch.full_like(ce_zero, torch.nan)
+        if mean is not None:
             ce_mean = torch.where(only, self._means["ce_mean"][rows], shared(mean, rows))
             total, square = (self._rows[name][rows] for name in ("total", "square"))
-            deviation = about(mean, total, square, scored.sum(dim=1))
-        tokens = {"ce_zero": ce_zero, "ce_mean": torch.where(scored, ce_mean, 0)}
-        sums = {name: values.double().sum(dim=1) for name, values in tokens.items()}
-        return {**sums, "sq_deviation": deviation}, tokens
+            self.sums["sq_deviation"][rows] = about(mean, total, square, scored.sum(dim=1))
+        for name, values in (("ce_zero", ce_zero), ("ce_mean", torch.where(scored, ce_mean, 0))):
+            self.tokens[name][rows] = values
+            self.sums[name][rows] = values.double().sum(dim=1)
 
-    def losses(self, value: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+    def losses(self, value: Tensor, rows: slice, clean_run: CleanRun) -> Float[Tensor, " batch"]:
         """Sums of the cross-entropy of some windows with ``value`` for the activation."""
-        ablation = self._sought(rows, base)
-        alone = ablation.alone(rows, self._activation(base))
-        each = ablation.each(value, rows, alone, base.seen[self.suffix.entry])
-        found = torch.where(alone[:, None], each, ablation.by_one(value, rows))
-        return found.double().sum(dim=1)
+        ablation = self._sought(rows, clean_run)
+        alone = ablation.alone(rows, self._activation(clean_run))
+        each = ablation.each(value, rows, alone, clean_run.activations[self.suffix.entry])
+        values = torch.where(alone[:, None], each, ablation.by_one(value, rows))
+        return values.double().sum(dim=1)
 
-    def deviations(self, centre: Tensor, rows: slice, base: Base) -> Float[Tensor, " batch"]:
+    def deviations(
+        self, centre: Tensor, rows: slice, clean_run: CleanRun
+    ) -> Float[Tensor, " batch"]:
         """Σ‖y − centre‖² of some windows."""
         scored = self.corpus.scored[rows, :-1]
-        return about(centre, *moments(self._activation(base), scored), scored.sum(dim=1))
+        return about(centre, *moments(self._activation(clean_run), scored), scored.sum(dim=1))
 
-    def _activation(self, base: Base) -> Float[Tensor, "batch pos d_out"]:
-        return base.seen[self.suffix.source(self.hook)]
+    def _activation(self, clean_run: CleanRun) -> Float[Tensor, "batch pos d_out"]:
+        return clean_run.activations[self.suffix.source(self.hook)]
 
     def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
         assert self._ablation is not None
@@ -320,31 +323,31 @@ class Ablated:
             return
         residual = self._waiting.get((rows.start, rows.stop))
         if residual is None:
-            residual = self._bases.of(rows).seen[self.suffix.entry]
+            residual = self._clean_runs.of(rows).activations[self.suffix.entry]
         self._means.set(rows, {"ce_mean": self._ablation.each(mean, rows, alone, residual)})
 
-    def _sought(self, rows: slice, base: Base) -> Ablation:
+    def _sought(self, rows: slice, clean_run: CleanRun) -> Ablation:
         """How ablations are run, by the first windows; what is remembered is of that way."""
         if self._ablation is not None:
             return self._ablation
         name = f"at/{self.hook}/shared"
         with self._memory.lock(name):
-            kept = self._memory.read(name)
-            if kept is None:
+            tensors = self._memory.read(name)
+            if tensors is None:
                 device = self.suffix.model.device
                 tokens, patched = (
                     part[rows].to(device) for part in (self.corpus.tokens, self.corpus.patched)
                 )
-                residual = base.seen[self.suffix.entry]
-                found = SharedRow.find(
-                    self.suffix, self.hook, tokens, patched, residual, self._activation(base)
+                residual = clean_run.activations[self.suffix.entry]
+                row = SharedRow.find(
+                    self.suffix, self.hook, tokens, patched, residual, self._activation(clean_run)
                 )
-                kept = found.tensors if found else {}
-                self._memory.write(name, kept)
-        shared = SharedRow.restored(self.suffix, self.hook, kept) if kept else None
+                tensors = row.tensors if row else {}
+                self._memory.write(name, tensors)
+        shared = SharedRow.restored(self.suffix, self.hook, tensors) if tensors else None
         self._ablation = Ablation(self.suffix, self.corpus, self.hook, shared)
         self.path = _PATHS[shared is not None]
-        by = f"at/{self.hook}/{fingerprint(kept)}"
+        by = f"at/{self.hook}/{fingerprint(tensors)}"
         self._rows = Rows(f"{by}/rows", self.corpus, self._memory)
         self._means = Rows(f"{by}/means", self.corpus, self._memory)
         return self._ablation
@@ -354,11 +357,11 @@ def moments(
     y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
 ) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
     """Σy and Σ‖y‖² of the scored tokens of each sequence, in float64 on the CPU."""
-    kept = y[:, :-1][scored.to(y.device)]
-    kept = (kept.cpu() if kept.device.type == "mps" else kept).double()
-    row = scored.nonzero()[:, 0].to(kept.device)
-    total = kept.new_zeros(len(y), y.shape[-1]).index_add_(0, row, kept)
-    square = kept.new_zeros(len(y)).index_add_(0, row, kept.square().sum(dim=-1))
+    values = y[:, :-1][scored.to(y.device)]
+    values = (values.cpu() if values.device.type == "mps" else values).double()
+    row = scored.nonzero()[:, 0].to(values.device)
+    total = values.new_zeros(len(y), y.shape[-1]).index_add_(0, row, values)
+    square = values.new_zeros(len(y)).index_add_(0, row, values.square().sum(dim=-1))
     return total.cpu(), square.cpu()
 
 

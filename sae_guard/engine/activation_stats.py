@@ -1,4 +1,4 @@
-"""What the clean model shows at one hook point: what the controls are made of."""
+"""Activations of the clean model at one hook point: what the controls are made of."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import moments
 from sae_guard.engine.batch_size import windows
 from sae_guard.engine.batches import batches, in_halves, shard_size
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory
 from sae_guard.model import LanguageModel, Suffix
 
 
-class Seen(NamedTuple):
-    """Of the scored tokens of a corpus."""
+class ActivationStats(NamedTuple):
+    """Activations of the scored tokens of a corpus."""
 
     mean: Float[Tensor, " d_in"]
     """μ, float64, on the CPU."""
@@ -28,15 +28,15 @@ class Seen(NamedTuple):
     """Those of the first windows, some thousands where there are as many."""
 
 
-def look(
+def activation_stats(
     model: LanguageModel,
     corpus: Corpus,
     hook: str,
     *,
     batch_size: int | None = None,
     cache: Cache | None = None,
-) -> Seen:
-    """What is remembered of a hook point, or one clean run shows there.
+) -> ActivationStats:
+    """Read the activations at a hook point: what is remembered of them, or one clean run.
 
     Raises:
         SetupError: The model has no such hook point.
@@ -51,14 +51,14 @@ def look(
     def add(rows: slice) -> None:
         y, scored = activations(rows), corpus.scored[rows]
         total, _ = moments(y, scored[:, :-1])
-        kept = slice(0, max(0, first - rows.start))
-        some.append(y[kept][scored[kept].to(y.device)])
+        head = slice(0, max(0, first - rows.start))
+        some.append(y[head][scored[head].to(y.device)])
         totals.append(total.sum(dim=0))
 
     size = batch_size or windows(model, context, plain=False)
     for rows in batches(0, n, size, first):
         in_halves(add, rows)
-    return Seen(torch.stack(totals).sum(dim=0) / corpus.scored.sum(), torch.cat(some))
+    return ActivationStats(torch.stack(totals).sum(dim=0) / corpus.scored.sum(), torch.cat(some))
 
 
 def _activations(
@@ -68,5 +68,7 @@ def _activations(
     if suffix is None:
         return lambda rows: model.seen(corpus.tokens[rows], hook)[hook].flatten(2)
     source = suffix.source(hook)
-    bases = Bases(model, model.unembedding, corpus, Memory.of(cache, model, corpus), [source])
-    return lambda rows: bases.of(rows).seen[source]
+    clean_runs = CleanRuns(
+        model, model.unembedding, corpus, Memory.of(cache, model, corpus), [source]
+    )
+    return lambda rows: clean_runs.of(rows).activations[source]

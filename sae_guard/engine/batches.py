@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from sae_guard.engine.memory import Memory
 from sae_guard.errors import InfrastructureError
 
 _SHARD_TOKENS = 2**12
+Step = TypeVar("Step")
 
 
 def shard_size(context: int) -> int:
@@ -36,19 +37,19 @@ def batches(start: int, stop: int, size: int, shard: int) -> list[slice]:
     return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
 
 
-def with_bar(rows: list[slice], name: str, progress: TextIO | None) -> Iterator[slice]:
-    """The same, with a bar once they take longer than 2 s."""
+def with_bar(steps: Sequence[Step], name: str, progress: TextIO | None) -> Iterator[Step]:
+    """Yield the same, with a bar once they take longer than 2 s."""
     if progress is None:
         # Not even a bar that is off: its lock is shared with forked processes, and one of them that
         # is killed while it holds the lock would stop all others.
-        yield from rows
+        yield from steps
         return
     bar: tqdm[NoReturn] = tqdm(
-        total=len(rows), desc=name, unit="batch", delay=2, file=progress, leave=False
+        total=len(steps), desc=name, unit="batch", delay=2, file=progress, leave=False
     )
     with bar:
-        for batch in rows:
-            yield batch
+        for step in steps:
+            yield step
             bar.update()
 
 

@@ -23,15 +23,16 @@ _Shard = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Base:
+class CleanRun:
     """Of some windows: what their clean run left at hook points, and at its end."""
 
-    seen: Mapping[str, Float[Tensor, "batch pos width"]]
-    clean: head.Clean
+    activations: Mapping[str, Float[Tensor, "batch pos width"]]
+    """By their hook points."""
+    predictions: head.Clean
     """Of the scored tokens."""
 
 
-class Bases:
+class CleanRuns:
     """The clean runs of a corpus.
 
     With a cache, what is missing there is computed a shard at a time, by one process, and kept;
@@ -62,24 +63,27 @@ class Bases:
         self._scored_before = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._last: tuple[slice, _Shard] | None = None
 
-    def of(self, rows: slice) -> Base:
-        """The base of some windows, all in one shard or some whole ones; on the model's device."""
+    def of(self, rows: slice) -> CleanRun:
+        """Return the clean run of windows, all in one shard or some whole ones.
+
+        Its tensors are on the model's device.
+        """
         if self.remembers:
             parts = [self._part(shard, rows) for shard in self._shards(rows)]
-            return self._base({
+            return self._clean_run({
                 name: {key: torch.cat([part[name][key] for part in parts]) for key in tensors}
                 for name, tensors in parts[0].items()
             })  # fmt: skip
         self.came_from["run"] += 1
-        return self._base(self._run(rows, self.names, summary=False))
+        return self._clean_run(self._run(rows, self.names, summary=False))
 
     def activation(
         self, rows: slice, name: str, suffix: Suffix
     ) -> Float[Tensor, "batch pos width"]:
         """The activation at one hook point of the windows of a shard; later blocks are not run."""
-        found = self._read([name], rows.start // self.size)
-        if name in found:
-            return found[name]["activation"]
+        shard = self._read([name], rows.start // self.size)
+        if name in shard:
+            return shard[name]["activation"]
         return suffix.before(self.corpus.tokens[rows].to(self.model.device), name).flatten(2)
 
     @property
@@ -99,12 +103,12 @@ class Bases:
         """Whether what is run is kept."""
         return self._memory.entry is not None and self._fits
 
-    def _base(self, found: _Shard) -> Base:
+    def _clean_run(self, shard: _Shard) -> CleanRun:
         device = self.model.device
-        clean = {key: tensor.to(device) for key, tensor in found[_HEAD].items()}
-        return Base(
-            {name: found[name]["activation"].to(device) for name in self.names},
-            head.Final(**clean) if "hidden" in clean else head.Summary(**clean),
+        last = {key: tensor.to(device) for key, tensor in shard[_HEAD].items()}
+        return CleanRun(
+            {name: shard[name]["activation"].to(device) for name in self.names},
+            head.Final(**last) if "hidden" in last else head.Summary(**last),
         )
 
     def _shards(self, rows: slice) -> Iterator[tuple[slice, _Shard]]:
@@ -115,9 +119,9 @@ class Bases:
                 self._last = (windows, self._shard(index, windows, rows.stop - rows.start))
             yield self._last
 
-    def _part(self, found: tuple[slice, _Shard], rows: slice) -> _Shard:
+    def _part(self, windows_and_shard: tuple[slice, _Shard], rows: slice) -> _Shard:
         """Of a shard: these windows, as far as they are in it."""
-        windows, shard = found
+        windows, shard = windows_and_shard
         start, stop = max(rows.start, windows.start), min(rows.stop, windows.stop)
         at = slice(start - windows.start, stop - windows.start)
         before = self._scored_before
@@ -143,8 +147,8 @@ class Bases:
         return shard
 
     def _read(self, names: Iterable[str], index: int) -> _Shard:
-        found = {name: self._memory.read(_file(name, index)) for name in names}
-        return {name: dict(tensors) for name, tensors in found.items() if tensors is not None}
+        remembered = {name: self._memory.read(_file(name, index)) for name in names}
+        return {name: dict(tensors) for name, tensors in remembered.items() if tensors is not None}
 
     def _fill(self, index: int, windows: slice, missing: list[str], at_once: int) -> _Shard:
         """Run a shard; keep what of it is missing, and what others will ask for."""
@@ -154,8 +158,8 @@ class Bases:
         parts: list[_Shard] = []
 
         def run(rows: slice) -> None:
-            found = self._run(rows, hooks, summary=_HEAD in names)
-            parts.append({name: {k: t.cpu() for k, t in found[name].items()} for name in names})
+            shard = self._run(rows, hooks, summary=_HEAD in names)
+            parts.append({name: {k: t.cpu() for k, t in shard[name].items()} for name in names})
 
         for rows in batches(windows.start, windows.stop, at_once, self.size):
             in_halves(run, rows)
@@ -169,17 +173,22 @@ class Bases:
 
     def _run(self, rows: slice, hooks: Iterable[str], *, summary: bool) -> _Shard:
         tokens = self.corpus.tokens[rows].to(self.model.device)
-        seen = self.model.seen(tokens, *dict.fromkeys([FINAL, *hooks]))
-        found = {name: {"activation": seen[name].flatten(2)} for name in hooks}
+        activations = self.model.seen(tokens, *dict.fromkeys([FINAL, *hooks]))
+        shard = {name: {"activation": activations[name].flatten(2)} for name in hooks}
         scored = self.corpus.scored[rows, :-1]
-        final = seen[FINAL][:, :-1]
+        final = activations[FINAL][:, :-1]
         final = final[scored.to(final.device)]
-        if summary and self.unembedding.linear:
+        if summary and self._summarises:
             target = self.corpus.tokens[rows, 1:][scored]
             clean = head.summarise(self.unembedding, final, target)._asdict()
         else:
             clean = head.Final(final)._asdict()
-        return {**found, _HEAD: clean}
+        return {**shard, _HEAD: clean}
+
+    @property
+    def _summarises(self) -> bool:
+        """Say whether its summary is remembered, not its final hidden states."""
+        return self.unembedding.linear and head.summary_suffices()
 
     @cached_property
     def _fits(self) -> bool:
@@ -201,10 +210,12 @@ class Bases:
             name: sum(not self._memory.has(_file(name, i)) for i in shards) for name in names
         }
         hooks = [name for name, count in missing.items() if count and name != _HEAD]
-        seen = self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
-        each = {name: seen[name][0, 0].nbytes for name in hooks}
-        linear = self.unembedding.linear
-        each[_HEAD] = self.unembedding.weight[0].nbytes + 16 if linear else seen[FINAL][0, 0].nbytes
+        activations = self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
+        each = {name: activations[name][0, 0].nbytes for name in hooks}
+        head_of_token = activations[FINAL][0, 0].nbytes
+        if self._summarises:
+            head_of_token = self.unembedding.weight[0].nbytes + 16
+        each[_HEAD] = head_of_token
         tokens = self.size * context
         return sum(count * each[name] * tokens for name, count in missing.items() if count)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_guard.engine import token_metrics as formulas
+from sae_guard.engine.token_metrics import LOSSES, Loss, ModelRun, Predictions
 from sae_guard.model import Unembedding
 
 # Of one logits tensor, of which about eight are alive at once; larger ones fall out of caches.
@@ -57,15 +58,52 @@ class Summary(NamedTuple):
 Clean = Final | Summary
 
 
-class Losses(NamedTuple):
-    """Per token, in nats."""
+Values = Mapping[str, Float[Tensor, " tokens"]]
+"""Column → its values."""
 
-    clean: Float[Tensor, " tokens"]
-    """Cross-entropy of the clean run."""
-    entropy: Float[Tensor, " tokens"]
-    """Of its prediction."""
-    others: list[tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]]
-    """Of each other run, KL(clean‖other) and cross-entropy."""
+
+class Losses(NamedTuple):
+    """Columns of runs on the same tokens."""
+
+    clean: Values
+    others: list[Values]
+    """Of each other run."""
+
+
+class _Scores(NamedTuple):
+    """What a run with the activation replaced gives without log-probabilities of all tokens."""
+
+    final: Float[Tensor, "tokens d_model"]
+    log_z: Float[Tensor, " tokens"]
+    cross_entropy: Float[Tensor, " tokens"]
+
+
+def _kl_by_summary(clean: Summary, scores: _Scores) -> Float[Tensor, " tokens"]:
+    along = _along(clean.row, scores.final).to(scores.log_z)
+    # Of two equal distributions rounding leaves what may be below zero.
+    return (scores.log_z - along - clean.offset.to(scores.log_z)).clamp_min(0)
+
+
+_OF_SUMMARY: Mapping[Loss, Callable[[Summary], Tensor]] = {
+    formulas.cross_entropy_of: lambda clean: clean.cross_entropy,
+    formulas.entropy_of: lambda clean: clean.entropy,
+}
+_BESIDE_SUMMARY: Mapping[Loss, Callable[[Summary, _Scores], Tensor]] = {
+    formulas.kl_of: _kl_by_summary,
+    formulas.cross_entropy_of: lambda clean, scores: scores.cross_entropy,
+}
+
+
+def summary_suffices() -> bool:
+    """Say whether every loss has a formula over a `Summary`, which then replaces a clean `Final`.
+
+    A loss without one needs the clean log-probabilities: its formula in `token_metrics` will do.
+    """
+    return all(
+        loss in (_OF_SUMMARY if run == "clean run" else _BESIDE_SUMMARY)
+        for run, losses in LOSSES.items()
+        for loss in losses.values()
+    )
 
 
 @torch.inference_mode()
@@ -100,62 +138,76 @@ def summarise(
 def losses(
     unembedding: Unembedding,
     clean: Clean,
-    others: Sequence[Float[Tensor, "tokens d_model"]],
+    others: Sequence[tuple[ModelRun, Float[Tensor, "tokens d_model"]]],
     target: Int[Tensor, " tokens"],
 ) -> Losses:
-    """KL and cross-entropy of runs with the activation replaced, beside the clean run.
+    """Compute the columns of the clean run, and of runs with the activation replaced.
 
     Args:
         unembedding: Final hidden states → logits.
         clean: The clean run; with its `Summary`, each other run costs one unembedding, with its
             `Final` there is one more for all of them together.
-        others: Final hidden states of the others.
+        others: What the others are, and their final hidden states.
         target: The actual next tokens.
     """
     parts = []
     for at in _chunks(len(target), unembedding):
-        some, finals = clean.part(at), [final[at] for final in others]
+        some, finals = clean.part(at), [(run, final[at]) for run, final in others]
         if isinstance(some, Summary):
             parts.append(_beside_summary(unembedding, some, finals, target[at]))
         else:
             parts.append(_beside_final(unembedding, some, finals, target[at]))
     return Losses(
-        torch.cat([part.clean for part in parts]),
-        torch.cat([part.entropy for part in parts]),
-        [
-            (torch.cat([kl for kl, _ in pairs]), torch.cat([ce for _, ce in pairs]))
-            for pairs in zip(*(part.others for part in parts), strict=True)
-        ],
+        _joined([part.clean for part in parts]),
+        [_joined(chunks) for chunks in zip(*(part.others for part in parts), strict=True)],
     )
 
 
+def _joined(chunks: Sequence[Values]) -> Values:
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
 def _beside_final(
-    unembedding: Unembedding, clean: Final, others: Sequence[Tensor], target: Tensor
+    unembedding: Unembedding,
+    clean: Final,
+    others: Sequence[tuple[ModelRun, Tensor]],
+    target: Tensor,
 ) -> Losses:
     log_p = formulas.log_probs(unembedding.logits(clean.hidden))
-    pairs = []
-    for final in others:
-        log_q = formulas.log_probs(unembedding.logits(final))
-        kl = formulas.kl_divergence(log_p, log_q)
-        pairs.append((kl, formulas.cross_entropy(log_q, target.to(log_q.device))))
-    cross_entropy = formulas.cross_entropy(log_p, target.to(log_p.device))
-    return Losses(cross_entropy, formulas.entropy(log_p), pairs)
+
+    def values(run: ModelRun, log_q: Tensor) -> Values:
+        predictions = Predictions(log_p, log_q, target.to(log_q.device))
+        return {name: loss(predictions) for name, loss in LOSSES[run].items()}
+
+    return Losses(
+        values("clean run", log_p),
+        [values(run, formulas.log_probs(unembedding.logits(final))) for run, final in others],
+    )
 
 
 def _beside_summary(
-    unembedding: Unembedding, clean: Summary, others: Sequence[Tensor], target: Tensor
+    unembedding: Unembedding,
+    clean: Summary,
+    others: Sequence[tuple[ModelRun, Tensor]],
+    target: Tensor,
 ) -> Losses:
-    pairs = []
-    for final in others:
-        logits = unembedding.logits(final)
-        cross_entropy = -_at(logits, target)
-        largest = logits.amax(dim=-1, keepdim=True)
-        total = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True)
-        log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
-        kl = log_z - _along(clean.row, final).to(log_z) - clean.offset.to(log_z)
-        # Of two equal distributions rounding leaves what may be below zero.
-        pairs.append((kl.clamp_min(0), cross_entropy + log_z))
-    return Losses(clean.cross_entropy, clean.entropy, pairs)
+    def values(run: ModelRun, final: Tensor) -> Values:
+        scores = _scores(unembedding, final, target)
+        return {name: _BESIDE_SUMMARY[loss](clean, scores) for name, loss in LOSSES[run].items()}
+
+    return Losses(
+        {name: _OF_SUMMARY[loss](clean) for name, loss in LOSSES["clean run"].items()},
+        [values(run, final) for run, final in others],
+    )
+
+
+def _scores(unembedding: Unembedding, final: Tensor, target: Tensor) -> _Scores:
+    logits = unembedding.logits(final)
+    cross_entropy = -_at(logits, target)
+    largest = logits.amax(dim=-1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True)  # in place: no tensor is larger
+    log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
+    return _Scores(final, log_z, cross_entropy + log_z)
 
 
 @torch.inference_mode()

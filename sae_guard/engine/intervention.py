@@ -1,8 +1,9 @@
-"""Where an SAE reads and where its reconstruction goes."""
+"""An SAE in a model: where it reads, and where its reconstruction goes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,15 +14,15 @@ from sae_guard.sae import SAE
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an SAE reads, and what its reconstruction replaces; two hook points in a transcoder."""
+class HookSite:
+    """The hook points that an SAE reads and replaces; they are two where it is a transcoder."""
 
     read: str
     replaced: str
 
     @classmethod
-    def of(cls, sae: SAE, hook: str, hook_out: str | None) -> Place:
-        """The place of an SAE; raises `LoadError` where it is no SAE for such a place."""
+    def of(cls, sae: SAE, hook: str, hook_out: str | None) -> HookSite:
+        """Make the site of an SAE; raise `LoadError` where it is no SAE for such a site."""
         if sae.transcoder and hook_out is None:
             raise LoadError(
                 f"{sae.source.path} is a transcoder, which replaces another activation than it "
@@ -38,7 +39,7 @@ class Place:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """The hook points, each once: where it reads first, where it writes last."""
+        """List the hook points, each once: where it reads first, where it writes last."""
         return (self.read,) if self.read == self.replaced else (self.read, self.replaced)
 
     def clean(
@@ -48,7 +49,7 @@ class Place:
         Float[Tensor, "batch pos d_in"],
         Float[Tensor, "batch pos d_out"],
     ]:
-        """The clean run: logits, the activation that is read, the one that is replaced."""
+        """Run the model clean: logits, the activation that is read, the one that is replaced."""
         logits, activations = model.logits_and_activations(tokens, *self.hooks)
         return logits, activations[0], activations[-1]
 
@@ -71,3 +72,18 @@ class Place:
                     f"{value.shape[-1]} wide",
                     "shapes",
                 )
+
+
+class Intervention(NamedTuple):
+    """An SAE and where its reconstruction is put."""
+
+    sae: SAE
+    hook: str
+    """Hook point that it reads, and whose activation the reconstruction replaces."""
+    hook_out: str | None = None
+    """Hook point that a transcoder replaces instead."""
+
+    @property
+    def at(self) -> HookSite:
+        """Make its site; raise `LoadError` where it is no SAE for such a site."""
+        return HookSite.of(self.sae, self.hook, self.hook_out)

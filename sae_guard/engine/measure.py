@@ -1,14 +1,14 @@
-"""`measure` and `measure_all`: which path is taken, and what is checked before and after."""
+"""Measure: which path is taken, and what is checked before and after."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import ratio_interval
 from sae_guard.core.worst_tokens import worst
 from sae_guard.corpus import Corpus, excerpts
+from sae_guard.engine import sweep
 from sae_guard.engine.batch_size import windows
-from sae_guard.engine.fast import Run
-from sae_guard.engine.intervention import Place
+from sae_guard.engine.fast_path import FastPath
+from sae_guard.engine.intervention import Intervention
 from sae_guard.engine.memory import Memory
-from sae_guard.engine.paths import Batches, Found, take_fast, take_plain
-from sae_guard.engine.sweep import Sweep
+from sae_guard.engine.plain import PlainPath
+from sae_guard.engine.sae_run import SaeRun
+from sae_guard.engine.sweep import PathResult, SweepPath
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
@@ -36,19 +38,8 @@ _SURE_OF_CLEAN_CE = 0.9999
 _TOKENS_WITH_TEXT, _SEQUENCES_WITH_TEXT = 64, 16
 
 
-class Patch(NamedTuple):
-    """An SAE and where its reconstruction is put."""
-
-    sae: SAE
-    hook: str
-    """Hook point that it reads, and whose activation the reconstruction replaces."""
-    hook_out: str | None = None
-    """Hook point that a transcoder replaces instead."""
-
-    @property
-    def at(self) -> Place:
-        """The place; raises `LoadError` where it is no SAE for such a place."""
-        return Place.of(self.sae, self.hook, self.hook_out)
+Look = Callable[[Measurement], bool]
+"""What has been measured so far → whether that is enough."""
 
 
 def measure(
@@ -94,7 +85,7 @@ def measure(
         InfrastructureError: Out of memory.
     """
     (measurement,) = measure_all(
-        model, [Patch(sae, hook, hook_out)], corpus, batch_size=batch_size,
+        model, [Intervention(sae, hook, hook_out)], corpus, batch_size=batch_size,
         expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
         cache=cache, also=also, progress=progress,
     )  # fmt: skip
@@ -103,7 +94,7 @@ def measure(
 
 def measure_all(
     model: LanguageModel,
-    patches: Sequence[Patch],
+    interventions: Sequence[Intervention],
     corpus: Corpus,
     *,
     batch_size: int | None = None,
@@ -118,36 +109,154 @@ def measure_all(
 
     Args and raises as `measure`; the SAEs are in memory at the same time.
     """
-    places = [patch.at for patch in patches]
-    for name in (hook for at in places for hook in at.hooks):
+    options = _Options(
+        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
+        stretches=[slice(0, len(corpus.tokens))],
+    )  # fmt: skip
+    return _measure(model, interventions, corpus, options)
+
+
+def measure_until(
+    model: LanguageModel,
+    intervention: Intervention,
+    corpus: Corpus,
+    look: Look,
+    *,
+    centred: bool,
+    spread: bool = False,
+    random_error: bool = False,
+    batch_size: int | None = None,
+    expect_clean_ce: tuple[float, float] | None = None,
+    reference: bool = False,
+    cache: Cache | None = None,
+    also: Sequence[tuple[str, ...]] = (),
+    progress: TextIO | None = None,
+) -> Measurement:
+    """Measure the windows, a shard at a time, until ``look`` has seen enough.
+
+    What was measured whole before is given whole. Looks are taken after each shard, whatever the
+    batches are, so that they do not depend on the machine; none is taken of all windows.
+
+    Args:
+        model: As in `measure`, like all that is not named here.
+        intervention: The SAE and its hook points.
+        corpus: Of windows in random order.
+        look: Asked after each shard.
+        centred: Whether the metrics about μ are asked for: clean runs of the whole corpus up to the
+            hook point find it first. Otherwise their columns are NaN where it is not known, unless
+            all rows are measured.
+        spread: Whether to count how evenly latents fire on the sequences.
+        random_error: As in `measure`.
+        batch_size: As in `measure`.
+        expect_clean_ce: As in `measure`; of some rows, a loss that is surely outside.
+        reference: As in `measure`.
+        cache: As in `measure`.
+        also: As in `measure`.
+        progress: As in `measure`.
+
+    Raises:
+        SaeGuardError: As `measure`.
+    """
+    options = _Options(
+        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
+        stretches=sweep.shuffled(corpus, intervention.sae), look=look, centred=centred,
+        spread=spread,
+    )  # fmt: skip
+    (measurement,) = _measure(model, [intervention], corpus, options)
+    return measurement
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How to measure: what `measure` and `measure_until` take."""
+
+    batch_size: int | None
+    expect_clean_ce: tuple[float, float] | None
+    reference: bool
+    random_error: bool
+    cache: Cache | None
+    also: Sequence[tuple[str, ...]]
+    progress: TextIO | None
+    stretches: Sequence[slice]
+    """As `sweep.run` takes them."""
+    look: Look = lambda measurement: False
+    """Of one SAE."""
+    centred: bool = False
+    spread: bool = False
+
+
+def _measure(
+    model: LanguageModel, interventions: Sequence[Intervention], corpus: Corpus, options: _Options
+) -> list[Measurement]:
+    """Measure on the fast path, and on the plain one what it is not to be taken for."""
+    sites = [intervention.at for intervention in interventions]
+    for name in (hook for at in sites for hook in at.hooks):
         model.check_hook(name)
     check_tokens(model, corpus)
-    suffixes = [None if reference else Suffix.of(model, *at.hooks) for at in places]
+    measurements: dict[int, Measurement] = {}
+    because = "asked for" if options.reference else "the hook points are in no block"
+    reasons = dict.fromkeys(range(len(interventions)), because)
+    suffixes = [None if options.reference else Suffix.of(model, *at.hooks) for at in sites]
     runs = {
-        index: Run(suffix, patches[index].sae, corpus, places[index], random_error=random_error)
+        index: SaeRun(
+            suffix, interventions[index].sae, corpus, sites[index],
+            random_error=options.random_error, spread=options.spread,
+        )
         for index, suffix in enumerate(suffixes)
         if suffix is not None
-    }
-    given_up = "asked for" if reference else "the hook points are in no block"
-    found: dict[int, Found | str] = dict.fromkeys(range(len(patches)), given_up)
-    context = corpus.tokens.shape[1]
+    }  # fmt: skip
     if runs:
-        memory, names = Memory.of(cache, model, corpus), sources(model, also)
-        sweep = Sweep(model, list(runs.values()), corpus, memory, names)
-        size = batch_size or windows(model, context, plain=False)
-        found |= zip(runs, take_fast(sweep, corpus, size, progress), strict=True)
-    measurements = []
-    for index, (patch, at) in enumerate(zip(patches, places, strict=True)):
-        result = found[index]
-        if isinstance(result, str):
-            size = batch_size or windows(model, context, plain=True)
-            bars = Batches(corpus, size, at.read, progress)
-            result = take_plain(
-                model, patch.sae, corpus, at, bars, because=result, random_error=random_error
-            )
-        table = tabled(model, patch.sae, corpus, at, result, expect_clean_ce)
-        measurements.append(with_excerpts(table, corpus, model.tokenizer))
-    return measurements
+        memory, names = Memory.of(options.cache, model, corpus), sources(model, options.also)
+        fast = FastPath(model, [*runs.values()], corpus, memory, names, centred=options.centred)
+        tables = _swept(fast, model, [interventions[index] for index in runs], corpus, options)
+        for index, table in zip(runs, tables, strict=True):
+            if isinstance(table, str):
+                reasons[index] = table
+            else:
+                measurements[index] = table
+    for index in [index for index in reasons if index not in measurements]:
+        plain = PlainPath(
+            model, interventions[index].sae, corpus, sites[index], because=reasons[index],
+            random_error=options.random_error, spread=options.spread,
+        )  # fmt: skip
+        (table,) = _swept(plain, model, [interventions[index]], corpus, options)
+        assert isinstance(table, Measurement)
+        measurements[index] = table
+    return [measurements[index] for index in range(len(interventions))]
+
+
+def _swept(
+    path: SweepPath,
+    model: LanguageModel,
+    interventions: Sequence[Intervention],
+    corpus: Corpus,
+    options: _Options,
+) -> list[Measurement | str]:
+    """Measure on a path; return of each SAE its measurement, or why the path is not to be taken."""
+
+    def tables(stretches: Sequence[slice]) -> list[Measurement | str]:
+        mask = np.zeros(len(corpus.tokens), dtype=np.bool_)
+        for part in stretches:
+            mask[part] = True
+        rows = np.flatnonzero(mask)
+        return [
+            result
+            if isinstance(result, str)
+            else tabled(model, intervention, corpus, result, options.expect_clean_ce, rows)
+            for intervention, result in zip(interventions, path.results(), strict=True)
+        ]
+
+    def enough(stretches: Sequence[slice]) -> bool:
+        (table,) = tables(stretches)
+        return isinstance(table, Measurement) and options.look(table)
+
+    context = corpus.tokens.shape[1]
+    size = options.batch_size or windows(model, context, plain=path.every_logit)
+    stretches = sweep.run(path, corpus, options.stretches, size, enough, options.progress)
+    return [
+        table if isinstance(table, str) else with_excerpts(table, corpus, model.tokenizer)
+        for table in tables(stretches)
+    ]
 
 
 def sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
@@ -159,42 +268,44 @@ def sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
 
 def tabled(
     model: LanguageModel,
-    sae: SAE,
+    intervention: Intervention,
     corpus: Corpus,
-    at: Place,
-    found: Found,
+    result: PathResult,
     expect_clean_ce: tuple[float, float] | None,
-    rows: NDArray[np.int64] | None = None,
+    rows: NDArray[np.int64],
 ) -> Measurement:
-    """The table, of all rows or the given ones, unless what was found cannot be right."""
-    rows = np.arange(len(corpus.tokens), dtype=np.int64) if rows is None else rows
-    sums = {name: column.numpy()[rows] for name, column in found.sums.items()}
+    """Make the table of these rows; raise `SetupError` if what was measured cannot be right."""
+    whole = len(rows) == len(corpus.tokens)
+    sums = {name: column.numpy()[rows] for name, column in result.sums.items()}
     if expect_clean_ce is not None:
-        _check_clean_ce(sums, expect_clean_ce, whole=len(rows) == len(corpus.tokens))
+        _check_clean_ce(sums, expect_clean_ce, whole=whole)
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
+        hook = intervention.at.replaced
         raise SetupError(
-            f"zeros at hook point {at.replaced!r} of {model.name} leave every loss as it was: "
+            f"zeros at hook point {hook!r} of {model.name} leave every loss as it was: "
             "replacing this activation has no effect, so nothing can be measured here"
         )
-    provenance = _provenance(model, sae, corpus, at, found)
     tokens = TokenTable(
         corpus.scored[:, :-1].numpy()[rows],
-        {name: column.numpy()[rows] for name, column in found.tokens.items()},
+        {name: column.numpy()[rows] for name, column in result.tokens.items()},
     )
-    sources = tuple(corpus.sources[row] for row in rows) if corpus.sources else ()
-    spread = None if found.spread is None else FiringSpread(*found.spread.numpy())
-    firings = found.firings.numpy()
     return Measurement(
-        rows, sums, firings, provenance, tokens, sources,
-        spread=spread, whole_sq_deviation=found.sq_deviation,
-    )  # fmt: skip
+        rows,
+        sums,
+        result.firings.numpy(),
+        _provenance(model, intervention, corpus, result),
+        tokens,
+        tuple(corpus.sources[row] for row in rows) if corpus.sources else (),
+        spread=None if result.spread is None else FiringSpread(*result.spread.numpy()),
+        whole_sq_deviation=None if whole else result.sq_deviation,
+    )
 
 
 def with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
     """The measurement, with the text of the worst of it."""
-    shown = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
-    places = [(token.sequence, token.position) for token in shown.tokens]
-    sequences = [sequence.sequence for sequence in shown.sequences]
+    texts = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
+    places = [(token.sequence, token.position) for token in texts.tokens]
+    sequences = [sequence.sequence for sequence in texts.sequences]
     return replace(measurement, excerpts=excerpts(corpus, tokenizer, places, sequences))
 
 
@@ -233,21 +344,22 @@ def check_tokens(model: LanguageModel, corpus: Corpus) -> None:
 
 
 def _provenance(
-    model: LanguageModel, sae: SAE, corpus: Corpus, at: Place, found: Found
+    model: LanguageModel, intervention: Intervention, corpus: Corpus, result: PathResult
 ) -> Provenance:
+    at, mean = intervention.at, result.mean
     packages = ("sae-guard", "torch", "transformers", "transformer-lens")
     return Provenance(
         model=model.identity,
-        checkpoint=sae.identity,
+        checkpoint=intervention.sae.identity,
         corpus=corpus.identity,
         hook=at.read,
         hook_out=None if at.read == at.replaced else at.replaced,
-        mean_sha256="" if found.mean is None else sha256(found.mean.numpy().tobytes()).hexdigest(),
+        mean_sha256="" if mean is None else sha256(mean.numpy().tobytes()).hexdigest(),
         formula_versions={name: metric.version for name, metric in METRICS.items()},
         versions={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
         },
         device=str(model.device),
-        paths=found.paths,
+        paths=result.paths,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_guard.cache import Cache, CacheError, Entry
 from sae_guard.corpus import Corpus
 from sae_guard.engine.code_hash import code_hash
-from sae_guard.engine.intervention import Place
+from sae_guard.engine.intervention import HookSite
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
@@ -114,7 +114,7 @@ def fingerprint(tensors: Tensors) -> str:
     return hashed.hexdigest()
 
 
-def run_name(sae: SAE, at: Place, *, random_error: bool = False) -> str:
+def run_name(sae: SAE, at: HookSite, *, random_error: bool = False) -> str:
     """By what the measurement of an SAE at a place, with or without a random error, is
     remembered.
     """

@@ -16,8 +16,6 @@ from torch.nn.functional import normalize
 
 from sae_guard.corpus import Corpus
 
-COLUMN = "kl_random_error"
-
 
 def directions(corpus: Corpus, rows: Iterable[int], width: int) -> Float[Tensor, "batch pos width"]:
     """A unit vector for each token, uniform on the sphere; float32, on the CPU.

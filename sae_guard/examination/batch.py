@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.corpus.windows import excluded_ids
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 
@@ -32,14 +32,14 @@ class ExaminedBatch:
     model: LanguageModel
     corpus: Corpus
     """Corpus of these windows alone."""
-    site: Place
+    site: HookSite
     """Hook points that the SAE reads and replaces."""
     _activations: dict[str, Float[Tensor, "batch pos width"]] = field(
         default_factory=dict, repr=False
     )
 
     @classmethod
-    def from_corpus(cls, model: LanguageModel, corpus: Corpus, site: Place) -> ExaminedBatch:
+    def from_corpus(cls, model: LanguageModel, corpus: Corpus, site: HookSite) -> ExaminedBatch:
         """Take windows with about a thousand tokens in all, and at least two windows."""
         windows = max(2, _TOKENS // corpus.tokens.shape[1])
         rows = corpus.scored.any(dim=1).nonzero().flatten()[:windows]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_guard.core.diagnosis import Examination, Group
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.batch import ExaminedBatch
 from sae_guard.examination.fitting import compute_fit, share_along_ones, share_near_thresholds
 from sae_guard.examination.trials import Trials, nearby_sites
@@ -24,7 +24,7 @@ _FEWEST_TOKENS = 64
 
 @torch.inference_mode()
 def examine(
-    model: LanguageModel, sae: SAE, corpus: Corpus, site: Place, *, thorough: bool = False
+    model: LanguageModel, sae: SAE, corpus: Corpus, site: HookSite, *, thorough: bool = False
 ) -> Examination | None:
     """Examine on about a thousand tokens whether an SAE was loaded and placed correctly.
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.core.diagnosis import Setting
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.fitting import fit_sae
 from sae_guard.examination.variants import Variant
 from sae_guard.sae import SAE
@@ -34,7 +34,7 @@ _TOKENS = 2**8
 Tokens = Float[Tensor, "tokens width"]
 
 
-def selections(sae: SAE, site: Place, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
+def selections(sae: SAE, site: HookSite, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
     """Yield variants with another number of active latents, at which x̂ is calibrated.
 
     TopK gets another k, and JumpReLU scaled thresholds. ReLU may be either of them loaded wrongly:
@@ -85,7 +85,7 @@ def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k:
 
 
 def _with_k(
-    sae: SAE, site: Place, k: int, kind: type[TopK | AbsTopK], name: str, change: str
+    sae: SAE, site: HookSite, k: int, kind: type[TopK | AbsTopK], name: str, change: str
 ) -> Variant:
     options: tuple[Setting, ...] = (("k", str(k)),)
     if name != "k":
@@ -95,7 +95,7 @@ def _with_k(
     return Variant(name, change, remedy, replace(sae, activation=kind(k)), site, options=options)
 
 
-def _with_threshold(sae: SAE, site: Place, x: Tokens, l0: int) -> Variant:
+def _with_threshold(sae: SAE, site: HookSite, x: Tokens, l0: int) -> Variant:
     """Return the variant with one threshold for all latents, which leaves ``l0`` per token."""
     sample = x[:_TOKENS].to(sae.device)
     q = sae.pre_activations(sae.normalise(sample).value)

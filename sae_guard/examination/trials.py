@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_guard.core.diagnosis import Fit, Pairing, Trial
-from sae_guard.engine import Place, plain
+from sae_guard.engine import HookSite, plain
 from sae_guard.examination.batch import ExaminedBatch
 from sae_guard.examination.fitting import fit_sae, most_firing
 from sae_guard.examination.selection import selections
@@ -78,7 +78,7 @@ class Trials:
                 trials[index] = (variant, self._trial_with_kl(variant, trial))
         return pairing, [trial for _, trial in trials]
 
-    def with_kl(self, fit: Fit, sae: SAE, site: Place) -> Fit:
+    def with_kl(self, fit: Fit, sae: SAE, site: HookSite) -> Fit:
         """Return the fit with KL, in nats, of the model with the SAE patched in on a few windows.
 
         Args:
@@ -135,7 +135,7 @@ class Trials:
                 distinct.append((x, y))
                 yield at_site(sae, site)
 
-    def _input_and_output(self, site: Place) -> tuple[Tensor, Tensor]:
+    def _input_and_output(self, site: HookSite) -> tuple[Tensor, Tensor]:
         return self._batch.activations(site.read), self._batch.activations(site.replaced)
 
     def _pairing(self, firings: Int[Tensor, " d_sae"]) -> tuple[Pairing | None, list[Variant]]:
@@ -222,7 +222,7 @@ _MAX_DISTANCE = {"next_blocks": 1, "near": 1, "far": 3}
 """Reach → blocks in each direction."""
 
 
-def nearby_sites(site: Place, hook_points: Collection[str], reach: Reach) -> Iterator[Place]:
+def nearby_sites(site: HookSite, hook_points: Collection[str], reach: Reach) -> Iterator[HookSite]:
     """Yield hook points near those of the SAE, the most similar first.
 
     Args:
@@ -239,7 +239,7 @@ def nearby_sites(site: Place, hook_points: Collection[str], reach: Reach) -> Ite
     for read, replaced in pairs:
         exists = read in hook_points and replaced in hook_points
         if exists and (read, replaced) != (site.read, site.replaced):
-            yield Place(read, replaced)
+            yield HookSite(read, replaced)
 
 
 def _nearby_hooks(hook: str, reach: Reach) -> Iterator[str]:
@@ -277,7 +277,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def best_scale(
-    sae: SAE, site: Place, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
+    sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
 ) -> float:
     """Return the input scale at which the SAE was probably trained.
 

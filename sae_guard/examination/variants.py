@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER, Setting
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.sae import SAE, Normalize
 
 
@@ -25,14 +25,14 @@ class Variant:
     remedy: str
     """Advice if it fits: the change as a spec says it, or what to check."""
     sae: SAE
-    site: Place
+    site: HookSite
     centred: bool = False
     """True to subtract its mean from each activation, as centred weights do."""
     options: tuple[Setting, ...] = ()
     """Options that make the change for one run, if there are any."""
 
 
-def pre_biases(sae: SAE, site: Place) -> Iterator[Variant]:
+def pre_biases(sae: SAE, site: HookSite) -> Iterator[Variant]:
     """Yield the SAE with b_dec subtracted from the input if it is not, and otherwise without."""
     if sae.transcoder or not bool(sae.b_dec.any()):
         return
@@ -49,7 +49,7 @@ def pre_biases(sae: SAE, site: Place) -> Iterator[Variant]:
     )
 
 
-def normalisations(sae: SAE, site: Place) -> Iterator[Variant]:
+def normalisations(sae: SAE, site: HookSite) -> Iterator[Variant]:
     """Yield the SAE with each other normalisation of the input."""
     for kind in get_args(Normalize):
         if kind != sae.normalize and not sae.transcoder:
@@ -63,7 +63,7 @@ def normalisations(sae: SAE, site: Place) -> Iterator[Variant]:
             )
 
 
-def trainer_scales(sae: SAE, site: Place, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
+def trainer_scales(sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
     """Yield the SAE with its input scaled as trainers of SAEs do, and not scaled at all.
 
     Args:
@@ -86,7 +86,7 @@ def trainer_scales(sae: SAE, site: Place, x: Float[Tensor, "tokens d_in"]) -> It
             yield with_scale(sae, site, change, scale)
 
 
-def with_scale(sae: SAE, site: Place, change: str, scale: float) -> Variant:
+def with_scale(sae: SAE, site: HookSite, change: str, scale: float) -> Variant:
     """Return the SAE with its input multiplied, and its reconstruction divided, by ``scale``."""
     factor = f"{scale:.4g}"
     return Variant(
@@ -99,7 +99,7 @@ def with_scale(sae: SAE, site: Place, change: str, scale: float) -> Variant:
     )
 
 
-def centred_weights(sae: SAE, site: Place) -> Iterator[Variant]:
+def centred_weights(sae: SAE, site: HookSite) -> Iterator[Variant]:
     """Yield the SAE on the activations that HookedTransformer's centred weights would give."""
     if not sae.transcoder:
         yield Variant(
@@ -113,7 +113,7 @@ def centred_weights(sae: SAE, site: Place) -> Iterator[Variant]:
         )
 
 
-def at_site(sae: SAE, site: Place) -> Variant:
+def at_site(sae: SAE, site: HookSite) -> Variant:
     """Return the SAE, unchanged, at other hook points."""
     hook, value = site.read, site.read
     if site.read != site.replaced:
@@ -128,7 +128,7 @@ def at_site(sae: SAE, site: Place) -> Variant:
     )
 
 
-def with_matched_decoder(matched: SAE, site: Place) -> Variant:
+def with_matched_decoder(matched: SAE, site: HookSite) -> Variant:
     """Return the variant whose decoder rows are in the order of the encoder's columns.
 
     Args:
@@ -145,7 +145,7 @@ def with_matched_decoder(matched: SAE, site: Place) -> Variant:
     )
 
 
-def with_scaled_decoder(sae: SAE, site: Place, factor: float) -> Variant:
+def with_scaled_decoder(sae: SAE, site: HookSite, factor: float) -> Variant:
     """Return the SAE with its decoder, but not b_dec, multiplied by ``factor``.
 
     It has no remedy of its own: `core.diagnosis` words one from the factor.

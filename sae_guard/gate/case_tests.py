@@ -33,7 +33,7 @@ from sae_guard.core.report import (
     contract_test,
     merged,
 )
-from sae_guard.core.targets import Target
+from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Status, Verdict, judge
 from sae_guard.core.worst_tokens import worst
@@ -90,7 +90,7 @@ class TestRun:
     obstacle: Obstacle | None = None
 
 
-def tests_of(case: Case) -> Iterator[CaseTest]:
+def list_tests(case: Case) -> Iterator[CaseTest]:
     """List the tests of a case, in the order of reports."""
     for contract in get_args(Contract) if case.checkpoint else ():
         yield CaseTest(case, contract_test(contract), case.spec.line, contract=contract)
@@ -113,7 +113,7 @@ def run(test: CaseTest, session: GateSession) -> TestRun:
 
 def report(case: Case, session: GateSession) -> CaseReport:
     """Run all tests of a case."""
-    return merged([run(test, session).report for test in tests_of(case)])
+    return merged([run(test, session).report for test in list_tests(case)])
 
 
 def measured(measurement: Measurement) -> dict[str, Any]:
@@ -126,12 +126,13 @@ def measured(measurement: Measurement) -> dict[str, Any]:
 
 def metric_values(measurement: Measurement) -> tuple[MetricValue, ...]:
     """Give the value of every metric on the whole token set, or why it has none."""
-    return tuple(_value(measurement, Target(name)) for name in METRICS)
+    return tuple(metric_value(measurement, Target(name)) for name in METRICS)
 
 
-def _value(measurement: Measurement, target: Target) -> MetricValue:
+def metric_value(measurement: Measurement, target: Target) -> MetricValue:
+    """Give the value of a target on the whole token set, or why it has none."""
     try:
-        value = measurement.estimate(target.metric)
+        value = estimate(measurement, target)
     except UndefinedMetricError as error:
         return MetricValue(target, undefined=str(error))
     if not math.isfinite(value.value):

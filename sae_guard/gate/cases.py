@@ -1,5 +1,7 @@
-"""What is measured once and judged per threshold: a checkpoint at a spec, or a control. No torch
-here."""
+"""`Case`: a checkpoint at a spec, or a control. It is measured once and judged per threshold.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -30,63 +32,65 @@ CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
         Threshold("explained_variance", max=1e-5, min=-1e-5, file="controls"),
     ),
 }
-"""SAEs whose numbers are known beforehand, and the thresholds that hold them."""
+"""Name of a control, an SAE whose numbers are known beforehand → the thresholds that hold it."""
 
 PERMUTED, RANDOM = BASELINES = ("permuted decoder", "random directions")
-"""SAEs made of a checkpoint, whose numbers are shown beside its own."""
+"""Null models: SAEs made of a checkpoint, whose numbers are shown beside its own."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint (or control) at one spec: what is measured once and judged per threshold."""
+    """One checkpoint, or one control, at one spec."""
 
     spec: Spec
     label: str
     checkpoint: Checkpoint | None
-    """None for a control that is made of none."""
+    """The checkpoint; None for a control, which is made of none."""
     thresholds: tuple[Threshold, ...]
     sae: SaeOptions = NOTHING_SAID
-    """What the spec, the command line and a registry say of the SAE."""
+    """Options for loading the SAE, from the spec, the user and the registry."""
     control: str = ""
-    """Which of `CONTROLS` or `BASELINES` it is; empty for the checkpoint itself."""
+    """Name of the control or null model; empty for the checkpoint itself."""
     pareto: Pareto | None = None
-    """That no record may dominate it."""
+    """Threshold that no record may dominate the checkpoint."""
     compared: bool = False
-    """Whether controls are asked for beside the checkpoint."""
+    """True where controls are measured beside the checkpoint."""
 
     @property
     def ref(self) -> CaseRef:
-        """Its name in reports."""
+        """Name of the case in node ids, reports and records."""
         return CaseRef(self.spec.spec_file, self.spec.name, self.label)
 
     @property
     def hook_out(self) -> str | None:
-        """What a transcoder replaces; a control that is made of no checkpoint reads it."""
+        """Hook point that a transcoder replaces; None for an SAE, and for a control."""
         return self.spec.hook_out if self.checkpoint else None
 
     @property
     def hook(self) -> str:
-        """What is read."""
+        """Hook point that the SAE reads. A control stands where the reconstruction goes."""
         return self.spec.hook if self.checkpoint else self.spec.hook_out or self.spec.hook
 
     @property
     def random_error(self) -> bool:
-        """Whether the error of the SAE is compared with a random one: also for what the spec asks
-        of the next version, which is compared with the record of this one."""
+        """True where KL with a random error is measured too, for metrics that are made of it.
+
+        Also where only a later version needs it: that is compared with the record of this one.
+        """
         own = self.checkpoint is not None and not self.control
         pareto = self.pareto or (self.spec.pareto if own else None)
         thresholds = (*self.thresholds, *(self.spec.thresholds if own else ()))
         names = [threshold.target.metric for threshold in thresholds]
         names += [pareto.x, pareto.y] if pareto else []
-        asked = any(metric(name).columns & ON_REQUEST.keys() for name in names)
-        return asked or (self.compared and not self.control)
+        bounded = any(metric(name).columns & ON_REQUEST.keys() for name in names)
+        return bounded or (self.compared and not self.control)
 
     @property
     def baselines(self) -> tuple[Case, ...]:
-        """What is measured beside the checkpoint."""
+        """Null models to measure beside the checkpoint."""
         if not self.compared:
             return ()
-        # Of a transcoder, no direction that is read belongs to one that is written.
+        # A transcoder writes another space than it reads: directions of the one say nothing there.
         names = BASELINES if self.hook_out is None else (PERMUTED,)
         return tuple(
             replace(self, label=f"{self.label}, {name}", control=name, thresholds=(), pareto=None)
@@ -95,12 +99,12 @@ class Case:
 
     @property
     def itself(self) -> Case:
-        """Of a baseline, the case of the checkpoint that it is made of."""
+        """Case of the checkpoint that a null model is made of."""
         return replace(self, control="")
 
     @property
     def key(self) -> str:
-        """Equal for cases that share one measurement, whatever their thresholds."""
+        """Hash that is equal for cases that share one measurement, whatever their thresholds."""
         spec = self.spec
         parts = {
             "model": spec.model.model_dump(mode="json"),

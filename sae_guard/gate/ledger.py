@@ -18,7 +18,7 @@ from sae_guard.core.report import (
     RunVerdict,
     merged,
 )
-from sae_guard.gate.case_tests import tests_of
+from sae_guard.gate.case_tests import list_tests
 from sae_guard.gate.cases import Case
 from sae_guard.gate.planning import Plan
 
@@ -60,7 +60,7 @@ class LedgerResult:
         """Say which test of a case has no verdict, and why; empty where all have one."""
         open_tests = {each.test: each.reason for each in self.not_judged if each.case == case.ref}
         errors = self.report(case).errors
-        for test in tests_of(case):
+        for test in list_tests(case):
             if test.name in errors:
                 return f"{test.node_id} ended in an error: {errors[test.name]}"
             if test.name in open_tests:
@@ -73,7 +73,7 @@ class Ledger:
 
     def __init__(self, plan: Plan) -> None:
         self._cases = plan.cases
-        self._tests = {test.node_id: test for case in plan.cases for test in tests_of(case)}
+        self._tests = {test.node_id: test for case in plan.cases for test in list_tests(case)}
         self._expected: set[str] = set()
         self._reports: dict[str, CaseReport] = {}
         self._problems: dict[str, str] = {}
@@ -88,11 +88,13 @@ class Ledger:
 
     def expects_case(self, case: Case) -> bool:
         """Say whether any test of a case has to be reported."""
-        return any(test.node_id in self._expected for test in tests_of(case))
+        return any(test.node_id in self._expected for test in list_tests(case))
 
     def add(self, node_id: str, report: CaseReport) -> None:
         """Take the report of a test. One that differs from an earlier one is an error."""
-        name = self._known(node_id) or node_id
+        name = self._known(node_id)
+        if name is None:
+            return
         try:
             self._reports[name] = merged([self._reports.get(name, report), report])
         except DisagreementError as error:
@@ -100,8 +102,8 @@ class Ledger:
 
     def fail(self, node_id: str) -> None:
         """Note that a test failed without a report."""
-        name = self._known(node_id) or node_id
-        if name not in self._reports:
+        name = self._known(node_id)
+        if name is not None and name not in self._reports:
             self._problems[name] = "failed without a verdict"
 
     def result(self) -> LedgerResult:

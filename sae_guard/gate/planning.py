@@ -1,4 +1,4 @@
-"""Which spec gates which checkpoint, by what checkpoints say of their training."""
+"""`plan`: which spec gates which checkpoint, by what checkpoints say of their training."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sae_guard.specs import Spec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint to gate, what it is called in node ids, and what it says of itself."""
+    """A checkpoint that may be gated, with its label and its declaration."""
 
     checkpoint: Checkpoint
     label: str
     declared: Declaration
     options: SaeOptions = NOTHING_SAID
-    """What the command line says of it."""
+    """The user's options for loading it."""
     unreadable: str = ""
-    """Why it could not be asked where it belongs."""
+    """Reason why its declaration could not be read; empty where it could."""
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A pair, or a spec without any checkpoint, that is not measured, and why."""
+    """A spec that does not gate a checkpoint, or any checkpoint at all, and the reason."""
 
     spec: Spec
     label: str | None
@@ -40,14 +40,14 @@ class Idle:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run gates and what it does not."""
+    """The cases of a run, and the specs and checkpoints that do not belong together."""
 
     cases: tuple[Case, ...]
-    """Spec after spec, each with its checkpoints and then its controls."""
+    """In the order of the specs; of each spec the checkpoints, then the controls."""
     idle: tuple[Idle, ...]
 
     def of(self, spec: Spec) -> tuple[Case, ...]:
-        """The cases of one spec document."""
+        """Return the cases of one spec document."""
         return tuple(case for case in self.cases if case.spec is spec)
 
 
@@ -57,18 +57,19 @@ def candidates(
     options: SaeOptions = NOTHING_SAID,
     hook: str | None = None,
 ) -> list[Candidate]:
-    """The checkpoints, each once, with what they say of themselves.
+    """Read the declarations of checkpoints, and give each a label.
 
     Args:
-        checkpoints: Any.
-        options: What the command line says of them.
-        hook: ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, of those that do not say it.
+        checkpoints: May hold one several times; it becomes one candidate.
+        options: The user's options for loading them.
+        hook: The user's ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, for checkpoints that declare
+            none.
 
     Raises:
-        SetupError: One says another hook point.
+        SetupError: A checkpoint declares another hook point than ``hook``.
     """
-    names = labels_of(list(dict.fromkeys(checkpoints)))
-    return [_candidate(checkpoint, label, options, hook) for checkpoint, label in names.items()]
+    labels = labels_of(list(dict.fromkeys(checkpoints)))
+    return [_candidate(checkpoint, label, options, hook) for checkpoint, label in labels.items()]
 
 
 def _candidate(
@@ -77,10 +78,10 @@ def _candidate(
     unreadable = ""
     try:
         declared = declare(checkpoint.path, checkpoint.name)
-    except LoadError as error:  # to load it will say so, if a spec can be chosen
+    except LoadError as error:  # loading raises it again, where the plan needs no declaration
         declared, unreadable = Declaration(), str(error)
     if hook is not None:
-        declared = decided(declared, hook, str(checkpoint))
+        declared = with_hook(declared, hook, str(checkpoint))
     return Candidate(checkpoint, label, declared, options, unreadable)
 
 
@@ -91,28 +92,28 @@ def plan(
     controls: bool = False,
     changes: bool = True,
 ) -> Plan:
-    """Which spec gates which checkpoint.
+    """Decide which spec gates which checkpoint.
 
-    A checkpoint that names its hook point and model is gated by the specs of the same ones; one
-    that names neither, by all specs if they agree on both.
+    A checkpoint that declares its hook point and model is gated by the specs with the same ones. A
+    checkpoint that declares neither is gated by all specs, if these agree on both.
 
     Args:
         specs: Documents of spec files.
         candidates: Checkpoints.
-        controls: Whether controls are measured beside them.
-        changes: Whether there is an earlier version, so that thresholds on changes are in force.
+        controls: True to measure controls beside them.
+        changes: True where an earlier version exists, so that thresholds on changes are in force.
 
     Raises:
-        SetupError: A checkpoint names no hook point and specs of several could gate it, or no
-            spec gates it, or one without a threshold in force does.
+        SetupError: No spec gates a checkpoint; specs at several hook points could gate one that
+            declares none; or a spec that gates one has no threshold in force.
     """
     cases: dict[int, list[Case]] = {id(spec): [] for spec in specs}
     idle: list[Idle] = []
     for candidate in candidates:
         reasons = {id(spec): mismatch(spec, candidate.declared) for spec in specs}
-        chosen = [spec for spec in specs if reasons[id(spec)] is None]
-        _check_chosen(candidate, chosen, specs, reasons)
-        for spec in chosen:
+        gating = [spec for spec in specs if reasons[id(spec)] is None]
+        _check_gating(candidate, gating, specs, reasons)
+        for spec in gating:
             cases[id(spec)].append(_case(spec, candidate, controls=controls, changes=changes))
         idle.extend(
             Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
@@ -127,16 +128,16 @@ def plan(
     return Plan(tuple(case for of_spec in cases.values() for case in of_spec), tuple(idle))
 
 
-def check_named(
-    named: Sequence[Path], specs: Sequence[Spec], made: Plan, display: Callable[[Path], str]
+def check_files(
+    files: Sequence[Path], specs: Sequence[Spec], plan: Plan, display: Callable[[Path], str]
 ) -> None:
-    """Raise `SetupError`, which says why, where a spec file that was named gates nothing."""
-    for path in named:
+    """Raise `SetupError` with the reasons where one of these spec files gates nothing."""
+    for path in files:
         documents = [spec for spec in specs if spec.file == path]
-        if documents and not any(made.of(spec) for spec in documents):
-            why = [idle for idle in made.idle if idle.spec.file == path]
-            told = _listed(f"{idle.label or 'no checkpoint'}: {idle.reason}" for idle in why)
-            raise SetupError(f"{display(path)} gates nothing:{told}")
+        if documents and not any(plan.of(spec) for spec in documents):
+            idle = [each for each in plan.idle if each.spec.file == path]
+            reasons = _listed(f"{each.label or 'no checkpoint'}: {each.reason}" for each in idle)
+            raise SetupError(f"{display(path)} gates nothing:{reasons}")
 
 
 def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) -> Case:
@@ -162,7 +163,7 @@ def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) ->
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:
-    """Why the spec does not gate a checkpoint that declares this of itself; None if it does."""
+    """Give the reason why the spec does not gate a checkpoint with this declaration, if any."""
     if declared.hook is not None and declared.hook != spec.hook:
         return f"its hook point is {declared.hook}, the spec's is {spec.hook}"
     if declared.hook_out is not None and declared.hook_out != spec.hook_out:
@@ -178,41 +179,42 @@ def mismatch(spec: Spec, declared: Declaration) -> str | None:
     return None
 
 
-def decided(declared: Declaration, hook: str, checkpoint: str) -> Declaration:
-    """The declaration, with what ``HOOK`` or ``HOOK:HOOK_OUT`` of the command line says.
+def with_hook(declared: Declaration, hook: str, checkpoint: str) -> Declaration:
+    """Complete a declaration by the user's ``HOOK`` or ``HOOK:HOOK_OUT``.
 
     Raises:
-        SetupError: The checkpoint says otherwise.
+        SetupError: The checkpoint declares another one.
     """
-    read, _, replaced = hook.partition(":")
-    for said, asked in ((declared.hook, read), (declared.hook_out, replaced or None)):
-        if said is not None and said != asked:
+    hook_in, _, hook_out = hook.partition(":")
+    for own, users in ((declared.hook, hook_in), (declared.hook_out, hook_out or None)):
+        if own is not None and own != users:
             raise SetupError(
-                f"{checkpoint} says hook point {said}, you say {hook}", options=("hook",)
+                f"{checkpoint} declares hook point {own}, and the one given is {hook}",
+                options=("hook",),
             )
-    return replace(declared, hook=read, hook_out=replaced or None)
+    return replace(declared, hook=hook_in, hook_out=hook_out or None)
 
 
 def _plain(model_name: str) -> str:
-    """``google/gemma-2-2b`` and ``gemma-2-2b`` are one model."""
+    """Drop the organisation: ``google/gemma-2-2b`` and ``gemma-2-2b`` are one model."""
     return PurePath(model_name).name.lower()
 
 
-def _check_chosen(
+def _check_gating(
     candidate: Candidate,
-    chosen: Sequence[Spec],
+    gating: Sequence[Spec],
     specs: Sequence[Spec],
     reasons: Mapping[int, str | None],
 ) -> None:
-    if not chosen:
+    if not gating:
         why = _listed(f"{_named(spec)}: {reasons[id(spec)]}" for spec in specs)
         raise SetupError(f"no spec gates {candidate.checkpoint}:{why}")
-    places = {(spec.model.name, spec.hook, spec.hook_out) for spec in chosen}
+    places = {(spec.model.name, spec.hook, spec.hook_out) for spec in gating}
     if candidate.declared.hook is None and len(places) > 1:
         raise SetupError(
             f"{candidate.checkpoint} does not say which model and hook point it belongs to, and "
             f"several specs could gate it; name the spec, or the hook point:"
-            f"{_listed(map(_named, chosen))}"
+            f"{_listed(map(_named, gating))}"
             + (f"\n({candidate.unreadable})" if candidate.unreadable else ""),
             options=("spec", "hook"),
         )
@@ -226,40 +228,41 @@ def _listed(lines: Iterable[Any]) -> str:
     return "".join(f"\n  {line}" for line in lines) or "\n  there is no spec"
 
 
-def check_metadata(spec: Spec, said: Mapping[str, Any], checkpoint: str) -> None:
-    """Raise `LoadError` where what a loaded checkpoint says of its training contradicts the spec.
+def check_metadata(spec: Spec, metadata: Mapping[str, Any], checkpoint: str) -> None:
+    """Raise `LoadError` where the metadata of a loaded checkpoint contradict the spec.
 
     Args:
-        spec: What it is measured by.
-        said: The checkpoint's own words, under the names of `SaeSource.declared`.
-        checkpoint: What to call it.
+        spec: The spec that the checkpoint is measured by.
+        metadata: Facts about its training, under the names of `SaeSource.declared`.
+        checkpoint: The name of the checkpoint in messages.
     """
     for key in ("model_name", "hook_name", "hook_name_out"):
-        if not isinstance(said.get(key), str | None):
-            raise LoadError(f"{checkpoint}: {key} is {said[key]!r}, expected text", "metadata")
-    # Silence on what it replaces is no contradiction: its weights say whether it is a transcoder.
-    replaced = said.get("hook_name_out") or spec.hook_out
-    place = Declaration(said.get("model_name"), said.get("hook_name"), replaced)
-    for wrong in (mismatch(spec, place), *_other_policies(spec, said)):
-        if wrong is not None:
-            raise LoadError(f"{checkpoint}: {wrong}", "metadata")
+        if not isinstance(metadata.get(key), str | None):
+            raise LoadError(f"{checkpoint}: {key} is {metadata[key]!r}, expected text", "metadata")
+    # Many transcoders do not name the hook point they replace; that is no contradiction, and their
+    # weights tell that they are transcoders.
+    hook_out = metadata.get("hook_name_out") or spec.hook_out
+    declared = Declaration(metadata.get("model_name"), metadata.get("hook_name"), hook_out)
+    for contradiction in (mismatch(spec, declared), *_other_training(spec, metadata)):
+        if contradiction is not None:
+            raise LoadError(f"{checkpoint}: {contradiction}", "metadata")
 
 
-def _other_policies(spec: Spec, said: Mapping[str, Any]) -> Iterator[str]:
-    """Where the SAE was trained on other tokens, or in another space, than it is measured in."""
-    bos = said.get("prepend_bos")
+def _other_training(spec: Spec, metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Say where the SAE was trained on other tokens, or in another space, than it is measured."""
+    bos = metadata.get("prepend_bos")
     if bos is not None and bos != spec.data.prepend_bos:
         yield (
             f"it was trained with prepend_bos {str(bos).lower()}, the spec has `data: "
             f"{{prepend_bos: {str(spec.data.prepend_bos).lower()}}}`"
         )
-    excluded = said.get("exclude_special_tokens")
+    excluded = metadata.get("exclude_special_tokens")
     if excluded and spec.data.special_tokens == "include":
         yield (
             f"it was trained with exclude_special_tokens {excluded!r}, the spec has `data: "
             "{special_tokens: include}`"
         )
-    arguments = said.get("model_from_pretrained_kwargs")
+    arguments = metadata.get("model_from_pretrained_kwargs")
     centred = arguments.get("center_writing_weights") if isinstance(arguments, Mapping) else None
     processing = None if centred is None else "hooked" if centred else "raw"
     if processing not in (None, spec.model.processing):

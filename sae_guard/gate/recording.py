@@ -20,16 +20,16 @@ from sae_guard.core.report import (
     EXIT_CODES,
     CaseRef,
     CaseReport,
+    MetricValue,
     RecordResult,
     RunReport,
     verdict_of,
 )
-from sae_guard.core.report_json import to_json as run_to_json
-from sae_guard.core.targets import Target, estimate
+from sae_guard.core.report_json import report_to_json
 from sae_guard.core.verdicts import Status, Verdict
-from sae_guard.errors import SaeGuardError, SetupError, UndefinedMetricError
+from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.gate import project
-from sae_guard.gate.case_tests import measured, metric_values
+from sae_guard.gate.case_tests import measured, metric_value, metric_values
 from sae_guard.gate.cases import Case
 from sae_guard.gate.early import alpha_for
 from sae_guard.gate.session import GateSession, JudgedOrError
@@ -54,13 +54,18 @@ from sae_guard.specs import Spec
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What all records of a run have in common."""
+    """Facts that all records of a run share."""
 
     name: str
+    """Name of the version."""
     run: str
+    """Identifier that no other run has."""
     by: str
+    """User who runs it."""
     environment: dict[str, str]
+    """Versions of Python, the platform and the libraries."""
     git: GitRow | None
+    """Commit of the project, if it has one."""
 
     @classmethod
     def collect(cls, name: str, folder: Path) -> RunInfo:
@@ -75,15 +80,14 @@ class RunInfo:
         )
 
 
-class Tested(NamedTuple):
-    """What came of the tests of a case."""
+class CaseResult(NamedTuple):
+    """The results of the tests of a case that were run; others may have been left out."""
 
     report: CaseReport
-    """Of those that were run; others may have been left out."""
     judged: JudgedOrError | None
-    """None where it was not measured."""
+    """The measurement; None where there was none."""
     problem: str = ""
-    """Why it cannot be recorded, if a test gave no verdict."""
+    """Reason not to record the case, where a test gave no verdict."""
 
 
 class Recorder:
@@ -109,31 +113,30 @@ class Recorder:
                     options=("record", "audit"),
                 )
 
-    def record_all(self, tested: Mapping[CaseRef, Tested]) -> tuple[RecordResult, ...]:
+    def record_all(self, results: Mapping[CaseRef, CaseResult]) -> tuple[RecordResult, ...]:
         """Record the checkpoints that were tested; that there is none is refused too."""
-        results = [
-            self._record(case, tested[case.ref])
+        records = [
+            self._record(case, results[case.ref])
             for case in self._session.cases
-            if case.checkpoint is not None and case.ref in tested
+            if case.checkpoint is not None and case.ref in results
         ]
-        return tuple(results) or (RecordResult(None, refused="no checkpoint was gated"),)
+        return tuple(records) or (RecordResult(None, refused="no checkpoint was gated"),)
 
-    def _record(self, case: Case, tested: Tested) -> RecordResult:
+    def _record(self, case: Case, result: CaseResult) -> RecordResult:
         try:
-            record, files = self._built(case, tested)
+            record, files = self._built(case, result)
             path = self._session.history.add(record, files).path
         except SaeGuardError as error:
             return RecordResult(case.ref, refused=str(error))
-        return RecordResult(
-            case.ref,
-            project.display(Path(path), self._session.options.root) if "://" not in path else path,
-        )
+        if "://" not in path:
+            path = project.display(Path(path), self._session.options.root)
+        return RecordResult(case.ref, path)
 
-    def _built(self, case: Case, tested: Tested) -> tuple[Record, dict[str, bytes]]:
+    def _built(self, case: Case, result: CaseResult) -> tuple[Record, dict[str, bytes]]:
         """Build the record, for which all thresholds are judged anew."""
-        judged, report = tested.judged, tested.report
-        if tested.problem:
-            raise NotRecordedError(tested.problem)
+        judged, report = result.judged, result.report
+        if result.problem:
+            raise NotRecordedError(result.problem)
         if judged is None:
             raise NotRecordedError("it was not measured: no threshold was tested")
         if isinstance(judged, SaeGuardError):
@@ -143,13 +146,13 @@ class Recorder:
         # As its test reported it, for there may be new records since; anew where none was run.
         pareto = report.pareto.comparison if report.pareto else None
         pareto = pareto or self._session.pareto(case, judged.measurement)
-        whole = replace(
+        report = replace(
             report,
             **measured(judged.measurement),
             verdicts=tuple(verdicts),
             metrics=metric_values(judged.measurement),
         )
-        return build(case, judged.measurement, whole, self._run_info, pareto=pareto)
+        return build(case, judged.measurement, report, self._run_info, pareto=pareto)
 
 
 def build(
@@ -164,10 +167,10 @@ def build(
 
     Args:
         case: A checkpoint at a spec.
-        measurement: Of it, whole.
-        report: Of it, with the verdicts of all thresholds of the spec.
-        run_info: Of the run.
-        pareto: The verdict beside earlier records, of a spec that asks for it.
+        measurement: The measurement of the whole token set.
+        report: The report of the case, with all its metrics and the verdicts of all thresholds.
+        run_info: Facts about the run.
+        pareto: The verdict beside earlier records, where the spec asks for one.
 
     Raises:
         NotRecordedError: Sequences are missing, or a verdict was not reached.
@@ -178,16 +181,16 @@ def build(
         raise NotRecordedError("no verdict on pareto")
     if case.checkpoint is None or case.control:
         raise NotRecordedError("it is a control, not a checkpoint")
-    files = {**to_parquet(measurement), REPORT: run_to_json(_of_one_case(report))}
-    told = [(each.status, each.threshold.on_undecided) for each in verdicts]
-    told += [(_status(pareto), "fail")] if pareto else []
+    files = {**to_parquet(measurement), REPORT: report_to_json(_run_of(report))}
+    statuses = [(verdict.status, verdict.threshold.on_undecided) for verdict in verdicts]
+    statuses += [(_status(pareto), "fail")] if pareto else []
     record = Record(
         schema_version=SCHEMA_VERSION,
         name=run_info.name,
         created=datetime.now(UTC),
         run=run_info.run,
         by=run_info.by,
-        verdict=worst(told),
+        verdict=worst(statuses),
         spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
             label=case.label,
@@ -198,13 +201,13 @@ def build(
         hook_out=measurement.provenance.hook_out,
         n_sequences=measurement.n_sequences,
         n_tokens=measurement.n_tokens,
-        metrics={name: _row(measurement, Target(name)) for name in METRICS},
+        metrics={str(value.target): _metric_row(value) for value in report.metrics},
         views={
-            str(target): _row(measurement, target)
+            str(target): _metric_row(metric_value(measurement, target))
             for target in (threshold.target.itself for threshold in case.spec.thresholds)
             if not target.whole
         },
-        thresholds=tuple(map(_threshold, verdicts)),
+        thresholds=tuple(map(_threshold_row, verdicts)),
         pareto=_pareto(pareto) if pareto else None,
         provenance=plain(measurement.provenance),
         environment=run_info.environment,
@@ -222,22 +225,23 @@ def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
             "and estimates are no metrics: run without early verdicts and limits, or audit them",
             options=("fast", "audit"),
         )
-    broken = [verdict for verdict in verdicts if verdict.status == "error"]
-    if broken:
-        named = ", ".join(str(verdict.threshold.target) for verdict in broken)
-        raise NotRecordedError(f"no verdict on {named}: {broken[0].message}")
+    errors = [verdict for verdict in verdicts if verdict.status == "error"]
+    if errors:
+        targets = ", ".join(str(verdict.target) for verdict in errors)
+        raise NotRecordedError(f"no verdict on {targets}: {errors[0].message}")
     if not verdicts:
         raise NotRecordedError("nothing was judged")
 
 
-def _of_one_case(report: CaseReport) -> RunReport:
+def _run_of(report: CaseReport) -> RunReport:
+    """Make the report of a run that has one case only, as records keep it."""
     verdict = verdict_of([report])
     version = importlib.metadata.version("sae-guard")
     return RunReport(version, verdict, EXIT_CODES[verdict], (report,))
 
 
 def spec_sha256(spec: Spec) -> str:
-    """Of what a spec says, not of how or where it is written."""
+    """Hash what a spec means, whatever its comments, layout and place."""
     parts = {
         "model": spec.model.model_dump(mode="json"),
         "hook": [spec.hook, spec.hook_out],
@@ -254,21 +258,14 @@ def spec_sha256(spec: Spec) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _row(measurement: Measurement, target: Target) -> MetricRow:
-    about = METRICS[target.metric]
-    told: dict[str, Any] = {"unit": about.unit, "formula_version": about.version}
-    try:
-        found = estimate(measurement, target)
-    except UndefinedMetricError as error:
-        return MetricRow(undefined=str(error), **told)
-    if not math.isfinite(found.value):
-        return MetricRow(undefined=f"it is {found.value}", **told)
+def _metric_row(value: MetricValue) -> MetricRow:
+    metric, estimate = METRICS[value.target.metric], value.estimate
+    about: dict[str, Any] = {"unit": metric.unit, "formula_version": metric.version}
+    if estimate is None:
+        return MetricRow(undefined=value.undefined, **about)
+    low, high = _finite(estimate.low), _finite(estimate.high)
     return MetricRow(
-        value=found.value,
-        low=_said(found.low),
-        high=_said(found.high),
-        confidence=found.confidence,
-        **told,
+        value=estimate.value, low=low, high=high, confidence=estimate.confidence, **about
     )
 
 
@@ -287,13 +284,13 @@ def _pareto(verdict: ParetoVerdict) -> ParetoRow:
     )
 
 
-def _said(value: float | None) -> float | None:
-    """None for what JSON cannot say."""
+def _finite(value: float | None) -> float | None:
+    """Give the number; None for one that JSON has no word for."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _threshold(verdict: Verdict) -> ThresholdRow:
-    threshold, found, moved = verdict.threshold, verdict.estimate, verdict.change
+def _threshold_row(verdict: Verdict) -> ThresholdRow:
+    threshold, estimate, change = verdict.threshold, verdict.estimate, verdict.change
     return ThresholdRow(
         metric=str(threshold.target),
         max=threshold.max,
@@ -304,16 +301,16 @@ def _threshold(verdict: Verdict) -> ThresholdRow:
         on_undecided=threshold.on_undecided,
         where=threshold.where,
         verdict=verdict.status,
-        value=_said(found.value) if found else None,
-        low=_said(found.low) if found else None,
-        high=_said(found.high) if found else None,
-        headroom=_said(threshold.headroom(found.value)) if found else None,
+        value=_finite(verdict.value),
+        low=_finite(estimate.low) if estimate else None,
+        high=_finite(estimate.high) if estimate else None,
+        headroom=_finite(verdict.headroom),
         marginal=verdict.marginal or None,
         message=verdict.message or None,
         audit=verdict.audit or None,
         change=threshold.change or None,
-        baseline=moved.baseline if moved else None,
-        before=_said(moved.before) if moved else None,
-        p_value=moved.p_value if moved else None,
-        note="; ".join(moved.noted) or None if moved else None,
+        baseline=change.baseline if change else None,
+        before=_finite(change.before) if change else None,
+        p_value=change.p_value if change else None,
+        note="; ".join(change.noted) or None if change else None,
     )

@@ -80,7 +80,7 @@ class RunPlan:
                 ambiguously; or a spec that was named gates nothing.
             InfrastructureError: A checkpoint has to be downloaded and cannot be.
         """
-        from sae_guard.gate.planning import Plan, check_named, plan
+        from sae_guard.gate.planning import Plan, check_files, plan
 
         self._check_any()
         specs, malformed = self._read_specs()
@@ -94,7 +94,8 @@ class RunPlan:
                 return Plan((), ())
             raise
         named = {*self._named_files, *(self.spec_files if self.options.specs else ())}
-        check_named([path for path in self.spec_files if path in named], specs, made, self.display)
+        files = [path for path in self.spec_files if path in named]
+        check_files(files, specs, made, self.display)
         return made
 
     def _check_any(self) -> None:

@@ -20,7 +20,7 @@ from sae_guard.core.report import (
 from sae_guard.gate.case_tests import report
 from sae_guard.gate.options import GateOptions
 from sae_guard.gate.planning import Plan
-from sae_guard.gate.recording import Recorder, Tested
+from sae_guard.gate.recording import CaseResult, Recorder
 from sae_guard.gate.run_plan import RunPlan
 from sae_guard.gate.session import GateSession
 from sae_guard.gate.tracking import Tracking, track
@@ -49,9 +49,9 @@ def run_gate(options: GateOptions) -> RunReport:
 
 def _tested(
     plan: Plan, reports: Sequence[CaseReport], session: GateSession
-) -> dict[CaseRef, Tested]:
+) -> dict[CaseRef, CaseResult]:
     return {
-        case.ref: Tested(
+        case.ref: CaseResult(
             report, session.judged_before(case), next(iter(report.errors.values()), "")
         )
         for case, report in zip(plan.cases, reports, strict=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sae_guard.core.pareto import ParetoVerdict
     from sae_guard.core.thresholds import Threshold
     from sae_guard.corpus import Corpus
-    from sae_guard.engine import Seen
+    from sae_guard.engine import ActivationStats
     from sae_guard.model import LanguageModel
     from sae_guard.sae import SAE
     from sae_guard.specs import Spec
@@ -129,7 +129,7 @@ class GateSession:
             raise found
         return found
 
-    def activation_stats(self, case: Case) -> Seen:
+    def activation_stats(self, case: Case) -> ActivationStats:
         """What the clean model shows where the case reads; raises like `corpus`."""
         return self._activation_stats(case.spec, case.hook)
 
@@ -146,12 +146,12 @@ class GateSession:
             check(contract, sae, case.sae)
 
     def _check_metadata(self, case: Case, sae: SAE) -> None:
-        from sae_guard.engine import Place
+        from sae_guard.engine import HookSite
         from sae_guard.gate.planning import check_metadata
 
         if case.checkpoint is not None:
             check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
-        Place.of(sae, case.hook, case.hook_out)
+        HookSite.of(sae, case.hook, case.hook_out)
 
     def _check_widths(self, case: Case, sae: SAE) -> None:
         model = self.model(case.spec)
@@ -224,7 +224,7 @@ class GateSession:
     def _diagnose(self, case: Case, measurement: Measurement) -> Diagnosis:
         import torch
 
-        from sae_guard.engine import Place
+        from sae_guard.engine import HookSite
         from sae_guard.examination import examine
 
         sae, thorough = self.sae(case), self.options.diagnose
@@ -234,7 +234,7 @@ class GateSession:
                 self.model(case.spec),
                 sae,
                 self.corpus(case.spec),
-                Place.of(sae, case.hook, case.hook_out),
+                HookSite.of(sae, case.hook, case.hook_out),
                 thorough=thorough,
             )
         # It was measured: what keeps it from being examined keeps no verdict from being reached.
@@ -246,7 +246,7 @@ class GateSession:
         return diagnosis
 
     def _measure(self, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
-        from sae_guard.engine import Patch, measure, measure_until
+        from sae_guard.engine import Intervention, measure, measure_until
 
         spec = case.spec
         try:
@@ -266,7 +266,7 @@ class GateSession:
             model, corpus = self.model(spec), self.corpus(spec)
             if watch is None:
                 return measure(model, sae, corpus, hooks[0], hook_out=hooks[1], **asked)
-            patch = Patch(sae, *hooks)
+            patch = Intervention(sae, *hooks)
             return measure_until(model, patch, corpus, watch, **watch.needs, **asked)
         except SaeGuardError as error:
             return error
@@ -309,10 +309,10 @@ class GateSession:
         except LoadError as error:  # kept: each test of the case asks anew
             return error
 
-    def _read_activations(self, spec: Spec, hook: str) -> Seen:
-        from sae_guard.engine import look
+    def _read_activations(self, spec: Spec, hook: str) -> ActivationStats:
+        from sae_guard.engine import activation_stats
 
-        return look(
+        return activation_stats(
             self.model(spec),
             self.corpus(spec),
             hook,

@@ -25,7 +25,7 @@ from typing import Generic
 
 from sae_guard.core.measurement import Measurement, TokenKL
 from sae_guard.core.report import RunReport
-from sae_guard.core.report_json import from_json
+from sae_guard.core.report_json import report_from_json
 from sae_guard.files import expanded
 from sae_guard.history.folder import Folder
 from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
@@ -267,7 +267,7 @@ def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
 def _report(folder: Folder, recorded: Recorded) -> RunReport | None:
     if REPORT not in recorded.record.files:
         return None
-    return from_json(_read(folder, recorded, REPORT), file=f"{recorded.path}/{REPORT}")
+    return report_from_json(_read(folder, recorded, REPORT), file=f"{recorded.path}/{REPORT}")
 
 
 def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.errors import SpecError
+from sae_guard.errors import SaeGuardError
 from sae_guard.pytest_plugin.plan import RUN_PLAN, plan_of
 from sae_guard.pytest_plugin.session import session_of
 from sae_guard.pytest_plugin.spelling import spelled_options, with_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Diagnosis
-    from sae_guard.core.report import CaseRef, CaseReport
+    from sae_guard.core.report import CaseReport
     from sae_guard.core.verdicts import Verdict
     from sae_guard.core.worst_tokens import Worst
     from sae_guard.gate.case_tests import CaseTest, Obstacle, TestRun
     from sae_guard.specs import Spec
 
-_Firsts = dict["CaseRef", str]
+_Firsts = dict[str, str]
 _TOLD, _EXPLAINED, _SHOWN = (pytest.StashKey[_Firsts]() for _ in range(3))
 
 
@@ -40,7 +40,7 @@ class SpecFile(pytest.File):
             for spec in self.config.stash[RUN_PLAN].documents(self.path):
                 if plan.of(spec):
                     yield SpecDocument.from_parent(self, name=spec.name, spec=spec)
-        except (SpecError, pytest.UsageError) as error:
+        except (SaeGuardError, pytest.UsageError) as error:
             raise self.CollectError(str(error)) from None
 
 
@@ -53,10 +53,10 @@ class SpecDocument(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Give the tests of each checkpoint that the spec gates."""
-        from sae_guard.gate.case_tests import tests_of
+        from sae_guard.gate.case_tests import list_tests
 
         for case in plan_of(self.config).of(self.spec):
-            for test in tests_of(case):
+            for test in list_tests(case):
                 name = case.ref.test_name(test.name)
                 # The id as text: pytest 9 then parses the brackets as it does those in its cache,
                 # without which --lf does not know its own failures.
@@ -145,11 +145,8 @@ class GateItem(pytest.Item):
         return node_id if runs else None
 
     def _failure_text(self, verdict: Verdict) -> str:
-        from sae_guard.core.diagnosis import Diagnosis
         from sae_guard.render import failure
 
-        if verdict.status == "error":
-            return failure(verdict, Diagnosis())
         worst = self._worst(verdict)
         return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)
 
@@ -173,9 +170,9 @@ class GateItem(pytest.Item):
         return worst(measurement, tokens=3, sequences=2, slice=target.slice)
 
     def _first_of_case(self, firsts: pytest.StashKey[_Firsts]) -> str:
-        """Node id of the test that says what concerns all tests of the case."""
-        by_case = self.config.stash.setdefault(firsts, {})
-        return by_case.setdefault(self.test.case.ref, self.nodeid)
+        """Node id of the test that says what concerns all tests of what the case measures."""
+        by_key = self.config.stash.setdefault(firsts, {})
+        return by_key.setdefault(self.test.case.key, self.nodeid)
 
 
 def attach_report(item: pytest.Item, report: pytest.TestReport) -> None:

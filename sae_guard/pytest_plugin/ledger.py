@@ -49,12 +49,12 @@ class LedgerPlugin:
         if gate.gates:
             plan_of(self._config)
             if gate.baseline is not None:
-                with as_usage_errors():
+                with as_usage_errors("baseline"):
                     session_of(self._config).check_baseline()
         if gate.record is not None:
             from sae_guard.gate.recording import Recorder
 
-            with as_usage_errors():
+            with as_usage_errors("record"):
                 self._recorder = Recorder(session_of(self._config))
         if json is not None:
             try:
@@ -141,11 +141,12 @@ class LedgerPlugin:
     def _record(self, result: LedgerResult) -> tuple[RecordResult, ...]:
         if self._recorder is None:
             return ()
-        from sae_guard.gate.recording import Tested
+
+        from sae_guard.gate.recording import CaseResult
 
         return self._recorder.record_all(
             {
-                case.ref: Tested(result.report(case), self._judged(case), result.trouble(case))
+                case.ref: CaseResult(result.report(case), self._judged(case), result.trouble(case))
                 for case in self._plan().cases
                 if self._new_ledger().expects_case(case)
             }
@@ -181,9 +182,9 @@ class LedgerPlugin:
         )
 
     def _write_json(self, path: Path, report: RunReport) -> None:
-        from sae_guard.core.report_json import to_json
+        from sae_guard.core.report_json import report_to_json
 
         try:
-            write_whole(path, to_json(report))
+            write_whole(path, report_to_json(report))
         except OSError as error:
             pytest.exit(f"--sae-json {path} cannot be written: {error}", EXIT_ERROR)

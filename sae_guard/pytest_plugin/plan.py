@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import InfrastructureError, SaeGuardError
+from sae_guard.errors import InfrastructureError, Option, SaeGuardError
 from sae_guard.gate.run_plan import RunPlan
 from sae_guard.pytest_plugin.options import EXIT_ERROR
-from sae_guard.pytest_plugin.spelling import spelled
+from sae_guard.pytest_plugin.spelling import spelled, with_options
 
 if TYPE_CHECKING:
     from sae_guard.gate.planning import Plan
@@ -21,20 +21,26 @@ RUN_PLAN = pytest.StashKey[RunPlan]()
 
 
 @contextmanager
-def as_usage_errors() -> Iterator[None]:
-    """Turn what is wrong with the request into `pytest.UsageError`; a lost machine ends the run."""
+def as_usage_errors(*about: Option) -> Iterator[None]:
+    """Turn errors into `pytest.UsageError`.
+
+    Args:
+        about: The options that ask for what is done here, for errors that name none.
+    """
     try:
         yield
-    except InfrastructureError as error:
-        pytest.exit(f"sae_guard: {spelled(error)}", EXIT_ERROR)
     except SaeGuardError as error:
-        raise pytest.UsageError(f"sae_guard: {spelled(error)}") from None
+        message = with_options(str(error), error.options or about)
+        raise pytest.UsageError(f"sae_guard: {message}") from None
 
 
 def plan_of(config: pytest.Config) -> Plan:
-    """Give the plan of the run; raises `pytest.UsageError`."""
+    """Give the plan of the run; raises `pytest.UsageError`. A lost machine ends the run."""
     with as_usage_errors():
-        return config.stash[RUN_PLAN].plan
+        try:
+            return config.stash[RUN_PLAN].plan
+        except InfrastructureError as error:
+            pytest.exit(f"sae_guard: {spelled(error)}", EXIT_ERROR)
 
 
 def gates(config: pytest.Config, path: Path) -> bool:

@@ -55,7 +55,7 @@ def _values(report: CaseReport) -> Iterator[Verdict | MetricValue]:
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     words = verdict_words(verdict)
     if verdict.estimate is None:
-        words = f"{words}: {_without_name(str(verdict.target), verdict.message)}"
+        words = f"{words}: {_without_name(str(verdict.target), verdict.message, remedy=True)}"
     short = bounds(verdict.threshold, short=True)
     value, half = shown_value(verdict), half_interval(verdict)
     return (str(verdict.target), value, half, verdict.unit, short, words)
@@ -64,19 +64,25 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
 def _value_row(value: MetricValue) -> tuple[str, ...]:
     name, unit, estimate = str(value.target), METRICS[value.target.metric].unit, value.estimate
     if estimate is None:
-        # What to do about it interests whoever bounds the metric.
-        why = _without_name(name, value.undefined).partition(": ")[0].strip()
-        return (name, "-", "", unit, "", why)
+        return (name, "-", "", unit, "", _without_name(name, value.undefined, remedy=False))
     half = ""
     if estimate.low is not None and estimate.high is not None:
         half = f"{(estimate.high - estimate.low) / 2:.2g}"
     return (name, number(estimate.value), half, unit, "", "")
 
 
-def _without_name(name: str, message: str) -> str:
-    """Why there is no value, without the metric's name and formula."""
+def _without_name(name: str, message: str, *, remedy: bool) -> str:
+    """Why there is no value, without the metric's name and formula.
+
+    Args:
+        name: Of the target.
+        message: With both.
+        remedy: Whether to say what to do about it, which interests whoever bounds the metric.
+    """
     why = message.removeprefix(name).removeprefix(": ")
-    return (why.partition(": ")[2] if why.startswith(" = ") else why).strip()
+    if why.startswith(" = "):
+        return why.partition(": ")[2]
+    return (why if remedy else why.partition(": ")[0]).strip()
 
 
 def _exported(each: Verdict | MetricValue) -> dict[str, Any]:

@@ -7,7 +7,9 @@ written down.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -30,16 +32,21 @@ _GATHER_UP_TO = 1 / 32
 _BLOCK = 2**20
 
 
+Term = Callable[[Tensor], Tensor]
+"""Latents of any shape → a number for each, which is 0 for a latent that is 0."""
+
+
 class Coded(NamedTuple):
     """What an SAE makes of tokens, without their latents; all on the SAE's device."""
 
     reconstruction: Float[Tensor, "tokens d_out"]
     l0: Int[Tensor, " tokens"]
     """Latents that are not zero, int64."""
-    l1: Float[Tensor, " tokens"]
-    """Σ |latent|, summed in float64 (on MPS, which has none, in float32)."""
     firings: Int[Tensor, " d_sae"]
     """Scored tokens on which each latent is not zero, int64."""
+    sums: Mapping[str, Float[Tensor, " tokens"]]
+    """Of each term that was asked for, Σ term(latent), summed in float64 (on MPS, which has none,
+    in float32)."""
     pairs: Int[Tensor, "2 active"] | None = None
     """Each scored token with each of its active latents, where asked for; int64."""
 
@@ -49,7 +56,7 @@ class _Part(NamedTuple):
 
     decoded: Tensor
     l0: Tensor
-    l1: Tensor
+    sums: Mapping[str, Tensor]
     pairs: Tensor | None
 
 
@@ -59,23 +66,25 @@ def code(
     x: Float[Tensor, "tokens d_in"],
     *,
     scored: Bool[Tensor, " tokens"] | None = None,
+    terms: Mapping[str, Term] = MappingProxyType({}),
     elements: int = _ELEMENTS,
     gather_up_to: float = _GATHER_UP_TO,
     pairs: bool = False,
 ) -> Coded:
-    """Reconstructions, L0, L1 and firings of tokens, as ``sae(x)`` has them.
+    """Reconstructions, L0, firings and sums over the latents of tokens, as ``sae(x)`` has them.
 
     Args:
         sae: On the device of ``x``.
         x: Activations; several hundred tokens at once, or the encoder's weights are read too often.
         scored: Which tokens count as firings; all, by default. All are coded.
+        terms: What is summed over the latents of each token, by a name.
         elements: How many pre-activations, and so latents, may exist at once; those of one token
             always do.
         gather_up_to: Up to which share of active latents their decoder rows are gathered; above it,
             and where that would not be exact, the decoder is multiplied by.
         pairs: Whether to say which latents are active on which token.
     """
-    coder = _coder(sae, gather_up_to, pairs=pairs)
+    coder = _coder(sae, gather_up_to, terms, pairs=pairs)
     x = x.to(sae.W_enc.dtype)
     step = min(max(1, elements // sae.d_sae), len(x))
     space = x.new_empty(step, sae.d_sae)
@@ -83,8 +92,8 @@ def code(
     coded = Coded(
         x.new_empty(len(x), sae.d_out),
         x.new_empty(len(x), dtype=torch.int64),
-        x.new_empty(len(x), dtype=coder.exact),
         x.new_zeros(sae.d_sae, dtype=torch.int64),
+        {name: x.new_empty(len(x), dtype=coder.exact) for name in terms},
     )
     found: list[Tensor] = []
     for start in range(0, len(x), step or 1):
@@ -94,7 +103,8 @@ def code(
         part = (coder.selected if coder.selects else coder.all)(q, counted[at], coded.firings)
         coded.reconstruction[at] = sae.finish(part.decoded + sae.b_dec, x[at], normalised)
         coded.l0[at] = part.l0
-        coded.l1[at] = part.l1
+        for name, sums in part.sums.items():
+            coded.sums[name][at] = sums
         if part.pairs is not None:
             found.append(_later(part.pairs, start))
     return coded._replace(pairs=torch.cat(found, dim=1)) if found else coded
@@ -105,7 +115,7 @@ def _later(pairs: Tensor, start: int) -> Int[Tensor, "2 active"]:
     return pairs + pairs.new_tensor([[start], [0]])
 
 
-def _coder(sae: SAE, gather_up_to: float, *, pairs: bool) -> _Coder:
+def _coder(sae: SAE, gather_up_to: float, terms: Mapping[str, Term], *, pairs: bool) -> _Coder:
     norms = sae.decoder_norms()
     # Zero times what is not finite is no zero: where rows or their scales are not, or a norm that
     # divides is zero, only the dense way gives the NaNs that there are.
@@ -119,6 +129,7 @@ def _coder(sae: SAE, gather_up_to: float, *, pairs: bool) -> _Coder:
         sae,
         norms,
         gather_up_to if gathers and bool(sound.all()) else -1.0,
+        terms,
         exact=torch.float32 if sae.device.type == "mps" else torch.float64,
         pairs=pairs,
     )
@@ -132,6 +143,7 @@ class _Coder:
     norms: Float[Tensor, " d_sae"]
     gather_up_to: float
     """As `code` takes it; below zero where only the dense way is exact."""
+    terms: Mapping[str, Term]
     exact: torch.dtype
     pairs: bool
 
@@ -161,8 +173,7 @@ class _Coder:
             mode="sum",
             per_sample_weights=self._weights(values, indices),
         )
-        l1 = values.abs().sum(dim=-1, dtype=self.exact)
-        return _Part(decoded, active.sum(dim=-1), l1, pairs)
+        return _Part(decoded, active.sum(dim=-1), self._sums([values]), pairs)
 
     def all(self, q: Tensor, counted: Tensor, firings: Tensor) -> _Part:
         """Of any activation: latents take the place of their pre-activations, then are decoded."""
@@ -183,17 +194,20 @@ class _Coder:
         pairs = torch.cat(found, dim=1) if found else None
         if int(l0.sum()) <= self.gather_up_to * q.numel():
             return self._gathered(q, l0)._replace(pairs=pairs)
-        l1 = torch.cat([block.abs().sum(dim=-1, dtype=self.exact) for block in blocks])
+        sums = self._sums(blocks)
         if self.sae.rescale_by_decoder_norm == "latents":
             q.div_(self.norms)
         if self.sae.latent_scale is not None:
             q.mul_(self.sae.latent_scale)
-        return _Part(q @ self.sae.W_dec, l0, l1, pairs)
+        return _Part(q @ self.sae.W_dec, l0, sums, pairs)
 
     def _gathered(self, latents: Tensor, l0: Tensor) -> _Part:
         token, indices = latents.nonzero(as_tuple=True)
         values = latents[token, indices]
-        l1 = torch.segment_reduce(values.abs().to(self.exact), "sum", lengths=l0, unsafe=True)
+        sums = {
+            name: torch.segment_reduce(term(values).to(self.exact), "sum", lengths=l0, unsafe=True)
+            for name, term in self.terms.items()
+        }
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
@@ -201,7 +215,14 @@ class _Coder:
             mode="sum",
             per_sample_weights=self._weights(values, indices),
         )
-        return _Part(decoded, l0, l1, None)
+        return _Part(decoded, l0, sums, None)
+
+    def _sums(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Sums of the terms over latents that lie in blocks of tokens [tokens, latents]."""
+        return {
+            name: torch.cat([term(block).sum(dim=-1, dtype=self.exact) for block in blocks])
+            for name, term in self.terms.items()
+        }
 
     def _select(self, q: Tensor) -> Selected:
         assert isinstance(self.sae.activation, TopK | AbsTopK | GroupMax)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.checkpoints.declare import declare
+from sae_guard.checkpoints.files import read_config
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.locate import read_config
 from sae_guard.errors import LoadError
 from tests.attacks.containers import refusal, saelens_folder
 

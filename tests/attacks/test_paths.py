@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sae_guard.checkpoints.declare import declare
+from sae_guard.checkpoints.files import read_config, sha256
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.locate import find, is_checkpoint, labels, read_config
-from sae_guard.checkpoints.tensor_files import read_entries, sha256
+from sae_guard.checkpoints.locate import find, is_checkpoint, labels
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError, SetupError
 from tests.attacks.containers import WRITERS, saelens_folder, tensors, write
 

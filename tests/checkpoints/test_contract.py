@@ -113,7 +113,7 @@ def test_scales_that_are_none(name: str, value: float) -> None:
 
 
 def double(activation: Callable[[Tensor], Tensor], architecture: str = "standard") -> SAE:
-    """An SAE with an activation that no family reads."""
+    """An SAE with an activation that no format has."""
 
     class Double(ReLU):
         def __call__(self, q: Tensor) -> Tensor:

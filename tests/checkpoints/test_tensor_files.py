@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sae_guard.checkpoints.tensor_files import read_entries, sha256
+from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
 from tests.helpers.pickled_files import WAYS, written
 
@@ -76,14 +75,6 @@ def test_arrays_are_those_that_numpy_reads(tmp_path: Path, dtype: str, order: An
             assert entries[name].numpy().dtype == array.dtype
 
 
-def test_a_hash(tmp_path: Path) -> None:
-    path = tmp_path / "sae.pt"
-    data = bytes(range(256)) * 10_000
-    path.write_bytes(data)
-    assert sha256(path) == hashlib.sha256(data).hexdigest()
-
-
 def test_a_missing_file(tmp_path: Path) -> None:
-    for read in (read_entries, sha256):
-        with pytest.raises(LoadError, match="gone"):
-            read(tmp_path / "gone.safetensors")
+    with pytest.raises(LoadError, match="gone"):
+        read_entries(tmp_path / "gone.safetensors")

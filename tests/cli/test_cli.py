@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from sae_guard.cache import DEFAULT_BYTES, Cache
-from sae_guard.checkpoints.load import FAMILIES
+from sae_guard.checkpoints.formats import FORMATS
 from sae_guard.cli import main
 from sae_guard.demo import SAES
 from sae_guard.specs import json_schema
@@ -41,7 +41,7 @@ def test_formats_are_those_of_the_page_in_docs() -> None:
     assert result.exit_code == 0
     page = (SCHEMA.parent / "formats.md").read_text(encoding="utf-8")
     assert page.endswith(result.output)
-    assert all(family.name in page for family in FAMILIES)
+    assert all(row.name in page for row in FORMATS)
 
 
 def test_inspect_says_what_was_recognised() -> None:
@@ -79,7 +79,7 @@ def test_inspect_refuses_with_the_reason(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "sae.pt")])
     assert result.exit_code == 1
     assert "is ambiguous; decide in the spec:" in result.output
-    assert "sae.architecture (--sae-arch): standard or topk" in result.output
+    assert "sae.architecture: standard or topk" in result.output
 
 
 def described(name: str, *, sequences: int = 512, context: int = 128) -> dict[str, Any]:

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 
 import sae_guard
+from sae_guard.core.diagnosis import Diagnosis
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
-from sae_guard.errors import InfrastructureError
+from sae_guard.errors import InfrastructureError, SaeGuardError
 from sae_guard.gate.cases import Case
-from sae_guard.gate.session import Workbench
+from sae_guard.gate.early import Watch
+from sae_guard.gate.session import GateSession
 from sae_guard.history import History
 from tests.helpers.recorded import ordinary, with_tokens
 from tests.helpers.small_demo import SMALL, make_small, run
@@ -41,16 +43,17 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
     """What was asked to be measured; nothing is, and of "broken" there is an error."""
     asked: list[Case] = []
 
-    def measurement(self: Workbench, case: Case) -> Measurement:
+    def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
         asked.append(case)
         if case.label == "broken":
-            raise InfrastructureError("out of memory; try --sae-cache off")
+            return InfrastructureError("out of memory", options=("batch_size", "cache"))
         found = with_tokens(ordinary(0.3 if case.label == "worse" else 0.05))
         if case.label == "nan":
             found.sums["kl"][:] = math.nan
         return found
 
-    monkeypatch.setattr(Workbench, "measurement", measurement)
+    monkeypatch.setattr(GateSession, "_measure", measure)
+    monkeypatch.setattr(GateSession, "diagnosis", lambda *_: Diagnosis())
     return asked
 
 
@@ -153,9 +156,9 @@ def test_all_are_tried_and_what_failed_is_told_at_the_end(
     assert [each.record.checkpoint.label for each in found] == ["good"]
     told = result.output[result.output.index("Error: ") :].splitlines()
     assert told == [
-        "Error: thresholds/small.yaml::small [broken]: infrastructure error: out of memory; try "
-        "--cache off",
-        "NOT RECORDED: thresholds/small.yaml::small [nan]: no verdict on kl: kl = "
+        "Error: thresholds/small.yaml::small [broken]: infrastructure error: out of memory "
+        "(--batch-size, --cache)",
+        "NOT RECORDED: thresholds/small.yaml::small [nan]: kl = "
         f"{METRICS['kl'].formula}: the sums are not finite: nan / 800.0",
     ]
     kl = " ".join(rows_of(result.output)["kl"])
@@ -175,10 +178,13 @@ def test_specs_are_measured_one_after_the_other(project: Path, canned: list[Case
     other = SMALL.replace("name: small", "name: other")
     (project / "thresholds" / "other.yaml").write_text(other)
     names = copies(project, "a", "b")
-    run("measure", *names)
-    assert [(case.spec.name, case.label) for case in canned] == [
-        ("other", "a"), ("other", "b"), ("small", "a"), ("small", "b"),
+    output = run("measure", *names).output
+    heads = [line for line in output.splitlines() if line.startswith("thresholds/")]
+    assert [head.partition("  ")[0] for head in heads] == [
+        "thresholds/other.yaml::other [a]", "thresholds/other.yaml::other [b]",
+        "thresholds/small.yaml::small [a]", "thresholds/small.yaml::small [b]",
     ]  # fmt: skip
+    assert [case.label for case in canned] == names  # both specs are of the same measurement
     canned.clear()
     for spec in ("small", "small.yaml", "thresholds/small.yaml"):
         run("measure", "a", "--spec", spec)
@@ -214,10 +220,10 @@ def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
     [
         ((), 2, "Missing argument 'CHECKPOINT...'"),
         (("nowhere",), 1, "nowhere"),
-        (("good", "--spec", "smal"), 1, "--spec 'smal' is no file and no spec of this project; "
-         "did you mean small?"),
-        (("good", "--hook", "blocks.1.hook_resid_post"), 1, "says hook point blocks.2."
-         "hook_resid_post, --hook says blocks.1.hook_resid_post"),
+        (("good", "--spec", "smal"), 1, "'smal' is no file and no spec of this project; "
+         "did you mean small? allowed: small (--spec)"),
+        (("good", "--hook", "blocks.1.hook_resid_post"), 1, "declares hook point blocks.2."
+         "hook_resid_post, and the one given is blocks.1.hook_resid_post (--hook)"),
         (("good", "--arch", "relu"), 2, "'relu' is not one of 'standard'"),
         (("good", "--scale", "-1"), 1, "scale -1.0; allowed: a number above 0, folded, stored"),
         (("good", "--device", "tpu"), 2, "'tpu'; allowed: auto, cpu, mps, cuda, cuda:N"),
@@ -248,7 +254,8 @@ def test_a_checkpoint_that_nothing_gates_is_an_error(project: Path, canned: list
     assert "thresholds/small.yaml:7: " in run("measure", "good", code=1).output
     spec.unlink()
     told = run("measure", "good", code=1).output
-    assert f"nothing matches thresholds/*.yaml, thresholds/*.yml in {project}, and --spec" in told
+    assert f"nothing matches thresholds/*.yaml, thresholds/*.yml in {project}, and none " in told
+    assert "is named (--spec)" in told
     assert canned == []
 
 
@@ -269,7 +276,7 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     names = copies(project, "good", "worse")
     (project / "thresholds" / "small.yaml").write_text(CHANGE)
     told = run("measure", "good").output
-    assert "ERROR: needs a baseline (thresholds/small.yaml:6): give --baseline VERSION" in told
+    assert "ERROR: needs a baseline (thresholds/small.yaml:6): name a version, or set" in told
     assert "NOT RECORDED" in run("measure", "good", "--record", "v1", code=1).output
     first = run("measure", "good", "--record", "v1", "--baseline", "none").output
     assert "kl.change" not in first
@@ -286,16 +293,26 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
 
 
 @pytest.mark.usefixtures("canned")
+def test_metrics_are_shown_where_no_threshold_has_a_baseline(project: Path) -> None:
+    copies(project, "good")
+    spec = SMALL.partition("thresholds:")[0] + "thresholds: {kl: {max_increase: 2%}}\n"
+    (project / "thresholds" / "small.yaml").write_text(spec)
+    rows = rows_of(run("measure", "good").output)
+    assert rows["kl"][0] == f"{ordinary()['kl']:.4g}"
+    assert " ".join(rows["kl.change"]).startswith("- <= +2% ERROR: needs a baseline")
+
+
+@pytest.mark.usefixtures("canned")
 def test_pareto_is_told_beside_the_records(project: Path) -> None:
     names = copies(project, "good", "worse")
     spec = project / "thresholds" / "small.yaml"
     spec.write_text(SMALL.replace("thresholds:\n", "thresholds:\n  pareto: {x: l0, y: kl}\n", 1))
     told = run("measure", "good", "--record", "v1", code=1).output
-    assert "  pareto: no verdict: " in told
-    assert "NOT RECORDED: thresholds/small.yaml::small [good]: no verdict on pareto" in told
+    assert "  ERROR: pareto: no verdict (setup error): thresholds/small.yaml:6: pareto: no " in told
+    assert "NOT RECORDED: thresholds/small.yaml::small [good]: thresholds/small.yaml:6: par" in told
     run("measure", "good", "--record", "v1", "--baseline", "none")
     told = run("measure", names[1], "--record", "v2").output
-    assert "  pareto: dominated in l0 and kl by v1 [good] " in told
+    assert "  FAIL: pareto: dominated in l0 and kl by v1 [good] " in told
     assert "not compared" not in told
     history = History(str(project / ".sae_guard" / "history"))
     found, _ = history.records()

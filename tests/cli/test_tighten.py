@@ -11,9 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from sae_guard.cli import main
+from sae_guard.core.measurement import Provenance
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.report import Outcome
-from sae_guard.render import to_json
+from sae_guard.core.report import CaseRef, CaseReport, ContractResult, ControlsResult, RunReport
+from sae_guard.core.report_json import report_to_json
+from sae_guard.core.statistics import Estimate
+from sae_guard.core.thresholds import Threshold
+from sae_guard.core.verdicts import Progress, Status, Verdict
 from sae_guard.specs import load_specs
 
 SPEC = """\
@@ -33,36 +37,50 @@ model: gpt2
 data: {text: a.txt, prepend_bos: true}
 thresholds: {cosine: {min: 0.5}}""".replace('"0.5"', "0.5")
 
-PROVENANCE: dict[str, Any] = {
-    "model": {"name": "gpt2", "processing": "raw", "dtype": "float32"},
-    "hook": "blocks.8.hook_resid_pre",
-    "hook_out": None,
-    "corpus": {
+PROVENANCE = Provenance(
+    model={"name": "gpt2", "processing": "raw", "dtype": "float32"},
+    checkpoint={},
+    corpus={
         "source": {
             "text": ["a.txt"], "context": 128, "sequences": 256, "prepend_bos": True,
             "special_tokens": "exclude", "seed": 0, "expect_clean_ce": [1.0, 9.0],
         }
     },
-    "formula_versions": {name: metric.version for name, metric in METRICS.items()},
-}  # fmt: skip
+    hook="blocks.8.hook_resid_pre",
+    mean_sha256="",
+    formula_versions={name: metric.version for name, metric in METRICS.items()},
+    versions={},
+    device="cpu",
+)  # fmt: skip
 
 
-def outcome(metric: str, value: float | None, **more: Any) -> Outcome:
-    given: dict[str, Any] = {
-        "spec": "thresholds/s.yaml", "name": "layer 8", "checkpoint": "v2", "verdict": "pass",
-        "provenance": json.dumps(PROVENANCE), "where": "thresholds/s.yaml:7",
-    }  # fmt: skip
-    return Outcome(metric=metric, value=value, **{**given, **more})
+def verdict(target: str, value: float | None, status: Status = "pass", **more: Any) -> Verdict:
+    """Give a value, or none, to a target; more is of the verdict."""
+    estimate = None if value is None else Estimate(value, None, None, 9, 256)
+    return Verdict(Threshold(target, max=9.0), status, **{"estimate": estimate, **more})
 
 
-RUN = [
-    outcome("load.finite", None, kind="contract", provenance=""),
-    outcome("kl", 0.1306),
-    outcome("kl.p99", 1.25),
-    outcome("l0", 15.98),
-    outcome("kl@position=0..8", 0.2),
-    outcome("kl", 0.3, checkpoint="v9", spec="other/s.yaml"),
-]
+def case(
+    *verdicts: Verdict,
+    member: str = "v2",
+    document: str = "layer 8",
+    file: str = "thresholds/s.yaml",
+    **parts: Any,
+) -> CaseReport:
+    """Report a case with these verdicts."""
+    ref = CaseRef(file, document, member)
+    return CaseReport(ref, verdicts=verdicts, **{"provenance": PROVENANCE, **parts})
+
+
+VALUES = (
+    verdict("kl", 0.1306),
+    verdict("kl.p99", 1.25),
+    verdict("l0", 15.98),
+    verdict("kl@position=0..8", 0.2),
+)
+FINITE = (ContractResult("finite", "pass"),)
+ELSEWHERE = case(verdict("kl", 0.3), member="v9", file="other/s.yaml")
+RUN = [case(*VALUES, contracts=FINITE), ELSEWHERE]
 
 
 class Project:
@@ -72,8 +90,8 @@ class Project:
         self.spec.write_bytes(SPEC.encode())
         self.out = folder / "out.json"
 
-    def tighten(self, outcomes: list[Outcome], *options: str) -> tuple[int, str]:
-        self.out.write_text(to_json(outcomes, verdict="pass", version="0"), encoding="utf-8")
+    def tighten(self, cases: list[CaseReport], *options: str) -> tuple[int, str]:
+        self.out.write_bytes(report_to_json(RunReport("0", "pass", 0, tuple(cases))))
         return self.run(*options)
 
     def run(self, *options: str) -> tuple[int, str]:
@@ -128,7 +146,7 @@ def test_bounds_follow_what_was_measured_and_nothing_else_changes(project: Proje
 
 
 def test_dry_run_shows_the_difference_and_writes_nothing(project: Project) -> None:
-    code, said = project.tighten(RUN[:2], "--dry-run", "--margin", "0.5")
+    code, said = project.tighten([case(VALUES[0])], "--dry-run", "--margin", "0.5")
     assert code == 0
     assert "kl.p99 max 2 kept: not measured" in words(said)
     assert "2 bounds tightened, nothing is written\n--- thresholds/s.yaml\n+++" in said
@@ -141,7 +159,8 @@ def test_dry_run_shows_the_difference_and_writes_nothing(project: Project) -> No
 
 
 def test_several_checkpoints_all_keep_their_bounds_and_one_can_be_chosen(project: Project) -> None:
-    both = [*RUN[:3], outcome("kl", 0.2, checkpoint="v1"), outcome("kl.p99", 0.5, checkpoint="v1")]
+    first = case(verdict("kl", 0.2), verdict("kl.p99", 0.5), member="v1")
+    both = [case(*VALUES[:2]), first]
     code, said = project.tighten(both, "--dry-run")
     assert code == 0
     assert "  kl max                v1               0.2  0.25  0.21\n" in said
@@ -150,18 +169,19 @@ def test_several_checkpoints_all_keep_their_bounds_and_one_can_be_chosen(project
     assert "  kl max                  0.1306  0.25  0.138\n" in said
     code, said = project.tighten(both, "--checkpoint", "v3")
     assert (code, said) == (1, "Error: out.json has no checkpoint 'v3'; allowed: v1, v2\n")
-    code, said = project.tighten(both[:-1])
+    code, said = project.tighten([both[0], dataclasses.replace(first, verdicts=first.verdicts[:1])])
     assert (code, said) == (
         1, "Error: out.json has layer 8::kl.p99 of v2 and not of v1; choose by --checkpoint\n"
     )  # fmt: skip
 
 
 def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
-    failed = [outcome("kl", 0.3, verdict="fail"), outcome("l0", 23.5)]
+    good = verdict("l0", 23.5)
+    failed = [case(verdict("kl", 0.3, "fail"), good)]
     code, said = project.tighten(failed)
     assert code == 1
     assert "s.yaml:7: kl of v2 is 0.3, which crosses max 0.25\nbounds are tightened to what" in said
-    code, said = project.tighten(failed[1:], "--dry-run")
+    code, said = project.tighten([case(good)], "--dry-run")
     assert "l0 max 23.5 24 kept: would be 25, which is looser" in words(said)
     for options in (["--allow-loosen"], ["--reason", "x"], ["--allow-loosen", "--reason", " "]):
         code, said = project.tighten(failed, *options)
@@ -177,39 +197,52 @@ def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
     assert b"{min: 22, max: 25}" in project.spec.read_bytes()
 
 
-def changed(**values: Any) -> str:
-    return json.dumps({**PROVENANCE, **values})
+def changed(**values: Any) -> CaseReport:
+    """Report a value of KL with these parts of the provenance replaced."""
+    return case(VALUES[0], provenance=dataclasses.replace(PROVENANCE, **values))
 
 
-OTHER = {"source": {**PROVENANCE["corpus"]["source"], "sequences": 8}}
+def failing_zero(**parts: Any) -> CaseReport:
+    """Report a control that does not hold."""
+    verdict_on_zero = verdict("reconstruction_score", 0.5, "fail", **parts)
+    return case(verdict_on_zero, member="control:zero")
+
+
+OTHER = {"source": {**PROVENANCE.corpus["source"], "sequences": 8}}
+EARLY = Progress(64, 256, 0.001)
 
 
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        ({"verdict": "error", "value": None, "message": "0/0"},
+        (case(verdict("kl", None, "error", cause="setup", message="0/0")),
          "thresholds/s.yaml::layer 8::kl[v2] is an error, so nothing is known: 0/0"),
-        ({"verdict": "error", "value": None, "kind": "contract"}, "is an error, so nothing"),
-        ({"verdict": "undecided", "value": None, "kind": "contract"}, "no number beside it holds"),
-        ({"verdict": "fail", "where": "--sae-controls"}, "is fail: no number beside it holds"),
-        ({"seen_sequences": 64, "of_sequences": 256},
-         "is early, by 64 of 256 sequences: its value is not the metric; run without --sae-fast"),
-        ({"value": None}, "has no value"),
-        ({"provenance": ""}, "is of something else than the spec by now: model was null and is"),
-        ({"provenance": changed(hook="blocks.9.hook_resid_pre")},
+        (case(VALUES[0], contracts=(ContractResult("finite", "error", "load", "NaN"),)),
+         "thresholds/s.yaml::layer 8::load.finite[v2] is an error, so nothing is known: NaN"),
+        (case(VALUES[0], contracts=(ContractResult("finite", "undecided", "load", "no file"),)),
+         "load.finite[v2] is an error, so nothing is known: no file"),
+        (failing_zero(), "[control:zero] is fail: no number beside it holds"),
+        (case(verdict("kl", 0.1306, progress=EARLY)), "kl[v2] is early, by 64 of 256 sequences: "
+         "its value is not the metric; measure all of them"),
+        (case(verdict("kl", None)), "has no value"),
+        (case(VALUES[0], provenance=None),
+         "is of something else than the spec by now: model was null and is"),
+        (changed(hook="blocks.9.hook_resid_pre"),
          'hook was "blocks.9.hook_resid_pre" and is "blocks.8.hook_resid_pre"'),
-        ({"provenance": changed(model={**PROVENANCE["model"], "name": "gpt2-xl"})},
+        (changed(model={**PROVENANCE.model, "name": "gpt2-xl"}),
          'by now: model was "gpt2-xl" and is "gpt2"\n'),
-        ({"provenance": changed(model={**PROVENANCE["model"], "dtype": "float16"})},
+        (changed(model={**PROVENANCE.model, "dtype": "float16"}),
          'by now: model.dtype was "float16" and is "float32"\n'),
-        ({"provenance": changed(corpus=OTHER)}, "by now: data.sequences was 8 and is 256\n"),
-        ({"provenance": changed(formula_versions={"kl": 0})}, "of the formula was 0 and is 1"),
+        (changed(corpus=OTHER), "by now: data.sequences was 8 and is 256\n"),
+        (changed(formula_versions={"kl": 0}),
+         "version of the formula of kl was 0 and is 1"),
     ],
 )  # fmt: skip
 def test_what_is_no_value_of_the_metric_is_refused(
-    project: Project, bad: dict[str, Any], told: str
+    project: Project, bad: CaseReport, told: str
 ) -> None:
-    code, said = project.tighten([*RUN[2:], dataclasses.replace(RUN[1], **bad)])
+    other = case(VALUES[2], member="v1")
+    code, said = project.tighten([other, bad])
     assert code == 1
     assert told in said
     assert project.spec.read_bytes() == SPEC.encode()
@@ -218,31 +251,55 @@ def test_what_is_no_value_of_the_metric_is_refused(
 def test_a_model_in_a_folder_may_be_in_another_one_there(project: Project) -> None:
     text = SPEC.replace("model: gpt2\r", "model: ./models/tiny\r")
     project.spec.write_bytes(text.encode())
-    there = changed(model={**PROVENANCE["model"], "name": "/ci/thresholds/models/tiny"})
-    assert project.tighten([dataclasses.replace(RUN[1], provenance=there)])[0] == 0
-    other = there.replace("tiny", "large")
-    code, said = project.tighten([dataclasses.replace(RUN[1], provenance=other)])
+    folder = "/ci/thresholds/models/tiny"
+    there = changed(model={**PROVENANCE.model, "name": folder})
+    assert project.tighten([there])[0] == 0
+    other = changed(model={**PROVENANCE.model, "name": folder.replace("tiny", "large")})
+    code, said = project.tighten([other])
     assert code == 1
     assert 'model was "large" and is "tiny"\n' in said
 
 
 def test_controls_are_no_checkpoints(project: Project) -> None:
-    control = outcome("kl", 0.0, checkpoint="identity control", where="--sae-controls")
-    compared = outcome("controls", None, kind="controls", verdict="warn", provenance="")
-    code, said = project.tighten([control, *RUN, compared], "--dry-run")
+    control = case(verdict("kl", 0.0), member="control:identity")
+    compared = dataclasses.replace(RUN[0], controls=ControlsResult("warn", {}))
+    code, said = project.tighten([control, compared, *RUN[1:]], "--dry-run")
     assert code == 0
     assert "6 bounds tightened" in said
     assert "identity" not in said
 
 
 def test_what_no_version_here_writes_is_passed_over(project: Project) -> None:
-    newer = [dataclasses.replace(RUN[1], metric=name) for name in ("kl@colour=1..2", "new.p9@x")]
-    code, said = project.tighten([*RUN, *newer])
+    project.tighten(RUN)
+    project.spec.write_bytes(SPEC.encode())
+    document = json.loads(project.out.read_bytes())
+    document["cases"][0] |= {"colours": ["red"]}
+    document["cases"][0]["verdicts"][0] |= {"hue": 0.5}
+    project.out.write_text(json.dumps({**document, "later": 1}), encoding="utf-8")
+    code, said = project.run()
     assert (code, said.splitlines()[-1]) == (0, "thresholds/s.yaml: 6 bounds tightened")
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [("new.p9", "unknown metric 'new'"), ("kl@colour=1..2", "no slice 'colour=1..2'")],
+)
+def test_a_target_that_is_not_known_here_is_refused(
+    project: Project, target: str, told: str
+) -> None:
+    project.tighten(RUN)
+    project.spec.write_bytes(SPEC.encode())
+    document = json.loads(project.out.read_bytes())
+    document["cases"][0]["verdicts"][0]["threshold"]["target"] = target
+    project.out.write_text(json.dumps(document), encoding="utf-8")
+    code, said = project.run()
+    assert code == 1
+    assert told in said
+    assert project.spec.read_bytes() == SPEC.encode()
+
+
 def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
-    code, said = project.tighten(RUN[-1:])
+    code, said = project.tighten([ELSEWHERE])
     assert (code, said) == (
         1, "Error: out.json has no verdict by thresholds/s.yaml; it has those by other/s.yaml\n"
     )  # fmt: skip
@@ -257,14 +314,14 @@ def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
     assert said == (
         "Error: out.json has no verdict by thresholds/s.yaml::blocks.9.hook_resid_pre\n"
     )
-    code, said = project.tighten([dataclasses.replace(RUN[1], name="gone")])
+    code, said = project.tighten([case(VALUES[0], document="gone")])
     assert said == (
         "Error: out.json has no verdict by the thresholds of thresholds/s.yaml, but by gone\n"
     )
-    both = [RUN[1], dataclasses.replace(RUN[1], spec="s.yaml")]
+    both = [case(VALUES[0]), case(VALUES[0], file="s.yaml")]
     code, said = project.tighten(both)
     assert said.endswith("has specs that could be thresholds/s.yaml: s.yaml, thresholds/s.yaml\n")
-    absolute = dataclasses.replace(RUN[1], spec=str(project.spec))
+    absolute = case(VALUES[0], file=str(project.spec))
     assert project.tighten([absolute], "--document", "layer 8")[0] == 0
 
 
@@ -273,7 +330,7 @@ def test_a_shared_bound_is_refused_by_its_line(project: Project) -> None:
         "l0: {min: 8, max: 24}", "mse: {max: *b}"
     )
     project.spec.write_bytes(text.encode())
-    code, said = project.tighten(RUN[:2])
+    code, said = project.tighten([case(VALUES[0])])
     assert code == 1
     assert said.startswith(
         "Error: thresholds/s.yaml:7: `thresholds.kl.max` has an anchor that line 8"
@@ -286,10 +343,11 @@ def test_a_confidence_widens_by_the_interval(project: Project) -> None:
         "{max: 2}", "{max: 2, confidence: 0.99}"
     )
     project.spec.write_bytes(text.encode())
-    interval = {"n_sequences": 256, "n_tokens": 9, "confidence": 0.95}
     run = [
-        outcome("kl", 0.13, low=0.12, high=0.14, **interval),
-        outcome("kl.p99", 1.2, low=1.1, high=1.3, **interval),
+        case(
+            verdict("kl", None, estimate=Estimate(0.13, 0.12, 0.14, 9, 256)),
+            verdict("kl.p99", None, estimate=Estimate(1.2, 1.1, 1.3, 9, 256)),
+        )
     ]
     code, said = project.tighten(run)
     assert code == 0
@@ -321,7 +379,8 @@ def test_a_link_to_the_spec_stays_one(project: Project, tmp_path: Path) -> None:
     [
         ("{", "out.json: not JSON: "),
         ('{"a": NaN}', "out.json: not JSON: NaN is no number of JSON"),
-        ("[]", "out.json: not written by `pytest --sae-json`: it has no `outcomes`"),
+        ('{"schema_version": 1}', "out.json: `schema_version` is 1, allowed: 2; run the gate"),
+        ("[]", "out.json: not a report of sae_guard: it has no `schema_version`"),
     ],
 )
 def test_files_of_something_else(project: Project, text: str, told: str) -> None:

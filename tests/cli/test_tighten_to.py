@@ -15,12 +15,10 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.cli import main
 from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, TokenTable
 from sae_guard.core.targets import Target, estimate
-from sae_guard.core.verdicts import judge
 from sae_guard.gate.cases import Case
-from sae_guard.gate.recording import make
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.specs import load_specs
-from tests.helpers.recorded import OCCASION, ordinary
+from tests.helpers.recorded import RUN_INFO, built, ordinary
 
 SPEC = """\
 name: tiny
@@ -68,12 +66,11 @@ class Project:
         file: str = "thresholds/tiny.yaml", *, changes: bool = True,
     ) -> Recorded:  # fmt: skip
         """By what the spec says now; without changes, as by ``--sae-baseline=none``."""
-        spec = load_specs(self.spec)[document]
+        spec = load_specs(self.spec, display=file)[document]
         thresholds = tuple(t for t in spec.thresholds if changes or not t.change)
         case = Case(spec, label, Checkpoint(self.folder / label), thresholds)
-        verdicts = [judge(measurement, threshold) for threshold in case.thresholds]
-        made = make(case, measurement, verdicts, replace(OCCASION, name=name), file=file)
-        return self.history.add(*made)
+        run_info = replace(RUN_INFO, name=name)
+        return self.history.add(*built(case, measurement, run_info=run_info))
 
     def promote(self, recorded: Recorded, label: str) -> None:
         now = datetime.now(UTC)
@@ -270,7 +267,7 @@ MODEL = {"name": "gpt2", "processing": "raw", "dtype": "float32"}
         ({"model": {**MODEL, "dtype": "float16"}}, 'model.dtype was "float16" and is "float32"'),
         ({"hook": "blocks.9.hook_resid_pre"}, 'hook was "blocks.9.hook_resid_pre" and is'),
         ({"corpus": {"n_sequences": 8, "source": {**SOURCE, "seed": 1}}}, "data.seed was 1 and is"),
-        ({"formula_versions": {"kl": 0}}, "version of the formula was 0 and is 1"),
+        ({"formula_versions": {"kl": 0}}, "version of the formula of kl was 0 and is 1"),
     ],
 )
 def test_records_of_something_else_are_refused(
@@ -279,7 +276,7 @@ def test_records_of_something_else_are_refused(
     project.record(measured(0.05, **other))
     code, said = project.tighten("--to", "v1")
     assert code == 1
-    assert said.startswith("Error: v1: thresholds/tiny.yaml::tiny::kl[first] is of something else")
+    assert said.startswith("Error: v1: thresholds/tiny.yaml::tiny [first] is of something else")
     assert told in said
     assert project.spec.read_text() == SPEC
 

@@ -18,7 +18,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.gate.cases import Case
-from sae_guard.gate.session import Workbench
+from sae_guard.gate.session import GateSession
 from sae_guard.history import Certificate, History, Record
 from sae_guard.history.parquet import plain, to_parquet
 from sae_guard.history.record import ThresholdRow
@@ -53,10 +53,10 @@ def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """To measure is an error."""
 
-    def measurement(self: Workbench, case: Case) -> Measurement:
+    def measurement(self: GateSession, case: Case) -> Measurement:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr(Workbench, "measurement", measurement)
+    monkeypatch.setattr(GateSession, "measurement", measurement)
 
 
 def record_in(project: Path) -> Path:
@@ -422,7 +422,7 @@ def test_what_is_not_finite_is_no_confirmation(
 ) -> None:
     kept = Certificate.at(str(record_in(project))).measurement()
     sums = {**kept.sums, "kl": np.full(8, value)}
-    monkeypatch.setattr(Workbench, "measurement", lambda *_: replace(kept, sums=sums))
+    monkeypatch.setattr(GateSession, "measurement", lambda *_: replace(kept, sums=sums))
     lines = run("verify", "v1.2", "--sae", V2, code=1).output.splitlines()
     differing = {line.split()[0] for line in lines if " DIFFERS" in line}
     assert differing == {"kl", "kl.p99", "kl@position=0..8", "token_kl"}
@@ -432,7 +432,7 @@ def test_another_device_or_version_is_noted(project: Path, monkeypatch: pytest.M
     kept = Certificate.at(str(record_in(project))).measurement()
     versions = {**kept.provenance.versions, "torch": "9.9"}
     now = provenance(device="cuda:0", versions=versions)(kept)
-    monkeypatch.setattr(Workbench, "measurement", lambda *_: now)
+    monkeypatch.setattr(GateSession, "measurement", lambda *_: now)
     told = run("verify", "v1.2", "--sae", V2, code=1).output  # for want of tokens
     assert "note      device: cpu in the record, cuda:0 now\n" in told
     torch = kept.provenance.versions["torch"]

@@ -116,9 +116,10 @@ def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
                 break
         verdict = early.verdicts[threshold]
         assert verdict.status == whole.status == ("pass" if kept else "fail")
-        assert verdict.prefix is not None
-        assert 64 <= verdict.prefix.seen < verdict.prefix.of == TOTAL
-        assert (verdict.prefix.seen, verdict.prefix.alpha) == (prefix.n_sequences, RULE.alpha)
+        progress = verdict.progress
+        assert progress is not None
+        assert 64 <= progress.measured < progress.total == TOTAL
+        assert (progress.measured, progress.alpha) == (prefix.n_sequences, RULE.alpha)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(TARGETS), st.booleans())

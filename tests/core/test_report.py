@@ -1,79 +1,263 @@
-"""Outcomes cross processes as builtins and come back equal."""
+"""Parts of a case, from whichever process, make one report; and what a run comes to."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
+from dataclasses import fields, replace
 from typing import Any
 
-import execnet
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.measurement import Measurement
-from sae_guard.core.metrics import METRICS
-from sae_guard.core.report import Outcome
-from sae_guard.core.thresholds import Threshold
-from sae_guard.core.verdicts import judge
-from sae_guard.core.worst_tokens import worst
-from sae_guard.testing import measurements, thresholds
+from sae_guard.core.report import (
+    EXIT_CODES,
+    CaseRef,
+    CaseReport,
+    DisagreementError,
+    MetricValue,
+    NotJudged,
+    ParetoResult,
+    Sample,
+    merged,
+    verdict_of,
+)
+from sae_guard.core.statistics import Estimate
+from sae_guard.core.targets import Target
+from sae_guard.core.verdicts import Status, Verdict
+from sae_guard.errors import InfrastructureError
+from tests.helpers.reports import (
+    CASE,
+    PARETO,
+    PROVENANCE,
+    case_report,
+    case_reports,
+    contracts,
+    controls,
+    verdict,
+)
 
-PLACE: dict[str, Any] = {"spec": "thresholds/a.yaml", "name": "a", "checkpoint": "v1"}
+LISTS = ("contracts", "verdicts")
+"""Fields that hold a part for each of several tests; other fields are one part."""
 
 
-@given(measurements(), st.sampled_from(sorted(METRICS)), st.data())
-def test_every_outcome_survives_the_way_between_processes(
-    m: Measurement, name: str, data: st.DataObject
+def test_a_test_of_a_case_is_named_as_pytest_does() -> None:
+    name = "thresholds/demo.yaml::blocks.2.hook_resid_post"
+    assert CASE.spec == name
+    assert CASE.node_id(Target.parse("kl.p99")) == f"{name}::kl.p99[v3]"
+    assert CASE.node_id("load.keys") == f"{name}::load.keys[v3]"
+    assert CASE.test_name("controls") == "controls[v3]"
+    assert str(CASE) == f"{name} [v3]"
+    assert not CASE.is_control
+    assert CaseRef("a", "b", "control:zero").is_control
+
+
+@st.composite
+def split_reports(draw: st.DrawFn) -> tuple[CaseReport, list[CaseReport]]:
+    """Draw a report, and what several processes have of it: each part is in one or more."""
+    whole = draw(case_reports())
+    n = draw(st.integers(1, 4))
+    holders = st.sets(st.integers(0, n - 1), min_size=1)
+    held: list[dict[str, Any]] = [dict.fromkeys(LISTS, ()) for _ in range(n)]
+    for field in fields(CaseReport):
+        if field.name in LISTS:
+            for part in getattr(whole, field.name):
+                for at in draw(holders):
+                    held[at][field.name] += (part,)
+        elif field.name != "case":
+            for at in draw(holders):
+                held[at][field.name] = getattr(whole, field.name)
+    return whole, draw(st.permutations([CaseReport(whole.case, **parts) for parts in held]))
+
+
+def in_order(report: CaseReport) -> str:
+    """Write a report down; NaN is NaN, and the order of its tests does not count."""
+    return repr(
+        replace(
+            report,
+            contracts=tuple(sorted(report.contracts, key=lambda part: part.test)),
+            verdicts=tuple(sorted(report.verdicts, key=lambda each: str(each.target))),
+        )
+    )
+
+
+@given(split_reports())
+def test_parts_in_any_split_and_order_make_the_report_of_one_process(
+    split: tuple[CaseReport, list[CaseReport]],
 ) -> None:
-    verdict = judge(m, data.draw(thresholds(name)))
-    outcome = Outcome.of(verdict, **PLACE, provenance="{}", worst=worst(m).json)
-    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
-    assert Outcome.from_properties(carried) == outcome
+    whole, parts = split
+    assert in_order(merged(parts)) == in_order(whole)
+    assert in_order(merged([merged(parts[:1]), *parts[1:]])) == in_order(whole)
+    assert in_order(merged([*parts, whole])) == in_order(whole)
 
 
-@given(measurements(), st.sampled_from([math.inf, -math.inf]))
-def test_values_that_are_not_finite_survive_too(m: Measurement, bad: float) -> None:
-    outcome = dataclasses.replace(
-        Outcome.of(judge(m, Threshold("kl", max=1.0)), **PLACE), value=bad, headroom=bad
+@given(case_reports())
+def test_parts_that_come_in_order_stay_in_order(whole: CaseReport) -> None:
+    bare = replace(whole, contracts=(), verdicts=())
+    parts = [replace(bare, contracts=(each,)) for each in whole.contracts]
+    parts += [replace(bare, verdicts=(each,)) for each in whole.verdicts]
+    assert repr(merged([bare, *parts])) == repr(whole)
+
+
+PARTS = case_report(
+    verdict(), contracts=contracts("pass"), provenance=PROVENANCE, controls=controls(),
+    pareto=ParetoResult(PARETO, "pass"),
+    metrics=(MetricValue(Target("l0"), Estimate(16.0, None, None, 16256, 128)),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("kl", {"verdicts": (verdict(value=0.5),)}),
+        ("kl", {"verdicts": (verdict("warn"),)}),
+        ("kl", {"verdicts": (verdict(value=math.nan),)}),
+        ("kl", {"verdicts": (verdict(bounds={"max": 0.3}),)}),
+        ("load.readable", {"contracts": contracts("error")}),
+        ("sample", {"sample": Sample(16256, 128, 129)}),
+        ("provenance", {"provenance": replace(PROVENANCE, device="cuda")}),
+        ("provenance", {"provenance": replace(PROVENANCE, versions={"torch": "2.12.0"})}),
+        ("metrics", {"metrics": (MetricValue(Target("l0"), undefined="0/0"),)}),
+        ("pareto", {"pareto": ParetoResult(PARETO, "fail")}),
+        ("controls", {"controls": controls("warn")}),
+    ],
+)
+def test_processes_that_disagree_are_an_error_with_the_case_and_the_part(
+    name: str, other: dict[str, Any]
+) -> None:
+    for pair in ([PARTS, replace(PARTS, **other)], [replace(PARTS, **other), PARTS]):
+        with pytest.raises(DisagreementError) as caught:
+            merged(pair)
+        assert str(caught.value) == f"{CASE}: {name} was reported twice, and differently"
+        assert isinstance(caught.value, InfrastructureError)
+
+
+def test_what_is_not_a_number_agrees_with_itself() -> None:
+    undefined = case_report(verdict("error", value=math.nan), controls=controls(
+        rows={"checkpoint": {"kl": math.nan}},
+    ))  # fmt: skip
+    again = case_report(verdict("error", value=math.nan), controls=controls(
+        rows={"checkpoint": {"kl": math.nan}},
+    ))  # fmt: skip
+    assert repr(merged([undefined, again])) == repr(undefined)
+
+
+def test_reports_of_two_cases_are_not_put_together() -> None:
+    with pytest.raises(ValueError, match=r"\[v2\] and .*\[v3\] are two cases"):
+        merged([case_report(member="v2"), case_report(member="v3")])
+
+
+def test_every_test_of_a_case_has_its_status() -> None:
+    report = case_report(
+        verdict("warn"), verdict(target="l0.change", status="undecided"),
+        contracts=contracts("pass", "error"), controls=controls("warn"),
+        pareto=ParetoResult(PARETO, "fail"),
+    )  # fmt: skip
+    assert report.statuses == {
+        "load.readable": "pass", "load.keys": "error", "kl": "warn", "l0.change": "undecided",
+        "pareto": "fail", "controls": "warn",
+    }  # fmt: skip
+    assert case_report().statuses == {}
+
+
+def test_what_gave_no_verdict_is_an_error_and_was_not_crossed() -> None:
+    broken, unchecked = contracts("error", "undecided")
+    report = case_report(
+        verdict("error", value=None, message="0/0"), verdict(target="l0"),
+        contracts=(replace(broken, message="no such file"), unchecked),
+        pareto=ParetoResult(PARETO, "error", message="no record"),
+        controls=controls("error", rows={}, message="no memory"),
+    )  # fmt: skip
+    assert report.errors == {
+        "load.readable": "no such file", "load.keys": "", "kl": "0/0", "pareto": "no record",
+        "controls": "no memory",
+    }  # fmt: skip
+    assert report.crossed == ["l0"]
+
+
+def test_what_was_judged_and_does_not_pass_was_crossed() -> None:
+    waived = verdict("undecided", "cosine", bounds=LENIENT)
+    report = case_report(
+        verdict("fail"), verdict("pass", "l0"), verdict("warn", "fvu"), waived,
+        verdict("undecided", "mse"), pareto=ParetoResult(PARETO, "fail"), controls=controls("warn"),
+    )  # fmt: skip
+    assert report.crossed == ["kl", "mse", "pareto"]
+    assert report.errors == {}
+
+
+LENIENT = {"max": 0.2, "confidence": 0.99, "on_undecided": "warn"}
+
+
+@pytest.mark.parametrize(
+    ("status", "bounds", "outcome"),
+    [
+        ("pass", {"max": 0.2}, "pass"),
+        ("warn", {"max": 0.2}, "pass"),
+        ("fail", {"max": 0.2}, "fail"),
+        ("error", {"max": 0.2}, "error"),
+        ("undecided", {"max": 0.2}, "fail"),
+        ("undecided", {"max": 0.2, "on_undecided": "warn"}, "fail"),
+        ("undecided", {"max": 0.2, "confidence": 0.99}, "fail"),
+        ("undecided", LENIENT, "pass"),
+        ("fail", LENIENT, "fail"),
+        ("error", LENIENT, "error"),
+    ],
+)
+def test_a_run_is_judged_by_its_worst_threshold(
+    status: Status, bounds: dict[str, Any], outcome: str
+) -> None:
+    judged = verdict(status, bounds=bounds)
+    assert judged.passes == (outcome == "pass")
+    assert verdict_of([case_report(judged)]) == outcome
+    assert verdict_of([case_report(verdict("pass")), case_report(judged)]) == outcome
+
+
+@pytest.mark.parametrize(
+    ("report", "outcome"),
+    [
+        (case_report(contracts=contracts("pass")), "pass"),
+        (case_report(contracts=contracts("error")), "error"),
+        (case_report(contracts=contracts("pass", "undecided")), "error"),
+        (case_report(pareto=ParetoResult(PARETO, "pass")), "pass"),
+        (case_report(pareto=ParetoResult(PARETO, "fail")), "fail"),
+        (case_report(pareto=ParetoResult(PARETO, "error")), "error"),
+        (case_report(controls=controls()), "pass"),
+        (case_report(controls=controls("warn")), "pass"),
+        (case_report(controls=controls("error", rows={})), "error"),
+    ],
+)
+def test_every_kind_of_test_counts(report: CaseReport, outcome: str) -> None:
+    assert verdict_of([report]) == outcome
+
+
+def test_where_nothing_was_judged_a_run_is_an_error() -> None:
+    judged = case_report(verdict("pass"))
+    measured = case_report(metrics=(MetricValue(Target("kl"), Estimate(0.1, None, None, 9, 1)),))
+    assert verdict_of([]) == "error"
+    assert verdict_of([case_report()]) == "error"
+    assert verdict_of([measured]) == "error"  # a value without a threshold is no pass
+    assert verdict_of([measured, judged]) == "pass"
+    assert verdict_of([judged], [NotJudged(CASE, "l0", "was not run")]) == "error"
+
+
+@given(case_reports(), case_reports())
+def test_an_error_outweighs_a_failure_and_a_failure_a_pass(
+    one: CaseReport, other: CaseReport
+) -> None:
+    verdicts = {verdict_of([one]), verdict_of([other])}
+    both = verdict_of([one, other])
+    if one.statuses and other.statuses:
+        assert both == max(verdicts, key=["pass", "fail", "error"].index)
+    assert both == verdict_of([other, one])
+    assert EXIT_CODES[both] in (0, 1, 2)
+    assert (both == "pass") == (
+        bool(one.statuses | other.statuses)
+        and not (one.errors | other.errors)
+        and not one.crossed + other.crossed
     )
-    assert Outcome.from_properties(outcome.to_properties()) == outcome
 
 
-def test_numpy_scalars_become_builtins() -> None:
-    value = np.float64(0.5)
-    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=value)
-    assert {type(v) for _, v in outcome.to_properties()} <= {str, int, float}
-
-
-def test_what_is_no_builtin_is_refused_here_and_not_by_the_channel() -> None:
-    outcome = Outcome(**PLACE, metric="kl", verdict="pass", value=object())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="cannot cross processes"):
-        outcome.to_properties()
-
-
-@pytest.mark.parametrize("verdict", ["pass", "undecided", "error"])
-def test_what_the_load_contract_found_survives_too(verdict: str) -> None:
-    cause, message = (None, "") if verdict == "pass" else ("load", "W_dec is missing")
-    outcome = Outcome(
-        **PLACE, kind="contract", metric="load.keys", verdict=verdict, cause=cause, message=message
-    )
-    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
-    assert Outcome.from_properties(carried) == outcome
-
-
-@pytest.mark.parametrize("lost", ["sae_guard.verdict", "sae_guard.metric", "sae_guard.spec"])
-def test_half_an_outcome_is_none(lost: str) -> None:
-    properties = Outcome(**PLACE, metric="kl", verdict="pass").to_properties()
-    assert Outcome.from_properties(p for p in properties if p[0] != lost) is None
-    assert Outcome.from_properties([*properties, ("sae_guard.new_field", 1)]) is None
-    assert Outcome.from_properties([("user_property", 1)]) is None
-
-
-def test_controls_survive_too() -> None:
-    rows = json.dumps({"v1": {"kl": 0.1, "l0": None}, "permuted decoder": {"kl": 2.0, "l0": None}})
-    outcome = Outcome(**PLACE, kind="controls", metric="controls", verdict="warn", controls=rows)
-    carried = execnet.loads(execnet.dumps(outcome.to_properties()))
-    assert Outcome.from_properties(carried) == outcome
+def test_no_verdict_without_a_threshold() -> None:
+    assert not hasattr(MetricValue(Target("kl")), "passes")
+    assert {field.name for field in fields(MetricValue)} == {"target", "estimate", "undefined"}
+    assert Verdict(verdict().threshold, "error").passes is False

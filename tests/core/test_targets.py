@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -367,3 +368,19 @@ def test_models_hold_a_target_as_text() -> None:
     assert held.json_schema() == {"type": "string"}
     with pytest.raises(ValidationError, match="no slice"):
         held.validate_python("kl@colour=1..2")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (3, "3 is no text"),
+        (None, "None is no text"),
+        (["kl"], "is no text"),
+        ("kll", "unknown metric 'kll'; did you mean kl"),
+        ("kl.median", "kl.median: no statistic 'median'"),
+        ("kl@position=a..b", "could not convert"),
+    ],
+)
+def test_models_refuse_what_is_no_target(value: object, why: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(why)):
+        TypeAdapter(Target).validate_python(value)

@@ -17,7 +17,7 @@ from sae_guard.core.comparison import Comparison, Version, compare
 from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import build_corpus
 from sae_guard.demo import MODEL, SAES
-from sae_guard.engine import Patch, measure_all
+from sae_guard.engine import Intervention, measure_all
 from sae_guard.history import History
 from sae_guard.history.parquet import TOKENS, to_parquet
 from sae_guard.model import LanguageModel, load_model
@@ -37,8 +37,8 @@ def measure_releases(model: LanguageModel, sequences: int) -> dict[str, Version]
     (spec,) = load_specs(SPEC)
     data = spec.data.model_copy(update={"sequences": sequences})
     corpus = build_corpus(data, model.tokenizer, SPEC.parent)
-    patches = [Patch(load(SAES / release), spec.hook) for release in RELEASES]
-    measurements = measure_all(model, patches, corpus)
+    interventions = [Intervention(load(SAES / release), spec.hook) for release in RELEASES]
+    measurements = measure_all(model, interventions, corpus)
     return {
         name: Version(name, measurement)
         for name, measurement in zip(RELEASES, measurements, strict=True)

@@ -9,8 +9,8 @@ import torch
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import batches, look, measure
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine import activation_stats, batches, measure
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 from tests.helpers.small_measurements import HOOKS, likely_corpus, make_sae
@@ -35,7 +35,7 @@ def test_it_is_what_whole_runs_show(
     windows = [gpt2.logits_and_activation(row[None], hook)[1][0] for row in corpus.tokens]
     scored = [x[keep] for x, keep in zip(windows, corpus.scored, strict=True)]
     for cache in (None, Cache(tmp_path), Cache(tmp_path)):
-        found = look(gpt2, corpus, hook, batch_size=size, cache=cache)
+        found = activation_stats(gpt2, corpus, hook, batch_size=size, cache=cache)
         assert found.mean.dtype == torch.float64
         torch.testing.assert_close(found.mean.float(), torch.cat(scored).mean(dim=0))
         torch.testing.assert_close(found.some, torch.cat(scored[:2]))
@@ -46,17 +46,17 @@ def test_what_a_measurement_left_is_not_run_again(
 ) -> None:
     measured = measure(gpt2, make_sae(), corpus, HOOKS[0], cache=Cache(tmp_path))
     assert measured.provenance.paths["clean run"] == "run, and remembered"
-    expected = look(gpt2, corpus, HOOKS[0])
+    expected = activation_stats(gpt2, corpus, HOOKS[0])
 
     def never(*_: object) -> None:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(Bases, "_run", never)
-    found = look(gpt2, corpus, HOOKS[0], batch_size=2, cache=Cache(tmp_path))
+    monkeypatch.setattr(CleanRuns, "_run", never)
+    found = activation_stats(gpt2, corpus, HOOKS[0], batch_size=2, cache=Cache(tmp_path))
     torch.testing.assert_close(found.mean, expected.mean)
     torch.testing.assert_close(found.some, expected.some)
 
 
 def test_a_hook_point_that_is_not_there_is_refused(gpt2: LanguageModel, corpus: Corpus) -> None:
     with pytest.raises(SetupError, match=r"did you mean blocks\.1\.hook_resid_pre"):
-        look(gpt2, corpus, "blocks.1.hook_resid_prae")
+        activation_stats(gpt2, corpus, "blocks.1.hook_resid_prae")

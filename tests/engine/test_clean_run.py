@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, measure, measure_all
-from sae_guard.engine.clean_run import Bases
+from sae_guard.engine import Intervention, measure, measure_all
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.model import LanguageModel
 from tests.helpers.small_measurements import (
     MLP,
@@ -32,15 +32,17 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 def test_several_are_measured_as_each_alone_by_one_clean_run(
     gpt2: LanguageModel, corpus: Corpus, hooks: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patches = [Patch(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)]
+    patches = [
+        Intervention(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)
+    ]
     alone = [measure(gpt2, patch.sae, corpus, patch.hook) for patch in patches]
-    right, runs = Bases._run, []
+    right, runs = CleanRuns._run, []
 
-    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, rows: slice, *others: Any, **more: Any) -> Any:
         runs.append(rows)
         return right(self, rows, *others, **more)
 
-    monkeypatch.setattr(Bases, "_run", run)
+    monkeypatch.setattr(CleanRuns, "_run", run)
     for mine, theirs in zip(measure_all(gpt2, patches, corpus, batch_size=3), alone, strict=True):
         assert_same(mine, theirs)
         assert mine.provenance.hook == theirs.provenance.hook

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sae_guard.engine import head
+from sae_guard.engine.token_metrics import LOSSES, Loss, ModelRun, Predictions
 from sae_guard.model import Unembedding
 
 TOKENS = 40
@@ -49,6 +50,10 @@ class _Bridge:
         return result
 
 
+def patched(final: Tensor) -> tuple[ModelRun, Tensor]:
+    return "patched run", final
+
+
 def exact(unembedding: Unembedding, final: Tensor) -> Tensor:
     logits = final.double() @ unembedding.weight.double().T + unembedding.bias.double()
     return logits.log_softmax(dim=-1)
@@ -70,11 +75,15 @@ def test_both_ways_are_the_definition(
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     at = torch.arange(TOKENS), target
     for clean in (head.Final(p), head.summarise(unembedding, p, target)):
-        found = head.losses(unembedding, clean, [q, p], target)
-        (mine, ce), (nothing, same) = found.others
+        found = head.losses(unembedding, clean, [patched(q), patched(p)], target)
+        (mine, ce), (nothing, same) = ((each["kl"], each["ce_patched"]) for each in found.others)
         # Rounding of float32 logits as large as these.
         per_token = 1e-4 * max(1.0, scale / 5)
-        for value, expected in ((mine, kl), (ce, -log_q[at]), (found.clean, -log_p[at])):
+        for value, expected in (
+            (mine, kl),
+            (ce, -log_q[at]),
+            (found.clean["ce_clean"], -log_p[at]),
+        ):
             torch.testing.assert_close(value.double(), expected, atol=per_token, rtol=1e-5)
         # And of the result, of hundreds of nats, which is made of float32 as well.
         large = max(10.0, 2 * scale, 5 * float(kl.mean()))
@@ -90,15 +99,14 @@ def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, *, summary: boo
 
     def losses() -> head.Losses:
         clean = head.summarise(unembedding, p, target) if summary else head.Final(p)
-        return head.losses(unembedding, clean, [p + 0.1], target)
+        return head.losses(unembedding, clean, [patched(p + 0.1)], target)
 
     whole = losses()
     monkeypatch.setattr(head, "_LEAST_TOKENS", 1)
     monkeypatch.setattr(head, "_ELEMENTS", 700)
     found = losses()
     # Other shapes and numbers of threads add float32 products in another order.
-    for mine, theirs in zip(found.others[0], whole.others[0], strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.others[0], whole.others[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.clean, whole.clean, atol=1e-5, rtol=1e-5)
 
 
@@ -107,7 +115,7 @@ def test_a_bias_and_a_shift_of_all_rows_change_no_divergence() -> None:
     (plain, p, target), (shifted, _, _) = (make(3, 16, 50, 1.0, shift=s) for s in (0.0, 3.0))
     q = p + 0.3
     kl = [
-        head.losses(u, head.summarise(u, p, target), [q], target).others[0][0]
+        head.losses(u, head.summarise(u, p, target), [patched(q)], target).others[0]["kl"]
         for u in (plain, shifted)
     ]
     torch.testing.assert_close(kl[0], kl[1], atol=1e-5, rtol=1e-5)
@@ -119,7 +127,8 @@ def test_what_is_not_finite_is_no_number(value: float) -> None:
     q = p.clone()
     q[3, 2] = value
     for clean in (head.Final(p), head.summarise(unembedding, p, target)):
-        ((kl, ce),) = head.losses(unembedding, clean, [q], target).others
+        (values,) = head.losses(unembedding, clean, [patched(q)], target).others
+        kl, ce = values["kl"], values["ce_patched"]
         assert not bool(kl[3].isfinite())
         assert not bool(ce[3].isfinite())
         assert bool(kl[:3].isfinite().all())
@@ -131,3 +140,24 @@ def test_one_row_that_all_share_is_scored_with_each_ones_targets() -> None:
     found = head.shared_cross_entropy(unembedding, p, target)
     for row, expected in zip(target, found, strict=True):
         torch.testing.assert_close(head.cross_entropy(unembedding, p, row), expected)
+
+
+def test_a_loss_without_a_formula_over_summaries_needs_the_clean_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert head.summary_suffices()
+
+    def reversed_kl(predictions: Predictions) -> Tensor:
+        q = predictions.log_q.exp()
+        return (q * (predictions.log_q - predictions.log_p)).sum(dim=-1)
+
+    more: dict[ModelRun, dict[str, Loss]] = {
+        "patched run": {**LOSSES["patched run"], "reversed_kl": reversed_kl}
+    }
+    monkeypatch.setattr(head, "LOSSES", {**LOSSES, **more})
+    assert not head.summary_suffices()
+    unembedding, p, target = make(0, 16, 100, 2.0)
+    log_p, log_q = exact(unembedding, p), exact(unembedding, q := p + 0.1)
+    (values,) = head.losses(unembedding, head.Final(p), [patched(q)], target).others
+    expected = (log_q.exp() * (log_q - log_p)).sum(dim=-1)
+    torch.testing.assert_close(values["reversed_kl"].double(), expected, atol=1e-4, rtol=1e-4)

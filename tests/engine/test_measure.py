@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_guard.core.metrics import COLUMNS, METRICS
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import look, measure
+from sae_guard.engine import activation_stats, measure
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.model import Edit, LanguageModel, load_model
 from sae_guard.sae.controls import identity_sae, mean_sae, zero_sae
@@ -79,6 +79,16 @@ def test_a_transcoder_equals_the_definition(
     assert (measurement.provenance.hook, measurement.provenance.hook_out) == (reads, writes)
 
 
+def test_columns_say_whether_they_depend_on_the_sae(gpt2: LanguageModel, corpus: Corpus) -> None:
+    other = replace(make_sae(), scale_out=0.5, scale_in=2.0)
+    mine, theirs = (
+        measure(gpt2, sae, corpus, HOOKS[0], random_error=True) for sae in (make_sae(), other)
+    )
+    for name, sums in mine.sums.items():
+        changed = not np.array_equal(sums, theirs.sums[name])
+        assert changed == ALL_COLUMNS[name].depends_on_sae, name
+
+
 def test_independent_of_the_batch_size(gpt2: LanguageModel, corpus: Corpus) -> None:
     whole = measure(gpt2, make_sae(), corpus, HOOKS[0])
     for size in (1, 2, 4, 5):
@@ -119,7 +129,7 @@ def test_controls(folder: Path, corpora: dict[str, Corpus], hook: str) -> None:
     zero = measure(model, zero_sae(model.width(hook)), corpus, hook)
     assert zero["reconstruction_score"] == 0.0
     assert zero["kl"] > 0
-    mean = measure(model, mean_sae(look(model, corpus, hook).mean), corpus, hook)
+    mean = measure(model, mean_sae(activation_stats(model, corpus, hook).mean), corpus, hook)
     assert mean["ce_patched"] == pytest.approx(mean["ce_mean"], abs=1e-6)
     assert mean["explained_variance"] == pytest.approx(0, abs=1e-6)
 

@@ -16,10 +16,10 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place, batches, measure, sweep
-from sae_guard.engine.clean_run import Bases
-from sae_guard.engine.fast import Run
+from sae_guard.engine import HookSite, batches, fast_path, measure
+from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory, fingerprint, run_name
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import JumpReLU, TopK
@@ -33,7 +33,7 @@ OTHER = 2.0
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two windows: three of them."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
-    monkeypatch.setattr(sweep, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(fast_path, "_SAVE_EVERY", 0)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,19 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
     """Windows of the clean runs and of the patched ones."""
-    clean, patched = Bases._run, Run.finals
+    clean, patched = CleanRuns._run, SaeRun.finals
     seen: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
 
-    def run(self: Bases, rows: slice, *others: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, rows: slice, *others: Any, **more: Any) -> Any:
         seen["clean"].append((rows.start, rows.stop))
         return clean(self, rows, *others, **more)
 
-    def finals(self: Run, rows: slice, *others: Any) -> Any:
+    def finals(self: SaeRun, rows: slice, *others: Any) -> Any:
         seen["patched"].append((rows.start, rows.stop))
         return patched(self, rows, *others)
 
-    monkeypatch.setattr(Bases, "_run", run)
-    monkeypatch.setattr(Run, "finals", finals)
+    monkeypatch.setattr(CleanRuns, "_run", run)
+    monkeypatch.setattr(SaeRun, "finals", finals)
     return seen
 
 
@@ -130,15 +130,15 @@ def test_one_clean_run_serves_the_hook_points_that_are_to_come(
 def test_a_run_that_was_stopped_goes_on(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
-    right, reference = Run.take, measure(gpt2, make_sae(), corpus, MLP)
+    right, reference = SaeRun.take, measure(gpt2, make_sae(), corpus, MLP)
 
-    def stopped(self: Run, rows: slice, *losses: Any) -> None:
+    def stopped(self: SaeRun, rows: slice, *losses: Any) -> None:
         right(self, rows, *losses)
         if rows.start >= 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "take", stopped)
+        patch.setattr(SaeRun, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
             measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=2)
     ran["patched"].clear()
@@ -150,15 +150,15 @@ def test_a_run_that_was_stopped_goes_on(
 def test_windows_that_are_done_are_not_counted_again_in_other_batches(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache
 ) -> None:
-    reference, right = measure(gpt2, make_sae(), corpus, MLP), Run.take
+    reference, right = measure(gpt2, make_sae(), corpus, MLP), SaeRun.take
 
-    def stopped(self: Run, rows: slice, *losses: Any) -> None:
+    def stopped(self: SaeRun, rows: slice, *losses: Any) -> None:
         if rows.start >= 2:
             raise KeyboardInterrupt
         right(self, rows, *losses)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "take", stopped)
+        patch.setattr(SaeRun, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
             measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=1)
     whole = measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=6)
@@ -226,10 +226,10 @@ CHANGES: list[Callable[[SAE], SAE]] = [
 
 
 def test_a_measurement_is_of_this_sae_at_this_place() -> None:
-    at = Place(RESIDUAL, RESIDUAL)
+    at = HookSite(RESIDUAL, RESIDUAL)
     names = [run_name(change(make_sae()), at) for change in CHANGES]
-    names += [run_name(make_sae(), at), run_name(make_sae(), Place(MLP, MLP))]
-    names += [run_name(make_sae(), Place(RESIDUAL, MLP))]
+    names += [run_name(make_sae(), at), run_name(make_sae(), HookSite(MLP, MLP))]
+    names += [run_name(make_sae(), HookSite(RESIDUAL, MLP))]
     names += [run_name(make_sae(), at, random_error=True)]
     assert len(set(names)) == len(names)
     elsewhere = replace(make_sae(), source=SaeSource("another/path", "other"))

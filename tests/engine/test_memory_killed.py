@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.engine.batches import batches
 from sae_guard.engine.memory import Memory, run_name
 from tests.helpers import killed
@@ -126,7 +126,7 @@ def memory_of(case: Case, folder: Path) -> Memory:
 def saved(case: Case, folder: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Of which windows the cache has what depends on the SAE."""
     kept = memory_of(case, folder).read(
-        run_name(killed.the_sae(case.sae), Place(case.hook, case.hook))
+        run_name(killed.the_sae(case.sae), HookSite(case.hook, case.hook))
     )
     return np.zeros(N, dtype=np.bool_) if kept is None else kept["done"].numpy()
 

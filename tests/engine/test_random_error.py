@@ -16,14 +16,15 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
-from sae_guard.engine.fast import Run
-from sae_guard.engine.random_error import COLUMN, directions, with_random_error
+from sae_guard.engine.random_error import directions, with_random_error
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.gate.measurement_file import load, save
 from sae_guard.model import LanguageModel
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.small_measurements import MLP, RESIDUAL, assert_same, likely_corpus, make_sae
 
+COLUMN = "kl_random_error"
 WINDOWS, POSITIONS, WIDTH = 64, 32, 24
 NUMBERED = Corpus(torch.arange(WINDOWS * POSITIONS).view(WINDOWS, POSITIONS))
 
@@ -90,12 +91,12 @@ def test_batches_and_the_cache_change_nothing(
 def test_the_proof_covers_it(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Run.take
+    right = SaeRun.take
 
-    def take(self: Run, rows: slice, losses: Any) -> None:
+    def take(self: SaeRun, rows: slice, losses: Any) -> None:
         right(self, rows, {**losses, COLUMN: losses[COLUMN] + 0.1})
 
-    monkeypatch.setattr(Run, "take", take)
+    monkeypatch.setattr(SaeRun, "take", take)
     found = measure(gpt2, make_sae(), corpus, RESIDUAL, random_error=True)
     assert found.provenance.paths["forward"] == "whole model"
     assert found.provenance.paths["because"].startswith(f"{COLUMN} differs")

@@ -146,8 +146,15 @@ def test_a_difference_of_divergences_is_no_divergence() -> None:
 
 def test_l0_counts_signed_latents() -> None:
     latents = torch.tensor([[0.0, -0.5, 2.0, -0.0], [0.0, 0.0, 0.0, 1e-30]])
-    assert f.l0(latents).tolist() == [2, 1]
-    assert f.l1(latents).tolist() == pytest.approx([2.5, 1e-30])
+    l0, l1 = (f.LATENTS[name](latents).sum(dim=-1) for name in ("l0", "l1"))
+    assert l0.tolist() == [2, 1]
+    assert l1.tolist() == pytest.approx([2.5, 1e-30])
+
+
+@pytest.mark.parametrize("name", f.LATENTS)
+def test_the_terms_of_latents_are_zero_for_silent_ones(name: str) -> None:
+    """The fast path sums over active latents alone."""
+    assert not f.LATENTS[name](torch.tensor([0.0, -0.0])).any()
 
 
 @given(st.lists(st.floats(-10, 10), min_size=6, max_size=6))

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.errors import SetupError
 from sae_guard.examination.batch import ExaminedBatch
 from sae_guard.model import LanguageModel
 
 HOOK = "blocks.1.hook_resid_post"
-SITE = Place(HOOK, HOOK)
+SITE = HookSite(HOOK, HOOK)
 
 
 def test_tokens_are_grouped_by_kind_and_position(gpt2: LanguageModel) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from sae_guard.core.diagnosis import diagnose
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.errors import LoadError
 from sae_guard.examination import examine
 from sae_guard.model import LanguageModel
@@ -19,7 +19,7 @@ from sae_guard.sae.activations import ReLU
 from sae_guard.sae.controls import identity_sae
 
 HOOK = "blocks.1.hook_resid_post"
-SITE = Place(HOOK, HOOK)
+SITE = HookSite(HOOK, HOOK)
 
 
 def test_the_identity_is_sound(gpt2: LanguageModel, corpus: Corpus) -> None:
@@ -64,7 +64,7 @@ def test_saes_that_were_not_trained_to_reconstruct_are_sound(
 def test_a_thorough_examination_makes_all_trials(
     gpt2: LanguageModel, corpus: Corpus, hook: str
 ) -> None:
-    site = Place(hook, hook)
+    site = HookSite(hook, hook)
     examination = examine(gpt2, identity_sae(32), corpus, site, thorough=True)
     assert examination is not None
     names = {trial.name for trial in examination.trials}
@@ -84,7 +84,7 @@ def test_a_transcoder_is_examined(gpt2: LanguageModel, corpus: Corpus) -> None:
         torch.randn(32, 48, generator=generator), torch.randn(48, 32, generator=generator),
         torch.zeros(48), torch.ones(32), ReLU(), SaeSource("x", "x"), transcoder=True,
     )  # fmt: skip
-    site = Place.of(sae, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    site = HookSite.of(sae, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
     examination = examine(gpt2, sae, corpus, site, thorough=True)
     assert examination is not None
     assert examination.pairing is None

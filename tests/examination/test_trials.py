@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_guard.engine import Place
+from sae_guard.engine import HookSite
 from sae_guard.examination.trials import Reach, nearby_sites, nearest_rows, rearrange_decoder
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import example_sae
@@ -62,19 +62,19 @@ HOOKS = {
 def test_nearby_sites_come_in_order_of_similarity(
     hook: str, reach: Reach, expected: list[str]
 ) -> None:
-    sites = list(nearby_sites(Place(hook, hook), HOOKS, reach))
+    sites = list(nearby_sites(HookSite(hook, hook), HOOKS, reach))
     assert [site.read.removeprefix("blocks.") for site in sites] == expected
     assert all(site.read == site.replaced for site in sites)
 
 
 def test_far_sites_are_all_kinds_up_to_three_blocks_away() -> None:
     hook = "blocks.0.hook_mlp_out"
-    sites = {site.read for site in nearby_sites(Place(hook, hook), HOOKS, "far")}
+    sites = {site.read for site in nearby_sites(HookSite(hook, hook), HOOKS, "far")}
     assert sites == {h for h in HOOKS if "hook_z" not in h and "hook_in" not in h} - {hook}
 
 
 def test_hook_points_of_a_transcoder_move_together() -> None:
-    site = Place("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    site = HookSite("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
     assert list(nearby_sites(site, HOOKS, "near")) == [
-        Place(f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out") for block in (0, 2)
+        HookSite(f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out") for block in (0, 2)
     ]

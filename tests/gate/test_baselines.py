@@ -9,7 +9,7 @@ import pytest
 
 from sae_guard.core.pareto import Pareto, Point
 from sae_guard.errors import SetupError, UndefinedMetricError
-from sae_guard.gate.baselines import Earlier
+from sae_guard.gate.baselines import Baselines
 from sae_guard.history import History, HistoryError
 from tests.helpers.changed_measurements import with_provenance
 from tests.helpers.recorded import SPEC, bits, ordinary, promotion, record_one
@@ -24,17 +24,17 @@ def test_a_baseline_is_the_measurement_and_what_its_rows_do_not_tell(tmp_path: P
     assert record_one(history, tmp_path, ordinary(), name="v0").record.views == {}
     recorded = record_one(history, tmp_path, ordinary(), name="v1", text=text)
     history.promote(promotion(recorded, "v1.2"))
-    found = Earlier(history).baseline("v1.2", recorded.spec)
+    found = Baselines(history).baseline("v1.2", recorded.spec)
     assert found.name == f"v1.2 ({recorded.id[-12:]})"
     assert bits(found.measurement) == bits(ordinary())
     assert found.values == {"kl.worst_sequence": pytest.approx(0.05007)}
     assert not found.strict
-    assert Earlier(history).baseline(recorded.id, "x::y", strict=True).strict
+    assert Baselines(history).baseline(recorded.id, "x::y", strict=True).strict
     with pytest.raises(SetupError, match=r"baseline in .*'v1.2' has no record by x::y, but by"):
-        Earlier(history).baseline("v1.2", "x::y")
-    Earlier(history).check("v1.2")
+        Baselines(history).baseline("v1.2", "x::y")
+    Baselines(history).check("v1.2")
     with pytest.raises(SetupError, match=r"no record 'v3'.*/h\)"):
-        Earlier(history).check("v3")
+        Baselines(history).check("v3")
 
 
 def test_points_are_of_the_same_spec_tokens_and_formulas(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_points_are_of_the_same_spec_tokens_and_formulas(tmp_path: Path) -> None
     record_one(history, tmp_path, ordinary(), name="v2", text=other)
     corpus = {"n_sequences": 8, "sha256": "4" * 64}
     record_one(history, tmp_path, with_provenance(ordinary(), corpus=corpus), name="v3")
-    found = Earlier(history).beside(PARETO, first.spec, NEW, ordinary())
+    found = Baselines(history).beside(PARETO, first.spec, NEW, ordinary())
     (point,) = found.others
     metrics = first.record.metrics
     assert (point.x, point.y) == (metrics["l0"].value, metrics["kl"].value)
@@ -55,9 +55,9 @@ def test_points_are_of_the_same_spec_tokens_and_formulas(tmp_path: Path) -> None
     formulas = {**ordinary().provenance.formula_versions, "kl": 2}
     newer = with_provenance(ordinary(), formula_versions=formulas)
     with pytest.raises(SetupError, match="of other things: v3"):
-        Earlier(history).beside(PARETO, first.spec, NEW, newer)
+        Baselines(history).beside(PARETO, first.spec, NEW, newer)
     # Each is told apart by the formulas that it is about.
-    assert Earlier(history).beside(Pareto("l0", "fvu"), first.spec, NEW, newer).others
+    assert Baselines(history).beside(Pareto("l0", "fvu"), first.spec, NEW, newer).others
 
 
 def test_what_is_undefined_or_unreadable_is_no_point(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_is_undefined_or_unreadable_is_no_point(tmp_path: Path) -> None:
     first = record_one(history, tmp_path, ordinary(), name="v1")
     record_one(history, tmp_path, replace(ordinary(), sums=sums), name="v2")
     asked = Pareto("l0", "kl_vs_random_error")
-    found = Earlier(history).beside(asked, first.spec, NEW, ordinary())
+    found = Baselines(history).beside(asked, first.spec, NEW, ordinary())
     assert len(found.others) == 1
     assert "kl_vs_random_error is undefined" in found.left_out[0]
     with pytest.raises(UndefinedMetricError, match="new is at nan"):
@@ -74,7 +74,7 @@ def test_what_is_undefined_or_unreadable_is_no_point(tmp_path: Path) -> None:
     head = Path(first.path) / "record.json"
     head.write_bytes(head.read_bytes() + b" ")
     with pytest.raises(HistoryError, match="a record cannot be read"):
-        Earlier(history).beside(PARETO, first.spec, NEW, ordinary())
+        Baselines(history).beside(PARETO, first.spec, NEW, ordinary())
 
 
 @pytest.mark.parametrize("kind", ["records", "promotions"])
@@ -93,12 +93,12 @@ def test_a_version_of_which_something_is_unreadable_is_no_baseline(
     head = tmp_path / "h" / kind / name / file
     head.write_bytes(head.read_bytes() + b" ")
     with pytest.raises(HistoryError, match=rf"baseline: {label} cannot be read: .*{name}/{file}"):
-        Earlier(history).baseline(label, first.spec)
+        Baselines(history).baseline(label, first.spec)
     for reference in (first.id, first.short, "other-v1"):
-        assert bits(Earlier(history).baseline(reference, first.spec).measurement) == bits(
+        assert bits(Baselines(history).baseline(reference, first.spec).measurement) == bits(
             ordinary()
         )
-    assert Earlier(history).baseline(other.id, first.spec).name == other.id
+    assert Baselines(history).baseline(other.id, first.spec).name == other.id
 
 
 def test_a_record_of_another_provenance_is_no_point(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_a_record_of_another_provenance_is_no_point(tmp_path: Path) -> None:
     files = {name: (Path(first.path) / name).read_bytes() for name in first.record.files}
     history.add(first.record.model_copy(update={"name": "v2", "provenance": later}), files)
     with pytest.raises(HistoryError, match=r"v2-[0-9a-f]{12}: provenance: .*'later'"):
-        Earlier(history).beside(PARETO, first.spec, NEW, ordinary())
+        Baselines(history).beside(PARETO, first.spec, NEW, ordinary())

@@ -11,7 +11,7 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import CONTROLS
-from sae_guard.gate.planning import Candidate, decided, mismatch, plan
+from sae_guard.gate.planning import Candidate, mismatch, plan, with_hook
 from sae_guard.specs import Spec
 from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
@@ -57,7 +57,7 @@ def test_a_silent_checkpoint_is_refused_when_specs_differ(tmp_path: Path, other:
     with pytest.raises(SetupError, match="does not say which model and hook point") as caught:
         plan(specs(tmp_path, spec("a"), other), [candidate()])
     assert "s.yaml::b" in str(caught.value)
-    assert "--sae-spec" in str(caught.value)
+    assert caught.value.options == ("spec", "hook")
 
 
 def test_a_checkpoint_that_no_spec_gates_is_refused_with_every_reason(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_controls_are_added_once_per_gated_spec(tmp_path: Path) -> None:
     a, b = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"))
     made = plan([a, b], [candidate("gpt2", a.hook)] * 2, controls=True)
     labels = [case.label for case in made.of(a)]
-    assert labels == ["v1", "v1", *(f"{name} control" for name in CONTROLS)]
+    assert labels == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
     assert made.of(b) == ()
     assert all(case.checkpoint is None for case in made.of(a)[2:])
 
@@ -87,8 +87,9 @@ def test_the_key_tells_what_is_measured_apart(tmp_path: Path) -> None:
     )  # fmt: skip
     keys = [case.key for case in plan(loaded, [candidate()], controls=True).cases]
     per_spec = 1 + len(CONTROLS)
-    assert keys[0] == keys[1]  # other thresholds, same measurement
-    assert len(set(keys[0:1] + keys[2:4] + keys[4 : 4 + len(CONTROLS)])) == 3 + len(CONTROLS)
+    a, b, c, d = keys[::per_spec]
+    assert a == b  # other thresholds, same measurement
+    assert len({a, c, d, *keys[1:per_spec]}) == 3 + len(CONTROLS)
     assert len(keys) == 4 * per_spec
 
 
@@ -124,8 +125,9 @@ def test_a_spec_of_saes_gates_no_transcoder(tmp_path: Path) -> None:
 
 def test_specs_that_replace_another_activation_are_of_another_place(tmp_path: Path) -> None:
     texts = [spec("a", hook=READ), spec("b", hook=f"{READ}\nhook_out: {WRITTEN}")]
-    with pytest.raises(SetupError, match=r"does not say .* or the hook point with --sae-hook:"):
+    with pytest.raises(SetupError, match=r"does not say .* or the hook point:") as caught:
         plan(specs(tmp_path, *texts), [candidate()])
+    assert caught.value.options == ("spec", "hook")
 
 
 def test_controls_read_what_a_transcoder_replaces(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_what_is_replaced_tells_measurements_apart(tmp_path: Path) -> None:
 def test_the_command_line_decides_what_is_not_said(
     declared: Declaration, hook: str, place: tuple[str, str | None]
 ) -> None:
-    assert decided(declared, hook, "x") == Declaration("m", *place)
+    assert with_hook(declared, hook, "x") == Declaration("m", *place)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,9 @@ def test_the_command_line_contradicts_no_checkpoint(
     declared: Declaration, hook: str, said: str
 ) -> None:
     with pytest.raises(SetupError) as caught:
-        decided(declared, hook, "hf://x")
-    assert str(caught.value) == f"hf://x says hook point {said}, --sae-hook says {hook}"
+        with_hook(declared, hook, "hf://x")
+    assert str(caught.value) == f"hf://x declares hook point {said}, and the one given is {hook}"
+    assert caught.value.options == ("hook",)
 
 
 def test_a_case_has_the_options_of_spec_registry_and_command_line(tmp_path: Path) -> None:

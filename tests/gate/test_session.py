@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from sae_guard.errors import LoadError, SetupError
-from sae_guard.gate.session import Workbench, pick_device
+from sae_guard.gate.options import GateOptions
+from sae_guard.gate.session import GateSession, pick_device
 from sae_guard.sae import SAE
 from sae_guard.sae.controls import identity_sae
 
@@ -39,7 +41,7 @@ def test_workers_take_the_gpus_in_turn() -> None:
         pick_device("cuda:2", 0)
 
 
-class Wide(Workbench):
+class Wide(GateSession):
     """With a model whose hook points are so wide, and a transcoder from 6 to 6."""
 
     widths: dict[str, int]
@@ -62,12 +64,12 @@ class Wide(Workbench):
 def test_both_hook_points_are_as_wide_as_the_sae(
     widths: dict[str, int], message: str | None
 ) -> None:
-    bench = Wide(device="cpu")
-    bench.widths = widths
+    session = Wide(GateOptions(Path(), Path(), device="cpu"), list)
+    session.widths = widths
     case: Any = SimpleNamespace(hook="in", hook_out="out", spec=None, checkpoint="v1")
     if message is None:
-        bench.check(case, "shapes")
+        session.check(case, "shapes")
         return
     with pytest.raises(LoadError) as caught:
-        bench.check(case, "shapes")
+        session.check(case, "shapes")
     assert (str(caught.value), caught.value.contract) == (message, "shapes")

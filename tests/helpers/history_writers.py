@@ -17,10 +17,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from uuid import uuid4
 
-from sae_guard.core.verdicts import judge
-from sae_guard.gate.recording import make
 from sae_guard.history import History, Promotion
-from tests.helpers.recorded import OCCASION, a_case, ordinary
+from tests.helpers.recorded import a_case, built, ordinary
 
 WAITS = 100.0
 """Seconds after which another process is taken to hang."""
@@ -28,10 +26,7 @@ _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir
 
 MEASUREMENT = ordinary()
 with tempfile.TemporaryDirectory() as _folder:
-    _CASE = a_case(Path(_folder))
-RECORD, FILES = make(
-    _CASE, MEASUREMENT, [judge(MEASUREMENT, t) for t in _CASE.thresholds], OCCASION, file="a.yaml"
-)
+    RECORD, FILES = built(a_case(Path(_folder)), MEASUREMENT)
 
 
 def write(history: History, told: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus
-from sae_guard.engine import batches, clean_run, fast, measure, plain, sweep
+from sae_guard.engine import batches, clean_run, fast_path, measure, plain, sae_run
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE
 from sae_guard.sae.activations import JumpReLU
@@ -84,7 +84,7 @@ def the_corpus(seed: int) -> Corpus:
 def in_small_shards(patch: Patch = setattr) -> None:
     """Remember a few windows at a time, and every step."""
     patch(batches, "_SHARD_TOKENS", SHARD * CONTEXT)
-    patch(sweep, "_SAVE_EVERY", 0)
+    patch(fast_path, "_SAVE_EVERY", 0)
 
 
 def measured(case: Case, folder: Path | None) -> Measurement:
@@ -107,8 +107,8 @@ def log_windows(log: Path, patch: Patch = setattr) -> None:
 
         return logged
 
-    patch(fast.Run, "finals", logging("patched", fast.Run.finals, 1))
-    patch(clean_run.Bases, "_run", logging("clean", clean_run.Bases._run, 1))
+    patch(sae_run.SaeRun, "finals", logging("patched", sae_run.SaeRun.finals, 1))
+    patch(clean_run.CleanRuns, "_run", logging("clean", clean_run.CleanRuns._run, 1))
     patch(plain, "batch", logging("plain", plain.batch, 4))
 
 
@@ -123,13 +123,13 @@ def windows_run(log: Path) -> dict[str, Counter[int]]:
 
 def once_it_sweeps(act: Callable[[], None], patch: Patch = setattr) -> None:
     """Act when what is remembered has been looked up, before any lock is taken."""
-    right = sweep.Sweep.__init__
+    right = fast_path.FastPath.__init__
 
-    def made(*arguments: Any) -> None:
-        right(*arguments)
+    def sweeps(*arguments: Any, **options: Any) -> None:
+        right(*arguments, **options)
         act()
 
-    patch(sweep.Sweep, "__init__", made)
+    patch(fast_path.FastPath, "__init__", sweeps)
 
 
 @dataclass(frozen=True)

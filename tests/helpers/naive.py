@@ -6,7 +6,8 @@ No TransformerLens, nothing of sae_guard's metrics, model or engine; forward hoo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def metrics(
     coded = {id(w): sae(activation(model, w, hook)) for w in windows}
     clean_x = {id(w): activation(model, w, hook_out) for w in windows}
     mean = torch.cat([clean_x[id(w)][kept[id(w)]] for w in windows]).mean(dim=0)
-    total: dict[str, float] = {}
+    total = defaultdict[str, float](float)
     for row, window in enumerate(windows):
         x = clean_x[id(window)]
         for name, value in _window(
@@ -155,8 +156,8 @@ def metrics(
             hook_out,
             directions(sha256, row, *x.shape) if sha256 else None,
         ).items():
-            total[name] = total.get(name, 0.0) + value
-    return _ratios(total)
+            total[name] += value
+    return ratios(total)
 
 
 def _window(
@@ -186,12 +187,11 @@ def _window(
     if direction is not None:
         length = (x - x_hat).norm(dim=-1, keepdim=True)
         errors["kl_random_error"] = with_replaced(x + length * direction)
-    total = dict.fromkeys(("n", "kl", "l0", "l1", "error", "deviation", "cosine", "ratio"), 0.0)
-    total |= {f"ce_{name}": 0.0 for name in ("clean", *outputs)} | dict.fromkeys(errors, 0.0)
+    total = defaultdict[str, float](float)
     for at in kept:
         target = int(window[at + 1])
         p, q = clean[at].softmax(0), outputs["patched"][at].softmax(0)
-        total["n"] += 1
+        total["n_tokens"] += 1
         total["kl"] += float((p * (p / q).log()).sum())
         for name, output in errors.items():
             total[name] += float((p * (p / output[at].softmax(0)).log()).sum())
@@ -200,17 +200,18 @@ def _window(
             total[f"ce_{name}"] -= math.log(output[at].softmax(0)[target])
         total["l0"] += int((latents[at] != 0).sum())
         total["l1"] += float(latents[at].abs().sum())
-        total["error"] += float(((x[at] - x_hat[at]) ** 2).sum())
-        total["deviation"] += float(((x[at] - mean) ** 2).sum())
+        total["sq_error"] += float(((x[at] - x_hat[at]) ** 2).sum())
+        total["sq_deviation"] += float(((x[at] - mean) ** 2).sum())
         lengths = float(x[at].norm()), float(x_hat[at].norm())
-        total["ratio"] += lengths[1] / lengths[0]
+        total["l2_ratio"] += lengths[1] / lengths[0]
         dot = float(x[at] @ x_hat[at])
         total["cosine"] += dot / (lengths[0] * lengths[1]) if lengths[1] else 0.0
     return total
 
 
-def _ratios(total: dict[str, float]) -> dict[str, float]:
-    n, clean = total["n"], total["ce_clean"]
+def ratios(total: Mapping[str, float]) -> dict[str, float]:
+    """Divide the pooled sums of columns: every ratio metric whose columns are there."""
+    n, clean = total["n_tokens"], total["ce_clean"]
     harm = total["ce_patched"] - clean
     random = total.get("kl_random_error")
     beside = {} if random is None else {"kl_vs_random_error": total["kl"] / random}
@@ -226,9 +227,9 @@ def _ratios(total: dict[str, float]) -> dict[str, float]:
         "reconstruction_score[mean]": 1 - harm / (total["ce_mean"] - clean),
         "l0": total["l0"] / n,
         "l1": total["l1"] / n,
-        "explained_variance": 1 - total["error"] / total["deviation"],
-        "fvu": total["error"] / total["deviation"],
-        "mse": total["error"] / n,
-        "l2_ratio": total["ratio"] / n,
+        "explained_variance": 1 - total["sq_error"] / total["sq_deviation"],
+        "fvu": total["sq_error"] / total["sq_deviation"],
+        "mse": total["sq_error"] / n,
+        "l2_ratio": total["l2_ratio"] / n,
         "cosine": total["cosine"] / n,
     }

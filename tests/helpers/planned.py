@@ -6,8 +6,9 @@ from pathlib import Path
 
 from sae_guard.checkpoints.declare import Declaration
 from sae_guard.checkpoints.reference import Checkpoint
-from sae_guard.gate.planning import Candidate
+from sae_guard.gate.planning import Candidate, Plan, plan
 from sae_guard.specs import Spec, load_specs
+from sae_guard.specs.load import parse_specs
 
 READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 """Hook points of a transcoder."""
@@ -32,6 +33,13 @@ def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
     return load_specs(path)
 
 
-def candidate(model: str | None = None, hook: str | None = None) -> Candidate:
+def candidate(model: str | None = None, hook: str | None = None, label: str = "v1") -> Candidate:
     """Make a checkpoint that declares this much."""
-    return Candidate(Checkpoint(Path("/sae/v1")), "v1", Declaration(model, hook))
+    return Candidate(Checkpoint(Path("/sae", label)), label, Declaration(model, hook))
+
+
+def plan_of(*texts: str, labels: tuple[str, ...] = ("v1",), controls: bool = False) -> Plan:
+    """Plan checkpoints at the specs with these texts; no file is read."""
+    file = Path("/project/thresholds/s.yaml")
+    read = parse_specs("---\n".join(texts).encode(), file, display="thresholds/s.yaml")
+    return plan(read, [candidate(label=label) for label in labels], controls=controls)

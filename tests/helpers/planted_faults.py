@@ -19,7 +19,7 @@ from sae_guard.core.diagnosis import Diagnosis, diagnose
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place, measure
+from sae_guard.engine import HookSite, measure
 from sae_guard.errors import LoadError
 from sae_guard.examination import examine
 from sae_guard.model import LanguageModel, load_model
@@ -100,7 +100,7 @@ def outcome(good: Good, fault: Fault, folder: Path, *, thorough: bool = False) -
         return Outcome(error.contract)
     measurement = measure(planted.model, sae, planted.corpus, planted.hook)
     verdicts = [judge(measurement, threshold) for threshold in good.thresholds]
-    place = Place.of(sae, planted.hook, None)
+    place = HookSite.of(sae, planted.hook, None)
     examination = examine(planted.model, sae, planted.corpus, place, thorough=thorough)
     return Outcome(
         values={name: measurement[name] for name in ("kl", "explained_variance", "l0")},

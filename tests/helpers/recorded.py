@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +24,12 @@ from sae_guard.core.measurement import (
     TokenTable,
 )
 from sae_guard.core.metrics import COLUMNS, METRICS, ON_REQUEST
-from sae_guard.core.verdicts import judge
+from sae_guard.core.report import CaseReport
+from sae_guard.core.verdicts import Verdict, judge
+from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
-from sae_guard.gate.recording import Occasion, make
-from sae_guard.history import History, Promotion, Recorded
+from sae_guard.gate.recording import RunInfo, build
+from sae_guard.history import History, Promotion, Record, Recorded
 from sae_guard.history.record import GitRow
 from sae_guard.specs import load_specs
 
@@ -156,15 +159,41 @@ def with_tokens(measurement: Measurement) -> Measurement:
     return replace(measurement, tokens=TokenTable(scored, columns), sources=("text.txt",) * n)
 
 
-def a_case(folder: Path, label: str = "v1", text: str = SPEC) -> Case:
-    """A checkpoint at the spec that is written to this folder."""
+def a_case(
+    folder: Path, label: str = "v1", text: str = SPEC, display: str = "thresholds/tiny.yaml"
+) -> Case:
+    """Make a checkpoint at the spec that is written to this folder, and displayed so."""
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "tiny.yaml").write_text(text, encoding="utf-8")
-    (spec,) = load_specs(folder / "tiny.yaml")
+    (spec,) = load_specs(folder / "tiny.yaml", display=display)
     return Case(spec, label, Checkpoint(folder / label), spec.thresholds)
 
 
-OCCASION = Occasion("v1", "0" * 32, "someone", {"python": "3.11.7"}, None)
+RUN_INFO = RunInfo("v1", "0" * 32, "someone", {"python": "3.11.7"}, None)
+
+
+def report_of(
+    case: Case, measurement: Measurement, verdicts: Iterable[Verdict] | None = None
+) -> CaseReport:
+    """Report what was measured of a case, with these verdicts or those on its thresholds."""
+    if verdicts is None:
+        verdicts = (judge(measurement, threshold) for threshold in case.thresholds)
+    return CaseReport(
+        case.ref,
+        **measured(measurement),
+        verdicts=tuple(verdicts),
+        metrics=metric_values(measurement),
+    )
+
+
+def built(
+    case: Case,
+    measurement: Measurement,
+    verdicts: Iterable[Verdict] | None = None,
+    run_info: RunInfo = RUN_INFO,
+) -> tuple[Record, dict[str, bytes]]:
+    """Build a record with the files beside it; verdicts as in `report_of`."""
+    return build(case, measurement, report_of(case, measurement, verdicts), run_info)
 
 
 def record_one(
@@ -176,10 +205,8 @@ def record_one(
     **case: str,
 ) -> Recorded:
     """Make and keep a record, of a run of its own."""
-    made = a_case(folder, **case)
-    verdicts = [judge(measurement, threshold) for threshold in made.thresholds]
-    occasion = replace(OCCASION, name=name, run=uuid4().hex, git=git)
-    return history.add(*make(made, measurement, verdicts, occasion, file="thresholds/tiny.yaml"))
+    run_info = replace(RUN_INFO, name=name, run=uuid4().hex, git=git)
+    return history.add(*built(a_case(folder, **case), measurement, run_info=run_info))
 
 
 def promotion(recorded: Recorded, label: str, days: int = 0) -> Promotion:

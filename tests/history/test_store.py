@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,10 +16,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.verdicts import Verdict, judge
+from sae_guard.core.verdicts import Verdict
+from sae_guard.core.worst_tokens import worst
 from sae_guard.errors import SetupError
-from sae_guard.gate.recording import make
+from sae_guard.gate.recording import build
 from sae_guard.history import (
+    ChangedError,
     History,
     HistoryError,
     NotRecordedError,
@@ -27,18 +30,21 @@ from sae_guard.history import (
     check_name,
     holding,
 )
-from sae_guard.history.record import to_json
+from sae_guard.history.record import FileRow, to_json
 from sae_guard.testing import measurements
 from tests.helpers.recorded import (
-    OCCASION,
+    RUN_INFO,
     SPEC,
     a_case,
     bits,
+    built,
     ordinary,
     record_one,
+    report_of,
     token_bits,
     tokenwise,
 )
+from tests.helpers.reports import contracts, controls
 
 
 @pytest.fixture(params=["folder", "file://", "memory://"])
@@ -87,6 +93,7 @@ def test_a_record_says_what_was_measured_on_what_and_how_it_was_judged(
     assert {name: row.rows for name, row in record.files.items()} == {
         "sequences.parquet": 8,
         "latents.parquet": 5,
+        "report.json": 1,
     }
 
 
@@ -105,6 +112,67 @@ def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
     for read in (history.token_kl, history.measurement):
         with pytest.raises(HistoryError, match=r"tokens\.parquet was changed: its sha256"):
             read(changed)
+
+
+def test_the_report_of_the_case_is_stored_and_comes_back_whole(
+    tmp_path: Path, history: History
+) -> None:
+    case, measurement = a_case(tmp_path), tokenwise(ordinary(kl=0.2))
+    report = replace(
+        report_of(case, measurement),
+        worst=worst(measurement),
+        contracts=contracts("pass"),
+        controls=controls(),
+    )
+    recorded = history.add(*build(case, measurement, report, RUN_INFO))
+    whole = history.report(recorded)
+    assert whole is not None
+    assert whole.cases == (report,)
+    assert (whole.verdict, whole.exit_code) == ("fail", 1)
+    assert whole.cases[0].case.spec == recorded.spec
+    (again,), _ = history.records()
+    assert history.report(again) == whole
+    assert bits(history.measurement(again)) == bits(measurement)
+
+
+def test_records_of_before_have_no_report(tmp_path: Path, history: History) -> None:
+    case, measurement = a_case(tmp_path), ordinary()
+    record, files = built(case, measurement)
+    older = {name: row for name, row in record.files.items() if name != "report.json"}
+    recorded = history.add(
+        record.model_copy(update={"files": older}), {name: files[name] for name in older}
+    )
+    assert history.report(recorded) is None
+    assert bits(history.measurement(recorded)) == bits(measurement)
+
+
+def test_a_report_that_was_changed_is_found_out_and_no_other_file_is(tmp_path: Path) -> None:
+    history = History(str(tmp_path / "h"))
+    recorded = record_one(history, tmp_path, ordinary(kl=0.2))
+    file = Path(recorded.path) / "report.json"
+    file.write_bytes(file.read_bytes().replace(b'"fail"', b'"pass"'))
+    with pytest.raises(ChangedError, match=r"report\.json was changed: its sha256"):
+        history.report(recorded)
+    assert history.records() == ([recorded], ())  # which reads no report
+    assert bits(history.measurement(recorded)) == bits(ordinary(kl=0.2))
+    file.unlink()
+    with pytest.raises(HistoryError, match=r"report\.json: No such file"):
+        history.report(recorded)
+
+
+def test_a_report_of_a_later_version_is_refused(tmp_path: Path, history: History) -> None:
+    case, measurement = a_case(tmp_path), ordinary()
+    record, files = built(case, measurement)
+    later = files["report.json"].replace(b'"schema_version": 2', b'"schema_version": 3')
+    assert later != files["report.json"]
+    rows = {**record.files, "report.json": FileRow(
+        sha256=sha256(later).hexdigest(), bytes=len(later), rows=1,
+    )}  # fmt: skip
+    recorded = history.add(
+        record.model_copy(update={"files": rows}), {**files, "report.json": later}
+    )
+    with pytest.raises(SetupError, match=r"report\.json: `schema_version` is 3, allowed: 2"):
+        history.report(recorded)
 
 
 def test_the_hash_of_a_spec_is_of_what_it_says(tmp_path: Path, history: History) -> None:
@@ -127,8 +195,7 @@ def test_what_is_elsewhere_is_named_by_its_url(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(tmp_path: Path, history: History) -> None:
     measurement = ordinary()
     case = a_case(tmp_path)
-    verdicts = [judge(measurement, threshold) for threshold in case.thresholds]
-    made = make(case, measurement, verdicts, OCCASION, file="tiny.yaml")
+    made = built(case, measurement)
     recorded = history.add(*made)
     with pytest.raises(HistoryError, match="is there already; nothing is overwritten"):
         history.add(*made)
@@ -239,15 +306,15 @@ def test_estimates_and_missing_verdicts_are_not_recorded(tmp_path: Path) -> None
     case = a_case(tmp_path)
     part = ordinary(n=4, of=8)
     with pytest.raises(NotRecordedError, match="4 of the 8 sequences were measured"):
-        make(case, part, [judge(ordinary(), t) for t in case.thresholds], OCCASION, file="x")
+        built(case, part, report_of(case, ordinary()).verdicts)
     broken = Verdict(case.thresholds[0], "error", cause="setup", message="0/0")
     with pytest.raises(NotRecordedError, match="no verdict on kl: 0/0"):
-        make(case, ordinary(), [broken], OCCASION, file="x")
+        built(case, ordinary(), [broken])
     with pytest.raises(NotRecordedError, match="nothing was judged"):
-        make(case, ordinary(), [], OCCASION, file="x")
-    verdicts = [judge(ordinary(), threshold) for threshold in case.thresholds]
+        built(case, ordinary(), [])
+    control = replace(case, checkpoint=None)
     with pytest.raises(NotRecordedError, match="control"):
-        make(replace(case, checkpoint=None), ordinary(), verdicts, OCCASION, file="x")
+        built(control, ordinary())
 
 
 def test_an_undecided_verdict_counts_as_its_spec_says(tmp_path: Path, history: History) -> None:

@@ -14,13 +14,13 @@ from sae_guard.core.measurement import Measurement, Provenance
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.errors import Contract
 from sae_guard.gate.cases import Case
-from sae_guard.gate.session import Workbench
-from sae_guard.pytest_plugin.diagnoses import Diagnoses
+from sae_guard.gate.early import Watch
+from sae_guard.gate.session import GateSession
 
 KL = {"good": 0.01, "bad": 0.5}
 
 
-def measurement(self: Workbench, case: Case) -> Measurement:
+def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement:
     """Every sum is 8 per sequence of 8 tokens, but for KL."""
     sums = {name: np.full(4, 8.0) for name in COLUMNS}
     sums["kl"] = np.full(4, 8.0 * KL[case.label])
@@ -32,15 +32,15 @@ def measurement(self: Workbench, case: Case) -> Measurement:
     return Measurement(np.arange(4), sums, np.ones(4, dtype=np.int64), provenance)
 
 
-def check(self: Workbench, case: Case, contract: Contract) -> None:
+def check(self: GateSession, case: Case, contract: Contract) -> None:
     """Nothing is loaded, so nothing is broken."""
 
 
-def of(self: Diagnoses, case: Case, measurement: Measurement) -> Diagnosis:
+def diagnosis(self: GateSession, case: Case, measurement: Measurement) -> Diagnosis:
     """Nothing is examined, so nothing is suspected."""
     return Diagnosis()
 
 
-Diagnoses.of = of  # type: ignore[method-assign]
-Workbench.measurement = measurement  # type: ignore[method-assign]
-Workbench.check = check  # type: ignore[method-assign]
+GateSession._measure = measure  # type: ignore[method-assign]
+GateSession.check = check  # type: ignore[method-assign]
+GateSession.diagnosis = diagnosis  # type: ignore[method-assign]

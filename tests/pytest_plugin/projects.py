@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +13,10 @@ import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets
 
 import sae_guard
 import sae_guard.api  # likewise
+from sae_guard.core.report import CONTROLS, PARETO, CaseReport, RunReport
+from sae_guard.core.report_json import report_from_json
+from sae_guard.core.statistics import Estimate
+from sae_guard.core.verdicts import Verdict
 from sae_guard.errors import Contract
 from sae_guard.history import History
 from sae_guard.sae.controls import identity_sae
@@ -87,16 +90,42 @@ class Project:
         self.pytester.makeconftest(damage)
         return self.pytester.runpytest_subprocess(*args)
 
-    def outcomes(self) -> list[dict[str, Any]]:
-        """The rows that ``--sae-json out.json`` wrote."""
-        text = (self.path / "out.json").read_text(encoding="utf-8")
-        rows: list[dict[str, Any]] = json.loads(text)["outcomes"]
-        return rows
+    def report(self) -> RunReport:
+        """Read what ``--sae-json out.json`` wrote."""
+        return report_from_json((self.path / "out.json").read_bytes(), file="out.json")
+
+    def cases(self) -> dict[str, CaseReport]:
+        """Member → its report, where there is one spec."""
+        return {case.case.member: case for case in self.report().cases}
+
+    def outcomes(self) -> dict[str, Verdict]:
+        """Threshold and checkpoint, such as ``kl[good]`` → what came of it."""
+        return {
+            case.case.test_name(verdict.target): verdict
+            for case in self.report().cases
+            for verdict in case.verdicts
+        }
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Threshold and checkpoint → the number that was judged, where there is one."""
+        found = self.outcomes().items()
+        return {name: verdict.estimate for name, verdict in found if verdict.estimate is not None}
 
     def verdicts(self, kind: str = "threshold") -> dict[str, str]:
-        """Metric, or with ``contract`` part of the contract, and checkpoint → verdict."""
-        rows = [row for row in self.outcomes() if row["kind"] == kind]
-        return {f"{row['metric']}[{row['checkpoint']}]": row["verdict"] for row in rows}
+        """Test and checkpoint → verdict, of the tests of a kind: ``contract``, ``pareto``, …."""
+        return {
+            case.case.test_name(test): status
+            for case in self.report().cases
+            for test, status in case.statuses.items()
+            if kind_of(test) == kind
+        }
+
+
+def kind_of(test: str) -> str:
+    """Name the kind of a test of a case."""
+    if test in (PARETO, CONTROLS):
+        return test
+    return "contract" if test in CONTRACT else "threshold"
 
 
 def make_project(pytester: pytest.Pytester, model: Path) -> Project:

@@ -52,20 +52,25 @@ def test_a_version_is_held_to_the_baseline(
     assert [verdicts[f"{name}[good]"] for name in names] == ["pass"] * 3
     assert [verdicts[f"{name}[bad]"] for name in names] == ["fail", "fail", "pass"]
     short = promoted.id.rpartition("-")[2]
-    rows = {f"{row['metric']}[{row['checkpoint']}]": row for row in project.outcomes()}
-    row = rows["kl.change[bad]"]
-    assert row["baseline"] == f"v1.2 ({short})"
-    assert row["before"] == promoted.record.metrics["kl"].value
-    assert row["after"] == rows["kl[bad]"]["value"]
-    assert row["value"] == pytest.approx(row["after"] - row["before"])
-    assert row["p_value"] < 1e-3
-    assert rows["kl.p99.change[bad]"]["before"] == promoted.record.views["kl.p99"].value
-    assert rows["kl.p99.change[bad]"]["low"] is None
+    outcomes = project.outcomes()
+    verdict, of_tail = outcomes["kl.change[bad]"], outcomes["kl.p99.change[bad]"]
+    moved = verdict.change
+    assert moved is not None
+    assert of_tail.change is not None
+    assert of_tail.estimate is not None
+    assert moved.baseline == f"v1.2 ({short})"
+    assert moved.before == promoted.record.metrics["kl"].value
+    assert moved.after == outcomes["kl[bad]"].value
+    assert verdict.value == pytest.approx(moved.after - moved.before)
+    assert moved.p_value is not None
+    assert moved.p_value < 1e-3
+    assert of_tail.change.before == promoted.record.views["kl.p99"].value
+    assert of_tail.estimate.low is None
     result.stdout.fnmatch_lines([f"  changes since v1.2 ({short}), on the same sequences"])
     kept = {each.record.checkpoint.label: each.record for each in history(project).records()[0]}
     (told,) = (row for row in kept["bad"].thresholds if row.metric == "kl.change")
     assert (told.change, told.verdict, told.max) == ("difference", "fail", 0.05)
-    assert (told.before, told.value) == (row["before"], row["value"])
+    assert (told.before, told.value) == (moved.before, verdict.value)
     assert told.baseline == f"v1.2 ({short})"
 
 
@@ -79,15 +84,13 @@ def test_the_first_version_has_none_and_later_ones_need_one(
     assert project.verdicts()["kl[good]"] == "pass"
     assert project.verdicts()["kl.change[good]"] == "error"
     result.stdout.fnmatch_lines(
-        ["*kl.change needs a baseline (thresholds/tiny.yaml:6): give --sae-baseline VERSION, or*",
+        ["*kl.change needs a baseline (thresholds/tiny.yaml:6): name a *(--sae-baseline)",
          "NOT RECORDED: *kl.change needs a baseline *"]
     )  # fmt: skip
     result = project.run(*asked, "--sae-baseline=none")
     assert result.ret == 0
     assert set(project.verdicts()) == {"kl[good]", "l0[good]", "explained_variance[good]"}
-    result.stdout.fnmatch_lines(
-        ["--sae-baseline=none: left out 3 thresholds that earlier versions set"]
-    )
+    result.stdout.fnmatch_lines(["baseline none: left out 3 thresholds that earlier versions set"])
 
 
 def test_the_spec_names_a_baseline_and_the_command_line_another(
@@ -109,7 +112,9 @@ def test_what_names_no_version_ends_before_anything_is_measured(
 ) -> None:
     result = project.run("--sae", "good", "--sae-baseline", "v9")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--sae-baseline: no record 'v9'*allowed: first, v1.2*history*"])
+    result.stderr.fnmatch_lines(
+        ["*sae_guard: no record 'v9'*allowed: first, v1.2*history* (--sae-baseline)"]
+    )
     project.write_spec(project.spec.replace(CHANGES, "kl: {max_increase: 0.1}"))
     text = (project.path / "thresholds/tiny.yaml").read_text(encoding="utf-8")
     project.write_spec(text.replace("  explained_variance: {min: 0.9}\n", ""))
@@ -122,9 +127,7 @@ def test_a_baseline_that_nothing_asks_for_is_told(project: Project) -> None:
     record(project, "v1")
     result = project.run("--sae", "good", "--sae-baseline", "v1")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["--sae-baseline v1: no spec of this run has thresholds on changes"]
-    )
+    result.stdout.fnmatch_lines(["baseline v1: no spec of this run has thresholds on changes"])
 
 
 @pytest.mark.parametrize(
@@ -175,5 +178,5 @@ def test_other_versions_of_libraries_warn_or_strictly_are_an_error(
 def test_an_early_run_goes_to_the_end(project: Project, promoted: Recorded) -> None:
     asked = ("--sae", "good", "--sae-baseline", "v1.2", "--sae-fast", "--sae-json", "out.json")
     assert project.run(*asked).ret == 0
-    (row,) = (row for row in project.outcomes() if row["metric"] == "kl.change")
-    assert (row["n_sequences"], row["seen_sequences"]) == (8, None)
+    assert project.estimates()["kl.change[good]"].n_sequences == 8
+    assert project.outcomes()["kl.change[good]"].progress is None

@@ -8,27 +8,23 @@ from typing import Any
 import pytest
 
 from sae_guard.cache import Cache
-from sae_guard.engine.clean_run import Bases
-from sae_guard.engine.fast import Run
+from sae_guard.engine.clean_run import CleanRuns
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
 from tests.pytest_plugin.projects import HOOK, METADATA, Project
 
-SAID = "*measured before, the same weights, tokens and code; --sae-cache=off measures anew"
+SAID = "*measured before, the same weights, tokens and code; without a cache it is run anew"
 
 
 def paths(project: Project) -> dict[str, str]:
     """Checkpoint → where the clean run came from."""
-    rows = [row for row in project.outcomes() if row["provenance"]]
-    return {row["checkpoint"]: row["provenance"]["paths"]["clean run"] for row in rows}
+    found = {case.case.member: case.provenance for case in project.report().cases}
+    return {name: told.paths["clean run"] for name, told in found.items() if told is not None}
 
 
 def values(project: Project) -> dict[str, float]:
-    return {
-        f"{row['metric']}[{row['checkpoint']}]": row["value"]
-        for row in project.outcomes()
-        if row["kind"] == "threshold"
-    }
+    return {name: estimate.value for name, estimate in project.estimates().items()}
 
 
 def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
@@ -77,7 +73,7 @@ def test_a_threshold_that_changes_measures_nothing(
     def never(*args: Any) -> None:
         raise AssertionError("it was measured before")
 
-    monkeypatch.setattr(Run, "finals", never)
+    monkeypatch.setattr(SaeRun, "finals", never)
     project.write_spec(project.spec.replace("kl: {max: 0.1}", "kl: {max: 100}"))
     project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=12, failed=1)
 
@@ -90,13 +86,13 @@ def test_one_clean_run_serves_all_hook_points_of_a_run(
     sae = identity_sae(32)
     config = config_of(sae, metadata={**METADATA, "hook_name": early})
     write_saelens(project.path / "early", sae, config=config)
-    right, runs = Bases._run, []
+    right, runs = CleanRuns._run, []
 
-    def run(self: Bases, *args: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, *args: Any, **more: Any) -> Any:
         runs.append(args)
         return right(self, *args, **more)
 
-    monkeypatch.setattr(Bases, "_run", run)
+    monkeypatch.setattr(CleanRuns, "_run", run)
     project.run("--sae=good", "--sae=early", "--sae-cache=kept", "--sae-json=out.json")
     assert sorted(paths(project).values()) == ["remembered", "run, and remembered"]
     assert len(runs) == 1

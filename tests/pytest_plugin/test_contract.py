@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_guard.core.report import CaseRef
 from sae_guard.errors import Contract
 from sae_guard.sae.activations import ReLU
 from sae_guard.sae.controls import identity_sae
@@ -208,21 +209,20 @@ def test_a_deselected_contract_is_held_all_the_same(
     assert told[1:] == [f"load error: not measured, see {NODE}kl[good]"]
 
 
-def test_the_json_rows_of_the_contract(project: Project) -> None:
+def test_the_contract_in_the_report(project: Project) -> None:
     LOADING["finite"][0](project.path / "good")
     project.run("--sae", "good", "--sae", "bad", "--sae-json", "out.json")
-    rows = [row for row in project.outcomes() if row["kind"] == "contract"]
-    assert [row["metric"] for row in rows] == [*CONTRACT, *CONTRACT]
-    assert {row["kind"] for row in project.outcomes()} == {"contract", "threshold"}
-    (broken,) = [row for row in rows if row["verdict"] == "error"]
-    assert (broken["metric"], broken["checkpoint"]) == ("load.finite", "good")
-    assert (broken["spec"], broken["name"]) == ("thresholds/tiny.yaml", "tiny")
-    assert broken["cause"] == "load"
-    assert "W_dec has 1 values that are not finite" in broken["message"]
-    empty = ("value", "bound", "max", "min", "n_tokens", "provenance")
-    assert {broken[name] for name in empty} == {None}
-    bad = [row for row in rows if row["checkpoint"] == "bad"]
-    assert {(row["verdict"], row["cause"], row["message"]) for row in bad} == {("pass", None, "")}
+    good, bad = project.report().cases
+    assert good.case == CaseRef("thresholds/tiny.yaml", "tiny", "good")
+    for case in (good, bad):
+        assert [part.test for part in case.contracts] == [*CONTRACT]
+    (broken,) = [part for part in good.contracts if part.status == "error"]
+    assert (broken.contract, broken.cause) == ("finite", "load")
+    assert "W_dec has 1 values that are not finite" in broken.message
+    assert (good.sample, good.provenance, good.metrics) == (None, None, ())
+    assert {(part.status, part.cause, part.message) for part in bad.contracts} == {
+        ("pass", None, "")
+    }
 
 
 def test_junit_tells_the_broken_part_from_what_it_keeps_from_being_checked(
@@ -247,7 +247,7 @@ def test_controls_have_no_contract(project: Project) -> None:
     result = project.run("--sae", "good", "--sae-controls", "--collect-only", "-q")
     nodes = [line for line in result.outlines if "::" in line]
     assert [n for n in nodes if "::load." in n] == [f"{NODE}{name}[good]" for name in CONTRACT]
-    assert f"{NODE}kl[identity control]" in nodes
+    assert f"{NODE}kl[control:identity]" in nodes
 
 
 def test_a_part_can_be_run_alone(project: Project) -> None:

@@ -190,13 +190,15 @@ def test_a_transcoder_and_its_controls(project: Project) -> None:
     metrics = ("kl", "l0", "explained_variance")
     assert project.verdicts() == {
         **{f"{metric}[good]": "pass" for metric in metrics},
-        "kl[identity control]": "pass",
-        "reconstruction_score[identity control]": "pass",
-        "reconstruction_score[zero control]": "pass",
-        "reconstruction_score[mean][mean control]": "pass",
-        "explained_variance[mean control]": "pass",
+        "kl[control:identity]": "pass",
+        "reconstruction_score[control:identity]": "pass",
+        "reconstruction_score[control:zero]": "pass",
+        "reconstruction_score[mean][control:mean]": "pass",
+        "explained_variance[control:mean]": "pass",
     }
-    (beside,) = (row["controls"] for row in project.outcomes() if row["kind"] == "controls")
+    cases = project.cases()
+    assert cases["good"].controls is not None
+    beside = cases["good"].controls.rows
     # What is read has other directions than what is written: none of them are drawn.
     assert list(beside) == [
         "checkpoint", "random error", "permuted decoder", "mean", "zero", "identity",
@@ -207,13 +209,14 @@ def test_a_transcoder_and_its_controls(project: Project) -> None:
         hook_out=WRITTEN, random_error=True,
     )  # fmt: skip
     assert beside["random error"]["kl"] == pytest.approx(measured["kl_random_error"])
-    rows = {row["metric"]: row for row in project.outcomes() if row["checkpoint"] == "good"}
-    assert [rows[name]["value"] for name in metrics] == [measured[name] for name in metrics]
-    provenance = rows["kl"]["provenance"]
-    assert (provenance["hook"], provenance["hook_out"]) == (READ, WRITTEN)
-    controls = [r for r in project.outcomes() if r["checkpoint"] == "identity control"]
-    assert {row["provenance"]["hook"] for row in controls} == {WRITTEN}
-    assert {row["provenance"]["hook_out"] for row in controls} == {None}
+    outcomes = project.outcomes()
+    assert [outcomes[f"{name}[good]"].value for name in metrics] == [
+        measured[name] for name in metrics
+    ]
+    for member, places in {"good": (READ, WRITTEN), "control:identity": (WRITTEN, None)}.items():
+        provenance = cases[member].provenance
+        assert provenance is not None
+        assert (provenance.hook, provenance.hook_out) == places
 
 
 def test_a_transcoder_under_a_spec_of_saes(project: Project) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
+from sae_guard.core.report import ControlsResult
 from sae_guard.errors import InfrastructureError
 from sae_guard.gate.cases import CONTROLS
 from sae_guard.sae.controls import identity_sae
@@ -33,9 +32,11 @@ def trained(project: Project) -> Project:
     return project
 
 
-def controls(project: Project) -> dict[str, Any]:
-    (row,) = (row for row in project.outcomes() if row["kind"] == "controls")
-    return row
+def controls(project: Project, checkpoint: str = "good") -> ControlsResult:
+    """What stands beside the checkpoint."""
+    result = project.cases()[checkpoint].controls
+    assert result is not None
+    return result
 
 
 def test_the_controls_stand_beside_the_checkpoint(trained: Project, mode: tuple[str, ...]) -> None:
@@ -44,23 +45,21 @@ def test_the_controls_stand_beside_the_checkpoint(trained: Project, mode: tuple[
     result.assert_outcomes(passed=PARTS + 3 + 1 + KNOWN)
     assert set(trained.verdicts().values()) == {"pass"}
     found = controls(trained)
-    assert (found["metric"], found["verdict"], found["checkpoint"]) == ("controls", "pass", "good")
-    rows = found["controls"]
+    assert found.status == "pass"
+    rows, own = found.rows, trained.outcomes()
     assert list(rows) == ROWS
-    own = {row["metric"]: row["value"] for row in trained.outcomes() if row["checkpoint"] == "good"}
     for name in ("kl", "l0", "explained_variance"):
-        assert rows["checkpoint"][name] == own[name]
+        assert rows["checkpoint"][name] == own[f"{name}[good]"].value
     assert rows["identity"] == {
         "kl": 0, "reconstruction_score": 1, "l0": 32.0, "explained_variance": 1,
     }  # fmt: skip
-    assert rows["permuted decoder"]["l0"] == own["l0"]
+    assert rows["permuted decoder"]["l0"] == own["l0[good]"].value
     assert rows["random directions"]["l0"] == pytest.approx(32, abs=2)  # not all 32 are positive
-    assert rows["random error"]["kl"] > 0
+    assert rows["random error"]["kl"]
     result.stdout.fnmatch_lines(
         ["  explained_variance * pass", "  controls * kl * reconstruction_score * l0 *"]
         + [f"  {name} *" for name in ("good", *ROWS[1:])]
-        + ["*::tiny [[]identity control] *", "*::tiny [[]zero control] *"]
-        + ["*::tiny [[]mean control] *"]
+        + [f"*::tiny [[]control:{name}] *" for name in ("identity", "zero", "mean")]
     )
 
 
@@ -69,7 +68,7 @@ def test_the_numbers_are_the_same_on_the_plain_path(trained: Project) -> None:
     for options in ((), ("--sae-reference",)):
         result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json", *options)
         assert result.ret == 0
-        found.append(controls(trained)["controls"])
+        found.append(controls(trained).rows)
     fast, plain = found
     assert list(fast) == list(plain)
     for name, row in fast.items():
@@ -83,13 +82,12 @@ def test_a_checkpoint_that_does_not_beat_a_baseline_is_warned_about(project: Pro
     result = project.run("--sae=bad", "--sae-controls", "--sae-json=out.json", "-k", "controls")
     assert result.ret == 0
     result.assert_outcomes(passed=1)
-    found = controls(project)
-    assert (found["verdict"], found["message"].partition(",")[0]) == (
+    found = controls(project, "bad")
+    assert (found.status, found.message.partition(",")[0]) == (
         "warn", "KL 0.874 is not below that of the permuted decoder",
     )  # fmt: skip
     result.stdout.fnmatch_lines(["  WARNING: KL 0.874 is not below that of the permuted decoder*"])
-    document = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
-    assert document["verdict"] == "pass"
+    assert project.report().verdict == "pass"
 
 
 def test_a_control_that_cannot_be_measured_is_an_error(
@@ -102,8 +100,8 @@ def test_a_control_that_cannot_be_measured_is_an_error(
     result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json")
     assert result.ret == 2
     found = controls(trained)
-    assert (found["verdict"], found["cause"]) == ("error", "infrastructure")
-    assert found["controls"] is None
+    assert (found.status, found.cause) == ("error", "infrastructure")
+    assert not found.rows
     assert set(trained.verdicts().values()) == {"pass"}
     result.stdout.fnmatch_lines(
         ["  controls: no numbers (infrastructure error): no room for directions"]
@@ -121,8 +119,8 @@ def test_a_checkpoint_without_kl_has_no_comparison(
     result = trained.run(*options)
     assert result.ret == 2
     found = controls(trained)
-    assert (found["verdict"], found["cause"]) == ("error", "load")
-    assert found["message"].startswith("good: kl = ")
+    assert (found.status, found.cause) == ("error", "load")
+    assert found.message.startswith("good: kl = ")
 
 
 def test_a_spec_may_bound_the_harm_beside_that_of_a_random_error(trained: Project) -> None:
@@ -133,5 +131,7 @@ def test_a_spec_may_bound_the_harm_beside_that_of_a_random_error(trained: Projec
     verdicts = trained.verdicts()
     assert verdicts["kl_vs_random_error[good]"] == "pass"
     assert verdicts["kl_random_error@position=4..[good]"] == "fail"
-    (row,) = (row for row in trained.outcomes() if row["metric"] == "kl_vs_random_error")
-    assert row["low"] < row["value"] < row["high"]
+    beside = trained.estimates()["kl_vs_random_error[good]"]
+    assert beside.low is not None
+    assert beside.high is not None
+    assert beside.low < beside.value < beside.high

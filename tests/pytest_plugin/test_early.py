@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sae_guard.core.verdicts import Progress
 from tests.pytest_plugin.projects import LONG_SPEC, Project
 
 
@@ -16,11 +17,8 @@ def test_verdicts_stand_early_and_are_those_of_the_whole(
     result = long.run(*arguments, "--sae-fast")
     assert result.ret == 1
     assert long.verdicts() == whole
-    for row in long.outcomes():
-        if row["kind"] == "threshold":
-            assert (row["seen_sequences"], row["of_sequences"]) == (64, 192)
-            assert row["alpha"] == 0.001
-            assert row["n_sequences"] == 64
+    assert {verdict.progress for verdict in long.outcomes().values()} == {Progress(64, 192, 0.001)}
+    assert {estimate.n_sequences for estimate in long.estimates().values()} == {64}
     result.stdout.fnmatch_lines(
         [
             "kl ~* > 0.1 nats (95 % interval * to *, 3,968 tokens in 64 of 192 sequences)",
@@ -34,22 +32,27 @@ def test_verdicts_stand_early_and_are_those_of_the_whole(
     assert 0 < max(map(len, tables)) <= 100
 
 
+def alphas(project: Project) -> set[float | None]:
+    progress = [verdict.progress for verdict in project.outcomes().values()]
+    return {each.alpha if each else None for each in progress}
+
+
 def test_a_spec_may_ask_for_it(long: Project) -> None:
     text = LONG_SPEC.replace("{model}", str(long.model))
     long.write_spec(text.replace("thresholds:", "fast: true\nalpha: 0.01\nthresholds:"))
     assert long.run("--sae", "good", "--sae-json", "out.json").ret == 0
-    assert {row["alpha"] for row in long.outcomes() if row["kind"] == "threshold"} == {0.01}
+    assert alphas(long) == {0.01}
     assert long.run("--sae", "good", "--sae-json", "out.json", "--sae-alpha", "0.002").ret == 0
-    assert {row["alpha"] for row in long.outcomes() if row["kind"] == "threshold"} == {0.002}
+    assert alphas(long) == {0.002}
 
 
 def test_an_audit_runs_on_and_says_whether_they_hold(long: Project, mode: tuple[str, ...]) -> None:
     result = long.run("--sae", "good", "--sae-json", "out.json", "--sae-audit", *mode)
     assert result.ret == 0
-    rows = [row for row in long.outcomes() if row["kind"] == "threshold"]
-    assert {row["audit"] for row in rows} == {"pass after 64 of 192 sequences, held"}
-    assert {row["n_sequences"] for row in rows} == {192}
-    assert {row["seen_sequences"] for row in rows} == {None}
+    verdicts = long.outcomes().values()
+    assert {verdict.audit for verdict in verdicts} == {"pass after 64 of 192 sequences, held"}
+    assert {verdict.progress for verdict in verdicts} == {None}
+    assert {estimate.n_sequences for estimate in long.estimates().values()} == {192}
     result.stdout.fnmatch_lines(["  kl * pass (early: pass after 64 of 192 sequences, held)"])
 
 
@@ -65,12 +68,14 @@ def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[st
         "kl[good]": "undecided", "l0[good]": "pass", "explained_variance[good]": "pass",
     }  # fmt: skip
     result.stdout.fnmatch_lines(
-        ["kl * is undecided: --sae-max-sequences 70 ended the run after 128 of 192 sequences"]
+        ["kl * is undecided: the limit of 70 sequences ended the run after 128 of 192 sequences"]
     )
     long.write_spec(text.replace("0.9}", "0.9, on_undecided: warn}", 1))
     let_through = long.run("--sae", "good", *budget)
     assert let_through.ret == 0
-    let_through.stdout.fnmatch_lines(["  kl is undecided: --sae-max-sequences 70 ended the run*"])
+    let_through.stdout.fnmatch_lines(
+        ["  kl is undecided: the limit of 70 sequences ended the run*"]
+    )
     seconds = long.run("--sae", "bad", "--sae-max-seconds", "0.000001", *mode)
     assert seconds.ret == 1
     seconds.stdout.fnmatch_lines(["  kl * UNDECIDED (after 64)"])

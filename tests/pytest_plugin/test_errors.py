@@ -83,6 +83,17 @@ def test_setup_errors(project: Project, case: str) -> None:
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_two_documents_of_one_measurement_tell_an_error_once(project: Project) -> None:
+    spec = project.spec.replace("text.txt", "gone.txt")
+    project.write_spec(f"{spec}---\n{spec.replace('name: tiny', 'name: again')}")
+    result = project.run("--sae", "good")
+    assert result.ret == NO_VERDICT
+    errors = [line for line in result.outlines if line.startswith("setup error: ")]
+    assert "no file matches" in errors[0]
+    pointer = "setup error: not measured, see thresholds/tiny.yaml::tiny::kl[good]"
+    assert errors[1:] == [pointer] * 5
+
+
 def test_load_errors(project: Project) -> None:
     weights = project.path / "good/sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from typing import get_args
 
 import pytest
 
+from sae_guard.core.metrics import METRICS
+from sae_guard.errors import Contract
 from tests.pytest_plugin.projects import CONTRACT, PARTS, Project, in_every_mode
 
 PASSED = {"kl[good]": "pass", "l0[good]": "pass", "explained_variance[good]": "pass"}
@@ -67,12 +70,24 @@ def test_the_json_file_is_strict_and_whole(project: Project) -> None:
     project.run("--sae", "bad", "--sae-json", "made/out.json")
     text = (project.path / "made/out.json").read_text()
     document = json.loads(text, parse_constant=pytest.fail)
-    assert document["schema_version"] == 1
-    assert document["verdict"] == "fail"
-    first = document["outcomes"][PARTS]
-    assert (first["metric"], first["max"], first["where"]) == ("kl", 0.1, "thresholds/tiny.yaml:6")
-    assert first["low"] < first["value"] < first["high"]
-    assert first["provenance"]["checkpoint"]["path"] == str(project.path / "bad")
+    assert (document["schema_version"], document["verdict"], document["exit_code"]) == (
+        2,
+        "fail",
+        1,
+    )
+    (case,) = document["cases"]
+    assert case["case"] == {
+        "spec_file": "thresholds/tiny.yaml", "document": "tiny", "member": "bad",
+    }  # fmt: skip
+    assert [part["contract"] for part in case["contracts"]] == [*get_args(Contract)]
+    first = case["verdicts"][0]
+    assert first["threshold"]["target"] == "kl"
+    assert (first["threshold"]["max"], first["status"], first["passes"]) == (0.1, "fail", False)
+    assert first["estimate"]["low"] < first["estimate"]["value"] < first["estimate"]["high"]
+    assert first["headroom"] == 0.1 - first["estimate"]["value"]
+    assert case["provenance"]["checkpoint"]["path"] == str(project.path / "bad")
+    assert [each["target"] for each in case["metrics"]] == [*METRICS]
+    assert len(case["worst"]["tokens"]) == 10
 
 
 def test_junit_properties(project: Project) -> None:
@@ -100,8 +115,8 @@ def test_controls_run_beside_the_checkpoint(project: Project) -> None:
     result = project.run("--sae", "bad", "--sae-controls", "--sae-json", "out.json")
     assert result.ret != 0
     verdicts = project.verdicts()
-    assert verdicts["kl[identity control]"] == "pass"
-    result.stdout.fnmatch_lines(["*[[]identity control]*", "*[[]zero control]*"])
+    assert verdicts["kl[control:identity]"] == "pass"
+    result.stdout.fnmatch_lines(["*[[]control:identity]*", "*[[]control:zero]*"])
 
 
 @pytest.mark.parametrize(
@@ -141,8 +156,7 @@ def test_an_interval_that_holds_the_bound_is_no_pass_unless_the_spec_says_so(
     result = project.run("--sae=bad", "--sae-json=out.json", *mode)
     assert result.ret == code
     assert project.verdicts() == {"kl[bad]": "undecided"}
-    document = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
-    assert document["verdict"] == ("fail" if code else "pass")
+    assert project.report().verdict == ("fail" if code else "pass")
     result.stdout.fnmatch_lines(["  kl * UNDECIDED"])
     if code:
         result.stdout.fnmatch_lines(

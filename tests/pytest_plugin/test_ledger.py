@@ -21,9 +21,9 @@ UNSENDABLE = """
 CRASH = """
     import canned
     import os
-    from sae_guard.gate.session import Workbench
+    from sae_guard.gate.session import GateSession
 
-    Workbench.measurement = lambda *args, **kwargs: os._exit(3)
+    GateSession._measure = lambda *args, **kwargs: os._exit(3)
     """
 LOST = """
     import canned
@@ -33,7 +33,22 @@ LOST = """
     def pytest_runtest_makereport(item, call):
         report = yield
         if item.name.startswith("kl"):
-            report.user_properties.clear()
+            del report.sae_guard
+        return report
+    """
+DISAGREEING = """
+    import canned
+    import json
+    import os
+    import pytest
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item, call):
+        report = yield
+        if os.environ["PYTEST_XDIST_WORKER"] == "gw1" and hasattr(report, "sae_guard"):
+            plain = json.loads(report.sae_guard)
+            {change}
+            report.sae_guard = json.dumps(plain)
         return report
     """
 FLATTERED = """
@@ -67,6 +82,29 @@ def test_a_lost_verdict_is_no_pass(project: Project, workers: tuple[str, ...]) -
     )
 
 
+@pytest.mark.parametrize(
+    ("how", "change", "test", "part"),
+    [
+        ("load", "plain['sample']['n_tokens'] += 1", "l0", "sample"),
+        ("each", "plain['verdicts'][0]['status'] = 'warn'", "kl", "kl"),
+    ],
+)
+def test_two_workers_that_disagree_are_no_pass(
+    project: Project, how: str, change: str, test: str, part: str
+) -> None:
+    """With ``load`` each of the two tests has a worker of its own; with ``each`` both have both."""
+    damage = DISAGREEING.format(change=change)
+    args = ("--sae", "good", "--sae-json", "out.json", "-n2", "--dist", how, "-k", "kl or l0")
+    result = project.run_damaged(damage, *args)
+    assert result.ret == 2
+    case = "thresholds/tiny.yaml::tiny"
+    line = f"NO VERDICT: {case}::{test}[good] {case} [good]: {part} was reported twice, and *"
+    result.stdout.fnmatch_lines([line.replace("[", "[[]")])
+    report = project.report()
+    assert (report.verdict, report.exit_code) == ("error", 2)
+    assert report.not_judged[0].test == test
+
+
 def test_a_report_that_cannot_cross_processes_is_no_pass(project: Project) -> None:
     result = project.run_damaged(UNSENDABLE, "--sae", "good", "-n2")
     assert result.ret != 0
@@ -74,8 +112,11 @@ def test_a_report_that_cannot_cross_processes_is_no_pass(project: Project) -> No
 
 def test_a_crashed_worker_is_no_pass(project: Project) -> None:
     result = project.run_damaged(CRASH, "--sae", "good", "-n1")
-    assert result.ret != 0
-    result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running 'thresholds/tiny.yaml*"])
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["*worker 'gw*' crashed while running 'thresholds/tiny.yaml*",
+         "NO VERDICT: thresholds/tiny.yaml::tiny::kl[[]good] failed without a verdict"]
+    )  # fmt: skip
 
 
 def test_a_failure_that_another_plugin_hides_still_fails(project: Project) -> None:

@@ -35,8 +35,9 @@ def error_of(result: pytest.RunResult) -> str:
 
 def checkpoint_of(project: Project) -> dict[str, Any]:
     """What was measured, by the provenance."""
-    found: dict[str, Any] = project.outcomes()[PARTS]["provenance"]["checkpoint"]
-    return found
+    provenance = project.cases()["plain"].provenance
+    assert provenance is not None
+    return dict(provenance.checkpoint)
 
 
 def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
@@ -46,9 +47,9 @@ def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             f"load error: {plain.path}/plain.pt is ambiguous; decide in the spec:",
-            "  sae.architecture (--sae-arch): standard or topk *",
-            "  sae.pre_bias (--sae-pre-bias): *",
-            "  sae.normalize (--sae-norm): *",
+            "  sae.architecture: standard or topk *",
+            "  sae.pre_bias: *",
+            "  sae.normalize: *",
         ]
     )
 
@@ -72,8 +73,7 @@ def test_topk_with_a_pre_bias_normalised_and_scaled(plain: Project) -> None:
         "scale_in": 0.5, "scale_out": 0.5,
     }  # fmt: skip
     assert facts.items() <= checkpoint_of(plain).items()
-    l0 = next(row for row in plain.outcomes() if row["metric"] == "l0")
-    assert l0["value"] == 3
+    assert plain.outcomes()["l0[plain]"].value == 3
 
 
 def test_the_spec_and_the_command_line_add_up(plain: Project) -> None:
@@ -128,19 +128,21 @@ def test_the_command_line_against_the_checkpoint(
 @pytest.mark.parametrize(
     ("option", "asked", "message"),
     [
-        ("--sae-arch", "relu", "--sae-arch 'relu'; allowed: standard, tanh_relu, topk, "),
+        ("--sae-arch", "relu", "architecture 'relu'; allowed: standard, tanh_relu, topk, "),
         ("--sae-k", "0", "--sae-k '0'; allowed: a whole number from 1 on"),
         ("--sae-k", "2.5", "--sae-k '2.5'; allowed: a whole number from 1 on"),
         ("--sae-pre-bias", "yes", "--sae-pre-bias 'yes'; allowed: true, false"),
-        ("--sae-norm", "unit", "--sae-norm 'unit'; allowed: none, constant_norm_rescale, layer_n"),
-        ("--sae-scale", "-1", "--sae-scale -1.0; allowed: a number above 0, folded, stored"),
-        ("--sae-scale", "nan", "--sae-scale nan; allowed: a number above 0, folded, stored"),
-        ("--sae-scale", "inf", "--sae-scale inf; allowed: a number above 0, folded, stored"),
-        ("--sae-scale", "half", "--sae-scale 'half'; allowed: a number above 0, folded, stored"),
+        ("--sae-norm", "unit", "normalize 'unit'; allowed: none, constant_norm_rescale, layer_n"),
+        ("--sae-scale", "-1", "scale -1.0; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "nan", "scale nan; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "inf", "scale inf; allowed: a number above 0, folded, stored"),
+        ("--sae-scale", "half", "scale 'half'; allowed: a number above 0, folded, stored"),
     ],
 )
 def test_wrong_values(project: Project, option: str, asked: str, message: str) -> None:
-    assert message in error_of(project.run("--sae", "good", f"{option}={asked}"))
+    text = error_of(project.run("--sae", "good", f"{option}={asked}"))
+    assert message in text
+    assert option in text
 
 
 OTHER = "blocks.0.hook_resid_post"
@@ -151,7 +153,8 @@ def test_the_hook_point_of_a_silent_checkpoint(plain: Project) -> None:
     plain.write_spec(f"{first}---\n{plain.spec}")
     text = error_of(plain.run("--sae", "plain.pt", *SAID))
     assert "does not say which model and hook point it belongs to" in text
-    assert "name one with --sae-spec, or the hook point with --sae-hook:" in text
+    assert "several specs could gate it; name the spec, or the hook point:" in text
+    assert text.rstrip().endswith("(--sae-spec, --sae-hook)")
     for hook, name in ((HOOK, "tiny"), (OTHER, "first")):
         nodes = plain.run("--sae", "plain.pt", "--sae-hook", hook, "--collect-only", "-q").outlines
         assert nodes[0] == f"thresholds/tiny.yaml::{name}::load.readable[plain]"
@@ -168,7 +171,10 @@ def test_a_hook_point_that_no_spec_gates(plain: Project, asked: str) -> None:
 @pytest.mark.parametrize("asked", [OTHER, f"{OTHER}:{HOOK}"])
 def test_the_hook_point_against_what_the_checkpoint_declares(project: Project, asked: str) -> None:
     text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-    assert f"{project.path}/good says hook point {HOOK}, --sae-hook says {asked}" in text
+    assert (
+        f"{project.path}/good declares hook point {HOOK}, and the one given is {asked} (--sae-hook)"
+        in text
+    )
 
 
 def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: Project) -> None:
@@ -178,7 +184,10 @@ def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: P
     write_saelens(project.path / "good", sae, config=config)
     for asked in (HOOK, f"{HOOK}:{OTHER}"):
         text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-        assert f"says hook point blocks.1.hook_mlp_out, --sae-hook says {asked}" in text
+        assert (
+            f"declares hook point blocks.1.hook_mlp_out, and the one given is {asked} (--sae-hook)"
+            in text
+        )
 
 
 def test_a_hook_point_that_the_checkpoint_says_too(project: Project) -> None:

@@ -15,7 +15,7 @@ def asking(project: Project) -> Project:
     project.write_spec(project.spec.replace("thresholds:\n", PARETO).replace("max: 0.1", "max: 20"))
     result = project.run("--sae", "good", "--sae-record", "v1", "--sae-baseline=none")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["--sae-baseline=none: left out 1 threshold that earlier*"])
+    result.stdout.fnmatch_lines(["baseline none: left out 1 threshold that earlier*"])
     return project
 
 
@@ -26,15 +26,17 @@ def test_what_a_record_dominates_fails_and_the_frontier_is_shown(
     result = asking.run(*checkpoints, "--sae-record", "v2", "--sae-json", "out.json", *mode)
     assert result.ret == 1
     assert asking.verdicts("pareto") == {"pareto[good]": "pass", "pareto[bad]": "fail"}
-    rows = {row["checkpoint"]: row for row in asking.outcomes() if row["kind"] == "pareto"}
+    bad = asking.cases()["bad"].pareto
+    assert bad is not None
+    assert bad.comparison is not None
     kept = {
         (each.record.name, each.record.checkpoint.label): each
         for each in history(asking).records()[0]
     }
     short = kept["v1", "good"].id.rpartition("-")[2]
     name = f"v1 [good] ({short})"
-    assert [point["name"] for point in rows["bad"]["pareto"]["others"]] == [name]
-    assert rows["bad"]["where"] == "thresholds/tiny.yaml:6"
+    assert [point.name for point in bad.comparison.others] == [name]
+    assert bad.pareto.where == "thresholds/tiny.yaml:6"
     shown = f"v1 [[]good] ({short})"
     result.stdout.fnmatch_lines(
         [f"pareto: dominated in l0 and kl by {shown} (l0 *, kl *; here *)",
@@ -43,11 +45,12 @@ def test_what_a_record_dominates_fails_and_the_frontier_is_shown(
          "  pass: pareto: not dominated in l0 and kl (l0 *; 1 record)",
          "  FAIL: pareto: dominated in l0 and kl by *"]
     )  # fmt: skip
-    bad, good = kept["v2", "bad"].record, kept["v2", "good"].record
-    assert bad.pareto is not None
+    worse, good = kept["v2", "bad"].record, kept["v2", "good"].record
+    assert worse.pareto is not None
     assert good.pareto is not None
-    assert (bad.pareto.verdict, bad.pareto.dominated_by, bad.verdict) == ("fail", (name,), "fail")
-    assert (good.pareto.verdict, good.pareto.records, good.verdict) == ("pass", 1, "pass")
+    assert (worse.pareto.verdict, worse.pareto.dominated_by) == ("fail", (name,))
+    assert (good.pareto.verdict, good.pareto.records) == ("pass", 1)
+    assert (worse.verdict, good.verdict) == ("fail", "pass")
     assert kept["v1", "good"].record.pareto is None
 
 

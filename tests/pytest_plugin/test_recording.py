@@ -16,7 +16,7 @@ UNFINISHED = """
     def pytest_runtest_makereport(item, call):
         report = yield
         if item.name == "l0[good]":
-            report.user_properties.clear()
+            del report.sae_guard
         return report
     """
 
@@ -43,13 +43,15 @@ def test_each_checkpoint_is_recorded_with_its_verdicts(
         assert record.spec.file == "thresholds/tiny.yaml"
         told = {f"{row.metric}[{label}]": row.verdict for row in record.thresholds}
         assert told == {name: v for name, v in verdicts.items() if name.endswith(f"[{label}]")}
-        values = {row["metric"]: row for row in project.outcomes() if row["checkpoint"] == label}
+        outcomes = project.outcomes()
         for row in record.thresholds:
-            assert row.value == values[row.metric]["value"]
-            assert row.headroom == values[row.metric]["headroom"]
+            assert row.value == outcomes[f"{row.metric}[{label}]"].value
+            assert row.headroom == outcomes[f"{row.metric}[{label}]"].headroom
         measurement = History(str(project.path / ".sae_guard/history")).measurement(recorded)
-        assert measurement["kl"] == record.metrics["kl"].value == values["kl"]["value"]
-        assert measurement.provenance.checkpoint == values["kl"]["provenance"]["checkpoint"]
+        assert measurement["kl"] == record.metrics["kl"].value == outcomes[f"kl[{label}]"].value
+        provenance = project.cases()[label].provenance
+        assert provenance is not None
+        assert measurement.provenance.checkpoint == provenance.checkpoint
         result.stdout.fnmatch_lines([f"recorded: .sae_guard/history/records/{recorded.id}"])
     assert found["good"].record.run == found["bad"].record.run
     assert (found["good"].record.verdict, found["bad"].record.verdict) == ("pass", "fail")
@@ -84,7 +86,7 @@ def test_a_case_with_a_lost_verdict_is_not_recorded(project: Project) -> None:
     result = project.run_damaged(UNFINISHED, "--sae", "good", "--sae-record", "v1")
     assert result.ret == 2
     assert records(project) == {}
-    result.stdout.fnmatch_lines(["NOT RECORDED: *l0[[]good] was not reported"])
+    result.stdout.fnmatch_lines(["NOT RECORDED: *l0[[]good] was collected and never reported"])
 
 
 def test_deselected_thresholds_are_in_the_record_all_the_same(project: Project) -> None:
@@ -114,7 +116,9 @@ def test_estimates_are_refused_before_and_after(long: Project) -> None:
     for option in (("--sae-fast",), ("--sae-max-sequences", "64")):
         result = long.run(*asked, *option)
         assert result.ret == 4
-        result.stderr.fnmatch_lines(["*--sae-record good: a record is of all sequences*"])
+        result.stderr.fnmatch_lines(
+            ["*good: a record is of all sequences*: audit them (--sae-record, --sae-audit)"]
+        )
     result = long.run(*asked, "--sae-audit", "--sae-max-sequences", "64")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["NOT RECORDED: *: 64 of the 192 sequences were measured, *"])
@@ -147,9 +151,9 @@ def test_the_environment_may_name_the_folder(
 @pytest.mark.parametrize(
     ("name", "history", "message"),
     [
-        ("v 1", "", "*--sae-record: 'v 1' is no name of a version; allowed: *"),
-        ("v1", "text.txt", "*--sae-record: */text.txt/records: Not a directory"),
-        ("v1", "nowhere://h", "*--sae-record: nowhere://h/records: Protocol not known: nowhere"),
+        ("v 1", "", "*: 'v 1' is no name of a version; allowed: * (--sae-record)"),
+        ("v1", "text.txt", "*: */text.txt/records: Not a directory (--sae-record)"),
+        ("v1", "nowhere://h", "*: nowhere://h/records: Protocol not known: nowhere (--sae-record)"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_before_it_is_measured(

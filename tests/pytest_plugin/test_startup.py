@@ -12,7 +12,9 @@ import pytest
 from tests.pytest_plugin.projects import Project
 
 HEAVY = {"torch", "transformers", "transformer_lens", "datasets", "scipy", "jaxtyping"}
-IDLE = {*HEAVY, "numpy", "pydantic", "yaml", "sae_guard.specs", "sae_guard.gate.planning"}
+IDLE = {*HEAVY, "numpy", "pydantic", "yaml"}
+LIGHT = {"errors", "files", "gate", "gate.options", "gate.project", "gate.run_plan"}
+"""Our modules that a run imports which has nothing to do with SAEs, beside the plugin's own."""
 RUN = """
 import sys, pytest
 code = pytest.main(["-p", "sae_guard.pytest_plugin", *sys.argv[1:]])
@@ -38,6 +40,8 @@ def test_an_idle_run_imports_nothing_of_weight(project: Project, args: tuple[str
     modules = imported(project.path, *args)
     assert "sae_guard.pytest_plugin" in modules
     assert not modules & IDLE
+    ours = {name.removeprefix("sae_guard.") for name in modules if name.startswith("sae_guard.")}
+    assert {name for name in ours if not name.startswith("pytest_plugin")} == LIGHT
 
 
 def test_the_version_of_pytest_imports_no_torch(project: Project) -> None:

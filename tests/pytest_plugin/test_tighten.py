@@ -29,7 +29,7 @@ def test_what_the_gate_writes_tightens_its_spec_which_the_checkpoint_then_keeps(
     )
     project.write_spec(project.spec.partition("thresholds:")[0] + BOUNDS)
     assert project.run("--sae", "v1", "--sae-json", "out.json").ret == 0
-    before = {row["metric"]: row for row in project.outcomes()}
+    before = project.outcomes()
 
     monkeypatch.chdir(project.path / "thresholds")
     arguments = ["tighten", "tiny.yaml", "--from", "../out.json", "--margin", "10%"]
@@ -40,11 +40,13 @@ def test_what_the_gate_writes_tightens_its_spec_which_the_checkpoint_then_keeps(
 
     monkeypatch.chdir(project.path)
     assert project.run("--sae", "v1", "--sae-json", "out.json").ret == 0
-    rows = [row for row in project.outcomes() if row["kind"] == "threshold"]
-    assert len(rows) == 6
-    for row in rows:
-        old = before[row["metric"]]
-        assert (row["verdict"], row["value"]) == ("pass", old["value"])
-        assert 0 < row["headroom"] < old["headroom"]
-    l0 = next(row for row in rows if row["metric"] == "l0")
-    assert (l0["min"], l0["max"]) == (28, 36)
+    after = project.outcomes()
+    assert len(after) == 6
+    for name, new in after.items():
+        old = before[name]
+        assert (new.status, new.value) == ("pass", old.value)
+        assert new.headroom is not None
+        assert old.headroom is not None
+        assert 0 < new.headroom < old.headroom
+    l0 = after["l0[v1]"].threshold
+    assert (l0.min, l0.max) == (28, 36)

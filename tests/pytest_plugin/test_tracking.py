@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sae_guard.core.threshold_changes import LoosenedThresholds
 from sae_guard.history import History, Promotion, Recorded
 from tests.helpers.recorded import ordinary, record_one
 from tests.pytest_plugin.projects import Project
@@ -57,9 +57,8 @@ def said(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith(("LOOSER", "WARNING"))]
 
 
-def looser(project: Project) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((project.path / "out.json").read_text())["looser"]
-    return found
+def looser(project: Project) -> list[LoosenedThresholds]:
+    return [case.loosened for case in project.report().cases if case.loosened]
 
 
 def test_what_is_looser_is_told_however_it_is_run(project: Project, mode: tuple[str, ...]) -> None:
@@ -67,9 +66,9 @@ def test_what_is_looser_is_told_however_it_is_run(project: Project, mode: tuple[
     result = gate(project, *mode)
     assert result.ret == 0
     assert said(result) == [TOLD]
-    (row,) = looser(project)
-    assert (row["spec"], row["label"]) == ("thresholds/tiny.yaml::tiny", "v1.2")
-    assert [(m["threshold"], m["key"], m["old"], m["new"]) for m in row["moves"]] == [
+    (found,) = looser(project)
+    assert found.label == "v1.2"
+    assert [(each.threshold, each.key, each.old, each.new) for each in found.changes] == [
         ("kl", "max", 0.08, 0.1), ("cosine", "min", 0.5, None),
     ]  # fmt: skip
 

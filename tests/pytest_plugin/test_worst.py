@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import sae_guard
-from sae_guard.core.worst_tokens import worst
+from sae_guard.core.report_json import report_from_json
+from sae_guard.core.worst_tokens import Worst, worst
 from tests.pytest_plugin.projects import HOOK, Project
 
 BLOCKS = ("the largest KL of single tokens, in nats:", "the largest mean KL of sequences, in nats:")
 EVERY_WORKER = ("-n2", "--dist", "load")
 
 
-def worst_cases(project: Project) -> list[dict[str, Any]]:
-    """What ``--sae-json out.json`` wrote of them."""
-    document = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
-    cases: list[dict[str, Any]] = document["worst_cases"]
-    return cases
+def worst_cases(project: Project) -> dict[tuple[str, str], Worst]:
+    """Document and checkpoint → what ``--sae-json out.json`` wrote of them."""
+    return {
+        (case.case.document, case.case.member): case.worst
+        for case in project.report().cases
+        if case.worst
+    }
 
 
 def measured(project: Project, checkpoint: str) -> sae_guard.Measurement:
@@ -52,43 +55,39 @@ def test_the_first_failure_of_a_loss_shows_them(project: Project, mode: tuple[st
     )
     assert [result.outlines.count(block) for block in BLOCKS] == [1, 1]
     found = worst(measured(project, "bad"))
-    (case,) = worst_cases(project)
-    assert (case["spec"], case["name"], case["checkpoint"]) == (
-        "thresholds/tiny.yaml", "tiny", "bad",
-    )  # fmt: skip
-    assert (len(case["tokens"]), len(case["sequences"])) == (10, 5)
-    for told, sequence in zip(case["sequences"], found.sequences, strict=True):
-        assert told["kl"] == pytest.approx(sequence.kl)
-        assert (told["sequence"], told["text"]) == (sequence.sequence, sequence.text)
-    for told, token in zip(case["tokens"], found.tokens, strict=True):
-        assert told["kl"] == pytest.approx(token.kl)
-        assert (told["sequence"], told["position"]) == (token.sequence, token.position)
-        assert (told["before"], told["token"], told["next"]) == (
-            token.before, token.token, token.next,
-        )  # fmt: skip
-        assert told["next"]
-        assert told["source"] == "../text.txt"
+    (case,) = worst_cases(project).values()
+    assert list(worst_cases(project)) == [("tiny", "bad")]
+    assert (len(case.tokens), len(case.sequences)) == (10, 5)
+    for read, sequence in zip(case.sequences, found.sequences, strict=True):
+        assert read.kl == pytest.approx(sequence.kl)
+        assert (read.sequence, read.text) == (sequence.sequence, sequence.text)
+    for told, token in zip(case.tokens, found.tokens, strict=True):
+        assert told.kl == pytest.approx(token.kl)
+        assert (told.sequence, told.position) == (token.sequence, token.position)
+        assert (told.before, told.token, told.next) == (token.before, token.token, token.next)
+        assert told.next
+        assert told.source == "../text.txt"
 
 
 def test_of_a_checkpoint_that_passes_only_the_json_has_them(project: Project) -> None:
     result = project.run("--sae", "good", "--sae", "bad", "--sae-json", "out.json", "-k", "l0")
     assert result.ret == 0
     assert not any(block in result.stdout.str() for block in BLOCKS)
-    assert [case["checkpoint"] for case in worst_cases(project)] == ["good", "bad"]
+    assert list(worst_cases(project)) == [("tiny", "good"), ("tiny", "bad")]
 
 
 @pytest.mark.slow
 def test_of_several_workers_the_json_takes_one(project: Project) -> None:
     result = project.run("--sae", "bad", "--sae-json", "out.json", *EVERY_WORKER)
     assert result.ret == 1
-    assert [case["checkpoint"] for case in worst_cases(project)] == ["bad"]
+    assert list(worst_cases(project)) == [("tiny", "bad")]
 
 
 def test_two_documents_of_one_measurement_have_one_each(project: Project) -> None:
     again = project.spec.replace("name: tiny\n", "name: again\n")
     project.write_spec(f"{project.spec}---\n{again}")
     project.run("--sae", "bad", "--sae-json", "out.json")
-    assert [case["name"] for case in worst_cases(project)] == ["tiny", "again"]
+    assert list(worst_cases(project)) == [("tiny", "bad"), ("again", "bad")]
 
 
 def test_a_nan_is_shown_with_its_place(project: Project) -> None:
@@ -102,7 +101,7 @@ def test_a_nan_is_shown_with_its_place(project: Project) -> None:
     assert result.ret == 2
     nan = "  nan  CE * → *, entropy * (sequence 0, position 1, ../text.txt)"
     result.stdout.fnmatch_lines([BLOCKS[0], nan])
-    assert worst_cases(project)[0]["tokens"][0]["kl"] is None
+    assert math.isnan(worst_cases(project)["tiny", "good"].tokens[0].kl)
 
 
 # Slices by source.
@@ -132,10 +131,9 @@ def test_a_slice_by_source_is_a_test_of_its_own(sources: Project, mode: tuple[st
     verdicts = sources.verdicts()
     for name in ("kl", "kl.p99", "fvu"):
         assert verdicts[f"{name}@source=w*[dr]s[bad]"] == "fail"
-    rows = {row["metric"]: row for row in sources.outcomes()}
-    part = rows["kl@source=w*[dr]s"]
-    assert 0 < part["n_sequences"] < rows["kl"]["n_sequences"] == 16
-    assert part["n_tokens"] == 14 * part["n_sequences"]
+    part, whole = (sources.estimates()[f"kl{name}[bad]"] for name in ("@source=w*[dr]s", ""))
+    assert 0 < part.n_sequences < whole.n_sequences == 16
+    assert part.n_tokens == 14 * part.n_sequences
 
 
 def test_a_slice_by_source_is_selected_and_shown_alone(sources: Project) -> None:
@@ -183,7 +181,8 @@ def test_the_demo_by_source(pytester: pytest.Pytester, workers: tuple[str, ...])
     for line in ("kl@source=k* > 0.02 nats *", "fvu@source=k* > 0.05 *", *BLOCKS):
         result.stdout.fnmatch_lines([line])
     assert all(len(line) <= 100 for line in result.outlines if "→" in line)
-    (case,) = json.loads(Path("out.json").read_text(encoding="utf-8"))["worst_cases"]
-    values = [token["kl"] for token in case["tokens"]]
+    (case,) = report_from_json(Path("out.json").read_bytes(), file="out.json").cases
+    assert case.worst is not None
+    values = [token.kl for token in case.worst.tokens]
     assert values == sorted(values, reverse=True)
-    assert all(token["next"] and token["source"] for token in case["tokens"])
+    assert all(token.next and token.source for token in case.worst.tokens)

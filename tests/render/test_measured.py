@@ -8,23 +8,27 @@ import numpy as np
 
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import METRICS
-from sae_guard.core.report import Outcome
+from sae_guard.core.report import CaseRef, CaseReport
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
-from sae_guard.render import every_metric, metric_table
+from sae_guard.gate.case_tests import measured, metric_values
+from sae_guard.render import metric_rows, metric_table
 from tests.helpers.recorded import ordinary
+from tests.helpers.reports import a_change, case_report, verdict
 
-CASE = {"spec": "s.yaml", "name": "tiny", "checkpoint": "v1"}
+CASE = CaseRef("s.yaml", "tiny", "v1")
 
 
-def outcomes(measurement: Measurement, *thresholds: Threshold) -> list[Outcome]:
-    judged = [Outcome.of(judge(measurement, threshold), **CASE) for threshold in thresholds]
-    return every_metric(measurement, judged, **CASE)
+def report(measurement: Measurement, *thresholds: Threshold) -> CaseReport:
+    """Report all metrics, and the verdicts on these thresholds."""
+    verdicts = tuple(judge(measurement, threshold) for threshold in thresholds)
+    values = metric_values(measurement)
+    return CaseReport(CASE, **measured(measurement), verdicts=verdicts, metrics=values)
 
 
 def cells(measurement: Measurement, *thresholds: Threshold) -> dict[str, str]:
     """Metric → its row, in single spaces."""
-    title, heads, *rows = metric_table(outcomes(measurement, *thresholds))
+    title, heads, *rows = metric_table(report(measurement, *thresholds))
     assert title == "s.yaml::tiny [v1]  800 tokens in 8 sequences"
     assert heads.split() == ["metric", "value", "±", "95", "%", "unit", "bound", "verdict"]
     return {row.split()[0]: " ".join(row.split()[1:]) for row in rows}
@@ -32,14 +36,13 @@ def cells(measurement: Measurement, *thresholds: Threshold) -> dict[str, str]:
 
 def test_each_metric_has_a_row_in_order_and_other_targets_come_last() -> None:
     worst, kl = Threshold("kl.worst_sequence", max=1), Threshold("kl", max=0.04)
-    found = outcomes(ordinary(), worst, kl)
-    assert [each.metric for each in found] == [*METRICS, "kl.worst_sequence"]
-    assert {each.metric for each in found if each.kind == "threshold"} == {
-        "kl", "kl.worst_sequence",
-    }  # fmt: skip
-    for each in found:
-        if each.kind == "metric":
-            assert (each.verdict, each.passes, each.bound) == ("", False, None)
+    rows_of_table = list(metric_rows(report(ordinary(), worst, kl)))
+    assert [row["metric"] for row in rows_of_table] == [*METRICS, "kl.worst_sequence"]
+    judged = {row["metric"]: row["verdict"] for row in rows_of_table if row["verdict"]}
+    assert judged == {"kl": "fail", "kl.worst_sequence": "pass"}
+    for row in rows_of_table:
+        if not row["verdict"]:
+            assert (row["min"], row["max"], row["headroom"]) == (None, None, None)
     rows = cells(ordinary(), worst, kl)
     assert rows["kl"] == "0.05003 2e-05 nats <= 0.04 FAIL"
     assert rows["kl.worst_sequence"] == "0.05007 nats <= 1 pass"
@@ -54,5 +57,26 @@ def test_what_is_undefined_says_why_in_few_words() -> None:
     assert rows["kl.p99"] == "- nats <= 1 ERROR: values of single tokens were not kept"
     assert rows["dead_latents"] == "- share needs 10,000 scored tokens, 800 were measured"
     assert rows["kl_random_error"] == "- nats was not measured"
-    undefined = next(each for each in outcomes(broken) if each.metric == "mse")
-    assert undefined.message.startswith("mse = E_tokens ‖x−x̂‖²")
+    undefined = next(row for row in metric_rows(report(broken)) if row["metric"] == "mse")
+    assert undefined["message"].startswith("mse = E_tokens ‖x−x̂‖²")
+    assert undefined["value"] is None
+
+
+def test_rows_for_other_programs_have_values_bounds_and_units() -> None:
+    limits = Threshold("kl", max=0.04, min=0.01), Threshold("l0", min=1)
+    rows = {row["metric"]: row for row in metric_rows(report(ordinary(), *limits))}
+    kl = rows["kl"]
+    assert (kl["spec"], kl["name"], kl["checkpoint"]) == ("s.yaml", "tiny", "v1")
+    assert (kl["min"], kl["max"], kl["verdict"], kl["unit"]) == (0.01, 0.04, "fail", "nats")
+    assert kl["headroom"] == 0.04 - kl["value"]
+    assert kl["low"] < kl["value"] < kl["high"]
+    assert (kl["n_tokens"], kl["n_sequences"], kl["confidence"]) == (800, 8, 0.95)
+    assert (rows["l1"]["value"], rows["l1"]["verdict"]) == (ordinary()["l1"], "")
+
+
+def test_a_change_has_a_row_of_its_own_and_a_share_says_so() -> None:
+    case = case_report(a_change(), verdict("fail", "l0.change", bounds={"max": 0.1}))
+    share, difference = metric_rows(case)
+    assert (share["metric"], share["unit"], share["value"]) == ("kl.change", "share", 0.60611)
+    assert (difference["metric"], difference["unit"]) == ("l0.change", "latents/token")
+    assert "+60.61%" in list(metric_table(case))[2]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sae_guard.core.threshold_changes import ThresholdChange
 from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
-from sae_guard.history.threshold_changes import looser, tracked
-from sae_guard.render import looser_line, looser_row, to_json, tracks
+from sae_guard.history.threshold_changes import loosened, tracked
+from sae_guard.render import loosened_line, tracks
 from tests.helpers.recorded import SPEC, ordinary, record_one
+from tests.helpers.reports import LOOSENED
 
 NOON = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
 COMMIT = GitRow(commit="0123456789abcdef", dirty=False)
@@ -130,41 +132,34 @@ def promotion(records: list[Recorded]) -> Promotion:
 
 
 def test_what_is_looser_is_one_line(records: list[Recorded], promotion: Promotion) -> None:
-    found = looser(promotion, records[0].record, [Threshold("kl", max=0.12, warn_max=0.08)])
-    assert found is not None
-    assert looser_line(found) == (
+    changes = loosened(promotion, records[0].record, [Threshold("kl", max=0.12, warn_max=0.08)])
+    assert changes is not None
+    assert loosened_line(records[0].spec, changes) == (
         "LOOSER than at v1.2 (promoted 2026-11-25 by Ada <ada@example.org>?): "
         "thresholds/tiny.yaml::tiny kl max 0.1 -> 0.12; l0 min 1 removed; l0 max 40 removed; "
         "l0 warn max 20 removed"
     )
-    found = looser(
+    changes = loosened(
         promotion, records[0].record,
         [Threshold("kl", max=0.1, warn_max=0.09, confidence=0.9, on_undecided="warn"),
          Threshold("l0", min=1, max=40, warn_max=20)],
     )  # fmt: skip
-    assert found is not None
-    assert looser_line(found).endswith("tiny kl confidence 0.9 added; kl on_undecided fail -> warn")
+    assert changes is not None
+    assert loosened_line(records[0].spec, changes).endswith(
+        "tiny kl confidence 0.9 added; kl on_undecided fail -> warn"
+    )
 
 
-def test_json_has_what_is_looser(records: list[Recorded], promotion: Promotion) -> None:
-    found = looser(promotion, records[0].record, [Threshold("l0", min=1, max=41, warn_max=20)])
-    assert found is not None
-    text = to_json([], verdict="pass", version="0", looser=[looser_row(found)])
-    assert json.loads(text, parse_constant=pytest.fail)["looser"] == [
-        {
-            "spec": "thresholds/tiny.yaml::tiny",
-            "label": "v1.2",
-            "record": records[0].id,
-            "promoted": "2026-11-25T10:30:00+00:00",
-            "by": "Ada <ada@example.org>\n",
-            "moves": [
-                {"threshold": "kl", "key": "max", "old": 0.1, "new": None, "change": "removed",
-                 "share": False},
-                {"threshold": "kl", "key": "warn_max", "old": 0.09, "new": None,
-                 "change": "removed", "share": False},
-                {"threshold": "l0", "key": "max", "old": 40.0, "new": 41.0, "change": "loosened",
-                 "share": False},
-            ],
-        }
-    ]  # fmt: skip
-    assert json.loads(to_json([], verdict="pass", version="0"))["looser"] == []
+def test_a_pareto_threshold_that_was_dropped_is_named_by_its_axes() -> None:
+    removed = ThresholdChange("pareto", "axes", "l0, kl", None, "removed", looser=True)
+    changes = replace(LOOSENED, changes=(removed,))
+    assert loosened_line("s.yaml::tiny", changes) == (
+        "LOOSER than at v1.2 (promoted 2026-11-25 by Ada Lovelace): s.yaml::tiny "
+        "pareto axes l0, kl removed"
+    )
+
+
+def test_shares_that_are_looser_are_in_percent() -> None:
+    wider = ThresholdChange("kl.change", "max", 0.02, 0.03, "loosened", looser=True, share=True)
+    changes = replace(LOOSENED, changes=(wider,))
+    assert loosened_line("s.yaml::tiny", changes).endswith("tiny kl.change max 2% -> 3%")

@@ -1,56 +1,64 @@
-"""What is said of one outcome: headlines and failure texts."""
+"""What is said of one verdict: headlines and failure texts."""
 
 from __future__ import annotations
 
 import pytest
 
 from sae_guard.core.diagnosis import Diagnosis, Suspicion
+from sae_guard.core.report import Sample
+from sae_guard.core.verdicts import Progress, Status, Verdict
 from sae_guard.core.worst_tokens import Worst
 from sae_guard.render import failure, headline, summary
-from tests.helpers.outcomes import SHOWN, a_change, outcome
+from sae_guard.render.words import sample_words
+from tests.helpers.reports import WORST, a_change, case_report, run_report, verdict
+
+
+def lines(one: Verdict) -> list[str]:
+    """Give the summary of a run with this verdict."""
+    return list(summary(run_report(case_report(one))))
 
 
 def test_the_headline_gives_metric_value_bound_interval_and_tokens() -> None:
-    assert headline(outcome()) == (
+    assert headline(verdict()) == (
         "kl 0.4124 > 0.2 nats (95 % interval 0.39 to 0.4348, 16,256 tokens in 128 sequences)"
     )
 
 
 def test_the_headline_of_an_error_gives_cause_and_reason() -> None:
-    error = outcome(verdict="error", value=None, bound=None, cause="load", message="NaN weights")
+    error = verdict("error", value=None, cause="load", message="NaN weights")
     assert headline(error) == "kl: no verdict (load error): NaN weights"
 
 
 @pytest.mark.parametrize(
-    ("side", "verdict", "sign"),
+    ("side", "status", "sign"),
     [("max", "fail", ">"), ("max", "pass", "<="), ("min", "fail", "<"), ("min", "warn", ">=")],
 )
-def test_the_headline_states_a_true_relation(side: str, verdict: str, sign: str) -> None:
-    assert f" {sign} 0.2" in headline(outcome(side=side, verdict=verdict))
+def test_the_headline_states_a_true_relation(side: str, status: Status, sign: str) -> None:
+    assert f" {sign} 0.2" in headline(verdict(status, bounds={side: 0.2}))
 
 
 def test_the_headline_of_an_undecided_threshold_says_why() -> None:
-    undecided = outcome(verdict="undecided", value=0.19, message="the 0.99 interval … 900 would do")
+    undecided = verdict("undecided", value=0.19, message="the 0.99 interval … 900 would do")
     assert headline(undecided) == (
         "kl 0.19 against max 0.2 nats is undecided: the 0.99 interval … 900 would do"
     )
 
 
 def test_a_marginal_verdict_says_so() -> None:
-    near = outcome(verdict="pass", value=0.19, marginal="inside the 95% interval")
+    near = verdict("pass", value=0.19, marginal="inside the 95% interval")
     assert headline(near).endswith("128 sequences; marginal: the bound is inside the 95% interval)")
-    assert next(line for line in summary([near]) if "kl" in line).endswith("pass (marginal)")
-    failing = [outcome(marginal="within numeric noise")]
-    assert next(line for line in summary(failing) if "kl" in line).endswith("FAIL (marginal)")
+    assert next(line for line in lines(near) if "kl" in line).endswith("pass (marginal)")
+    failing = verdict(marginal="within numeric noise")
+    assert next(line for line in lines(failing) if "kl" in line).endswith("FAIL (marginal)")
 
 
 def test_a_metric_without_an_interval_says_so() -> None:
-    assert "(no interval, 16,256 tokens" in headline(outcome(low=None, high=None))
+    assert "(no interval, 16,256 tokens" in headline(verdict(interval=None))
 
 
 def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
     off = Suspicion("scale", "‖x̂‖/‖x‖ = 11.3: off", "check `sae: {normalize: …}`")
-    text = failure(outcome(), Diagnosis((off,)))
+    text = failure(verdict(), Diagnosis((off,)))
     assert text.splitlines()[1:] == [
         "thresholds/demo.yaml:14: kl: max 0.2",
         "",
@@ -61,12 +69,12 @@ def test_a_failure_names_the_line_of_the_threshold_and_what_to_try() -> None:
 
 def test_a_failure_names_options_as_the_shell_spells_them() -> None:
     off = Suspicion("k", "L0 is off", "`sae: {k: 3}`", (("k", "3"),))
-    text = failure(outcome(), Diagnosis((off,)), spelling=lambda _: "-k 3")
+    text = failure(verdict(), Diagnosis((off,)), spelling=lambda _: "-k 3")
     assert text.endswith("\n  try: `sae: {k: 3}` (`-k 3`)")
 
 
 def test_the_worst_follow_what_is_probably_wrong() -> None:
-    text = failure(outcome(), Diagnosis(), SHOWN)
+    text = failure(verdict(), Diagnosis(), WORST)
     assert text.splitlines()[2:] == [
         "",
         "the largest KL of single tokens, in nats:",
@@ -78,27 +86,35 @@ def test_the_worst_follow_what_is_probably_wrong() -> None:
         "  0.8123  CE 3.1 → 3.9, 1,260 tokens (sequence 42)",
         '    def f():\\r\\n    """\\x1b[31m\\\\d',
     ]
-    assert failure(outcome(), Diagnosis(), Worst((), ())) == failure(outcome(), Diagnosis())
+    assert failure(verdict(), Diagnosis(), Worst((), ())) == failure(verdict(), Diagnosis())
 
 
 def test_a_value_just_past_its_bound_looks_past_it() -> None:
-    text = headline(outcome(value=0.20000001, bound=0.2))
+    text = headline(verdict(value=0.20000001))
     assert text.startswith("kl 0.20000001 > 0.2 nats")
 
 
 def test_an_early_verdict_is_marked_everywhere() -> None:
-    early = outcome(seen_sequences=64, of_sequences=256, alpha=0.001)
+    early = verdict(progress=Progress(64, 256, 0.001))
     assert headline(early).startswith("kl ~0.4124")
     assert " of 256 sequences)" in headline(early)
-    (row,) = [line for line in summary([early]) if line.startswith("  kl ")]
+    (row,) = [line for line in lines(early) if line.startswith("  kl ")]
     assert " ~0.4124" in row
     assert row.endswith("FAIL (after 64)")
-    assert any("those on all 256 but for a chance of 0.001" in line for line in summary([early]))
-    held = outcome(verdict="pass", audit="pass after 64 of 256 sequences, held")
-    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(summary([held]))
-    unknown = outcome(verdict="undecided", value=None, on_undecided="warn", message="why")
+    assert any("those on all 256 but for a chance of 0.001" in line for line in lines(early))
+    held = verdict("pass", audit="pass after 64 of 256 sequences, held")
+    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(lines(held))
+    waived = {"max": 0.2, "confidence": 0.99, "on_undecided": "warn"}
+    unknown = verdict("undecided", value=None, bounds=waived, message="why")
     assert headline(unknown) == "kl is undecided: why"
-    assert "  kl is undecided: why" in list(summary([unknown]))
+    assert "  kl is undecided: why" in lines(unknown)
+    failing = verdict("undecided", value=None, message="why")
+    assert "  kl is undecided: why" not in lines(failing)  # its failure says it
+
+
+def test_how_much_was_measured_says_so_where_it_is_a_part() -> None:
+    assert sample_words(Sample(16256, 128, 128)) == "16,256 tokens in 128 sequences"
+    assert sample_words(Sample(127, 1, 1024)) == "127 tokens in 1 of 1,024 sequences"
 
 
 def test_a_change_says_from_where_to_where() -> None:
@@ -107,9 +123,8 @@ def test_a_change_says_from_where_to_where() -> None:
         "paired 95 % interval +58.18% to +63.04%, 16,256 tokens in 128 sequences)"
     )
     fell = a_change(
-        metric="reconstruction_score.change", unit="", change="difference", value=-0.01296,
-        low=-0.0144, high=-0.0116, max=None, min=-0.001, bound=-0.001, side="min",
-        headroom=-0.01196, before=0.9817, after=0.96874, p_value=0.00025,
+        target="reconstruction_score.change", value=-0.01296, interval=(-0.0144, -0.0116),
+        bounds={"min": -0.001}, before=0.9817, after=0.96874, p_value=0.00025,
     )  # fmt: skip
     assert headline(fell) == (
         "reconstruction_score.change -0.01296 < -0.001 (0.9817 at v1.2 (97dbe6cef0cb), 0.9687 now; "
@@ -117,5 +132,5 @@ def test_a_change_says_from_where_to_where() -> None:
     )
     assert failure(a_change(), Diagnosis()).endswith("thresholds/demo.yaml:14: kl: max_increase 2%")
     assert "reconstruction_score: max_decrease 0.001" in failure(fell, Diagnosis())
-    alone = a_change(low=None, high=None, p_value=None)
+    alone = a_change(interval=None, p_value=None)
     assert "0.2098 now; no interval, 16,256 tokens" in headline(alone)

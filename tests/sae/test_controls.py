@@ -16,7 +16,7 @@ from sae_guard.checkpoints.load import load
 from sae_guard.core.measurement import Measurement
 from sae_guard.corpus import Corpus, build_corpus
 from sae_guard.demo import MODEL, SAES
-from sae_guard.engine import Patch, look, measure_all
+from sae_guard.engine import Intervention, activation_stats, measure_all
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import ReLU
@@ -145,7 +145,7 @@ def demo() -> tuple[LanguageModel, Corpus, str]:
 @pytest.fixture(scope="module")
 def measured(demo: tuple[LanguageModel, Corpus, str]) -> dict[str, Measurement]:
     model, corpus, hook = demo
-    seen, v2 = look(model, corpus, hook), load(SAES / "v2")
+    seen, v2 = activation_stats(model, corpus, hook), load(SAES / "v2")
     chosen = {
         "v2": v2,
         "identity": identity_sae(v2.d_in),
@@ -154,7 +154,7 @@ def measured(demo: tuple[LanguageModel, Corpus, str]) -> dict[str, Measurement]:
         "permuted": permuted_decoder(v2),
         "random": random_directions(seen.some, seen.mean, d_sae=v2.d_sae, k=16),
     }
-    patches = [Patch(sae, hook) for sae in chosen.values()]
+    patches = [Intervention(sae, hook) for sae in chosen.values()]
     found = measure_all(model, patches, corpus, random_error=True)
     return dict(zip(chosen, found, strict=True))
 

@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import AbsTopK, Activation, GroupMax, JumpReLU, ReLU, TopK
 from sae_guard.sae.controls import identity_sae
-from sae_guard.sae.sparse_forward import Coded, code
+from sae_guard.sae.sparse_forward import Coded, Term, code
 from sae_guard.testing import saes
 
 TOKENS = 7
+TERMS: dict[str, Term] = {"l1": torch.abs, "squares": torch.square}
 WAYS = [-1.0, 0.25, 1.0]  # never gather, gather some chunks, gather wherever it is exact
 
 tokens = st.integers(0, 2**32 - 1).map(
@@ -48,8 +49,8 @@ def by_calls(sae: SAE, x: Tensor, scored: Tensor, step: int) -> Coded:
     return Coded(
         torch.cat([output.reconstruction for output in outputs]),
         (latents != 0).sum(dim=-1),
-        latents.double().abs().sum(dim=-1),
         (latents[scored] != 0).sum(dim=0),
+        {name: term(latents.double()).sum(dim=-1) for name, term in TERMS.items()},
     )
 
 
@@ -58,7 +59,8 @@ def assert_same(coded: Coded, expected: Coded, *, l1: float = 1e-12) -> None:
     torch.testing.assert_close(
         coded.reconstruction, expected.reconstruction, rtol=1e-5, atol=1e-5 * scale
     )
-    torch.testing.assert_close(coded.l1, expected.l1, rtol=l1, atol=l1)
+    torch.testing.assert_close(coded.sums["l1"], expected.sums["l1"], rtol=l1, atol=l1)
+    torch.testing.assert_close(coded.sums["squares"], expected.sums["squares"], rtol=1e-5, atol=l1)
     assert torch.equal(coded.l0, expected.l0)
     assert torch.equal(coded.firings, expected.firings)
 
@@ -67,10 +69,10 @@ def assert_same(coded: Coded, expected: Coded, *, l1: float = 1e-12) -> None:
 def test_equals_calling_the_sae(
     sae: SAE, x: Tensor, scored: Tensor, elements: int, gather_up_to: float
 ) -> None:
-    coded = code(sae, x, scored=scored, elements=elements, gather_up_to=gather_up_to)
+    coded = code(sae, x, scored=scored, terms=TERMS, elements=elements, gather_up_to=gather_up_to)
     assert_same(coded, by_calls(sae, x, scored, max(1, elements // sae.d_sae)))
     assert coded.l0.dtype == coded.firings.dtype == torch.int64
-    assert coded.l1.dtype == torch.float64
+    assert {sums.dtype for sums in coded.sums.values()} == {torch.float64}
 
 
 @pytest.mark.parametrize(
@@ -89,10 +91,11 @@ def test_neither_chunks_nor_order_nor_scoring_change_a_token(
     scored = torch.rand(50, generator=seeded) < 0.5
     whole = by_calls(sae, x, scored, 50)
     for elements in (1, 64 * 7, 64 * 49, 64 * 50, 10**9):
-        shuffled = code(sae, x[order], scored=scored[order], elements=elements)
+        shuffled = code(sae, x[order], scored=scored[order], terms=TERMS, elements=elements)
         back = torch.argsort(order)
-        reconstruction, l0, l1 = (column[back] for column in shuffled[:3])
-        assert_same(Coded(reconstruction, l0, l1, shuffled.firings), whole, l1=1e-5)
+        reconstruction, l0 = (column[back] for column in shuffled[:2])
+        sums = {name: column[back] for name, column in shuffled.sums.items()}
+        assert_same(Coded(reconstruction, l0, shuffled.firings, sums), whole, l1=1e-5)
         assert torch.equal(code(sae, x, elements=elements).firings, (sae(x)[1] != 0).sum(dim=0))
 
 
@@ -101,9 +104,9 @@ def test_no_tokens_and_no_active_latents(activation: Activation) -> None:
     sae = random_sae(activation)
     assert code(sae, torch.zeros(0, 6)).reconstruction.shape == (0, 6)
     silent = replace(sae, b_enc=torch.full((64,), -1e3))
-    coded = code(silent, torch.ones(5, 6))
+    coded = code(silent, torch.ones(5, 6), terms=TERMS)
     assert torch.equal(coded.reconstruction, sae.b_dec.expand(5, 6))
-    assert not any(column.any() for column in (coded.l0, coded.l1, coded.firings))
+    assert not any(column.any() for column in (coded.l0, coded.firings, *coded.sums.values()))
 
 
 def test_the_identity_control_keeps_every_bit() -> None:
@@ -116,10 +119,10 @@ def test_the_identity_control_keeps_every_bit() -> None:
 def test_input_that_is_no_number_stays_none(activation: Activation) -> None:
     sae, x = random_sae(activation), torch.ones(3, 6)
     x[1, 2] = float("nan")
-    coded, expected = code(sae, x), sae(x)
+    coded, expected = code(sae, x, terms=TERMS), sae(x)
     assert torch.equal(coded.reconstruction.isnan(), expected.reconstruction.isnan())
     assert torch.equal(coded.l0, (expected.latents != 0).sum(dim=-1))
-    assert coded.l1.isnan().tolist() == [False, True, False]
+    assert coded.sums["l1"].isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("rescale", ["none", "latents", "selection"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.core.pareto import Pareto

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sae_guard.specs.strict_yaml import YamlDocument, YamlError, read
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.format import Format, Opened, is_tensor
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError, allowed
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _NAMES = {
     "tied_bias": "b_dec",
@@ -111,7 +112,7 @@ def _state(opened: Opened) -> _State:
     for name, value in held.items():
         if by_lightning and not str(name).startswith(_PREFIX):
             continue  # of the losses and metrics of the training
-        if not isinstance(value, Tensor):
+        if not is_tensor(value):
             raise LoadError(f"{opened.weights}: {name} is a {type(value).__name__}", "keys")
         tensors[_without_underscores(str(name).removeprefix(_PREFIX))] = value
     return _State(tensors, config, by_lightning, oldest="_decoder._weight" in held)
@@ -141,7 +142,7 @@ def _without_aliases(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Ten
             "keys",
         )
     for alias in _ALIASES:
-        if alias in tensors and not torch.equal(tensors[alias], kept["tied_bias"]):
+        if alias in tensors and not tensors[alias].equal(kept["tied_bias"]):
             raise LoadError(
                 f"{path}: {alias} differs from tied_bias; the library has one bias for both ends",
                 "keys",
@@ -221,17 +222,15 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     """standard or tanh_relu: the tensors are the same, only the config of the fork tells them."""
     if state.config is None:
         if state.by_lightning and options.architecture is None:
-            raise LoadError(
-                f"{path} is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): "
-                "standard, or tanh_relu (of a fork)",
-                "activation",
-            )
+            choice = "standard, or tanh_relu (of a fork)"
+            raise ambiguous(f"{path} is ambiguous", "activation", ("architecture", choice))
         said = options.architecture or "standard"
         if said not in _TYPES.values():
             raise LoadError(
                 f"{path}: the `sae` options say architecture {said!r}, allowed: standard or "
                 "tanh_relu",
                 "activation",
+                options=("architecture",),
             )
         return said
     kind = state.config.get("type", state.config.get("sae_type", "sae"))
@@ -250,8 +249,8 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     return _TYPES[kind]
 
 
-FAMILY = Family(
-    "AI Safety Foundation",
+FORMAT = Format(
+    name="AI Safety Foundation",
     recognised_by="a pickled `SparseAutoencoderState`, or the key `tied_bias`",
     holds="standard SAEs, and tanh_relu ones of a fork; a component of several is `FILE.pt#0`",
     matches=matches,

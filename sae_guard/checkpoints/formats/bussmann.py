@@ -2,25 +2,25 @@
 
 https://github.com/bartbussmann/BatchTopK and https://github.com/bartbussmann/matryoshka_sae,
 `sae.py`. Inputs are normalised as by a layer norm if `input_unit_norm` is true; TopK SAEs store an
-encoder bias and do not use it.
+encoder bias and do not use it. The config names model and hook point as Neel Nanda's does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened
+from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _TYPES = {
     "vanilla": "standard",
@@ -48,20 +48,16 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     facts = _facts(kind, config, path)
     check_agreement(facts, options, path)
     if kind not in ("vanilla", "jumprelu") and "b_enc" in tensors:
-        tensors["b_enc"] = torch.zeros_like(tensors["b_enc"])
+        tensors["b_enc"] = tensors["b_enc"].new_zeros(tensors["b_enc"].shape)
     if "jumprelu.log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("jumprelu.log_threshold").exp()
     if kind in _WITH_THRESHOLD and tensors["threshold"].ndim == 0 and "b_enc" in tensors:
         tensors["threshold"] = tensors["threshold"].expand(tensors["b_enc"].shape)
     turned, notes = oriented(tensors)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Bussmann", *_assumed(kind), *notes, **said)
+    declaration = neel.names_in_config(opened)
+    source = opened.source("Bussmann", *_assumed(kind), *notes, declaration=declaration)
     sae = assemble(turned, facts, source, opened.weights)
-    for name, found in (("act_size", sae.d_in), ("dict_size", sae.d_sae)):
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{path}: {name} is {config[name]!r}, but the weights have {found}", "shapes"
-            )
+    check_sizes(config, {"act_size": sae.d_in, "dict_size": sae.d_sae}, path)
     return sae
 
 
@@ -123,11 +119,13 @@ def _assumed(kind: str) -> tuple[str, ...]:
     return ("b_dec is taken off the input", evaluated, *every)
 
 
-FAMILY = Family(
-    "Bussmann",
+FORMAT = Format(
+    name="Bussmann",
     recognised_by="a folder with `config.json` (`sae_type`) and `sae.pt`",
     holds="vanilla, topk and jumprelu SAEs, and the batch-topk and global-matryoshka-topk SAEs "
     "that store a threshold (as jumprelu); not batchtopk, which depends on the batch",
+    folders=(FolderLayout("config.json", "sae.pt"),),
+    declare=lambda files: neel.names_in_config(files) if files.weights.name == "sae.pt" else None,
     matches=lambda opened: "sae_type" in (opened.config or {}),
     read=read,
 )

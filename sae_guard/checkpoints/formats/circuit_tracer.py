@@ -8,29 +8,65 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.declarations import (
+    Declaration,
+    components,
+    has_post_norms,
+    last_match,
+    text_or_none,
+)
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _KEYS = {"W_enc", "W_dec", "b_enc", "b_dec"}
 _THRESHOLD = "activation_function.threshold"
 _INPUT = "b_dec is not taken off the input, which is not scaled, as circuit-tracer does"
 _RELU = "ReLU, as circuit-tracer does where no threshold is stored"
+_WEIGHTS = r"layer_(\d+)\.safetensors"
+_REPOSITORY = r"(?i:.+-\d[\d.]*[bm](?:-.+)?-transcoders(?:-.+)?)"
+"""Such as `qwen3-4b-transcoders` and `qwen3-0.6b-transcoders-lowl0`."""
+_HOOKS_IN = ("mlp.hook_in", "ln2.hook_normalized", "hook_resid_mid")
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read the names in ``config.yaml``, or the name of the repository.
+
+    Raises:
+        LoadError: One of the names in the config is no text.
+    """
+    layer = re.fullmatch(_WEIGHTS, files.weights.name)
+    if layer is None:
+        return None
+    config, path = files.config or {}, files.config_file or files.weights
+    model, hook_in, hook_out = (
+        text_or_none(config.get(key), path, key)
+        for key in ("model_name", "feature_input_hook", "feature_output_hook")
+    )
+    _, repository = last_match(_REPOSITORY, components(files.weights))
+    if not (hook_in or repository):
+        return Declaration()
+    hook_in, hook_out = hook_in or "mlp.hook_in", hook_out or "hook_mlp_out"
+    if hook_out == "mlp.hook_out" and not has_post_norms(model):
+        hook_out = "hook_mlp_out"
+    if hook_in not in _HOOKS_IN or hook_out != "hook_mlp_out":
+        return Declaration(model)
+    block = f"blocks.{layer[1]}"
+    return Declaration(model, f"{block}.{hook_in}", f"{block}.{hook_out}")
 
 
 def matches(opened: Opened) -> bool:
     """By the name of the file, and a config or an encoder that lies as circuit-tracer's does."""
-    if not re.fullmatch(r"layer_\d+\.safetensors", opened.weights.name):
-        return False
-    if not opened.entries.keys() >= _KEYS:
+    if not re.fullmatch(_WEIGHTS, opened.weights.name) or not opened.entries.keys() >= _KEYS:
         return False
     if _config(opened):
         return True
@@ -65,8 +101,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     turned, notes = oriented(tensors, transposed=("W_enc",))
     unsaid = architecture == "standard" and config.get("activation") is None
     assumed = (_INPUT, _RELU) if unsaid else (_INPUT,)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("circuit-tracer", *assumed, *notes, **said)
+    source = opened.source("circuit-tracer", *assumed, *notes, declaration=declare(opened))
     return assemble(turned, facts, source, opened.weights)
 
 
@@ -101,11 +136,14 @@ def _per_latent(tensors: dict[str, Tensor]) -> Tensor:
     return threshold.expand(tensors["b_enc"].shape) if threshold.ndim == 0 else threshold
 
 
-FAMILY = Family(
-    "circuit-tracer",
+FORMAT = Format(
+    name="circuit-tracer",
     recognised_by="`layer_N.safetensors` with `config.yaml` (`feature_input_hook`), or with "
     "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
+    beside=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
+    declare=declare,
+    declares_first=True,
     matches=matches,
     read=read,
 )

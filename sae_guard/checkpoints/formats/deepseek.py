@@ -7,43 +7,44 @@ ReLU, no pre-bias. The keys are those of any two ``nn.Linear``: only the name te
 
 from __future__ import annotations
 
-from sae_guard.checkpoints import released
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
-from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE
+from typing import TYPE_CHECKING
 
-_NAMES = {
-    "encoder.weight": "W_enc",
-    "encoder.bias": "b_enc",
-    "decoder.weight": "W_dec",
-    "decoder.bias": "b_dec",
-}
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.declarations import Declaration, named_by_layer
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.formats import plain
+from sae_guard.checkpoints.options import SaeOptions
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
+
 _ASSUMED = "ReLU, and b_dec is not taken off the input, as SAELens reads files of this name"
+
+
+def by_name(files: CheckpointFiles) -> Declaration | None:
+    """Read model and layer off the name of the file or its folder."""
+    declaration = named_by_layer(files.weights)
+    model = declaration.model_name if declaration is not None else None
+    return declaration if model is not None and model.startswith("DeepSeek-R1-") else None
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a file or folder of that name; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("DeepSeek-R1", _ASSUMED, **said)
-    return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
+    source = opened.source("DeepSeek-R1", _ASSUMED, declaration=by_name(opened))
+    return assemble(renamed(opened.tensors, plain.LINEAR), facts, source, opened.weights)
 
 
-def _matches(opened: Opened) -> bool:
-    release = released.named_by_layer(opened.weights)
-    named = release is not None and (release.model_name or "").startswith("DeepSeek-R1-")
-    return named and opened.entries.keys() == _NAMES.keys()
-
-
-FAMILY = Family(
-    "DeepSeek-R1",
+FORMAT = Format(
+    name="DeepSeek-R1",
     recognised_by="`DeepSeek-R1-…-SAE-lN.pt` (the file or its folder) with the keys of two "
     "`nn.Linear`",
     holds="standard SAEs",
-    matches=_matches,
+    declare=lambda files: by_name(files) if files.config is None else None,
+    matches=lambda opened: (
+        by_name(opened) is not None and opened.entries.keys() == plain.LINEAR.keys()
+    ),
     read=read,
 )

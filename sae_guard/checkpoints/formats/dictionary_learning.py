@@ -8,18 +8,22 @@ for the backups of a run in progress, which hold it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened, is_tensor
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError, allowed
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 
@@ -88,6 +92,25 @@ def _by_keys(keys: Any) -> list[str]:
     return []
 
 
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Take the residual after ``layer``, unless a submodule of another name was trained on.
+
+    Raises:
+        LoadError: The name of the model is no text.
+    """
+    config, path = files.config or {}, files.config_file or files.weights
+    if "trainer" not in config:
+        return None
+    trainer, buffer = config.get("trainer"), config.get("buffer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    layer, submodule = trainer.get("layer"), trainer.get("submodule_name")
+    reads_output = not isinstance(buffer, dict) or buffer.get("io", "out") == "out"
+    residual = submodule is None or re.fullmatch(rf"resid_post(_layer_{layer})?", str(submodule))
+    hook = f"blocks.{layer}.hook_resid_post" if type(layer) is int and residual else None
+    model = text_or_none(trainer.get("lm_name"), path, "trainer.lm_name")
+    return Declaration(model, hook if reads_output else None)
+
+
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of an ``ae.pt`` or ``ae_STEP.pt``, with or without its ``config.json``.
 
@@ -148,18 +171,18 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
     with the factor folded in, in this form.
     """
     factor, path = opened.entries.get("norm_factor"), opened.weights
-    if isinstance(factor, torch.Tensor) and factor.numel() == 1:
+    if is_tensor(factor) and factor.numel() == 1:
         factor = factor.item()
     if factor is None:
         if "norm_factor" in opened.entries or options.scale == "folded":
             return 1.0
         if isinstance(options.scale, float):
             return options.scale
-        raise LoadError(
-            f"{path} is ambiguous: the backup of a run without its norm_factor; decide in the "
-            "spec:\n  sae.scale (--sae-scale): folded (activations were not normalised)"
-            "\n  sae.scale (--sae-scale): 1 / norm_factor",
+        raise ambiguous(
+            f"{path} is ambiguous: the backup of a run without its norm_factor",
             "scale",
+            ("scale", "folded (activations were not normalised)"),
+            ("scale", "1 / norm_factor"),
         )
     number = isinstance(factor, int | float) and not isinstance(factor, bool)
     if not number or not math.isfinite(factor) or factor <= 0:
@@ -171,15 +194,16 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
                 f"{path}: the backup of an interrupted run, whose weights expect activations "
                 f"divided by norm_factor {factor:g}, the `sae` options say folded",
                 "scale",
+                options=("scale",),
             )
         return unfolded
     if options.scale is None:
-        raise LoadError(
+        raise ambiguous(
             f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
-            "interrupted run; decide in the spec:"
-            "\n  sae.scale (--sae-scale): folded (the biases and thresholds hold it)"
-            "\n  sae.scale (--sae-scale): stored (they do not)",
+            "interrupted run",
             "scale",
+            ("scale", "folded (the biases and thresholds hold it)"),
+            ("scale", "stored (they do not)"),
         )
     return 1.0 if options.scale == "folded" else unfolded
 
@@ -204,13 +228,9 @@ def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions)
             "tell",
             "keys",
         )
-    listed = "".join(
-        f"\n  sae.architecture (--sae-arch): {CLASSES[c].architecture} ({c})" for c in candidates
-    )
-    raise LoadError(
-        f"{opened.weights} is ambiguous without its config.json; decide in the spec:{listed}",
-        "activation",
-    )
+    subject = f"{opened.weights} is ambiguous without its config.json"
+    choices = [f"{CLASSES[name].architecture} ({name})" for name in candidates]
+    raise ambiguous(subject, "activation", *(("architecture", choice) for choice in choices))
 
 
 def _k(
@@ -224,15 +244,13 @@ def _k(
         )
     k = int(stored) if stored is not None else trainer.get("k", options.k)
     if type(k) is not int:
-        raise LoadError(
-            f"{opened.weights} is ambiguous; decide in the spec:\n  sae.k (--sae-k): "
-            f"a whole number",
-            "activation",
-        )
+        raise ambiguous(f"{opened.weights} is ambiguous", "activation", ("k", "a whole number"))
     return k
 
 
 def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tensor]:
+    import torch
+
     used = {n: t for n, t in tensors.items() if n != "k" and n not in chosen.unused}
     canonical = renamed(used, chosen.names)
     d_sae = canonical["W_dec"].shape[0] if "W_dec" in canonical else 0
@@ -243,11 +261,14 @@ def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tenso
     return canonical
 
 
-FAMILY = Family(
-    "dictionary_learning",
+FORMAT = Format(
+    name="dictionary_learning",
     recognised_by="`ae.pt` with `config.json` (`trainer.dict_class`), or the keys of its classes",
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
     "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
+    folders=(FolderLayout("config.json", "ae.pt"),),
+    beside=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", above=(0, 1), rank=1),),
+    declare=declare,
     matches=matches,
     read=read,
 )

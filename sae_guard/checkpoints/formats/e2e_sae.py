@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _NAMES = {
     "encoder.0.weight": "W_enc",
@@ -25,6 +27,7 @@ _NAMES = {
     "decoder.weight": "W_dec",
     "decoder.bias": "b_dec",
 }
+_CONFIG = "final_config.yaml"
 _KEY = re.compile(r"([^.]+)\.(encoder\.0\.weight|codebook)")
 _FIELDS = {
     "type_of_sparsifier", "dict_size_to_input_ratio", "k", "pretrained_sae_paths", "retrain_saes",
@@ -38,6 +41,26 @@ def matches(opened: Opened) -> bool:
     return any(m[2] == "codebook" or f"{m[1]}.decoder.weight" in opened.entries for m in found)
 
 
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Take the name of the SAE for its hook point; the only SAE of a file needs none.
+
+    Raises:
+        LoadError: The name of the model is no text.
+    """
+    config, path, name = files.config, files.config_file, files.name
+    if config is None or path is None or path.name != _CONFIG:
+        return None
+    saes = config.get("saes")
+    positions = saes.get("sae_positions") if isinstance(saes, dict) else None
+    if name is None and isinstance(positions, list) and len(positions) == 1:
+        name = str(positions[0])
+    hook = name.replace("-", ".") if name else ""
+    # A position in the config may be a part of a name, which stands for all that hold it.
+    whole = re.fullmatch(r"blocks\.\d+\.(\w+\.)?hook_\w+", hook)
+    model = text_or_none(config.get("tlens_model_name"), path, "tlens_model_name")
+    return Declaration(model, hook if whole else None)
+
+
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of the hook point that ``#blocks.6.hook_resid_pre`` says, or of the only one.
 
@@ -48,6 +71,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: A hook point is not said or not there, it has a codebook, or the config does not
             fit the tensors or is not understood.
     """
+    from torch.nn.functional import normalize
+
     path = opened.weights
     positions = [m[1] for key in opened.entries if (m := _KEY.fullmatch(key))]
     dotted = replace(opened, name=opened.name.replace("-", ".") if opened.name else None)
@@ -64,7 +89,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             "keys" if stored is None else "shapes",
         )
     lengths = stored.float().norm(dim=1)
-    canonical["W_dec"] = torch.nn.functional.normalize(stored.float(), dim=1)
+    canonical["W_dec"] = normalize(stored.float(), dim=1)
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, path)
     config = opened.config or {}
@@ -110,11 +135,13 @@ def _context_size(config: Mapping[str, Any]) -> int | None:
     return size if type(size) is int else None
 
 
-FAMILY = Family(
-    "e2e_sae",
+FORMAT = Format(
+    name="e2e_sae",
     recognised_by="the keys `HOOK.encoder.0.weight` and `HOOK.decoder.weight`, with hyphens for "
     "the dots of the hook point; `final_config.yaml` may lie beside",
     holds="standard SAEs; one of several is `samples_400000.pt#blocks.6.hook_resid_pre`",
+    beside=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
+    declare=declare,
     matches=matches,
     read=read,
     several=True,

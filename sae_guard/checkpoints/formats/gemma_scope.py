@@ -7,16 +7,19 @@ their path is the only thing that tells SAEs, transcoders and SAEs on token embe
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
-from sae_guard.checkpoints import released
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.declarations import Declaration, components, last_match
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _KEYS = {"w_enc": "W_enc", "w_dec": "W_dec"}  # some files spell them in lower case
 _FOLDED = "b_dec is not taken off the input, and the normalisation is folded in, as released"
@@ -30,6 +33,39 @@ _KINDS = {
 }
 
 
+_REPOSITORY = r"gemma-scope-([^-]+)-(pt|it)-(res|mlp|att|transcoders)(?:-canonical)?"
+_SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+
+
+class Names(NamedTuple):
+    """What the folders say."""
+
+    declaration: Declaration
+    transcoder: bool = False
+    embedding: bool = False
+
+
+def names_of(weights: Path) -> Names:
+    """Read ``gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82/params.npz``."""
+    folders = components(weights)
+    at, repository = last_match(_REPOSITORY, folders)
+    embedding = any(
+        name == "embedding" and below.startswith("width_") for name, below in pairwise(folders)
+    )
+    if repository is None:
+        return Names(Declaration(hook="hook_embed" if embedding else None), embedding=embedding)
+    size, tuned, site = repository.groups()
+    model = f"gemma-2-{size}{'-it' if tuned == 'it' else ''}"
+    if embedding:
+        return Names(Declaration(model, "hook_embed"), embedding=True)
+    _, layer = last_match(r"layer_(\d+)", folders[at:])
+    block = f"blocks.{layer[1]}" if layer else None
+    if site == "transcoders":
+        out = f"{block}.hook_mlp_out" if block else None
+        return Names(Declaration(model, hook_out=out), transcoder=True)
+    return Names(Declaration(model, f"{block}.{_SITES[site]}" if block else None))
+
+
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE or transcoder of a ``params.npz``.
 
@@ -39,10 +75,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     Raises:
         LoadError: The arrays are not those of a JumpReLU SAE.
     """
-    release = released.gemma_scope(opened.weights)
+    names = names_of(opened.weights)
     tensors = {_KEYS.get(name, name): tensor for name, tensor in opened.tensors.items()}
-    kind, scale = "transcoder" if release.transcoder else "SAE", 1.0
-    if release.embedding:
+    kind, scale = "transcoder" if names.transcoder else "SAE", 1.0
+    if names.embedding:
         kind, scale = "embedding", _sqrt_d(tensors)
         if "W_dec" in tensors:
             tensors["latent_scale"] = tensors["W_dec"].new_full(tensors["W_dec"].shape[:1], scale)
@@ -52,11 +88,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         pre_bias=False,
         normalize="none",
         scale_in=1 / scale,
-        transcoder=release.transcoder,
+        transcoder=names.transcoder,
     )
     check_agreement(facts, options, opened.weights)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], **said)
+    source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], declaration=names.declaration)
     return assemble(tensors, facts, source, opened.weights)
 
 
@@ -66,11 +101,15 @@ def _sqrt_d(tensors: dict[str, Tensor]) -> float:
     return math.sqrt(len(b_dec)) if b_dec is not None and b_dec.ndim == 1 and len(b_dec) else 1.0
 
 
-FAMILY = Family(
-    "Gemma Scope",
+FORMAT = Format(
+    name="Gemma Scope",
     recognised_by="`params.npz`, or any `.npz`",
     holds="jumprelu SAEs; transcoders and SAEs on token embeddings where the path says it "
     "(`gemma-scope-2b-pt-transcoders/…`, `…/embedding/width_…`)",
+    folders=(FolderLayout(None, "params.npz", rank=1),),
+    declare=lambda files: (
+        names_of(files.weights).declaration if files.weights.suffix == ".npz" else None
+    ),
     matches=lambda opened: opened.weights.suffix == ".npz",
     read=read,
 )

@@ -7,20 +7,22 @@ pre-bias; the normalisation of the training is folded in; a skip connection lies
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints import released
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.declarations import Declaration, components, last_match, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _KEYS = {"w_enc": "W_enc", "w_dec": "W_dec"}
 _SKIP = "affine_skip_connection"
@@ -30,6 +32,72 @@ _FIELDS = {
     "type", "width", "l0",
 }  # fmt: skip
 _TYPES = {"sae": False, "transcoder": True}
+_WEIGHTS = "params.safetensors"
+_REPOSITORY = r"gemma-scope-2-([^-]+)-(pt|it)"
+_SITES = {
+    "resid_post": "hook_resid_post",
+    "attn_out": "attn.hook_z",
+    "mlp_out": "hook_mlp_out",
+}
+_MODULES = {
+    "output": "hook_resid_post",
+    "self_attn.o_proj.input": "attn.hook_z",
+    "post_attention_layernorm.output": "hook_attn_out",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+}
+"""What is added to the residual stream in Gemma has passed a norm: `mlp.output` is another thing
+than hook_mlp_out, and so it is not among these."""
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read the config, which some folders lack; then the path.
+
+    Raises:
+        LoadError: The name of the model is no text.
+    """
+    if files.weights.name != _WEIGHTS:
+        return None
+    if files.config is None or files.config_file is None:
+        return by_names(files.weights) or Declaration()
+    model = text_or_none(files.config.get("model_name"), files.config_file, "model_name")
+    model = _model_name(model) if model else None
+    read, written = (files.config.get(f"hf_hook_point_{side}") for side in ("in", "out"))
+    hook, out = _hook(read), _hook(written)
+    if written is None or written == read:
+        return Declaration(model, hook)
+    return Declaration(model, hook, out) if hook and out else Declaration(model)
+
+
+def by_names(weights: Path) -> Declaration | None:
+    """Read ``gemma-scope-2-1b-pt/resid_post/layer_12_width_16k_l0_small/params.safetensors``."""
+    folders = components(weights)
+    at, repository = last_match(_REPOSITORY, folders)
+    _, site = last_match(r"(resid_post|attn_out|mlp_out|transcoder)(?:_all)?", folders[at:])
+    _, layer = last_match(r"layer_(\d+)(?:_.*)?", folders[at:])
+    if repository is None or site is None or layer is None:
+        return None
+    model = _model_name(f"gemma-3-{repository[1]}-{repository[2]}")
+    block = f"blocks.{layer[1]}"
+    if site[1] == "transcoder":
+        return Declaration(model, f"{block}.mlp.hook_in", f"{block}.hook_mlp_out")
+    return Declaration(model, f"{block}.{_SITES[site[1]]}")
+
+
+def _model_name(name: str) -> str:
+    """Name the model as the hub does: configs write v3, and the smallest has no ``-pt``."""
+    name = name.replace("gemma-v3", "gemma-3")
+    return name.removesuffix("-pt") if "270m" in name else name
+
+
+def _hook(hf_name: Any) -> str | None:
+    """Name the hook point of a module in transformers; None where it has no certain one."""
+    match = re.fullmatch(
+        r"model\.(?:language_model\.)?layers\.(\d+)\.(\S+)",
+        hf_name if isinstance(hf_name, str) else "",
+    )
+    site = _MODULES.get(match[2]) if match else None
+    return f"blocks.{match[1]}.{site}" if match and site else None
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -58,19 +126,19 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     facts = Facts("jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder)
     check_agreement(facts, options, path)
     assumed = (_FOLDED,) if assumption is None else (_FOLDED, assumption)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Gemma Scope 2", *assumed, **said)
+    source = opened.source("Gemma Scope 2", *assumed, declaration=declare(opened))
     sae = assemble(tensors, facts, source, opened.weights)
-    _check_width(sae, opened.config or {}, path)
+    check_sizes(opened.config or {}, {"width": sae.d_sae}, path)
     return sae
 
 
 def _by_path(weights: Path, skip: Tensor | None) -> tuple[bool, str]:
     """Whether it is a transcoder, and how that is known."""
-    release = released.gemma_scope_2(weights)
-    if release is not None:
-        kind = "a transcoder" if release.transcoder else "an SAE"
-        return release.transcoder, f"{kind}, by the names of its folders"
+    declaration = by_names(weights)
+    if declaration is not None:
+        transcoder = declaration.hook_out is not None
+        kind = "a transcoder" if transcoder else "an SAE"
+        return transcoder, f"{kind}, by the names of its folders"
     if skip is not None:
         return True, "a transcoder, as it has a skip connection"
     return False, "an SAE and no transcoder, as there is no config and nothing says otherwise"
@@ -99,17 +167,14 @@ def _by_config(config: Mapping[str, Any], path: Path) -> bool:
     return transcoder
 
 
-def _check_width(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
-    if config.get("width", sae.d_sae) != sae.d_sae:
-        raise LoadError(
-            f"{path}: width is {config['width']!r}, but the weights have {sae.d_sae}", "shapes"
-        )
-
-
-FAMILY = Family(
-    "Gemma Scope 2",
+FORMAT = Format(
+    name="Gemma Scope 2",
     recognised_by="`params.safetensors`, or the keys `w_enc`, `w_dec` and `threshold`",
     holds="jumprelu SAEs and transcoders, with or without a skip connection",
+    folders=(FolderLayout("config.json", _WEIGHTS), FolderLayout(None, _WEIGHTS)),
+    beside=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
+    declare=declare,
+    declares_first=True,
     matches=lambda opened: (
         opened.weights.suffix == ".safetensors"
         and {"w_enc", "w_dec", "threshold"} <= opened.entries.keys()

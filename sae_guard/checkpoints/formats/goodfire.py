@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.declarations import named_by_layer
+from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _NAMES = {
     "encoder_linear.weight": "W_enc",
@@ -22,15 +25,15 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     """The SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Goodfire", _ASSUMED, **said)
+    source = opened.source("Goodfire", _ASSUMED, declaration=named_by_layer(opened.weights))
     return assemble(renamed(opened.tensors, _NAMES), facts, source, opened.weights)
 
 
-FAMILY = Family(
-    "Goodfire",
+FORMAT = Format(
+    name="Goodfire",
     recognised_by="the key `encoder_linear.weight`",
     holds="standard SAEs",
+    declare=lambda files: named_by_layer(files.weights) if files.config is None else None,
     matches=lambda opened: "encoder_linear.weight" in opened.entries,
     read=read,
 )

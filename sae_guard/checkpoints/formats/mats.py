@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import saelens_before_6
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _PLAIN = (str, int, float, bool, dict, type(None))
 
@@ -45,7 +47,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         )
     if "b_dec_out" in tensors:
         return _transcoder(whole, config, options)
-    return saelens_before_6.read(whole, options, family="mats_sae_training")
+    return saelens_before_6.read(whole, options, format_name="mats_sae_training")
 
 
 def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) -> SAE:
@@ -78,16 +80,9 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
     )
     sae = assemble(canonical, facts, source, opened.weights)
     d_out = config.get("d_out")
-    for name, said, found in (
-        ("d_in", config.get("d_in"), sae.d_in),
-        ("d_sae", config.get("d_sae"), sae.d_sae),
-        ("d_out", config.get("d_in") if d_out is None else d_out, sae.d_out),
-    ):
-        if said != found:
-            raise LoadError(
-                f"{opened.weights}: {name} is {said!r}, but the weights have {name} {found}",
-                "shapes",
-            )
+    stated = {"d_sae": None, **config, "d_out": config["d_in"] if d_out is None else d_out}
+    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
+    check_sizes(stated, sizes, opened.weights)
     return sae
 
 
@@ -97,8 +92,8 @@ def _config(said: Any) -> dict[str, Any]:
     return {str(name): value for name, value in plain.items() if isinstance(value, _PLAIN)}
 
 
-FAMILY = Family(
-    "mats_sae_training",
+FORMAT = Format(
+    name="mats_sae_training",
     recognised_by="a `.pt`, `.pkl` or `.pkl.gz` file with `cfg` and `state_dict`",
     holds="standard SAEs, and the transcoders of transcoder_circuits",
     matches=lambda opened: {"cfg", "state_dict"} <= opened.entries.keys(),

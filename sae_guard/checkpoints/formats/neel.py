@@ -6,16 +6,40 @@ The attention SAEs of ckkissane, on flattened heads, are of this layout.
 
 from __future__ import annotations
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from typing import TYPE_CHECKING
+
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _ASSUMED = "ReLU, with b_dec taken off the input, as in the repository of this layout"
 _FIRST_RUNS = "gelu-1l at blocks.0.mlp.hook_post, as the code of the first runs has it"
+
+
+def matches(files: CheckpointFiles) -> bool:
+    """Recognise the config by its name, which is that of the weights."""
+    config_file = files.config_file
+    return config_file is not None and config_file.name == f"{files.weights.stem}_cfg.json"
+
+
+def names_in_config(files: CheckpointFiles) -> Declaration | None:
+    """Read ``model_name`` and ``act_name`` or ``hook_point``; the first runs have neither.
+
+    Raises:
+        LoadError: One of them is no text.
+    """
+    config, path = files.config, files.config_file
+    if config is None or path is None:
+        return None
+    if "d_mlp" in config and "act_name" not in config and "hook_point" not in config:
+        return Declaration("gelu-1l", "blocks.0.mlp.hook_post")
+    hook = text_or_none(config.get("hook_point", config.get("act_name")), path, "hook_point")
+    return Declaration(text_or_none(config.get("model_name"), path, "model_name"), hook)
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -29,25 +53,19 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     config = opened.config or {}
     tensors, notes = oriented(opened.tensors)
     assumed = (_ASSUMED, _FIRST_RUNS) if "d_mlp" in config else (_ASSUMED,)
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Neel 1L", *assumed, *notes, **said)
+    source = opened.source("Neel 1L", *assumed, *notes, declaration=names_in_config(opened))
     sae = assemble(tensors, facts, source, opened.weights)
-    for name, found in (("act_size", sae.d_in), ("d_mlp", sae.d_in), ("dict_size", sae.d_sae)):
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{opened.config_file}: {name} is {config[name]!r}, but the weights have {found}",
-                "shapes",
-            )
+    sizes = {"act_size": sae.d_in, "d_mlp": sae.d_in, "dict_size": sae.d_sae}
+    check_sizes(config, sizes, opened.config_file or opened.weights)
     return sae
 
 
-FAMILY = Family(
-    "Neel 1L",
+FORMAT = Format(
+    name="Neel 1L",
     recognised_by="`NAME.pt` with `NAME_cfg.json`",
     holds="standard SAEs",
-    matches=lambda opened: (
-        opened.config_file is not None
-        and opened.config_file.name == f"{opened.weights.stem}_cfg.json"
-    ),
+    beside=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
+    declare=lambda files: names_in_config(files) if matches(files) else None,
+    matches=matches,
     read=read,
 )

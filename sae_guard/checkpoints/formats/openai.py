@@ -6,19 +6,21 @@ layer norm does, its ReLU SAEs do not; the file does not say so, the code does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.declarations import Declaration, components
+from sae_guard.checkpoints.format import Format, Opened, is_tensor
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _NAMES = {
     "pre_bias": "b_dec",
@@ -29,6 +31,27 @@ _NAMES = {
 _TIED = "decoder.linear.weight"  # the encoder's own, [d_sae, d_in]
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _ACTIVATION = ("activation", "activation_state_dict", "activation.k", "activation.postact_fn")
+
+
+_LOCATIONS = {
+    "mlp_post_act": "mlp.hook_post",
+    "resid_delta_mlp": "hook_mlp_out",
+    "resid_delta_attn": "hook_attn_out",
+    "resid_post_attn": "hook_resid_mid",
+    "resid_post_mlp": "hook_resid_post",
+}
+
+
+def by_names(weights: Path) -> Declaration | None:
+    """Read ``gpt2-small/resid_post_mlp_v5_32k/autoencoders/8.pt``."""
+    names = components(weights)
+    layer = re.fullmatch(r"(\d+)\.pt", names[-1])
+    if layer is None or len(names) < 3 or names[-2] != "autoencoders":
+        return None
+    site = _LOCATIONS.get(re.sub(r"_v4$|_v5_32k$|_v5_128k$", "", names[-3]))
+    if site is None:
+        return None
+    return Declaration("gpt2-small" if "gpt2-small" in names else None, f"blocks.{layer[1]}.{site}")
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -45,11 +68,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     others = {
         name: value for name, value in entries.items() if name not in (*_STATISTICS, *_ACTIVATION)
     }
-    strange = sorted(name for name, value in others.items() if not isinstance(value, Tensor))
+    strange = sorted(name for name, value in others.items() if not is_tensor(value))
     if strange:
         raise LoadError(f"{opened.weights}: not understood: {', '.join(strange)}")
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("OpenAI", _assumption(facts), **said)
+    source = opened.source("OpenAI", _assumption(facts), declaration=by_names(opened.weights))
     return assemble(_canonical(others, opened), facts, source, opened.weights)
 
 
@@ -58,13 +80,15 @@ def _check_released(entries: Mapping[str, Any], options: SaeOptions, opened: Ope
     if "activation" in entries or set(_STATISTICS[1:]) & entries.keys():
         return
     if options.architecture != "standard":
-        raise LoadError(
+        choice = (
+            "standard (ReLU, the input is not normalised); files that `train.py` saved, TopK on "
+            "inputs normalised beforehand, are not read"
+        )
+        raise ambiguous(
             f"{opened.weights} holds neither an activation nor the statistics of latents that "
-            "released files have; decide in the spec:\n  sae.architecture (--sae-arch): "
-            "standard (ReLU, the "
-            "input is not normalised); files that `train.py` saved, TopK on inputs normalised "
-            "beforehand, are not read",
+            "released files have",
             "activation",
+            ("architecture", choice),
         )
 
 
@@ -74,7 +98,7 @@ def _canonical(tensors: dict[str, Any], opened: Opened) -> dict[str, Tensor]:
     if tied is None:
         return canonical
     encoder = tensors.get("encoder.weight")
-    if "W_dec" in canonical or encoder is None or not torch.equal(tied, encoder):
+    if "W_dec" in canonical or encoder is None or not tied.equal(encoder):
         raise LoadError(
             f"{opened.weights}: {_TIED} is not the encoder.weight it is tied to", "keys"
         )
@@ -103,10 +127,11 @@ def _assumption(facts: Facts) -> str:
     return f"the input is {applied}, as OpenAI's code does with this activation"
 
 
-FAMILY = Family(
-    "OpenAI",
+FORMAT = Format(
+    name="OpenAI",
     recognised_by="the keys `pre_bias` and `latent_bias`",
     holds="standard SAEs, and topk SAEs with layer_norm",
+    declare=lambda files: by_names(files.weights) if files.config is None else None,
     matches=lambda opened: {"pre_bias", "latent_bias"} <= opened.entries.keys(),
     read=read,
 )

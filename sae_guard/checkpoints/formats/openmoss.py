@@ -12,13 +12,13 @@ where fi and fo are sqrt(d_model) over the average norms of what is read and rec
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
+    LM_CONFIG,
     NORM,
     NORMS,
     Config,
@@ -26,17 +26,20 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     architecture_of,
     biased,
     config_of,
+    declare,
     finish,
     k_of,
     scales,
-    source_of,
     tensors_of,
     unwrapped,
 )
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.tensor_files import float32
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _THRESHOLDS = ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold")
 _FIELDS = FIELDS | {
@@ -48,10 +51,10 @@ _FIELDS = FIELDS | {
 
 
 def _matches(opened: Opened) -> bool:
-    names = opened.entries.keys()
-    in_config = opened.config is not None and "hook_point_in" in opened.config
+    names, config_file = opened.entries.keys(), opened.config_file or opened.weights
+    in_config = "hook_point_in" in (opened.config or {})
     return (
-        (in_config and opened.config_file is not None and opened.config_file.name == "config.json")
+        (in_config and config_file.name == "config.json")
         or {"W_E", "W_D"} <= names
         or not names.isdisjoint(_THRESHOLDS)
         or any(name.startswith(f"{NORM}.") for name in names)
@@ -94,11 +97,14 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    source = source_of(opened, config, "OpenMOSS", *_assumptions(opened, config, facts))
+    assumptions = _assumptions(opened, config, facts)
+    source = opened.source("OpenMOSS", *assumptions, declaration=declare(opened))
     return finish(opened, config, tensors, facts, options, source)
 
 
 def _take_threshold(tensors: dict[str, Tensor], config: Config, opened: Opened) -> None:
+    from sae_guard.checkpoints.tensor_files import float32
+
     stored = [name for name in _THRESHOLDS if name in tensors]
     if len(stored) != 1:
         raise LoadError(
@@ -113,7 +119,7 @@ def _take_threshold(tensors: dict[str, Tensor], config: Config, opened: Opened) 
 def _norm(opened: Opened, hook: str) -> Norm:
     name = f"{NORM}.{hook}"
     stored = opened.entries.get(name)
-    if not isinstance(stored, Tensor) or stored.numel() != 1 or not stored.is_floating_point():
+    if not is_tensor(stored) or stored.numel() != 1 or not stored.is_floating_point():
         return Norm(name, None)
     return Norm(name, float(stored))
 
@@ -137,7 +143,7 @@ def _assumptions(opened: Opened, config: Config, facts: Facts) -> Iterator[str]:
     rounded = {
         str(value.dtype).removeprefix("torch.")
         for name, value in opened.entries.items()
-        if name.startswith(f"{NORM}.") and isinstance(value, Tensor) and value.element_size() < 4
+        if name.startswith(f"{NORM}.") and is_tensor(value) and value.element_size() < 4
     }
     if scaled and rounded:
         yield f"the scale is that of a norm rounded to {', '.join(sorted(rounded))}"
@@ -156,13 +162,19 @@ def _assumptions(opened: Opened, config: Config, facts: Facts) -> Iterator[str]:
         )
 
 
-FAMILY = Family(
-    "OpenMOSS",
+FORMAT = Format(
+    name="OpenMOSS",
     recognised_by="`config.json` (`hook_point_in`) with `sae_weights.safetensors` or "
     "`sae_weights.pt`, or the keys `W_E` and `W_D`",
     holds="relu, topk and jumprelu SAEs and transcoders, also Matryoshka ones; not batchtopk, "
     "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, "
     "whether a dataset-wise scale is stored or folded has to be said",
+    folders=(
+        FolderLayout("config.json", "sae_weights.safetensors"),
+        FolderLayout("config.json", "sae_weights.pt"),
+    ),
+    configs_above=(LM_CONFIG,),
+    declare=declare,
     matches=lambda opened: _matches(unwrapped(opened)),
     read=read,
 )

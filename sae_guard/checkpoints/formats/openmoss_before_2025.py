@@ -13,14 +13,14 @@ threshold θ of a JumpReLU, which stands before the fold, is θ·fo with n and �
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import Facts
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
+    LM_CONFIG,
     NORM,
     NORMS,
     Config,
@@ -28,17 +28,28 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     architecture_of,
     biased,
     config_of,
+    declare,
     finish,
     k_of,
     scales,
-    source_of,
     tensors_of,
     unwrapped,
 )
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
 
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
+
+_CONFIG = "hyperparams.json"
+_WEIGHTS = (
+    "checkpoints/final.safetensors",
+    "checkpoints/pruned.safetensors",
+    "checkpoints/final.pt",
+    "checkpoints/pruned.pt",
+    "sae_weights.safetensors",
+    "sae_weights.pt",
+)
 _FIELDS = FIELDS | {
     NORM, "seed", "bias_init_method", "decoder_exactly_fixed_norm", "init_decoder_norm",
     "init_encoder_norm", "init_encoder_with_decoder_transpose", "lp", "l1_coefficient",
@@ -65,9 +76,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if architecture == "jumprelu" and "b_enc" in tensors:
         threshold = config.number("jump_relu_threshold")
         unit = scale_out if in_decoder_units else scale_in
-        tensors["threshold"] = torch.full((tensors["b_enc"].numel(),), threshold * unit)
+        per_latent = tensors["b_enc"].flatten().float()
+        tensors["threshold"] = per_latent.new_full(per_latent.shape, threshold * unit)
     if pre_bias and scale_in != scale_out and "b_dec" in tensors:
-        tensors["b_pre"] = tensors["b_dec"].to(torch.float32) * (scale_in / scale_out)
+        tensors["b_pre"] = tensors["b_dec"].float() * (scale_in / scale_out)
     facts = Facts(
         architecture,
         k_of(config, architecture),
@@ -78,7 +90,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    source = source_of(opened, config, FAMILY.name, *_assumptions(facts))
+    source = opened.source(FORMAT.name, *_assumptions(facts), declaration=declare(opened))
     return finish(opened, config, tensors, facts, options, source)
 
 
@@ -89,16 +101,14 @@ def _architecture(config: Config, options: SaeOptions) -> str:
         return architecture
     if options.architecture in ("topk", "jumprelu"):
         return options.architecture
-    raise LoadError(
-        f"{config.path} is ambiguous; decide in the spec:"
-        f"\n  sae.architecture (--sae-arch): "
-        f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k "
-        f"{config.values.get('top_k')!r})"
-        f"\n  sae.architecture (--sae-arch): "
-        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says "
-        "that it converts to it)",
-        "activation",
+    k = config.values.get("top_k")
+    topk = f"topk (act_fn is 'topk', and lm_saes 1 computes it with top_k {k!r})"
+    jumprelu = (
+        f"jumprelu (jump_relu_threshold is {threshold:g}, and lm_saes 1 says that it converts to "
+        "it)"
     )
+    subject = f"{config.path} is ambiguous"
+    raise ambiguous(subject, "activation", ("architecture", topk), ("architecture", jumprelu))
 
 
 def _norm(config: Config, side: str) -> Norm:
@@ -124,17 +134,22 @@ def _assumptions(facts: Facts) -> Iterator[str]:
         yield "latents are multiplied by the norms of their decoder rows, as lm_saes 1 folds them"
 
 
-def _matches(opened: Opened) -> bool:
-    return opened.config_file is not None and opened.config_file.name == "hyperparams.json"
+def matches(files: CheckpointFiles) -> bool:
+    """Recognise the name of the config."""
+    return files.config_file is not None and files.config_file.name == _CONFIG
 
 
-FAMILY = Family(
-    "lm_saes 1 (Llama Scope)",
+FORMAT = Format(
+    name="lm_saes 1 (Llama Scope)",
     recognised_by="`hyperparams.json` with `checkpoints/final.safetensors`, `final.pt` or "
     "`sae_weights.safetensors`",
     holds="relu, topk and jumprelu SAEs and transcoders; not batch-wise norms and encoders with a "
     "gated linear unit; a topk SAE with a `jump_relu_threshold` has to be said to be topk or "
     "jumprelu",
-    matches=_matches,
+    folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
+    beside=(ConfigBeside(_CONFIG, r"checkpoints/.*", above=(1,), rank=1),),
+    configs_above=(LM_CONFIG,),
+    declare=declare,
+    matches=matches,
     read=read,
 )

@@ -13,17 +13,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import declare
-from sae_guard.checkpoints.family import Opened
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles, read_config
+from sae_guard.checkpoints.format import Opened
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE, Normalize, SaeSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE, Normalize, SaeSource
 
 _NAMES = {
     "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec",
@@ -126,6 +128,28 @@ class Config:
         return norm
 
 
+LM_CONFIG = "lm_config.json"
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read both hook points in the config, and the model in a file beside it, if there is one.
+
+    Raises:
+        LoadError: A name is no text, or the file beside the config is unreadable.
+    """
+    config, path = files.config or {}, files.config_file or files.weights
+    if "hook_point_in" not in config:
+        return None
+    hook, hook_out = (
+        text_or_none(config.get(key), path, key) for key in ("hook_point_in", "hook_point_out")
+    )
+    of_model = path.with_name(LM_CONFIG)
+    model = read_config(of_model).get("model_name") if of_model.is_file() else None
+    return Declaration(
+        text_or_none(model, of_model, "model_name"), hook, hook_out if hook_out != hook else None
+    )
+
+
 def unwrapped(opened: Opened) -> Opened:
     """The checkpoint without what OpenMOSS puts around the state dict of a ``.pt`` file."""
     inner = opened.entries.get("sae")
@@ -209,7 +233,7 @@ def tensors_of(opened: Opened, config: Config) -> dict[str, Tensor]:
             )
         W_dec = tensors.get("W_dec")
         if W_dec is not None and W_dec.ndim == 2:
-            tensors["b_dec"] = torch.zeros(W_dec.shape[1])
+            tensors["b_dec"] = W_dec.new_zeros(W_dec.shape[1])
     return tensors
 
 
@@ -235,18 +259,6 @@ def finish(
                 "shapes",
             )
     return sae
-
-
-def source_of(opened: Opened, config: Config, family: str, *assumptions: str) -> SaeSource:
-    """The provenance, with the hook points, and the model where `lm_config.json` says it."""
-    read, replaced = config.hooks
-    return opened.source(
-        family,
-        *assumptions,
-        model_name=declare(opened.path).model_name,
-        hook_name=read,
-        hook_name_out=replaced if config.transcoder else None,
-    )
 
 
 _LEAST, _MOST = 1e-6, 1e20  # of the average norm of activations
@@ -275,6 +287,7 @@ class Norm:
                 "none, or memory that nobody has written to); if you know the factor, say it as "
                 "`sae.scale: NUMBER`",
                 "scale",
+                options=("scale",),
             )
         return math.sqrt(config.d_model) / self.value
 
@@ -295,6 +308,7 @@ def scales(
                 f"{config.path}: norm_activation is {config.norm!r}, so no stored scale is "
                 "applied; the `sae` options say scale 'stored'",
                 "scale",
+                options=("scale",),
             )
         return 1.0, 1.0
     if said == "folded" and may_be_folded:
@@ -304,21 +318,22 @@ def scales(
             f"{config.path}: norm_activation is 'dataset-wise', and OpenMOSS folded no scale into "
             "weights of this form; the `sae` options say scale 'folded'",
             "scale",
+            options=("scale",),
         )
     if isinstance(said, float):
         return _said(said, config, norms, may_be_folded=may_be_folded)
     scale_in, scale_out = (norm.factor(config) for norm in norms)
     if said is None and may_be_folded:
-        raise LoadError(
-            f"{config.path} is ambiguous; decide in the spec:"
-            f"\n  sae.scale (--sae-scale): "
-            f"stored (norm_activation is 'dataset-wise': the input is multiplied by "
+        stored = (
+            "stored (norm_activation is 'dataset-wise': the input is multiplied by "
             f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
-            "\n  sae.scale (--sae-scale): "
-            "folded (the weights hold it already: what a run of OpenMOSS saves at "
-            "its end since 2026-04, under the same config)",
-            "scale",
         )
+        folded = (
+            "folded (the weights hold it already: what a run of OpenMOSS saves at its end since "
+            "2026-04, under the same config)"
+        )
+        subject = f"{config.path} is ambiguous"
+        raise ambiguous(subject, "scale", ("scale", stored), ("scale", folded))
     return scale_in, scale_out
 
 
@@ -330,10 +345,13 @@ def _said(
             f"{config.path}: a transcoder has a scale of its input and one of its output; the "
             f"`sae` options say one, {scale:g}",
             "scale",
+            options=("scale",),
         )
     stored = norms[0].factor(config) if norms[0].measured else scale
     if abs(scale / stored - 1) > _NEAR and not (may_be_folded and scale == 1):
         raise LoadError(
-            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}", "scale"
+            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}",
+            "scale",
+            options=("scale",),
         )
     return scale, scale

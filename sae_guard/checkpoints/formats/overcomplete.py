@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats.overcomplete_module import (
     CLASSES,
     Module,
@@ -23,11 +21,14 @@ from sae_guard.checkpoints.formats.overcomplete_module import (
     matrix,
     read_module,
 )
-from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
-from sae_guard.checkpoints.tensor_files import float32
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+from sae_guard.errors import LoadError, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _ENCODERS = ("encoder.final_block.0.", "encoder.")
 """Of the default encoder, and of the one that `untied()` makes."""
@@ -60,6 +61,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: What a state dict does not hold is not said in the options or depends on the
             batch, or the encoder or the class is none that is read.
     """
+    from sae_guard.checkpoints.tensor_files import float32
+
     path = opened.weights
     record = opened.entries.get("__record__")
     module = read_module(record, path) if isinstance(record, Record) else None
@@ -74,7 +77,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     dictionary = compute(tensors, module, path)
     canonical = _canonical(tensors, dictionary.rows, path)
     if module is not None and module.threshold is not None:
-        canonical["threshold"] = torch.full((len(dictionary.rows),), module.threshold)
+        canonical["threshold"] = dictionary.rows.new_full((len(dictionary.rows),), module.threshold)
     elif facts.architecture == "jumprelu" and "thresholds" in canonical:
         canonical["threshold"] = canonical.pop("thresholds").exp()
     assumed = dictionary.assumed
@@ -115,28 +118,24 @@ def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
             f"{path}: the `sae` options say architecture {architecture!r}, allowed: standard or "
             "topk",
             "activation",
+            options=("architecture",),
         )
-    k = "\n  sae.k (--sae-k): a whole number (overcomplete's default is a tenth of the latents)"
-    raise LoadError(
-        f"{path} is ambiguous; decide in the spec:"
-        + (
-            ""
-            if architecture
-            else "\n  sae.architecture (--sae-arch): standard (SAE) or topk (TopKSAE)"
-        )
-        + ("" if options.k else k),
-        "activation",
-    )
+    choices: dict[Option, str] = {}
+    if architecture is None:
+        choices["architecture"] = "standard (SAE) or topk (TopKSAE)"
+    if options.k is None:
+        choices["k"] = "a whole number (overcomplete's default is a tenth of the latents)"
+    raise ambiguous(f"{path} is ambiguous", "activation", *choices.items())
 
 
 def _canonical(tensors: Mapping[str, Tensor], rows: Tensor, path: Path) -> dict[str, Tensor]:
     """W_enc, W_dec, b_enc and b_dec; what is left over is under its own name, to be refused."""
     left = {name: tensor for name, tensor in tensors.items() if name not in _OF_DICTIONARIES}
-    canonical = {"W_dec": rows, "b_dec": torch.zeros(rows.shape[1])}
+    canonical = {"W_dec": rows, "b_dec": rows.new_zeros(rows.shape[1])}
     tied = [name for name in left if name.startswith("encoder.tied_to.")]
     for name in tied:
         other = tensors.get(name.replace("encoder.tied_to.", "dictionary."))
-        if other is None or not torch.equal(left.pop(name), other):
+        if other is None or not left.pop(name).equal(other):
             raise LoadError(f"{path}: {name} is not the dictionary of the decoder", "keys")
     own = [start for start in _ENCODERS if f"{start}weight" in left]
     if not tied and not own:
@@ -149,15 +148,15 @@ def _canonical(tensors: Mapping[str, Tensor], rows: Tensor, path: Path) -> dict[
     W_enc = rows if tied else matrix(left, f"{start}weight", path)
     canonical["W_enc"] = W_enc.T.contiguous()
     if start == "encoder.":  # the encoder of tied() and untied() has no bias unless it is asked for
-        canonical["b_enc"] = torch.zeros(len(rows))
+        canonical["b_enc"] = rows.new_zeros(len(rows))
     if f"{start}bias" in left:
         canonical["b_enc"] = left[f"{start}bias"]
     used = {f"{start}bias", *([] if tied else [f"{start}weight"])}
     return canonical | {name: tensor for name, tensor in left.items() if name not in used}
 
 
-FAMILY = Family(
-    "overcomplete",
+FORMAT = Format(
+    name="overcomplete",
     recognised_by="a pickled module of `overcomplete.sae`, or the keys `dictionary._weights` or "
     "`dictionary.Relax`",
     holds="SAE, TopKSAE, JumpSAE, RATopKSAE and RAJumpSAE with linear encoders; BatchTopKSAE "

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from sae_guard.checkpoints.format import is_tensor
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError, allowed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES: Mapping[str, str] = {
     "SAE": "standard",
@@ -97,7 +98,7 @@ def read_module(record: Record, path: Path) -> Module:
         threshold=_running(said.get("running_threshold"), path) if "Batch" in name else None,
         normalization=_function(normalization),
         delta=float(delta) if isinstance(delta, int | float) else None,
-        fused=fused if isinstance(fused, Tensor) and facts.get("training") is False else None,
+        fused=fused if is_tensor(fused) and facts.get("training") is False else None,
     )
 
 
@@ -110,7 +111,7 @@ def _tensors(record: Record, prefix: str, path: Path) -> Iterator[tuple[str, Ten
     for kind in ("_parameters", "_buffers"):
         held = vars(record).get(kind)
         for name, tensor in held.items() if isinstance(held, Mapping) else ():
-            if isinstance(tensor, Tensor):
+            if is_tensor(tensor):
                 yield f"{prefix}{name}", tensor
     for name, inner in _modules(record).items():
         if inner is None:
@@ -147,7 +148,7 @@ def _running(value: Any, path: Path) -> float:
             "latents depend on the rest of their batch",
             "batch_mates",
         )
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if is_tensor(value) and value.numel() == 1:
         value = float(value)
     if type(value) is not float or value != value:
         raise LoadError(f"{path}: running_threshold is {value!r}, expected a number", "threshold")
@@ -188,7 +189,7 @@ def compute(tensors: Mapping[str, Tensor], module: Module | None, path: Path) ->
         assumed += (f"the dictionary is multiplied by exp(multiplier) = {multiplier.exp():.4g}",)
     fused = module.fused if module is not None else None
     if fused is not None and (
-        fused.shape != rows.shape or not torch.allclose(fused.float(), rows, _ROUNDING, 1e-6)
+        fused.shape != rows.shape or not fused.float().allclose(rows, _ROUNDING, 1e-6)
     ):
         raise LoadError(
             f"{path}: the dictionary that .eval() fused differs from what the weights give now "
@@ -217,7 +218,7 @@ def _normalised(tensors: Mapping[str, Tensor], module: Module | None, path: Path
         "max_l2": lengths.max(),
         "l1": sums + _EPSILON,
         "max_l1": sums.max(),
-        "identity": torch.ones(()),
+        "identity": sums.new_ones(()),
     }
     if name not in divisors:
         raise LoadError(
@@ -255,7 +256,7 @@ def _archetypal(tensors: Mapping[str, Tensor], module: Module | None, path: Path
         return Dictionary(W @ points + deviation)
     if module.delta is None:
         raise LoadError(f"{path}: the dictionary has no number delta", "scale")
-    weights = torch.relu(W)
+    weights = W.relu()
     weights = weights / (weights.sum(dim=-1, keepdim=True) + _EPSILON)
     shrunk = (module.delta / deviation.norm(dim=-1, keepdim=True)).clamp(max=1)
     return Dictionary(weights @ points + deviation * shrunk)

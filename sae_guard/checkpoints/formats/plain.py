@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.options import COMMAND_LINE, SaeOptions
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.formats import neel
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
+from sae_guard.errors import LoadError, Option
 
-_LINEAR = {
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
+
+LINEAR = {
     "encoder.weight": "W_enc",
     "encoder.bias": "b_enc",
     "decoder.weight": "W_dec",
@@ -39,7 +43,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not {"encoder.weight", "decoder.weight"} <= tensors.keys():
         return dict(tensors)
-    return renamed(tensors, _LINEAR)
+    return renamed(tensors, LINEAR)
 
 
 def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Facts:
@@ -50,10 +54,15 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
             f"{path}: the tensors ({', '.join(sorted(tensors))}) are those of a "
             f"{' or '.join(candidates)} SAE, the `sae` options say {architecture!r}",
             "activation",
+            options=("architecture",),
         )
     if options.scale == "stored":
-        raise LoadError(f"{path}: a bare state dict stores no scale; allowed: a number", "scale")
-    undecided: dict[str, tuple[object, str]] = {
+        raise LoadError(
+            f"{path}: a bare state dict stores no scale; allowed: a number",
+            "scale",
+            options=("scale",),
+        )
+    undecided: dict[Option, tuple[object, str]] = {
         "architecture": (architecture, " or ".join(candidates)),
         "pre_bias": (options.pre_bias, "true (b_dec is taken off the input) or false"),
         "normalize": (options.normalize, "none, constant_norm_rescale or layer_norm"),
@@ -62,10 +71,7 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
         undecided["k"] = (options.k, "a whole number")
     missing = {key: choices for key, (value, choices) in undecided.items() if value is None}
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
-        listed = "".join(
-            f"\n  sae.{key} ({COMMAND_LINE[key]}): {choices}" for key, choices in missing.items()
-        )
-        raise LoadError(f"{path} is ambiguous; decide in the spec:{listed}", "activation")
+        raise ambiguous(f"{path} is ambiguous", "activation", *missing.items())
     scale = options.scale if isinstance(options.scale, float) else 1.0
     return Facts(
         architecture,
@@ -86,12 +92,13 @@ def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     return ("standard", "topk", "tanh_relu", "abstopk", "groupmax")
 
 
-FAMILY = Family(
-    "plain state dict",
+FORMAT = Format(
+    name="plain state dict",
     recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
     holds="SAEs of every architecture; architecture, pre_bias and normalize "
     "(k, and a scale if there is one) have to be said",
+    declare=neel.names_in_config,  # of a library that is not known
     matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
     read=read,
 )

@@ -7,16 +7,36 @@ names are those of SAELens and the matrices lie the other way round; no pre-bias
 
 from __future__ import annotations
 
-from sae_guard.checkpoints import released
+import re
+from typing import TYPE_CHECKING
+
 from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
-from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+from sae_guard.checkpoints.declarations import Declaration, components, last_match
+from sae_guard.checkpoints.files import CheckpointFiles
+from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.options import SaeOptions, ambiguous
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _ASSUMED = "TopK, and b_dec is not taken off the input, as SAELens reads files of this name"
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read ``SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/layer3.sae.pt``."""
+    layer = re.fullmatch(r"layer(\d+)\.sae\.pt", files.weights.name)
+    if layer is None:
+        return None
+    repository = _repository(files)
+    if repository is None:
+        return Declaration()
+    hook = f"blocks.{layer[1]}.hook_resid_post" if repository[1] == "Res" else None
+    return Declaration(repository[2], hook)
+
+
+def _repository(files: CheckpointFiles) -> re.Match[str] | None:
+    """Match site, model and k in the name of a folder."""
+    return last_match(r"SAE-([^-]+)-(.+)-W\d+K-L0_(\d+)", components(files.weights))[1]
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -26,28 +46,26 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: Neither the path nor the options say k, or they contradict each other, or the
             tensors do not fit.
     """
-    release = released.qwen_scope(opened.weights) or released.Release()
-    k = release.k if release.k is not None else options.k
+    repository = _repository(opened)
+    k = options.k if repository is None else int(repository[3])
     if k is None:
-        raise LoadError(
-            f"{opened.path} is ambiguous; decide in the spec:\n  sae.k (--sae-k): "
-            f"a whole number (the L0 in "
-            "the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)",
-            "activation",
+        choice = (
+            "a whole number (the L0 in the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)"
         )
+        raise ambiguous(f"{opened.path} is ambiguous", "activation", ("k", choice))
     facts = Facts("topk", k, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     tensors, notes = oriented(opened.tensors, transposed=("W_enc", "W_dec"))
-    said = names(Parts(opened.weights, opened.config_file))
-    source = opened.source("Qwen Scope", _ASSUMED, *notes, **said)
+    source = opened.source("Qwen Scope", _ASSUMED, *notes, declaration=declare(opened))
     return assemble(tensors, facts, source, opened.weights)
 
 
-FAMILY = Family(
-    "Qwen Scope",
+FORMAT = Format(
+    name="Qwen Scope",
     recognised_by="`layerN.sae.pt`",
     holds="topk SAEs; k is read off a folder that is called as the repository (`…-L0_50`), or has "
     "to be said",
-    matches=lambda opened: released.qwen_scope(opened.weights) is not None,
+    declare=declare,
+    matches=lambda opened: declare(opened) is not None,
     read=read,
 )

@@ -1,29 +1,27 @@
 """Formats that are recognised and refused: what they hold is no SAE of one token at one hook point.
 
-Each is recognised narrowly, so that nothing that another family reads ends here.
+Each is recognised narrowly, so that nothing that another format reads ends here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.formats.openmoss_config import unwrapped
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
 
-Matches = Callable[[Opened], bool]
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 
 def _rank(opened: Opened, name: str) -> int | None:
     tensor = opened.entries.get(name)
-    return tensor.ndim if isinstance(tensor, Tensor) else None
+    return tensor.ndim if is_tensor(tensor) else None
 
 
 def _says(opened: Opened, key: str, *values: str) -> bool:
@@ -98,27 +96,47 @@ def _learned_dicts(opened: Opened) -> bool:
     return "autoencoders" in packages
 
 
-_TABLE: tuple[tuple[str, str, str, Matches], ...] = (
-    (
+def _format(
+    name: str, recognised_by: str, reason: str, matches: Callable[[Opened], bool],
+    *folders: FolderLayout,
+) -> Format:  # fmt: skip
+    def read(opened: Opened, options: SaeOptions) -> SAE:
+        raise LoadError(f"{opened.path}: recognised as {name} and refused: {reason}")
+
+    return Format(
+        name=name,
+        recognised_by=recognised_by,
+        holds=f"refused: {reason}",
+        folders=folders,
+        matches=lambda opened: matches(unwrapped(opened)),
+        read=read,
+        several=True,  # one that is named in it is refused for the same reason
+        refused=True,
+    )
+
+
+FORMATS = (
+    _format(
         "temporal SAE",
         "`architecture` temporal in `cfg.json`, `conf.yaml` with `latest_ckpt.safetensors`, or the "
         "keys `attn_layers.*`",
         "its latents of a token depend on the tokens before it, through attention layers",
         _temporal,
+        FolderLayout("conf.yaml", "latest_ckpt.safetensors", rank=2),
     ),
-    (
+    _format(
         "Lorsa",
         "the keys `W_Q`, `W_K`, `W_V` and `W_O`, or `sae_type` lorsa",
         "it replaces an attention layer, so its latents of a token depend on the tokens before it",
         _lorsa,
     ),
-    (
+    _format(
         "mixture of linear transforms (MOLT)",
         "the keys `U_matrices.*` and `V_matrices.*`, or `sae_type` molt",
         "its latents have no decoder rows: each switches a linear transform of the input on",
         _molt,
     ),
-    (
+    _format(
         "cross-layer transcoder",
         "the keys `W_enc_N` or `W_dec_N`, `W_decs.*`, `W_D.N` beside a `W_E` of three dimensions, "
         "a `w_dec` of three dimensions, or `sae_type` clt",
@@ -126,48 +144,32 @@ _TABLE: tuple[tuple[str, str, str, Matches], ...] = (
         "of its own",
         _cross_layer,
     ),
-    (
+    _format(
         "crosscoder",
         "`cfg.json` with `cc_weights.pt`, a `W_E` or `W_enc` of three dimensions, or `sae_type` "
         "crosscoder",
         "it reads and reconstructs several hook points or models at once",
         _crosscoder,
+        FolderLayout("cfg.json", "cc_weights.pt"),
     ),
-    (
+    _format(
         "matching pursuit SAE",
         "the keys `W_dec` and `b_dec` alone, or `architecture` matching_pursuit",
         "its encoder is a search in steps over the decoder rows, not a matrix and an activation",
         _matching_pursuit,
     ),
-    (
+    _format(
         "SAEGroup",
         "a pickled object of that class (SAELens of 2024)",
         "it is an object of Python with several SAEs in it, not their tensors; save each of them "
         "by itself",
         _sae_group,
     ),
-    (
+    _format(
         "learned dicts",
         "pickled objects of the package `autoencoders` (HoagyC's sparse_coding)",
         "they are objects of Python whose code decides what they compute; save the tensors of one",
         _learned_dicts,
     ),
 )
-
-
-def _family(name: str, recognised_by: str, reason: str, matches: Matches) -> Family:
-    def read(opened: Opened, options: SaeOptions) -> SAE:
-        raise LoadError(f"{opened.path}: recognised as {name} and refused: {reason}")
-
-    return Family(
-        name,
-        recognised_by=recognised_by,
-        holds=f"refused: {reason}",
-        matches=lambda opened: matches(unwrapped(opened)),
-        read=read,
-        several=True,  # one that is named in it is refused for the same reason
-    )
-
-
-FAMILIES = tuple(_family(*row) for row in _TABLE)
 """To be tried before all others."""

@@ -15,19 +15,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
-from sae_guard.checkpoints.family import Family, Opened
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import saelens_training
-from sae_guard.checkpoints.locate import read_config
-from sae_guard.checkpoints.options import Normalize, SaeOptions
-from sae_guard.checkpoints.tensor_files import sha256
+from sae_guard.checkpoints.options import Normalize, SaeOptions, ambiguous
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def build(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     options: SaeOptions,
-    family: str,
+    format_name: str,
     *,
     kinds: Mapping[str, Kind] = KINDS,
     latent_scale: Tensor | None = None,
@@ -113,7 +114,7 @@ def build(
     check_agreement(facts, options, path)
     in_training = architecture in saelens_training.BATCHTOPK
     source = opened.source(
-        family,
+        format_name,
         *([saelens_training.ASSUMED] if in_training else []),
         **{name: metadata.get(name) for name in _DECLARED},
         hook_name_out=metadata.get("hook_name_out") if kind.transcoder else None,
@@ -127,7 +128,9 @@ def build(
     if latent_scale is not None:
         tensors = {**tensors, "latent_scale": latent_scale}
     sae = assemble(tensors, facts, source, opened.weights)
-    _check_sizes(config, sae, opened, path)
+    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
+    required = ("d_in", "d_sae", "d_out") if sae.transcoder else ("d_in", "d_sae")
+    check_sizes(dict.fromkeys(required) | {**config}, sizes, path)
     return sae
 
 
@@ -142,19 +145,6 @@ def _check_optional(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> No
             + (f"not understood: {_list(left_over)}" if left_over else "missing: W_skip"),
             "keys",
         )
-
-
-def _check_sizes(config: Mapping[str, Any], sae: SAE, opened: Opened, path: Path) -> None:
-    sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae} | (
-        {"d_out": sae.d_out} if sae.transcoder else {}
-    )
-    for name, found in sizes.items():
-        if config.get(name) != found:
-            raise LoadError(
-                f"{path}: {name} is {config.get(name)!r}, but {opened.weights.name} has "
-                f"{name} {found}",
-                "shapes",
-            )
 
 
 def version(config: Mapping[str, Any]) -> str | None:
@@ -234,18 +224,46 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def is_folder(opened: Opened) -> bool:
-    """Whether these are the two files of SAELens."""
-    return opened.weights.name == "sae_weights.safetensors" and opened.config is not None
+_WEIGHTS = "sae_weights.safetensors"
+FOLDERS = (FolderLayout("cfg.json", _WEIGHTS, rank=-1),)
 
 
-FAMILY = Family(
-    "SAELens 6",
+def is_folder(files: CheckpointFiles) -> bool:
+    """Recognise the two files of SAELens, of any version."""
+    return files.weights.name == _WEIGHTS and files.config is not None
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read the names in a config of any version.
+
+    Raises:
+        LoadError: One of them is no text.
+    """
+    config, path = files.config, files.config_file
+    if not is_folder(files) or config is None or path is None:
+        return None
+    metadata = config.get("metadata")
+    values = {**config, **(metadata if isinstance(metadata, dict) else {})}
+    hook = text_or_none(values.get("hook_name", values.get("hook_point")), path, "hook_name")
+    if hook is not None:  # versions 1 and 2 keep the layer apart
+        hook = hook.replace("{layer}", str(values.get("hook_point_layer")))
+    transcoder = "transcoder" in str(config.get("architecture"))
+    return Declaration(
+        text_or_none(values.get("model_name"), path, "model_name"),
+        hook,
+        text_or_none(values.get("hook_name_out"), path, "hook_name_out") if transcoder else None,
+    )
+
+
+FORMAT = Format(
+    name="SAELens 6",
     recognised_by="a folder with `cfg.json` (with a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
     holds="standard, topk, abstopk, jumprelu and gated SAEs, transcoders with and without a skip "
     "connection, and checkpoints of a run in progress; a scale that normalize_activations says "
     "and no file holds has to be said",
+    folders=FOLDERS,
+    declare=declare,
     matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,
     read=read,
 )
@@ -285,15 +303,14 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     if said == "covariance_whitening":
         if stored is None and options.scale == "folded":
             return Scale(1.0)
-        raise _undecided(
-            said, config, "\n  sae.scale (--sae-scale): folded (all that is read of a whitening)"
-        )
+        raise _undecided(said, config, "folded (all that is read of a whitening)")
     if stored is not None:
         if options.scale == "folded":
             raise LoadError(
                 f"{stored.file}: a scale of {stored.factor:g} that is not in the weights, the "
                 "`sae` options say folded",
                 "scale",
+                options=("scale",),
             )
         return stored
     if isinstance(options.scale, float):
@@ -303,17 +320,17 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     raise _undecided(
         said,
         config,
-        "\n  sae.scale (--sae-scale): folded (the weights hold it)"
-        "\n  sae.scale (--sae-scale): the factor, sqrt(d_in) / the mean norm of the activations",
+        "folded (the weights hold it)",
+        "the factor, sqrt(d_in) / the mean norm of the activations",
     )
 
 
-def _undecided(said: str, config: Path, candidates: str) -> LoadError:
-    return LoadError(
-        f"{config} is ambiguous: normalize_activations is {said!r}, which SAELens replaces by "
-        f"'none' once it is folded into the weights, and it is not stored beside them; decide in "
-        f"the spec:{candidates}",
+def _undecided(normalization: str, config: Path, *choices: str) -> LoadError:
+    return ambiguous(
+        f"{config} is ambiguous: normalize_activations is {normalization!r}, which SAELens "
+        "replaces by 'none' once it is folded into the weights, and it is not stored beside them",
         "scale",
+        *(("scale", choice) for choice in choices),
     )
 
 
@@ -347,6 +364,8 @@ def _check_no_whitening(held: Mapping[str, Any], scaler: Path) -> None:
 
 def _estimated(store: Path) -> float | None:
     """The factor alone: the file also holds the activations of a whole buffer."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(store, framework="pt") as file:
             if _STORED not in file.keys():  # noqa: SIM118

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.formats.saelens import KINDS, Kind, build, config_of, is_folder
+from sae_guard.checkpoints.format import Format, Opened
+from sae_guard.checkpoints.formats.saelens import (
+    FOLDERS,
+    KINDS,
+    Kind,
+    build,
+    config_of,
+    declare,
+    is_folder,
+)
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_guard.sae import SAE
 
 _SCALES = ("finetuning_scaling_factor", "scaling_factor")
 _KINDS = {name: KINDS[name] for name in ("standard", "topk", "jumprelu", "gated")} | {
@@ -28,7 +38,7 @@ _METADATA = (
 )  # fmt: skip
 
 
-def read(opened: Opened, options: SaeOptions, *, family: str | None = None) -> SAE:
+def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None) -> SAE:
     """The SAE of a SAELens 1–5 folder, or of the single file of its forerunner.
 
     Raises:
@@ -59,7 +69,7 @@ def read(opened: Opened, options: SaeOptions, *, family: str | None = None) -> S
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     return build(
-        opened, upgraded, metadata, tensors, options, family or folder,
+        opened, upgraded, metadata, tensors, options, format_name or folder,
         kinds=_KINDS, latent_scale=latent_scale,
     )  # fmt: skip
 
@@ -131,12 +141,14 @@ def finetuned(
     return others, factor
 
 
-FAMILY = Family(
-    "SAELens 1–5",
+FORMAT = Format(
+    name="SAELens 1–5",
     recognised_by="a folder with `cfg.json` (without a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
     holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; a scale "
     "that normalize_activations says and no file holds has to be said",
+    folders=FOLDERS,
+    declare=declare,
     matches=is_folder,
     read=read,
 )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sae_guard.checkpoints.locate import read_config
+from sae_guard.checkpoints.files import read_config
 from sae_guard.errors import LoadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
 ASSUMED = (
@@ -70,9 +71,7 @@ def with_threshold(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
     return tensors
 
 
-def training(
-    folder: Path, architecture: str, metadata: Mapping[str, Any]
-) -> dict[str, str | bool | None]:
+def training(folder: Path, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the training of a JumpReLU SAE: `warning` reads it from the source."""
     if architecture != "jumprelu":
         return {}

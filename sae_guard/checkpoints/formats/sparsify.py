@@ -6,18 +6,21 @@ transcoders, each with or without a skip connection.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declare import names
-from sae_guard.checkpoints.family import Family, Opened
-from sae_guard.checkpoints.locate import Parts
+from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, renamed
+from sae_guard.checkpoints.declarations import Declaration, has_post_norms, text_or_none
+from sae_guard.checkpoints.files import CheckpointFiles, read_config
+from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
-from sae_guard.sae import SAE
+
+if TYPE_CHECKING:
+    from sae_guard.sae import SAE
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}  # W_dec is [d_sae, d_in] already
 _FIELDS = {
@@ -29,6 +32,45 @@ _BRANCHES = {
     "W_dec_2": "a second decoder (matching pursuit)",
 }
 """Tensors that only branches of the repository write, and what they are for."""
+
+
+_SITES = {"": "hook_resid_post", "mlp": "hook_mlp_out"} | dict.fromkeys(
+    ("attn", "self_attn", "attention"), "hook_attn_out"
+)
+_SITES_IN = {"hook_resid_post": "hook_resid_pre", "hook_mlp_out": "mlp.hook_in"}
+"""What a transcoder that replaces the one reads."""
+
+
+def matches(files: CheckpointFiles) -> bool:
+    """Recognise the name of the weights."""
+    return files.weights.name == "sae.safetensors" and files.config_file is not None
+
+
+def declare(files: CheckpointFiles) -> Declaration | None:
+    """Read the name of the folder, the module that was trained on; a seed may follow.
+
+    Raises:
+        LoadError: The config of the run, which names the model, is unreadable.
+    """
+    if not matches(files):
+        return None
+    folder = files.weights.parent
+    folder = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
+    run = folder.parent / "config.json"
+    model = read_config(run).get("model") if run.is_file() else None
+    model = text_or_none(model, run, "model")
+    match = re.fullmatch(r"(?:layers|h)\.(\d+)(?:\.(\w+))?", folder.name)
+    module = (match[2] or "") if match else None
+    site = _SITES.get(module) if module is not None else None
+    if match is None or site is None or (module and has_post_norms(model)):
+        return Declaration(model)
+    block = f"blocks.{match[1]}"
+    if not (files.config or {}).get("transcode"):
+        return Declaration(model, f"{block}.{site}")
+    site_in = _SITES_IN.get(site)  # both hook points, or none
+    if site_in is None:
+        return Declaration(model)
+    return Declaration(model, f"{block}.{site_in}", f"{block}.{site}")
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
@@ -56,13 +98,16 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         if transcode
         else "b_dec is taken off the input, as sparsify does since 2024"
     )
-    source = opened.source("sparsify", assumption, **names(Parts(opened.weights, path)))
+    source = opened.source("sparsify", assumption, declaration=declare(opened))
     # An SAE may have a skip connection too.
     whole = replace(facts, transcoder=True) if skip else facts
     sae = replace(
         assemble(renamed(tensors, _LINEAR), whole, source, opened.weights), transcoder=transcode
     )
-    _check_sizes(sae, config, path)
+    check_sizes(config, {"d_in": sae.d_in}, path)
+    check_sizes(config, {"d_in": sae.d_out}, path)  # both sides of a module are as wide
+    if config.get("num_latents"):  # 0 leaves it to the expansion factor
+        check_sizes(config, {"num_latents": sae.d_sae}, path)
     return sae
 
 
@@ -107,25 +152,14 @@ def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
     return value
 
 
-def _check_sizes(sae: SAE, config: Mapping[str, Any], path: Path) -> None:
-    sizes = [("d_in", sae.d_in), ("d_in", sae.d_out)]  # both sides of a module are as wide
-    if config.get("num_latents"):  # 0 leaves it to the expansion factor
-        sizes.append(("num_latents", sae.d_sae))
-    for name, found in sizes:
-        if config.get(name, found) != found:
-            raise LoadError(
-                f"{path}: {name} is {config[name]!r}, but the weights have {name} {found}",
-                "shapes",
-            )
-
-
-FAMILY = Family(
-    "sparsify",
+FORMAT = Format(
+    name="sparsify",
     recognised_by="a folder with `cfg.json` and `sae.safetensors`",
     holds="topk (also signed, as abstopk) and groupmax SAEs and transcoders, each with or without "
     "a skip connection",
-    matches=lambda opened: (
-        opened.weights.name == "sae.safetensors" and opened.config_file is not None
-    ),
+    folders=(FolderLayout("cfg.json", "sae.safetensors", rank=-1),),
+    configs_above=("config.json",),
+    declare=declare,
+    matches=matches,
     read=read,
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.formats.dictionary_learning import CLASSES
 from sae_guard.checkpoints.load import load
 from sae_guard.checkpoints.options import SaeOptions
@@ -106,8 +107,8 @@ def test_topk_or_batchtopk_has_to_be_said_without_a_config(tmp_path: Path) -> No
     with pytest.raises(LoadError) as caught:
         load(tmp_path / "ae.pt")
     assert str(caught.value).splitlines()[1:] == [
-        "  sae.architecture (--sae-arch): topk (AutoEncoderTopK)",
-        "  sae.architecture (--sae-arch): jumprelu (BatchTopKSAE)",
+        "  sae.architecture: topk (AutoEncoderTopK)",
+        "  sae.architecture: jumprelu (BatchTopKSAE)",
     ]
     for architecture in ("topk", "jumprelu"):
         options = SaeOptions.model_validate({"architecture": architecture})
@@ -135,7 +136,7 @@ def test_files_of_2024_have_no_k_and_a_decoder_that_is_a_parameter(tmp_path: Pat
     assert same(load(write(folder, "AutoEncoderTopK", tensors=old, trainer={"k": 3})), expected)
     (folder / "config.json").unlink()
     assert same(load(folder / "ae.pt", SaeOptions(k=3)), expected)
-    with pytest.raises(LoadError, match=r"sae\.k .--sae-k.: a whole number"):
+    with pytest.raises(LoadError, match=r"sae\.k: a whole number"):
         load(folder / "ae.pt")
 
 
@@ -193,8 +194,8 @@ def test_trap_a_backup_without_norm_factor_is_ambiguous(tmp_path: Path) -> None:
         load(path)
     assert caught.value.contract == "scale"
     assert str(caught.value).splitlines()[1:] == [
-        "  sae.scale (--sae-scale): folded (activations were not normalised)",
-        "  sae.scale (--sae-scale): 1 / norm_factor",
+        "  sae.scale: folded (activations were not normalised)",
+        "  sae.scale: 1 / norm_factor",
     ]
     assert load(path, SaeOptions(scale="folded")).scale_in == 1
     assert load(path, SaeOptions(scale=0.25)).scale_in == 0.25
@@ -206,8 +207,8 @@ def test_trap_a_finished_run_in_the_form_of_a_backup_may_be_folded(tmp_path: Pat
         load(path)
     assert caught.value.contract == "scale"
     assert str(caught.value).splitlines()[1:] == [
-        "  sae.scale (--sae-scale): folded (the biases and thresholds hold it)",
-        "  sae.scale (--sae-scale): stored (they do not)",
+        "  sae.scale: folded (the biases and thresholds hold it)",
+        "  sae.scale: stored (they do not)",
     ]
     assert load(path, SaeOptions(scale="folded")).scale_in == 1
     assert load(path, SaeOptions(scale="stored")).scale_in == 0.25
@@ -295,3 +296,24 @@ def test_an_unknown_class_is_refused_with_the_known_ones(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"trainer": {}}')
     with pytest.raises(LoadError, match=r"no trainer\.dict_class, and the keys do not tell"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "buffer", "hook"),
+    [
+        ({"layer": 3}, {}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "resid_post_layer_3"}, {}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": None}, {"io": "out"}, "blocks.3.hook_resid_post"),
+        ({"layer": 3, "submodule_name": "mlp3"}, {}, None),
+        ({"layer": 3}, {"io": "in"}, None),
+        ({}, {}, None),
+        ({"layer": "3"}, {}, None),
+    ],
+)
+def test_declared(
+    tmp_path: Path, trainer: dict[str, Any], buffer: dict[str, Any], hook: str | None
+) -> None:
+    (tmp_path / "ae.pt").write_bytes(b"")
+    config = {"trainer": {"lm_name": "pythia", **trainer}, "buffer": buffer}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert declare(tmp_path) == Declaration("pythia", hook)

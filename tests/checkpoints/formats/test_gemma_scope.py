@@ -117,3 +117,21 @@ def test_what_is_missing_is_named(tmp_path: Path, missing: str) -> None:
     with pytest.raises(LoadError, match=missing) as caught:
         load(folder)
     assert caught.value.contract == "keys"
+
+
+@pytest.mark.parametrize(
+    ("folder", "model", "hook"),
+    [
+        ("gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82", "gemma-2-2b",
+         "blocks.12.hook_resid_post"),
+        ("models--google--gemma-scope-9b-it-mlp/snapshots/ab/layer_20/w/l0", "gemma-2-9b-it",
+         "blocks.20.hook_mlp_out"),
+        ("gemma-scope-2b-pt-att/layer_3/w/l0", "gemma-2-2b", "blocks.3.attn.hook_z"),
+        ("elsewhere/layer_3", None, None),
+    ],
+)  # fmt: skip
+def test_declared(tmp_path: Path, folder: str, model: str | None, hook: str | None) -> None:
+    path = tmp_path / folder
+    path.mkdir(parents=True)
+    (path / "params.npz").write_bytes(b"")
+    assert declare(path) == Declaration(model, hook)

@@ -138,8 +138,8 @@ def test_a_transcoder_may_be_finetuned(tmp_path: Path) -> None:
         ({}, {"W_skip": torch.ones(5, 6)}, "expected W_enc, b_enc, b_dec", "keys"),
         ({}, {"W_enc": None}, "no matrix W_enc", "keys"),
         ({}, {"b_dec": torch.ones(5)}, "b_pre has shape [5], expected [6]", "shapes"),
-        ({"d_out": 4}, {}, "d_out is 4, but the weights have d_out 5", "shapes"),
-        ({"d_out": None}, {}, "d_out is 6, but the weights have d_out 5", "shapes"),
+        ({"d_out": 4}, {}, "d_out is 4, but the weights have 5", "shapes"),
+        ({"d_out": None}, {}, "d_out is 6, but the weights have 5", "shapes"),
         ({"d_sae": 11}, {}, "d_sae is 11", "shapes"),
     ],
 )

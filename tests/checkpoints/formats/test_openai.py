@@ -77,9 +77,7 @@ def test_trap_a_file_of_the_training_says_neither_activation_nor_normalisation(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "8.pt", released=False)
-    with pytest.raises(
-        LoadError, match=r"decide in the spec:\n  sae\.architecture .--sae-arch.: st"
-    ):
+    with pytest.raises(LoadError, match=r"decide in the spec:\n  sae\.architecture: st"):
         load(tmp_path / "8.pt")
     with pytest.raises(LoadError, match=r"train\.py"):
         load(tmp_path / "8.pt", SaeOptions(architecture="topk", k=3))

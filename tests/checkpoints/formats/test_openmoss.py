@@ -116,12 +116,9 @@ def test_matryoshka_computes_as_an_sae(tmp_path: Path) -> None:
 def test_trap_scale_may_be_folded_already(tmp_path: Path) -> None:
     w, config = write_2025(tmp_path, act_fn="topk")
     error = refusal(tmp_path)
-    assert (
-        "config.json is ambiguous; decide in the spec:\n  sae.scale (--sae-scale): stored"
-        in str(error)
-    )
+    assert "config.json is ambiguous; decide in the spec:\n  sae.scale: stored" in str(error)
     assert "multiplied by 0.489898 and the reconstruction divided by 0.489898" in str(error)
-    assert "\n  sae.scale (--sae-scale): folded" in str(error)
+    assert "\n  sae.scale: folded" in str(error)
     assert error.contract == "scale"
     stored = load(tmp_path, SaeOptions(scale="stored"))
     check(stored, *run_2025(w, config, D**0.5 / 5, D**0.5 / 5))

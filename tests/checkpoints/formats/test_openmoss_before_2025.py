@@ -119,11 +119,10 @@ def test_trap_v1_pre_bias_is_not_the_out_bias(tmp_path: Path) -> None:
 def test_trap_topk_with_a_threshold_is_ambiguous(tmp_path: Path) -> None:
     w, config = write_v1(tmp_path, act_fn="topk")
     error = refusal(tmp_path)
-    assert (
-        "hyperparams.json is ambiguous; decide in the spec:\n  sae.architecture (--sae-arch): topk"
-        in str(error)
+    assert "hyperparams.json is ambiguous; decide in the spec:\n  sae.architecture: topk" in str(
+        error
     )
-    assert "\n  sae.architecture (--sae-arch): jumprelu (jump_relu_threshold is 0.75" in str(error)
+    assert "\n  sae.architecture: jumprelu (jump_relu_threshold is 0.75" in str(error)
     assert error.contract == "activation"
     assert "ambiguous" in str(refusal(tmp_path, SaeOptions(architecture="standard")))
     for architecture in ("topk", "jumprelu"):

@@ -105,12 +105,10 @@ def test_trap_top_k_is_not_in_the_state_dict(tmp_path: Path) -> None:
         load(path)
     assert str(caught.value) == (
         f"{path} is ambiguous; decide in the spec:\n"
-        "  sae.architecture (--sae-arch): standard (SAE) or topk (TopKSAE)\n"
-        "  sae.k (--sae-k): a whole number (overcomplete's default is a tenth of the latents)"
+        "  sae.architecture: standard (SAE) or topk (TopKSAE)\n"
+        "  sae.k: a whole number (overcomplete's default is a tenth of the latents)"
     )
-    with pytest.raises(
-        LoadError, match=r"decide in the spec:\n  sae.k \(--sae-k\): a whole number"
-    ):
+    with pytest.raises(LoadError, match=r"decide in the spec:\n  sae.k: a whole number"):
         load(path, SaeOptions(architecture="topk"))
 
 

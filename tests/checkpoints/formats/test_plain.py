@@ -61,14 +61,14 @@ def test_parameters_are_tensors(tmp_path: Path) -> None:
         (
             SaeOptions(),
             [
-                "sae.architecture (--sae-arch): standard or topk or tanh_relu",
-                "sae.pre_bias (--sae-pre-bias):",
-                "sae.normalize (--sae-norm):",
+                "sae.architecture: standard or topk or tanh_relu",
+                "sae.pre_bias:",
+                "sae.normalize:",
             ],
         ),
-        (SaeOptions(architecture="standard", normalize="none"), ["sae.pre_bias (--sae-pre-bias):"]),
-        (SaeOptions(architecture="standard", pre_bias=True), ["sae.normalize (--sae-norm):"]),
-        (SaeOptions(architecture="topk", pre_bias=True, normalize="none"), ["sae.k (--sae-k):"]),
+        (SaeOptions(architecture="standard", normalize="none"), ["sae.pre_bias:"]),
+        (SaeOptions(architecture="standard", pre_bias=True), ["sae.normalize:"]),
+        (SaeOptions(architecture="topk", pre_bias=True, normalize="none"), ["sae.k:"]),
     ],
 )
 def test_the_ambiguous_is_refused_with_its_candidates(
@@ -80,6 +80,7 @@ def test_the_ambiguous_is_refused_with_its_candidates(
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path} is ambiguous; decide in the spec:"
     assert len(lines) == 1 + len(missing)
+    assert [f"sae.{key}" for key in caught.value.options] == [m.partition(":")[0] for m in missing]
     for line, expected in zip(lines[1:], missing, strict=True):
         assert line.strip().startswith(expected)
 

@@ -37,7 +37,7 @@ def test_trap_no_pre_bias(tmp_path: Path) -> None:
 def test_trap_k_stands_only_in_the_name_of_the_repository(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere")
     path = tmp_path / "elsewhere" / "layer3.sae.pt"
-    with pytest.raises(LoadError, match=r"is ambiguous; decide in the spec:\n  sae\.k .--sae-k.: "):
+    with pytest.raises(LoadError, match=r"is ambiguous; decide in the spec:\n  sae\.k: "):
         load(path)
     assert load(path, SaeOptions(k=2)).identity["k"] == 2
     assert declare(path) == Declaration()

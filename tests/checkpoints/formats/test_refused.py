@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from safetensors.torch import save_file
 
-from sae_guard.checkpoints.family import Opened
-from sae_guard.checkpoints.formats import refused
-from sae_guard.checkpoints.load import FAMILIES, load, open_checkpoint
+from sae_guard.checkpoints.format import Opened
+from sae_guard.checkpoints.formats import FORMATS, refused
+from sae_guard.checkpoints.load import load, open_checkpoint
 from sae_guard.errors import LoadError
 from sae_guard.sae import SAE
 from tests.helpers.checkpoint_files import saelens_saes, tensors_of, write_saelens
@@ -142,8 +142,8 @@ def test_sae_group(tmp_path: Path, foreign: Callable[[str, str], Any]) -> None:
 def test_trap_a_list_that_holds_itself_is_no_circle(tmp_path: Path) -> None:
     held: list[Any] = []
     held.append(held)
-    opened = Opened(tmp_path, tmp_path, {"__list__": held})
-    assert not any(family.matches(opened) for family in refused.FAMILIES)
+    opened = Opened(path=tmp_path, weights=tmp_path, entries={"__list__": held})
+    assert not any(row.matches(opened) for row in refused.FORMATS)
 
 
 @given(sae=saelens_saes())
@@ -155,7 +155,7 @@ def test_nothing_that_is_read_is_refused(
     torch.save(tensors_of(sae), bare)
     for path in (folder, bare):
         opened = open_checkpoint(path)
-        assert [family.name for family in refused.FAMILIES if family.matches(opened)] == []
+        assert [row.name for row in refused.FORMATS if row.matches(opened)] == []
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_nothing_that_is_read_is_refused(
         ones(W_enc=(10, 6), W_dec=(10, 6), b_enc=(10,), b_dec=(6,), W_skip=(6, 6)),
     ],
 )  # fmt: skip
-def test_files_of_other_families_are_not_refused(
+def test_files_of_other_formats_are_not_refused(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     torch.save(tensors, tmp_path / "sae.pt")
     opened = open_checkpoint(tmp_path / "sae.pt")
-    assert not any(family.matches(opened) for family in refused.FAMILIES)
+    assert not any(row.matches(opened) for row in refused.FORMATS)
 
 
 def test_the_table_of_formats_says_so() -> None:
-    assert FAMILIES[: len(refused.FAMILIES)] == refused.FAMILIES
-    for family in FAMILIES:
-        assert family.holds.startswith("refused: ") == (family in refused.FAMILIES)
+    assert FORMATS[: len(refused.FORMATS)] == refused.FORMATS
+    for row in FORMATS:
+        assert row.holds.startswith("refused: ") == row.refused == (row in refused.FORMATS)
 
 
 def test_what_is_read_does_not_list_what_is_refused(tmp_path: Path) -> None:

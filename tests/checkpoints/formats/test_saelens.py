@@ -68,7 +68,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("standard", {"normalize_activations": "batch"}, "normalize_activations is 'batch'"),
     ("standard", {"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input is 'yes'"),
     ("standard", {"reshape_activations": "fold"}, "reshape_activations is 'fold'"),
-    ("standard", {"d_in": 7}, "d_in is 7, but sae_weights.safetensors has d_in 6"),
+    ("standard", {"d_in": 7}, "d_in is 7, but the weights have 6"),
     ("standard", {"d_sae": None}, "d_sae is None"),
     ("topk", {"k": None}, "k is None"),
     ("topk", {"k": 11}, "k is 11, allowed: 1 to 10"),
@@ -212,7 +212,7 @@ def test_trap_transcoders_normalise_their_input_alone(
             "apply_b_dec_to_input is True",
             "activation",
         ),
-        ("transcoder", {"d_out": 4}, "d_out is 4, but sae_weights.safetensors has", "shapes"),
+        ("transcoder", {"d_out": 4}, "d_out is 4, but the weights have 5", "shapes"),
         ("transcoder", {"d_out": None}, "d_out is None", "shapes"),
         ("transcoder", {"tensors": {"W_skip": torch.ones(5, 6)}}, "not understood: W_skip", "keys"),
         ("transcoder", {"tensors": {"b_pre": torch.ones(6)}}, "not understood: b_pre", "keys"),
@@ -263,3 +263,13 @@ def test_trap_a_scale_of_a_transcoder_is_that_of_its_output_too(tmp_path: Path) 
     latents = torch.relu(x @ (w["W_enc"] * 0.5) + w["b_enc"])
     written = latents @ (w["W_dec"] / 0.5) + w["b_dec"] / 0.5 + x @ w["W_skip"].T
     torch.testing.assert_close(sae(x).reconstruction, written)
+
+
+def test_declared(tmp_path: Path) -> None:
+    folder = write_saelens(tmp_path, example_sae())
+    assert declare(folder) == Declaration("gpt2", "blocks.1.hook_resid_post")
+    (folder / "cfg.json").write_text(
+        json.dumps(config_of(example_sae(), metadata={"hook_name": 8}))
+    )
+    with pytest.raises(LoadError, match="hook_name is 8"):
+        declare(folder)

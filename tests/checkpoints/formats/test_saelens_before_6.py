@@ -105,10 +105,10 @@ def test_trap_tanh_relu_is_not_relu(tmp_path: Path) -> None:
         ("standard", 5, {"architecture": ["standard"]}, "is ['standard']", "activation"),
         ("standard", 5, {"hook_head_index": 2}, "hook_head_index is 2", "readable"),
         ("standard", 2, {"hook_point_head_index": 2}, "hook_head_index is 2", "readable"),
-        ("standard", 2, {"normalize_activations": True}, "(--sae-scale): folded", "scale"),
+        ("standard", 2, {"normalize_activations": True}, "sae.scale: folded", "scale"),
         (
             "standard", 5, {"normalize_activations": "expected_average_only_in"},
-            "sae.scale (--sae-scale): the factor", "scale",
+            "sae.scale: the factor", "scale",
         ),
         ("standard", 5, {"normalize_activations": ["none"]}, "is ['none']", "activation"),
         (

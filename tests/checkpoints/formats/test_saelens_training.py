@@ -166,8 +166,8 @@ def test_trap_a_scale_that_is_nowhere_has_to_be_said(tmp_path: Path) -> None:
         error = refusal(folder, options)
         assert error.contract == "scale"
         assert str(error).splitlines()[1:] == [
-            "  sae.scale (--sae-scale): folded (the weights hold it)",
-            "  sae.scale (--sae-scale): the factor, sqrt(d_in) / the mean norm of the activations",
+            "  sae.scale: folded (the weights hold it)",
+            "  sae.scale: the factor, sqrt(d_in) / the mean norm of the activations",
         ]
     folded = load(folder, SaeOptions(scale="folded"))
     assert torch.equal(folded(X).reconstruction, example_sae()(X).reconstruction)
@@ -178,7 +178,7 @@ def test_trap_a_scale_that_is_nowhere_has_to_be_said(tmp_path: Path) -> None:
 def test_trap_a_whitening_is_read_only_where_it_is_folded(tmp_path: Path) -> None:
     folder = write(tmp_path, normalize_activations="covariance_whitening")
     for options in (None, SaeOptions(scale=0.5), SaeOptions(scale="stored")):
-        assert "sae.scale (--sae-scale): folded" in str(refusal(folder, options))
+        assert "sae.scale: folded" in str(refusal(folder, options))
     load(folder, SaeOptions(scale="folded"))
     scaler = folder / "activation_scaler.json"
     scaler.write_text('{"scaling_factor": null, "has_whitening": true}')

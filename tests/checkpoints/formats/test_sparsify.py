@@ -138,8 +138,8 @@ def test_num_latents_0_leaves_the_size_to_the_expansion_factor(tmp_path: Path) -
         ({"k": None}, "k is None", "activation"),
         ({"k": 11}, "k is 11, allowed: 1 to 10", "activation"),
         ({"activation": "groupmax", "k": 3}, "does not divide 10", "activation"),
-        ({"d_in": 7}, "d_in is 7, but the weights have d_in 6", "shapes"),
-        ({"num_latents": 12}, "num_latents is 12, but the weights have num_latents 10", "shapes"),
+        ({"d_in": 7}, "d_in is 7, but the weights have 6", "shapes"),
+        ({"num_latents": 12}, "num_latents is 12, but the weights have 10", "shapes"),
         ({"temperature": 1}, "temperature: not understood", "readable"),
     ],
 )
@@ -210,3 +210,25 @@ def test_trap_the_mlp_of_a_model_with_post_norms_is_not_hook_mlp_out(tmp_path: P
     (tmp_path / "config.json").write_text('{"model": "google/gemma-2-2b"}')
     assert declare(tmp_path / "layers.3.mlp") == Declaration("google/gemma-2-2b")
     assert declare(tmp_path / "layers.3").hook == "blocks.3.hook_resid_post"
+
+
+@pytest.mark.parametrize(
+    ("folder", "hook"),
+    [
+        ("layers.10", "blocks.10.hook_resid_post"),
+        ("h.3", "blocks.3.hook_resid_post"),
+        ("layers.3.mlp", "blocks.3.hook_mlp_out"),
+        ("layers.3.self_attn", "blocks.3.hook_attn_out"),
+        ("layers.10/seed1", "blocks.10.hook_resid_post"),
+        ("embed_tokens", None),
+    ],
+)
+def test_folders_declare_what_they_are_called_after(
+    tmp_path: Path, folder: str, hook: str | None
+) -> None:
+    path = tmp_path / "run" / folder
+    path.mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"model": "HuggingFaceTB/SmolLM2-135M"}')
+    (path / "cfg.json").write_text("{}")
+    (path / "sae.safetensors").write_bytes(b"")
+    assert declare(path) == Declaration("HuggingFaceTB/SmolLM2-135M", hook)

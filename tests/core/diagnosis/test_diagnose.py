@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +37,7 @@ def measured(
         model={}, checkpoint=checkpoint or {}, corpus={"n_sequences": 2, **(corpus or {})},
         hook="h", mean_sha256="", formula_versions={}, versions={}, device="cpu",
     )  # fmt: skip
-    columns = {**SOUND, **sums}
+    columns = {**dict.fromkeys(COLUMNS, 100.0), **SOUND, **sums}
     return Measurement(
         np.arange(2),
         {name: np.full(2, columns[name]) for name in COLUMNS},
@@ -141,18 +140,10 @@ def test_what_was_tried_is_a_table_where_it_was_asked_for() -> None:
     )  # fmt: skip
 
 
-def test_a_diagnosis_crosses_processes() -> None:
+def test_a_diagnosis_is_written_as_lines() -> None:
     found = Diagnosis((Suspicion("scale", "‖x̂‖", "this", (("scale", "2"),)),), ("a", "b"))
-    assert Diagnosis.of_json(found.json) == found
-    assert json.loads(found.json)["suspicions"][0]["evidence"] == "‖x̂‖"
     assert str(found).splitlines() == ["probably: scale: ‖x̂‖", "  try: this", "a", "b"]
     assert str(Diagnosis()) == "nothing is suspected"
-
-
-def test_a_diagnosis_of_a_version_without_options_is_read() -> None:
-    older = {"name": "scale", "evidence": "‖x̂‖", "remedy": "this"}
-    text = json.dumps({"suspicions": [older], "tried": []})
-    assert Diagnosis.of_json(text) == Diagnosis((Suspicion("scale", "‖x̂‖", "this"),))
 
 
 def test_a_shell_appends_its_own_spelling_of_the_options() -> None:

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Place, head, measure
+from sae_guard.engine import HookSite, head, measure
 from sae_guard.engine.ablation import Ablated
-from sae_guard.engine.clean_run import Base
-from sae_guard.engine.fast import Run
+from sae_guard.engine.clean_run import CleanRun
+from sae_guard.engine.fast_path import FastPath
 from sae_guard.engine.memory import Memory
-from sae_guard.engine.sweep import Sweep
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.errors import InfrastructureError
 from sae_guard.model import LanguageModel, Suffix
 from tests.helpers.small_measurements import (
@@ -64,7 +64,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     whole = measure(gpt2, make_sae(), corpus, MLP, batch_size=6)
     right, ran = Ablated.batch, []
 
-    def limited(self: Ablated, rows: slice, base: Base) -> None:
+    def limited(self: Ablated, rows: slice, base: CleanRun) -> None:
         n = rows.stop - rows.start
         ran.append(n)  # at the last moment: what was done must not count twice
         if n > 2:
@@ -75,10 +75,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert_same(measure(gpt2, make_sae(), corpus, MLP, batch_size=6), whole)
     assert ran == [6, 3, 1, 2, 3, 1, 2]
 
-    def never(self: Sweep, rows: slice) -> None:
+    def never(self: FastPath, rows: slice) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Sweep, "batch", never)
+    monkeypatch.setattr(FastPath, "batch", never)
     with pytest.raises(InfrastructureError, match="out of memory with a single window"):
         measure(gpt2, make_sae(), corpus, MLP)
 
@@ -105,11 +105,11 @@ def test_logits_exist_in_chunks_only(
     monkeypatch.setattr(head, "_ELEMENTS", 64 * 300)
     suffix = Suffix.of(gpt2, RESIDUAL)
     assert suffix is not None
-    run = Run(suffix, make_sae(), corpus, Place(RESIDUAL, RESIDUAL))
+    run = SaeRun(suffix, make_sae(), corpus, HookSite(RESIDUAL, RESIDUAL))
     memory = Memory.of(Cache(tmp_path) if warm else None, gpt2, corpus)
-    sweep = Sweep(gpt2, [run], corpus, memory)
+    path = FastPath(gpt2, [run], corpus, memory)
     with Largest() as largest:  # type: ignore[no-untyped-call]
-        sweep.batch(slice(0, 12))
-        sweep.finish([slice(0, 12)])
+        path.batch(slice(0, 12))
+        path.finish([slice(0, 12)])
     logits = 12 * 16 * 300
     assert largest.elements < logits / 2

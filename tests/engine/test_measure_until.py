@@ -15,10 +15,10 @@ from sae_guard.cache import Cache
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, batches, measure, measure_until, streaming, sweep
+from sae_guard.engine import Intervention, batches, fast_path, measure, measure_until, sweep
 from sae_guard.engine.ablation import Ablated, Centre
-from sae_guard.engine.fast import Run
-from sae_guard.engine.streaming import shuffled
+from sae_guard.engine.sae_run import SaeRun
+from sae_guard.engine.sweep import shuffled
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae.activations import TopK
@@ -32,7 +32,7 @@ ABOUT_MEAN = ("ce_mean", "sq_deviation")
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two windows: three of them."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
-    monkeypatch.setattr(sweep, "_SAVE_EVERY", 0)
+    monkeypatch.setattr(fast_path, "_SAVE_EVERY", 0)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,15 @@ def test_the_rows_are_those_of_the_whole(
     whole = measure(model, sae, corpus, hook)
     seen: list[Measurement] = []
     part = measure_until(
-        model, Patch(sae, hook), corpus, enough_after(2, seen), centred=True, reference=reference
+        model,
+        Intervention(sae, hook),
+        corpus,
+        enough_after(2, seen),
+        centred=True,
+        reference=reference,
     )
     assert [m.n_sequences for m in seen] == [2, 4]
-    assert part.sequences is seen[-1].sequences
+    np.testing.assert_array_equal(part.sequences, seen[-1].sequences)
     first = [row for rows in shuffled(corpus, sae)[:2] for row in range(rows.start, rows.stop)]
     assert part.sequences.tolist() == sorted(first)
     assert_rows_of(part, whole)
@@ -104,7 +109,7 @@ def test_the_rows_are_those_of_the_whole(
 
 def test_without_the_mean_its_columns_are_no_numbers(model: LanguageModel, corpus: Corpus) -> None:
     sae = make_sae()
-    part = measure_until(model, Patch(sae, RESIDUAL), corpus, enough_after(1), centred=False)
+    part = measure_until(model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False)
     assert_rows_of(part, measure(model, sae, corpus, RESIDUAL), but=ABOUT_MEAN)
     assert part.provenance.mean_sha256 == ""
     assert math.isfinite(part.estimate("kl", whole=False).value)
@@ -114,7 +119,7 @@ def test_without_the_mean_its_columns_are_no_numbers(model: LanguageModel, corpu
 def test_who_never_sees_enough_gets_the_whole(
     model: LanguageModel, corpus: Corpus, reference: bool
 ) -> None:
-    patch = Patch(make_sae(), RESIDUAL)
+    patch = Intervention(make_sae(), RESIDUAL)
     found = measure_until(model, patch, corpus, never, centred=False, reference=reference)
     whole = measure(model, patch.sae, corpus, RESIDUAL)
     assert found.whole
@@ -143,7 +148,7 @@ def test_looks_do_not_depend_on_the_batches(
 ) -> None:
     seen: list[Measurement] = []
     measure_until(
-        model, Patch(make_sae(), MLP), corpus, enough_after(2, seen), centred=True,
+        model, Intervention(make_sae(), MLP), corpus, enough_after(2, seen), centred=True,
         batch_size=batch_size,
     )  # fmt: skip
     assert [m.n_sequences for m in seen] == [2, 4]
@@ -158,7 +163,7 @@ def test_how_latents_spread_is_counted_by_sequence(
 ) -> None:
     sae = replace(make_sae(), activation=TopK(3))
     part = measure_until(
-        model, Patch(sae, RESIDUAL), corpus, enough_after(2), centred=False, spread=True,
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(2), centred=False, spread=True,
         reference=reference,
     )  # fmt: skip
     rows = torch.from_numpy(part.sequences)
@@ -174,13 +179,13 @@ def test_how_latents_spread_is_counted_by_sequence(
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Windows that went through the suffix with an SAE."""
-    finals, seen = Run.finals, list[int]()
+    finals, seen = SaeRun.finals, list[int]()
 
-    def run(self: Run, rows: slice, *others: object) -> object:
+    def run(self: SaeRun, rows: slice, *others: object) -> object:
         seen.extend(range(rows.start, rows.stop))
         return finals(self, rows, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Run, "finals", run)
+    monkeypatch.setattr(SaeRun, "finals", run)
     return seen
 
 
@@ -189,10 +194,10 @@ def test_the_whole_run_goes_on_where_the_early_one_stopped(
 ) -> None:
     cache, sae = Cache(tmp_path), make_sae()
     part = measure_until(
-        model, Patch(sae, RESIDUAL), corpus, enough_after(2), centred=True, cache=cache
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(2), centred=True, cache=cache
     )
     again = measure_until(
-        model, Patch(sae, RESIDUAL), corpus, enough_after(2), centred=True, cache=cache
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(2), centred=True, cache=cache
     )
     assert_rows_of(again, part if part.whole else measure(model, sae, corpus, RESIDUAL))
     assert sorted(patched[:4]) == part.sequences.tolist() == again.sequences.tolist()
@@ -201,7 +206,7 @@ def test_the_whole_run_goes_on_where_the_early_one_stopped(
     assert sorted(patched) == sorted({*range(len(corpus.tokens))} - {*part.sequences.tolist()})
     patched.clear()
     known = measure_until(
-        model, Patch(sae, RESIDUAL), corpus, enough_after(1), centred=True, cache=cache
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=True, cache=cache
     )
     assert known.whole
     assert not patched
@@ -215,15 +220,49 @@ def test_a_run_of_other_rows_is_left_as_it_is(
     """A whole run that was stopped has rows that are not the first of the order."""
     cache, sae = Cache(tmp_path), make_sae()
     last = shuffled(corpus, sae)[-1]
-    monkeypatch.setattr(streaming, "shuffled", lambda *_: [last])
-    measure_until(model, Patch(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache)
+    monkeypatch.setattr(sweep, "shuffled", lambda *_: [last])
+    measure_until(
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache
+    )
     monkeypatch.undo()
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
     part = measure_until(
-        model, Patch(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache
+        model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache
     )
     assert part.sequences.tolist() == [shuffled(corpus, sae)[0].start + at for at in (0, 1)]
     assert int(part.firings.sum()) == round(part.sums["l0"].sum())
+
+
+def test_an_early_run_that_was_stopped_within_a_shard_goes_on(
+    model: LanguageModel, corpus: Corpus, tmp_path: Path, patched: list[int]
+) -> None:
+    cache, sae, right = Cache(tmp_path), make_sae(), SaeRun.take
+
+    def measured() -> Measurement:
+        return measure_until(
+            model, Intervention(sae, MLP), corpus, enough_after(2), centred=True, spread=True,
+            cache=cache, batch_size=1,
+        )  # fmt: skip
+
+    def stopped(self: SaeRun, rows: slice, losses: dict[str, torch.Tensor]) -> None:
+        if int(self.done.sum()) == 3:
+            raise KeyboardInterrupt
+        right(self, rows, losses)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaeRun, "take", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            measured()
+    first, last = patched[:3], patched[3]
+    patched.clear()
+    part = measured()
+    assert patched == [last]
+    assert part.sequences.tolist() == sorted([*first, last])
+    assert_rows_of(part, measure(model, sae, corpus, MLP))
+    assert int(part.firings.sum()) == round(part.sums["l0"].sum())
+    assert part.spread is not None
+    n = part.sums["n_tokens"]
+    assert part.spread.by_tokens.sum() == pytest.approx(float((part.sums["l0"] * n).sum()))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -232,18 +271,24 @@ def test_the_mean_is_that_of_the_whole_set(
 ) -> None:
     """It comes from runs of the blocks before the hook point only."""
     found: list[Centre] = []
-    centre = Ablated.centre
+    find_centre = Ablated.find_centre
 
-    def spy(self: Ablated) -> Centre:
-        found.append(centre(self))
-        return found[-1]
+    def spy(self: Ablated) -> None:
+        find_centre(self)
+        assert self.centre is not None
+        found.append(self.centre)
 
     cache = Cache(tmp_path) if cached else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ablated, "centre", spy)
+        patch.setattr(Ablated, "find_centre", spy)
         for _ in range(2):
             part = measure_until(
-                model, Patch(make_sae(), MLP), corpus, enough_after(1), centred=True, cache=cache
+                model,
+                Intervention(make_sae(), MLP),
+                corpus,
+                enough_after(1),
+                centred=True,
+                cache=cache,
             )
     x = model.logits_and_activation(corpus.tokens, MLP)[1].double()[corpus.scored]
     for each in found:
@@ -256,4 +301,4 @@ def test_the_mean_is_that_of_the_whole_set(
 def test_a_clean_loss_that_is_surely_wrong_ends_it(model: LanguageModel, corpus: Corpus) -> None:
     ask = {"centred": False, "expect_clean_ce": (0.0, 0.1)}
     with pytest.raises(SetupError, match="clean cross-entropy"):
-        measure_until(model, Patch(make_sae(), RESIDUAL), corpus, never, **ask)  # type: ignore[arg-type]
+        measure_until(model, Intervention(make_sae(), RESIDUAL), corpus, never, **ask)  # type: ignore[arg-type]

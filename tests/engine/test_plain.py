@@ -1,4 +1,4 @@
-"""What takes the plain path, and why it says it does."""
+"""What takes the plain path, and why it says it does; its batches are halved where they must be."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from sae_guard.corpus import Corpus
-from sae_guard.engine import measure
+from sae_guard.engine import measure, plain
 from sae_guard.model import LanguageModel, Suffix
 from tests.helpers.small_measurements import (
     RESIDUAL,
@@ -39,3 +40,21 @@ def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
     mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
     assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
     assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, right, sizes = measure(gpt2, make_sae(), corpus, RESIDUAL), plain.batch, list[int]()
+
+    def limited(*arguments: Any, **options: Any) -> plain.Batch:
+        rows = arguments[4]
+        sizes.append(rows.stop - rows.start)
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(plain, "batch", limited)
+    halved = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True, batch_size=6)
+    assert_same(halved, whole)
+    assert sizes == [6, 3, 1, 2, 3, 1, 2]

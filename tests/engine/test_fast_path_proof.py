@@ -10,8 +10,8 @@ import pytest
 
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
-from sae_guard.engine import Patch, measure, measure_all
-from sae_guard.engine.fast import Run
+from sae_guard.engine import Intervention, measure, measure_all
+from sae_guard.engine.sae_run import SaeRun
 from sae_guard.model import LanguageModel, Unembedding
 from tests.helpers.small_measurements import (
     MLP,
@@ -43,15 +43,19 @@ def test_what_differs_from_the_plain_path_gives_way_to_it(
 def test_of_several_only_what_differs_gives_way(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, wrong = Run.take, replace(make_sae(), scale_out=2.0)
+    right, wrong = SaeRun.take, replace(make_sae(), scale_out=2.0)
 
-    def take(self: Run, rows: slice, losses: Any) -> None:
+    def take(self: SaeRun, rows: slice, losses: Any) -> None:
         right(self, rows, losses)
         if self.sae is wrong:
             self.sums["l1"][rows] += 1
 
-    monkeypatch.setattr(Run, "take", take)
-    patches = [Patch(make_sae(), RESIDUAL), Patch(wrong, RESIDUAL), Patch(make_sae(), MLP)]
+    monkeypatch.setattr(SaeRun, "take", take)
+    patches = [
+        Intervention(make_sae(), RESIDUAL),
+        Intervention(wrong, RESIDUAL),
+        Intervention(make_sae(), MLP),
+    ]
     found = measure_all(gpt2, patches, corpus, batch_size=2)
     for patch, measurement in zip(patches, found, strict=True):
         assert_same(measurement, measure(gpt2, patch.sae, corpus, patch.hook, reference=True))

@@ -1,0 +1,73 @@
+"""What a command line asks for, as the gate has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sae_guard.cli.session import gate_options, planned, read_specs, session_for
+from sae_guard.errors import SetupError, SpecError
+from sae_guard.gate.options import EarlyOptions
+from tests.helpers.canned_session import write_checkpoint
+from tests.helpers.recorded import SPEC
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project, of which a folder below is the current one."""
+    monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "thresholds").mkdir()
+    (tmp_path / "thresholds" / "tiny.yaml").write_text(SPEC)
+    monkeypatch.chdir(write_checkpoint(tmp_path / "saes" / "v1").parent)
+    return tmp_path
+
+
+def test_the_root_is_that_of_pytest_and_paths_start_from_here(project: Path) -> None:
+    options = gate_options(checkpoints=("v1",), baseline="none")
+    assert (options.root, options.here) == (project, project / "saes")
+    assert (options.checkpoints, options.baseline) == (("v1",), "none")
+    (case,) = planned(options)
+    assert str(case.ref) == "thresholds/tiny.yaml::tiny [v1]"
+
+
+def test_everything_is_measured_whole(project: Path) -> None:
+    assert gate_options().early == EarlyOptions(never=True)
+
+
+def test_what_is_not_said_of_saes_is_left_to_the_spec(project: Path) -> None:
+    assert gate_options({"k": 4, "architecture": None, "pre_bias": False}).sae == {
+        "k": 4, "pre_bias": False,
+    }  # fmt: skip
+    assert gate_options().sae == {}
+
+
+def test_a_folder_of_records_starts_from_here(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def url(folder: str | None) -> str:
+        return session_for(gate_options(folder=folder), tuple).history.url
+
+    assert url(None) == str(project / ".sae_guard" / "history")
+    assert url("records") == str(project / "saes" / "records")
+    assert url("memory://records") == "memory://records"
+    monkeypatch.setenv("SAE_GUARD_HISTORY", "kept")
+    assert url(None) == str(project / "kept")
+    assert url("records") == str(project / "saes" / "records")
+
+
+def test_what_cannot_be_planned_is_refused(project: Path) -> None:
+    with pytest.raises(SetupError, match="nowhere"):
+        planned(gate_options(checkpoints=("nowhere",)))
+    (project / "thresholds" / "tiny.yaml").write_text("name: [")
+    with pytest.raises(SpecError, match=r"^thresholds/tiny\.yaml:1: "):
+        planned(gate_options(checkpoints=("v1",)))
+
+
+def test_specs_are_called_by_their_path_from_the_root(project: Path) -> None:
+    (spec,) = read_specs(project / "thresholds" / "tiny.yaml")
+    assert spec.spec_file == "thresholds/tiny.yaml"
+    (project / "thresholds" / "bad.yaml").write_text("name: [")
+    with pytest.raises(SpecError, match=r"^thresholds/bad\.yaml:1: "):
+        read_specs(project / "thresholds" / "bad.yaml")
