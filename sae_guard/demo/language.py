@@ -175,6 +175,7 @@ def _fixed_word(atom: Atom, memory: FixedWords) -> tuple[str | None, str]:
     if atom.word:
         return atom.word, ""
     key = f"last {atom.list}" if atom.key == "=" else f"{atom.key} {atom.list}" if atom.key else ""
+    # The key of a price includes its good.
     if atom.key.startswith("@"):
         key += f" {memory.get(f'last {atom.key[1:]}')}"
     return (memory.get(key) if key else None), key
@@ -203,6 +204,7 @@ def draw(kind: DocumentKind, name: str, sentences: int, random: Random) -> Drawn
     state = State(topic, -1, 0, FixedWords())
     words: list[str] = []
     for count in range(sentences):
+        # The order of the calls of `random` is part of the text: each moves all that follow.
         if count and random.random() < _NEW_LINE_CHANCE:
             words.append(NEW_LINE)
         followers = _followers(kind, state.sentence)
@@ -252,6 +254,7 @@ class Reader:
             raise ValueError(
                 f"the grammar does not allow {word!r} here in a document of kind {self.kind.name}"
             )
+        # Normalised at each word, so that long documents do not underflow.
         self._states = {state: weight / probability for state, weight in states.items()}
         return probability
 

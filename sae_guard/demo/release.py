@@ -53,6 +53,7 @@ def write_sparse_autoencoder(
         "W_dec": sae.W_dec.detach(),
         "b_dec": sae.b_dec.detach() / scale,
     }
+    # A batch is not at hand when the SAE is used: the threshold stands in for its competition.
     if sae.recipe.selection == "per_batch":
         tensors["threshold"] = torch.full((sae.recipe.d_sae,), threshold / scale)
     weights = folder / "sae_weights.safetensors"

@@ -97,6 +97,7 @@ class SparseAutoencoder(torch.nn.Module):
         latents = torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
         if self.recipe.selection == "per_token":
             return keep_largest(latents, self.recipe.k)
+        # BatchTopK: the batch competes as one.
         return keep_largest(latents.flatten(), self.recipe.k * len(latents)).view_as(latents)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

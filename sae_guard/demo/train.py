@@ -75,6 +75,7 @@ def train(out: Path) -> None:
     logger.info("language model on held-out text: %.3f nats", loss.item())
     write_language_model(out / MODEL.name, model, tokenizer)
 
+    # The three SAEs train on the same activations, one after another from one generator.
     windows = _sample(cut_windows(documents), _SAE_WINDOWS, generator)
     activations = collect_activations(model, windows)
     scale = scale_of(activations)

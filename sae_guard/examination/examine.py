@@ -60,6 +60,7 @@ def examine(
     if not examination.reconstructs:
         return examination
     trials = Trials(batch, sae, examination.loaded, thorough=thorough)
+    # Even a sound SAE is compared with its neighbours: it may fit the next block better.
     if examination.sound and not thorough:
         return replace(examination, trials=tuple(trials.at_next_blocks()))
     pairing, results = trials.all(firings)
@@ -92,6 +93,7 @@ def examine_as_loaded(batch: ExaminedBatch, sae: SAE) -> tuple[Examination, Int[
     ordinary = batch.ordinary[scored]
     l0 = float(forward.l0.cpu()[ordinary].double().mean())
     firings = forward.firings.cpu()
+    # The rows of latents that never fire may be anything, and change nothing.
     norms = sae.decoder_norms().cpu()[firings > 0]
     return Examination(
         n_tokens=int(ordinary.sum()),

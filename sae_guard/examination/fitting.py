@@ -74,6 +74,7 @@ def share_near_thresholds(sae: SAE, x: Float[Tensor, "tokens d_in"]) -> float:
     if threshold is None or not _is_bfloat16(threshold) or _is_bfloat16(sae.W_enc):
         return 0.0
     n_near = n_active = 0
+    # In parts, because pre-activations are [tokens, d_sae].
     for tokens in torch.split(x.to(sae.device), 64):
         q = sae.pre_activations(sae.normalise(tokens).value)
         # Half the distance between neighbours of 8 significant bits, relative to the number.

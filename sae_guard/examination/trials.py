@@ -115,6 +115,7 @@ class Trials:
         if model.processing == "raw" and model.centres:
             yield from centred_weights(sae, site)
         yield from selections(sae, site, x, y, self._loaded.l0)
+        # NaN where x̂ is the same for all tokens.
         if math.isfinite(self._loaded.factor):
             yield with_scaled_decoder(sae, site, self._loaded.factor)
 
@@ -186,6 +187,7 @@ def nearest_rows(
     latents = latents.to(sae.device)
     columns = normalize(sae.W_enc[:, latents].T, dim=-1)
     own = (columns * normalize(sae.W_dec[latents], dim=-1)).sum(dim=-1)
+    # Below any cosine, so that the first row replaces it.
     best = own.new_full((len(latents),), -2.0)
     row = latents.clone()
     step = max(1, _ELEMENTS // len(latents))

@@ -34,6 +34,7 @@ class Variant:
 
 def pre_biases(sae: SAE, site: HookSite) -> Iterator[Variant]:
     """Yield the SAE with b_dec subtracted from the input if it is not, and otherwise without."""
+    # The b_dec of a transcoder is in the space that it writes, not in that of its input.
     if sae.transcoder or not bool(sae.b_dec.any()):
         return
     subtract = sae.b_pre is None

@@ -71,6 +71,7 @@ def _row(recorded: Recorded, labels: Sequence[str]) -> Row:
         "by": record.by,
         "run": record.run,
     }
+    # All metrics, also those that this record lacks: the columns of a table are the same.
     for name in METRICS:
         metric = record.metrics.get(name)
         row[name] = metric.value if metric else None

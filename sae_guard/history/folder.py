@@ -166,6 +166,7 @@ def _write_local(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
     """Write all files into a temporary folder, and move it into place with one rename."""
     (folder / _PARTIAL).mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder / _PARTIAL)
+    # A random name, because several processes may write at once.
     partial = folder / _PARTIAL / uuid4().hex
     partial.mkdir()
     try:
@@ -173,6 +174,7 @@ def _write_local(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             with (partial / file).open("xb") as opened:
                 opened.write(data)
                 opened.flush()
+                # Before the rename: a crash must not leave a complete entry with empty files.
                 os.fsync(opened.fileno())
         _sync(partial)
         # The rename would fail too, with an error that nobody understands.

@@ -292,6 +292,7 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
             return kind.model_validate_json(data)
     document = _load_json(data, path)
     version = document.get("schema_version") if isinstance(document, dict) else None
+    # `isinstance` would accept true as version 1.
     if type(version) is not int:
         raise HistoryError(f"{path}: schema_version is {version!r}, expected a number")
     if version > SCHEMA_VERSION:
@@ -299,6 +300,7 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
             f"{path}: schema_version {version} is of a later sae_guard; this one reads up to "
             f"{SCHEMA_VERSION}: upgrade it"
         )
+    # Step by step, so that each version needs only the upgrade to the next.
     while version < SCHEMA_VERSION:
         if version not in _UPGRADES:
             raise HistoryError(f"{path}: schema_version {version} is unknown")

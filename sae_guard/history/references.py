@@ -100,6 +100,7 @@ def _matching(
     records: Sequence[Recorded], reference: str, labels: Iterable[str] = ()
 ) -> list[Recorded]:
     """Return the records with this id, or else this name, or else this hash; at least one."""
+    # In this order, because a name may look like the first digits of a hash.
     matches = [recorded for recorded in records if recorded.id == reference]
     matches = matches or [recorded for recorded in records if recorded.record.name == reference]
     if not matches and re.fullmatch("[0-9a-f]{4,12}", reference):

@@ -230,6 +230,7 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
         measurement: The measurement.
         files: Name → content of the files that `parquet.to_parquet` made of it, and others.
     """
+    # Files of other names, such as the report, are no tables: one row.
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
     if measurement.tokens is not None:
         lengths[TOKENS] = int(measurement.tokens.scored.sum())
@@ -249,6 +250,7 @@ def _hash(data: bytes) -> str:
 
 def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
     names = set(recorded.record.files)
+    # A record may name any file: read none but those that this class writes.
     if names - {TOKENS, REPORT} != {SEQUENCES, LATENTS}:
         raise HistoryError(
             f"{recorded.path}: its files are {sorted(names)}, expected {LATENTS}, {SEQUENCES} and "

@@ -30,6 +30,7 @@ class Spec:
     """One document of a spec file."""
 
     name: str
+    # Names and meanings of the fields are those of `DocumentModel`, whose schema describes them.
     model: ModelSpec
     hook: str
     hook_out: str | None
@@ -148,6 +149,7 @@ def _spec(
     except ValidationError as error:
         for key_path, text in explain(error):
             problems.append((document.line_of(yaml_path(key_path)), text))
+        # Go on to the bounds that are well-formed: users see all their mistakes at once.
         problems.extend(_bound_problems(document, (), _valid_bounds(document.value)))
         return None
     problems.extend(_bound_problems(document, (), model.thresholds))
@@ -156,6 +158,7 @@ def _spec(
         problems.extend(_bound_problems(document, block, part.thresholds, part.slice))
     for key_path, text in checks.problems(model):
         problems.append((document.line_of(yaml_path(key_path)), text))
+    # `Threshold` raises on some of these problems: build none from a spec that has any.
     if len(problems) > count_before:
         return None
     return Spec(
@@ -209,6 +212,7 @@ def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
     except ValueError:
         return {}  # the validation of the document reports it
     valid: dict[str, Bounds] = {}
+    # A `thresholds` that is no mapping is reported by the document's validation too.
     for name, bounds in bounds_by_name.items() if isinstance(bounds_by_name, dict) else ():
         try:
             valid[name] = Bounds.model_validate(bounds)

@@ -71,6 +71,7 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         parent = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
         model = model_at(path[:-1])
+        # Any quantile is allowed: two examples stand for all of them.
         statistics = ("p50", "p99", WORST) if model is Bounds else ()
         hint = allowed(key, [*model.model_fields, *statistics], limit=20)
         return f"unknown key {key!r}{parent}; {hint}"
@@ -87,6 +88,7 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
 
 def model_at(path: KeyPath) -> type[BaseModel]:
     """Return the pydantic model that describes the mapping at a key path."""
+    # As pydantic nests them; `thresholds.pareto` is no `Bounds` though it stands among them.
     match path:
         case ("model",):
             return ModelSpec
@@ -117,6 +119,7 @@ def _as_yaml(value: Any) -> str:
     """Return the value as it looks in a spec, at most 60 characters of it."""
     if value is None:
         return "empty"
+    # YAML's spelling, not Python's.
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

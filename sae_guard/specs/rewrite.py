@@ -61,6 +61,7 @@ def rewritten(data: bytes, bounds: Iterable[NewBound], *, file: str) -> bytes:
             anchor whose aliases would change too. The message has a line ``file:line: …`` per
             problem.
     """
+    # Apply the new values twice, to the text and to the parsed documents, and compare.
     text, parts = _parts(data, file)
     problems: list[Problem] = []
     edits: list[tuple[ScalarText, Decimal]] = []
@@ -221,6 +222,7 @@ class ScalarTexts:
             YamlError: It is no plain number, or its change would show through an alias elsewhere.
         """
         chain = self._chains[path]
+        # A shared list or mapping: the bound in it would change in several places.
         for depth, (parent_slot, node) in enumerate(chain[:-1], start=1):
             for other_slot in self._other_slots(parent_slot, node):
                 raise YamlError(
@@ -232,6 +234,7 @@ class ScalarTexts:
         scalar_slot, node = chain[-1]
         if not isinstance(node, yaml.ScalarNode):
             raise YamlError(self._line(scalar_slot, node), f"`{_dotted(path)}` is no number")
+        # An alias can go without its anchor: write the number in its place.
         if scalar_slot in self._tree.aliases:
             return ScalarText(self._tree.aliases[scalar_slot], node.value)
         for other_slot in self._other_slots(scalar_slot, node):

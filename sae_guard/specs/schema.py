@@ -23,7 +23,9 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     data = definitions["DataSpec"]
     data["properties"]["dataset"] = _or_text(data["properties"]["dataset"])
+    # Exactly one source, as `DataSpec` checks in Python.
     data["oneOf"] = [{"required": [source]} for source in SOURCES]
+    # Replaced by bounds per metric below: each metric has its own sides and statistics.
     bounds = definitions.pop("Bounds")
     definitions.pop("WarnBounds")
     definitions |= {key: bounds["properties"][key] for key in CHANGES.values()}
@@ -31,6 +33,7 @@ def json_schema() -> dict[str, Any]:
     slice_schema = definitions["SliceModel"]
     slice_schema["oneOf"] = [{"required": [kind], **_metrics_of(kind)} for kind in KINDS]
     pareto = properties.pop(PARETO)
+    # Metrics with a better direction: only these can dominate.
     axes = {"enum": list(AXES)}
     for axis in ("x", "y"):
         definitions["ParetoModel"]["properties"][axis] |= axes

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+# Far above any real spec: these limits are against hostile files.
 _MAX_BYTES = 2**20
 _MAX_NODES = 10_000
 _CORE = "tag:yaml.org,2002:"  # in front of the tags of YAML's own types
@@ -115,6 +116,7 @@ def compose(text: str) -> Iterator[Tree]:
         yaml.YAMLError: The text is not YAML.
     """
     loader = _Loader(text)
+    # Aliases are keyed by `id`, which is unique only while the nodes of a document exist.
     while loader.check_node():
         loader.aliases = {}
         root = loader.get_node()
@@ -177,6 +179,7 @@ class _Builder:
         self._document.lines.setdefault(path, _line(node))
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
+        # A list or mapping may have no tag of its own: no Python objects, sets or ordered maps.
         expected = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _CORE + expected:
             raise YamlError(_line(node), f"tag {node.tag!r} is not supported; leave it out")
@@ -211,6 +214,7 @@ def _key(node: yaml.Node) -> str:
     if node.tag == _CORE + "merge":
         raise YamlError(_line(node), "merge keys (<<) are not supported; write the keys out")
     key = _scalar(node)
+    # `1:` or `on:` as a key: what looks like text is read as something else.
     if not isinstance(key, str):
         raise YamlError(_line(node), f"key {node.value!r} is read as {key!r}; put it in quotes")
     return key

@@ -190,6 +190,7 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
         yield (), f"{name} has no bound; allowed: {', '.join(keys)}"
     for side, amount in changes.items():
         yield from _change_problems(metric, side, amount, f"{name} has {CHANGES[side]} {amount}")
+    # One `Threshold` holds both bounds, in one unit.
     if len({amount.share for amount in changes.values()}) > 1:
         both = " and ".join(f"{CHANGES[side]} {amount}" for side, amount in changes.items())
         yield (
@@ -268,12 +269,14 @@ def _change_problems(metric: Metric, side: str, amount: Amount, subject: str) ->
             (key,),
             f"{subject}, which is the wrong side: {_BETTER[metric.direction]}; allowed: {sides}",
         )
+    # A metric that is never negative cannot fall by more than all of it.
     elif amount.share and side == "min" and low >= 0 and amount.value >= 1:
         yield (
             (key,),
             f"{subject}, which cannot fail: its values are {_interval(low, high)}; allowed: below "
             "100%",
         )
+    # Nor can any metric move further than its range is wide.
     elif not amount.share and amount.value >= high - low:
         yield (key,), f"{subject}, which cannot fail: its values are {_interval(low, high)}"
 
@@ -288,6 +291,7 @@ def _range_problems(metric: Metric, side: str, bound: float) -> Iterator[Problem
     low, high = metric.range
     subject = f"{metric.name} has {side} {bound:g}"
     values = f"its values are {_interval(low, high)}"
+    # Bounds are inclusive, so a bound at the end of the range always holds.
     if (side == "max" and bound >= high) or (side == "min" and bound <= low):
         yield (side,), f"{subject}, which cannot fail: {values}"
     if (side == "max" and bound < low) or (side == "min" and bound > high):
@@ -351,6 +355,7 @@ def _warn_problems(name: str, bounds: Bounds, sides: dict[str, float]) -> Iterat
                 f"{name} has warn {warn:g} and {side} {sides[side]:g}; a warn bound has to lie "
                 f"{inside} {side}, or it never warns",
             )
+    # On each side, the bound that a value crosses first: the warn bound where there is one.
     first_crossed = sides | _warn_sides(bounds, sides)
     already_reported = len(sides) == 2 and sides["min"] > sides["max"]
     both_sides = len(first_crossed) == 2

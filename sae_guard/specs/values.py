@@ -96,6 +96,7 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 def _amount(value: Any) -> Any:
     if isinstance(value, Amount):
         return value
+    # NaN fails both comparisons.
     if type(value) in (int, float) and 0 <= value < float("inf"):
         return Amount(float(value))
     share = _SHARE.fullmatch(value) if isinstance(value, str) else None
@@ -148,6 +149,7 @@ def flatten_statistics(value: Any) -> Any:
     for name, bounds in value.items():
         keys = bounds if isinstance(bounds, dict) else {}
         statistics = {key: keys[key] for key in keys if key == WORST or level(str(key)) is not None}
+        # Empty bounds stay an entry: to leave it out would drop the threshold silently.
         if len(statistics) < len(keys) or not statistics:
             of_mean = {key: keys[key] for key in keys if key not in statistics}
             _add(flat, name, of_mean if isinstance(bounds, dict) else bounds)
@@ -164,6 +166,7 @@ def _add(flat: dict[str, Any], name: str, bounds: Any) -> None:
     flat[name] = bounds
 
 
+# Types of the models' fields: how each value is validated, and its JSON Schema.
 _TEXTS = {"type": "string", "minLength": 1}
 Texts = Annotated[
     tuple[str, ...],
