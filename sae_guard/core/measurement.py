@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, ON_REQUEST, Metric, metric
 from sae_guard.core.statistics import Estimate, ratio, ratio_interval
-from sae_guard.errors import UndefinedMetricError
+from sae_guard.errors import Option, UndefinedMetricError
 
 TOKEN_COLUMNS = tuple(
     name for name, column in ALL_COLUMNS.items() if column.of_tokens and not column.on_request
@@ -160,7 +160,7 @@ class Measurement:
     """Index of each row's sequence in the corpus, shape [n_sequences], ascending."""
     sums: Mapping[str, NDArray[np.float64]]
     """Column → sum over the scored tokens of each sequence, shape [n_sequences]. Those of
-    `ON_REQUEST` may be absent."""
+    `ON_REQUEST` may be absent, and those that records of an earlier version do not hold."""
     firings: NDArray[np.int64]
     """Scored tokens on which each latent was not zero, shape [d_sae]."""
     provenance: Provenance
@@ -176,7 +176,9 @@ class Measurement:
     """Σ‖y − μ‖² of all sequences, where only some were measured and it is known; not saved."""
 
     def __post_init__(self) -> None:
-        if set(self.sums) - ON_REQUEST.keys() != set(COLUMNS):
+        # Records of earlier versions lack the columns that came later.
+        required = {name for name, column in COLUMNS.items() if not column.since}
+        if not required <= self.sums.keys() <= {*COLUMNS, *ON_REQUEST}:
             raise ValueError(f"columns are {sorted(self.sums)}, expected {sorted(COLUMNS)}")
         for name, column in self.sums.items():
             if column.shape != self.sequences.shape or column.dtype != np.float64:
@@ -256,9 +258,10 @@ class Measurement:
         on every sequence of the corpus if ``whole``.
         """
         for column in metric(name).columns - self.sums.keys():
-            raise UndefinedMetricError(
-                f"{name} was not measured: {ON_REQUEST[column]}", options=("controls",)
-            )
+            how = ON_REQUEST.get(column)
+            later = f"sae_guard measures {column} since {ALL_COLUMNS[column].since}"
+            options: tuple[Option, ...] = ("controls",) if how else ()
+            raise UndefinedMetricError(f"{name} was not measured: {how or later}", options=options)
         if whole and not self.whole:
             raise UndefinedMetricError(
                 f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"

@@ -82,6 +82,15 @@ reconstruction, with a random error as long, with zeros or μ in place of the ac
 activation and its reconstruction, the latents, and μ, which takes all tokens of the set."""
 
 
+Rounding = Literal["per token", "per variance", "firings", "none"]
+"""What the rounding of float32 logits and activations moves the sum of a column by.
+
+So much for each token (in nats, or of a cosine or a ratio of lengths); so much of the variance of
+the activation; a few firings of latents; or nothing, for exact counts and for sums of terms of one
+sign.
+"""
+
+
 @dataclass(frozen=True)
 class Column:
     """One number of each scored token, of which a measurement holds the sum over each sequence."""
@@ -95,6 +104,10 @@ class Column:
     """Whether a measurement holds its sums over sequences."""
     on_request: str = ""
     """How to ask for a column that costs a run of its own; empty for one that is always there."""
+    rounding: Rounding = "per token"
+    """What float32 rounding moves its sum by; see `Rounding`."""
+    since: str = ""
+    """First version of the package whose records hold it; empty where all do."""
     typical: tuple[float, float] = (0.0, 2.0)
     """Between which values tokens usually lie: `sae_guard.testing` draws from there."""
 
@@ -117,7 +130,7 @@ def needs(*names: Need) -> frozenset[Need]:
 ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
         # No token alone has a count that tells anything.
-        "n_tokens": Column("tokens", "1", of_tokens=False),
+        "n_tokens": Column("tokens", "1", of_tokens=False, rounding="none"),
         "kl": Column(
             "nats",
             "KL(clean prediction ‖ patched prediction)",
@@ -146,13 +159,24 @@ ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
             "nats", "entropy of the clean prediction", needs("clean run"), summed=False
         ),
         "l0": Column(
-            "latents", "number of latents that are not zero", needs("latents"), typical=(1, 12)
+            "latents",
+            "number of latents that are not zero",
+            needs("latents"),
+            rounding="firings",
+            typical=(1, 12),
         ),
         "l1": Column(
-            "", "sum of the absolute values of the latents", needs("latents"), typical=(1, 50)
+            "",
+            "sum of the absolute values of the latents",
+            needs("latents"),
+            rounding="none",
+            typical=(1, 50),
         ),
         "sq_error": Column(
-            "", "squared distance of activation and reconstruction", needs("reconstruction")
+            "",
+            "squared distance of activation and reconstruction",
+            needs("reconstruction"),
+            rounding="per variance",
         ),
         # μ is known when all tokens have gone by: single tokens are not held until then.
         "sq_deviation": Column(
@@ -160,6 +184,7 @@ ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
             "squared distance of activation and μ",
             needs("mean activation"),
             of_tokens=False,
+            rounding="per variance",
             typical=(1, 9),
         ),
         "cosine": Column(

@@ -281,6 +281,12 @@ def _union(case: CaseRef, one: Mapping[str, Part], other: Mapping[str, Part]) ->
 
 def _either(case: CaseRef, name: str, one: Part, other: Part) -> Part:
     """Give the part that one of the two has. They are compared as text: NaN equals no NaN."""
-    if one and other and repr(one) != repr(other):
+    if _absent(one) or _absent(other):
+        return other if _absent(one) else one
+    if repr(one) != repr(other):
         raise DisagreementError(f"{case}: {name} was reported twice, and differently")
-    return one or other
+    return one
+
+
+def _absent(part: object) -> bool:
+    return part is None or part == ()

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sae_guard.core.comparison import Baseline
@@ -25,9 +25,8 @@ from sae_guard.specs import Spec
 
 def alpha_for(options: EarlyOptions, spec: Spec) -> float | None:
     """Choose the chance that an early verdict differs; None where there is to be none."""
-    budget = options.max_seconds is not None or options.max_sequences is not None
-    wanted = options.fast or options.audit or budget or spec.fast or options.alpha is not None
-    if options.never or not wanted:
+    # Every option of early verdicts implies them, whichever it is.
+    if options.never or (options == EarlyOptions() and not spec.fast):
         return None
     return options.alpha or spec.alpha or ALPHA
 
@@ -92,19 +91,16 @@ class Judged:
 
     def to_plain(self) -> dict[str, Any]:
         """Take apart what stands beside the measurement, for `from_plain`."""
-        return {
-            "early": to_plain(tuple[Verdict, ...], tuple(self.early.values())),
-            "ended": self.ended,
-            "audit": self.audit,
-            "alpha": self.alpha,
-        }
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
+        del plain["measurement"]
+        return plain | {"early": to_plain(tuple[Verdict, ...], tuple(self.early.values()))}
 
     @classmethod
     def from_plain(cls, measurement: Measurement, plain: Mapping[str, Any]) -> Judged:
         """Build what another process took apart."""
         verdicts = from_plain(tuple[Verdict, ...], plain["early"], source="early verdicts")
         early = {verdict.threshold: verdict for verdict in verdicts}
-        return cls(measurement, early, plain["ended"], plain["audit"], plain["alpha"])
+        return cls(measurement, **{**plain, "early": early})
 
 
 def _audited(early: Verdict | None, whole: Verdict) -> str:

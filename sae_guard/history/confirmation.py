@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_guard.core.measurement import Measurement, TokenKL
-from sae_guard.core.metrics import METRICS
+from sae_guard.core.metrics import ALL_COLUMNS, METRICS
 from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
@@ -33,10 +33,6 @@ _FLIPS = 2
 """Number of firings, or of latents, that rounding may move across a threshold."""
 SINGLE = 100.0
 """Ratio of the floor of a single token or sequence to that of a mean."""
-_LATENTS = {"l0"}
-_OF_THE_ACTIVATIONS = {"sq_error", "sq_deviation"}
-_NO_FLOOR = {"n_tokens", "l1"}
-"""Columns that are exact, or that sum terms of one sign and of any scale, so that none cancel."""
 
 
 @dataclass(frozen=True)
@@ -258,16 +254,17 @@ def _floor(name: str, rows: Measurement) -> float:
     metric = METRICS[name]
     if metric.firing_above is not None:  # a share of latents
         return _FLIPS / max(1, len(rows.firings))
-    deviation = float(rows.sums["sq_deviation"].sum())
-
-    def column_floor(column: str) -> float:
-        if column in _LATENTS:
-            return _FLIPS
-        if column in _NO_FLOOR:
-            return 0.0
-        return FLOOR * (deviation if column in _OF_THE_ACTIVATIONS else rows.n_tokens)
-
-    numerator = sum(abs(factor) * column_floor(c) for c, factor in metric.numerator.items())
+    # By `Column.rounding`: largest change of the sum of a column.
+    column_floors = {
+        "per token": FLOOR * rows.n_tokens,
+        "per variance": FLOOR * float(rows.sums["sq_deviation"].sum()),
+        "firings": _FLIPS,
+        "none": 0.0,
+    }
+    numerator = sum(
+        abs(factor) * column_floors[ALL_COLUMNS[column].rounding]
+        for column, factor in metric.numerator.items()
+    )
     denominator = sum(
         factor * rows.sums[column].sum() for column, factor in metric.denominator.items()
         if column in rows.sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -205,7 +205,7 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
 
 def early_options(config: pytest.Config) -> EarlyOptions:
     """Read what the command line says of early verdicts."""
-    names = ("fast", "alpha", "audit", "max_seconds", "max_sequences")
+    names = [field.name for field in fields(EarlyOptions) if field.name != "never"]
     return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
 
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_guard.core import measurement, metrics
 from sae_guard.core.measurement import Around, Excerpts, Measurement
-from sae_guard.core.metrics import METRICS
+from sae_guard.core.metrics import ALL_COLUMNS, COLUMNS, METRICS, Column, Metric
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.testing import measurements
+from tests.helpers.recorded import ordinary
 
 
 def rows(m: Measurement, chosen: list[int]) -> Measurement:
@@ -57,3 +59,24 @@ excerpts = st.builds(
 @given(excerpts)
 def test_plain_values_say_all_of_it(texts: Excerpts) -> None:
     assert Excerpts.of(json.loads(json.dumps(texts.plain))) == texts
+
+
+def test_records_of_before_a_column_still_read_and_say_since_when_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later = {"abs_error": Column("", "sum of absolute errors", since="9.1")}
+    for module in (metrics, measurement):
+        monkeypatch.setattr(module, "COLUMNS", {**COLUMNS, **later})
+        monkeypatch.setattr(module, "ALL_COLUMNS", {**ALL_COLUMNS, **later}, raising=False)
+    metric = Metric("abs_error", "", "lower", "E_tokens Σ|x−x̂|", {"abs_error": 1})
+    monkeypatch.setattr(metrics, "METRICS", {**METRICS, "abs_error": metric})
+    old = ordinary()
+    assert old["kl"] > 0
+    with pytest.raises(UndefinedMetricError, match=r"abs_error was not measured: .* since 9\.1"):
+        old.estimate("abs_error")
+    new = dataclasses.replace(old, sums={**old.sums, "abs_error": old.sums["l1"]})
+    assert new["abs_error"] == old["l1"]
+    with pytest.raises(ValueError, match="columns are"):
+        dataclasses.replace(
+            old, sums={name: sums for name, sums in old.sums.items() if name != "kl"}
+        )

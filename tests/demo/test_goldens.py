@@ -29,8 +29,17 @@ ROOT = Path(__file__).parents[2]
 GOLDENS = Path(__file__).with_name("demo_goldens.json")
 TOLERANCE = float(os.environ.get("GOLDEN_TOLERANCE", "1e-5"))
 
-# Keys of a row that describe the run or its machine, and not the checkpoint.
-_RUN_KEYS = {"provenance", "diagnosis", "controls", "pareto", "where", "message"}
+# Keys of the report that describe the run, its machine or lines of the spec, not the checkpoint.
+_RUN_KEYS = {
+    "provenance",
+    "diagnosis",
+    "controls",
+    "pareto",
+    "loosened",
+    "file",
+    "line",
+    "message",
+}
 
 
 def measure_demo() -> dict[str, Any]:
@@ -44,16 +53,22 @@ def measure_demo() -> dict[str, Any]:
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert out.exists(), process.stdout + process.stderr
         document = json.loads(out.read_text(encoding="utf-8"))
+    sha256 = {case["provenance"]["corpus"]["sha256"] for case in document["cases"]}
     return {
         "exit_code": process.returncode,
         "verdict": document["verdict"],
-        "outcomes": [
-            {key: value for key, value in row.items() if key not in _RUN_KEYS}
-            for row in document["outcomes"]
-        ],
-        "worst_cases": document["worst_cases"],
-        "tokens_sha256": document["outcomes"][-1]["provenance"]["corpus"]["sha256"],
+        "cases": without_run_keys(document["cases"]),
+        "tokens_sha256": sorted(sha256),
     }
+
+
+def without_run_keys(value: Any) -> Any:
+    """Return a JSON value without the keys that describe the run, at every depth."""
+    if isinstance(value, list):
+        return [without_run_keys(part) for part in value]
+    if isinstance(value, dict):
+        return {key: without_run_keys(part) for key, part in value.items() if key not in _RUN_KEYS}
+    return value
 
 
 def differences(golden: Any, now: Any, where: str = "") -> Iterator[str]:
