@@ -36,7 +36,7 @@ SINGLE = 100.0
 
 
 @dataclass(frozen=True)
-class Compared:
+class NumberCheck:
     """A number of the record and the same number measured again; None where it is undefined."""
 
     name: str
@@ -66,7 +66,7 @@ class Compared:
 
 def confirm(
     record: Record, rows: Measurement, measured: Measurement, tolerance: float = TOLERANCE
-) -> list[Compared]:
+) -> list[NumberCheck]:
     """Compare every number of a record with the same number of a new measurement.
 
     Args:
@@ -95,7 +95,7 @@ def confirm(
     return comparisons
 
 
-def taken_for_granted(record: Record) -> Iterator[str]:
+def unverified_claims(record: Record) -> Iterator[str]:
     """Yield what a record says about other versions, which are not measured again."""
     baselines = {row.baseline for row in record.thresholds if row.change and row.baseline}
     for name in sorted(baselines):
@@ -104,7 +104,9 @@ def taken_for_granted(record: Record) -> Iterator[str]:
         yield f"pareto: {record.pareto.verdict} beside {record.pareto.records} other records"
 
 
-def _count(name: str, recorded: NDArray[Any], measured: NDArray[Any], in_record: int) -> Compared:
+def _count(
+    name: str, recorded: NDArray[Any], measured: NDArray[Any], in_record: int
+) -> NumberCheck:
     """Compare the sequences, or the number of tokens in each, exactly.
 
     Args:
@@ -116,19 +118,19 @@ def _count(name: str, recorded: NDArray[Any], measured: NDArray[Any], in_record:
     total = len(measured) if name == "n_sequences" else int(measured.sum())
     equal = np.array_equal(recorded, measured)
     reason = "" if equal or in_record != total else "of other sequences"
-    return Compared(name, in_record, total, 0, reason)
+    return NumberCheck(name, in_record, total, 0, reason)
 
 
 def _metric(
     name: str, row: MetricRow, rows: Measurement, measured: Measurement, tolerance: float
-) -> Compared:
+) -> NumberCheck:
     try:
         target = Target.parse(name)
         exists = not target.change and target.problem() is None
     except ValueError:
         exists = False
     if not exists:
-        return Compared(name, row.value, None, 0, "no such target is known")
+        return NumberCheck(name, row.value, None, 0, "no such target is known")
     estimate_now, reason = estimate_or_reason(measured, target)
     if estimate_now is None or row.value is None:
         if row.value is None and estimate_now is None:
@@ -138,17 +140,17 @@ def _metric(
         else:
             reason = "it was undefined"
         value = estimate_now.value if estimate_now else None
-        return Compared(name, row.value, value, 0, reason)
+        return NumberCheck(name, row.value, value, 0, reason)
     allowed = _allowed(row.value, target, rows, tolerance)
     ends = ((row.low, estimate_now.low), (row.high, estimate_now.high))
     # The interval of a quantile ends at the values of single tokens: rounding may swap the token.
     compare_ends = target.statistic == "mean"
     apart = [pair for pair in ends if compare_ends and not is_near(*pair, allowed)]
     reason = "" if not apart else f"its interval ended at {apart[0][0]}, and now at {apart[0][1]}"
-    return Compared(name, row.value, estimate_now.value, allowed, reason)
+    return NumberCheck(name, row.value, estimate_now.value, allowed, reason)
 
 
-def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Compared:
+def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> NumberCheck:
     recorded, total = int(rows.firings.sum()), int(measured.firings.sum())
     allowed = max(tolerance * recorded, _FLIPS)
     reason = ""
@@ -156,12 +158,12 @@ def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Comp
         reason = f"of {len(rows.firings)} latents, and now of {len(measured.firings)}"
     elif not (differing := int(np.abs(rows.firings - measured.firings).sum())) <= allowed:
         reason = f"{differing:,} of them differ"
-    return Compared("firings", recorded, total, allowed, reason)
+    return NumberCheck("firings", recorded, total, allowed, reason)
 
 
 def _threshold(
     row: ThresholdRow, record: Record, rows: Measurement, measured: Measurement, tolerance: float
-) -> Compared:
+) -> NumberCheck:
     """Compare the value that was judged, its headroom, and the verdict.
 
     Another verdict is accepted if rounding may have caused it: at a bound.
@@ -169,14 +171,14 @@ def _threshold(
     try:
         threshold = _to_threshold(row)
     except ValueError:
-        return Compared(row.metric, row.value, None, 0, "no such target is known")
+        return NumberCheck(row.metric, row.value, None, 0, "no such target is known")
     if row.change:
         return _change(row, threshold, rows, measured, tolerance)
     target = threshold.target
     verdict = judge(measured, threshold)
     value = None if verdict.estimate is None else verdict.estimate.value
     if row.value is None or value is None:
-        return Compared(row.metric, row.value, value, 0, verdict.message or "it had no value")
+        return NumberCheck(row.metric, row.value, value, 0, verdict.message or "it had no value")
     allowed = _allowed(row.value, target, rows, tolerance)
     reason = ""
     metric_row = record.metrics.get(target.metric)
@@ -188,21 +190,21 @@ def _threshold(
         row, allowed, *_interval_ends(measured, threshold)
     ):
         reason = f"the verdict was {row.verdict}, and is {verdict.status}"
-    return Compared(row.metric, row.value, value, allowed, reason)
+    return NumberCheck(row.metric, row.value, value, allowed, reason)
 
 
 def _change(
     row: ThresholdRow, threshold: Threshold, rows: Measurement, measured: Measurement,
     tolerance: float,
-) -> Compared:  # fmt: skip
+) -> NumberCheck:  # fmt: skip
     """Compare the change since the baseline, whose value is taken from the record."""
     target = threshold.target.itself
     estimate_now, reason = estimate_or_reason(measured, target)
     if row.value is None or row.before is None or estimate_now is None:
-        return Compared(row.metric, row.value, None, 0, reason or "from where is not said")
+        return NumberCheck(row.metric, row.value, None, 0, reason or "from where is not said")
     scale = abs(row.before) if row.change == "share" else 1.0
     if not scale:
-        return Compared(row.metric, row.value, None, 0, "it is a share of 0")
+        return NumberCheck(row.metric, row.value, None, 0, "it is a share of 0")
     allowed = _allowed(estimate_now.value, target, rows, tolerance) / scale
     reason = ""
     passes = row.verdict in ("pass", "warn")
@@ -212,7 +214,7 @@ def _change(
             "" if within_bounds == passes else f"the verdict {row.verdict} does not follow from it"
         )
     change = (estimate_now.value - row.before) / scale
-    return Compared(row.metric, row.value, change, allowed, reason)
+    return NumberCheck(row.metric, row.value, change, allowed, reason)
 
 
 def _interval_ends(measured: Measurement, threshold: Threshold) -> tuple[float | None, ...]:
@@ -274,12 +276,12 @@ def _floor(name: str, rows: Measurement) -> float:
 
 
 NAME = "token_kl"
-"""`Compared.name` of the KL of single tokens."""
+"""`NumberCheck.name` of the KL of single tokens."""
 
 
 def confirm_tokens(
     recorded: TokenKL, measured: TokenKL | None, tolerance: float = TOLERANCE
-) -> Compared:
+) -> NumberCheck:
     """Compare the KL of every scored token with that of a new measurement.
 
     Args:
@@ -293,12 +295,12 @@ def confirm_tokens(
     """
     n = len(recorded.kl)
     if measured is None:
-        return Compared(NAME, n, None, 0, "single tokens were not measured again")
+        return NumberCheck(NAME, n, None, 0, "single tokens were not measured again")
     if not (
         np.array_equal(recorded.sequences, measured.sequences)
         and np.array_equal(recorded.positions, measured.positions)
     ):
-        return Compared(NAME, n, len(measured.kl), 0, "of other tokens")
+        return NumberCheck(NAME, n, len(measured.kl), 0, "of other tokens")
     was, now = recorded.kl.astype(np.float64), measured.kl.astype(np.float64)
     with np.errstate(invalid="ignore"):
         allowed = np.maximum(tolerance * np.abs(was), SINGLE * FLOOR)
@@ -311,4 +313,4 @@ def confirm_tokens(
             f"{int((~confirmed).sum()):,} differ; at sequence {recorded.sequences[first]}, "
             f"position {recorded.positions[first]} it was {was[first]:.6g}, and is {now[first]:.6g}"
         )
-    return Compared(NAME, n, n, 0, reason)
+    return NumberCheck(NAME, n, n, 0, reason)

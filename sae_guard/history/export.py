@@ -11,7 +11,7 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.history.references import holding
+from sae_guard.history.references import promotions_in_force
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[R
         promotions: All promotions of the history, in the order of time.
     """
     labels: dict[str, list[str]] = {}
-    for (label, _), promotion in holding(promotions).items():
+    for (label, _), promotion in promotions_in_force(promotions).items():
         labels.setdefault(promotion.record, []).append(label)
     return [_row(recorded, labels.get(recorded.id, ())) for recorded in records]
 

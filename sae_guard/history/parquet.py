@@ -50,10 +50,12 @@ def to_parquet(measurement: Measurement) -> dict[str, bytes]:
     return files if tokens is None else {**files, TOKENS: _token_bytes(tokens)}
 
 
-def of_parquet(files: Mapping[str, bytes], provenance: Mapping[str, Any], path: str) -> Measurement:
+def measurement_from_parquet(
+    files: Mapping[str, bytes], provenance: Mapping[str, Any], path: str
+) -> Measurement:
     """Read the measurement that `to_parquet` wrote, without the values of single tokens.
 
-    `tokens_of_parquet` reads these.
+    `tokens_from_parquet` reads these.
 
     Args:
         files: Name → content of the files, as written.
@@ -78,7 +80,7 @@ def of_parquet(files: Mapping[str, bytes], provenance: Mapping[str, Any], path: 
         raise HistoryError(f"{path}: not the rows of a measurement: {error}") from error
 
 
-def tokens_of_parquet(data: bytes, path: str) -> TokenKL:
+def tokens_from_parquet(data: bytes, path: str) -> TokenKL:
     """Read the KL of single tokens that `to_parquet` wrote, bit for bit.
 
     Args:
@@ -152,7 +154,7 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return columns, json.loads(table.schema.metadata[_METADATA])
 
 
-def plain(provenance: Provenance) -> dict[str, Any]:
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
     """Return the provenance as plain JSON values: what reading its JSON gives.
 
     Raises:

@@ -226,7 +226,7 @@ class Recorded:
         return self.id.rpartition("-")[2]
 
     @property
-    def named(self) -> str:
+    def display_name(self) -> str:
         """The record as messages name it: version, label if it is another name, and hash."""
         label = self.record.checkpoint.label
         label_part = "" if label == self.record.name else f" [{label}]"

@@ -22,7 +22,7 @@ def pick(records: Sequence[Recorded], reference: str) -> Recorded:
     return _require_one(_matching(records, reference), reference)
 
 
-def holding(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
+def promotions_in_force(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
     """Map label and spec to the promotion in force, the last one.
 
     Args:
@@ -31,7 +31,7 @@ def holding(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]
     return {(promotion.label, promotion.spec): promotion for promotion in promotions}
 
 
-def meant(
+def find_records(
     records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
 ) -> list[Recorded]:
     """Return all records that a reference names.
@@ -46,7 +46,9 @@ def meant(
         SetupError: There is no such record, or a promoted one cannot be read.
     """
     in_force = [
-        promotion for (label, _), promotion in holding(promotions).items() if label == reference
+        promotion
+        for (label, _), promotion in promotions_in_force(promotions).items()
+        if label == reference
     ]
     if not in_force:
         return _matching(records, reference, {promotion.label for promotion in promotions})
@@ -60,18 +62,18 @@ def meant(
     return [by_id[promotion.record] for promotion in in_force]
 
 
-def meant_one(
+def find_one_record(
     records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
 ) -> Recorded:
-    """Return the only record that a reference names, in the sense of `meant`.
+    """Return the only record that a reference names, in the sense of `find_records`.
 
     Raises:
         SetupError: The reference names no record, or several.
     """
-    return _require_one(meant(records, promotions, reference), reference)
+    return _require_one(find_records(records, promotions, reference), reference)
 
 
-def meant_for(
+def find_spec_record(
     records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
 ) -> Recorded:
     """Return the record of a spec that a reference names.
@@ -79,14 +81,14 @@ def meant_for(
     Args:
         records: All records.
         promotions: All promotions in the order of time.
-        reference: Reference in the sense of `meant`. An id names its record even if that is of
+        reference: Reference, as `find_records` takes it. An id names its record even if that is of
             another spec.
         spec: ``file::name``.
 
     Raises:
         SetupError: The reference names no record of the spec, or several.
     """
-    matches = meant(records, promotions, reference)
+    matches = find_records(records, promotions, reference)
     of_spec = [recorded for recorded in matches if recorded.spec == spec]
     if len(matches) == 1 and not of_spec and _is_id(matches[0], reference):
         return matches[0]

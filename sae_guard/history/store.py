@@ -28,7 +28,13 @@ from sae_guard.core.report import RunReport
 from sae_guard.core.report_json import report_from_json
 from sae_guard.files import expanded
 from sae_guard.history.folder import Folder
-from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
+from sae_guard.history.parquet import (
+    LATENTS,
+    SEQUENCES,
+    TOKENS,
+    measurement_from_parquet,
+    tokens_from_parquet,
+)
 from sae_guard.history.record import (
     NAME,
     ChangedError,
@@ -87,7 +93,9 @@ class History:
             HistoryError: The record cannot be written.
             ValueError: The files are not those that the record names.
         """
-        rows_of_files = {name: rows(data, record.files[name].rows) for name, data in files.items()}
+        rows_of_files = {
+            name: file_row(data, record.files[name].rows) for name, data in files.items()
+        }
         if rows_of_files != record.files:
             raise ValueError(f"the record names other files than {sorted(files)}")
         data = to_json(record)
@@ -174,16 +182,16 @@ class History:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class RecordFolder:
     """The folder of one record with its files, in a history or copied out of one."""
 
     recorded: Recorded
-    named: bool
+    has_hash: bool
     """True if the folder's name contains a hash, and ``record.json`` has that hash."""
     folder: Folder
 
     @classmethod
-    def at(cls, url: str) -> Certificate:
+    def from_url(cls, url: str) -> RecordFolder:
         """Open the folder at a path or URL.
 
         Raises:
@@ -218,12 +226,12 @@ def check_hash(name: str, data: bytes, file: str) -> None:
         raise ChangedError(f"{file} was changed since it was written: its hash differs")
 
 
-def rows(data: bytes, n: int) -> FileRow:
+def file_row(data: bytes, n: int) -> FileRow:
     """Return the record's entry for a file with ``n`` rows."""
     return FileRow(sha256=sha256(data).hexdigest(), bytes=len(data), rows=n)
 
 
-def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
+def file_rows(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
     """Return the record's entries for the files of its measurement.
 
     Args:
@@ -234,7 +242,7 @@ def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, 
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
     if measurement.tokens is not None:
         lengths[TOKENS] = int(measurement.tokens.scored.sum())
-    return {name: rows(data, lengths.get(name, 1)) for name, data in files.items()}
+    return {name: file_row(data, lengths.get(name, 1)) for name, data in files.items()}
 
 
 def _id(name: str, document: Record | Promotion, data: bytes) -> str:
@@ -257,13 +265,13 @@ def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
             f"perhaps {TOKENS} and {REPORT}"
         )
     files = {name: _read(folder, recorded, name) for name in sorted(names - {REPORT})}
-    return of_parquet(files, recorded.record.provenance, recorded.path)
+    return measurement_from_parquet(files, recorded.record.provenance, recorded.path)
 
 
 def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
     if TOKENS not in recorded.record.files:
         return None
-    return tokens_of_parquet(_read(folder, recorded, TOKENS), recorded.path)
+    return tokens_from_parquet(_read(folder, recorded, TOKENS), recorded.path)
 
 
 def _report(folder: Folder, recorded: Recorded) -> RunReport | None:
@@ -309,7 +317,7 @@ VARIABLE = "SAE_GUARD_HISTORY"
 """Environment variable with the folder or URL of the history."""
 
 
-def chosen(text: str | None, root: Path) -> str:
+def locate(text: str | None, root: Path) -> str:
     """Return the path or URL of the history.
 
     Args:
@@ -321,7 +329,7 @@ def chosen(text: str | None, root: Path) -> str:
     return location if "://" in location else str(root / expanded(location))
 
 
-def nearest(folder: Path) -> Path:
+def nearest_project(folder: Path) -> Path:
     """Return the nearest folder with a history: this one or one above it; or else this one."""
     candidates = (folder, *folder.parents)
     return next((parent for parent in candidates if (parent / DEFAULT).is_dir()), folder)

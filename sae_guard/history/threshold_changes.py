@@ -46,7 +46,7 @@ class Track:
     """Number of runs that were examined, the very first included."""
 
 
-def tracked(records: Sequence[Recorded], ids: Container[str]) -> list[Track]:
+def track_thresholds(records: Sequence[Recorded], ids: Container[str]) -> list[Track]:
     """Follow the thresholds of each spec from run to run.
 
     All records of one run at one spec count once: they have the same thresholds. By records, two

@@ -11,7 +11,7 @@ from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import allowed
 from sae_guard.specs.models import DataSpec, DocumentModel
 from sae_guard.specs.strict_yaml import KeyPath
-from sae_guard.specs.thresholds import Bounds, target_of
+from sae_guard.specs.thresholds import BoundsModel, target_of
 
 Problem = tuple[KeyPath, str]
 """Path of the key at fault, and a sentence about it."""
@@ -28,7 +28,7 @@ def problems(document: DocumentModel) -> Iterator[Problem]:
     yield from _pareto_problems(document)
 
 
-def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterator[Problem]:
+def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, BoundsModel]) -> Iterator[Problem]:
     # The last token of a window has no next token to predict; an excluded BOS is not scored either.
     scored_per_window = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
     largest = data.sequences * scored_per_window
@@ -77,7 +77,7 @@ def _sources(data: DataSpec) -> tuple[str, ...] | None:
 
 def _targets_bounded_twice(document: DocumentModel) -> Iterator[Problem]:
     first_block: dict[Target, KeyPath] = {}
-    blocks: list[tuple[KeyPath, Mapping[str, Bounds], Slice | None]] = [
+    blocks: list[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]] = [
         ((), document.thresholds, None)
     ]
     for index, part in enumerate(document.slices):

@@ -18,7 +18,7 @@ from sae_guard.specs import checks, strict_yaml, thresholds
 from sae_guard.specs.messages import explain, yaml_path
 from sae_guard.specs.models import DataSpec, DocumentModel, ModelSpec
 from sae_guard.specs.strict_yaml import KeyPath
-from sae_guard.specs.thresholds import Bounds
+from sae_guard.specs.thresholds import BoundsModel
 from sae_guard.specs.values import flatten_statistics
 
 Problem = tuple[int, str]
@@ -193,7 +193,7 @@ def _pareto(
 def _thresholds(
     document: strict_yaml.YamlDocument,
     block: KeyPath,
-    bounds_by_name: Mapping[str, Bounds],
+    bounds_by_name: Mapping[str, BoundsModel],
     file_name: str,
     slice: Slice | None = None,
 ) -> Iterator[Threshold]:
@@ -202,7 +202,7 @@ def _thresholds(
         yield from thresholds.to_thresholds(name, bounds, file=file_name, line=line, slice=slice)
 
 
-def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
+def _valid_bounds(value: Mapping[str, Any]) -> dict[str, BoundsModel]:
     """Return the well-formed bounds of a document that is otherwise malformed.
 
     So that one error lists the problems of these bounds too.
@@ -211,11 +211,11 @@ def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
         bounds_by_name = flatten_statistics(value.get("thresholds"))
     except ValueError:
         return {}  # the validation of the document reports it
-    valid: dict[str, Bounds] = {}
+    valid: dict[str, BoundsModel] = {}
     # A `thresholds` that is no mapping is reported by the document's validation too.
     for name, bounds in bounds_by_name.items() if isinstance(bounds_by_name, dict) else ():
         try:
-            valid[name] = Bounds.model_validate(bounds)
+            valid[name] = BoundsModel.model_validate(bounds)
         except ValidationError:
             continue  # likewise
     return valid
@@ -224,7 +224,7 @@ def _valid_bounds(value: Mapping[str, Any]) -> dict[str, Bounds]:
 def _bound_problems(
     document: strict_yaml.YamlDocument,
     block: KeyPath,
-    bounds_by_name: Mapping[str, Bounds],
+    bounds_by_name: Mapping[str, BoundsModel],
     slice: Slice | None = None,
 ) -> Iterator[Problem]:
     for name, bounds in bounds_by_name.items():

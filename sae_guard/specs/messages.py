@@ -13,7 +13,7 @@ from sae_guard.core.targets import WORST
 from sae_guard.errors import allowed
 from sae_guard.specs.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
 from sae_guard.specs.strict_yaml import KeyPath
-from sae_guard.specs.thresholds import PARETO, Bounds, ParetoModel, SliceModel, WarnBounds
+from sae_guard.specs.thresholds import PARETO, BoundsModel, ParetoModel, SliceModel, WarnBoundsModel
 
 # Pydantic's type of an error → what the message says is allowed.
 _EXPECTED = {
@@ -52,7 +52,7 @@ def explain(error: ValidationError, parent: KeyPath = ()) -> Iterator[tuple[KeyP
 
 def _spec_keys(location: KeyPath) -> KeyPath:
     """Return pydantic's location without the parts that name the branch of a union."""
-    parts = (part for part in location if part != WarnBounds.__name__)
+    parts = (part for part in location if part != WarnBoundsModel.__name__)
     return tuple(key for part in parts for key in (PARETO.split(".") if part == PARETO else [part]))
 
 
@@ -72,7 +72,7 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
         parent = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
         model = model_at(path[:-1])
         # Any quantile is allowed: two examples stand for all of them.
-        statistics = ("p50", "p99", WORST) if model is Bounds else ()
+        statistics = ("p50", "p99", WORST) if model is BoundsModel else ()
         hint = allowed(key, [*model.model_fields, *statistics], limit=20)
         return f"unknown key {key!r}{parent}; {hint}"
     if kind == "missing":
@@ -88,7 +88,7 @@ def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
 
 def model_at(path: KeyPath) -> type[BaseModel]:
     """Return the pydantic model that describes the mapping at a key path."""
-    # As pydantic nests them; `thresholds.pareto` is no `Bounds` though it stands among them.
+    # As pydantic nests them; `thresholds.pareto` is no `BoundsModel` though it stands among them.
     match path:
         case ("model",):
             return ModelSpec
@@ -101,9 +101,9 @@ def model_at(path: KeyPath) -> type[BaseModel]:
         case ("thresholds", "pareto"):
             return ParetoModel
         case ("thresholds", _):
-            return Bounds
+            return BoundsModel
         case ("thresholds", _, "warn"):
-            return WarnBounds
+            return WarnBoundsModel
         case ("slices", _, "thresholds", *rest):
             return model_at(("thresholds", *rest))
         case ("slices", _):

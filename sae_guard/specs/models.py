@@ -208,7 +208,7 @@ class DocumentModel(Strict):
     @model_validator(mode="before")
     @classmethod
     def _move_pareto_to_its_field(cls, value: Any) -> Any:
-        """Take ``pareto`` out of ``thresholds``, whose other entries are all `Bounds`."""
+        """Take ``pareto`` out of ``thresholds``, whose other entries are all `BoundsModel`."""
         if not isinstance(value, dict):
             return value
         if PARETO in value:

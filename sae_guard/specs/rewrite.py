@@ -21,7 +21,7 @@ from sae_guard.specs.load import Problem, spec_error
 from sae_guard.specs.messages import explain, yaml_path
 from sae_guard.specs.models import DocumentModel
 from sae_guard.specs.strict_yaml import KeyPath, Slot, Span, Tree, YamlError, slot, span
-from sae_guard.specs.thresholds import Bounds, target_of
+from sae_guard.specs.thresholds import BoundsModel, target_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NewBound:
         return f"{self.target} {'warn ' if self.warn else ''}{self.side}"
 
 
-def rewritten(data: bytes, bounds: Iterable[NewBound], *, file: str) -> bytes:
+def replace_bounds(data: bytes, bounds: Iterable[NewBound], *, file: str) -> bytes:
     """Return the bytes of a spec file with these bounds changed and everything else as it was.
 
     A bound that is an alias is replaced by its new value; the anchor keeps the old one. Numbers
@@ -53,7 +53,7 @@ def rewritten(data: bytes, bounds: Iterable[NewBound], *, file: str) -> bytes:
 
     Args:
         data: The spec file.
-        bounds: Bounds that the file has, with their new values.
+        bounds: BoundsModel that the file has, with their new values.
         file: Name of the file in messages.
 
     Raises:
@@ -145,7 +145,7 @@ def _new_values(
 
 def _candidate_paths(model: DocumentModel, bound: NewBound) -> Iterator[KeyPath]:
     """Yield the paths where the bound can be: ``kl.p99`` is one key, or ``p99`` below ``kl``."""
-    blocks: list[tuple[KeyPath, Mapping[str, Bounds], Slice | None]] = [
+    blocks: list[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]] = [
         ((), model.thresholds, None)
     ]
     blocks += [(("slices", i), part.thresholds, part.slice) for i, part in enumerate(model.slices)]

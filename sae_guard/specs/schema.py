@@ -26,8 +26,8 @@ def json_schema() -> dict[str, Any]:
     # Exactly one source, as `DataSpec` checks in Python.
     data["oneOf"] = [{"required": [source]} for source in SOURCES]
     # Replaced by bounds per metric below: each metric has its own sides and statistics.
-    bounds = definitions.pop("Bounds")
-    definitions.pop("WarnBounds")
+    bounds = definitions.pop("BoundsModel")
+    definitions.pop("WarnBoundsModel")
     definitions |= {key: bounds["properties"][key] for key in CHANGES.values()}
     interval_keys = {key: bounds["properties"][key] for key in ("confidence", "on_undecided")}
     slice_schema = definitions["SliceModel"]

@@ -43,7 +43,7 @@ class _NoEmptyKeys(Strict):
         return require_value(value)
 
 
-class WarnBounds(_NoEmptyKeys):
+class WarnBoundsModel(_NoEmptyKeys):
     """Warn bounds of a metric that is bounded on both sides."""
 
     max: float | None = None
@@ -53,12 +53,12 @@ class WarnBounds(_NoEmptyKeys):
 def _warn(value: Any) -> Any:
     if type(value) in (int, float):
         return float(value)
-    if isinstance(value, (dict, WarnBounds)):
+    if isinstance(value, (dict, WarnBoundsModel)):
         return value
     raise value_error(f"is {value!r}, expected a number, or a mapping of max and min")
 
 
-class Bounds(_NoEmptyKeys):
+class BoundsModel(_NoEmptyKeys):
     """The bounds of one metric, as the spec writes them; a value equal to a bound passes."""
 
     max: float | None = Field(None, description="Largest value that passes.")
@@ -73,7 +73,7 @@ class Bounds(_NoEmptyKeys):
         description="Largest decrease since the baseline that passes: in the metric's unit, or as "
         "a share of the baseline's value, such as 2%.",
     )
-    warn: Annotated[float | WarnBounds, BeforeValidator(_warn)] | None = Field(
+    warn: Annotated[float | WarnBoundsModel, BeforeValidator(_warn)] | None = Field(
         None, description="Warn bound, inside the bound: a value past it passes with a warning."
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
@@ -87,7 +87,7 @@ class Bounds(_NoEmptyKeys):
 
 
 Thresholds = Annotated[
-    dict[str, Bounds],
+    dict[str, BoundsModel],
     BeforeValidator(flatten_statistics),
     Field(min_length=1),
 ]
@@ -168,7 +168,7 @@ def target_of(key: str, slice: Slice | None = None) -> Target:
     return Target(metric, statistic or "mean", slice)
 
 
-def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[Problem]:
+def problems(name: str, bounds: BoundsModel, slice: Slice | None = None) -> Iterator[Problem]:
     """Yield each reason why the bounds are no threshold that can both pass and fail.
 
     Args:
@@ -224,7 +224,7 @@ def problems(name: str, bounds: Bounds, slice: Slice | None = None) -> Iterator[
 
 
 def to_thresholds(
-    name: str, bounds: Bounds, *, file: str, line: int, slice: Slice | None = None
+    name: str, bounds: BoundsModel, *, file: str, line: int, slice: Slice | None = None
 ) -> Iterator[Threshold]:
     """Yield the thresholds that bounds stand for: on the value, on its change, or on both.
 
@@ -256,7 +256,7 @@ def to_thresholds(
         yield Threshold(replace(target, change=True), **change_sides, **common, relative=relative)
 
 
-def _changes(bounds: Bounds) -> dict[str, Amount]:
+def _changes(bounds: BoundsModel) -> dict[str, Amount]:
     sides = {"max": bounds.max_increase, "min": bounds.max_decrease}
     return {side: amount for side, amount in sides.items() if amount is not None}
 
@@ -281,7 +281,7 @@ def _change_problems(metric: Metric, side: str, amount: Amount, subject: str) ->
         yield (key,), f"{subject}, which cannot fail: its values are {_interval(low, high)}"
 
 
-def _sides(bounds: Bounds | WarnBounds) -> dict[str, float]:
+def _sides(bounds: BoundsModel | WarnBoundsModel) -> dict[str, float]:
     """Map each side that has a bound, ``max`` or ``min``, to the bound."""
     sides = {"max": bounds.max, "min": bounds.min}
     return {side: bound for side, bound in sides.items() if bound is not None}
@@ -298,7 +298,7 @@ def _range_problems(metric: Metric, side: str, bound: float) -> Iterator[Problem
         yield (side,), f"{subject}, which cannot pass: {values}"
 
 
-def _confidence_problems(metric: Metric, bounds: Bounds) -> Iterator[Problem]:
+def _confidence_problems(metric: Metric, bounds: BoundsModel) -> Iterator[Problem]:
     if bounds.confidence is None:
         if "on_undecided" in bounds.model_fields_set:
             yield (
@@ -324,16 +324,16 @@ def _interval(low: float, high: float) -> str:
     return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
 
 
-def _warn_sides(bounds: Bounds, sides: dict[str, Any]) -> dict[str, float]:
+def _warn_sides(bounds: BoundsModel, sides: dict[str, Any]) -> dict[str, float]:
     """Map each side that has a warn bound to it; a plain number belongs to the only bound."""
-    if isinstance(bounds.warn, WarnBounds):
+    if isinstance(bounds.warn, WarnBoundsModel):
         return _sides(bounds.warn)
     if bounds.warn is not None and len(sides) == 1:
         return {next(iter(sides)): bounds.warn}
     return {}
 
 
-def _warn_problems(name: str, bounds: Bounds, sides: dict[str, float]) -> Iterator[Problem]:
+def _warn_problems(name: str, bounds: BoundsModel, sides: dict[str, float]) -> Iterator[Problem]:
     if isinstance(bounds.warn, float) and len(sides) == 2:
         yield (
             ("warn",),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import SpecError
-from sae_guard.specs.rewrite import NewBound, rewritten
+from sae_guard.specs.rewrite import NewBound, replace_bounds
 from sae_guard.specs.strict_yaml import read
 
 Keys = tuple[str | int, ...]
@@ -217,10 +217,10 @@ def test_only_the_characters_of_the_bounds_change(text: SpecText, data: st.DataO
     if any((n.document, n.anchor) in unchanged_aliases for n in changed if not n.alias):
         event("refused")
         with pytest.raises(SpecError, match=r"s\.yaml:\d+: .* has an anchor that line \d+ uses"):
-            rewritten(old.encode(), [n.new for n in changed], file="s.yaml")
+            replace_bounds(old.encode(), [n.new for n in changed], file="s.yaml")
         return
     event("rewritten")
-    new = rewritten(old.encode(), [n.new for n in changed], file="s.yaml").decode()
+    new = replace_bounds(old.encode(), [n.new for n in changed], file="s.yaml").decode()
 
     expected = [copy.deepcopy(document.value) for document in read(old.encode())]
     texts = new_texts(text, changed, new.removeprefix(text.byte_order_mark))
@@ -264,7 +264,7 @@ def change(text: str, *bounds: tuple[str, str], document: str = "h") -> str:
     new = [
         NewBound(document, Target.parse(target), "max", Decimal(value)) for target, value in bounds
     ]
-    return rewritten((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
+    return replace_bounds((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
 
 
 def test_integers_stay_integers_and_floats_floats() -> None:

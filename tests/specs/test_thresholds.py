@@ -1,4 +1,4 @@
-"""Bounds that are accepted can both pass and fail; the others are refused."""
+"""BoundsModel that are accepted can both pass and fail; the others are refused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pydantic import ValidationError
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.targets import Slice
-from sae_guard.specs.thresholds import Bounds, WarnBounds, problems, to_thresholds
+from sae_guard.specs.thresholds import BoundsModel, WarnBoundsModel, problems, to_thresholds
 from sae_guard.specs.values import Amount
 
 numbers = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 50.0]) | st.floats(-3, 3)
 sides = {"max": numbers, "min": numbers}
-warns = numbers | st.fixed_dictionaries({}, optional=sides).map(WarnBounds.model_validate)
+warns = numbers | st.fixed_dictionaries({}, optional=sides).map(WarnBoundsModel.model_validate)
 any_bounds = st.fixed_dictionaries({}, optional={**sides, "warn": warns})
 
 
-@given(st.sampled_from(sorted(METRICS)), any_bounds.map(Bounds.model_validate))
-def test_accepted_bounds_can_pass_and_can_fail(name: str, bounds: Bounds) -> None:
+@given(st.sampled_from(sorted(METRICS)), any_bounds.map(BoundsModel.model_validate))
+def test_accepted_bounds_can_pass_and_can_fail(name: str, bounds: BoundsModel) -> None:
     if list(problems(name, bounds)):
         return
     (threshold,) = to_thresholds(name, bounds, file="spec.yaml", line=3)
@@ -44,15 +44,15 @@ def test_accepted_bounds_can_pass_and_can_fail(name: str, bounds: Bounds) -> Non
 def test_a_bound_on_the_other_side_is_refused(name: str, bound: float) -> None:
     metric = METRICS[name]
     for side in {"max", "min"} - set(metric.sides):
-        messages = dict(problems(name, Bounds.model_validate({side: bound})))
+        messages = dict(problems(name, BoundsModel.model_validate({side: bound})))
         assert "wrong side" in messages[(side,)]
 
 
 def test_on_undecided_needs_a_confidence_and_a_confidence_an_interval() -> None:
-    without_confidence = Bounds.model_validate({"max": 0.1, "on_undecided": "warn"})
+    without_confidence = BoundsModel.model_validate({"max": 0.1, "on_undecided": "warn"})
     messages = dict(problems("kl", without_confidence))
     assert "kl has on_undecided warn but no confidence" in messages["on_undecided",]
-    confident = Bounds.model_validate({"max": 0.1, "confidence": 0.99})
+    confident = BoundsModel.model_validate({"max": 0.1, "confidence": 0.99})
     assert "no interval" in dict(problems("dead_latents", confident))["confidence",]
     assert not list(problems("kl", confident))
     (threshold,) = to_thresholds("kl", confident, file="spec.yaml", line=3)
@@ -65,17 +65,17 @@ def test_on_undecided_needs_a_confidence_and_a_confidence_an_interval() -> None:
      (1, Amount(1.0)), (0, Amount(0.0))],
 )  # fmt: skip
 def test_amounts_are_shares_or_in_the_unit(value: Any, amount: Amount) -> None:
-    assert Bounds.model_validate({"max_increase": value}).max_increase == amount
+    assert BoundsModel.model_validate({"max_increase": value}).max_increase == amount
 
 
 @pytest.mark.parametrize("value", [-0.1, "2", "-2%", "2 %", "%", math.nan, math.inf, True])
 def test_an_amount_that_is_no_number_and_no_share_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError, match="expected a number of 0 or more, or a share"):
-        Bounds.model_validate({"max_increase": value})
+        BoundsModel.model_validate({"max_increase": value})
 
 
 def test_a_bound_on_the_change_is_a_threshold_of_its_own() -> None:
-    bounds = Bounds.model_validate(
+    bounds = BoundsModel.model_validate(
         {"max": 24, "min": 8, "max_increase": "5%", "max_decrease": "3%"}
     )
     assert not list(problems("l0", bounds))
@@ -85,7 +85,7 @@ def test_a_bound_on_the_change_is_a_threshold_of_its_own() -> None:
     assert (str(on_change.target), on_change.max, on_change.min) == ("l0.change", 0.05, -0.03)
     assert (on_change.change, on_change.line) == ("share", 3)
     (only_change,) = to_thresholds(
-        "kl.p99", Bounds.model_validate({"max_increase": 0.5}), file="", line=1,
+        "kl.p99", BoundsModel.model_validate({"max_increase": 0.5}), file="", line=1,
         slice=Slice("position", 0, 8),
     )  # fmt: skip
     assert str(only_change.target) == "kl.p99.change@position=0..8"
@@ -110,10 +110,10 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
 def test_a_meaningless_bound_on_the_change_is_refused(
     name: str, bounds: dict[str, Any], key: str, message: str
 ) -> None:
-    messages = dict(problems(name, Bounds.model_validate(bounds)))
+    messages = dict(problems(name, BoundsModel.model_validate(bounds)))
     assert message in messages[(key,)]
 
 
 def test_a_threshold_without_bounds_lists_the_allowed_keys() -> None:
-    messages = dict(problems("kl", Bounds.model_validate({})))
+    messages = dict(problems("kl", BoundsModel.model_validate({})))
     assert messages[()] == "kl has no bound; allowed: max, max_increase"
