@@ -1,4 +1,4 @@
-"""Hypothesis strategies for people's own property tests of metrics and gates.
+"""Hypothesis strategies for property tests of your own metrics and gates.
 
 from hypothesis import given
 from sae_guard.testing import measurements
@@ -38,7 +38,13 @@ __all__ = ["logit_pairs", "logits", "measurements", "saes", "thresholds", "token
 def logits(
     *, positions: int | None = None, vocabulary: int | None = None, spread: float = 20.0
 ) -> st.SearchStrategy[Tensor]:
-    """Float64 logits of shape [pos, vocab] within ±``spread``."""
+    """Generate float64 logits ``[pos, vocab]`` within ±``spread``.
+
+    Args:
+        positions: Number of positions; by default 1 to 4.
+        vocabulary: Size of the vocabulary; by default 2 to 8.
+        spread: Largest absolute value.
+    """
     shape = st.tuples(
         st.just(positions) if positions else st.integers(1, 4),
         st.just(vocabulary) if vocabulary else st.integers(2, 8),
@@ -48,7 +54,7 @@ def logits(
 
 
 def logit_pairs(*, spread: float = 20.0) -> st.SearchStrategy[tuple[Tensor, Tensor]]:
-    """Clean and patched logits of one shape."""
+    """Generate clean and patched logits, two float64 tensors of one shape ``[pos, vocab]``."""
     shapes = st.tuples(st.integers(1, 4), st.integers(2, 8))
     return shapes.flatmap(
         lambda s: st.tuples(*[logits(positions=s[0], vocabulary=s[1], spread=spread)] * 2)
@@ -57,11 +63,13 @@ def logit_pairs(*, spread: float = 20.0) -> st.SearchStrategy[tuple[Tensor, Tens
 
 @st.composite
 def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
-    """Columns of a plausible measurement: ablation hurts, no sum is degenerate.
+    """Generate the columns of a plausible measurement, one float64 sum per sequence.
+
+    Ablation raises the loss, and no denominator of a metric is zero.
 
     Args:
-        draw: Of Hypothesis.
-        sequences: Rows.
+        draw: Passed by Hypothesis.
+        sequences: Number of sequences.
     """
 
     def column(low: float, high: float) -> Any:
@@ -87,7 +95,14 @@ def token_sums(draw: st.DrawFn, sequences: int) -> dict[str, Any]:
 def measurements(
     draw: st.DrawFn, *, min_sequences: int = 1, max_sequences: int = 6, d_sae: int = 5
 ) -> Measurement:
-    """Whole, finite measurements in which every ratio metric is defined, those on request too."""
+    """Generate complete, finite measurements in which every metric that is a ratio is defined.
+
+    Args:
+        draw: Passed by Hypothesis.
+        min_sequences: Fewest sequences.
+        max_sequences: Most sequences.
+        d_sae: Number of latents.
+    """
     sequences = draw(st.integers(min_sequences, max_sequences))
     sums = draw(token_sums(sequences))
     firings = draw(
@@ -112,15 +127,20 @@ def measurements(
 
 @st.composite
 def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10, transcoders: bool = False) -> SAE:
-    """SAEs of every architecture, normalisation, scale and pre-bias; weights normally distributed.
+    """Generate SAEs of every architecture, normalisation, scale and pre-bias, with normal weights.
 
-    With ``transcoders``, also those that write another activation than they read, with and without
-    a skip connection.
+    Args:
+        draw: Passed by Hypothesis.
+        d_in: Width of the input.
+        d_sae: Number of latents.
+        transcoders: Whether to generate transcoders too, which write another activation than they
+            read, with and without a skip connection; their output has width ``d_in + 1``.
     """
-    seeded = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    # Weights come from a seed: Hypothesis would shrink thousands of floats one by one.
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=seeded)
+        return torch.randn(*shape, generator=generator)
 
     activations: dict[str, Activation] = {
         "standard": ReLU(),
@@ -158,11 +178,16 @@ def saes(draw: st.DrawFn, *, d_in: int = 6, d_sae: int = 10, transcoders: bool =
 
 @st.composite
 def thresholds(draw: st.DrawFn, metric: str) -> Threshold:
-    """Thresholds on the metric's own sides, within ±20."""
-    chosen = METRICS[metric]
+    """Generate thresholds on a metric, with bounds within ±20 on the sides that the metric has.
+
+    Args:
+        draw: Passed by Hypothesis.
+        metric: Name of the metric.
+    """
+    sides = METRICS[metric].sides
     low, high = sorted(draw(st.tuples(*[st.floats(-20, 20, allow_nan=False)] * 2)))
     return Threshold(
         metric,
-        max=high if "max" in chosen.sides else None,
-        min=low if "min" in chosen.sides else None,
+        max=high if "max" in sides else None,
+        min=low if "min" in sides else None,
     )

@@ -72,7 +72,7 @@ def _answer(
 ) -> bool:
     """Say it, and whether everything could be read."""
     from sae_guard.history import export as tables
-    from sae_guard.history.threshold_changes import tracked
+    from sae_guard.history.threshold_changes import track_thresholds
     from sae_guard.render import frontiers, tracks, trend
 
     kept = opened(folder)
@@ -88,7 +88,7 @@ def _answer(
         unfiltered = last is None and not any(globs.values())
         _echo(_promotions(records, promotions, gone if unfiltered else set()))
     elif thresholds:
-        _echo(tracks(tracked(every, {each.id for each in records})))
+        _echo(tracks(track_thresholds(every, {each.id for each in records})))
     elif metric is not None:
         _echo(trend(records, metric))
     elif pareto is not None:
@@ -111,11 +111,11 @@ def _axes(text: str) -> Pareto:
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
-    from sae_guard.history import holding
+    from sae_guard.history import promotions_in_force
     from sae_guard.render import number
 
     labels: dict[str, list[str]] = {}
-    for (label, _), each in holding(promotions).items():
+    for (label, _), each in promotions_in_force(promotions).items():
         labels.setdefault(each.record, []).append(label)
     names = {r.record.spec.name: r.spec for r in records}
     unique = len(set(names.values())) == len({r.spec for r in records})
@@ -144,10 +144,10 @@ def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iter
 def _promotions(
     records: Sequence[Recorded], promotions: Sequence[Promotion], gone: set[str]
 ) -> Iterable[str]:
-    from sae_guard.history import holding
+    from sae_guard.history import promotions_in_force
 
     shown = {each.id for each in records}
-    last = set(map(id, holding(promotions).values()))
+    last = set(map(id, promotions_in_force(promotions).values()))
     for each in promotions:
         if each.record in shown | gone:
             mark = "" if id(each) in last else "  (no longer)"

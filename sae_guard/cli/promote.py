@@ -68,9 +68,9 @@ def _check(
     force: bool,
 ) -> None:
     """Raise `click.ClickException` where a promotion has to be meant."""
-    from sae_guard.history import holding
+    from sae_guard.history import promotions_in_force
 
-    held = holding(promotions)
+    held = promotions_in_force(promotions)
     for recorded, promotion in zip(chosen, made, strict=True):
         kept.measurement(recorded)  # whole and as it was written
         kept.report(recorded)

@@ -39,7 +39,9 @@ def opened(folder: str | None) -> History:
     """The history that is named, or the nearest; raises `SetupError`."""
     from sae_guard.history import History, store
 
-    return History(store.chosen(folder, Path.cwd() if folder else store.nearest(Path.cwd())))
+    return History(
+        store.locate(folder, Path.cwd() if folder else store.nearest_project(Path.cwd()))
+    )
 
 
 def read(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:

@@ -34,7 +34,7 @@ def gate_options(
     if folder is not None:
         from sae_guard.history import store
 
-        folder = store.chosen(folder, here)
+        folder = store.locate(folder, here)
     return GateOptions(
         root=project.root_of(here),
         here=here,

@@ -156,7 +156,7 @@ def _decided(
 def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
     """The new bytes, of which the specs are read once more before they are written."""
     from sae_guard.specs.load import parse_specs
-    from sae_guard.specs.rewrite import NewBound, rewritten
+    from sae_guard.specs.rewrite import NewBound, replace_bounds
 
     bounds = [
         NewBound(spec.name, d.threshold.target, d.side, d.new, d.warn)
@@ -164,7 +164,7 @@ def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
         for d in decisions
         if d.new is not None
     ]
-    new = rewritten(data, bounds, file=str(path))
+    new = replace_bounds(data, bounds, file=str(path))
     changed = {spec.name: decisions for spec, decisions in decided}
     expected = [
         tuple(_changed(threshold, changed.get(spec.name, ())) for threshold in spec.thresholds)

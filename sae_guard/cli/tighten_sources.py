@@ -22,7 +22,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Measured
 from sae_guard.core.verdicts import Verdict, judge
 from sae_guard.errors import SetupError, allowed
-from sae_guard.history import History, HistoryError, Recorded, meant
+from sae_guard.history import History, HistoryError, Recorded, find_records
 from sae_guard.history.record import MetricRow, ThresholdRow
 from sae_guard.specs import Spec
 
@@ -217,7 +217,7 @@ def of_version(
     with without_collection():
         history = opened(folder)
         records, promotions, _ = read(history)
-        chosen = meant(records, promotions, reference)
+        chosen = find_records(records, promotions, reference)
     file = of_path({each.record.spec.file for each in chosen}, path, file=reference)
     own = [each for each in chosen if each.record.spec.file == file]
     by_name = {spec.name: spec for spec in specs}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sae_guard.corpus import Corpus
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.history import Certificate
-    from sae_guard.history.confirmation import Compared
+    from sae_guard.history import RecordFolder
+    from sae_guard.history.confirmation import NumberCheck
     from sae_guard.specs import Spec
 
 _DIFFERS, _NOT_VERIFIED = 1, 2
@@ -120,22 +120,22 @@ def _end(code: int, line: str) -> NoReturn:
     raise SystemExit(code)
 
 
-def _certificate(reference: str, folder: str | None) -> Certificate:
+def _certificate(reference: str, folder: str | None) -> RecordFolder:
     """The record that is meant: a folder or URL before a name in the history."""
-    from sae_guard.history import Certificate, meant_one
+    from sae_guard.history import RecordFolder, find_one_record
 
     path = expanded(reference)
     if "://" in reference:
-        return Certificate.at(reference)
+        return RecordFolder.from_url(reference)
     if path.name == "record.json" and path.is_file():
         path = path.parent
     if (path / "record.json").is_file() or os.sep in reference:
-        return Certificate.at(path.absolute().as_posix())
+        return RecordFolder.from_url(path.absolute().as_posix())
     records, promotions, _ = read_any(opened(folder))
-    return Certificate.at(meant_one(records, promotions, reference).path)
+    return RecordFolder.from_url(find_one_record(records, promotions, reference).path)
 
 
-def _case(certificate: Certificate, sae: str, spec: str | None, model: str | None) -> Case:
+def _case(certificate: RecordFolder, sae: str, spec: str | None, model: str | None) -> Case:
     from sae_guard.gate.remeasuring import base_of, case_of
 
     here = Path.cwd()
@@ -162,7 +162,7 @@ def _one_checkpoint(sae: str, here: Path) -> Checkpoint:
     return found[0]
 
 
-def _checked(certificate: Certificate, case: Case, session: GateSession) -> Measurement:
+def _checked(certificate: RecordFolder, case: Case, session: GateSession) -> Measurement:
     """Say step by step what holds before anything is measured; what is kept beside the record.
 
     Raises:
@@ -174,7 +174,7 @@ def _checked(certificate: Certificate, case: Case, session: GateSession) -> Meas
 
     recorded, told = certificate.recorded, needed(certificate.recorded)
     record = recorded.record
-    vouched = "is as it was written, by the hash in its name" if certificate.named else (
+    vouched = "is as it was written, by the hash in its name" if certificate.has_hash else (
         "is not in a folder that is named by its hash: only its numbers vouch for it"
     )  # fmt: skip
     click.echo(f"record    {recorded.id} {vouched}")
@@ -214,10 +214,10 @@ def _corpus(case: Case, session: GateSession) -> Corpus:
 
 
 def _compared(
-    certificate: Certificate, rows: Measurement, measured: Measurement, tolerance: float
-) -> list[Compared]:
+    certificate: RecordFolder, rows: Measurement, measured: Measurement, tolerance: float
+) -> list[NumberCheck]:
     """Say number by number what was found."""
-    from sae_guard.history.confirmation import confirm, confirm_tokens, taken_for_granted
+    from sae_guard.history.confirmation import confirm, confirm_tokens, unverified_claims
     from sae_guard.render import confirmed, differently_made
 
     record = certificate.recorded.record
@@ -225,7 +225,7 @@ def _compared(
     if (tokens := certificate.token_kl()) is not None:
         numbers.append(confirm_tokens(tokens, measured.token_kl, tolerance))
     differently = differently_made(rows.provenance, measured.provenance)
-    for line in (*differently, *taken_for_granted(record)):
+    for line in (*differently, *unverified_claims(record)):
         click.echo(f"note      {line}")
     click.echo(f"measured  again; tolerance {tolerance:g} of a value, or what rounding makes of 0")
     for line in confirmed(numbers):

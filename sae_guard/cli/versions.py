@@ -19,7 +19,7 @@ from sae_guard.gate import project
 if TYPE_CHECKING:
     from sae_guard.core.measurement import Measurement, TokenKL
     from sae_guard.gate.cases import Case
-    from sae_guard.history import Certificate, History, Promotion, Recorded
+    from sae_guard.history import History, Promotion, Recorded, RecordFolder
 
 Cases = Callable[[str, Sequence[str]], "list[Case]"]
 """A checkpoint and the specs that are named, none for all → what is to be measured."""
@@ -67,10 +67,10 @@ class Kept:
             SetupError: It names nothing.
             HistoryError: It is a record that cannot be read.
         """
-        from sae_guard.history import Certificate, meant
+        from sae_guard.history import RecordFolder, find_records
 
         try:
-            found = meant(self.records, self.promotions, reference)
+            found = find_records(self.records, self.promotions, reference)
         except SetupError as error:
             known = any(each.label == reference for each in self.promotions)
             if known or not _elsewhere(reference):
@@ -78,7 +78,7 @@ class Kept:
                 raise SetupError(f"{error}{nor}") from None
             if not _is_record(reference):
                 return None
-            return [_outside(Certificate.at(expanded(reference).absolute().as_posix()))]
+            return [_outside(RecordFolder.from_url(expanded(reference).absolute().as_posix()))]
         if _elsewhere(reference):
             click.echo(
                 f"{reference}: taken for what the history calls so; the path is ./{reference}",
@@ -96,7 +96,7 @@ class Kept:
         return _of_record(name, recorded, read)
 
 
-def _outside(certificate: Certificate) -> Operand:
+def _outside(certificate: RecordFolder) -> Operand:
     def read() -> tuple[Measurement, TokenKL | None]:
         return certificate.measurement(), certificate.token_kl()
 

@@ -1,16 +1,17 @@
 """The words and sentences of the demo's text: four kinds of documents, each with its topics.
 
-This is data. `sae_guard.demo.language` reads it, draws documents by it and knows their probability.
+This module is data. `sae_guard.demo.language` parses it, draws documents from it and computes their
+probability.
 
-A sentence is a line of atoms with blanks between them:
+A sentence is a sequence of atoms, separated by spaces:
 
-* ``boat``, ``,``: itself;
-* ``{food}``: a word of that list of `WORDS`, drawn anew;
-* ``{person*}``: the same, but drawn once in a document: from then on it is that word;
-* ``{food=}``: the word of that list that was drawn last in the document;
-* ``{price@good}``: drawn once for each word of the other list, the one drawn last: a price of a
-  good, which stays what it was when the document comes back to that good;
-* ``[ ... ]``: left out half of the time.
+* ``boat`` and ``,`` stand for themselves;
+* ``{food}`` is a word of the list ``food`` of `WORDS`, drawn at random each time;
+* ``{person*}`` is drawn once per document: every ``{person*}`` in it is the same word;
+* ``{food=}`` is the word of the list ``food`` that was drawn last in the document;
+* ``{price@good}`` is drawn once per document for each word of ``good``: it is the price of the good
+  that was drawn last, and stays the same when the document returns to that good;
+* ``[ ... ]`` is optional, and left out half of the time.
 """
 
 from __future__ import annotations
@@ -145,23 +146,24 @@ WORDS: Mapping[str, Mapping[str, str]] = {
     },
     "mood": {"": "strong weak slow lively poor good quiet uneven"},
 }
-"""List → topic → its words, the frequent ones first; those of no topic belong to all."""
+"""List → topic → words, the most frequent first; the words of topic ``""`` belong to all topics."""
 
 
 @dataclass(frozen=True)
 class DocumentKind:
-    """A kind of document: what it is called as a source, its topics and its sentences."""
+    """A kind of document: its name, its topics and its sentences."""
 
     name: str
+    """Name, which is also the source of its documents."""
     topics: tuple[str, ...]
     first: tuple[str, ...]
     """Sentences that a document may begin with."""
     sentences: tuple[str, ...]
-    """All that may follow, in any order; none twice in a row."""
+    """Sentences that may follow, in any order, but none twice in a row."""
 
     @cached_property
     def all_sentences(self) -> tuple[str, ...]:
-        """The first ones before the others: a sentence is known by its index among them."""
+        """``first`` and then ``sentences``; other modules refer to a sentence by its index here."""
         return self.first + self.sentences
 
 

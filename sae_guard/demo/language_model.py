@@ -1,4 +1,4 @@
-"""Training of the demo's tokenizer and language model."""
+"""Train the demo's tokenizer and language model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
 LARGEST_VOCABULARY = 1536
-"""Enough for each word of the demo's text, with the blank before it, to be one token."""
+"""Vocabulary size that makes each word of the demo's text, with the space before it, one token."""
 
 _BATCH_SIZE = 16  # windows
 _PEAK_LEARNING_RATE = 4e-3
@@ -30,7 +30,7 @@ _LOG_EVERY = 200  # steps
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose one special token, id 0, begins and ends a text."""
+    """Train a byte-level BPE tokenizer whose only special token, id 0, begins and ends a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -51,7 +51,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[torch.Tensor]:
-    """Token ids of each text, without special tokens: one int64 tensor ``[tokens]`` a text."""
+    """Return the token ids of each text, without special tokens, as int64 tensors ``[tokens]``."""
     encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
     return [torch.tensor(encoding.ids, dtype=torch.long) for encoding in encodings]
 
@@ -59,10 +59,14 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[t
 def cut_windows(
     documents: Sequence[torch.Tensor], *, offsets: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """Cut documents into windows ``[windows, context]`` that begin with the BOS token.
+    """Cut documents into windows, each of which begins with BOS and holds tokens of one document.
 
-    A window holds tokens of one document. Dropped are the tail of a document that fills no window
-    and, where ``offsets`` has a number for each document, so many tokens at its beginning.
+    Args:
+        documents: Token ids ``[tokens]`` of each document.
+        offsets: Number of tokens to drop at the beginning of each document; by default none.
+
+    Returns:
+        Ids ``[windows, context]``. The end of a document that fills no window is dropped.
     """
     length = CONTEXT_SIZE - 1
     pieces = []
@@ -90,12 +94,13 @@ def _configuration(vocabulary_size: int) -> GPT2Config:
 
 
 def next_token_loss(model: GPT2LMHeadModel, windows: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the next token over all positions of ``[batch, context]`` ids, in nats."""
+    """Return the mean cross-entropy of the next token, in nats, on ``[batch, context]`` ids."""
     logits = model(input_ids=windows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
 
 def _optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:
+    # Biases and gains of layer norms are not decayed, as is usual for GPT-2.
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -103,6 +108,7 @@ def _optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:
 
 
 def _learning_rate_factor(step: int, steps: int) -> float:
+    """Rise linearly to 1, then fall along half a cosine to 0.02."""
     if step < _WARM_UP_STEPS:
         return (step + 1) / _WARM_UP_STEPS
     progress = (step - _WARM_UP_STEPS) / max(1, steps - _WARM_UP_STEPS)
@@ -110,8 +116,10 @@ def _learning_rate_factor(step: int, steps: int) -> float:
 
 
 def _draw_offsets(count: int, generator: torch.Generator) -> list[int]:
-    """Draw where to cut each document in an epoch: half of them as they are measured, from the
-    beginning; the others elsewhere, so that the model sees tokens at other positions.
+    """Draw the offset at which to cut each document in one epoch.
+
+    Half of them are 0, as the gate cuts documents; the others are random, so that the model sees
+    the same tokens at other positions too.
     """
     offsets = torch.randint(CONTEXT_SIZE - 1, (count,), generator=generator)
     from_the_beginning = torch.rand(count, generator=generator) < 0.5
@@ -125,7 +133,17 @@ def train_language_model(
     steps: int,
     generator: torch.Generator,
 ) -> GPT2LMHeadModel:
-    """Train a GPT-2 of 0.3 million parameters on the documents' ids for ``steps`` batches."""
+    """Train a GPT-2 of 0.3 million parameters.
+
+    Args:
+        documents: Token ids ``[tokens]`` of each document.
+        vocabulary_size: Size of the tokenizer's vocabulary.
+        steps: Number of batches.
+        generator: Source of the order of the windows and of their offsets.
+
+    Returns:
+        The model in evaluation mode.
+    """
     model = GPT2LMHeadModel(_configuration(vocabulary_size))
     optimizer = _optimizer(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(

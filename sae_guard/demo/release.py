@@ -1,4 +1,4 @@
-"""Writing the demo's model and SAEs in the formats that others read."""
+"""Write the demo's model and SAEs in the formats of Hugging Face and SAELens."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ _SAELENS_FORMAT = "6.54.12"
 def write_language_model(
     folder: Path, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Write model and tokenizer as Hugging Face does."""
+    """Write model and tokenizer into a folder, in the format of Hugging Face."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # safetensors creates its files for the owner alone; an installed package is read by others.
+    # safetensors lets only the owner read its files, but all users read an installed package.
     (folder / "model.safetensors").chmod(_READABLE_BY_ALL)
 
 
 def write_sparse_autoencoder(
     folder: Path, sae: SparseAutoencoder, *, threshold: float, scale: float
 ) -> None:
-    """Write an SAE as SAELens 6 does: TopK as it is, BatchTopK as JumpReLU with its threshold.
+    """Write an SAE in the format of SAELens 6: TopK as it is, BatchTopK as JumpReLU.
+
+    The scale of the training is folded into the weights. The latents are ReLUs of linear functions,
+    so f(s·x) = s·f(x) holds for an SAE without biases: both matrices stay as they are, and biases
+    and threshold are divided by s.
 
     Args:
-        folder: Where to; made if need be.
-        sae: Trained on activations that were multiplied by ``scale``.
-        threshold: In the units of the scaled activations; TopK has no use for it.
-        scale: Folded out here. With ReLU and unit decoder rows it leaves both matrices alone,
-            f(s·x) = s·f(x), and divides what is added or compared.
+        folder: Folder to write; created if it does not exist.
+        sae: SAE that was trained on activations multiplied by ``scale``.
+        threshold: Threshold of the latents of BatchTopK, in units of the scaled activations.
+        scale: Factor s by which the activations were multiplied.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -50,6 +53,7 @@ def write_sparse_autoencoder(
         "W_dec": sae.W_dec.detach(),
         "b_dec": sae.b_dec.detach() / scale,
     }
+    # A batch is not at hand when the SAE is used: the threshold stands in for its competition.
     if sae.recipe.selection == "per_batch":
         tensors["threshold"] = torch.full((sae.recipe.d_sae,), threshold / scale)
     weights = folder / "sae_weights.safetensors"
@@ -62,11 +66,11 @@ def write_sparse_autoencoder(
 def _configuration(sae: SparseAutoencoder) -> dict[str, Any]:
     recipe = sae.recipe
     if recipe.selection == "per_token":
-        own = {"architecture": "topk", "k": recipe.k, "rescale_acts_by_decoder_norm": False}
+        family = {"architecture": "topk", "k": recipe.k, "rescale_acts_by_decoder_norm": False}
     else:
-        own = {"architecture": "jumprelu"}
+        family = {"architecture": "jumprelu"}
     return {
-        **own,
+        **family,
         "d_in": sae.W_enc.shape[0],
         "d_sae": recipe.d_sae,
         "dtype": "float32",

@@ -1,7 +1,7 @@
-"""Training of the demo's sparse autoencoders (SAEs).
+"""Train the demo's sparse autoencoders (SAEs).
 
-There is no auxiliary loss and no resampling: with few latents, an encoder that starts as the
-decoder's transpose and the activations' mean as ``b_dec``, no latent dies.
+There is no auxiliary loss and no resampling of dead latents: none dies, because there are few, the
+encoder starts as the transpose of the decoder, and ``b_dec`` as the mean activation.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN_STATE = 3  # what leaves block 2 is the fourth hidden state: the first is the embedding
+_HIDDEN_STATE = 3
+"""Index of the output of block 2: hidden state 0 is the embedding, so block n leaves n + 1."""
 _WARM_UP_STEPS = 50
-_DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
-_CALIBRATION_BATCHES = 50  # whose smallest latents give the threshold
+_DECAY_SHARE = 0.3
+"""Share of the steps, at the end, in which the learning rate falls to zero."""
+_CALIBRATION_BATCHES = 50
+"""Batches over whose smallest active latents the threshold is averaged."""
 _LOG_EVERY = 1000  # steps
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one SAE is trained.
+    """Hyperparameters of the training of one SAE.
 
-    ``per_token`` keeps the ``k`` largest latents of each token (TopK). ``per_batch`` keeps the
-    ``k * batch_size`` largest of a batch (BatchTopK), so that hard tokens may use more of them.
+    ``per_token`` keeps the ``k`` largest latents of each token (TopK, Gao et al. 2024).
+    ``per_batch`` keeps the ``k * batch_size`` largest of a batch (BatchTopK, Bussmann et al. 2024),
+    so that tokens that are hard to reconstruct may use more than ``k``.
     """
 
     selection: Literal["per_token", "per_batch"]
@@ -44,7 +48,15 @@ class Recipe:
 
 @torch.no_grad()
 def collect_activations(model: GPT2LMHeadModel, windows: torch.Tensor) -> torch.Tensor:
-    """Activations ``[windows * (context - 1), d_model]`` at the hook, without BOS positions."""
+    """Return the activations at the demo's hook point, without those of BOS.
+
+    Args:
+        model: The demo's language model.
+        windows: Token ids ``[windows, context]``, BOS first.
+
+    Returns:
+        Activations ``[windows * (context - 1), d_model]``.
+    """
     parts = [
         model.transformer(batch, output_hidden_states=True).hidden_states[_HIDDEN_STATE][:, 1:]
         for batch in torch.split(windows, 64)
@@ -53,19 +65,22 @@ def collect_activations(model: GPT2LMHeadModel, windows: torch.Tensor) -> torch.
 
 
 def scale_of(activations: torch.Tensor) -> float:
-    """The power of two that brings the spread of ``[rows, d_model]`` activations nearest to 1.
+    """Return the power of two by which to multiply activations to bring their spread near 1.
 
-    A power of two, because multiplying by it rounds nothing: after training the scale folds out of
-    the weights without a trace.
+    A power of two, because multiplying by it rounds nothing: after the training the scale can be
+    folded into the weights exactly.
+
+    Args:
+        activations: ``[rows, d_model]``; the spread is the root of their mean variance.
     """
     spread = activations.var(dim=0).mean().sqrt().item()
     return 2.0 ** round(-math.log2(spread))
 
 
 class SparseAutoencoder(torch.nn.Module):
-    """Encoder ``[d_in, d_sae]``, decoder ``[d_sae, d_in]`` with unit rows, and their biases.
+    """An SAE in training: encoder ``[d_in, d_sae]``, decoder ``[d_sae, d_in]``, and their biases.
 
-    ``b_dec`` is taken off the input and added to the output.
+    Decoder rows have length 1. ``b_dec`` is subtracted from the input and added to the output.
     """
 
     def __init__(self, recipe: Recipe, mean: torch.Tensor, generator: torch.Generator) -> None:
@@ -78,19 +93,23 @@ class SparseAutoencoder(torch.nn.Module):
         self.b_dec = torch.nn.Parameter(mean.clone())
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, d_in]`` to ``[rows, d_sae]``, zero in all but the largest latents."""
+        """Return latents ``[rows, d_sae]`` of inputs ``[rows, d_in]``, 0 but for the largest."""
         latents = torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
         if self.recipe.selection == "per_token":
             return keep_largest(latents, self.recipe.k)
+        # BatchTopK: the batch competes as one.
         return keep_largest(latents.flatten(), self.recipe.k * len(latents)).view_as(latents)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """``[rows, d_sae]`` to ``[rows, d_in]``."""
+        """Return reconstructions ``[rows, d_in]`` of latents ``[rows, d_sae]``."""
         return latents @ self.W_dec + self.b_dec
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
-        """Take the part along each decoder row off its gradient: it could change only the norm."""
+        """Remove from each row's gradient the part along the row, which changes only its length.
+
+        Lengths are set back to 1 after each step; Adam's moments should not hold that part.
+        """
         gradient = self.W_dec.grad
         assert gradient is not None, "there was no backward pass"
         gradient -= (gradient * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
@@ -102,12 +121,13 @@ class SparseAutoencoder(torch.nn.Module):
 
 
 def keep_largest(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Set all but the ``count`` largest numbers of each last dimension to zero."""
-    kept, indices = values.topk(count, dim=-1, sorted=False)
-    return torch.zeros_like(values).scatter(-1, indices, kept)
+    """Return the values with all but the ``count`` largest along the last dimension set to zero."""
+    largest, indices = values.topk(count, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, indices, largest)
 
 
 def _learning_rate_factor(step: int, steps: int) -> float:
+    """Rise linearly to 1, stay there, and fall linearly to 0."""
     warm_up = (step + 1) / _WARM_UP_STEPS
     decay = (steps - step) / (_DECAY_SHARE * steps)
     return min(1.0, warm_up, decay)
@@ -116,11 +136,17 @@ def _learning_rate_factor(step: int, steps: int) -> float:
 def train_sparse_autoencoder(
     activations: torch.Tensor, recipe: Recipe, generator: torch.Generator
 ) -> tuple[SparseAutoencoder, float]:
-    """Train an SAE on ``[rows, d_in]`` activations of unit spread.
+    """Train an SAE to reconstruct activations.
 
-    The second value is the threshold: the mean of the smallest latents that batches keep, once
-    training is over. Under ``per_batch`` selection, comparing with it later stands in for the rest
-    of the batch, at the same number of active latents.
+    Args:
+        activations: ``[rows, d_in]``, of a spread near 1.
+        recipe: Hyperparameters.
+        generator: Source of the first weights and of the batches.
+
+    Returns:
+        The SAE, and the threshold for its latents: the mean, over batches, of the smallest latent
+        that a batch keeps. Under ``per_batch`` selection a gate that sees single tokens compares
+        with it, and gets about the same number of active latents.
     """
     sae = SparseAutoencoder(recipe, activations.mean(dim=0), generator)
     optimizer = torch.optim.Adam(sae.parameters(), lr=recipe.peak_learning_rate)
@@ -153,6 +179,7 @@ def _draw_batch(
 def _calibrate(
     sae: SparseAutoencoder, activations: torch.Tensor, generator: torch.Generator
 ) -> float:
+    """Return the mean, over batches, of the smallest active latent."""
     smallest = []
     for _ in range(_CALIBRATION_BATCHES):
         latents = sae.encode(_draw_batch(activations, sae.recipe, generator))

@@ -1,6 +1,6 @@
-"""The demo's text: held-out documents, which are shipped, and training documents, drawn anew.
+"""Draw the demo's text: held-out documents, which the package ships, and training documents.
 
-``python -m sae_guard.demo.text`` writes the held-out documents and prints what is known of them.
+``python -m sae_guard.demo.text`` writes the held-out documents and prints the entropy of each kind.
 """
 
 from __future__ import annotations
@@ -18,16 +18,23 @@ HELD_OUT_DOCUMENTS = 1280
 TRAINING_DOCUMENTS = 16_000
 
 _SEEDS = {"held-out": 1, "training": 2}
-_FEWEST_SENTENCES, _MORE_SENTENCES = 13, 8.0  # at least, and on average beyond: exponential
+_FEWEST_SENTENCES = 13
+_MEAN_EXTRA_SENTENCES = 8.0
+"""Mean of the exponential distribution of the sentences beyond the fewest."""
 
 
 def documents(part: str, count: int) -> Iterator[DrawnDocument]:
-    """Draw the first ``count`` documents of ``held-out`` or ``training``: of each kind in turn."""
+    """Draw documents, one of each kind in turn.
+
+    Args:
+        part: ``held-out`` or ``training``.
+        count: Number of documents; fewer are the first of more.
+    """
     random = Random(_SEEDS[part])
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
-        more = -math.log(1.0 - random.random()) * _MORE_SENTENCES
-        yield draw(kind, f"{kind.name}-{number:05}", _FEWEST_SENTENCES + int(more), random)
+        extra = -math.log(1.0 - random.random()) * _MEAN_EXTRA_SENTENCES  # by inversion
+        yield draw(kind, f"{kind.name}-{number:05}", _FEWEST_SENTENCES + int(extra), random)
 
 
 def held_out_documents() -> Iterator[DrawnDocument]:
@@ -48,12 +55,12 @@ def json_line(document: DrawnDocument) -> str:
 
 def main() -> None:
     """Write the held-out documents, and print their number and the entropy of their text."""
-    drawn = list(held_out_documents())
-    HELD_OUT.write_text("".join(map(json_line, drawn)), encoding="utf-8")
+    held_out = list(held_out_documents())
+    HELD_OUT.write_text("".join(map(json_line, held_out)), encoding="utf-8")
     for kind in KINDS:
         values = [
             value
-            for document in drawn
+            for document in held_out
             if document.kind == kind.name
             for value in surprisals(document)
         ]

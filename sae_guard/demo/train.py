@@ -1,7 +1,7 @@
 """Train the demo's model and SAEs anew: ``python -m sae_guard.demo.train [--out DIR]``.
 
-Takes about ten minutes on two cores. The same machine and torch give the same files; another
-processor may round differently.
+It takes about ten minutes on two cores. The same machine and version of torch give the same files;
+another processor may round differently.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from sae_guard.demo.text import held_out_documents, training_documents
 logger = logging.getLogger(__name__)
 
 _SEED = 0
-_THREADS = 2  # fixed, because the order of additions depends on it
+_THREADS = 2
+"""Threads of torch, fixed because the order of additions, and so their rounding, depends on it."""
 _LANGUAGE_MODEL_STEPS = 1800
 _SAE_WINDOWS = 8192
 _HELD_OUT_WINDOWS = 256
@@ -45,7 +46,8 @@ RELEASES = {
 }
 
 
-def _choose(windows: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+def _sample(windows: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return ``count`` windows, drawn without replacement."""
     return windows[torch.randperm(len(windows), generator=generator)[:count]]
 
 
@@ -69,11 +71,12 @@ def train(out: Path) -> None:
         tokenize(tokenizer, (document.text for document in held_out_documents()))
     )
     with torch.no_grad():
-        loss = next_token_loss(model, _choose(held_out, _HELD_OUT_WINDOWS, generator))
+        loss = next_token_loss(model, _sample(held_out, _HELD_OUT_WINDOWS, generator))
     logger.info("language model on held-out text: %.3f nats", loss.item())
     write_language_model(out / MODEL.name, model, tokenizer)
 
-    windows = _choose(cut_windows(documents), _SAE_WINDOWS, generator)
+    # The three SAEs train on the same activations, one after another from one generator.
+    windows = _sample(cut_windows(documents), _SAE_WINDOWS, generator)
     activations = collect_activations(model, windows)
     scale = scale_of(activations)
     activations *= scale
@@ -84,7 +87,7 @@ def train(out: Path) -> None:
 
 
 def main() -> None:
-    """Parse the command line and train."""
+    """Parse the command line and train everything."""
     parser = argparse.ArgumentParser(prog="python -m sae_guard.demo.train", description=__doc__)
     parser.add_argument(
         "--out",

@@ -1,4 +1,4 @@
-"""(model, SAE, corpus, place) → `Examination`: one batch, and what else would fit it."""
+"""Examine on one batch whether an SAE was loaded correctly, and which variant fits better."""
 
 from sae_guard.examination.examine import examine
 

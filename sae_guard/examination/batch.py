@@ -1,4 +1,4 @@
-"""One batch of windows, its activations, and which of its tokens are ordinary."""
+"""`ExaminedBatch`: the first windows of a corpus, their activations, and kinds of tokens."""
 
 from __future__ import annotations
 
@@ -17,50 +17,59 @@ from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 
 _TOKENS = 2**10
-# Times the median: attention sinks have hundreds of times the norm of others.
+"""Tokens to examine, about: few enough for one forward pass."""
 _LARGE_NORM = 10.0
+"""Norm above which a token is no ordinary one, as a multiple of the median norm."""
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """The first windows of a corpus in which something is scored."""
+class ExaminedBatch:
+    """The first windows of a corpus that have scored tokens, and their activations.
+
+    Activations are computed when they are first needed, and kept on the model's device.
+    """
 
     model: LanguageModel
     corpus: Corpus
-    """Of these windows alone."""
-    place: HookSite
-    _seen: dict[str, Float[Tensor, "batch pos width"]] = field(default_factory=dict, repr=False)
+    """Corpus of these windows alone."""
+    site: HookSite
+    """Hook points that the SAE reads and replaces."""
+    _activations: dict[str, Float[Tensor, "batch pos width"]] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
-    def of(cls, model: LanguageModel, corpus: Corpus, place: HookSite) -> Batch:
-        """About a thousand tokens, of two windows at least."""
+    def from_corpus(cls, model: LanguageModel, corpus: Corpus, site: HookSite) -> ExaminedBatch:
+        """Take windows with about a thousand tokens in all, and at least two windows."""
         windows = max(2, _TOKENS // corpus.tokens.shape[1])
         rows = corpus.scored.any(dim=1).nonzero().flatten()[:windows]
-        return cls(model, Corpus(corpus.tokens[rows], corpus.excluded), place)
+        return cls(model, Corpus(corpus.tokens[rows], corpus.excluded), site)
 
-    def look(self, hooks: Iterable[str]) -> None:
-        """Run the model once for all hook points that were not seen so far.
+    def run_model(self, hooks: Iterable[str]) -> None:
+        """Run the model once, and keep the activations of all hook points that are missing.
 
         Raises:
-            SetupError: One of them does not fire.
+            SetupError: One of the hook points does not fire.
         """
-        missing = [hook for hook in dict.fromkeys(hooks) if hook not in self._seen]
+        missing = [hook for hook in dict.fromkeys(hooks) if hook not in self._activations]
         if missing:
-            seen = self.model.seen(self.corpus.tokens, *missing)
-            self._seen.update({name: value.flatten(2) for name, value in seen.items()})
+            activations = self.model.seen(self.corpus.tokens, *missing)
+            # The heads of hook_z and the like are one width to an SAE.
+            self._activations.update({name: x.flatten(2) for name, x in activations.items()})
 
-    def look_where_possible(self, hooks: Iterable[str]) -> list[str]:
-        """The same for hook points that may not fire; those that did."""
+    def run_model_where_possible(self, hooks: Iterable[str]) -> list[str]:
+        """Run the model for hook points of which some may not fire; return those that do."""
         hooks = list(hooks)
         try:
-            self.look(hooks)
+            self.run_model(hooks)
         except SetupError:
+            # Ask for each hook point alone, on two tokens, which is cheap.
             hooks = [hook for hook in hooks if self._fires(hook)]
-            self.look(hooks)
+            self.run_model(hooks)
         return hooks
 
     def _fires(self, hook: str) -> bool:
-        if hook in self._seen:
+        if hook in self._activations:
             return True
         try:
             self.model.seen(torch.zeros(1, 2, dtype=torch.int64), hook)
@@ -68,34 +77,39 @@ class Batch:
             return False
         return True
 
-    def whole(self, hook: str) -> Float[Tensor, "batch pos width"]:
-        """The activations of all tokens, in float32 or better."""
-        self.look([hook])
-        found = self._seen[hook]
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+    def activations(self, hook: str) -> Float[Tensor, "batch pos width"]:
+        """Return the activations of all tokens, in float32 or better."""
+        self.run_model([hook])
+        x = self._activations[hook]
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    def at(self, hook: str) -> Float[Tensor, "tokens width"]:
-        """The activations of the ordinary tokens."""
-        found = self.whole(hook)
-        return found[self.ordinary.to(found.device)]
+    def ordinary_activations(self, hook: str) -> Float[Tensor, "tokens width"]:
+        """Return the activations of the ordinary tokens, in float32 or better."""
+        x = self.activations(hook)
+        return x[self.ordinary.to(x.device)]
 
     @cached_property
     def ordinary(self) -> Bool[Tensor, "batch pos"]:
-        """Scored tokens that are of no group; on the CPU, as all masks."""
+        """Mask of the ordinary tokens: scored, and in none of the groups. On the CPU."""
         in_groups = torch.stack([*self.groups.values()]).any(dim=0)
         return self.corpus.scored & ~in_groups
 
     @cached_property
     def groups(self) -> Mapping[str, Bool[Tensor, "batch pos"]]:
-        """Scored tokens of the kinds of `diagnosis.Group`; none is in two."""
+        """Masks of the scored tokens that behave unlike others, by `diagnosis.Group.name`.
+
+        No token is in two groups. On the CPU, as are the corpus's own masks.
+        """
         tokens, scored = self.corpus.tokens, self.corpus.scored
         ids = sorted(excluded_ids(self.model.tokenizer, "exclude"))
         special = scored & torch.isin(tokens, torch.tensor(ids, dtype=tokens.dtype))
         at_start = torch.zeros_like(scored)
         at_start[:, 0] = True
-        norms = self.whole(self.place.replaced).norm(dim=-1).cpu()
-        usual = norms[scored & ~special & ~at_start].median()
-        large = scored & (norms > _LARGE_NORM * usual)
+        norms = self.activations(self.site.replaced).norm(dim=-1).cpu()
+        median = norms[scored & ~special & ~at_start].median()
+        # Attention sinks have hundreds of times the norm of other tokens (Sun et al. 2024, "Massive
+        # activations in large language models"): a few of them would dominate every sum.
+        large = scored & (norms > _LARGE_NORM * median)
         return {
             "bos": special & at_start,
             "first": scored & at_start & ~special,

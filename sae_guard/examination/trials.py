@@ -1,8 +1,7 @@
-"""The same batch with one thing done otherwise, for each of many things.
+"""Trials: run variants of an SAE on the same batch, each with one change, and see which fits.
 
-Among them are whether encoder and decoder belong together, by the cosines of their latents'
-vectors; the places near to one, where an SAE may belong instead; and the input scale that it fits
-best.
+Also here: the pairing of encoder and decoder by the cosines of their latents' vectors, the hook
+points near a hook point, and the search for the best input scale.
 """
 
 from __future__ import annotations
@@ -20,154 +19,184 @@ from torch.nn.functional import normalize
 
 from sae_guard.core.diagnosis import Fit, Pairing, Trial
 from sae_guard.engine import HookSite, plain
-from sae_guard.examination.batch import Batch
-from sae_guard.examination.fitting import fitted, most_firing
+from sae_guard.examination.batch import ExaminedBatch
+from sae_guard.examination.fitting import fit_sae, most_firing
 from sae_guard.examination.selection import selections
 from sae_guard.examination.variants import (
     Variant,
-    biases,
-    centred,
-    elsewhere,
+    at_site,
+    centred_weights,
     normalisations,
-    reordered,
-    scaled,
-    scaled_decoder,
-    scales,
+    pre_biases,
+    trainer_scales,
+    with_matched_decoder,
+    with_scale,
+    with_scaled_decoder,
 )
 from sae_guard.sae import SAE
 
 _LATENTS = 2**10
-_PAIRED = 0.5
-_OTHER_SCALE = math.log(1.15)
-# What the model is run with, beside what was loaded, and on how much.
-_BEST = 4
-_WINDOWS = 4
+"""Latents whose encoder columns are compared with all decoder rows."""
+_PAIRED_SHARE = 0.5
+"""Share of latents nearest to their own decoder row above which the order of rows is right."""
+_SAME_SCALE = math.log(1.15)
+"""Largest difference of two scales, in logarithms, that counts as none."""
+_BEST_TRIALS = 4
+"""Trials, those that explain most, whose KL is measured in a thorough examination."""
+_KL_WINDOWS = 4
+"""Windows on which their KL is measured."""
 
 
 class Trials:
-    """What is tried of an SAE on a batch."""
+    """Trials of an SAE on a batch: which variant of it fits better than the SAE as loaded?"""
 
-    def __init__(self, batch: Batch, sae: SAE, loaded: Fit, *, thorough: bool) -> None:
+    def __init__(self, batch: ExaminedBatch, sae: SAE, loaded: Fit, *, thorough: bool) -> None:
         self._batch = batch
         self._sae = sae
         self._loaded = loaded
         self._thorough = thorough
 
-    def beside(self) -> list[Trial]:
-        """At the same hook point of the blocks before and after."""
-        return [_trial(self._batch, variant) for variant in self._elsewhere("beside")]
+    def at_next_blocks(self) -> list[Trial]:
+        """Try the same hook point of the blocks before and after."""
+        return [_trial(self._batch, variant) for variant in self._other_sites("next_blocks")]
 
     def all(self, firings: Int[Tensor, " d_sae"]) -> tuple[Pairing | None, list[Trial]]:
-        """How encoder and decoder pair up, and all trials: those that explain most with KL."""
+        """Make all trials, and measure KL of the best if the examination is thorough.
+
+        Args:
+            firings: Number of tokens on which each latent fired.
+
+        Returns:
+            The pairing of encoder and decoder, None in a transcoder; and the trials.
+        """
         pairing, matched = self._pairing(firings)
         variants = [*self._variants(), *matched]
-        found = [(variant, _trial(self._batch, variant)) for variant in variants]
+        trials = [(variant, _trial(self._batch, variant)) for variant in variants]
         if self._thorough:
-            found.sort(key=lambda each: each[1].fit.rank)
-            found[:_BEST] = [(each, self._patched(each, trial)) for each, trial in found[:_BEST]]
-        return pairing, [trial for _, trial in found]
+            trials.sort(key=lambda pair: pair[1].fit.rank)
+            for index, (variant, trial) in enumerate(trials[:_BEST_TRIALS]):
+                trials[index] = (variant, self._trial_with_kl(variant, trial))
+        return pairing, [trial for _, trial in trials]
 
-    def with_kl(self, fit: Fit, sae: SAE, place: HookSite) -> Fit:
-        """The fit with KL, of the model patched with the reconstruction on a few windows."""
+    def with_kl(self, fit: Fit, sae: SAE, site: HookSite) -> Fit:
+        """Return the fit with KL, in nats, of the model with the SAE patched in on a few windows.
+
+        Args:
+            fit: Numbers of the SAE.
+            sae: The SAE, or a variant of it.
+            site: Hook points that it reads and replaces.
+        """
         batch = self._batch
         kl = tokens = 0.0
-        for row in range(min(_WINDOWS, len(batch.corpus.tokens))):
-            rows = slice(row, row + 1)  # every logit of a window exists
-            sums = plain.batch(batch.model, sae, batch.corpus, place, rows, None).sums
+        for row in range(min(_KL_WINDOWS, len(batch.corpus.tokens))):
+            rows = slice(row, row + 1)  # one window at a time, as all of its logits are in memory
+            sums = plain.batch(batch.model, sae, batch.corpus, site, rows, None).sums
             kl += float(sums["kl"].sum())
             tokens += float(sums["n_tokens"].sum())
         return replace(fit, kl=kl / tokens if tokens else None)
 
-    def _patched(self, variant: Variant, trial: Trial) -> Trial:
-        if variant.centred:  # the activations of centred weights are not those of this model
+    def _trial_with_kl(self, variant: Variant, trial: Trial) -> Trial:
+        if variant.centred:  # this model does not produce the activations of centred weights
             return trial
-        return replace(trial, fit=self.with_kl(trial.fit, variant.sae, variant.place))
+        return replace(trial, fit=self.with_kl(trial.fit, variant.sae, variant.site))
 
     def _variants(self) -> Iterator[Variant]:
-        sae, place, model = self._sae, self._batch.place, self._batch.model
-        x, y = self._batch.at(place.read), self._batch.at(place.replaced)
-        yield from self._elsewhere("far" if self._thorough else "near")
-        yield from biases(sae, place)
-        yield from normalisations(sae, place)
-        yield from scales(sae, place, x)
+        sae, site, model = self._sae, self._batch.site, self._batch.model
+        x = self._batch.ordinary_activations(site.read)
+        y = self._batch.ordinary_activations(site.replaced)
+        yield from self._other_sites("far" if self._thorough else "near")
+        yield from pre_biases(sae, site)
+        yield from normalisations(sae, site)
+        yield from trainer_scales(sae, site, x)
         if self._thorough and not sae.transcoder:
-            scale = best_scale(sae, place, x, y)
-            if abs(math.log(scale / sae.scale_in)) > _OTHER_SCALE:
-                yield scaled(sae, place, "the input scaled as fits best", scale)
+            scale = best_scale(sae, site, x, y)
+            if abs(math.log(scale / sae.scale_in)) > _SAME_SCALE:
+                yield with_scale(sae, site, "the input scaled as fits best", scale)
         if model.processing == "raw" and model.centres:
-            yield from centred(sae, place)
-        yield from selections(sae, place, x, y, self._loaded.l0)
+            yield from centred_weights(sae, site)
+        yield from selections(sae, site, x, y, self._loaded.l0)
+        # NaN where x̂ is the same for all tokens.
         if math.isfinite(self._loaded.factor):
-            yield scaled_decoder(sae, place, self._loaded.factor)
+            yield with_scaled_decoder(sae, site, self._loaded.factor)
 
-    def _elsewhere(self, reach: Reach) -> Iterator[Variant]:
+    def _other_sites(self, reach: Reach) -> Iterator[Variant]:
+        """Yield the SAE at hook points near its own that have its width and other activations."""
         batch, sae = self._batch, self._sae
-        found = list(places(batch.place, batch.model.bridge.hook_dict, reach))
-        fires = set(batch.look_where_possible([hook for at in found for hook in at.hooks]))
-        known = [self._seen(batch.place)]
-        for at in found:
-            if not fires.issuperset(at.hooks):
+        sites = list(nearby_sites(batch.site, batch.model.bridge.hook_dict, reach))
+        hooks = [hook for site in sites for hook in site.hooks]
+        firing = set(batch.run_model_where_possible(hooks))
+        distinct = [self._input_and_output(batch.site)]
+        for site in sites:
+            if not firing.issuperset(site.hooks):
                 continue
-            x, y = self._seen(at)
-            # What leaves one block enters the next: some places have two names.
-            double = any(_same(x, one) and _same(y, other) for one, other in known)
-            if (x.shape[-1], y.shape[-1]) == (sae.d_in, sae.d_out) and not double:
-                known.append((x, y))
-                yield elsewhere(sae, at)
+            x, y = self._input_and_output(site)
+            # What leaves a block enters the next: one activation may have two hook points.
+            duplicate = any(_equal(x, x_) and _equal(y, y_) for x_, y_ in distinct)
+            if (x.shape[-1], y.shape[-1]) == (sae.d_in, sae.d_out) and not duplicate:
+                distinct.append((x, y))
+                yield at_site(sae, site)
 
-    def _seen(self, at: HookSite) -> tuple[Tensor, Tensor]:
-        return self._batch.whole(at.read), self._batch.whole(at.replaced)
+    def _input_and_output(self, site: HookSite) -> tuple[Tensor, Tensor]:
+        return self._batch.activations(site.read), self._batch.activations(site.replaced)
 
     def _pairing(self, firings: Int[Tensor, " d_sae"]) -> tuple[Pairing | None, list[Variant]]:
+        """Return the pairing, and the variant with matched rows if the order of rows is wrong."""
         sae = self._sae
         latents = most_firing(firings, _LATENTS)
+        # The columns and rows of a transcoder are vectors of two different spaces.
         if sae.transcoder or not len(latents):
             return None, []
         pairing, _ = nearest_rows(sae, latents)
-        if pairing.own_share >= _PAIRED:
+        if pairing.own_share >= _PAIRED_SHARE:
             return pairing, []
-        fired = most_firing(firings, sae.d_sae)
-        _, rows = nearest_rows(sae, fired)
-        return pairing, [reordered(rematched(sae, fired, rows), self._batch.place)]
+        all_latents = most_firing(firings, sae.d_sae)
+        _, rows = nearest_rows(sae, all_latents)
+        matched = rearrange_decoder(sae, all_latents, rows)
+        return pairing, [with_matched_decoder(matched, self._batch.site)]
 
 
-def _trial(batch: Batch, variant: Variant) -> Trial:
-    x, y = batch.at(variant.place.read), batch.at(variant.place.replaced)
+def _trial(batch: ExaminedBatch, variant: Variant) -> Trial:
+    x = batch.ordinary_activations(variant.site.read)
+    y = batch.ordinary_activations(variant.site.replaced)
     if variant.centred:
         x, y = (value - value.mean(dim=-1, keepdim=True) for value in (x, y))
-    fit = fitted(variant.sae, x, y)
+    fit = fit_sae(variant.sae, x, y)
     return Trial(variant.name, variant.change, variant.remedy, fit, variant.options)
 
 
-def _same(x: Tensor, other: Tensor) -> bool:
+def _equal(x: Tensor, other: Tensor) -> bool:
     return x.device == other.device and torch.equal(x, other)
 
 
-# Cosines that exist at once.
 _ELEMENTS = 2**24
+"""Cosines in memory at once."""
 
 
 def nearest_rows(
     sae: SAE, latents: Int[Tensor, " latents"]
 ) -> tuple[Pairing, Int[Tensor, " latents"]]:
-    """How these latents' encoder columns lie to the decoder's rows, and which rows are nearest.
+    """Compare encoder columns with all decoder rows by their cosines.
 
     Args:
-        sae: That reads and writes the same space.
-        latents: Some of them, at least one.
+        sae: An SAE that reads and writes the same space, so no transcoder.
+        latents: Indices of the latents whose columns to compare, at least one.
+
+    Returns:
+        The cosines in summary, and for each of the latents the decoder row nearest to its column.
     """
     latents = latents.to(sae.device)
     columns = normalize(sae.W_enc[:, latents].T, dim=-1)
     own = (columns * normalize(sae.W_dec[latents], dim=-1)).sum(dim=-1)
+    # Below any cosine, so that the first row replaces it.
     best = own.new_full((len(latents),), -2.0)
     row = latents.clone()
     step = max(1, _ELEMENTS // len(latents))
     for start in range(0, sae.d_sae, step):
         cosines = columns @ normalize(sae.W_dec[start : start + step], dim=-1).T
-        found = cosines.max(dim=-1)
-        row = torch.where(found.values > best, found.indices + start, row)
-        best = torch.maximum(best, found.values)
-    # Rows that are doubles of each other are no mistake.
+        nearest = cosines.max(dim=-1)
+        row = torch.where(nearest.values > best, nearest.indices + start, row)
+        best = torch.maximum(best, nearest.values)
+    # Of equal rows any may come out nearest: they count as the latent's own.
     is_own = (row == latents) | (own >= best - 1e-6)
     pairing = Pairing(
         own=float(own.median()), best=float(best.median()), own_share=float(is_own.float().mean())
@@ -175,101 +204,123 @@ def nearest_rows(
     return pairing, row
 
 
-def rematched(sae: SAE, latents: Int[Tensor, " latents"], rows: Int[Tensor, " latents"]) -> SAE:
-    """The SAE with the decoder rows of these latents replaced by others of its own."""
+def rearrange_decoder(
+    sae: SAE, latents: Int[Tensor, " latents"], rows: Int[Tensor, " latents"]
+) -> SAE:
+    """Return the SAE with decoder row ``rows[i]`` in the place of row ``latents[i]``."""
     W_dec = sae.W_dec.clone()
     W_dec[latents.to(sae.device)] = sae.W_dec[rows]
     return replace(sae, W_dec=W_dec)
 
 
-Reach = Literal["beside", "near", "far"]
-"""The same hook point of the next blocks; other kinds too; all kinds, three blocks each way."""
+Reach = Literal["next_blocks", "near", "far"]
+"""Hook points to try: the same one of the blocks before and after; other kinds there and
+in the same block too; or all kinds, up to three blocks away."""
 
 _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _OUTPUTS = ("hook_attn_out", "hook_mlp_out")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-_BLOCKS = {"beside": 1, "near": 1, "far": 3}
+_MAX_DISTANCE = {"next_blocks": 1, "near": 1, "far": 3}
+"""Reach → blocks in each direction."""
 
 
-def places(place: HookSite, known: Collection[str], reach: Reach) -> Iterator[HookSite]:
-    """Other places, the most alike first.
+def nearby_sites(site: HookSite, hook_points: Collection[str], reach: Reach) -> Iterator[HookSite]:
+    """Yield hook points near those of the SAE, the most similar first.
 
     Args:
-        place: Where the SAE is. A transcoder's hook points move together.
-        known: Hook points of the model.
+        site: Hook points of the SAE. The two of a transcoder move by the same number of blocks.
+        hook_points: All hook points of the model.
         reach: How far to go.
     """
-    if place.read == place.replaced:
-        pairs = [(hook, hook) for hook in _neighbours(place.read, reach)]
+    if site.read == site.replaced:
+        pairs = [(hook, hook) for hook in _nearby_hooks(site.read, reach)]
     else:
-        blocks = _distances(reach)
-        pairs = [(_shifted(place.read, n), _shifted(place.replaced, n)) for n in blocks]
+        pairs = [
+            (_move(site.read, blocks), _move(site.replaced, blocks)) for blocks in _shifts(reach)
+        ]
     for read, replaced in pairs:
-        if read in known and replaced in known and (read, replaced) != (place.read, place.replaced):
+        exists = read in hook_points and replaced in hook_points
+        if exists and (read, replaced) != (site.read, site.replaced):
             yield HookSite(read, replaced)
 
 
-def _neighbours(hook: str, reach: Reach) -> Iterator[str]:
-    found = _BLOCK.fullmatch(hook)
-    if found is None:
+def _nearby_hooks(hook: str, reach: Reach) -> Iterator[str]:
+    match = _BLOCK.fullmatch(hook)
+    if match is None:
         return
-    block, kind = int(found[1]), found[2]
-    for blocks in _distances(reach):
-        yield f"blocks.{block + blocks}.{kind}"
-    if reach == "beside":
+    block, kind = int(match[1]), match[2]
+    for shift in _shifts(reach):
+        yield f"blocks.{block + shift}.{kind}"
+    if reach == "next_blocks":
         return
     in_stream = kind in _RESIDUAL
-    streams = _RESIDUAL if in_stream or reach == "far" else ()
-    for other in (*streams, *_OUTPUTS):
-        everywhere = reach == "far" or (in_stream and other in _RESIDUAL)
-        for blocks in _distances(reach) if everywhere else (0,):
+    residual_kinds = _RESIDUAL if in_stream or reach == "far" else ()
+    for other in (*residual_kinds, *_OUTPUTS):
+        # Kinds unlike the hook's own are tried in its own block only, unless the reach is far.
+        all_shifts = reach == "far" or (in_stream and other in _RESIDUAL)
+        for shift in _shifts(reach) if all_shifts else (0,):
             if other != kind:
-                yield f"blocks.{block + blocks}.{other}"
+                yield f"blocks.{block + shift}.{other}"
 
 
-def _distances(reach: Reach) -> list[int]:
-    return sorted(range(-_BLOCKS[reach], _BLOCKS[reach] + 1), key=abs)
+def _shifts(reach: Reach) -> list[int]:
+    """Return the numbers of blocks to move by, the smallest first: 0, -1, 1, …"""
+    return sorted(range(-_MAX_DISTANCE[reach], _MAX_DISTANCE[reach] + 1), key=abs)
 
 
-def _shifted(hook: str, blocks: int) -> str:
-    return _BLOCK.sub(lambda found: f"blocks.{int(found[1]) + blocks}.{found[2]}", hook)
+def _move(hook: str, blocks: int) -> str:
+    return _BLOCK.sub(lambda match: f"blocks.{int(match[1]) + blocks}.{match[2]}", hook)
 
 
 _OCTAVES = range(-8, 9)
-_STEPS = 8
+"""Exponents of the scales 1/256 to 256."""
+_GOLDEN_STEPS = 8
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def best_scale(
-    sae: SAE, place: HookSite, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
+    sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
 ) -> float:
-    """What the input has to be multiplied by, and the reconstruction divided by.
+    """Return the input scale at which the SAE was probably trained.
 
-    The octave that explains most holds it. In it the constant part of the error is least where the
-    training had it; explained variance may be largest elsewhere, where shrinkage is made up for.
+    The search first takes the power of two that explains most variance. Around it, the constant
+    part of the error is smallest at the scale of the training. Explained variance is no guide
+    there: it may be largest at another scale, which makes up for shrunken latents.
+
+    Args:
+        sae: The SAE as loaded.
+        site: Hook points of the SAE.
+        x: Activations that the SAE reads.
+        y: Activations to be reconstructed.
+
+    Returns:
+        The factor by which to multiply the input, and to divide the reconstruction.
     """
 
     def fit(exponent: float) -> Fit:
-        return fitted(scaled(sae, place, "", 2.0**exponent).sae, x, y)
+        return fit_sae(with_scale(sae, site, "", 2.0**exponent).sae, x, y)
 
     explained = {octave: fit(octave).explained_variance for octave in _OCTAVES}
     finite = {octave: value for octave, value in explained.items() if math.isfinite(value)}
     middle = max(finite, key=lambda octave: finite[octave], default=0)
-    exponent = _least(lambda exponent: fit(exponent).constant, middle - 1.0, middle + 1.0)
+    exponent = _minimise(lambda exponent: fit(exponent).constant, middle - 1.0, middle + 1.0)
     return float(2.0**exponent)
 
 
-def _least(value: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one valley between the two is least, by the golden section."""
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = value(left), value(right)
-    for _ in range(_STEPS):
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = value(left)
+def _minimise(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function with one minimum between ``low`` and ``high`` has it.
+
+    Golden-section search (Kiefer 1953), which evaluates the function once per step.
+    """
+    inner_low, inner_high = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_inner_low, at_inner_high = function(inner_low), function(inner_high)
+    for _ in range(_GOLDEN_STEPS):
+        if at_inner_low < at_inner_high:
+            high, inner_high, at_inner_high = inner_high, inner_low, at_inner_low
+            inner_low = high - _GOLDEN * (high - low)
+            at_inner_low = function(inner_low)
         else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = value(right)
-    return left if at_left < at_right else right
+            low, inner_low, at_inner_low = inner_low, inner_high, at_inner_high
+            inner_high = low + _GOLDEN * (high - low)
+            at_inner_high = function(inner_high)
+    return inner_low if at_inner_low < at_inner_high else inner_high

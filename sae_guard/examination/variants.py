@@ -1,4 +1,4 @@
-"""What else an SAE, as it was loaded, could have been: pre-bias, normalisation, scale, space."""
+"""Variants of an SAE as loaded: other pre-bias, normalisation, scale, centring or hook point."""
 
 from __future__ import annotations
 
@@ -16,39 +16,42 @@ from sae_guard.sae import SAE, Normalize
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """An SAE and a place, one thing of which is otherwise."""
+    """The SAE and its hook points with one change, to see whether it then fits."""
 
     name: str
+    """Name of the suspicion that it supports if it fits; one of `diagnosis.NAMES`."""
     change: str
+    """Change, such as ``pre_bias: true``."""
     remedy: str
+    """Advice if it fits: the change as a spec says it, or what to check."""
     sae: SAE
-    place: HookSite
+    site: HookSite
     centred: bool = False
-    """Whether the activations are those of centred weights."""
+    """True to subtract its mean from each activation, as centred weights do."""
     options: tuple[Setting, ...] = ()
-    """What makes it so for one run, where options can."""
+    """Options that make the change for one run, if there are any."""
 
 
-def biases(sae: SAE, place: HookSite) -> Iterator[Variant]:
-    """Take b_dec off the input, or leave it."""
+def pre_biases(sae: SAE, site: HookSite) -> Iterator[Variant]:
+    """Yield the SAE with b_dec subtracted from the input if it is not, and otherwise without."""
+    # The b_dec of a transcoder is in the space that it writes, not in that of its input.
     if sae.transcoder or not bool(sae.b_dec.any()):
         return
-    on = sae.b_pre is None
-    value = "true" if on else "false"
-    changed = replace(sae, b_pre=sae.b_dec if on else None)
+    subtract = sae.b_pre is None
+    value = "true" if subtract else "false"
     yield Variant(
         "pre-bias",
         f"pre_bias: {value}",
         f"`sae: {{pre_bias: {value}}}`, unless the checkpoint's config says otherwise: "
-        + ("b_dec has to be taken off" if on else "b_enc seems to hold it already"),
-        changed,
-        place,
+        + ("b_dec has to be taken off" if subtract else "b_enc seems to hold it already"),
+        replace(sae, b_pre=sae.b_dec if subtract else None),
+        site,
         options=(("pre_bias", value),),
     )
 
 
-def normalisations(sae: SAE, place: HookSite) -> Iterator[Variant]:
-    """Normalise the input in each other way."""
+def normalisations(sae: SAE, site: HookSite) -> Iterator[Variant]:
+    """Yield the SAE with each other normalisation of the input."""
     for kind in get_args(Normalize):
         if kind != sae.normalize and not sae.transcoder:
             yield Variant(
@@ -56,41 +59,49 @@ def normalisations(sae: SAE, place: HookSite) -> Iterator[Variant]:
                 f"normalize: {kind}",
                 f"`sae: {{normalize: {kind}}}`, unless the checkpoint's config says otherwise",
                 replace(sae, normalize=kind),
-                place,
+                site,
                 options=(("normalize", kind),),
             )
 
 
-def scales(sae: SAE, place: HookSite, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
-    """With the input scaled as trainers do, or not at all."""
+def trainer_scales(sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
+    """Yield the SAE with its input scaled as trainers of SAEs do, and not scaled at all.
+
+    Args:
+        sae: The SAE as loaded.
+        site: Hook points of the variants.
+        x: Activations that the SAE reads.
+    """
     if sae.transcoder:
         return
     norms = x.norm(dim=-1)
-    usual = {
+    scales = {
+        # SAELens, `expected_average_only_in`.
         "the input scaled to a mean norm of √d_in": float(sae.d_in**0.5 / norms.mean()),
+        # dictionary_learning, `normalize_activations`.
         "the input scaled to a mean squared norm of 1": float(norms.square().mean().rsqrt()),
         "no scale": 1.0,
     }
-    for change, scale in usual.items():
+    for change, scale in scales.items():
         if (sae.scale_in, sae.scale_out) != (scale, scale):
-            yield scaled(sae, place, change, scale)
+            yield with_scale(sae, site, change, scale)
 
 
-def scaled(sae: SAE, place: HookSite, change: str, scale: float) -> Variant:
-    """Multiply the input by ``scale`` and divide the reconstruction by it."""
+def with_scale(sae: SAE, site: HookSite, change: str, scale: float) -> Variant:
+    """Return the SAE with its input multiplied, and its reconstruction divided, by ``scale``."""
     factor = f"{scale:.4g}"
     return Variant(
         "scale",
         f"{change} (× {factor})",
         f"`sae: {{scale: {factor}}}`, unless the training noted another factor",
         replace(sae, scale_in=scale, scale_out=scale),
-        place,
+        site,
         options=(("scale", factor),),
     )
 
 
-def centred(sae: SAE, place: HookSite) -> Iterator[Variant]:
-    """With activations of centred weights."""
+def centred_weights(sae: SAE, site: HookSite) -> Iterator[Variant]:
+    """Yield the SAE on the activations that HookedTransformer's centred weights would give."""
     if not sae.transcoder:
         yield Variant(
             "space",
@@ -98,40 +109,48 @@ def centred(sae: SAE, place: HookSite) -> Iterator[Variant]:
             "`model: {processing: hooked}`: the SAE was trained on HookedTransformer's centred "
             "weights",
             sae,
-            place,
+            site,
             centred=True,
         )
 
 
-def elsewhere(sae: SAE, place: HookSite) -> Variant:
-    """Patch it in at another place."""
-    hook, value = place.read, place.read
-    if place.read != place.replaced:
-        hook, value = f"{place.read}, hook_out: {place.replaced}", ":".join(place.hooks)
+def at_site(sae: SAE, site: HookSite) -> Variant:
+    """Return the SAE, unchanged, at other hook points."""
+    hook, value = site.read, site.read
+    if site.read != site.replaced:
+        hook, value = f"{site.read}, hook_out: {site.replaced}", ":".join(site.hooks)
     return Variant(
         OTHER_PLACE,
         f"hook: {hook}",
         f"`hook: {hook}` in the spec, or, where the checkpoint names no hook point, for one run",
         sae,
-        place,
+        site,
         options=(("hook", value),),
     )
 
 
-def reordered(matched: SAE, place: HookSite) -> Variant:
-    """With the decoder's rows in the order of the encoder's columns."""
+def with_matched_decoder(matched: SAE, site: HookSite) -> Variant:
+    """Return the variant whose decoder rows are in the order of the encoder's columns.
+
+    Args:
+        matched: The SAE with its rows in that order already.
+        site: Hook points of the variant.
+    """
     return Variant(
         "decoder-permuted",
         "each decoder row taken from where its encoder column points",
         "the decoder's rows are in another order than the encoder's columns: check how the "
         "checkpoint was sharded, merged or converted",
         matched,
-        place,
+        site,
     )
 
 
-def scaled_decoder(sae: SAE, place: HookSite, factor: float) -> Variant:
-    """With x̂ multiplied by a factor, b_dec aside."""
+def with_scaled_decoder(sae: SAE, site: HookSite, factor: float) -> Variant:
+    """Return the SAE with its decoder, but not b_dec, multiplied by ``factor``.
+
+    It has no remedy of its own: `core.diagnosis` words one from the factor.
+    """
     return Variant(
-        SCALED_DECODER, f"decoder × {factor:.4g}", "", replace(sae, W_dec=sae.W_dec * factor), place
+        SCALED_DECODER, f"decoder × {factor:.4g}", "", replace(sae, W_dec=sae.W_dec * factor), site
     )

@@ -13,7 +13,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import Case
 from sae_guard.history.record import HistoryError, Promotion, Recorded
-from sae_guard.history.references import meant, meant_for
+from sae_guard.history.references import find_records, find_spec_record
 from sae_guard.history.store import History
 
 
@@ -27,7 +27,7 @@ class Baselines:
     def check(self, reference: str) -> None:
         """Raise `SetupError` where it names no version of any spec."""
         try:
-            meant(self._records, self._promotions, reference)
+            find_records(self._records, self._promotions, reference)
         except SetupError as error:
             raise SetupError(f"{error} ({self._history.url})", options=("baseline",)) from None
 
@@ -72,7 +72,7 @@ class Baselines:
         if broken := [line for line in self._unreadable if own.search(line)]:
             raise HistoryError(f"baseline: {reference} cannot be read: {broken[0]}")
         try:
-            recorded = meant_for(self._records, self._promotions, reference, spec)
+            recorded = find_spec_record(self._records, self._promotions, reference, spec)
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
         if recorded.id not in self._measurements:
@@ -120,7 +120,7 @@ class Baselines:
             if isinstance(found, Point):
                 points.append(found)
             else:
-                left_out.append(f"{each.named}: {found}")
+                left_out.append(f"{each.display_name}: {found}")
         if not points:
             why = f"; {len(left_out)} of other things: {left_out[-1]}" if left_out else ""
             raise SetupError(
@@ -163,4 +163,4 @@ def _point(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
     x, y = (record.metrics[name].value for name in (pareto.x, pareto.y))
     if x is None or y is None:
         return f"{pareto.x if x is None else pareto.y} is undefined"
-    return Point(recorded.named, x, y)
+    return Point(recorded.display_name, x, y)

@@ -34,7 +34,7 @@ from sae_guard.gate.cases import Case
 from sae_guard.gate.early import alpha_for
 from sae_guard.gate.session import GateSession, JudgedOrError
 from sae_guard.history import environment
-from sae_guard.history.parquet import plain, to_parquet
+from sae_guard.history.parquet import provenance_json, to_parquet
 from sae_guard.history.record import (
     SCHEMA_VERSION,
     CheckpointRow,
@@ -48,7 +48,7 @@ from sae_guard.history.record import (
     check_name,
     worst,
 )
-from sae_guard.history.store import REPORT, files_of
+from sae_guard.history.store import REPORT, file_rows
 from sae_guard.specs import Spec
 
 
@@ -209,10 +209,10 @@ def build(
         },
         thresholds=tuple(map(_threshold_row, verdicts)),
         pareto=_pareto(pareto) if pareto else None,
-        provenance=plain(measurement.provenance),
+        provenance=provenance_json(measurement.provenance),
         environment=run_info.environment,
         git=run_info.git,
-        files=files_of(measurement, files),
+        files=file_rows(measurement, files),
     )
     return record, files
 

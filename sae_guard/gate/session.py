@@ -89,7 +89,7 @@ class GateSession:
     @cached_property
     def history(self) -> History:
         """Where versions are recorded."""
-        return History(store.chosen(self.options.history, self.options.root))
+        return History(store.locate(self.options.history, self.options.root))
 
     @cached_property
     def baselines(self) -> Baselines:

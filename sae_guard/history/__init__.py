@@ -1,4 +1,4 @@
-"""Records of what was measured of each version, and which of them were promoted."""
+"""Records of measured versions, and the promotions of some of them to releases."""
 
 from sae_guard.history.record import (
     NO_VERSION,
@@ -11,24 +11,30 @@ from sae_guard.history.record import (
     Recorded,
     check_name,
 )
-from sae_guard.history.references import holding, meant, meant_for, meant_one, pick
-from sae_guard.history.store import Certificate, History
+from sae_guard.history.references import (
+    find_one_record,
+    find_records,
+    find_spec_record,
+    pick,
+    promotions_in_force,
+)
+from sae_guard.history.store import History, RecordFolder
 
 __all__ = [
     "NO_VERSION",
     "SCHEMA_VERSION",
-    "Certificate",
     "ChangedError",
     "History",
     "HistoryError",
     "NotRecordedError",
     "Promotion",
     "Record",
+    "RecordFolder",
     "Recorded",
     "check_name",
-    "holding",
-    "meant",
-    "meant_for",
-    "meant_one",
+    "find_one_record",
+    "find_records",
+    "find_spec_record",
     "pick",
+    "promotions_in_force",
 ]

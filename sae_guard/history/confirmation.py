@@ -1,7 +1,8 @@
-"""The numbers of a record × what is measured again → which are confirmed. Pure.
+"""Compare the numbers of a record with a new measurement, to confirm each of them. No files here.
 
-Another device, or another version of a library, gives other last digits: a number is confirmed
-within a tolerance, which is a share of it, or where it is near zero what rounding makes of zero.
+Another device, or another version of a library, changes the last digits. A number is confirmed if
+the difference is within a tolerance relative to the number or, near zero, within a floor: the
+rounding of float32.
 """
 
 from __future__ import annotations
@@ -20,41 +21,42 @@ from sae_guard.core.targets import Target, estimate
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.history.record import MetricRow, Record, ThresholdRow
-from sae_guard.history.verification import estimated, near, same
+from sae_guard.history.verification import estimate_or_reason, is_near, is_same
 
 TOLERANCE = 1e-4
-"""Of the value."""
+"""Largest relative difference of a confirmed number."""
 FLOOR = 1e-6
-"""Per token, in nats, or of a cosine, a ratio of lengths or the variance: the rounding of float32
-logits and activations. Near zero, and where large numbers cancel, it is more than any share."""
+"""Rounding of float32 logits and activations, per token: in nats, in a cosine or ratio of lengths,
+or as a share of the variance. Near zero, where large numbers cancel, it exceeds any relative
+tolerance."""
 _FLIPS = 2
-"""Firings, or latents, that rounding may move over a threshold."""
+"""Number of firings, or of latents, that rounding may move across a threshold."""
 SINGLE = 100.0
-"""How much more than a mean a single token, or sequence, may move."""
+"""Ratio of the floor of a single token or sequence to that of a mean."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A number of the record and the same one measured again; None where it is undefined."""
+class NumberCheck:
+    """A number of the record and the same number measured again; None where it is undefined."""
 
     name: str
     recorded: float | None
     measured: float | None
     allowed: float
-    """What they may differ by."""
+    """Largest allowed difference."""
     why: str = ""
-    """What differs, where it is not these two."""
+    """Reason why the number is not confirmed, if it is another than the difference."""
 
     @property
     def difference(self) -> float | None:
-        """Measured − recorded."""
+        """Difference, measured − recorded; None if either is undefined."""
         if self.recorded is None or self.measured is None:
             return None
         return self.measured - self.recorded
 
     @property
     def ok(self) -> bool:
-        """Whether the number is confirmed: NaN never is."""
+        """True if the number is confirmed; NaN never is."""
         if self.why:
             return False
         if self.recorded is None or self.measured is None:
@@ -64,148 +66,176 @@ class Compared:
 
 def confirm(
     record: Record, rows: Measurement, measured: Measurement, tolerance: float = TOLERANCE
-) -> list[Compared]:
-    """Every number of the record beside the one that was measured again.
+) -> list[NumberCheck]:
+    """Compare every number of a record with the same number of a new measurement.
 
     Args:
-        record: Without `inconsistencies`.
-        rows: What is kept beside it.
-        measured: The same checkpoint on the same tokens.
-        tolerance: Of each value.
+        record: A record without `inconsistencies`.
+        rows: The recorded measurement, from the files beside the record.
+        measured: New measurement of the same checkpoint on the same tokens.
+        tolerance: Largest relative difference of a confirmed number.
+
+    Returns:
+        One comparison per number: counts, firings, metrics, and the values of thresholds that are
+        not among these or whose verdict is not confirmed.
     """
-    found = [
+    comparisons = [
         _count("n_sequences", rows.sequences, measured.sequences, record.n_sequences),
         _count("n_tokens", rows.sums["n_tokens"], measured.sums["n_tokens"], record.n_tokens),
         _firings(rows, measured, tolerance),
     ]
-    for name, row in (*record.metrics.items(), *record.views.items()):
-        found.append(_metric(name, row, rows, measured, tolerance))
-    told = {each.name: each.ok for each in found}
-    for bounded in record.thresholds:
-        each = _threshold(bounded, record, rows, measured, tolerance)
-        # Where the value stands above already, the verdict may be wrong all the same.
-        if each.name not in told or (told[each.name] and not each.ok):
-            found.append(each)
-    return found
+    for name, metric_row in (*record.metrics.items(), *record.views.items()):
+        comparisons.append(_metric(name, metric_row, rows, measured, tolerance))
+    confirmed = {comparison.name: comparison.ok for comparison in comparisons}
+    for threshold_row in record.thresholds:
+        comparison = _threshold(threshold_row, record, rows, measured, tolerance)
+        # The value may be confirmed above, and the verdict on it wrong all the same.
+        if comparison.name not in confirmed or (confirmed[comparison.name] and not comparison.ok):
+            comparisons.append(comparison)
+    return comparisons
 
 
-def taken_for_granted(record: Record) -> Iterator[str]:
-    """What a record says of other versions, which are not measured again."""
-    since = {row.baseline for row in record.thresholds if row.change and row.baseline}
-    for name in sorted(since):
+def unverified_claims(record: Record) -> Iterator[str]:
+    """Yield what a record says about other versions, which are not measured again."""
+    baselines = {row.baseline for row in record.thresholds if row.change and row.baseline}
+    for name in sorted(baselines):
         yield f"changes since {name} are by what the record says of it"
     if record.pareto is not None:
         yield f"pareto: {record.pareto.verdict} beside {record.pareto.records} other records"
 
 
-def _count(name: str, recorded: NDArray[Any], measured: NDArray[Any], said: int) -> Compared:
-    """Of sequences, or of tokens in them: exactly the same ones."""
-    now = len(measured) if name == "n_sequences" else int(measured.sum())
-    same_ones = np.array_equal(recorded, measured)
-    return Compared(name, said, now, 0, "" if same_ones or said != now else "of other sequences")
+def _count(
+    name: str, recorded: NDArray[Any], measured: NDArray[Any], in_record: int
+) -> NumberCheck:
+    """Compare the sequences, or the number of tokens in each, exactly.
+
+    Args:
+        name: ``n_sequences`` or ``n_tokens``.
+        recorded: Indices of the recorded sequences, or the number of tokens in each.
+        measured: The same of the new measurement.
+        in_record: Total according to the record.
+    """
+    total = len(measured) if name == "n_sequences" else int(measured.sum())
+    equal = np.array_equal(recorded, measured)
+    reason = "" if equal or in_record != total else "of other sequences"
+    return NumberCheck(name, in_record, total, 0, reason)
 
 
 def _metric(
     name: str, row: MetricRow, rows: Measurement, measured: Measurement, tolerance: float
-) -> Compared:
+) -> NumberCheck:
     try:
         target = Target.parse(name)
-        known = not target.change and target.problem() is None
+        exists = not target.change and target.problem() is None
     except ValueError:
-        known = False
-    if not known:
-        return Compared(name, row.value, None, 0, "no such target is known")
-    found, why = estimated(measured, target)
-    if found is None or row.value is None:
-        undefined = row.value is None and found is None
-        told = "" if undefined else f"it is undefined now: {why}" if why else "it was undefined"
-        return Compared(name, row.value, found.value if found else None, 0, told)
+        exists = False
+    if not exists:
+        return NumberCheck(name, row.value, None, 0, "no such target is known")
+    estimate_now, reason = estimate_or_reason(measured, target)
+    if estimate_now is None or row.value is None:
+        if row.value is None and estimate_now is None:
+            reason = ""  # undefined in both
+        elif reason:
+            reason = f"it is undefined now: {reason}"
+        else:
+            reason = "it was undefined"
+        value = estimate_now.value if estimate_now else None
+        return NumberCheck(name, row.value, value, 0, reason)
     allowed = _allowed(row.value, target, rows, tolerance)
-    ends = ((row.low, found.low), (row.high, found.high))
-    # The interval of a quantile ends at single tokens, of which another is the next at a touch.
-    mean = target.statistic == "mean"
-    apart = [pair for pair in ends if mean and not near(*pair, allowed)]
-    told = "" if not apart else f"its interval ended at {apart[0][0]}, and now at {apart[0][1]}"
-    return Compared(name, row.value, found.value, allowed, told)
+    ends = ((row.low, estimate_now.low), (row.high, estimate_now.high))
+    # The interval of a quantile ends at the values of single tokens: rounding may swap the token.
+    compare_ends = target.statistic == "mean"
+    apart = [pair for pair in ends if compare_ends and not is_near(*pair, allowed)]
+    reason = "" if not apart else f"its interval ended at {apart[0][0]}, and now at {apart[0][1]}"
+    return NumberCheck(name, row.value, estimate_now.value, allowed, reason)
 
 
-def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> Compared:
-    recorded, now = int(rows.firings.sum()), int(measured.firings.sum())
+def _firings(rows: Measurement, measured: Measurement, tolerance: float) -> NumberCheck:
+    recorded, total = int(rows.firings.sum()), int(measured.firings.sum())
     allowed = max(tolerance * recorded, _FLIPS)
-    told = ""
+    reason = ""
     if rows.firings.shape != measured.firings.shape:
-        told = f"of {len(rows.firings)} latents, and now of {len(measured.firings)}"
-    elif not (moved := int(np.abs(rows.firings - measured.firings).sum())) <= allowed:
-        told = f"{moved:,} of them differ"
-    return Compared("firings", recorded, now, allowed, told)
+        reason = f"of {len(rows.firings)} latents, and now of {len(measured.firings)}"
+    elif not (differing := int(np.abs(rows.firings - measured.firings).sum())) <= allowed:
+        reason = f"{differing:,} of them differ"
+    return NumberCheck("firings", recorded, total, allowed, reason)
 
 
 def _threshold(
     row: ThresholdRow, record: Record, rows: Measurement, measured: Measurement, tolerance: float
-) -> Compared:
-    """The value that was judged, and whether the verdict is the same, or near to both."""
+) -> NumberCheck:
+    """Compare the value that was judged, its headroom, and the verdict.
+
+    Another verdict is accepted if rounding may have caused it: at a bound.
+    """
     try:
-        threshold = _rebuilt(row)
+        threshold = _to_threshold(row)
     except ValueError:
-        return Compared(row.metric, row.value, None, 0, "no such target is known")
+        return NumberCheck(row.metric, row.value, None, 0, "no such target is known")
     if row.change:
         return _change(row, threshold, rows, measured, tolerance)
     target = threshold.target
     verdict = judge(measured, threshold)
     value = None if verdict.estimate is None else verdict.estimate.value
     if row.value is None or value is None:
-        return Compared(row.metric, row.value, value, 0, verdict.message or "it had no value")
+        return NumberCheck(row.metric, row.value, value, 0, verdict.message or "it had no value")
     allowed = _allowed(row.value, target, rows, tolerance)
-    told = ""
-    about = record.metrics.get(target.metric)
-    if target.whole and not same(row.value, about.value if about else None):
-        told = "it was judged by another value than the metric's"
-    elif not same(row.headroom, threshold.headroom(row.value)):
-        told = f"its headroom is said to be {row.headroom}"
+    reason = ""
+    metric_row = record.metrics.get(target.metric)
+    if target.whole and not is_same(row.value, metric_row.value if metric_row else None):
+        reason = "it was judged by another value than the metric's"
+    elif not is_same(row.headroom, threshold.headroom(row.value)):
+        reason = f"its headroom is said to be {row.headroom}"
     elif verdict.status != row.verdict and not _at_a_bound(
-        row, allowed, *_ends(measured, threshold)
+        row, allowed, *_interval_ends(measured, threshold)
     ):
-        told = f"the verdict was {row.verdict}, and is {verdict.status}"
-    return Compared(row.metric, row.value, value, allowed, told)
+        reason = f"the verdict was {row.verdict}, and is {verdict.status}"
+    return NumberCheck(row.metric, row.value, value, allowed, reason)
 
 
 def _change(
     row: ThresholdRow, threshold: Threshold, rows: Measurement, measured: Measurement,
     tolerance: float,
-) -> Compared:  # fmt: skip
-    """From what the record says of the baseline to what is measured now."""
+) -> NumberCheck:  # fmt: skip
+    """Compare the change since the baseline, whose value is taken from the record."""
     target = threshold.target.itself
-    found, why = estimated(measured, target)
-    if row.value is None or row.before is None or found is None:
-        return Compared(row.metric, row.value, None, 0, why or "from where is not said")
+    estimate_now, reason = estimate_or_reason(measured, target)
+    if row.value is None or row.before is None or estimate_now is None:
+        return NumberCheck(row.metric, row.value, None, 0, reason or "from where is not said")
     scale = abs(row.before) if row.change == "share" else 1.0
     if not scale:
-        return Compared(row.metric, row.value, None, 0, "it is a share of 0")
-    allowed = _allowed(found.value, target, rows, tolerance) / scale
-    told = ""
+        return NumberCheck(row.metric, row.value, None, 0, "it is a share of 0")
+    allowed = _allowed(estimate_now.value, target, rows, tolerance) / scale
+    reason = ""
     passes = row.verdict in ("pass", "warn")
     if row.verdict != "undecided" and not _at_a_bound(row, allowed):
-        within = threshold.allows(row.value)
-        told = "" if within == passes else f"the verdict {row.verdict} does not follow from it"
-    return Compared(row.metric, row.value, (found.value - row.before) / scale, allowed, told)
+        within_bounds = threshold.allows(row.value)
+        reason = (
+            "" if within_bounds == passes else f"the verdict {row.verdict} does not follow from it"
+        )
+    change = (estimate_now.value - row.before) / scale
+    return NumberCheck(row.metric, row.value, change, allowed, reason)
 
 
-def _ends(measured: Measurement, threshold: Threshold) -> tuple[float | None, ...]:
-    """Of the interval that has to be clear of the bounds, where one has to."""
+def _interval_ends(measured: Measurement, threshold: Threshold) -> tuple[float | None, ...]:
+    """Return the ends of the interval that a threshold with a confidence judges by."""
     if threshold.confidence is None:
         return ()
-    found = estimate(measured, threshold.target, confidence=threshold.confidence)
-    return found.low, found.high
+    interval = estimate(measured, threshold.target, confidence=threshold.confidence)
+    return interval.low, interval.high
 
 
 def _at_a_bound(row: ThresholdRow, allowed: float, *ends: float | None) -> bool:
-    """Whether rounding may bring the verdict over to another."""
+    """Return whether the value, or an end of its interval, is so near a bound that rounding counts.
+
+    Then either verdict is right.
+    """
     bounds = [b for b in (row.max, row.min, row.warn_max, row.warn_min) if b is not None]
-    return any(near(value, bound, allowed) for value in (row.value, *ends) for bound in bounds)
+    return any(is_near(value, bound, allowed) for value in (row.value, *ends) for bound in bounds)
 
 
-def _rebuilt(row: ThresholdRow) -> Threshold:
-    """Raises `ValueError` where no threshold is written so."""
+def _to_threshold(row: ThresholdRow) -> Threshold:
+    """Return the recorded threshold; raise `ValueError` if it is none of this version."""
     return Threshold(
         row.metric, row.max, row.min, row.warn_max, row.warn_min, row.confidence,
         row.on_undecided, relative=row.change == "share",
@@ -213,62 +243,74 @@ def _rebuilt(row: ThresholdRow) -> Threshold:
 
 
 def _allowed(value: float, target: Target, rows: Measurement, tolerance: float) -> float:
+    """Return the largest allowed difference of a value, in the metric's unit."""
     floor = _floor(target.metric, rows)
     return max(tolerance * abs(value), floor if target.whole else SINGLE * floor)
 
 
 def _floor(name: str, rows: Measurement) -> float:
-    """What rounding moves the metric by at the most, whatever its value."""
+    """Return the largest change of a metric by rounding, whatever its value, in its unit.
+
+    For a ratio of sums, that of the numerator over the denominator.
+    """
     metric = METRICS[name]
-    if metric.firing_above is not None:
+    if metric.firing_above is not None:  # a share of latents
         return _FLIPS / max(1, len(rows.firings))
-    moved_by = {
+    # By `Column.rounding`: largest change of the sum of a column.
+    column_floors = {
         "per token": FLOOR * rows.n_tokens,
         "per variance": FLOOR * float(rows.sums["sq_deviation"].sum()),
         "firings": _FLIPS,
         "none": 0.0,
     }
-    top = sum(
-        abs(factor) * moved_by[ALL_COLUMNS[column].rounding]
+    numerator = sum(
+        abs(factor) * column_floors[ALL_COLUMNS[column].rounding]
         for column, factor in metric.numerator.items()
     )
-    bottom = sum(factor * rows.sums[column].sum() for column, factor in metric.denominator.items()
-                 if column in rows.sums)  # fmt: skip
-    floor = top / abs(bottom) if bottom else 0.0
+    denominator = sum(
+        factor * rows.sums[column].sum() for column, factor in metric.denominator.items()
+        if column in rows.sums
+    )  # fmt: skip
+    floor = numerator / abs(denominator) if denominator else 0.0
     return floor if math.isfinite(floor) else 0.0
 
 
 NAME = "token_kl"
+"""`NumberCheck.name` of the KL of single tokens."""
 
 
 def confirm_tokens(
     recorded: TokenKL, measured: TokenKL | None, tolerance: float = TOLERANCE
-) -> Compared:
-    """How many tokens there are, and whether each has the KL that it had.
+) -> NumberCheck:
+    """Compare the KL of every scored token with that of a new measurement.
 
     Args:
-        recorded: As kept beside the record.
-        measured: The same checkpoint on the same tokens; None where single tokens were not kept.
-        tolerance: Of each value. Near zero it is what rounding makes of single tokens.
+        recorded: KL per token, from the file beside the record.
+        measured: KL of the same checkpoint on the same tokens; None if only sums were measured.
+        tolerance: Largest relative difference of a confirmed value; near zero, the floor of single
+            tokens applies.
+
+    Returns:
+        A comparison of the number of tokens, with the first differing token as the reason.
     """
     n = len(recorded.kl)
     if measured is None:
-        return Compared(NAME, n, None, 0, "single tokens were not measured again")
+        return NumberCheck(NAME, n, None, 0, "single tokens were not measured again")
     if not (
         np.array_equal(recorded.sequences, measured.sequences)
         and np.array_equal(recorded.positions, measured.positions)
     ):
-        return Compared(NAME, n, len(measured.kl), 0, "of other tokens")
+        return NumberCheck(NAME, n, len(measured.kl), 0, "of other tokens")
     was, now = recorded.kl.astype(np.float64), measured.kl.astype(np.float64)
     with np.errstate(invalid="ignore"):
         allowed = np.maximum(tolerance * np.abs(was), SINGLE * FLOOR)
-        near = np.isfinite(was) & (np.abs(now - was) <= allowed)
-    near |= (now == was) | (np.isnan(now) & np.isnan(was))
-    told = ""
-    if not near.all():
-        at = int(np.flatnonzero(~near)[0])
-        told = (
-            f"{int((~near).sum()):,} differ; at sequence {recorded.sequences[at]}, position "
-            f"{recorded.positions[at]} it was {was[at]:.6g}, and is {now[at]:.6g}"
+        confirmed = np.isfinite(was) & (np.abs(now - was) <= allowed)
+    confirmed |= (now == was) | (np.isnan(now) & np.isnan(was))  # infinities and NaN stay such
+    reason = ""
+    if not confirmed.all():
+        first = int(np.flatnonzero(~confirmed)[0])
+        reason = (
+            f"{int((~confirmed).sum()):,} differ; at sequence {recorded.sequences[first]}, "
+            f"position {recorded.positions[first]} it was {was[first]:.6g}, and is {now[first]:.6g}"
         )
-    return Compared(NAME, n, n, 0, told)
+    return NumberCheck(NAME, n, n, 0, reason)

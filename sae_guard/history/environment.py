@@ -1,4 +1,4 @@
-"""Who recorded something, on what: versions, git, the user."""
+"""Describe who records something, and on what: versions, git commit, user."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from sae_guard.history.record import GitRow
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python, of this package and of what it depends on, and the platform."""
-    found = {"platform": platform.platform(), "python": platform.python_version()}
+    """Return the platform, and the versions of Python, of this package and of its dependencies."""
+    versions = {"platform": platform.platform(), "python": platform.python_version()}
     required = importlib.metadata.requires("sae-guard") or []
     names = [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
     for name in ("sae-guard", *sorted(names)):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def git(folder: Path) -> GitRow | None:
-    """The commit of a folder's repository; None where there is none, or no git."""
+    """Return the commit of a folder's repository; None without a commit, repository or git."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    # None, where git failed, counts as dirty: nothing says that the commit is all there is.
     return GitRow(commit=commit, dirty=status != "")
 
 
 def user(folder: Path) -> str:
-    """By git's settings, or else the name of the account."""
+    """Return the user's name and address by git's settings, or else the name of the account."""
     name, email = (_git(folder, "config", f"user.{key}") for key in ("name", "email"))
     if name or email:
         return " ".join(filter(None, [name, f"<{email}>" if email else None]))
@@ -47,10 +48,10 @@ def user(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True,
             errors="replace",
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

@@ -1,4 +1,4 @@
-"""Records, or other rows, as one flat table: CSV, JSON or Parquet."""
+"""Export records, or other rows, as one flat table: CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.history.references import holding
+from sae_guard.history.references import promotions_in_force
 
 Row = dict[str, Any]
 
 _NUMBERS = {"value", "low", "high", "confidence", "min", "max", "headroom"}
-"""Columns of rows that are one metric each."""
+"""Numeric columns of tables with one metric per row."""
 
 
 def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[Row]:
-    """A row per record, all with the same keys: ``kl``, ``kl_low``, ``kl_high`` of each metric."""
+    """Return a row per record, all with the same keys; ``kl``, ``kl_low``, ``kl_high`` per metric.
+
+    Args:
+        records: Records in the order of the rows.
+        promotions: All promotions of the history, in the order of time.
+    """
     labels: dict[str, list[str]] = {}
-    for (label, _), each in holding(promotions).items():
-        labels.setdefault(each.record, []).append(label)
-    return [_row(each, labels.get(each.id, ())) for each in records]
+    for (label, _), promotion in promotions_in_force(promotions).items():
+        labels.setdefault(promotion.record, []).append(label)
+    return [_row(recorded, labels.get(recorded.id, ())) for recorded in records]
 
 
 def to_bytes(rows: Sequence[Row], kind: str) -> bytes:
-    """The rows as a file of this kind, named by its ending.
+    """Return the content of a file with the rows.
+
+    Args:
+        rows: Rows with the same keys.
+        kind: Ending of the file's name, a key of `KINDS`.
 
     Raises:
-        SetupError: There is no such kind.
+        SetupError: There is no such kind of file.
     """
     if kind not in KINDS:
         raise SetupError(f"cannot export {kind or 'a file without an ending'!r}; allowed: "
@@ -62,6 +71,7 @@ def _row(recorded: Recorded, labels: Sequence[str]) -> Row:
         "by": record.by,
         "run": record.run,
     }
+    # All metrics, also those that this record lacks: the columns of a table are the same.
     for name in METRICS:
         metric = record.metrics.get(name)
         row[name] = metric.value if metric else None
@@ -87,22 +97,23 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def sayable(value: Any) -> Any:
-        told = isinstance(value, str)
-        return value.encode(errors="backslashreplace").decode() if told else value
+    def as_utf8(value: Any) -> Any:
+        # Paths may hold bytes that are not UTF-8, which Parquet's text has to be.
+        is_text = isinstance(value, str)
+        return value.encode(errors="backslashreplace").decode() if is_text else value
 
     columns = {
-        name: pa.array([sayable(row[name]) for row in rows], _type(pa, name))
+        name: pa.array([as_utf8(row[name]) for row in rows], _type(pa, name))
         for name in (rows[0] if rows else ())
     }
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd")
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _type(pa: Any, column: str) -> Any:
-    """Of all rows, also where none has a value."""
+    """Return the Arrow type of a column, which does not depend on the values in it."""
     if column in ("n_sequences", "n_tokens"):
         return pa.int64()
     metric = column.removesuffix("_low").removesuffix("_high")
@@ -114,3 +125,4 @@ KINDS: Mapping[str, Callable[[Sequence[Row]], bytes]] = {
     ".json": _json,
     ".parquet": _parquet,
 }
+"""Ending of a file's name → the function that writes such a file."""

@@ -1,4 +1,4 @@
-"""Folders of files that appear whole and are never written again, here or behind any fsspec URL."""
+"""`Folder`: entries of a few files each, written at once and never changed, local or by fsspec."""
 
 from __future__ import annotations
 
@@ -17,83 +17,109 @@ from sae_guard.errors import SetupError
 from sae_guard.history.record import HistoryError
 
 _PARTIAL = ".partial"
-"""Folder of entries being written, among the others and so on the same file system."""
+"""Folder of the entries that are being written; it is in the same file system as they will be."""
 _ABANDONED = 24 * 3600.0
-"""Seconds after which what is still partial is what a killed writer left."""
+"""Seconds after which a partial entry is taken for one whose writer was killed."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of entries: folders of a few files, one of which is the head and written last."""
+    """A folder of entries. An entry is a folder of a few files, of which the head is written last.
+
+    An entry without a head does not exist yet: readers ignore it.
+    """
 
     url: str
-    """A path, or a URL that fsspec knows."""
+    """Path, or a URL that fsspec knows."""
 
     def prepare(self) -> None:
-        """Make the folder, or see that the URL is known; raises like `write`."""
+        """Create the folder if it is local, or check that fsspec knows the URL.
+
+        Raises:
+            HistoryError: The folder cannot be created.
+            SetupError: fsspec does not know the URL.
+        """
         local = self._local
         if local is None:
             self._remote()
             return
-        with _named(local):
+        with _os_errors(local):
             local.mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, files: Mapping[str, bytes], head: str) -> str:
-        """Make an entry; it is there, on disk, when this returns, and whole or not at all before.
+        """Write an entry: complete and on disk when this returns, and not visible before.
 
-        Returns its path, or its URL where it is elsewhere.
+        Args:
+            name: Name of the entry.
+            files: Name → content of its files.
+            head: Name of the file to write last.
+
+        Returns:
+            The path of the entry, or its URL.
 
         Raises:
-            HistoryError: There is one of this name, or it cannot be written.
+            HistoryError: There is an entry of this name, or it cannot be written.
             SetupError: fsspec does not know the URL.
         """
         local = self._local
         if local is not None:
-            with _named(local / name):
-                _write_here(local, name, files)
+            with _os_errors(local / name):
+                _write_local(local, name, files)
             return self.path_of(name)
         fs, root = self._remote()
         path = f"{root}/{name}"
-        with _named_there(path):
+        with _remote_errors(path):
             if fs.exists(f"{path}/{head}"):
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
+            # Object stores cannot rename a folder: that the head comes last makes it atomic.
             for file in sorted(files, key=lambda file: file == head):
                 _put(fs, f"{path}/{file}", files[file])
         return self.path_of(name)
 
     def path_of(self, name: str) -> str:
-        """The path of an entry, or its URL where it is elsewhere."""
+        """Return the path of an entry, or its URL."""
         local = self._local
         return f"{self.url}/{name}" if local is None else str(local / name)
 
     def heads(self, head: str) -> Iterator[tuple[str, str, bytes]]:
-        """Name, path or URL, and head of each entry, by name; one without head is none yet."""
+        """Yield name, path or URL, and content of the head of each entry, in the order of names.
+
+        Raises:
+            HistoryError: The folder or a head cannot be read.
+            SetupError: fsspec does not know the URL.
+        """
         local = self._local
         if local is not None:
-            yield from _heads_here(local, head)
+            yield from _local_heads(local, head)
             return
         fs, root = self._remote()
-        with _named_there(root):
-            fs.invalidate_cache()
-            found = [path for path in _listed(fs, root) if path.endswith(f"/{head}")]
-            contents = fs.cat(found) if found else {}
+        with _remote_errors(root):
+            fs.invalidate_cache()  # fsspec would list the folder as it was some time ago
+            paths = [path for path in _list_files(fs, root) if path.endswith(f"/{head}")]
+            contents = fs.cat(paths) if paths else {}
         for path in sorted(contents):
             name = path.removesuffix(f"/{head}").rpartition("/")[2]
             yield name, f"{self.url}/{name}", contents[path]
 
     def read(self, name: str, file: str) -> bytes:
-        """A file of an entry; raises `HistoryError`."""
+        """Read a file of an entry.
+
+        Raises:
+            HistoryError: The file cannot be read.
+            SetupError: fsspec does not know the URL.
+        """
         local = self._local
         if local is not None:
-            with _named(local / name / file):
+            with _os_errors(local / name / file):
                 return (local / name / file).read_bytes()
         fs, root = self._remote()
-        with _named_there(f"{root}/{name}/{file}"):
+        with _remote_errors(f"{root}/{name}/{file}"):
             data: bytes = fs.cat_file(f"{root}/{name}/{file}")
             return data
 
     @property
     def _local(self) -> Path | None:
+        """Path of a local folder; None if it is remote."""
         if "://" not in self.url:
             return Path(self.url)
         if not self.url.startswith(("file://", "local://")):
@@ -101,6 +127,7 @@ class Folder:
         return Path(self._remote()[1])
 
     def _remote(self) -> tuple[Any, str]:
+        """Return the file system of fsspec, and the path of the folder in it."""
         import fsspec
 
         try:
@@ -111,33 +138,35 @@ class Folder:
 
 
 @contextmanager
-def _named(path: object) -> Iterator[None]:
-    """An `OSError` as one that names the path and the reason."""
+def _os_errors(path: object) -> Iterator[None]:
+    """Raise an `OSError` as a `HistoryError` with the path and the reason."""
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        missing = isinstance(error, FileNotFoundError)  # which fsspec raises with a path alone
-        why = error.strerror or (os.strerror(errno.ENOENT) if missing else error)
-        raise HistoryError(f"{where}: {why}") from error
+        file = error.filename or path
+        missing = isinstance(error, FileNotFoundError)  # fsspec raises it without a reason
+        reason = error.strerror or (os.strerror(errno.ENOENT) if missing else error)
+        raise HistoryError(f"{file}: {reason}") from error
 
 
 @contextmanager
-def _named_there(path: str) -> Iterator[None]:
-    """The same of what is elsewhere, where errors of clients of all kinds come through fsspec."""
+def _remote_errors(path: str) -> Iterator[None]:
+    """Raise any error of fsspec and of the clients behind it as a `HistoryError` with the path."""
     try:
-        with _named(path):
+        with _os_errors(path):
             yield
     except HistoryError:
         raise
-    except Exception as error:  # no credentials, no connection: of no common type
+    # Missing credentials, lost connections and so on: each client has its own types.
+    except Exception as error:
         raise HistoryError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """All files in a folder of their own, which one rename puts in its place."""
+def _write_local(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Write all files into a temporary folder, and move it into place with one rename."""
     (folder / _PARTIAL).mkdir(parents=True, exist_ok=True)
-    _sweep(folder / _PARTIAL)
+    _remove_abandoned(folder / _PARTIAL)
+    # A random name, because several processes may write at once.
     partial = folder / _PARTIAL / uuid4().hex
     partial.mkdir()
     try:
@@ -145,9 +174,11 @@ def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             with (partial / file).open("xb") as opened:
                 opened.write(data)
                 opened.flush()
+                # Before the rename: a crash must not leave a complete entry with empty files.
                 os.fsync(opened.fileno())
         _sync(partial)
-        if (folder / name).exists():  # to rename onto a full folder fails, but with odd words
+        # The rename would fail too, with an error that nobody understands.
+        if (folder / name).exists():
             raise HistoryError(f"{folder / name} is there already; nothing is overwritten")
         partial.rename(folder / name)
         _sync(folder)
@@ -156,8 +187,8 @@ def _write_here(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the partial entries of killed writers."""
     for partial in folder.iterdir():
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
@@ -165,25 +196,25 @@ def _sweep(folder: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """What is in the folder is there after a power failure too, where the system can say so."""
+    """Flush the list of files of a folder to disk, to survive a power failure; POSIX only."""
     if os.name != "posix":
         return
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _heads_here(folder: Path, head: str) -> Iterator[tuple[str, str, bytes]]:
-    with _named(folder):
+def _local_heads(folder: Path, head: str) -> Iterator[tuple[str, str, bytes]]:
+    with _os_errors(folder):
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
         except FileNotFoundError:
             return
     for name in names:
         entry = os.path.join(folder, name)
-        with _named(entry):
+        with _os_errors(entry):
             try:
                 with open(os.path.join(entry, head), "rb") as file:
                     data = file.read()
@@ -192,17 +223,17 @@ def _heads_here(folder: Path, head: str) -> Iterator[tuple[str, str, bytes]]:
         yield name, entry, data
 
 
-def _listed(fs: Any, root: str) -> list[str]:
+def _list_files(fs: Any, root: str) -> list[str]:
     try:
-        found: list[str] = fs.find(root)
+        paths: list[str] = fs.find(root)
     except FileNotFoundError:
         return []
-    return found
+    return paths
 
 
 def _put(fs: Any, path: str, data: bytes) -> None:
     try:
         fs.pipe_file(path, data)
-    except FileNotFoundError:  # file systems that do not make folders by themselves
+    except FileNotFoundError:  # unlike object stores, this file system needs the folder first
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(path, data)

@@ -1,4 +1,4 @@
-"""The rows of a measurement as Parquet, bit for bit: what pandas, polars and DuckDB read."""
+"""Write the rows of a measurement as Parquet, which pandas, polars and DuckDB read, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,69 +13,82 @@ from sae_guard.core.measurement import Excerpts, Measurement, Provenance, TokenK
 from sae_guard.history.record import HistoryError
 
 SEQUENCES, LATENTS, TOKENS = "sequences.parquet", "latents.parquet", "tokens.parquet"
-"""A row per sequence: its index, its source and its sums; a row per latent: how often it fired; and
-a row per scored token, where they were kept: its place and its KL."""
+"""Names of the files. They have a row per sequence (index, source, sums), a row per latent (number
+of firings), and, if KL of single tokens was measured, a row per scored token (position, KL)."""
 
 _METADATA = b"sae_guard"
-_NO_SUMS = {"sequence", "source"}
+"""Key of the JSON in the schema's metadata: what does not fit into columns."""
+_NOT_SUMS = {"sequence", "source"}
+"""Columns of the table of sequences that are no sums."""
 
 
 def to_parquet(measurement: Measurement) -> dict[str, bytes]:
-    """File name → content. Of the values of single tokens, KL is kept."""
+    """Map the name of each file to its content.
+
+    Of the values of single tokens, only KL is written.
+    """
     import pyarrow as pa
 
     columns: dict[str, Any] = {"sequence": pa.array(measurement.sequences)}
     if measurement.sources:
-        shown = [_shown(source) for source in measurement.sources]
-        columns["source"] = pa.array(shown, pa.string())
+        texts = [_as_utf8(source) for source in measurement.sources]
+        columns["source"] = pa.array(texts, pa.string())
     columns |= {name: pa.array(column) for name, column in measurement.sums.items()}
-    beside: dict[str, Any] = {"excerpts": measurement.excerpts.plain}
-    if any(_shown(source) != source for source in measurement.sources):
-        beside["sources"] = list(measurement.sources)
+    metadata: dict[str, Any] = {"excerpts": measurement.excerpts.plain}
+    # JSON can escape what the column, which is UTF-8, cannot hold.
+    if any(_as_utf8(source) != source for source in measurement.sources):
+        metadata["sources"] = list(measurement.sources)
     latents = {
         "latent": pa.array(np.arange(len(measurement.firings))),
         "firings": pa.array(measurement.firings),
     }
     files = {
-        SEQUENCES: _written(pa.table(columns), json.dumps(beside)),
-        LATENTS: _written(pa.table(latents), "{}"),
+        SEQUENCES: _table_bytes(pa.table(columns), json.dumps(metadata)),
+        LATENTS: _table_bytes(pa.table(latents), "{}"),
     }
     tokens = measurement.token_kl
-    return files if tokens is None else {**files, TOKENS: _tokens_written(tokens)}
+    return files if tokens is None else {**files, TOKENS: _token_bytes(tokens)}
 
 
-def of_parquet(files: Mapping[str, bytes], provenance: Mapping[str, Any], path: str) -> Measurement:
-    """The measurement that `to_parquet` wrote, without the values of single tokens
-    (`tokens_of_parquet`).
+def measurement_from_parquet(
+    files: Mapping[str, bytes], provenance: Mapping[str, Any], path: str
+) -> Measurement:
+    """Read the measurement that `to_parquet` wrote, without the values of single tokens.
+
+    `tokens_from_parquet` reads these.
 
     Args:
-        files: As written.
-        provenance: Of it, as JSON.
-        path: Of the folder, for messages.
+        files: Name → content of the files, as written.
+        provenance: Provenance of the measurement, as JSON.
+        path: Path of the folder, for messages.
 
     Raises:
-        HistoryError: A file is no such table.
+        HistoryError: A file is not such a table.
     """
     try:
-        table, beside = _read(files[SEQUENCES])
-        sums = {name: values for name, values in table.items() if name not in _NO_SUMS}
+        table, metadata = _read(files[SEQUENCES])
+        sums = {name: values for name, values in table.items() if name not in _NOT_SUMS}
         return Measurement(
             table["sequence"],
             sums,
             _read(files[LATENTS])[0]["firings"],
             Provenance(**provenance),
-            sources=tuple(beside.get("sources", table.get("source", ()))),
-            excerpts=Excerpts.of(beside["excerpts"]),
+            sources=tuple(metadata.get("sources", table.get("source", ()))),
+            excerpts=Excerpts.of(metadata["excerpts"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are all of these
         raise HistoryError(f"{path}: not the rows of a measurement: {error}") from error
 
 
-def tokens_of_parquet(data: bytes, path: str) -> TokenKL:
-    """The tokens that `to_parquet` wrote, bit for bit.
+def tokens_from_parquet(data: bytes, path: str) -> TokenKL:
+    """Read the KL of single tokens that `to_parquet` wrote, bit for bit.
+
+    Args:
+        data: Content of the file.
+        path: Path of the folder, for messages.
 
     Raises:
-        HistoryError: It is no such table; ``path`` is that of the folder.
+        HistoryError: It is not such a table.
     """
     try:
         table, _ = _read(data)
@@ -84,12 +97,12 @@ def tokens_of_parquet(data: bytes, path: str) -> TokenKL:
         raise HistoryError(f"{path}: not the tokens of a measurement: {error}") from error
 
 
-def _shown(source: str) -> str:
-    """As UTF-8 can say it: paths may hold bytes that are none."""
+def _as_utf8(source: str) -> str:
+    """Return the source with bytes that are not UTF-8, which paths may hold, as escapes."""
     return source.encode(errors="backslashreplace").decode()
 
 
-def _tokens_written(tokens: TokenKL) -> bytes:
+def _token_bytes(tokens: TokenKL) -> bytes:
     import pyarrow as pa
 
     columns = {
@@ -97,8 +110,9 @@ def _tokens_written(tokens: TokenKL) -> bytes:
         "position": pa.array(tokens.positions),
         "kl": pa.array(tokens.kl),
     }
-    # Git keeps each record for ever: places cost next to nothing so, and KL 3.4 bytes of its 4.
-    return _written(
+    # Git keeps every record for ever, so size counts. With these encodings positions take almost no
+    # space, and a KL takes 3.4 of its 4 bytes.
+    return _table_bytes(
         pa.table(columns),
         "{}",
         column_encoding={
@@ -109,28 +123,29 @@ def _tokens_written(tokens: TokenKL) -> bytes:
     )
 
 
-def _written(table: Any, beside: str, **encoded: Any) -> bytes:
+def _table_bytes(table: Any, metadata: str, **encodings: Any) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    # Arrow's dictionaries take all NaN for one: floats are written as they are.
+    # No dictionaries for floats: Arrow's take every NaN for the same one, and bits would be lost.
     pq.write_table(
-        table.replace_schema_metadata({_METADATA: beside}),
+        table.replace_schema_metadata({_METADATA: metadata}),
         sink,
         compression="zstd",
         use_dictionary=["source"] if "source" in table.column_names else False,
-        **encoded,
+        **encodings,
     )
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns of a table, and the JSON in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Arrow's own threads may let go of our bytes while Python ends already, and abort it.
+    # A thread of Arrow may release our bytes after the interpreter has shut down, and abort it.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     columns = {
         name: column.to_pylist() if name == "source" else column.to_numpy()
@@ -139,11 +154,11 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return columns, json.loads(table.schema.metadata[_METADATA])
 
 
-def plain(provenance: Provenance) -> dict[str, Any]:
-    """As JSON reads it again.
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
+    """Return the provenance as plain JSON values: what reading its JSON gives.
 
     Raises:
-        ValueError: It holds a number that JSON cannot say.
+        ValueError: It holds NaN or infinity, which JSON does not have.
     """
-    found: dict[str, Any] = json.loads(json.dumps(asdict(provenance), allow_nan=False))
-    return found
+    values: dict[str, Any] = json.loads(json.dumps(asdict(provenance), allow_nan=False))
+    return values

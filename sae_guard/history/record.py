@@ -1,4 +1,7 @@
-"""What is kept of a checkpoint at a spec, and of a promotion, as JSON: immutable, with a schema."""
+"""Records of measured checkpoints, and promotions, as JSON documents with a schema version.
+
+A document is never changed once it is written.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +22,32 @@ from sae_guard.errors import InfrastructureError, SetupError
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
-class Kept(BaseModel):
-    """JSON has no NaN and no infinity: a number that it cannot say is absent."""
+class JsonModel(BaseModel):
+    """Base of all parts of a document. NaN and infinity, which JSON lacks, are absent numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class MetricRow(Kept):
-    """A metric on the whole token set, with its interval, or why it is undefined."""
+class MetricRow(JsonModel):
+    """A metric on the whole token set, with its interval, or the reason why it is undefined."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
-    """Of the interval, two-sided."""
+    """Confidence of the interval, two-sided."""
     unit: str = ""
     formula_version: int
+    """`Metric.version` of the formula."""
     undefined: str | None = None
+    """Reason why there is no value."""
 
 
-class ThresholdRow(Kept):
+class ThresholdRow(JsonModel):
     """A threshold that was in force, and its verdict."""
 
     metric: str
-    """As node ids have it: ``kl``, ``kl.p99``, ``kl[position=0..8]``."""
+    """Target in the notation of node ids: ``kl``, ``kl.p99``, ``kl@position=0..8``."""
     max: float | None = None
     min: float | None = None
     warn_max: float | None = None
@@ -60,79 +65,85 @@ class ThresholdRow(Kept):
     message: str | None = None
     audit: str | None = None
     change: Literal["difference", "share"] | None = None
-    """Of a threshold on a change, whose bounds, value and interval are of it, in the metric's unit
-    or as a share of what it was."""
+    """Set if the threshold is on a change: then bounds, value and interval are in the metric's unit
+    (``difference``) or fractions of the baseline's value (``share``)."""
     baseline: str | None = None
-    """Which version it is since."""
+    """Version that the change is measured from."""
     before: float | None = None
-    """The metric there."""
+    """Value of the metric in the baseline."""
     p_value: float | None = None
     note: str | None = None
 
 
-class ParetoRow(Kept):
-    """Whether a record of the spec dominated it in two metrics, and which."""
+class ParetoRow(JsonModel):
+    """The Pareto threshold on two metrics, and its verdict."""
 
     x: str
     y: str
     where: str
+    """``file:line``."""
     verdict: Status
     records: int
-    """With how many it was compared."""
+    """Number of records that the checkpoint was compared with."""
     dominated_by: tuple[str, ...] = ()
+    """Records that dominate it, as messages name them: version and hash."""
 
 
-class SpecRow(Kept):
-    """Which spec it was measured by."""
+class SpecRow(JsonModel):
+    """The spec that the checkpoint was measured by."""
 
     file: str
     name: str
     sha256: Sha256
-    """Of model, hook points, data, SAE options and thresholds as they were understood: comments
-    and places in the file change nothing."""
+    """Hash of the parsed model, hook points, data, SAE options and thresholds: comments and
+    positions in the file do not matter."""
 
 
-class CheckpointRow(Kept):
-    """Which checkpoint; the hashes of its files are in the provenance."""
+class CheckpointRow(JsonModel):
+    """The checkpoint; the hashes of its files are in the provenance."""
 
     label: str
+    """Short name of the checkpoint in reports and node ids."""
     reference: str
+    """Path or reference that it was loaded from."""
     options: dict[str, Any] = {}
-    """What the spec, the command line and a registry said of it."""
+    """Options that it was loaded with, from the spec, the user and registries."""
 
 
-class GitRow(Kept):
-    """Where the project stood."""
+class GitRow(JsonModel):
+    """State of the project's git repository."""
 
     commit: str
     dirty: bool
-    """Whether tracked files had other changes."""
+    """True if tracked files had uncommitted changes."""
 
 
-class FileRow(Kept):
-    """A file beside the record."""
+class FileRow(JsonModel):
+    """Hash and size of a file beside the record."""
 
     sha256: Sha256
     bytes: int
     rows: int
+    """Number of rows of its table."""
 
 
 SCHEMA_VERSION = 1
-"""Of both kinds of JSON; raised with a way to read the older ones in `_UPGRADES`."""
+"""Version of the JSON of records and promotions. A change of it adds to `_UPGRADES`."""
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
-"""What a version may be called: a name that any file system takes."""
+"""Pattern of the name of a version: every file system accepts such a name."""
 
 NO_VERSION = "none"
-"""What a baseline is called where there is no version yet."""
+"""Name of the baseline where there is no version yet."""
 
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 _ORDER: tuple[Status, ...] = ("pass", "warn", "undecided", "fail", "error")
+"""Verdicts from the best to the worst."""
 
 _UPGRADES: Mapping[int, Upgrade] = {}
-"""Schema version → a document of it as one of the next version."""
+"""Schema version → function from a document of this version to one of the next."""
 
 
 class HistoryError(InfrastructureError):
@@ -140,25 +151,26 @@ class HistoryError(InfrastructureError):
 
 
 class ChangedError(HistoryError):
-    """A record is not what was written."""
+    """A file of a record was changed after it was written."""
 
 
 class NotRecordedError(SetupError):
-    """What was measured is not what a record holds."""
+    """The measurement cannot be recorded: it is not what a record holds."""
 
 
-class Record(Kept):
-    """What was measured of one checkpoint at one spec, on what, and how it was judged."""
+class Record(JsonModel):
+    """The measurement of one checkpoint at one spec, and its verdicts."""
 
     schema_version: Literal[1]
     name: Name
-    """Of the version that was recorded."""
+    """Name of the version that was recorded."""
     created: AwareDatetime
     run: str
-    """The same for all records of a run, and for no others."""
+    """Random id of the run, equal in all of its records."""
     by: str
+    """Name and address of the user."""
     verdict: Status
-    """The worst of its thresholds and of ``pareto``."""
+    """The worst verdict of the thresholds and of ``pareto``."""
     spec: SpecRow
     checkpoint: CheckpointRow
     hook: str
@@ -167,29 +179,31 @@ class Record(Kept):
     n_tokens: int
     metrics: dict[str, MetricRow]
     views: dict[str, MetricRow] = Field(default={})
-    """What else the thresholds of the spec look at, or at the change of: ``kl.p99``,
-    ``kl@position=0..8``. The rows beside the record do not tell it."""
+    """Other targets of the spec's thresholds and of their changes: ``kl.p99``,
+    ``kl@position=0..8``. They cannot be computed from the rows beside the record."""
     thresholds: tuple[ThresholdRow, ...]
     pareto: ParetoRow | None = None
     provenance: dict[str, Any]
-    """As `sae_guard.core.measurement.Provenance` has it."""
+    """`sae_guard.core.measurement.Provenance` as JSON."""
     environment: dict[str, str]
-    """Versions of Python, of this package and of what it depends on, and the platform."""
+    """The platform, and the versions of Python, of this package and of its dependencies."""
     git: GitRow | None = None
     files: dict[str, FileRow] = Field(min_length=2)
 
 
-class Promotion(Kept):
-    """That a record is the one of a version, who said so, when and why."""
+class Promotion(JsonModel):
+    """The decision that a record is the one of a version: by whom, when and why."""
 
     schema_version: Literal[1]
     label: Name
+    """Name of the version."""
     record: str
-    """Its id, which holds a hash of what it says."""
+    """Id of the record, which contains a hash of its JSON."""
     spec: str
-    """``file::name``: a version has a record for each."""
+    """``file::name`` of the spec; a version has one record per spec."""
     created: AwareDatetime
     by: str
+    """Name and address of the user."""
     reason: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
@@ -198,24 +212,25 @@ Document = TypeVar("Document", Record, Promotion)
 
 @dataclass(frozen=True)
 class Recorded:
-    """A record, and where it is kept."""
+    """A record in a history, with its id and the path of its folder."""
 
     id: str
+    """Name of its folder: ``TIME-NAME-HASH``."""
     path: str
-    """Of its folder."""
+    """Path or URL of its folder."""
     record: Record
 
     @property
     def short(self) -> str:
-        """The hash in its id."""
+        """The hash in its id, 12 hexadecimal digits."""
         return self.id.rpartition("-")[2]
 
     @property
-    def named(self) -> str:
-        """Name of the version, label of the checkpoint where that is another, and hash."""
+    def display_name(self) -> str:
+        """The record as messages name it: version, label if it is another name, and hash."""
         label = self.record.checkpoint.label
-        own = "" if label == self.record.name else f" [{label}]"
-        return f"{self.record.name}{own} ({self.short})"
+        label_part = "" if label == self.record.name else f" [{label}]"
+        return f"{self.record.name}{label_part} ({self.short})"
 
     @property
     def spec(self) -> str:
@@ -224,19 +239,24 @@ class Recorded:
 
 
 def worst(verdicts: Iterable[tuple[Status, OnUndecided]]) -> Status:
-    """The verdict of a record, of at least one of its thresholds."""
-    counted = ("warn" if pair == ("undecided", "warn") else pair[0] for pair in verdicts)
-    return max(counted, key=_ORDER.index)
+    """Return the verdict of a record: the worst of its thresholds' verdicts, at least one.
+
+    Args:
+        verdicts: Verdict and ``on_undecided`` of each threshold.
+    """
+    effective = ("warn" if pair == ("undecided", "warn") else pair[0] for pair in verdicts)
+    return max(effective, key=_ORDER.index)
 
 
 def check_name(name: str) -> None:
-    """Raise `SetupError` unless a version can be called this."""
+    """Raise `SetupError` unless the name is allowed for a version."""
     if not re.fullmatch(NAME, name):
         raise SetupError(
             f"{name!r} is no name of a version; allowed: up to 64 letters, digits, `_`, `.`, `+` "
             "and `-`, a letter or digit first"
         )
-    if name == NO_VERSION:  # of a baseline of this name thresholds would be left out
+    # With a baseline of this name, thresholds on changes would silently not be judged.
+    if name == NO_VERSION:
         raise SetupError(
             f"{name!r} is no name of a version: as a baseline it means that there is none; choose "
             "another name",
@@ -245,33 +265,34 @@ def check_name(name: str) -> None:
 
 
 def to_json(document: Record | Promotion) -> bytes:
-    """Strict JSON for people to read, and for `parse`."""
-    plain = document.model_dump(exclude_none=True)
+    """Return the document as strict, indented JSON, which `parse` reads."""
+    values = document.model_dump(exclude_none=True)
     text = json.dumps(
-        plain, indent=1, ensure_ascii=False, allow_nan=False, default=datetime.isoformat
+        values, indent=1, ensure_ascii=False, allow_nan=False, default=datetime.isoformat
     )
-    # Paths may be no UTF-8; JSON reads these escapes as what they were.
+    # Paths may hold bytes that are not UTF-8: JSON reads these escapes back as they were.
     return (text + "\n").encode(errors="backslashreplace")
 
 
 def parse(kind: type[Document], data: bytes, path: str) -> Document:
-    """Read what `to_json` wrote, also by an earlier version of this package.
+    """Read a document that `to_json` wrote, perhaps in an earlier version of this package.
 
     Args:
-        kind: Which of the two it is.
-        data: The bytes.
-        path: Of the file, for messages.
+        kind: `Record` or `Promotion`.
+        data: Content of the file.
+        path: Path of the file, for messages.
 
     Raises:
-        HistoryError: It is no JSON, of a later schema, or not as its schema says.
+        HistoryError: It is not JSON, has a later schema version, or does not fit its schema.
     """
-    # The fast reader takes NaN for a number, and refuses lone surrogates, which the names of files
-    # may hold, and other schemas.
+    # Pydantic's fast JSON reader accepts NaN. It refuses lone surrogates, which file names may
+    # hold, and older schemas: these go the slow way below.
     if b"NaN" not in data and b"Infinity" not in data:
         with suppress(ValidationError):
             return kind.model_validate_json(data)
-    found = _loaded(data, path)
-    version = found.get("schema_version") if isinstance(found, dict) else None
+    document = _load_json(data, path)
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    # `isinstance` would accept true as version 1.
     if type(version) is not int:
         raise HistoryError(f"{path}: schema_version is {version!r}, expected a number")
     if version > SCHEMA_VERSION:
@@ -279,20 +300,21 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
             f"{path}: schema_version {version} is of a later sae_guard; this one reads up to "
             f"{SCHEMA_VERSION}: upgrade it"
         )
+    # Step by step, so that each version needs only the upgrade to the next.
     while version < SCHEMA_VERSION:
         if version not in _UPGRADES:
             raise HistoryError(f"{path}: schema_version {version} is unknown")
-        found = {**_UPGRADES[version](found), "schema_version": version + 1}
+        document = {**_UPGRADES[version](document), "schema_version": version + 1}
         version += 1
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(document)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = ".".join(map(str, detail["loc"])) or "it"
         raise HistoryError(f"{path}: {key}: {detail['msg']}") from error
 
 
-def _loaded(data: bytes, path: str) -> Any:
+def _load_json(data: bytes, path: str) -> Any:
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What people call records: ids, hashes, names of versions, and labels that were promoted."""
+"""Look up records by what people call them: an id, a hash, a version's name, a promoted label."""
 
 from __future__ import annotations
 
@@ -10,93 +10,120 @@ from sae_guard.history.record import Promotion, Recorded
 
 
 def pick(records: Sequence[Recorded], reference: str) -> Recorded:
-    """The one that is meant by an id, by its hash or a beginning of it, or by the name.
-
-    Raises:
-        SetupError: It is none of them, or several.
-    """
-    return _one(_found(records, reference), reference)
-
-
-def holding(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
-    """Label and spec → the promotion that holds: the last one."""
-    return {(each.label, each.spec): each for each in promotions}
-
-
-def meant(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
-) -> list[Recorded]:
-    """All records that are meant: those that a label was promoted to, one for each spec; or else
-    by id, hash, or the name of a version, which may have several.
-
-    Raises:
-        SetupError: There are none, or a promoted one is not there.
-    """
-    held = [each for (label, _), each in holding(promotions).items() if label == reference]
-    if not held:
-        return _found(records, reference, {each.label for each in promotions})
-    by_id = {each.id: each for each in records}
-    for each in held:
-        if each.record not in by_id:
-            raise SetupError(
-                f"{reference} of {each.spec} is {each.record}, which is no readable record"
-            )
-    return [by_id[each.record] for each in held]
-
-
-def meant_one(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
-) -> Recorded:
-    """As `meant`, where there has to be one; raises `SetupError` where there are several too."""
-    return _one(meant(records, promotions, reference), reference)
-
-
-def meant_for(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
-) -> Recorded:
-    """The record of a spec that is meant; an id means its record, whichever spec that is of.
+    """Return the record with this id, hash or name, ignoring promotions.
 
     Args:
-        records: All there are.
-        promotions: The same.
-        reference: As `meant` takes it.
+        records: All records.
+        reference: Id, hash, first digits of the hash (four or more), or name of a version.
+
+    Raises:
+        SetupError: No record matches, or several do.
+    """
+    return _require_one(_matching(records, reference), reference)
+
+
+def promotions_in_force(promotions: Sequence[Promotion]) -> dict[tuple[str, str], Promotion]:
+    """Map label and spec to the promotion in force, the last one.
+
+    Args:
+        promotions: All promotions in the order of time.
+    """
+    return {(promotion.label, promotion.spec): promotion for promotion in promotions}
+
+
+def find_records(
+    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
+) -> list[Recorded]:
+    """Return all records that a reference names.
+
+    Args:
+        records: All records.
+        promotions: All promotions in the order of time.
+        reference: A promoted label, which names one record per spec; or else an id, a hash, first
+            digits of a hash, or the name of a version, which may name several records.
+
+    Raises:
+        SetupError: There is no such record, or a promoted one cannot be read.
+    """
+    in_force = [
+        promotion
+        for (label, _), promotion in promotions_in_force(promotions).items()
+        if label == reference
+    ]
+    if not in_force:
+        return _matching(records, reference, {promotion.label for promotion in promotions})
+    by_id = {recorded.id: recorded for recorded in records}
+    for promotion in in_force:
+        if promotion.record not in by_id:
+            raise SetupError(
+                f"{reference} of {promotion.spec} is {promotion.record}, which is no readable "
+                "record"
+            )
+    return [by_id[promotion.record] for promotion in in_force]
+
+
+def find_one_record(
+    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
+) -> Recorded:
+    """Return the only record that a reference names, in the sense of `find_records`.
+
+    Raises:
+        SetupError: The reference names no record, or several.
+    """
+    return _require_one(find_records(records, promotions, reference), reference)
+
+
+def find_spec_record(
+    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
+) -> Recorded:
+    """Return the record of a spec that a reference names.
+
+    Args:
+        records: All records.
+        promotions: All promotions in the order of time.
+        reference: Reference, as `find_records` takes it. An id names its record even if that is of
+            another spec.
         spec: ``file::name``.
 
     Raises:
-        SetupError: It is none, or several, or of other specs only.
+        SetupError: The reference names no record of the spec, or several.
     """
-    found = meant(records, promotions, reference)
-    own = [each for each in found if each.spec == spec]
-    if len(found) == 1 and not own and _is_id(found[0], reference):
-        return found[0]
-    if not own:
-        others = ", ".join(sorted({each.spec for each in found}))
-        raise SetupError(f"{reference!r} has no record by {spec}, but by {others}")
-    return _one(own, reference)
+    matches = find_records(records, promotions, reference)
+    of_spec = [recorded for recorded in matches if recorded.spec == spec]
+    if len(matches) == 1 and not of_spec and _is_id(matches[0], reference):
+        return matches[0]
+    if not of_spec:
+        other_specs = ", ".join(sorted({recorded.spec for recorded in matches}))
+        raise SetupError(f"{reference!r} has no record by {spec}, but by {other_specs}")
+    return _require_one(of_spec, reference)
 
 
-def _found(
+def _matching(
     records: Sequence[Recorded], reference: str, labels: Iterable[str] = ()
 ) -> list[Recorded]:
-    found = [each for each in records if each.id == reference]
-    found = found or [each for each in records if each.record.name == reference]
-    if not found and re.fullmatch("[0-9a-f]{4,12}", reference):
-        found = [each for each in records if each.short.startswith(reference)]
-    if not found:
-        names = {*labels, *(each.record.name for each in records)}
+    """Return the records with this id, or else this name, or else this hash; at least one."""
+    # In this order, because a name may look like the first digits of a hash.
+    matches = [recorded for recorded in records if recorded.id == reference]
+    matches = matches or [recorded for recorded in records if recorded.record.name == reference]
+    if not matches and re.fullmatch("[0-9a-f]{4,12}", reference):
+        matches = [recorded for recorded in records if recorded.short.startswith(reference)]
+    if not matches:
+        names = {*labels, *(recorded.record.name for recorded in records)}
         hint = allowed(reference, names) if names else "there are no records"
         raise SetupError(f"no record {reference!r}: give an id, its hash, or a name; {hint}")
-    return found
+    return matches
 
 
 def _is_id(recorded: Recorded, reference: str) -> bool:
     return reference in (recorded.id, recorded.short)
 
 
-def _one(found: Sequence[Recorded], reference: str) -> Recorded:
-    if len(found) > 1:
+def _require_one(matches: Sequence[Recorded], reference: str) -> Recorded:
+    if len(matches) > 1:
+        # The last eight: the newest are the likeliest, and hundreds would fill the screen.
         listed = "".join(
-            f"\n  {each.id}  {each.spec} [{each.record.checkpoint.label}]" for each in found[-8:]
+            f"\n  {recorded.id}  {recorded.spec} [{recorded.record.checkpoint.label}]"
+            for recorded in matches[-8:]
         )
-        raise SetupError(f"{reference!r} names {len(found)} records; give the id of one:{listed}")
-    return found[0]
+        raise SetupError(f"{reference!r} names {len(matches)} records; give the id of one:{listed}")
+    return matches[0]

@@ -1,14 +1,15 @@
-"""The history, and where it is: records and promotions, added to and never changed.
+"""`History`: records and promotions in a folder, which are added and never changed.
 
     FOLDER/records/TIME-NAME-HASH/record.json           written last
     FOLDER/records/TIME-NAME-HASH/sequences.parquet
     FOLDER/records/TIME-NAME-HASH/latents.parquet
-    FOLDER/records/TIME-NAME-HASH/tokens.parquet        since they are kept
-    FOLDER/records/TIME-NAME-HASH/report.json           likewise; reading a history never opens it
+    FOLDER/records/TIME-NAME-HASH/tokens.parquet        missing in old records
+    FOLDER/records/TIME-NAME-HASH/report.json           missing in old records; opened only for it
     FOLDER/promotions/TIME-LABEL-HASH/promotion.json
 
-HASH is of the JSON, which holds the hashes of the files beside it: who changes a record is found
-out, and writers that know nothing of each other do not collide.
+HASH is a hash of the JSON, which contains the hashes of the other files. So accidental changes are
+detected, and two writers that do not know of each other never write the same folder. Somebody who
+changes a record on purpose can rename its folder too: the hash is no signature.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from sae_guard.core.report import RunReport
 from sae_guard.core.report_json import report_from_json
 from sae_guard.files import expanded
 from sae_guard.history.folder import Folder
-from sae_guard.history.parquet import LATENTS, SEQUENCES, TOKENS, of_parquet, tokens_of_parquet
+from sae_guard.history.parquet import (
+    LATENTS,
+    SEQUENCES,
+    TOKENS,
+    measurement_from_parquet,
+    tokens_from_parquet,
+)
 from sae_guard.history.record import (
     NAME,
     ChangedError,
@@ -44,43 +51,52 @@ from sae_guard.history.record import (
 _ID = re.compile(rf"\d{{8}}T\d{{6}}Z-({NAME})-([0-9a-f]{{12}})")
 _RECORD, _PROMOTION = "record.json", "promotion.json"
 REPORT = "report.json"
-"""Everything that the run reported of the case; records made before 2026-12 have none."""
+"""File with the run's report of the case; records from before 2026-12 have none."""
 
 
 @dataclass(frozen=True)
-class Found(Generic[Document]):
-    """What was read, and why the rest was not."""
+class _Documents(Generic[Document]):
+    """All documents of a folder: those that could be read, and why the others could not."""
 
-    read: dict[str, Document]
-    """By id, in the order of time."""
+    by_id: dict[str, Document]
+    """Id → document, in the order of time."""
     paths: dict[str, str]
+    """Id → path or URL of its folder."""
     unreadable: tuple[str, ...]
+    """Error message for each document that could not be read."""
 
 
 @dataclass(frozen=True)
 class History:
-    """A folder, or any URL that fsspec knows: ``s3://…``, ``hf://datasets/…``, ``file://…``."""
+    """A history in a local folder, or behind a URL that fsspec knows: ``s3://…``, ``file://…``."""
 
     url: str
+    """Path of the folder, or its URL."""
 
     def prepare(self) -> None:
-        """See that records can be kept, before what takes long.
+        """Create the folder, so that a long measurement does not fail at its end.
 
         Raises:
-            HistoryError: A folder cannot be made.
+            HistoryError: The folder cannot be created.
             SetupError: fsspec does not know the URL.
         """
         self._records.prepare()
 
     def add(self, record: Record, files: Mapping[str, bytes]) -> Recorded:
-        """Keep a record with its files; it is kept when this returns.
+        """Write a record and its files; they are on disk when this returns.
+
+        Args:
+            record: The record; it names the files with their hashes.
+            files: Name → content of each file.
 
         Raises:
-            HistoryError: It cannot be written.
+            HistoryError: The record cannot be written.
             ValueError: The files are not those that the record names.
         """
-        told = {name: rows(data, record.files[name].rows) for name, data in files.items()}
-        if told != record.files:
+        rows_of_files = {
+            name: file_row(data, record.files[name].rows) for name, data in files.items()
+        }
+        if rows_of_files != record.files:
             raise ValueError(f"the record names other files than {sorted(files)}")
         data = to_json(record)
         name = _id(record.name, record, data)
@@ -88,21 +104,21 @@ class History:
         return Recorded(name, path, record)
 
     def records(self) -> tuple[list[Recorded], tuple[str, ...]]:
-        """All records, the oldest first; and of each that cannot be read, why.
+        """Return all records, the oldest first, and an error message per unreadable record.
 
         Raises:
             HistoryError: The folder cannot be read.
         """
-        found = _all(Record, self._records, _RECORD)
+        documents = _read_all(Record, self._records, _RECORD)
         return [
-            Recorded(name, found.paths[name], record) for name, record in found.read.items()
-        ], found.unreadable
+            Recorded(id, documents.paths[id], record) for id, record in documents.by_id.items()
+        ], documents.unreadable
 
     def record(self, id: str) -> Recorded:
-        """The record of an id, and nothing else is read.
+        """Return the record with an id, without reading any other.
 
         Raises:
-            HistoryError: There is none, or it cannot be read, or was changed.
+            HistoryError: There is no such record, or it cannot be read, or was changed.
         """
         if not _ID.fullmatch(id):
             raise HistoryError(f"{id!r} is no id of a record")
@@ -110,41 +126,51 @@ class History:
         return Recorded(id, path, _checked(Record, id, data, f"{path}/{_RECORD}"))
 
     def measurement(self, recorded: Recorded) -> Measurement:
-        """What was measured, bit for bit, but for the values of single tokens (`token_kl`).
+        """Read the measurement of a record, bit for bit, but not the values of single tokens.
+
+        `token_kl` reads these.
 
         Raises:
-            HistoryError: Its files cannot be read, or are not those that were written.
+            HistoryError: A file cannot be read, or was changed.
         """
         return _measurement(self._records, recorded)
 
     def token_kl(self, recorded: Recorded) -> TokenKL | None:
-        """KL of every scored token, bit for bit; None of records made before it was kept.
+        """Read the KL of every scored token, bit for bit; None for an old record without it.
 
         Raises:
-            HistoryError: The file cannot be read, or is not the one that was written.
+            HistoryError: The file cannot be read, or was changed.
         """
         return _token_kl(self._records, recorded)
 
     def report(self, recorded: Recorded) -> RunReport | None:
-        """Read what the run reported of the case; None of records made before it was kept.
+        """Read the run's report of the case; None for an old record without it.
 
         Raises:
-            HistoryError: The file cannot be read, or is not the one that was written.
-            SetupError: It is of a later version of this package.
+            HistoryError: The file cannot be read, or was changed.
+            SetupError: The report is from a later version of this package.
         """
         return _report(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
-        """Keep a promotion; its id. Raises `HistoryError`."""
+        """Write a promotion, and return its id.
+
+        Raises:
+            HistoryError: The promotion cannot be written.
+        """
         data = to_json(promotion)
         name = _id(promotion.label, promotion, data)
         self._promotions.write(name, {_PROMOTION: data}, _PROMOTION)
         return name
 
     def promotions(self) -> tuple[list[Promotion], tuple[str, ...]]:
-        """All promotions, the oldest first; and of each that cannot be read, why."""
-        found = _all(Promotion, self._promotions, _PROMOTION)
-        return list(found.read.values()), found.unreadable
+        """Return all promotions, the oldest first, and an error message per unreadable one.
+
+        Raises:
+            HistoryError: The folder cannot be read.
+        """
+        documents = _read_all(Promotion, self._promotions, _PROMOTION)
+        return list(documents.by_id.values()), documents.unreadable
 
     @property
     def _records(self) -> Folder:
@@ -156,61 +182,67 @@ class History:
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """A record with the files beside it, in a history or outside of any."""
+class RecordFolder:
+    """The folder of one record with its files, in a history or copied out of one."""
 
     recorded: Recorded
-    named: bool
-    """Whether the name of the folder holds the hash of ``record.json``, and so vouches for it."""
+    has_hash: bool
+    """True if the folder's name contains a hash, and ``record.json`` has that hash."""
     folder: Folder
 
     @classmethod
-    def at(cls, url: str) -> Certificate:
-        """Of the folder at this path or URL.
+    def from_url(cls, url: str) -> RecordFolder:
+        """Open the folder at a path or URL.
 
         Raises:
-            ChangedError: It is not what was written.
-            HistoryError: There is no record, or none that can be read.
+            ChangedError: ``record.json`` was changed: its hash is not that in the folder's name.
+            HistoryError: There is no record, or it cannot be read.
             SetupError: fsspec does not know the URL.
         """
-        above, _, name = url.rstrip("/").rpartition("/")
-        folder, file = Folder(above), f"{url.rstrip('/')}/{_RECORD}"
+        parent, _, name = url.rstrip("/").rpartition("/")
+        folder, file = Folder(parent), f"{url.rstrip('/')}/{_RECORD}"
         data = folder.read(name, _RECORD)
-        named = _ID.fullmatch(name) is not None
-        if named:
+        has_hash = _ID.fullmatch(name) is not None
+        if has_hash:
             check_hash(name, data, file)
-        return cls(Recorded(name, url, parse(Record, data, file)), named, folder)
+        return cls(Recorded(name, url, parse(Record, data, file)), has_hash, folder)
 
     def measurement(self) -> Measurement:
-        """As `History.measurement`."""
+        """Read the measurement, as `History.measurement` does."""
         return _measurement(self.folder, self.recorded)
 
     def token_kl(self) -> TokenKL | None:
-        """As `History.token_kl`."""
+        """Read the KL of every scored token, as `History.token_kl` does."""
         return _token_kl(self.folder, self.recorded)
 
     def report(self) -> RunReport | None:
-        """As `History.report`."""
+        """Read the run's report of the case, as `History.report` does."""
         return _report(self.folder, self.recorded)
 
 
 def check_hash(name: str, data: bytes, file: str) -> None:
-    """Raise `ChangedError` unless the name of an entry holds the hash of its JSON."""
+    """Raise `ChangedError` unless the name of a folder ends with the hash of its JSON."""
     if not name.endswith(_hash(data)):
         raise ChangedError(f"{file} was changed since it was written: its hash differs")
 
 
-def rows(data: bytes, n: int) -> FileRow:
-    """What a record says of a file beside it."""
+def file_row(data: bytes, n: int) -> FileRow:
+    """Return the record's entry for a file with ``n`` rows."""
     return FileRow(sha256=sha256(data).hexdigest(), bytes=len(data), rows=n)
 
 
-def files_of(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
-    """What a record says of the files of its measurement."""
+def file_rows(measurement: Measurement, files: Mapping[str, bytes]) -> dict[str, FileRow]:
+    """Return the record's entries for the files of its measurement.
+
+    Args:
+        measurement: The measurement.
+        files: Name → content of the files that `parquet.to_parquet` made of it, and others.
+    """
+    # Files of other names, such as the report, are no tables: one row.
     lengths = {SEQUENCES: measurement.n_sequences, LATENTS: len(measurement.firings)}
     if measurement.tokens is not None:
         lengths[TOKENS] = int(measurement.tokens.scored.sum())
-    return {name: rows(data, lengths.get(name, 1)) for name, data in files.items()}
+    return {name: file_row(data, lengths.get(name, 1)) for name, data in files.items()}
 
 
 def _id(name: str, document: Record | Promotion, data: bytes) -> str:
@@ -219,25 +251,27 @@ def _id(name: str, document: Record | Promotion, data: bytes) -> str:
 
 
 def _hash(data: bytes) -> str:
-    # git may give lines their ends by its own settings, and JSON has none inside of text.
+    # git may convert the line ends of a checkout. JSON has none inside of texts, so that ignoring
+    # their kind ignores no content.
     return sha256(data.replace(b"\r\n", b"\n")).hexdigest()[:12]
 
 
 def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
     names = set(recorded.record.files)
+    # A record may name any file: read none but those that this class writes.
     if names - {TOKENS, REPORT} != {SEQUENCES, LATENTS}:
         raise HistoryError(
             f"{recorded.path}: its files are {sorted(names)}, expected {LATENTS}, {SEQUENCES} and "
             f"perhaps {TOKENS} and {REPORT}"
         )
     files = {name: _read(folder, recorded, name) for name in sorted(names - {REPORT})}
-    return of_parquet(files, recorded.record.provenance, recorded.path)
+    return measurement_from_parquet(files, recorded.record.provenance, recorded.path)
 
 
 def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
     if TOKENS not in recorded.record.files:
         return None
-    return tokens_of_parquet(_read(folder, recorded, TOKENS), recorded.path)
+    return tokens_from_parquet(_read(folder, recorded, TOKENS), recorded.path)
 
 
 def _report(folder: Folder, recorded: Recorded) -> RunReport | None:
@@ -253,15 +287,16 @@ def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
     return data
 
 
-def _all(kind: type[Document], folder: Folder, head: str) -> Found[Document]:
-    read, paths, unreadable = {}, {}, []
-    for name, path, data in _named(folder, head):
+def _read_all(kind: type[Document], folder: Folder, head: str) -> _Documents[Document]:
+    documents, paths, unreadable = {}, {}, []
+    for id, path, data in _heads_with_id(folder, head):
         try:
-            read[name], paths[name] = _checked(kind, name, data, f"{path}/{head}"), path
+            documents[id], paths[id] = _checked(kind, id, data, f"{path}/{head}"), path
         except HistoryError as error:
             unreadable.append(str(error))
-    ordered = dict(sorted(read.items(), key=lambda item: (item[1].created, item[0])))
-    return Found(ordered, paths, tuple(unreadable))
+    # Folder names begin with the time in whole seconds: the documents know it more exactly.
+    by_id = dict(sorted(documents.items(), key=lambda item: (item[1].created, item[0])))
+    return _Documents(by_id, paths, tuple(unreadable))
 
 
 def _checked(kind: type[Document], name: str, data: bytes, file: str) -> Document:
@@ -269,29 +304,32 @@ def _checked(kind: type[Document], name: str, data: bytes, file: str) -> Documen
     return parse(kind, data, file)
 
 
-def _named(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:
+def _heads_with_id(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:
+    """Yield the heads of the folders whose name is an id; others were not written by this class."""
     for name, path, data in folder.heads(head):
         if _ID.fullmatch(name):
             yield name, path, data
 
 
 DEFAULT = Path(".sae_guard", "history")
-"""In the root folder of a project."""
+"""Default folder of the history, in the root folder of a project."""
 VARIABLE = "SAE_GUARD_HISTORY"
+"""Environment variable with the folder or URL of the history."""
 
 
-def chosen(text: str | None, root: Path) -> str:
-    """The folder or URL that somebody names, or else ``$SAE_GUARD_HISTORY``, or the default.
+def locate(text: str | None, root: Path) -> str:
+    """Return the path or URL of the history.
 
     Args:
-        text: What is named, if anything is.
+        text: Path or URL from an option; without it ``$SAE_GUARD_HISTORY`` applies, and without
+            that the default.
         root: Folder that relative paths start from.
     """
-    named = text or os.environ.get(VARIABLE) or str(DEFAULT)
-    return named if "://" in named else str(root / expanded(named))
+    location = text or os.environ.get(VARIABLE) or str(DEFAULT)
+    return location if "://" in location else str(root / expanded(location))
 
 
-def nearest(folder: Path) -> Path:
-    """The folder, or the one above it, in which there is a history; or else the folder."""
-    found = (above for above in (folder, *folder.parents) if (above / DEFAULT).is_dir())
-    return next(found, folder)
+def nearest_project(folder: Path) -> Path:
+    """Return the nearest folder with a history: this one or one above it; or else this one."""
+    candidates = (folder, *folder.parents)
+    return next((parent for parent in candidates if (parent / DEFAULT).is_dir()), folder)

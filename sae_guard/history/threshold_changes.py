@@ -1,4 +1,4 @@
-"""How the thresholds of records went: from run to run, and since a promotion. Pure."""
+"""Changes of the thresholds in records: from run to run, and since a promotion. No files here."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sae_guard.history.record import Promotion, Record, Recorded
 
 
 def recorded_bounds(record: Record) -> dict[str, Bounds]:
-    """Name → threshold of a record."""
+    """Map the name of each threshold of a record to it."""
     return {row.metric: row for row in record.thresholds}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A run that found other thresholds than the one before it."""
+    """A run whose thresholds differ from those of the run before it."""
 
     recorded: Recorded
     """The first record of the run at the spec."""
@@ -34,43 +34,44 @@ class Step:
 
 @dataclass(frozen=True)
 class Track:
-    """How the thresholds of a spec went."""
+    """The thresholds of a spec over time."""
 
     start: Recorded
-    """A record of what they were before the steps."""
+    """Record with the thresholds before the first step."""
     started: bool
-    """Whether it is of the first run of all."""
+    """True if that record is of the first run at the spec."""
     steps: tuple[Step, ...]
+    """Runs that changed thresholds, in the order of time."""
     runs: int
-    """How many are looked at, the first of all included."""
+    """Number of runs that were examined, the very first included."""
 
 
-def tracked(records: Sequence[Recorded], shown: Container[str]) -> list[Track]:
-    """What became of the thresholds of each spec, from run to run.
+def track_thresholds(records: Sequence[Recorded], ids: Container[str]) -> list[Track]:
+    """Follow the thresholds of each spec from run to run.
 
-    The records of a run at a spec are one: they have the same thresholds, and runs that record at
-    the same time, from branches that differ, would else seem to take turns.
+    All records of one run at one spec count once: they have the same thresholds. By records, two
+    runs from different branches that record at the same time would seem to alternate.
 
     Args:
-        records: All there are, in the order of time: each run is compared with the one before it.
-        shown: Ids of records whose runs are looked at.
+        records: All records in the order of time: each run is compared with the one before it.
+        ids: Ids of the records whose runs to examine.
     """
     runs: dict[str, dict[str, list[Recorded]]] = {}
-    for each in records:
-        runs.setdefault(each.spec, {}).setdefault(each.record.run, []).append(each)
-    found = [_track(list(of_spec.values()), shown) for of_spec in runs.values()]
-    return [track for track in found if track is not None]
+    for recorded in records:
+        runs.setdefault(recorded.spec, {}).setdefault(recorded.record.run, []).append(recorded)
+    tracks = [_track(list(runs_of_spec.values()), ids) for runs_of_spec in runs.values()]
+    return [track for track in tracks if track is not None]
 
 
 def last_promotion(promotions: Iterable[Promotion], spec: str) -> Promotion | None:
-    """The last one of a spec, whatever its label.
+    """Return the last promotion at a spec, whatever its label; None without any.
 
     Args:
-        promotions: In the order of time.
+        promotions: Promotions in the order of time.
         spec: ``file::name``.
     """
-    own = [each for each in promotions if each.spec == spec]
-    return own[-1] if own else None
+    of_spec = [promotion for promotion in promotions if promotion.spec == spec]
+    return of_spec[-1] if of_spec else None
 
 
 def loosened(
@@ -79,13 +80,13 @@ def loosened(
     thresholds: Iterable[Threshold],
     pareto: Pareto | None = None,
 ) -> LoosenedThresholds | None:
-    """Find what is looser than it was; None where nothing is.
+    """Return the thresholds that are looser than at a promotion; None if none is.
 
     Args:
-        promotion: Of the record.
-        record: With the thresholds as they were.
-        thresholds: Those in force.
-        pareto: That in force.
+        promotion: Promotion of the record.
+        record: Record with the thresholds of then.
+        thresholds: Thresholds in force now.
+        pareto: Pareto threshold in force now.
     """
     changes = (
         *threshold_changes(recorded_bounds(record), bounds_in_force(thresholds)),
@@ -98,24 +99,29 @@ def loosened(
     return LoosenedThresholds(label, record_id, promotion.created, promotion.by, looser)
 
 
-def _track(runs: Sequence[Sequence[Recorded]], shown: Container[str]) -> Track | None:
-    chosen = [at for at, run in enumerate(runs) if any(each.id in shown for each in run)]
-    if not chosen:
+def _track(runs: Sequence[Sequence[Recorded]], ids: Container[str]) -> Track | None:
+    examined = [
+        index for index, run in enumerate(runs) if any(recorded.id in ids for recorded in run)
+    ]
+    if not examined:
         return None
-    firsts = [run[0] for run in runs]
+    first_records = [run[0] for run in runs]
     steps = [
-        Step(firsts[at], tuple(_between(firsts[at - 1].record, firsts[at].record)))
-        for at in chosen
-        if at
+        Step(
+            first_records[index],
+            tuple(_changes(first_records[index - 1].record, first_records[index].record)),
+        )
+        for index in examined
+        if index
     ]
     return Track(
-        firsts[max(chosen[0] - 1, 0)],
-        chosen[0] <= 1,
+        first_records[max(examined[0] - 1, 0)],
+        examined[0] <= 1,
         tuple(step for step in steps if step.changes),
-        len(chosen),
+        len(examined),
     )
 
 
-def _between(old: Record, new: Record) -> Iterator[ThresholdChange]:
+def _changes(old: Record, new: Record) -> Iterator[ThresholdChange]:
     yield from threshold_changes(recorded_bounds(old), recorded_bounds(new))
     yield from pareto_changes(old.pareto, new.pareto)

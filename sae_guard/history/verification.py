@@ -1,5 +1,8 @@
-"""Whether a record is consistent, and about this checkpoint and these tokens: what can be known
-before anything is measured again. Pure."""
+"""Check a record before anything is measured again. No files here.
+
+Is it consistent, is it about this checkpoint and these tokens, and does this version compute its
+metrics by the same formulas?
+"""
 
 from __future__ import annotations
 
@@ -15,56 +18,62 @@ from sae_guard.errors import UndefinedMetricError
 from sae_guard.history.record import MetricRow, Record, worst
 
 _ROUNDING = 1e-9
-"""Relative: of sums in float64."""
+"""Relative rounding of sums in float64."""
 
 
 def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
-    """Where a record contradicts itself: its metrics have to follow from its own rows.
+    """Yield each contradiction within a record; its metrics have to follow from its own rows.
 
     Args:
-        record: Of formulas that are those of this version, see `other_formulas`.
-        rows: What is kept beside it.
+        record: A record whose formulas are those of this version (`other_formulas` yields nothing).
+        rows: The recorded measurement, from the files beside the record.
     """
-    told = rows.provenance
+    provenance = rows.provenance
     pairs: list[tuple[str, Any, Any]] = [
         ("n_sequences", record.n_sequences, rows.n_sequences),
         ("n_tokens", record.n_tokens, float(rows.sums["n_tokens"].sum())),
         ("n_sequences of the token set", rows.n_whole, rows.n_sequences),
-        ("hook", record.hook, told.hook),
-        ("hook_out", record.hook_out, told.hook_out),
-        ("metrics", sorted(record.metrics), sorted(told.formula_versions)),
-        ("verdict", record.verdict, _worst(record)),
+        ("hook", record.hook, provenance.hook),
+        ("hook_out", record.hook_out, provenance.hook_out),
+        ("metrics", sorted(record.metrics), sorted(provenance.formula_versions)),
+        ("verdict", record.verdict, _worst_verdict(record)),
     ]
-    for name, said, is_ in pairs:
-        if said != is_:
-            yield f"{name} is {said} in record.json, and {_plain(is_)} by what is beside it"
+    for name, in_record, by_files in pairs:
+        if in_record != by_files:
+            value = _without_point(by_files)
+            yield f"{name} is {in_record} in record.json, and {value} by what is beside it"
     for name, row in record.metrics.items():
-        found, _ = estimated(rows, Target(name))
+        by_rows, _ = estimate_or_reason(rows, Target(name))
         if row.unit != METRICS[name].unit:
             yield f"{name}: its unit is {row.unit!r} in record.json, not {METRICS[name].unit!r}"
-        for part, said, value in _parts(row, found):
-            if not same(said, value):
-                yield f"{name}: {part} is {said} in record.json, and {value} by its rows"
+        for part, recorded, value in _estimate_pairs(row, by_rows):
+            if not is_same(recorded, value):
+                yield f"{name}: {part} is {recorded} in record.json, and {value} by its rows"
 
 
 def other_formulas(record: Record) -> Iterator[str]:
-    """Metrics that this version computes by another formula, or not at all."""
+    """Yield each metric of a record that this version computes by another formula, or not at all.
+
+    The version of a formula is in the record twice, in the metric's row and in the provenance.
+    """
     versions: Mapping[str, Any] = record.provenance.get("formula_versions") or {}
     for name, row in (*record.metrics.items(), *record.views.items()):
-        # Of a target, the metric that it is of.
+        # `kl.p99@position=0..8` is a target of the metric `kl`.
         metric = name if name in record.metrics else name.partition("@")[0].partition(".")[0]
-        now = METRICS[metric].version if metric in METRICS else None
-        said = {row.formula_version, versions.get(metric)}
-        if said != {now}:
-            yield f"{name}: {_versions(said)} in the record, {now or 'none'} in this sae_guard"
+        current = METRICS[metric].version if metric in METRICS else None
+        recorded = {row.formula_version, versions.get(metric)}
+        if recorded != {current}:
+            listed = " and ".join(sorted(str(version or "none") for version in recorded))
+            yield f"{name}: {listed} in the record, {current or 'none'} in this sae_guard"
 
 
 def other_files(record: Record, files: Mapping[str, str]) -> Iterator[str]:
-    """Files of a checkpoint whose hashes are not those of the record.
+    """Yield each file of a checkpoint whose hash is not that of the record.
 
     Args:
-        record: Of a checkpoint.
-        files: Name → sha256. A file may be called otherwise.
+        record: Record of a checkpoint.
+        files: Name → sha256 of the checkpoint's files. Files with other names but the same hashes
+            are the same checkpoint.
     """
     recorded: Mapping[str, str] = record.provenance["checkpoint"]["files"]
     if files and sorted(files.values()) == sorted(recorded.values()):
@@ -77,63 +86,67 @@ def other_files(record: Record, files: Mapping[str, str]) -> Iterator[str]:
         yield "the checkpoint has no files"
 
 
-def other_parts(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """Where two identities, of an SAE or of a token set, say otherwise; both as JSON has them.
+def other_parts(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each key in which two identities differ, of SAEs or of token sets, as JSON.
 
-    A later version may say more: what only one of them has is passed over.
+    A later version may have more keys: those that only one of the two has are ignored.
     """
-    for key in sorted(recorded.keys() & found.keys() - {"path", "files", "source"}):
-        if recorded[key] != found[key]:
-            yield f"{key}: {_short(recorded[key])} in the record, {_short(found[key])} now"
+    for key in sorted(recorded.keys() & current.keys() - {"path", "files", "source"}):
+        if recorded[key] != current[key]:
+            yield f"{key}: {_short(recorded[key])} in the record, {_short(current[key])} now"
 
 
-def estimated(measurement: Measurement, target: Target) -> tuple[Estimate | None, str]:
-    """What the target shows, or why it is undefined."""
+def estimate_or_reason(measurement: Measurement, target: Target) -> tuple[Estimate | None, str]:
+    """Return the estimate of a target, or None and the reason why it is undefined."""
     try:
-        found = estimate(measurement, target)
+        result = estimate(measurement, target)
     except UndefinedMetricError as error:
         return None, str(error)
-    if not math.isfinite(found.value):
-        return None, f"it is {found.value}"
-    return found, ""
+    if not math.isfinite(result.value):
+        return None, f"it is {result.value}"
+    return result, ""
 
 
-def _parts(row: MetricRow, found: Estimate | None) -> list[tuple[str, float | None, float | None]]:
-    """As a record has them: what JSON cannot say is absent."""
+def _estimate_pairs(
+    row: MetricRow, by_rows: Estimate | None
+) -> list[tuple[str, float | None, float | None]]:
+    """Return name, recorded number and number by the rows of each part of an estimate."""
     names = ("value", "low", "high", "confidence")
-    return [(part, getattr(row, part), _said(getattr(found, part, None))) for part in names]
+    return [
+        (part, getattr(row, part), _json_number(getattr(by_rows, part, None))) for part in names
+    ]
 
 
-def _said(value: float | None) -> float | None:
+def _json_number(value: float | None) -> float | None:
+    """Return the number as a record has it: JSON has neither NaN nor infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def same(one: float | None, other: float | None) -> bool:
-    """But for the rounding of float64."""
+def is_same(one: float | None, other: float | None) -> bool:
+    """Return whether two numbers are equal up to the rounding of float64."""
     scale = max(abs(one or 0.0), abs(other or 0.0), 1e-3)
-    return near(one, other, _ROUNDING * scale)
+    return is_near(one, other, _ROUNDING * scale)
 
 
-def near(one: float | None, other: float | None, allowed: float) -> bool:
+def is_near(one: float | None, other: float | None, allowed: float) -> bool:
+    """Return whether two numbers differ by at most ``allowed``, or are both None."""
     if one is None or other is None:
         return one is None and other is None
     return abs(one - other) <= allowed
 
 
-def _worst(record: Record) -> str:
-    rows = [(row.verdict, row.on_undecided) for row in record.thresholds]
-    rows += [(record.pareto.verdict, "fail")] if record.pareto else []
-    return worst(rows) if rows else "none"
+def _worst_verdict(record: Record) -> str:
+    verdicts = [(row.verdict, row.on_undecided) for row in record.thresholds]
+    verdicts += [(record.pareto.verdict, "fail")] if record.pareto else []
+    return worst(verdicts) if verdicts else "none"
 
 
-def _plain(value: Any) -> Any:
+def _without_point(value: Any) -> Any:
+    """Return a float that counts something as an integer, so that it prints as one."""
     return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
-def _versions(said: set[Any]) -> str:
-    return " and ".join(sorted(str(version or "none") for version in said))
-
-
 def _short(value: Any) -> str:
+    """Return the value as text; of a hash, the first 12 digits."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 24 else f"{text[:12]}…"

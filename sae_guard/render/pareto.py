@@ -164,7 +164,7 @@ def frontiers(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
         x, y = (each.record.metrics.get(name) for name in (pareto.x, pareto.y))
         if x and y and x.value is not None and y.value is not None:
             versions = f"formula versions {x.formula_version} and {y.formula_version}"
-            point = Point(each.named, x.value, y.value)
+            point = Point(each.display_name, x.value, y.value)
             groups.setdefault((*_place(each), versions), []).append(point)
     if not groups:
         raise SetupError(f"no record has both {pareto.x} and {pareto.y}")

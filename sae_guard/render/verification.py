@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sae_guard.core.measurement import Provenance
-from sae_guard.history.confirmation import Compared
+from sae_guard.history.confirmation import NumberCheck
 from sae_guard.tables import table_lines
 
 
-def confirmed(numbers: Sequence[Compared]) -> Iterator[str]:
+def confirmed(numbers: Sequence[NumberCheck]) -> Iterator[str]:
     """A row for each number, and why it is not confirmed."""
     rows = [
         (

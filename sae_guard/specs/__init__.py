@@ -1,4 +1,4 @@
-"""Spec files: strict YAML → typed specs, every error with file and line. No torch in here."""
+"""Load spec files: strict YAML to typed specs, every error with file and line. No torch here."""
 
 from sae_guard.specs.load import Spec, load_specs, read_data
 from sae_guard.specs.models import DatasetSpec, DataSpec, ModelSpec

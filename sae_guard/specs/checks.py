@@ -1,4 +1,4 @@
-"""What the keys of a spec say together, each of which alone is well-formed."""
+"""Check the keys of a spec against each other; each of them alone is well-formed."""
 
 from __future__ import annotations
 
@@ -9,79 +9,90 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto
 from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import allowed
-from sae_guard.specs.messages import Path as Keys
 from sae_guard.specs.models import DataSpec, DocumentModel
-from sae_guard.specs.thresholds import Bounds, target_of
+from sae_guard.specs.strict_yaml import KeyPath
+from sae_guard.specs.thresholds import BoundsModel, target_of
 
-Problem = tuple[Keys, str]
-"""Where, and what is wrong there."""
+Problem = tuple[KeyPath, str]
+"""Path of the key at fault, and a sentence about it."""
 
 
 def problems(document: DocumentModel) -> Iterator[Problem]:
-    """What would end in no verdict, once everything had been measured."""
+    """Yield each contradiction between keys that would leave a threshold without a verdict.
+
+    These would otherwise come to light only after the whole measurement.
+    """
     yield from _too_few_tokens(document.data, document.thresholds)
-    yield from _no_such_source(document)
-    yield from _bounded_twice(document)
-    yield from _no_axes(document)
+    yield from _unknown_sources(document)
+    yield from _targets_bounded_twice(document)
+    yield from _pareto_problems(document)
 
 
-def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, Bounds]) -> Iterator[Problem]:
-    # The last token of a window is not scored, nor is a BOS that is excluded.
-    scored = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
-    most = data.sequences * scored
+def _too_few_tokens(data: DataSpec, thresholds: Mapping[str, BoundsModel]) -> Iterator[Problem]:
+    # The last token of a window has no next token to predict; an excluded BOS is not scored either.
+    scored_per_window = data.context - 1 - (data.prepend_bos and data.special_tokens == "exclude")
+    largest = data.sequences * scored_per_window
     for name in thresholds:
         metric = METRICS.get(target_of(name).metric)
-        if metric is not None and most < metric.min_tokens:
-            enough = -(-metric.min_tokens // scored)
+        if metric is not None and largest < metric.min_tokens:
+            needed_sequences = -(-metric.min_tokens // scored_per_window)  # rounded up
             yield (
                 ("thresholds", name),
                 f"{name} needs {metric.min_tokens:,} scored tokens, {data.sequences:,} windows of "
-                f"{data.context:,} have {most:,} at most; `sequences: {enough}` would do",
+                f"{data.context:,} have {largest:,} at most; `sequences: {needed_sequences}` "
+                "would do",
             )
 
 
-def _no_such_source(document: DocumentModel) -> Iterator[Problem]:
-    known = _sources(document.data)
+def _unknown_sources(document: DocumentModel) -> Iterator[Problem]:
+    sources = _sources(document.data)
     for index, part in enumerate(document.slices):
-        if part.source is None or known is None or any(part.slice.matches(known)):
+        if part.source is None or sources is None or any(part.slice.matches(sources)):
             continue
-        by_row = document.data.jsonl or document.data.tokens or document.data.dataset
-        more = "; `data.source_field` names that of each row" if by_row else ""
+        read_by_row = document.data.jsonl or document.data.tokens or document.data.dataset
+        advice = (
+            "; to take the source of each row from one of its fields, set `data.source_field`"
+            if read_by_row
+            else ""
+        )
         yield (
             ("slices", index, "source"),
-            f"`slices.{index}.source` {part.source!r} is none of the sources; "
-            f"{allowed(part.source, known)}{more}",
+            f"`slices.{index}.source` {part.source!r} matches no source of the data; "
+            f"{allowed(part.source, sources)}{advice}",
         )
 
 
 def _sources(data: DataSpec) -> tuple[str, ...] | None:
-    """What windows can come from, by the spec alone; None where reading has to tell."""
+    """Return the sources that windows can come from; None where only reading the data tells."""
     if data.source_field is not None:
         return None
     if data.dataset is not None:
         return (data.dataset.path,)
     files = data.text or data.jsonl or data.tokens or ()
+    # Globs and absolute paths depend on the machine that reads them.
     if any(set(path) & set("*?[~") or Path(path).is_absolute() for path in files):
         return None
     return data.modules or tuple(Path(path).as_posix() for path in files)
 
 
-def _bounded_twice(document: DocumentModel) -> Iterator[Problem]:
-    first: dict[Target, Keys] = {}
-    lists: list[tuple[Keys, Mapping[str, Bounds], Slice | None]] = [((), document.thresholds, None)]
+def _targets_bounded_twice(document: DocumentModel) -> Iterator[Problem]:
+    first_block: dict[Target, KeyPath] = {}
+    blocks: list[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]] = [
+        ((), document.thresholds, None)
+    ]
     for index, part in enumerate(document.slices):
-        lists.append((("slices", index), part.thresholds, part.slice))
-    for at, thresholds, by in lists:
+        blocks.append((("slices", index), part.thresholds, part.slice))
+    for block, thresholds, slice in blocks:
         for name in thresholds:
-            target = target_of(name, by)
-            if target in first:
-                where = ".".join(map(str, first[target] or ("thresholds",)))
-                yield (*at, "thresholds", name), f"{target} is bounded in `{where}` already"
-            first.setdefault(target, at)
+            target = target_of(name, slice)
+            if target in first_block:
+                earlier = ".".join(map(str, first_block[target] or ("thresholds",)))
+                yield (*block, "thresholds", name), f"{target} is bounded in `{earlier}` already"
+            first_block.setdefault(target, block)
 
 
-def _no_axes(document: DocumentModel) -> Iterator[Problem]:
-    given = document.pareto
-    why = Pareto(given.x, given.y).problem() if given is not None else None
-    if why is not None:
-        yield ("thresholds", "pareto"), f"`thresholds.pareto`: {why}"
+def _pareto_problems(document: DocumentModel) -> Iterator[Problem]:
+    axes = document.pareto
+    problem = Pareto(axes.x, axes.y).problem() if axes is not None else None
+    if problem is not None:
+        yield ("thresholds", "pareto"), f"`thresholds.pareto`: {problem}"

@@ -1,4 +1,4 @@
-"""What pydantic found → sentences in the words of the spec: key, value, what is allowed."""
+"""Turn pydantic's errors into sentences about the spec: key, value, what is allowed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.core.targets import WORST
 from sae_guard.errors import allowed
 from sae_guard.specs.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
-from sae_guard.specs.thresholds import PARETO, Bounds, ParetoModel, SliceModel, WarnBounds
+from sae_guard.specs.strict_yaml import KeyPath
+from sae_guard.specs.thresholds import PARETO, BoundsModel, ParetoModel, SliceModel, WarnBoundsModel
 
-Path = tuple[str | int, ...]
-
+# Pydantic's type of an error → what the message says is allowed.
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -35,52 +35,60 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError, at: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Path and sentence for each thing that is wrong; ``at`` is where the value stands."""
+def explain(error: ValidationError, parent: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the key path and a sentence for each problem that pydantic found.
+
+    Args:
+        error: Of the validation of a value.
+        parent: Key path of that value in the spec.
+    """
     for detail in error.errors(include_url=False):
-        if detail["loc"][-1:] == ("float",):  # the branch of `warn` that was not meant
+        # `warn` is a number or a mapping: pydantic reports both, and `float` repeats the mapping's.
+        if detail["loc"][-1:] == ("float",):
             continue
-        path = (*at, *_keys(detail["loc"]))
+        path = (*parent, *_spec_keys(detail["loc"]))
         yield path, _sentence(path, detail)
 
 
-def _keys(location: Path) -> Path:
-    """The location without what pydantic adds for the branch of a union."""
-    parts = (part for part in location if part != WarnBounds.__name__)
+def _spec_keys(location: KeyPath) -> KeyPath:
+    """Return pydantic's location without the parts that name the branch of a union."""
+    parts = (part for part in location if part != WarnBoundsModel.__name__)
     return tuple(key for part in parts for key in (PARETO.split(".") if part == PARETO else [part]))
 
 
-def written(path: Path) -> Path:
-    """The keys of a path as the spec has them: ``kl.p99`` is ``p99`` below ``kl``."""
+def yaml_path(path: KeyPath) -> KeyPath:
+    """Return the path with ``kl.p99`` as the two keys ``kl`` and ``p99``, as YAML nests them."""
     keys: list[str | int] = []
-    for before, part in zip((None, *path), path, strict=False):
-        below = before == "thresholds" and isinstance(part, str)
-        keys.extend(str(part).split(".", 1) if below else [part])
+    for previous, part in zip((None, *path), path, strict=False):
+        is_metric = previous == "thresholds" and isinstance(part, str)
+        keys.extend(str(part).split(".", 1) if is_metric else [part])
     return tuple(keys)
 
 
-def _sentence(path: Path, detail: ErrorDetails) -> str:
+def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     key = str(path[-1]) if path else "the document"
     if kind == "extra_forbidden":
-        where = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
-        known = model_at(path[:-1])
-        more = ("p50", "p99", WORST) if known is Bounds else ()
-        hint = allowed(key, [*known.model_fields, *more], limit=20)
-        return f"unknown key {key!r}{where}; {hint}"
+        parent = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
+        model = model_at(path[:-1])
+        # Any quantile is allowed: two examples stand for all of them.
+        statistics = ("p50", "p99", WORST) if model is BoundsModel else ()
+        hint = allowed(key, [*model.model_fields, *statistics], limit=20)
+        return f"unknown key {key!r}{parent}; {hint}"
     if kind == "missing":
-        about = model_at(path[:-1]).model_fields[key].description
-        return f"`{_dotted(path)}` is missing: {about}"
-    if kind == "spec":
+        description = model_at(path[:-1]).model_fields[key].description
+        return f"`{_dotted(path)}` is missing: {description}"
+    if kind == "spec":  # of `values.value_error`
         return f"`{_dotted(path)}` {context['message']}"
     if kind in _EXPECTED:
         expected = _EXPECTED[kind].format(**context)
-        return f"`{_dotted(path)}` is {_shown(value)}, allowed: {expected}"
-    return f"`{_dotted(path)}` is {_shown(value)}: {detail['msg']}"
+        return f"`{_dotted(path)}` is {_as_yaml(value)}, allowed: {expected}"
+    return f"`{_dotted(path)}` is {_as_yaml(value)}: {detail['msg']}"
 
 
-def model_at(path: Path) -> type[BaseModel]:
-    """The model that describes the mapping at a path."""
+def model_at(path: KeyPath) -> type[BaseModel]:
+    """Return the pydantic model that describes the mapping at a key path."""
+    # As pydantic nests them; `thresholds.pareto` is no `BoundsModel` though it stands among them.
     match path:
         case ("model",):
             return ModelSpec
@@ -93,9 +101,9 @@ def model_at(path: Path) -> type[BaseModel]:
         case ("thresholds", "pareto"):
             return ParetoModel
         case ("thresholds", _):
-            return Bounds
+            return BoundsModel
         case ("thresholds", _, "warn"):
-            return WarnBounds
+            return WarnBoundsModel
         case ("slices", _, "thresholds", *rest):
             return model_at(("thresholds", *rest))
         case ("slices", _):
@@ -103,14 +111,15 @@ def model_at(path: Path) -> type[BaseModel]:
     return DocumentModel
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: KeyPath) -> str:
     return ".".join(map(str, path)) or "the document"
 
 
-def _shown(value: Any) -> str:
-    """The value as the spec has it."""
+def _as_yaml(value: Any) -> str:
+    """Return the value as it looks in a spec, at most 60 characters of it."""
     if value is None:
         return "empty"
+    # YAML's spelling, not Python's.
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

@@ -1,4 +1,4 @@
-"""The shape of a spec document; `json_schema` and the validation are both made from it."""
+"""Pydantic models of a spec document; validation and `json_schema` both follow from them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from sae_guard.specs.values import (
     SpecialTokens,
     Text,
     Texts,
-    given,
+    require_value,
     shorthand,
-    wrong,
+    value_error,
 )
 
 SOURCES = ("text", "jsonl", "tokens", "dataset", "modules")
+"""Keys of ``data`` that name where the tokens come from."""
 
 
 class ModelSpec(Strict):
-    """Which language model, and in which space its activations are."""
+    """The language model, and whether its weights are used raw or folded."""
 
     name: Text = Field(
         description="Hugging Face name, or a folder relative to the spec file, with ./ or ../."
     )
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
-        "float32", description="What the model computes in; metrics are float32 or better."
+        "float32", description="Precision of the model; metrics are float32 or better."
     )
     processing: Literal["raw", "hooked"] = Field(
         "raw",
@@ -52,11 +53,15 @@ class ModelSpec(Strict):
     @property
     def placement(self) -> str | dict[str, int | str] | None:
         """The ``device_map`` as transformers takes it."""
-        found = self.device_map
-        return dict(found) if isinstance(found, tuple) else found
+        device_map = self.device_map
+        return dict(device_map) if isinstance(device_map, tuple) else device_map
 
     def path_or_name(self, base: Path) -> Path | str:
-        """The folder, if the name is one (relative to ``base``, the spec's folder)."""
+        """Return the model's folder if the name is one, or else its name on the hub.
+
+        Args:
+            base: Folder of the spec file, from which relative paths start.
+        """
         folder = base / expanded(self.name)
         if self.name.startswith((".", "/", "~")) or (folder / "config.json").is_file():
             return Path(os.path.normpath(folder))
@@ -73,7 +78,7 @@ class DatasetSpec(Strict):
 
 
 class DataSpec(Strict):
-    """Which tokens: exactly one source, and the policy that cuts and masks it."""
+    """The token set: exactly one source, and how it is cut into windows and masked."""
 
     text: Texts | None = Field(None, description="Text files (globs); each is a document.")
     jsonl: Texts | None = Field(None, description="JSON lines (globs); each line is a document.")
@@ -85,16 +90,19 @@ class DataSpec(Strict):
     )
     modules: Texts | None = Field(
         None,
-        description="Top-level Python modules, whose source is the text: another version of "
-        "Python, other tokens.",
+        description="Top-level Python modules, whose source code is the text; it differs from one "
+        "version of Python to another.",
     )
     field: Text | None = Field(
-        None, description="Of a JSON line or dataset row (default: text; input_ids for tokens)."
+        None,
+        description="Field of a JSON line or dataset row that holds the text or the token ids "
+        "(default: text; input_ids for tokens).",
     )
     source_field: Text | None = Field(
         None,
-        description="Of a JSON line or dataset row, for slices by source; meta.pile_set_name is "
-        "pile_set_name in meta (default: the source is the file, or the dataset).",
+        description="Field of a JSON line or dataset row that holds its source, for slices by "
+        "source; meta.pile_set_name is pile_set_name in meta (default: the source is the file, or "
+        "the dataset).",
     )
     context: int = Field(128, ge=3, description="Tokens per window, BOS included.")
     sequences: int = Field(256, ge=1, description="Windows that are measured.")
@@ -103,29 +111,33 @@ class DataSpec(Strict):
     )
     special_tokens: SpecialTokens = Field(
         "exclude",
-        description="Whether BOS, EOS and PAD are left out of patching and scoring, or which ids.",
+        description="Tokens that are neither patched nor scored: exclude (BOS, EOS and PAD), "
+        "include (none), or a list of token ids.",
     )
-    seed: int = Field(0, ge=0, description="Of the choice of windows.")
+    seed: int = Field(0, ge=0, description="Seed of the random choice of windows.")
     expect_clean_ce: Interval | None = Field(
-        None, description="Lowest and highest clean cross-entropy (nats) of a sane setup."
+        None,
+        description="Lowest and highest plausible cross-entropy of the unpatched model, in nats; "
+        "outside of it the setup is wrong.",
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:
-        given = [name for name in SOURCES if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = " and ".join(given) if given else "no source"
-            raise wrong(f"has {what}, expected exactly one of {', '.join(SOURCES)}")
+        sources = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(sources) != 1:
+            listed = " and ".join(sources) if sources else "no source"
+            raise value_error(f"has {listed}, expected exactly one of {', '.join(SOURCES)}")
         for name in ("field", "source_field"):
-            if getattr(self, name) is not None and given[0] in ("text", "modules"):
-                raise wrong(
-                    f"has a {name}, but {given[0]} has none; it is for jsonl, tokens, dataset"
+            if getattr(self, name) is not None and sources[0] in ("text", "modules"):
+                raise value_error(
+                    f"has a {name}, but {sources[0]} has no fields; {name} is for jsonl, tokens "
+                    "and dataset"
                 )
         return self
 
     @property
     def column(self) -> str:
-        """The field to read."""
+        """Name of the field that holds the text or the token ids."""
         return self.field or ("input_ids" if self.tokens else "text")
 
 
@@ -133,7 +145,9 @@ class DocumentModel(Strict):
     """One spec: a model, a hook point, a token set, and thresholds on SAEs there."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+( [A-Za-z0-9_.+-]+)*$")] | None = Field(
-        None, description="In node ids (default: the hook point); unique in its file."
+        None,
+        description="Name of the document in node ids (default: the hook point); unique in its "
+        "file.",
     )
     model: Annotated[ModelSpec, shorthand("name")] = Field(
         description="Language model: its name, or a mapping."
@@ -145,19 +159,22 @@ class DocumentModel(Strict):
     data: DataSpec = Field(description="Token set.")
     checkpoint: Text | None = Field(
         None,
-        description="Gated when a run names no checkpoint: a path relative to the spec file, or "
-        "a reference (hf://…, sae_lens://…).",
+        description="Checkpoint to gate when a run names none: a path relative to the spec file, "
+        "or a reference (hf://…, sae_lens://…).",
     )
     sae: SaeOptions = Field(
-        default_factory=SaeOptions, description="What checkpoints do not say of themselves."
+        default_factory=SaeOptions,
+        description="Properties of the SAE that its checkpoint does not store.",
     )
     fast: bool = Field(
         default=False,
-        description="Whether a run may stop as soon as every verdict is that of all sequences but "
-        "for a chance of alpha.",
+        description="Whether a run may stop early, as soon as each verdict equals the one on all "
+        "sequences with a probability of at least 1 − alpha.",
     )
     alpha: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
-        None, description="That chance, where a run is fast (default: 0.001)."
+        None,
+        description="Largest chance that an early verdict differs from the one on all sequences, "
+        "where a run is fast (default: 0.001).",
     )
     baseline: Text | None = Field(
         None,
@@ -166,18 +183,18 @@ class DocumentModel(Strict):
     )
     strict_env: bool = Field(
         default=False,
-        description="Whether a baseline of another device or of other versions of libraries is an "
+        description="Whether a baseline from another device or other versions of libraries is an "
         "error; otherwise it is a warning.",
     )
     thresholds: Thresholds = Field(
-        description="Metric → bounds; within them p50, p99 and such (of single tokens) or "
-        "worst_sequence → bounds."
+        description="Metric → bounds. Below a metric, p50, p99 and such bound quantiles over "
+        "tokens, and worst_sequence bounds the worst sequence."
     )
     pareto: ParetoModel | None = Field(
         None,
         alias=PARETO,
-        description="Among the metrics: no record of the spec may be at least as good in both of "
-        "two metrics and better in one.",
+        description="Pareto threshold on two metrics: no record of the spec may be at least as "
+        "good in both and better in one.",
     )
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
@@ -185,24 +202,25 @@ class DocumentModel(Strict):
 
     @field_validator("pareto", mode="before")
     @classmethod
-    def _axes_given(cls, value: Any) -> Any:
-        return given(value)
+    def _pareto_not_empty(cls, value: Any) -> Any:
+        return require_value(value)
 
     @model_validator(mode="before")
     @classmethod
-    def _pareto_apart(cls, value: Any) -> Any:
-        """It stands among the thresholds, and has no bounds."""
+    def _move_pareto_to_its_field(cls, value: Any) -> Any:
+        """Take ``pareto`` out of ``thresholds``, whose other entries are all `BoundsModel`."""
         if not isinstance(value, dict):
             return value
         if PARETO in value:
-            raise wrong(f"has an unknown key {PARETO!r}: `pareto` stands below `thresholds`")
+            raise value_error(f"has an unknown key {PARETO!r}: `pareto` stands below `thresholds`")
         thresholds = value.get("thresholds")
         if not isinstance(thresholds, dict) or "pareto" not in thresholds:
             return value
-        rest = {name: given for name, given in thresholds.items() if name != "pareto"}
-        if not rest:
-            raise wrong(
-                "has `thresholds` with pareto alone, and an SAE without latents is dominated by "
-                "none: bound a metric too"
+        bounds = {name: entry for name, entry in thresholds.items() if name != "pareto"}
+        if not bounds:
+            # An SAE without active latents has the best L0 of all, so that no record dominates it.
+            raise value_error(
+                "has `thresholds` with pareto alone, which an SAE without active latents passes; "
+                "bound a metric too"
             )
-        return {**value, "thresholds": rest, PARETO: thresholds["pareto"]}
+        return {**value, "thresholds": bounds, PARETO: thresholds["pareto"]}

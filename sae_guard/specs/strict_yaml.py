@@ -1,7 +1,7 @@
-"""YAML without its surprises: what the text looks like is what is read, or it is an error.
+"""Read YAML strictly: a value is what it looks like, or it is an error.
 
 PyYAML reads YAML 1.1, where `1e-3` is text, `off` is false, `010` is 8, `1:30` is 90 and the last
-of two equal keys wins. In a threshold each of these is a gate that does not hold.
+of two equal keys wins. In a threshold, each of these would let a bad release pass.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
+# Far above any real spec: these limits are against hostile files.
 _MAX_BYTES = 2**20
 _MAX_NODES = 10_000
-_CORE = "tag:yaml.org,2002:"
-_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_CORE = "tag:yaml.org,2002:"  # in front of the tags of YAML's own types
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?")
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
+"""Keys and indices that lead from the root of a document to a value."""
 
 
 class YamlError(Exception):
-    """What is wrong, and on which line (from 1)."""
+    """The text is not YAML as this module reads it; has the line, from 1, and a message."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -34,36 +36,41 @@ class YamlError(Exception):
 
 
 @dataclass
-class Document:
-    """One YAML document as plain values, and the line on which each of them stands."""
+class YamlDocument:
+    """One YAML document as plain Python values, with the line of each of them."""
 
     value: Any
     line: int
-    lines: dict[Path, int] = field(default_factory=dict)
-    """Path of keys and indices → line of the key, or of the item."""
+    """First line of the document, from 1."""
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    """Line of each key, or of each item of a list, from 1."""
 
-    def line_of(self, path: Path) -> int:
-        """The line of the value at ``path``, or of the nearest value around it."""
+    def line_of(self, path: KeyPath) -> int:
+        """Return the line of the value at ``path``, or of the nearest value around it."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, self.line)
 
 
-def read(data: bytes) -> list[Document]:
-    """The documents of a YAML file.
+def read(data: bytes) -> list[YamlDocument]:
+    """Read the documents of a YAML file.
 
     Raises:
-        YamlError: It is no YAML, or says something that readers of YAML take in different ways.
+        YamlError: It is not YAML, or holds a value that YAML readers disagree about.
     """
-    text = decoded(data)
+    text = decode(data)
     with _as_yaml_error(text):
         return [_document(tree.root) for tree in compose(text)]
 
 
-def decoded(data: bytes) -> str:
-    """The text of a file, without a byte order mark; raises `YamlError`."""
+def decode(data: bytes) -> str:
+    """Return the text of a file, without a byte order mark.
+
+    Raises:
+        YamlError: The file is not UTF-8, or larger than a spec file may be.
+    """
     if len(data) > _MAX_BYTES:
-        raise YamlError(1, f"{len(data):,} bytes; a spec file has at most {_MAX_BYTES:,}")
+        raise YamlError(1, f"the file has {len(data):,} bytes; allowed: at most {_MAX_BYTES:,}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,22 +79,25 @@ def decoded(data: bytes) -> str:
 
 
 class Span(NamedTuple):
-    """Characters of the text, and the line (from 1) of the first."""
+    """A range of characters of the text, the end excluded, and the line of the first, from 1."""
 
     start: int
     end: int
     line: int
 
 
-def span(of: yaml.Node | yaml.Event) -> Span:
-    """Where a node stands, its anchor and tag included."""
-    assert of.start_mark is not None
-    assert of.end_mark is not None
-    return Span(of.start_mark.index, of.end_mark.index, of.start_mark.line + 1)
+def span(node: yaml.Node | yaml.Event) -> Span:
+    """Return the characters of a node, its anchor and tag included."""
+    assert node.start_mark is not None
+    assert node.end_mark is not None
+    return Span(node.start_mark.index, node.end_mark.index, node.start_mark.line + 1)
 
 
 Slot = tuple[int, int]
-"""Where in its parent a node stands: ids of the parent and of the key's node, or an index."""
+"""Position of a node in its parent: `id` of the parent, and `id` of the key's node or an index.
+
+An anchored node is one object with several parents: its own `id` does not tell where it stands.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,17 @@ class Tree:
 
     root: yaml.Node
     aliases: Mapping[Slot, Span]
-    """The alias in each slot that has one; the node there is that of the anchor."""
+    """Characters of the alias in each slot that has one; the node there is that of the anchor."""
 
 
 def compose(text: str) -> Iterator[Tree]:
-    """The trees of a text; raises what PyYAML does."""
+    """Yield the node tree of each document of a text.
+
+    Raises:
+        yaml.YAMLError: The text is not YAML.
+    """
     loader = _Loader(text)
+    # Aliases are keyed by `id`, which is unique only while the nodes of a document exist.
     while loader.check_node():
         loader.aliases = {}
         root = loader.get_node()
@@ -110,12 +125,12 @@ def compose(text: str) -> Iterator[Tree]:
 
 
 def slot(parent: yaml.Node, index: yaml.Node | int) -> Slot:
-    """The slot of a key's value, or of an item."""
+    """Return the slot of a key's value, or of an item of a list."""
     return id(parent), index if isinstance(index, int) else id(index)
 
 
 class _Loader(yaml.SafeLoader):
-    """Remembers where aliases stand, of which the nodes know nothing."""
+    """PyYAML's loader, which also records the aliases: its nodes do not."""
 
     aliases: dict[Slot, Span]
 
@@ -141,69 +156,72 @@ def _as_yaml_error(text: str) -> Iterator[None]:
         raise YamlError(1, "nested too deeply") from None
 
 
-def _document(node: yaml.Node) -> Document:
-    document = Document(None, _line(node))
+def _document(node: yaml.Node) -> YamlDocument:
+    document = YamlDocument(None, _line(node))
     builder = _Builder(document)
     document.value = builder.build(node, ())
     return document
 
 
 class _Builder:
-    """Builds the values of one document and notes their lines."""
+    """Builds the values of one document and records their lines."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: YamlDocument) -> None:
         self._document = document
-        self._built = 0
-        self._open: list[yaml.Node] = []
+        self._count = 0
+        self._ancestors: list[yaml.Node] = []
 
-    def build(self, node: yaml.Node, path: Path) -> Any:
-        self._built += 1  # aliases count each time: nine levels of nine are a billion
-        if self._built > _MAX_NODES:
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        # Aliases count each time they are used: nine levels of ten aliases make a billion values.
+        self._count += 1
+        if self._count > _MAX_NODES:
             raise YamlError(_line(node), f"more than {_MAX_NODES:,} values (aliases expanded)")
         self._document.lines.setdefault(path, _line(node))
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
+        # A list or mapping may have no tag of its own: no Python objects, sets or ordered maps.
         expected = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _CORE + expected:
-            raise YamlError(_line(node), f"tag {node.tag!r} is not read; leave it out")
-        if any(node is parent for parent in self._open):
-            raise YamlError(_line(node), "an alias points at a value that it is part of")
-        self._open.append(node)
+            raise YamlError(_line(node), f"tag {node.tag!r} is not supported; leave it out")
+        if any(node is ancestor for ancestor in self._ancestors):
+            raise YamlError(_line(node), "an alias points at a value that contains it")
+        self._ancestors.append(node)
         value = self._list(node, path) if expected == "seq" else self._mapping(node, path)
-        self._open.pop()
+        self._ancestors.pop()
         return value
 
-    def _list(self, node: yaml.Node, path: Path) -> list[Any]:
-        return [self.build(child, (*path, at)) for at, child in enumerate(node.value)]
+    def _list(self, node: yaml.Node, path: KeyPath) -> list[Any]:
+        return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
 
-    def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
-        seen: dict[str, int] = {}
+        first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = _key(key_node)
-            if key in seen:
+            if key in first_line:
                 raise YamlError(
-                    _line(key_node), f"key {key!r} appears twice, first on line {seen[key]}"
+                    _line(key_node), f"key {key!r} appears twice, first on line {first_line[key]}"
                 )
-            below = (*path, key)
-            seen[key] = self._document.lines[below] = _line(key_node)
-            mapping[key] = self.build(value_node, below)
+            key_path = (*path, key)
+            first_line[key] = self._document.lines[key_path] = _line(key_node)
+            mapping[key] = self.build(value_node, key_path)
         return mapping
 
 
 def _key(node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise YamlError(_line(node), "a key is text, not a list or a mapping")
+        raise YamlError(_line(node), "a key has to be text, not a list or a mapping")
     if node.tag == _CORE + "merge":
-        raise YamlError(_line(node), "merge keys (<<) are not read; write the keys out")
+        raise YamlError(_line(node), "merge keys (<<) are not supported; write the keys out")
     key = _scalar(node)
+    # `1:` or `on:` as a key: what looks like text is read as something else.
     if not isinstance(key, str):
         raise YamlError(_line(node), f"key {node.value!r} is read as {key!r}; put it in quotes")
     return key
 
 
 def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
-    if node.style is not None and node.tag == _CORE + "str":
+    if node.style is not None and node.tag == _CORE + "str":  # in quotes: text for certain
         return str(node.value)
     kind, text = node.tag.removeprefix(_CORE), str(node.value)
     for problem in _problems(kind, text):
@@ -218,17 +236,22 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
 
 
 def _problems(kind: str, text: str) -> Iterator[str]:
-    """Why a plain scalar is not what it looks like."""
+    """Yield why YAML 1.1 reads a scalar without quotes as something else than it looks like."""
     if kind not in ("str", "int", "float", "bool", "null"):
-        what = {"timestamp": "is read as a date"}.get(kind, f"has the tag {kind!r}, which is none")
-        yield f"{text!r} {what}; put it in quotes if it is text"
+        reading = {"timestamp": "is read as a date"}.get(
+            kind, f"has the tag {kind!r}, which is not supported"
+        )
+        yield f"{text!r} {reading}; put it in quotes if it is text"
     elif kind == "bool" and text.lower() not in ("true", "false"):
-        read = text.lower() in ("yes", "on")
-        yield f"{text!r} is read as {str(read).lower()}; write true or false, or put it in quotes"
-    elif kind == "int" and not _WHOLE.fullmatch(text):
-        yield f"{text!r} is no plain decimal number (octal, hexadecimal, base 60 or underscores)"
+        truth = text.lower() in ("yes", "on")
+        yield f"{text!r} is read as {str(truth).lower()}; write true or false, or put it in quotes"
+    elif kind == "int" and not _INTEGER.fullmatch(text):
+        yield (
+            f"{text!r} is no plain decimal number: YAML takes it for octal, hexadecimal or base "
+            "60, or skips its underscores; write it in decimal digits, or put it in quotes"
+        )
     elif kind == "float" and not (_DECIMAL.fullmatch(text) and math.isfinite(float(text))):
-        yield f"{text!r} is no finite decimal number"
+        yield f"{text!r} is no finite decimal number; write one such as 0.5 or 1.0e-3"
     elif kind == "str" and _is_number(text):
         yield f"{text!r} is read as text; write the number as {_as_yaml(text)}, or put it in quotes"
 
@@ -242,6 +265,7 @@ def _is_number(text: str) -> bool:
 
 
 def _as_yaml(text: str) -> str:
+    """Return a number as YAML 1.1 reads it: with a point, which `1e-3` lacks."""
     value = float(text)
     if not math.isfinite(value):
         return "a finite decimal number"

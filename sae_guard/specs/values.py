@@ -1,4 +1,4 @@
-"""Values that a spec writes in more than one way: what they become, or what is wrong with them."""
+"""Validate and convert the values of a spec that can be written in more than one way."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from pydantic_core import PydanticCustomError
 from sae_guard.core.targets import WORST, level
 
 
-def wrong(message: str) -> PydanticCustomError:
-    """What pydantic is to raise, whose message follows the key."""
-    # A template, in which braces would be fields.
+def value_error(message: str) -> PydanticCustomError:
+    """Return the error for a validator to raise; `messages` puts the key in front of the message.
+
+    Args:
+        message: The predicate of the sentence, such as "is 3, expected text".
+    """
+    # The message goes in as a value: pydantic takes the braces of a template for fields.
     return PydanticCustomError("spec", "{message}", {"message": message})
 
 
-def given(value: Any) -> Any:
-    """The value, if there is one behind the key."""
+def require_value(value: Any) -> Any:
+    """Return the value of a key; raise where the key has none."""
     if value is None:
-        raise wrong("is empty: give it a value, or leave it out")
+        raise value_error("is empty: give it a value, or leave it out")
     return value
 
 
 def _one_or_many(value: Any) -> Any:
-    many = (value,) if isinstance(value, str) else value
-    if not isinstance(many, (list, tuple)) or not many or not all(isinstance(v, str) for v in many):
-        raise wrong(f"is {value!r}, expected text or a list of texts")
-    return tuple(many)
+    texts = (value,) if isinstance(value, str) else value
+    is_list = isinstance(texts, (list, tuple)) and bool(texts)
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        raise value_error(f"is {value!r}, expected text or a list of texts")
+    return tuple(texts)
 
 
 def _special_tokens(value: Any) -> Any:
@@ -38,13 +43,14 @@ def _special_tokens(value: Any) -> Any:
         return tuple(value)
     if value in ("exclude", "include"):
         return value
-    raise wrong(f"is {value!r}, allowed: exclude, include, or a list of token ids")
+    raise value_error(f"is {value!r}, allowed: exclude, include, or a list of token ids")
 
 
 def _interval(value: Any) -> Any:
+    # `type` and not `isinstance`: true and false are integers to Python.
     numbers = isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value)
     if not numbers or len(value) != 2 or not value[0] < value[1]:
-        raise wrong(f"is {value!r}, expected [low, high] in nats, low below high")
+        raise value_error(f"is {value!r}, expected [low, high] in nats, low below high")
     return (float(value[0]), float(value[1]))
 
 
@@ -54,27 +60,30 @@ _RANGE = re.compile(r"(\d+(?:\.\d+)?)?\.\.(\d+(?:\.\d+)?)?")
 def _range(value: Any) -> Any:
     if isinstance(value, tuple):
         return value
-    found = _RANGE.fullmatch(value) if isinstance(value, str) else None
-    low, high = (found[1], found[2]) if found else (None, None)
-    if found is None or low == high or (low and high and not float(low) < float(high)):
-        raise wrong(f"is {value!r}, expected a range such as 0..8, 8.. or ..8, low below high")
+    match = _RANGE.fullmatch(value) if isinstance(value, str) else None
+    low, high = (match[1], match[2]) if match else (None, None)
+    if match is None or low == high or (low and high and not float(low) < float(high)):
+        raise value_error(
+            f"is {value!r}, expected a range such as 0..8, 8.. or ..8, low below high"
+        )
     return (float(low or 0), float(high or "inf"))
 
 
 def _glob(value: Any) -> Any:
-    # It stands in node ids, whose parts `::` divides.
+    # The glob becomes part of pytest's node ids, in which `::` separates the parts.
     if not isinstance(value, str) or not value.isprintable() or not value or "::" in value:
-        raise wrong(f"is {value!r}, expected a name or a glob such as arxiv*, without `::`")
+        raise value_error(f"is {value!r}, expected a name or a glob such as arxiv*, without `::`")
     return value
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How far something may move."""
+    """Largest change of a metric since the baseline that passes: ``0.003`` or ``2%``."""
 
     value: float
+    """Amount in the metric's unit, or as a fraction of the baseline's value: 0.02 is ``2%``."""
     share: bool = False
-    """Of what it was."""
+    """True if ``value`` is a fraction of the baseline's value."""
 
     def __str__(self) -> str:
         percent = (Decimal(repr(self.value)) * 100).normalize()
@@ -87,11 +96,13 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 def _amount(value: Any) -> Any:
     if isinstance(value, Amount):
         return value
+    # NaN fails both comparisons.
     if type(value) in (int, float) and 0 <= value < float("inf"):
         return Amount(float(value))
     share = _SHARE.fullmatch(value) if isinstance(value, str) else None
     if share is None:
-        raise wrong(f"is {value!r}, expected a number from 0 on, or a share such as 2%")
+        raise value_error(f"is {value!r}, expected a number of 0 or more, or a share such as 2%")
+    # Decimal divides the digits as written; a division of floats would round twice.
     return Amount(float(Decimal(share[1]) / 100), share=True)
 
 
@@ -103,47 +114,59 @@ def _device_map(value: Any) -> Any:
     if isinstance(value, str) and (value in _STRATEGIES or re.fullmatch(_DEVICE, value)):
         return value
     if not isinstance(value, dict) or not value:
-        raise wrong(
+        raise value_error(
             f"is {value!r}, allowed: {', '.join(_STRATEGIES)}, a device (cpu, cuda:0), or a "
             "mapping of module names to devices"
         )
     for module, device in value.items():
-        text = isinstance(device, str) and re.fullmatch(f"{_DEVICE}|disk", device)
-        if not isinstance(module, str) or not (text or (type(device) is int and device >= 0)):
-            raise wrong(
+        is_name = isinstance(device, str) and re.fullmatch(f"{_DEVICE}|disk", device)
+        if not isinstance(module, str) or not (is_name or (type(device) is int and device >= 0)):
+            raise value_error(
                 f"puts {module!r} on {device!r}, allowed: the number of a GPU, a device (cpu, "
                 "cuda:0), or disk"
             )
-    return tuple(value.items())  # a mapping cannot be hashed
+    return tuple(value.items())  # specs have to be hashable, and a mapping is not
 
 
 def shorthand(key: str) -> BeforeValidator:
-    """Text is taken for a mapping with this key."""
+    """Return a validator that reads the text ``x`` as the mapping ``{key: x}``."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
-def flat(value: Any) -> Any:
-    """``kl: {max: …, p99: {…}}`` as the bounds of ``kl`` and of ``kl.p99``."""
+def flatten_statistics(value: Any) -> Any:
+    """Return ``kl: {max: …, p99: {…}}`` as the bounds of ``kl`` and those of ``kl.p99``.
+
+    Args:
+        value: The ``thresholds`` of a spec. What is not a mapping is returned as it is: the
+            validation of its type reports it.
+
+    Raises:
+        ValueError: A statistic is bounded twice, as ``kl.p99`` and as ``p99`` below ``kl``.
+    """
     if not isinstance(value, dict):
         return value
     flat: dict[str, Any] = {}
-    for name, given in value.items():
-        own = given if isinstance(given, dict) else {}
-        others = {key: own[key] for key in own if key == WORST or level(str(key)) is not None}
-        if len(others) < len(own) or not others:
-            rest = {key: own[key] for key in own if key not in others}
-            _add(flat, name, rest if isinstance(given, dict) else given)
-        for key, bounds in others.items():
-            _add(flat, f"{name}.{key}", bounds)
+    for name, bounds in value.items():
+        keys = bounds if isinstance(bounds, dict) else {}
+        statistics = {key: keys[key] for key in keys if key == WORST or level(str(key)) is not None}
+        # Empty bounds stay an entry: to leave it out would drop the threshold silently.
+        if len(statistics) < len(keys) or not statistics:
+            of_mean = {key: keys[key] for key in keys if key not in statistics}
+            _add(flat, name, of_mean if isinstance(bounds, dict) else bounds)
+        for statistic, statistic_bounds in statistics.items():
+            _add(flat, f"{name}.{statistic}", statistic_bounds)
     return flat
 
 
-def _add(flat: dict[str, Any], name: str, given: Any) -> None:
-    if name in flat:  # as a key, and below that of its metric
-        raise wrong(f"bounds {name} twice")
-    flat[name] = given
+def _add(flat: dict[str, Any], name: str, bounds: Any) -> None:
+    if name in flat:
+        raise value_error(
+            f"bounds {name} twice: write it as one key, or below its metric, and not both"
+        )
+    flat[name] = bounds
 
 
+# Types of the models' fields: how each value is validated, and its JSON Schema.
 _TEXTS = {"type": "string", "minLength": 1}
 Texts = Annotated[
     tuple[str, ...],
@@ -201,7 +224,7 @@ Glob = Annotated[
     BeforeValidator(_glob),
     WithJsonSchema({"type": "string", "pattern": r"^((?!::)[^\x00-\x1f\x7f])+$"}),
 ]
-Moved = Annotated[
+ChangeBound = Annotated[
     Amount,
     BeforeValidator(_amount),
     WithJsonSchema(

@@ -19,10 +19,10 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
-from sae_guard.history import Certificate, History, Record
-from sae_guard.history.parquet import plain, to_parquet
+from sae_guard.history import History, Record, RecordFolder
+from sae_guard.history.parquet import provenance_json, to_parquet
 from sae_guard.history.record import ThresholdRow
-from sae_guard.history.store import files_of
+from sae_guard.history.store import file_rows
 from tests.helpers.small_demo import SMALL, make_small, run
 
 V1, V2 = SAES / "v1", SAES / "v2"
@@ -80,7 +80,7 @@ def edited(folder: Path, change: Callable[[Any], None]) -> Path:
 
 def forged(project: Path, change: Callable[[Measurement], Measurement], **claims: Any) -> str:
     """A record of other numbers that contradicts nothing, and whose hashes are right."""
-    found = Certificate.at(str(record_in(project)))
+    found = RecordFolder.from_url(str(record_in(project)))
     measurement = change(found.measurement())
     record = found.recorded.record
     files = to_parquet(measurement)
@@ -95,12 +95,12 @@ def forged(project: Path, change: Callable[[Measurement], Measurement], **claims
         )
     made: Record = record.model_copy(
         update={
-            "files": files_of(measurement, files), "metrics": metrics, "thresholds": tuple(
+            "files": file_rows(measurement, files), "metrics": metrics, "thresholds": tuple(
                 row if row.metric not in metrics else row.model_copy(update={
                     "value": metrics[row.metric].value,
                     "headroom": _headroom(row, metrics[row.metric].value)})
                 for row in record.thresholds
-            ), "provenance": plain(measurement.provenance), **claims,
+            ), "provenance": provenance_json(measurement.provenance), **claims,
         }
     )  # fmt: skip
     return History(str(project / "forged")).add(made, files).path
@@ -129,7 +129,7 @@ def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
         "token_kl",
     ]  # fmt: skip
     assert all(cells[-1] == "ok" for cells in rows.values())
-    kl = Certificate.at(str(folder)).recorded.record.metrics["kl"].value
+    kl = RecordFolder.from_url(str(folder)).recorded.record.metrics["kl"].value
     assert kl is not None
     assert rows["kl"][0] == f"{kl:.8g}"
     assert rows["dead_latents"][:2] == ["-", "-"]
@@ -408,7 +408,7 @@ def test_what_is_not_there_is_not_verified(
 
 
 def test_a_name_of_several_records_is_not_enough(project: Path, unmeasured: None) -> None:
-    found = Certificate.at(str(record_in(project)))
+    found = RecordFolder.from_url(str(record_in(project)))
     record = found.recorded.record.model_copy(update={"by": "someone else"})
     files = {name: found.folder.read(found.recorded.id, name) for name in record.files}
     History(str(project / ".sae_guard" / "history")).add(record, files)
@@ -420,7 +420,7 @@ def test_a_name_of_several_records_is_not_enough(project: Path, unmeasured: None
 def test_what_is_not_finite_is_no_confirmation(
     project: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    kept = Certificate.at(str(record_in(project))).measurement()
+    kept = RecordFolder.from_url(str(record_in(project))).measurement()
     sums = {**kept.sums, "kl": np.full(8, value)}
     monkeypatch.setattr(GateSession, "measurement", lambda *_: replace(kept, sums=sums))
     lines = run("verify", "v1.2", "--sae", V2, code=1).output.splitlines()
@@ -429,7 +429,7 @@ def test_what_is_not_finite_is_no_confirmation(
 
 
 def test_another_device_or_version_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Certificate.at(str(record_in(project))).measurement()
+    kept = RecordFolder.from_url(str(record_in(project))).measurement()
     versions = {**kept.provenance.versions, "torch": "9.9"}
     now = provenance(device="cuda:0", versions=versions)(kept)
     monkeypatch.setattr(GateSession, "measurement", lambda *_: now)

@@ -16,7 +16,7 @@ from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Decision, Measured, tightened
 from sae_guard.errors import SetupError
-from sae_guard.specs.thresholds import Bounds, problems
+from sae_guard.specs.thresholds import BoundsModel, problems
 
 
 def bounds(threshold: Threshold) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def bounds(threshold: Threshold) -> dict[str, Any]:
 
 
 def accepted(threshold: Threshold) -> bool:
-    return not list(problems(str(threshold.target), Bounds.model_validate(bounds(threshold))))
+    return not list(problems(str(threshold.target), BoundsModel.model_validate(bounds(threshold))))
 
 
 def with_new(threshold: Threshold, decisions: tuple[Decision, ...]) -> Threshold:

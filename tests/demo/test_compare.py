@@ -1,4 +1,4 @@
-"""The demo's releases compared: what pairing sees where two intervals overlap, on real SAEs."""
+"""Comparisons of the demo's releases: pairing finds differences where two intervals overlap."""
 
 from __future__ import annotations
 
@@ -32,59 +32,64 @@ def model() -> LanguageModel:
     return load_model(MODEL)
 
 
-def measured(model: LanguageModel, sequences: int) -> dict[str, Version]:
-    """All releases by the demo's spec but for the number of sequences."""
+def measure_releases(model: LanguageModel, sequences: int) -> dict[str, Version]:
+    """Measure all releases by the demo's spec, on another number of sequences."""
     (spec,) = load_specs(SPEC)
     data = spec.data.model_copy(update={"sequences": sequences})
     corpus = build_corpus(data, model.tokenizer, SPEC.parent)
-    patches = [Intervention(load(SAES / release), spec.hook) for release in RELEASES]
-    found = measure_all(model, patches, corpus)
-    return {name: Version(name, each) for name, each in zip(RELEASES, found, strict=True)}
+    interventions = [Intervention(load(SAES / release), spec.hook) for release in RELEASES]
+    measurements = measure_all(model, interventions, corpus)
+    return {
+        name: Version(name, measurement)
+        for name, measurement in zip(RELEASES, measurements, strict=True)
+    }
 
 
 @pytest.fixture(scope="module")
 def releases(model: LanguageModel) -> dict[str, Version]:
-    """On 64 sequences."""
-    return measured(model, 64)
+    """Return the releases measured on 64 sequences."""
+    return measure_releases(model, 64)
 
 
-def overlap(found: Comparison, name: str) -> bool:
-    """Whether the 95 % intervals that the two have alone do."""
-    move = found[name]
-    ends = [move.before.low, move.before.high, move.after.low, move.after.high]
+def intervals_overlap(comparison: Comparison, name: str) -> bool:
+    """Return whether the 95 % intervals of the two versions, each on its own, overlap."""
+    change = comparison[name]
+    ends = [change.before.low, change.before.high, change.after.low, change.after.high]
     low, high, after_low, after_high = (end for end in ends if end is not None)
     return max(low, after_low) <= min(high, after_high)
 
 
-def test_pairing_sees_a_regression_of_the_loss_that_two_intervals_do_not(
+def test_pairing_finds_a_regression_of_the_loss_where_intervals_overlap(
     releases: dict[str, Version],
 ) -> None:
-    found = compare(releases["v2"], releases["v3"])
-    loss = found["ce_patched"]
+    comparison = compare(releases["v2"], releases["v3"])
+    loss = comparison["ce_patched"]
     assert loss.difference > 0.04
-    assert overlap(found, "ce_patched")
+    assert intervals_overlap(comparison, "ce_patched")
     assert loss.p_value is not None
     assert loss.p_value < 1e-10
-    # Most of a text's loss is the text's own: both have it.
+    # Most of the variance of the loss is between texts, and pairing removes it.
     assert loss.variance_ratio is not None
     assert loss.variance_ratio > 25
 
 
-def test_of_kl_that_takes_versions_that_are_nearer_to_each_other(model: LanguageModel) -> None:
-    few = measured(model, 9)
-    found = compare(few["v2"], few["v1"], alpha=0.05)
-    assert overlap(found, "kl")
-    assert found["kl"].p_value is not None
-    assert found["kl"].p_value < 0.03
-    assert found["kl"].outcome == "worse"
-    # v3 is so much worse than v2 that its interval is clear as soon as p is small.
-    far = compare(few["v2"], few["v3"])
-    assert far["kl"].p_value is not None
-    assert far["kl"].p_value < 1e-3
-    assert not overlap(far, "kl")
+def test_pairing_finds_a_small_difference_of_kl_where_intervals_overlap(
+    model: LanguageModel,
+) -> None:
+    releases = measure_releases(model, 9)
+    similar = compare(releases["v2"], releases["v1"], alpha=0.05)
+    assert intervals_overlap(similar, "kl")
+    assert similar["kl"].p_value is not None
+    assert similar["kl"].p_value < 0.03
+    assert similar["kl"].outcome == "worse"
+    # v3 is so much worse than v2 that already the intervals are apart.
+    different = compare(releases["v2"], releases["v3"])
+    assert different["kl"].p_value is not None
+    assert different["kl"].p_value < 1e-3
+    assert not intervals_overlap(different, "kl")
 
 
-def test_the_verdicts_are_those_of_the_thresholds(releases: dict[str, Version]) -> None:
+def test_comparisons_order_the_releases_as_their_gates_do(releases: dict[str, Version]) -> None:
     v1, v2, v3 = (releases[name] for name in RELEASES)
     assert compare(v1, v2).verdict == "dominates"
     assert compare(v2, v3).verdict == "dominated"
@@ -92,16 +97,18 @@ def test_the_verdicts_are_those_of_the_thresholds(releases: dict[str, Version]) 
     assert compare(v2, v1).verdict == "dominated"
 
 
-def test_what_moved_most_is_among_the_tokens_with_their_text(releases: dict[str, Version]) -> None:
+def test_the_token_that_changed_most_is_listed_first_with_its_text(
+    releases: dict[str, Version],
+) -> None:
     v2, v3 = releases["v2"].measurement, releases["v3"].measurement
-    found = compare(v2, v3, tokens=10).tokens
+    tokens = compare(v2, v3, tokens=10).tokens
     assert v2.tokens is not None
     assert v3.tokens is not None
-    move = v3.tokens.columns["kl"].astype(np.float64) - v2.tokens.columns["kl"]
-    first = found.worse[0]
-    assert move[first.sequence, first.position] == move.max()
-    assert first.after - first.before == move.max()
-    with_text = [each for each in found.worse if each.around.next and each.source]
+    change = v3.tokens.columns["kl"].astype(np.float64) - v2.tokens.columns["kl"]
+    first = tokens.worse[0]
+    assert change[first.sequence, first.position] == change.max()
+    assert first.after - first.before == change.max()
+    with_text = [token for token in tokens.worse if token.around.next and token.source]
     assert len(with_text) == 10
 
 
@@ -114,7 +121,7 @@ def test_a_scored_token_takes_less_than_four_bytes_of_a_record(
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with the demo's spec of 16 sequences, and its releases."""
+    """Enter a folder with the demo's spec, cut to 16 sequences, and its releases."""
     (tmp_path / "thresholds").mkdir()
     text = SPEC.read_text(encoding="utf-8").replace("sequences: 256", "sequences: 16")
     text = text.replace("../sae_guard/demo/", f"{MODEL.parent}/")
@@ -136,29 +143,29 @@ def run(*arguments: str, code: int = 0) -> Result:
 
 def test_checkpoints_are_measured_by_the_spec_of_the_record(project: Path) -> None:
     run("measure", "saes/v2", "--record", "v2")
-    beside = run("compare", "v2", "saes/v3", "--tokens", "1")
-    assert beside.stdout.startswith("v3 is dominated by v2: kl +0.0")
-    assert "thresholds/demo.yaml::demo, " in beside.stdout
-    assert "tokens whose KL rose most" in beside.stdout
+    one_record = run("compare", "v2", "saes/v3", "--tokens", "1")
+    assert one_record.stdout.startswith("v3 is dominated by v2: kl +0.0")
+    assert "thresholds/demo.yaml::demo, " in one_record.stdout
+    assert "tokens whose KL rose most" in one_record.stdout
     run("measure", "saes/v3", "--record", "v3")
     records, _ = History(str(project / ".sae_guard" / "history")).records()
-    assert [each.record.files[TOKENS].rows for each in records] == [16 * 126] * 2
-    kept = run("compare", "v2", "v3", "--tokens", "1")
-    assert kept.stdout == beside.stdout
-    # Both measured: the same numbers again.
-    both = run("compare", "saes/v2", "saes/v3", "--tokens", "1", "--export", "out.json")
-    assert both.stdout == beside.stdout
-    (told,) = json.loads(Path("out.json").read_text(encoding="utf-8"))["comparisons"]
-    assert told["before"]["checkpoint"].endswith("saes/v2")
-    assert told["verdict"] == "dominated"
-    # A copy of one is told from it by its path, and found to be the same.
+    assert [stored.record.files[TOKENS].rows for stored in records] == [16 * 126] * 2
+    two_records = run("compare", "v2", "v3", "--tokens", "1")
+    assert two_records.stdout == one_record.stdout
+    # Measuring both checkpoints again gives the same numbers as their records.
+    no_record = run("compare", "saes/v2", "saes/v3", "--tokens", "1", "--export", "out.json")
+    assert no_record.stdout == one_record.stdout
+    (comparison,) = json.loads(Path("out.json").read_text(encoding="utf-8"))["comparisons"]
+    assert comparison["before"]["checkpoint"].endswith("saes/v2")
+    assert comparison["verdict"] == "dominated"
+    # A copy has the same name: the path tells the two apart.
     shutil.copytree("saes/v2", "copies/v2")
     same = run("compare", "saes/v2", "copies/v2").stdout
     assert re.match(r"no difference of v2 \(…\S*copies/v2\) from v2 \(…\S*saes/v2\) was", same)
     assert "note: both are the same files of a checkpoint" in same
 
 
-def test_of_another_token_set_nothing_is_compared(project: Path) -> None:
+def test_measurements_of_different_token_sets_are_not_compared(project: Path) -> None:
     run("measure", "saes/v2", "--record", "v2")
     spec = project / "thresholds" / "demo.yaml"
     text = spec.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The demo is real: its numbers are those of the raw model and the raw files, by definition."""
+"""The demo's numbers equal a slow computation from the raw model and the raw files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = Path(__file__).parents[2] / "thresholds" / "demo.yaml"
 
 
 def raw_sae(folder: Path) -> naive.SaeFunction:
-    """The SAE straight from its files, in float64."""
+    """Return the SAE as a float64 function, straight from its files."""
     config = json.loads((folder / "cfg.json").read_text())
     w = {n: t.double() for n, t in load_file(folder / "sae_weights.safetensors").items()}
 
@@ -50,15 +50,15 @@ def test_equals_a_naive_float64_computation_with_the_raw_model(release: str) -> 
     expected = naive.metrics(
         raw, raw_sae(SAES / release), list(corpus.tokens), set(corpus.excluded), spec.hook
     )
-    # A latent whose pre-activation is as near to its threshold as float32 rounds may fire in one of
-    # the two and not in the other.
+    # A latent whose pre-activation is at its threshold, but for float32 rounding, may fire in only
+    # one of the two computations.
     one_latent = {"l0": 1.01 / measurement.n_tokens}
     for name, value in expected.items():
         tolerance = one_latent.get(name, 1e-5)
         assert measurement[name] == pytest.approx(value, rel=1e-5, abs=tolerance), name
 
 
-def test_the_spec_is_the_demo() -> None:
+def test_the_demo_spec_names_the_demo_files_and_hook_point() -> None:
     (spec,) = load_specs(SPEC)
     assert spec.model.path_or_name(SPEC.parent) == MODEL
     assert spec.hook == HOOK_NAME
@@ -70,7 +70,7 @@ def test_the_spec_is_the_demo() -> None:
 
 
 def test_the_assets_fit_into_a_small_wheel() -> None:
-    """Wheels are zip files: what counts is the compressed size."""
+    """Wheels are zip files: the compressed size counts."""
     files = [path for path in MODEL.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     compressed = sum(len(zlib.compress(path.read_bytes())) for path in files)
     assert compressed <= 2_700_000

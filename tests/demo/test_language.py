@@ -1,4 +1,4 @@
-"""The probability of each word of the demo's text, beside a slow sum over all ways to derive it."""
+"""Probabilities of the words of the demo's text equal a slow sum over all their derivations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOCABULARY = sorted(
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def document(request: pytest.FixtureRequest) -> DrawnDocument:
-    """A document of two sentences of each kind."""
+    """Draw a document of two sentences, of each kind."""
     return draw(request.param, "short", 2, Random(7))
 
 
@@ -37,22 +37,25 @@ def kind_of(document: DrawnDocument) -> DocumentKind:
 
 
 def derivations(
-    kind: DocumentKind, topic: str, words: tuple[str, ...], before: int, fixed: dict[str, str]
+    kind: DocumentKind, topic: str, words: tuple[str, ...], previous: int, fixed: dict[str, str]
 ) -> Iterator[float]:
-    """Yield the probability of each way to make ``words`` of whole sentences, after ``before``."""
+    """Yield the probability of each way to derive ``words`` as complete sentences.
+
+    ``previous`` is the index of the sentence before them, -1 at the start of a document.
+    """
     if not words:
         yield 1.0
         return
     chance = 1.0
-    if before >= 0:
+    if previous >= 0:
         chance = 0.85
         if words[0] == "\n":
             chance, words = 0.15, words[1:]
-    all_of_them = kind.all_sentences
-    allowed = range(len(kind.first)) if before < 0 else range(len(kind.first), len(all_of_them))
-    followers = [i for i in allowed if i != before]
+    sentences = kind.all_sentences
+    allowed = range(len(kind.first)) if previous < 0 else range(len(kind.first), len(sentences))
+    followers = [i for i in allowed if i != previous]
     for sentence in followers:
-        for atoms, share in variants(all_of_them[sentence].split()):
+        for atoms, share in variants(sentences[sentence].split()):
             memory, probability = dict(fixed), chance * share / len(followers)
             for atom, word in zip(atoms, words, strict=False):
                 probability *= emitted(atom, word, topic, memory)
@@ -62,7 +65,7 @@ def derivations(
 
 
 def variants(atoms: list[str]) -> Iterator[tuple[list[str], float]]:
-    """Yield the sentence with and without each of its optional parts, and how probable that is."""
+    """Yield the sentence with and without each of its optional parts, and the probability."""
     if "[" not in atoms:
         yield atoms, 1.0
         return
@@ -73,7 +76,7 @@ def variants(atoms: list[str]) -> Iterator[tuple[list[str], float]]:
 
 
 def emitted(atom: str, word: str, topic: str, memory: dict[str, str]) -> float:
-    """Return the probability that an atom, as it is written in the grammar, is this word."""
+    """Return the probability that an atom, in the notation of the grammar, becomes this word."""
     if not atom.startswith("{"):
         return float(atom == word)
     name = atom[1:-1]
@@ -93,14 +96,14 @@ def emitted(atom: str, word: str, topic: str, memory: dict[str, str]) -> float:
     return chance
 
 
-def test_words_are_as_probable_as_all_their_derivations_together(document: DrawnDocument) -> None:
+def test_a_document_is_as_probable_as_all_its_derivations(document: DrawnDocument) -> None:
     kind = kind_of(document)
-    slowly = math.fsum(
+    expected = math.fsum(
         probability / len(kind.topics)
         for topic in kind.topics
         for probability in derivations(kind, topic, document.words, -1, {})
     )
-    assert math.fsum(surprisals(document)) == pytest.approx(-math.log(slowly), abs=1e-9)
+    assert math.fsum(surprisals(document)) == pytest.approx(-math.log(expected), abs=1e-9)
 
 
 def test_probabilities_of_the_next_word_sum_to_one(document: DrawnDocument) -> None:
@@ -112,16 +115,13 @@ def test_probabilities_of_the_next_word_sum_to_one(document: DrawnDocument) -> N
         assert reader.probability(word) == reader.read(word)
 
 
-def test_a_word_that_cannot_stand_there_is_an_error(document: DrawnDocument) -> None:
+def test_a_word_that_the_grammar_does_not_allow_is_an_error(document: DrawnDocument) -> None:
     broken = DrawnDocument("broken", document.kind, (*document.words[:4], "SAE"))
-    with pytest.raises(
-        ValueError, match=f"'SAE' cannot stand there in a document of kind {document.kind}"
-    ):
+    with pytest.raises(ValueError, match=f"'SAE' here in a document of kind {document.kind}"):
         surprisals(broken)
 
 
-def test_a_price_stays_what_it_was() -> None:
-    """What a document fixed is certain when it comes back."""
+def test_the_price_of_a_good_stays_the_same_in_a_document() -> None:
     words = [
         "Market",
         "of",
@@ -144,7 +144,7 @@ def test_a_price_stays_what_it_was() -> None:
         "3",
     ]
     assert surprisals(DrawnDocument("m", "market", tuple(words)))[-1] == pytest.approx(0, abs=1e-9)
-    with pytest.raises(ValueError, match="cannot stand"):
+    with pytest.raises(ValueError, match="does not allow '9' here"):
         surprisals(DrawnDocument("m", "market", (*words[:-1], "9")))
 
 
@@ -157,16 +157,16 @@ def test_no_word_stands_twice_in_a_list(list_: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_grammar_is_written_as_it_is_read(kind: DocumentKind) -> None:
-    named = {atom.list for sentence in kind.all_sentences for atom in parse(sentence)}
-    assert named <= WORDS.keys() | {""}
-    topics = {topic for lists in WORDS.values() for topic in lists}
+def test_the_grammar_refers_only_to_lists_and_topics_that_exist(kind: DocumentKind) -> None:
+    lists = {atom.list for sentence in kind.all_sentences for atom in parse(sentence)}
+    assert lists <= WORDS.keys() | {""}
+    topics = {topic for words_by_topic in WORDS.values() for topic in words_by_topic}
     assert set(kind.topics) <= topics
     for sentence in kind.all_sentences:
         assert sentence.count("[") == sentence.count("]")
         assert sentence[-1] in ".?"
 
 
-def test_text_has_blanks_where_one_writes_them() -> None:
+def test_text_has_spaces_before_words_and_none_before_punctuation() -> None:
     words = ("Take", "two", "eggs", ",", "salt", ".", "\n", "Add", "milk", ".")
     assert "".join(pieces(words)) == "Take two eggs, salt.\nAdd milk."

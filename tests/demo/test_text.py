@@ -1,4 +1,4 @@
-"""The demo's text: the same on every machine, apart from what was trained on, of known entropy."""
+"""The demo's text is the same on every machine, apart from the training text, of known entropy."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def model() -> LanguageModel:
     return load_model(MODEL)
 
 
-def test_what_is_shipped_is_what_the_grammar_gives_on_this_machine() -> None:
-    drawn = "".join(map(json_line, held_out_documents()))
-    assert HELD_OUT.read_text(encoding="utf-8") == drawn
+def test_the_shipped_text_is_drawn_again_on_this_machine() -> None:
+    text = "".join(map(json_line, held_out_documents()))
+    assert HELD_OUT.read_text(encoding="utf-8") == text
 
 
 def test_there_are_documents_of_several_sources_and_lengths() -> None:
@@ -48,11 +48,11 @@ def test_there_are_documents_of_several_sources_and_lengths() -> None:
     assert words[-1] > 4 * words[0]
 
 
-def test_held_out_documents_are_apart_from_those_trained_on() -> None:
+def test_no_held_out_document_is_a_training_document() -> None:
     held_out = set(held_out_texts())
     assert len(held_out) == HELD_OUT_DOCUMENTS
     assert TRAINING_DOCUMENTS > 10 * HELD_OUT_DOCUMENTS
-    # At a hundred nats and more, no document is drawn twice by chance. A part of them is compared.
+    # No document is drawn twice by chance: each has a hundred nats or more. 2,000 are a sample.
     assert not held_out & {document.text for document in documents("training", 2000)}
 
 
@@ -67,8 +67,8 @@ def test_each_word_is_a_token(model: LanguageModel) -> None:
         assert [model.tokenizer.decode([token]) for token in ids] == list(pieces(document.words))
 
 
-def test_the_clean_loss_stands_above_the_entropy_of_the_text(model: LanguageModel) -> None:
-    """By how much: the model is good, and no better than can be."""
+def test_the_clean_loss_is_little_above_the_entropy_of_the_text(model: LanguageModel) -> None:
+    """The model is good, and not better than is possible."""
     (spec,) = load_specs(SPEC)
     corpus = build_corpus(spec.data, model.tokenizer, SPEC.parent)
     floors: dict[tuple[int, ...], float] = {}
@@ -76,9 +76,9 @@ def test_the_clean_loss_stands_above_the_entropy_of_the_text(model: LanguageMode
     for document in held_out_documents():
         ids = model.tokenizer(document.text, add_special_tokens=False)["input_ids"]
         values = surprisals(document)
-        for at in range(0, len(ids) - step + 1, step):
-            # The first token after BOS is predicted from a BOS that is not scored.
-            floors[tuple(ids[at : at + step])] = math.fsum(values[at + 1 : at + step])
+        for start in range(0, len(ids) - step + 1, step):
+            # The first token is predicted at BOS, a position that is not scored.
+            floors[tuple(ids[start : start + step])] = math.fsum(values[start + 1 : start + step])
     entropy = math.fsum(floors[tuple(window[1:])] for window in corpus.tokens.tolist())
     entropy /= int(corpus.scored.sum())
     clean = measure(model, load(SAES / "v2"), corpus, spec.hook)["ce_clean"]

@@ -1,4 +1,4 @@
-"""The training script makes files that the gate reads, in a few steps instead of thousands."""
+"""The training script writes files that the gate reads; here it trains for a few steps only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sae_guard.model import load_model
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor, float]:
-    """A model trained for three steps, activations of it, and their scale."""
+    """Train a model for three steps; return its folder, some activations, and their scale."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     texts = held_out_texts()[:40]
@@ -54,7 +54,7 @@ def test_windows_are_pieces_of_one_document_after_a_bos() -> None:
     assert windows[:, 1:].flatten().tolist() == list(range(3, 3 + 2 * (CONTEXT_SIZE - 1)))
 
 
-def test_keep_largest() -> None:
+def test_keep_largest_sets_the_other_numbers_to_zero() -> None:
     assert keep_largest(torch.tensor([[3.0, 1.0, 2.0]]), 2).tolist() == [[3.0, 0.0, 2.0]]
 
 
@@ -83,8 +83,8 @@ def test_a_trained_sae_is_read_back_with_its_scale_folded(
     assert declare(release) == Declaration("sae-guard-demo", HOOK_NAME)
     loaded = load(release)
     with torch.no_grad():
-        mine = loaded(activations).latents
+        latents = loaded(activations).latents
         pre = torch.relu((activations * scale - sae.b_dec) @ sae.W_enc + sae.b_enc)
-    kept = keep_largest(pre, recipe.k) if selection == "per_token" else pre * (pre > threshold)
-    torch.testing.assert_close(mine * scale, kept, rtol=1e-3, atol=1e-3)
+    expected = keep_largest(pre, recipe.k) if selection == "per_token" else pre * (pre > threshold)
+    torch.testing.assert_close(latents * scale, expected, rtol=1e-3, atol=1e-3)
     assert json.loads((release / "cfg.json").read_text())["d_sae"] == recipe.d_sae

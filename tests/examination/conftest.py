@@ -1,4 +1,4 @@
-"""What is examined: text, cut into windows."""
+"""The token set on which SAEs of the tiny model are examined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def corpus(gpt2: LanguageModel) -> Corpus:
-    """8 windows of 16 tokens."""
+    """Return 8 windows of 16 tokens."""
     from sae_guard.corpus import Corpus
     from tests.helpers.tiny_models import TEXT
 

@@ -1,4 +1,4 @@
-"""Every planted fault is named, and nothing else is."""
+"""The diagnosis names every planted fault, and nothing where there is none."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.helpers.planted_faults import FAULTS, Fault, Good, outcome
 
 ROOT = Path(__file__).parents[2]
 (SPEC,) = load_specs(ROOT / "thresholds" / "demo.yaml")
-# Of a tenth of the demo's tokens; shares of latents need them all.
+# A tenth of the demo's tokens is measured here: too few for shares of latents.
 BOUNDS = tuple(t for t in SPEC.thresholds if not t.target.metric.endswith("_latents"))
 
-OF_OTHERS = {
+IMPOSSIBLE_FAULTS = {
     "v1": {
         "thresholds rounded to bf16", "threshold dropped (read as ReLU)", "threshold set to zero",
         "thresholds halved", "thresholds doubled",
     },
     "v2": {"TopK read as ReLU", "k halved", "k doubled"},
 }  # fmt: skip
-"""Faults that these SAEs cannot have."""
+"""Faults that an SAE cannot have, as it has no thresholds, or no k."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def corpus(model: LanguageModel) -> Corpus:
 
 
 def good(name: str, model: LanguageModel, corpus: Corpus) -> Good:
-    """A demo SAE; the release after it began from other random numbers."""
+    """Return a demo SAE, with another one that was trained from other random numbers."""
     other = {"v1": "v2", "v2": "v1", "v3": "v1"}[name]
     return Good(
         load_sae(SAES / name), model, corpus, SPEC.hook, BOUNDS, other=load_sae(SAES / other)
@@ -51,64 +51,64 @@ def good(name: str, model: LanguageModel, corpus: Corpus) -> Good:
 @pytest.mark.parametrize(
     ("fault", "name"),
     [
-        # Of faults that both can have, one is enough for each change.
+        # Where both SAEs can have a fault, `make test` tries it on one of them.
         pytest.param(
             fault,
             name,
             id=f"{fault.name}-{name}",
-            marks=() if name == "v1" or fault.name in OF_OTHERS["v1"] else pytest.mark.slow,
+            marks=() if name == "v1" or fault.name in IMPOSSIBLE_FAULTS["v1"] else pytest.mark.slow,
         )
         for fault in FAULTS
         for name in ("v1", "v2")
     ],
 )
-def test_faults_are_named(
+def test_planted_faults_are_named(
     fault: Fault, name: str, model: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
-    found = outcome(good(name, model, corpus), fault, tmp_path)
-    assert (found is None) == (fault.name in OF_OTHERS[name])
-    if found is None:
+    result = outcome(good(name, model, corpus), fault, tmp_path)
+    assert (result is None) == (fault.name in IMPOSSIBLE_FAULTS[name])
+    if result is None:
         return
-    assert found.names == ((fault.named,) if fault.named else ())
+    assert result.names == ((fault.named,) if fault.named else ())
     if not fault.named:
-        assert found.gate == "pass"
+        assert result.gate == "pass"
 
 
-def test_a_bad_sae_that_was_loaded_rightly_is_not_blamed_on_loading(
+def test_a_bad_sae_that_was_loaded_correctly_has_no_probable_cause(
     model: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
-    none = FAULTS[0]
+    no_fault = FAULTS[0]
     for thorough in (False, True):
-        found = outcome(good("v3", model, corpus), none, tmp_path, thorough=thorough)
-        assert found is not None
-        assert found.gate == "FAIL"
-        assert found.names == ()
+        result = outcome(good("v3", model, corpus), no_fault, tmp_path, thorough=thorough)
+        assert result is not None
+        assert result.gate == "FAIL"
+        assert result.names == ()
 
 
-def test_a_fault_that_betters_kl_is_named(
+def test_a_fault_that_lowers_kl_is_named(
     model: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """No bound on KL can see it."""
+    """An upper bound on KL cannot catch such a fault."""
     halved = next(fault for fault in FAULTS if fault.name == "thresholds halved")
     v2 = good("v2", model, corpus)
     kl = tuple(t for t in BOUNDS if str(t.target) == "kl")
-    sound, found = (
+    sound, faulty = (
         outcome(replace(v2, thresholds=kl), fault, tmp_path) for fault in (FAULTS[0], halved)
     )
     assert sound is not None
-    assert found is not None
+    assert faulty is not None
     assert sound.values is not None
-    assert found.values is not None
-    assert found.values["kl"] < sound.values["kl"]
-    assert found.gate == "pass"
-    assert found.names == ("threshold-scale",)
+    assert faulty.values is not None
+    assert faulty.values["kl"] < sound.values["kl"]
+    assert faulty.gate == "pass"
+    assert faulty.names == ("threshold-scale",)
     with_l0 = outcome(v2, halved, tmp_path)
     assert with_l0 is not None
     assert "l0" in with_l0.crossed
 
 
 @pytest.mark.parametrize("name", ["demo", "gpt2-small", "pythia-70m", "gemma-2-2b"])
-def test_example_specs_bound_what_kl_does_not_see(name: str) -> None:
+def test_example_specs_bound_l0_and_explained_variance_beside_kl(name: str) -> None:
     specs: tuple[Spec, ...] = load_specs(ROOT / "thresholds" / f"{name}.yaml")
     for spec in specs:
         bounds = {str(threshold.target): threshold for threshold in spec.thresholds}

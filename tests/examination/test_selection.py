@@ -1,4 +1,4 @@
-"""The number of latents that calibrates is found, where there is one."""
+"""The search finds the number of active latents at which the factor is 1, if there is one."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 
 import pytest
 
-from sae_guard.examination.selection import solved
+from sae_guard.examination.selection import find_calibrated_multiple
 
 
 @pytest.mark.parametrize("truth", [0.03, 0.5, 1.0, 1.3, 6.0, 40.0])
-def test_the_number_of_latents_that_calibrates_is_found(truth: float) -> None:
-    asked = []
+def test_the_calibrated_multiple_is_found_in_few_steps(truth: float) -> None:
+    multiples = []
 
-    def factor(amount: float) -> float:
-        asked.append(amount)
-        return math.pow(truth / amount, 0.2)
+    def factor(multiple: float) -> float:
+        multiples.append(multiple)
+        return math.pow(truth / multiple, 0.2)
 
-    found = solved(factor, highest=64.0)
-    assert found is not None
-    assert 1 / 1.15 < found / truth < 1.15
-    assert len(asked) < 16
+    result = find_calibrated_multiple(factor, highest=64.0)
+    assert result is not None
+    assert 1 / 1.15 < result / truth < 1.15
+    assert len(multiples) < 16
 
 
-def test_where_no_number_of_latents_calibrates_there_is_none() -> None:
-    assert solved(lambda amount: 0.5, highest=64.0) is None
-    assert solved(lambda amount: math.nan, highest=64.0) is None
-    assert solved(lambda amount: 2.0, highest=1.0) is None
+def test_there_is_no_result_where_no_multiple_calibrates() -> None:
+    assert find_calibrated_multiple(lambda multiple: 0.5, highest=64.0) is None
+    assert find_calibrated_multiple(lambda multiple: math.nan, highest=64.0) is None
+    assert find_calibrated_multiple(lambda multiple: 2.0, highest=1.0) is None

@@ -1,4 +1,4 @@
-"""What is tried: places nearby and far away, and decoders in another order."""
+"""Trials at other hook points, and of decoders whose rows are in another order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from sae_guard.engine import HookSite
-from sae_guard.examination.trials import Reach, nearest_rows, places, rematched
+from sae_guard.examination.trials import Reach, nearby_sites, nearest_rows, rearrange_decoder
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import example_sae
 
 
-def test_nearest_rows_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_rows_equal_those_of_all_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
     sae = example_sae()
     monkeypatch.setattr("sae_guard.examination.trials._ELEMENTS", 9)  # three rows at a time
     latents = torch.tensor([4, 1, 7])
@@ -28,18 +28,18 @@ def test_nearest_rows_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) ->
     assert pairing.own_share == pytest.approx(float((rows == latents).float().mean()))
 
 
-def test_a_permutation_is_undone() -> None:
+def test_a_permutation_of_the_decoder_is_undone() -> None:
     sae = identity_sae(8)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     permuted = replace(sae, W_dec=sae.W_dec[order])
     latents = torch.arange(16)
     pairing, rows = nearest_rows(permuted, latents)
     assert pairing.own_share < 0.5
-    assert torch.equal(rematched(permuted, latents, rows).W_dec, sae.W_dec)
+    assert torch.equal(rearrange_decoder(permuted, latents, rows).W_dec, sae.W_dec)
     assert nearest_rows(sae, latents)[0].own_share == 1
 
 
-NAMES = {
+HOOKS = {
     f"blocks.{block}.{kind}"
     for block in range(4)
     for kind in ("hook_resid_pre", "hook_resid_post", "hook_mlp_out", "attn.hook_z", "mlp.hook_in")
@@ -49,7 +49,7 @@ NAMES = {
 @pytest.mark.parametrize(
     ("hook", "reach", "expected"),
     [
-        ("blocks.1.hook_mlp_out", "beside", ["0.hook_mlp_out", "2.hook_mlp_out"]),
+        ("blocks.1.hook_mlp_out", "next_blocks", ["0.hook_mlp_out", "2.hook_mlp_out"]),
         ("blocks.0.hook_mlp_out", "near", ["1.hook_mlp_out"]),
         ("blocks.3.attn.hook_z", "near", ["2.attn.hook_z", "3.hook_mlp_out"]),
         (
@@ -59,21 +59,22 @@ NAMES = {
         ("ln_final.hook_out", "far", []),
     ],
 )  # fmt: skip
-def test_places_nearby(hook: str, reach: Reach, expected: list[str]) -> None:
-    found = list(places(HookSite(hook, hook), NAMES, reach))
-    assert [place.read.removeprefix("blocks.") for place in found] == expected
-    assert all(place.read == place.replaced for place in found)
+def test_nearby_sites_come_in_order_of_similarity(
+    hook: str, reach: Reach, expected: list[str]
+) -> None:
+    sites = list(nearby_sites(HookSite(hook, hook), HOOKS, reach))
+    assert [site.read.removeprefix("blocks.") for site in sites] == expected
+    assert all(site.read == site.replaced for site in sites)
 
 
-def test_places_far_away_are_all_kinds_three_blocks_each_way() -> None:
-    found = {place.read for place in places(HookSite(*["blocks.0.hook_mlp_out"] * 2), NAMES, "far")}
-    assert found == {n for n in NAMES if "hook_z" not in n and "hook_in" not in n} - {
-        "blocks.0.hook_mlp_out"
-    }
+def test_far_sites_are_all_kinds_up_to_three_blocks_away() -> None:
+    hook = "blocks.0.hook_mlp_out"
+    sites = {site.read for site in nearby_sites(HookSite(hook, hook), HOOKS, "far")}
+    assert sites == {h for h in HOOKS if "hook_z" not in h and "hook_in" not in h} - {hook}
 
 
 def test_hook_points_of_a_transcoder_move_together() -> None:
-    at = HookSite("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
-    assert list(places(at, NAMES, "near")) == [
+    site = HookSite("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    assert list(nearby_sites(site, HOOKS, "near")) == [
         HookSite(f"blocks.{block}.mlp.hook_in", f"blocks.{block}.hook_mlp_out") for block in (0, 2)
     ]

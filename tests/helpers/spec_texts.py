@@ -1,4 +1,4 @@
-"""Write specs: a short one, one with every key, and all that makes the short one malformed."""
+"""Texts of spec files: a short one, one with every key, and edits that make the short malformed."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ thresholds: {"reconstruction_score[mean]": {min: 0.9}}
 
 
 def write(folder: Path, text: str) -> Path:
-    """Write a spec file."""
+    """Write ``spec.yaml`` into a folder and return its path."""
     path = folder / "spec.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-# What is written in place of which text of GOOD, the line of the error, and what it says.
+# Old text in GOOD, new text, line of the error, and a part of its message.
 MALFORMED: list[tuple[str, str, int, str]] = [
     ("hook:", "hoook:", 2, "unknown key 'hoook'; did you mean hook or hook_out? allowed: alpha"),
     ("hook: blocks.8.hook_resid_pre\n", "", 1, "`hook` is missing: Hook point"),
@@ -95,12 +95,12 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("kl: {max: 0.1}", "fvu: {p99: {max: 1}}", 5, "fvu.p99: fvu is a ratio of sums"),
     ("kl: {max: 0.1}", "l0: {worst_sequence: {max: 1}}", 5, "l0.worst_sequence: l0 has no worst"),
     ("kl: {max: 0.1}", "kl: {max: 1, confidence: 99}", 5, "confidence` is 99, allowed: below 1"),
-    ("kl: {max: 0.1}", "kl: {max: 1, on_undecided: warn}", 5, "kl has on_undecided warn and no c"),
-    ("kl: {max: 0.1}", "kl: {worst_sequence: {max: 1, confidence: 0.9}}", 5, "but no interval"),
+    ("kl: {max: 0.1}", "kl: {max: 1, on_undecided: warn}", 5, "kl has on_undecided warn but no c"),
+    ("kl: {max: 0.1}", "kl: {worst_sequence: {max: 1, confidence: 0.9}}", 5, "has no interval"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{thresholds: {kl: {max: 1}}}]\n", 6,
-     "`slices.0` has to have one of position, entropy, source"),
+     "`slices.0` has to have exactly one of position, entropy, source"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: a, position: ..8, thresholds: {kl: "
-     "{max: 1}}}]\n", 6, "`slices.0` has to have one of position, entropy, source"),
+     "{max: 1}}}]\n", 6, "`slices.0` has to have exactly one of position, entropy, source"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: '', thresholds: {kl: {max: 1}}}]\n", 6,
      "`slices.0.source` is '', expected a name or a glob such as arxiv*"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 'a::b', thresholds: {kl: {max: 1}}}]",
@@ -112,7 +112,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 3, thresholds: {kl: {max: 1}}}]\n", 6,
      "`slices.0.source` is 3, expected a name or a glob"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: 'b*', thresholds: {kl: {max: 1}}}]\n", 6,
-     "`slices.0.source` 'b*' is none of the sources; allowed: a.txt"),
+     "`slices.0.source` 'b*' matches no source of the data; allowed: a.txt"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{source: a*, thresholds: {fvu: {p9: {max: 1}}}}]",
      6, "fvu.p9@source=a*: fvu is a ratio of sums"),
     ("kl: {max: 0.1}\n", "kl: {max: 1}\nslices: [{position: ..8, thresholds: {kl: {max: 1}}}, "
@@ -128,7 +128,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("text: a.txt, ", "", 3, "`data` has no source, expected exactly one of text, jsonl"),
     ("text: a.txt", "text: a.txt, jsonl: b", 3, "`data` has text and jsonl, expected exactly one"),
     ("text: a.txt", "text: []", 3, "`data.text` is [], expected text or a list of texts"),
-    ("text: a.txt", "text: a.txt, field: b", 3, "`data` has a field, but text has none"),
+    ("text: a.txt", "text: a.txt, field: b", 3, "`data` has a field, but text has no fields"),
     ("text: a.txt", "text: a.txt, source_field: b", 3, "`data` has a source_field, but text has"),
     ("text: a.txt", "text: a.txt, context: 2", 3, "`data.context` is 2, allowed: 3 or more"),
     ("text: a.txt", "text: a.txt, sequences: 0", 3, "`data.sequences` is 0, allowed: 1 or more"),
@@ -153,7 +153,7 @@ MALFORMED: list[tuple[str, str, int, str]] = [
     ("max: 0.1", "maximum: 0.1", 5, "unknown key 'maximum' in `thresholds.kl`; did you mean max?"),
     ("max: 0.1", "max: -0.1", 5, "kl has max -0.1, which cannot pass: its values are at least 0"),
     ("max: 0.1", "max: .inf", 5, "'.inf' is no finite decimal number"),
-    ("max: 0.1", "max: 0.1, warn: 0.2", 5, "kl has warn 0.2 and max 0.1: a warning lies below"),
+    ("max: 0.1", "max: 0.1, warn: 0.2", 5, "kl has warn 0.2 and max 0.1; a warn bound has to lie"),
     ("max: 0.1", "max: 0.1, warn: {min: 0}", 5, "kl warns at min 0, but has no min"),
     ("max: 0.1", "max: 0.1, warn: {mx: 0}", 5, "unknown key 'mx' in `thresholds.kl.warn`"),
     ("max: 0.1", "max: 0.1, warn: a", 5, "`thresholds.kl.warn` is 'a', expected a number, or"),

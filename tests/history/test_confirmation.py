@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sae_guard.core.measurement import Measurement, TokenKL, TokenTable
 from sae_guard.core.metrics import METRICS
 from sae_guard.history import History, Record
-from sae_guard.history.confirmation import Compared, confirm, confirm_tokens, taken_for_granted
+from sae_guard.history.confirmation import NumberCheck, confirm, confirm_tokens, unverified_claims
 from sae_guard.history.record import ParetoRow, ThresholdRow
 from sae_guard.testing import measurements
 from tests.helpers.recorded import SPEC, ordinary, record_one, with_tokens
@@ -36,7 +36,7 @@ def scaled(measurement: Measurement, column: str, by: float) -> Measurement:
     return replace(measurement, sums=sums)
 
 
-def wrong(numbers: list[Compared]) -> dict[str, Compared]:
+def wrong(numbers: list[NumberCheck]) -> dict[str, NumberCheck]:
     return {each.name: each for each in numbers if not each.ok}
 
 
@@ -101,8 +101,8 @@ def test_what_is_not_finite_is_not_confirmed(record: Record, value: float) -> No
     found = wrong(confirm(record, ordinary(), now))
     assert "it is undefined now: " in found["kl"].why
     assert set(found) == {"kl"}
-    assert not Compared("kl", value, value, 1.0).ok
-    assert not Compared("kl", 1.0, 1.0, math.nan).ok
+    assert not NumberCheck("kl", value, value, 1.0).ok
+    assert not NumberCheck("kl", 1.0, 1.0, math.nan).ok
 
 
 def test_what_was_undefined_has_to_be_undefined_again(tmp_path: Path, record: Record) -> None:
@@ -298,10 +298,10 @@ def test_a_change_is_from_what_the_record_says_to_what_is_measured(
 
 
 def test_what_is_not_measured_again_is_said(record: Record) -> None:
-    assert list(taken_for_granted(record)) == []
+    assert list(unverified_claims(record)) == []
     pareto = ParetoRow(x="l0", y="kl", where="s.yaml:9", verdict="pass", records=3)
     told = changed_since(record).model_copy(update={"pareto": pareto})
-    assert list(taken_for_granted(told)) == [
+    assert list(unverified_claims(told)) == [
         "changes since v0 (abc) are by what the record says of it",
         "pareto: pass beside 3 other records",
     ]

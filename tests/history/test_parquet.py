@@ -16,10 +16,10 @@ from sae_guard.history.parquet import (
     LATENTS,
     SEQUENCES,
     TOKENS,
-    of_parquet,
-    plain,
+    measurement_from_parquet,
+    provenance_json,
     to_parquet,
-    tokens_of_parquet,
+    tokens_from_parquet,
 )
 from sae_guard.history.record import HistoryError
 from tests.helpers.recorded import any_measurements, bits, ordinary, token_bits, tokenwise
@@ -27,11 +27,11 @@ from tests.helpers.recorded import any_measurements, bits, ordinary, token_bits,
 
 @given(any_measurements())
 def test_any_measurement_comes_back_bit_for_bit(measurement: Measurement) -> None:
-    provenance, files = plain(measurement.provenance), to_parquet(measurement)
-    assert bits(of_parquet(files, provenance, "there")) == bits(measurement)
+    provenance, files = provenance_json(measurement.provenance), to_parquet(measurement)
+    assert bits(measurement_from_parquet(files, provenance, "there")) == bits(measurement)
     assert (TOKENS in files) == (measurement.tokens is not None)
     if measurement.tokens is not None:
-        found = tokens_of_parquet(files[TOKENS], "there")
+        found = tokens_from_parquet(files[TOKENS], "there")
         assert token_bits(found) == token_bits(measurement.token_kl)
 
 
@@ -63,28 +63,29 @@ def test_half_a_file_is_refused(name: str, keep: int) -> None:
     files = to_parquet(measurement)
     half = {**files, name: files[name][:keep]}
     with pytest.raises(HistoryError, match="there: not the rows of a measurement"):
-        of_parquet(half, plain(measurement.provenance), "there")
+        measurement_from_parquet(half, provenance_json(measurement.provenance), "there")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -10])
 def test_half_the_tokens_are_refused(keep: int) -> None:
     data = to_parquet(tokenwise(ordinary()))[TOKENS]
     with pytest.raises(HistoryError, match="there: not the tokens of a measurement"):
-        tokens_of_parquet(data[:keep], "there")
+        tokens_from_parquet(data[:keep], "there")
     with pytest.raises(HistoryError, match="there: not the tokens of a measurement: 'position'"):
-        tokens_of_parquet(to_parquet(ordinary())[SEQUENCES], "there")
+        tokens_from_parquet(to_parquet(ordinary())[SEQUENCES], "there")
 
 
 _COUNTING = """
 import os, sys
 from pathlib import Path
 import pyarrow.parquet
-from sae_guard.history.parquet import LATENTS, SEQUENCES, of_parquet, tokens_of_parquet
+from sae_guard.history.parquet import LATENTS, SEQUENCES
+from sae_guard.history.parquet import measurement_from_parquet, tokens_from_parquet
 from tests.helpers.recorded import ordinary
 files = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
 before = len(os.listdir("/proc/self/task"))
-of_parquet(files, vars(ordinary().provenance), "there")
-tokens_of_parquet(files["tokens.parquet"], "there")
+measurement_from_parquet(files, vars(ordinary().provenance), "there")
+tokens_from_parquet(files["tokens.parquet"], "there")
 print(len(os.listdir("/proc/self/task")) - before)
 """
 

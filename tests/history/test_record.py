@@ -11,7 +11,7 @@ from hypothesis import given
 
 from sae_guard.core.measurement import Measurement, Provenance
 from sae_guard.history import History, HistoryError, Record, record
-from sae_guard.history.parquet import plain
+from sae_guard.history.parquet import provenance_json
 from sae_guard.history.record import parse, to_json
 from tests.helpers.recorded import any_measurements, ordinary, record_one
 
@@ -77,7 +77,7 @@ def test_what_is_no_record_is_refused_by_file_and_key(
 @given(any_measurements())
 def test_any_provenance_comes_back_equal(measurement: Measurement) -> None:
     kept = parse(Record, KEPT.read_bytes(), str(KEPT))
-    record = kept.model_copy(update={"provenance": plain(measurement.provenance)})
+    record = kept.model_copy(update={"provenance": provenance_json(measurement.provenance)})
     found = parse(Record, to_json(record), "record.json")
     assert found == record
     assert Provenance(**found.provenance) == measurement.provenance

@@ -28,7 +28,7 @@ from sae_guard.history import (
     Promotion,
     Recorded,
     check_name,
-    holding,
+    promotions_in_force,
 )
 from sae_guard.history.record import FileRow, to_json
 from sae_guard.testing import measurements
@@ -351,7 +351,7 @@ def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: His
     later = promoted(second, "the first was hurried", 1)
     earlier = promoted(first, "good", 0)
     assert history.promotions() == ([earlier, later], ())
-    assert holding([earlier, later]) == {("v1.2", "thresholds/tiny.yaml::tiny"): later}
+    assert promotions_in_force([earlier, later]) == {("v1.2", "thresholds/tiny.yaml::tiny"): later}
     assert b'"the first was hurried"' in to_json(later)
 
 

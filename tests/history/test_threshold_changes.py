@@ -16,7 +16,7 @@ from sae_guard.history.threshold_changes import (
     last_promotion,
     loosened,
     recorded_bounds,
-    tracked,
+    track_thresholds,
 )
 from tests.helpers.recorded import ordinary, record_one
 
@@ -54,7 +54,9 @@ def steps_of(records: list[Recorded], shown: set[str] | None = None) -> list[tup
                 for change in step.changes
             ],
         )
-        for track in tracked(records, {each.id for each in records} if shown is None else shown)
+        for track in track_thresholds(
+            records, {each.id for each in records} if shown is None else shown
+        )
     ]  # fmt: skip
 
 
@@ -88,7 +90,9 @@ def test_what_is_shown_is_compared_with_what_is_not(one: Recorded) -> None:
     assert steps_of(records, {"b1"}) == [("a0", whole[1:2])]
     assert steps_of(records, {"d3"}) == [("c2", whole[3:])]
     assert steps_of(records, set()) == []
-    tracks = [tracked(records, shown)[0] for shown in ({"a0"}, {"b1"}, {"b1", "d3"}, {"d3"})]
+    tracks = [
+        track_thresholds(records, shown)[0] for shown in ({"a0"}, {"b1"}, {"b1", "d3"}, {"d3"})
+    ]
     assert [(track.started, track.runs) for track in tracks] == [
         (True, 1), (True, 1), (True, 2), (False, 1),
     ]  # fmt: skip

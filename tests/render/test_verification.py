@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sae_guard.history.confirmation import Compared
+from sae_guard.history.confirmation import NumberCheck
 from sae_guard.render import confirmed, differently_made
 from tests.helpers.recorded import ordinary
 
@@ -12,11 +12,11 @@ from tests.helpers.recorded import ordinary
 def test_a_row_for_each_number_and_why_it_differs() -> None:
     lines = confirmed(
         [
-            Compared("n_tokens", 32256, 32256, 0),
-            Compared("kl", 0.130621420, 0.130621428, 1e-5),
-            Compared("l0", 16.0, 17.5, 0.01),
-            Compared("fvu", 0.5, None, 0, "it is undefined now"),
-            Compared("dead_latents", None, None, 0),
+            NumberCheck("n_tokens", 32256, 32256, 0),
+            NumberCheck("kl", 0.130621420, 0.130621428, 1e-5),
+            NumberCheck("l0", 16.0, 17.5, 0.01),
+            NumberCheck("fvu", 0.5, None, 0, "it is undefined now"),
+            NumberCheck("dead_latents", None, None, 0),
         ]
     )
     assert [line.split() for line in lines] == [

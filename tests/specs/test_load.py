@@ -1,4 +1,4 @@
-"""Spec files: what they mean, and which are refused."""
+"""Spec files are loaded with every key, or refused with the line at fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sae_guard.specs import load_specs
 from tests.helpers.spec_texts import GOOD, WHOLE, write
 
 
-def test_every_key(tmp_path: Path) -> None:
+def test_every_key_of_a_spec_is_loaded(tmp_path: Path) -> None:
     first, second = load_specs(write(tmp_path, WHOLE), display="thresholds/spec.yaml")
     assert (first.name, first.hook) == ("layer 8", "blocks.8.hook_resid_pre")
     assert first.model.model_dump() == {
@@ -82,19 +82,21 @@ def test_every_key(tmp_path: Path) -> None:
         (GOOD + "---\n" + GOOD, "'blocks.8.hook_resid_pre' is taken by the document on line 1"),
     ],
 )  # fmt: skip
-def test_documents(tmp_path: Path, text: str, message: str) -> None:
+def test_files_without_a_mapping_or_with_equal_names_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         load_specs(write(tmp_path, text))
     assert message in str(caught.value)
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_spec_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"gone\.yaml:1: unreadable"):
         load_specs(tmp_path / "gone.yaml")
 
 
 @given(data=st.binary(max_size=150))
-def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("spec") / "spec.yaml"
     path.write_bytes(data)
     with pytest.raises(SpecError, match="spec"):
@@ -128,11 +130,11 @@ strict_env: true""",
 )
 
 
-def test_what_compares_with_earlier_versions(tmp_path: Path) -> None:
+def test_the_keys_that_compare_with_earlier_versions_are_loaded(tmp_path: Path) -> None:
     (spec,) = load_specs(write(tmp_path, VERSIONS), display="spec.yaml")
-    own, change = spec.thresholds
-    assert (own.max, own.change) == (0.1, "")
-    assert (change.max, change.change, change.line) == (0.02, "share", 5)
+    on_value, on_change = spec.thresholds
+    assert (on_value.max, on_value.change) == (0.1, "")
+    assert (on_change.max, on_change.change, on_change.line) == (0.02, "share", 5)
     assert spec.pareto == Pareto("l0", "kl", "spec.yaml", 6)
     assert (spec.baseline, spec.strict_env) == ("v1.2", True)
     (plain,) = load_specs(write(tmp_path, GOOD))
@@ -140,7 +142,7 @@ def test_what_compares_with_earlier_versions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("pareto", "message"),
     [
         ("{x: l0}", "6: `thresholds.pareto.y` is missing"),
         ("{x: l0, y: kl, z: 1}", "6: unknown key 'z' in `thresholds.pareto`; allowed: x, y"),
@@ -150,19 +152,19 @@ def test_what_compares_with_earlier_versions(tmp_path: Path) -> None:
         ("", "6: `thresholds.pareto` is empty: give it a value, or leave it out"),
     ],
 )
-def test_what_is_no_pareto_threshold(tmp_path: Path, given: str, said: str) -> None:
-    text = VERSIONS.replace("{x: l0, y: kl}", given)
+def test_a_malformed_pareto_threshold_is_refused(tmp_path: Path, pareto: str, message: str) -> None:
+    text = VERSIONS.replace("{x: l0, y: kl}", pareto)
     with pytest.raises(SpecError) as refused:
         load_specs(write(tmp_path, text), display="spec.yaml")
-    assert str(refused.value).startswith(f"spec.yaml:{said}")
+    assert str(refused.value).startswith(f"spec.yaml:{message}")
 
 
-def test_pareto_stands_among_other_thresholds(tmp_path: Path) -> None:
-    for text, said in (
+def test_a_pareto_threshold_stands_among_other_thresholds(tmp_path: Path) -> None:
+    for text, message in (
         (GOOD.replace("kl: {max: 0.1}", "pareto: {x: l0, y: kl}"), "with pareto alone"),
         (GOOD + "thresholds.pareto: {x: l0, y: kl}\n", "`pareto` stands below `thresholds`"),
     ):
-        with pytest.raises(SpecError, match=said):
+        with pytest.raises(SpecError, match=message):
             load_specs(write(tmp_path, text))
 
 
@@ -176,9 +178,7 @@ def test_pareto_stands_among_other_thresholds(tmp_path: Path) -> None:
         ("{max: 0.1, p99: {max: , max_increase: 1%}}", "kl.p99.max"),
     ],
 )
-def test_a_bound_that_is_left_empty_is_no_bound_left_out(
-    tmp_path: Path, bounds: str, key: str
-) -> None:
+def test_an_empty_bound_is_an_error(tmp_path: Path, bounds: str, key: str) -> None:
     text = GOOD.replace("kl: {max: 0.1}", f"kl: {bounds}")
     with pytest.raises(SpecError) as refused:
         load_specs(write(tmp_path, text), display="spec.yaml")
@@ -186,7 +186,7 @@ def test_a_bound_that_is_left_empty_is_no_bound_left_out(
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("kl.change", "no statistic 'change'; allowed: mean, p50"),
         ("kl.p99.change", "no statistic 'p99.change'"),
@@ -195,8 +195,8 @@ def test_a_bound_that_is_left_empty_is_no_bound_left_out(
         ("kl@colour=red", "unknown metric 'kl@colour=red'"),
     ],
 )
-def test_slices_and_changes_are_not_written_as_node_ids_have_them(
-    tmp_path: Path, key: str, said: str
+def test_a_key_that_is_written_like_a_node_id_is_refused(
+    tmp_path: Path, key: str, message: str
 ) -> None:
     for text in (
         GOOD.replace("kl: {max: 0.1}", f"{key}: {{max: 0.1}}"),
@@ -204,10 +204,10 @@ def test_slices_and_changes_are_not_written_as_node_ids_have_them(
     ):
         with pytest.raises(SpecError) as refused:
             load_specs(write(tmp_path, text), display="spec.yaml")
-        assert said in str(refused.value)
+        assert message in str(refused.value)
 
 
-def test_pareto_is_no_threshold_of_a_slice(tmp_path: Path) -> None:
+def test_a_pareto_threshold_in_a_slice_is_refused(tmp_path: Path) -> None:
     slices = "slices: [{position: ..8, thresholds: {kl: {max: 1}, pareto: {x: l0, y: kl}}}]\n"
     with pytest.raises(SpecError, match=r"`slices\.0` has pareto among its thresholds"):
         load_specs(write(tmp_path, GOOD + slices))

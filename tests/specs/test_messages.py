@@ -1,4 +1,4 @@
-"""Each mistake in a spec is told with its line, in words that help."""
+"""Each mistake in a spec is reported with its line, key and value, and with what is allowed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from tests.helpers.spec_texts import GOOD, MALFORMED, write
 
 
 @pytest.mark.parametrize(("old", "new", "line", "message"), MALFORMED)
-def test_malformed(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+def test_a_malformed_spec_is_refused_with_line_and_message(
+    tmp_path: Path, old: str, new: str, line: int, message: str
+) -> None:
     assert GOOD.count(old) == 1
     with pytest.raises(SpecError) as caught:
         load_specs(write(tmp_path, GOOD.replace(old, new)), display="thresholds/spec.yaml")
-    first, *others = str(caught.value).splitlines()
-    assert first.startswith(f"thresholds/spec.yaml:{line}: ") or others
+    first_line, *more_lines = str(caught.value).splitlines()
+    assert first_line.startswith(f"thresholds/spec.yaml:{line}: ") or more_lines
     assert message in str(caught.value)
     assert "pydantic" not in str(caught.value)
 
 
-def test_all_problems_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("gpt2", "[]").replace("a.txt", "3").replace("max: 0.1", "min: 1")
     with pytest.raises(SpecError) as caught:
         load_specs(write(tmp_path, text), display="s.yaml")

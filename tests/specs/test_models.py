@@ -1,4 +1,4 @@
-"""What keys of a spec mean that are left out or written shorter."""
+"""Keys of a spec that are left out or abbreviated mean their defaults and long forms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_tokens_have_their_own_default_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "placement"),
+    ("device_map", "placement"),
     [
         ("auto", "auto"),
         ("cuda:1", "cuda:1"),
@@ -46,8 +46,10 @@ def test_tokens_have_their_own_default_field(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_device_maps(tmp_path: Path, given: str, placement: object) -> None:
-    text = GOOD.replace("model: gpt2", f"model: {{name: gpt2, device_map: {given}}}")
+def test_a_device_map_is_passed_on_as_transformers_takes_it(
+    tmp_path: Path, device_map: str, placement: object
+) -> None:
+    text = GOOD.replace("model: gpt2", f"model: {{name: gpt2, device_map: {device_map}}}")
     (spec,) = load_specs(write(tmp_path, text))
     assert spec.model.placement == placement
     hash(spec)

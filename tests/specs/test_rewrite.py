@@ -1,4 +1,4 @@
-"""Of a rewritten spec only the bounds differ, whatever the text around them looks like."""
+"""Rewriting a spec changes the text of the bounds alone, whatever the text around them is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sae_guard.core.targets import Slice, Target
 from sae_guard.errors import SpecError
-from sae_guard.specs.rewrite import NewBound, rewritten
+from sae_guard.specs.rewrite import NewBound, replace_bounds
 from sae_guard.specs.strict_yaml import read
 
 Keys = tuple[str | int, ...]
@@ -23,31 +23,32 @@ Keys = tuple[str | int, ...]
 
 @dataclass
 class Number:
-    """A bound in a drawn text."""
+    """A bound in a generated text."""
 
     new: NewBound
     keys: Keys
     document: int
-    anchored: str
-    """The anchor that it has, or is an alias of."""
+    """Index of its document in the file."""
+    anchor: str
+    """Name of the anchor that it has or, as an alias, refers to; empty without one."""
     alias: bool
     old: str
+    """Old number, as text."""
 
 
 @dataclass
-class Drawn:
-    """A text in pieces: a bound, or what has to stay as it is."""
+class SpecText:
+    """A generated spec file in pieces: bounds, and the text between them, which has to stay."""
 
     pieces: list[str | Number] = field(default_factory=list)
-    mark: str = ""
-    """A byte order mark, or none."""
+    byte_order_mark: str = ""
 
     @property
     def numbers(self) -> list[Number]:
         return [piece for piece in self.pieces if isinstance(piece, Number)]
 
-    def text(self, of: Callable[[Number], str]) -> str:
-        return "".join(p if isinstance(p, str) else of(p) for p in self.pieces)
+    def text(self, number_text: Callable[[Number], str]) -> str:
+        return "".join(p if isinstance(p, str) else number_text(p) for p in self.pieces)
 
 
 SLICES: list[tuple[dict[str, str], Slice]] = [
@@ -74,13 +75,13 @@ class Writer:
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self.draw = draw
-        self.out = Drawn()
+        self.out = SpecText()
         self.document = 0
         self.anchors: list[tuple[str, str]] = []
-        """Of bounds in this document: the anchor and the number."""
+        """Anchor and number of the anchored bounds of this document."""
 
-    def chance(self, of: int) -> bool:
-        return bool(self.draw(st.integers(1, of)) == of)
+    def chance(self, one_in: int) -> bool:
+        return bool(self.draw(st.integers(1, one_in)) == one_in)
 
     def write(self, *pieces: str | Number) -> None:
         self.out.pieces.extend(piece for piece in pieces if piece)
@@ -113,56 +114,57 @@ class Writer:
             self.write(f"&{anchor} ")
         self.write(Number(new, keys, self.document, anchor, alias=False, old=old))
 
-    def value(self, value: Any, indent: int, keys: Keys, by: Slice | None, flow: bool) -> None:
-        """After the key, or the dash; ``keys`` lead to the value."""
+    def value(self, value: Any, indent: int, keys: Keys, slice: Slice | None, flow: bool) -> None:
+        """Write a value after its key, or after the dash of its item; ``keys`` lead to it."""
         if value == 1:
             self.write(" ")
-            self.number(bound(f"d{self.document}", keys, by, self.draw(numbers)), keys)
+            self.number(bound(f"d{self.document}", keys, slice, self.draw(numbers)), keys)
         elif isinstance(value, str):
             self.write(f" {self.scalar(value)}")
         elif flow or self.chance(3):
             self.write(f" &unused{len(self.out.pieces)}" if self.chance(9) else "")
-            self.flow(value, indent, keys, by)
+            self.flow(value, indent, keys, slice)
         else:
             self.break_line()
-            self.block(value, indent + self.draw(st.integers(1, 4)), keys, by)
+            self.block(value, indent + self.draw(st.integers(1, 4)), keys, slice)
             return
         if not flow:
             self.break_line()
 
-    def flow(self, value: Any, indent: int, keys: Keys, by: Slice | None) -> None:
+    def flow(self, value: Any, indent: int, keys: Keys, slice: Slice | None) -> None:
         opening, closing = "{}" if isinstance(value, dict) else "[]"
         self.write(f" {opening}")
-        for at, (key, below) in enumerate(entries(value)):
-            self.write(", " if at else "")
+        for index, (key, child) in enumerate(entries(value)):
+            self.write(", " if index else "")
             if self.chance(6):
                 self.write(f"{self.comment()}\n{' ' * (indent + 2)}")
             if isinstance(value, dict):
                 self.write(f"{self.scalar(key)}:")
-            self.value(below, indent, (*keys, key), sliced(below, by), flow=True)
+            self.value(child, indent, (*keys, key), slice_of(child, slice), flow=True)
         self.write(", " if self.chance(5) else "", closing)
 
-    def block(self, value: Any, indent: int, keys: Keys, by: Slice | None) -> None:
-        for key, below in entries(value):
+    def block(self, value: Any, indent: int, keys: Keys, slice: Slice | None) -> None:
+        for key, child in entries(value):
             name = f"{self.scalar(key)}:" if isinstance(value, dict) else "-"
             self.write(" " * indent + name)
-            self.value(below, indent, (*keys, key), sliced(below, by), flow=False)
+            self.value(child, indent, (*keys, key), slice_of(child, slice), flow=False)
 
 
 def entries(value: Any) -> Iterable[tuple[Any, Any]]:
     return value.items() if isinstance(value, dict) else enumerate(value)
 
 
-def sliced(value: Any, by: Slice | None) -> Slice | None:
-    """The slice that a value is about."""
-    is_slice = isinstance(value, dict) and "thresholds" in value
-    return next((s for keys, s in SLICES if keys.items() <= value.items()), by) if is_slice else by
+def slice_of(value: Any, outer: Slice | None) -> Slice | None:
+    """Return the slice that a mapping of ``slices`` selects, or else the one around it."""
+    if not (isinstance(value, dict) and "thresholds" in value):
+        return outer
+    return next((slice for keys, slice in SLICES if keys.items() <= value.items()), outer)
 
 
-def bound(document: str, keys: Keys, by: Slice | None, value: Decimal) -> NewBound:
-    """By its keys, what it is."""
+def bound(document: str, keys: Keys, slice: Slice | None, value: Decimal) -> NewBound:
+    """Return the bound that the keys lead to, with a new value."""
     _, name, *rest = keys[keys.index("thresholds") :]
-    target, warn = replace(Target.parse(str(name)), slice=by), "warn" in rest
+    target, warn = replace(Target.parse(str(name)), slice=slice), "warn" in rest
     if rest[0] not in ("max", "min", "warn"):
         target = replace(target, statistic=str(rest[0]))
     side = rest[-1] if rest[-1] != "warn" else ("min" if target.metric.startswith("rec") else "max")
@@ -175,7 +177,7 @@ slices = st.lists(st.sampled_from(range(len(SLICES))), max_size=3, unique=True)
 
 
 @st.composite
-def drawn(draw: st.DrawFn) -> Drawn:
+def spec_texts(draw: st.DrawFn) -> SpecText:
     writer = Writer(draw)
     for document in range(draw(st.integers(1, 3))):
         writer.document, writer.anchors = document, []
@@ -197,55 +199,56 @@ def drawn(draw: st.DrawFn) -> Drawn:
     out = writer.out
     if draw(st.booleans()):
         out.pieces = [p.replace("\n", "\r\n") if isinstance(p, str) else p for p in out.pieces]
-    out.mark = draw(st.sampled_from(["", "", "\ufeff"]))
+    out.byte_order_mark = draw(st.sampled_from(["", "", "\ufeff"]))
     return out
 
 
-def before(number: Number) -> str:
-    return f"*{number.anchored}" if number.alias else number.old
+def old_text(number: Number) -> str:
+    return f"*{number.anchor}" if number.alias else number.old
 
 
-@given(drawn(), st.data())
-def test_only_the_characters_of_the_bounds_change(text: Drawn, data: st.DataObject) -> None:
-    chosen = [number for number in text.numbers if data.draw(st.booleans())]
-    old = text.mark + text.text(before)
-    left = {(n.document, n.anchored) for n in text.numbers if n.alias and n not in chosen}
-    if any((n.document, n.anchored) in left for n in chosen if not n.alias):
+@given(spec_texts(), st.data())
+def test_only_the_characters_of_the_bounds_change(text: SpecText, data: st.DataObject) -> None:
+    changed = [number for number in text.numbers if data.draw(st.booleans())]
+    old = text.byte_order_mark + text.text(old_text)
+    unchanged_aliases = {
+        (n.document, n.anchor) for n in text.numbers if n.alias and n not in changed
+    }
+    if any((n.document, n.anchor) in unchanged_aliases for n in changed if not n.alias):
         event("refused")
         with pytest.raises(SpecError, match=r"s\.yaml:\d+: .* has an anchor that line \d+ uses"):
-            rewritten(old.encode(), [n.new for n in chosen], file="s.yaml")
+            replace_bounds(old.encode(), [n.new for n in changed], file="s.yaml")
         return
     event("rewritten")
-    new = rewritten(old.encode(), [n.new for n in chosen], file="s.yaml").decode()
+    new = replace_bounds(old.encode(), [n.new for n in changed], file="s.yaml").decode()
 
-    values = [copy.deepcopy(document.value) for document in read(old.encode())]
-    found = list(yaml.safe_load_all(new.removeprefix("\ufeff")))
-    texts = numbers_in(text, chosen, new.removeprefix(text.mark))
-    for number in chosen:
-        put(values[number.document], number.keys, float(number.new.value))
+    expected = [copy.deepcopy(document.value) for document in read(old.encode())]
+    texts = new_texts(text, changed, new.removeprefix(text.byte_order_mark))
+    for number in changed:
+        put(expected[number.document], number.keys, float(number.new.value))
         assert float(texts[id(number)]) == float(number.new.value)
         assert ("." in texts[id(number)]) >= ("." in number.old)
-    assert found == values
-    assert [document.value for document in read(new.encode())] == values
-    assert new == text.mark + text.text(lambda n: texts.get(id(n), before(n)))
+    assert list(yaml.safe_load_all(new.removeprefix("\ufeff"))) == expected
+    assert [document.value for document in read(new.encode())] == expected
+    assert new == text.byte_order_mark + text.text(lambda n: texts.get(id(n), old_text(n)))
 
 
-def numbers_in(text: Drawn, chosen: list[Number], new: str) -> dict[int, str]:
-    """What stands in the new text where the chosen bounds stood, the rest being as it was."""
-    found, at = {}, 0
+def new_texts(text: SpecText, changed: list[Number], new: str) -> dict[int, str]:
+    """Return the new text of each changed bound, by its `id`; all else has to be unchanged."""
+    texts, position = {}, 0
     for index, piece in enumerate(text.pieces):
-        if isinstance(piece, Number) and any(piece is n for n in chosen):
-            after = text.pieces[index + 1]
-            assert isinstance(after, str)
-            end = new.index(after[:1], at)
-            found[id(piece)] = new[at:end]
-            at = end
+        if isinstance(piece, Number) and any(piece is n for n in changed):
+            next_piece = text.pieces[index + 1]
+            assert isinstance(next_piece, str)
+            end = new.index(next_piece[:1], position)
+            texts[id(piece)] = new[position:end]
+            position = end
         else:
-            part = piece if isinstance(piece, str) else before(piece)
-            assert new.startswith(part, at)
-            at += len(part)
-    assert at == len(new)
-    return found
+            unchanged = piece if isinstance(piece, str) else old_text(piece)
+            assert new.startswith(unchanged, position)
+            position += len(unchanged)
+    assert position == len(new)
+    return texts
 
 
 def put(value: Any, keys: Keys, number: float) -> None:
@@ -261,10 +264,10 @@ def change(text: str, *bounds: tuple[str, str], document: str = "h") -> str:
     new = [
         NewBound(document, Target.parse(target), "max", Decimal(value)) for target, value in bounds
     ]
-    return rewritten((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
+    return replace_bounds((HEAD + text).encode(), new, file="s.yaml").decode().removeprefix(HEAD)
 
 
-def test_a_number_keeps_its_kind() -> None:
+def test_integers_stay_integers_and_floats_floats() -> None:
     text = "thresholds: {l0: {max: %s}}"
     for old, new, expected in [
         ("24", "17", "17"), ("24.0", "17", "17.0"), ("24", "16.8", "16.8"), ("24", "1E+2", "100"),
@@ -275,16 +278,15 @@ def test_a_number_keeps_its_kind() -> None:
         assert change(text % old, ("l0", new)) == text % expected
 
 
-def test_an_alias_gives_way_to_the_value() -> None:
+def test_an_alias_is_replaced_by_the_value() -> None:
     text = "thresholds:\n  kl: {max: &b 0.3}  # as l0\n  ce_increase: {max: *b}\n"
     assert change(text, ("ce_increase", "0.2")) == text.replace("*b", "0.2")
     both = change(text, ("kl", "0.1"), ("ce_increase", "0.2"))
     assert both == text.replace("*b", "0.2").replace("0.3", "0.1")
     with pytest.raises(SpecError) as caught:
         change(text, ("kl", "0.1"))
-    assert str(caught.value) == (
-        "s.yaml:5: `thresholds.kl.max` has an anchor that line 6 uses too; write the number out "
-        "there"
+    assert str(caught.value).startswith(
+        "s.yaml:5: `thresholds.kl.max` has an anchor that line 6 uses too; write the number out"
     )
 
 
@@ -298,7 +300,7 @@ def test_an_alias_gives_way_to_the_value() -> None:
         "slices: [{position: ..8, thresholds: {kl: {max: 0.3}}}]\nthresholds: {kl: {max: %}}",
     ],
 )
-def test_odd_but_valid_texts(text: str) -> None:
+def test_bounds_in_odd_but_valid_texts_are_changed(text: str) -> None:
     assert change(text.replace("%", "0.3"), ("kl", "0.25")) == text.replace("%", "0.25")
 
 
@@ -308,10 +310,10 @@ def test_an_anchor_without_aliases_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "message"),
     [
-        ("thresholds:\n  kl: &k {max: 0.3}\n  ce_increase: *k\n", 5, "on line 6"),
-        ("thresholds:\n  ce_increase: &k {max: 0.3}\n  kl: *k\n", 6, "on line 5"),
+        ("thresholds:\n  kl: &k {max: 0.3}\n  ce_increase: *k\n", 5, "with line 6"),
+        ("thresholds:\n  ce_increase: &k {max: 0.3}\n  kl: *k\n", 6, "with line 5"),
         ("thresholds: &t {kl: {max: 1}}\nslices: [{position: ..8, thresholds: *t}]", 4, "line 5"),
         ("slices:\n- position: ..8\n  thresholds: &t\n    kl: {max: 1}\nthresholds: *t", 8, "ne 6"),
         ("thresholds: {kl: {max: !!float 0.3}}", 4, "has a tag; write it as a plain number"),
@@ -325,19 +327,25 @@ def test_an_anchor_without_aliases_stays() -> None:
         ("thresholds: {kl: {max: 1}, <<: {l0: {max: 1}}}", 4, "merge keys"),
     ],
 )
-def test_what_cannot_be_changed_alone_is_refused(text: str, line: int, told: str) -> None:
+def test_a_bound_that_cannot_be_changed_alone_is_refused(
+    text: str, line: int, message: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         change(text, ("kl", "0.1"))
     assert str(caught.value).startswith(f"s.yaml:{line}: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_all_refusals_at_once_and_unknown_documents() -> None:
+def test_all_refusals_are_reported_at_once() -> None:
     text = "thresholds:\n  kl: &k {max: 0.3}\n  ce_increase: *k\n"
     with pytest.raises(SpecError) as caught:
         change(text, ("kl", "0.1"), ("ce_increase", "0.1"))
     assert [line[:9] for line in str(caught.value).splitlines()] == ["s.yaml:5:", "s.yaml:6:"]
+
+
+def test_unknown_documents_and_values_that_are_no_numbers_are_refused() -> None:
+    text = "thresholds:\n  kl: {max: 0.3}\n"
     with pytest.raises(SpecError, match="no document 'x'; allowed: h"):
         change(text, ("kl", "0.1"), document="x")
-    with pytest.raises(ValueError, match="kl max is to be NaN"):
+    with pytest.raises(ValueError, match="new value of kl max is NaN"):
         change(text, ("kl", "NaN"))

@@ -1,4 +1,4 @@
-"""YAML without its surprises."""
+"""Values of a YAML file are what they look like, or an error with its line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.specs.strict_yaml import Document, YamlError, read
+from sae_guard.specs.strict_yaml import YamlDocument, YamlError, read
 
 
-def only(text: str) -> Document:
+def read_one(text: str) -> YamlDocument:
     (document,) = read(text.encode())
     return document
 
@@ -38,10 +38,10 @@ def only(text: str) -> Document:
         ("{b: {c: 1}}", {"b": {"c": 1}}),
     ],
 )
-def test_plain_values(text: str, value: object) -> None:
-    found = only(f"a: {text}").value["a"]
-    assert found == value
-    assert type(found) is type(value)
+def test_plain_values_have_the_expected_value_and_type(text: str, value: object) -> None:
+    result = read_one(f"a: {text}").value["a"]
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_plain_values(text: str, value: object) -> None:
         ("1.0e+999", "'1.0e+999' is no finite decimal number"),
         ("2026-11-23", "is read as a date"),
         ("!!python/name:os.system x", "has the tag 'python/name:os.system'"),
-        ("!secret [1]", "tag '!secret' is not read"),
-        ("&x [*x]", "an alias points at a value that it is part of"),
+        ("!secret [1]", "tag '!secret' is not supported"),
+        ("&x [*x]", "an alias points at a value that contains it"),
         ("=", "has the tag 'value'"),
     ],
 )
-def test_surprises_are_errors(text: str, message: str) -> None:
+def test_values_that_are_not_what_they_look_like_are_errors(text: str, message: str) -> None:
     with pytest.raises(YamlError) as caught:
         read(f"b: 1\na: {text}\n".encode())
     assert message in caught.value.message
@@ -90,39 +90,41 @@ def test_surprises_are_errors(text: str, message: str) -> None:
         ("<<: {a: 1}", 1, "merge keys"),
         ("a: 1\non: 2", 2, "'on' is read as true"),
         ("1: 2", 1, "key '1' is read as 1"),
-        ("[a]: 1", 1, "a key is text"),
+        ("[a]: 1", 1, "a key has to be text"),
         ("a: [1", 1, "not YAML"),
         ("a: 1\n\tb: 2", 2, "not YAML"),
         ("a: 1\nb: \x01", 2, "not YAML: character 1"),
         ("[" * 5000, 1, "nested too deeply"),
-        ("a: " + "x" * 2**20, 1, "a spec file has at most"),
+        ("a: " + "x" * 2**20, 1, "bytes; allowed: at most 1,048,576"),
     ],
 )
-def test_structure(text: str, line: int, message: str) -> None:
+def test_a_malformed_structure_is_an_error_with_its_line(
+    text: str, line: int, message: str
+) -> None:
     with pytest.raises(YamlError) as caught:
         read(text.encode())
     assert message in caught.value.message
     assert caught.value.line == line
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_bytes_that_are_not_utf8_are_an_error_with_their_line() -> None:
     with pytest.raises(YamlError, match="not UTF-8") as caught:
         read(b"a: 1\nb: \xff\n")
     assert caught.value.line == 2
 
 
-def test_an_alias_bomb_is_refused_before_it_goes_off() -> None:
+def test_an_alias_bomb_is_refused_before_it_is_expanded() -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     with pytest.raises(YamlError, match="more than 10,000 values"):
         read("\n".join(levels).encode())
 
 
-def test_an_alias_is_the_value_it_names() -> None:
-    assert only("a: &x {b: 1}\nc: *x").value == {"a": {"b": 1}, "c": {"b": 1}}
+def test_an_alias_has_the_value_of_its_anchor() -> None:
+    assert read_one("a: &x {b: 1}\nc: *x").value == {"a": {"b": 1}, "c": {"b": 1}}
 
 
-def test_lines_of_keys_items_and_documents() -> None:
+def test_keys_items_and_documents_have_their_lines() -> None:
     first, second = read(b"# comment\na:\n  b: 1\n  c:\n    - x\n    - y\n---\n\na: 2\n")
     assert first.line_of(("a",)) == 2
     assert first.line_of(("a", "b")) == 3
@@ -142,23 +144,23 @@ values = st.recursive(
 
 
 @given(st.dictionaries(texts, values, max_size=4))
-def test_what_is_read_is_what_was_written_or_an_error(value: dict[str, object]) -> None:
+def test_dumped_values_are_read_back_equal_or_refused(value: dict[str, object]) -> None:
     text = yaml.safe_dump(value, allow_unicode=True)
     try:
-        found = only(text).value
+        result = read_one(text).value
     except YamlError:
         return
-    assert found == value
-    assert "Infinity" not in json.dumps(found)
+    assert result == value
+    assert "Infinity" not in json.dumps(result)
 
 
 @given(st.integers(-999, 999), st.integers(-30, 30))
 def test_the_advice_for_a_number_is_read_as_that_number(mantissa: int, exponent: int) -> None:
-    written = f"{mantissa}e{exponent}"
+    without_point = f"{mantissa}e{exponent}"
     with pytest.raises(YamlError) as caught:
-        read(f"a: {written}".encode())
+        read(f"a: {without_point}".encode())
     advice = caught.value.message.partition("write the number as ")[2].partition(",")[0]
-    assert math.isclose(only(f"a: {advice}").value["a"], float(written))
+    assert math.isclose(read_one(f"a: {advice}").value["a"], float(without_point))
 
 
 @given(st.binary(max_size=200))
