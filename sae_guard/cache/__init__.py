@@ -1,4 +1,4 @@
-"""Tensors by content, on disk: bounded, safe for several processes and for kill -9."""
+"""A cache of tensors on disk: bounded, and safe if processes share it or are killed at any time."""
 
 from sae_guard.cache.disk import CacheError
 from sae_guard.cache.root import chosen_root, default_root
