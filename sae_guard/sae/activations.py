@@ -16,7 +16,7 @@ from torch import Tensor
 Latents = Float[Tensor, "*batch d_sae"]
 
 
-class Selected(NamedTuple):
+class SelectedLatents(NamedTuple):
     """The k latents of each token that can be non-zero, in no particular order."""
 
     values: Float[Tensor, "*batch k"]
@@ -64,11 +64,11 @@ class TopK:
         """Return the latents of pre-activations."""
         return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
+    def select(self, q: Latents) -> SelectedLatents:
         """Return the k largest latents of each token; negative ones become 0."""
         # Unsorted: the order among the k is not used, and sorting them costs time.
         largest = q.topk(self.k, dim=-1, sorted=False)
-        return Selected(torch.relu(largest.values), largest.indices)
+        return SelectedLatents(torch.relu(largest.values), largest.indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +82,10 @@ class AbsTopK:
         """Return the latents of pre-activations."""
         return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
+    def select(self, q: Latents) -> SelectedLatents:
         """Return the k latents of each token with the largest |q|."""
         indices = q.abs().topk(self.k, dim=-1, sorted=False).indices
-        return Selected(q.gather(-1, indices), indices)
+        return SelectedLatents(q.gather(-1, indices), indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +100,13 @@ class GroupMax:
         """Return the latents of pre-activations."""
         return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
+    def select(self, q: Latents) -> SelectedLatents:
         """Return the largest latent of each group; a negative one becomes 0."""
         groups = torch.relu(q).reshape(*q.shape[:-1], self.k, -1)  # [*batch, k, group_size]
         largest = groups.max(dim=-1)
         # max() counts within a group; adding where the group starts gives the index of the latent.
         group_starts = torch.arange(0, q.shape[-1], groups.shape[-1], device=q.device)
-        return Selected(largest.values, largest.indices + group_starts)
+        return SelectedLatents(largest.values, largest.indices + group_starts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 Few of a token's latents are active. Gathering the decoder rows of these is cheaper than multiplying
 by the whole decoder. Where the activation function selects the few latents that can be active
-(`Selected`: TopK and the like), the other latents are not stored either.
+(`SelectedLatents`: TopK and the like), the other latents are not stored either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from sae_guard.sae.activations import AbsTopK, GroupMax, Selected, TopK
+from sae_guard.sae.activations import AbsTopK, GroupMax, SelectedLatents, TopK
 from sae_guard.sae.autoencoder import SAE
 
 _ELEMENTS = 2**24  # 64 MiB of float32 pre-activations
@@ -250,7 +250,7 @@ class _ChunkForward:
             for name, term in self.terms.items()
         }
 
-    def _select(self, q: Tensor) -> Selected:
+    def _select(self, q: Tensor) -> SelectedLatents:
         assert isinstance(self.sae.activation, TopK | AbsTopK | GroupMax)
         rescaled = self.sae.rescale_by_decoder_norm != "none"
         return self.sae.activation.select(q * self.norms if rescaled else q)
