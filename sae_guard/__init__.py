@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from sae_guard.sae.activations import SelectedLatents as SelectedLatents
     from sae_guard.sae.activations import TanhReLU as TanhReLU
     from sae_guard.sae.activations import TopK as TopK
-    from sae_guard.sae.autoencoder import Normalised as Normalised
+    from sae_guard.sae.autoencoder import NormalisedInput as NormalisedInput
     from sae_guard.sae.autoencoder import SaeOutput as SaeOutput
 
 # Resolved on first use: the pytest plugin imports this package in every pytest run.
@@ -125,7 +125,7 @@ _HOMES = {
     "render": "summary",
     "sae": "SAE SaeSource",
     "sae.activations": "AbsTopK Gated GroupMax JumpReLU ReLU SelectedLatents TanhReLU TopK",
-    "sae.autoencoder": "Normalised SaeOutput",
+    "sae.autoencoder": "NormalisedInput SaeOutput",
 }
 """Module → the public names that it has."""
 

@@ -26,7 +26,7 @@ class SaeOutput(NamedTuple):
     latents: Float[Tensor, "*batch d_sae"]
 
 
-class Normalised(NamedTuple):
+class NormalisedInput(NamedTuple):
     """A normalised activation, and how to undo the normalisation: value·length + shift."""
 
     value: Float[Tensor, "*batch d_in"]
@@ -168,18 +168,18 @@ class SAE:
         norms: Tensor = self.W_dec.norm(dim=-1)
         return norms
 
-    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
+    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> NormalisedInput:
         """Scale and normalise activations: the first step of a call."""
         x = x * self.scale_in if self.scale_in != 1 else x
         if self.normalize == "constant_norm_rescale":
             # The normalised activation has the norm √d_in.
             length = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
-            return Normalised(x / length, 0.0, length)
+            return NormalisedInput(x / length, 0.0, length)
         if self.normalize == "layer_norm":
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
             deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as in SAELens
-            return Normalised(centred / (deviation + _EPSILON), mean, deviation)
-        return Normalised(x, 0.0, 1.0)
+            return NormalisedInput(centred / (deviation + _EPSILON), mean, deviation)
+        return NormalisedInput(x, 0.0, 1.0)
 
     def pre_activations(
         self, x: Float[Tensor, "*batch d_in"], out: Float[Tensor, "*batch d_sae"] | None = None
@@ -212,7 +212,7 @@ class SAE:
         self,
         decoded: Float[Tensor, "*batch d_out"],
         x: Float[Tensor, "*batch d_in"],
-        normalised: Normalised,
+        normalised: NormalisedInput,
     ) -> Float[Tensor, "*batch d_out"]:
         """Undo normalisation and scale and add the skip connection: the last step of a call.
 
