@@ -2,7 +2,7 @@
 
 from sae_guard.cache.disk import CacheError
 from sae_guard.cache.root import chosen_root, default_root
-from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, Stored
+from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, EntryInfo
 from sae_guard.cache.tensor_file import Tensors
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Cache",
     "CacheError",
     "Entry",
-    "Stored",
+    "EntryInfo",
     "Tensors",
     "chosen_root",
     "default_root",

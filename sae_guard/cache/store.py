@@ -41,7 +41,7 @@ _NAME = re.compile(r"(?=.{1,200}\Z)\w[\w.=@+-]*(/\w[\w.=@+-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Stored:
+class EntryInfo:
     """Key, description, size and last use of an entry on disk."""
 
     key: str
@@ -77,7 +77,7 @@ class Cache:
         entry.use()
         return entry
 
-    def entries(self) -> list[Stored]:
+    def entries(self) -> list[EntryInfo]:
         """List the entries, least recently used first.
 
         Raises:
@@ -85,7 +85,7 @@ class Cache:
         """
         is_tagged(self.root)
         # An entry is None if another process removed it since the folder was listed.
-        entries = [_stored(folder) for folder in self._folders() if _KEY.fullmatch(folder.name)]
+        entries = [_entry_info(folder) for folder in self._folders() if _KEY.fullmatch(folder.name)]
         existing = [entry for entry in entries if entry is not None]
         return sorted(existing, key=lambda entry: (entry.last_used, entry.key))
 
@@ -99,7 +99,7 @@ class Cache:
         self._evict(entries)
         return sum(entry.bytes for entry in entries)
 
-    def _evict(self, entries: Iterable[Stored]) -> None:
+    def _evict(self, entries: Iterable[EntryInfo]) -> None:
         """Remove entries, and the renamed folders that killed processes have not removed."""
         for entry in entries:
             folder = self.root / VERSION / entry.key
@@ -278,7 +278,7 @@ class Entry:
         return self.folder / "files" / f"{name}.safetensors"
 
 
-def _stored(folder: Path) -> Stored | None:
+def _entry_info(folder: Path) -> EntryInfo | None:
     """Return the entry in a folder; None if another process has removed it."""
     file = folder / "entry.json"
     description = None
@@ -289,5 +289,5 @@ def _stored(folder: Path) -> Stored | None:
         with suppress(OSError):
             last_used = path.stat().st_mtime
             valid_description = description if isinstance(description, dict) else {}
-            return Stored(folder.name, valid_description, size(folder), last_used)
+            return EntryInfo(folder.name, valid_description, size(folder), last_used)
     return None
