@@ -178,7 +178,7 @@ class LanguageModel:
 
     seen = activations  # the name before the rename, which other modules still use
 
-    def edited(
+    def activation_with(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], hook: str
     ) -> Tensor:
         """Return the activation at ``hook`` in a run with activations replaced, without logits.

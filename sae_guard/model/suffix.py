@@ -99,7 +99,7 @@ class Suffix:
             # One hook point for both: the residual is put in and edited at once.
             edits = {self.entry: lambda entering: edit(residual.to(entering.device))}
         with self._without(self._blocks[: self.block]):
-            return self.model.edited(tokens, edits, FINAL)
+            return self.model.activation_with(tokens, edits, FINAL)
 
     def before(
         self, tokens: Int[Tensor, "batch pos"], hook: str
