@@ -94,7 +94,7 @@ class Trials:
             scale = best_scale(sae, place, x, y)
             if abs(math.log(scale / sae.scale_in)) > _OTHER_SCALE:
                 yield scaled(sae, place, "the input scaled as fits best", scale)
-        if model.processing == "raw" and model.centres:
+        if model.processing == "raw" and model.uses_layer_norm:
             yield from centred(sae, place)
         yield from selections(sae, place, x, y, self._loaded.l0)
         if math.isfinite(self._loaded.factor):

@@ -82,7 +82,7 @@ class LanguageModel:
         }
 
     @property
-    def centres(self) -> bool:
+    def uses_layer_norm(self) -> bool:
         """True if its norms subtract the mean (LayerNorm); its weights can then be centred."""
         return str(self.bridge.cfg.normalization_type).startswith("LN")
 
