@@ -101,7 +101,7 @@ class Suffix:
         with self._without(self._blocks[: self.block]):
             return self.model.activation_with(tokens, edits, FINAL)
 
-    def before(
+    def activation_at(
         self, tokens: Int[Tensor, "batch pos"], hook: str
     ) -> Float[Tensor, "batch pos *width"]:
         """Return the activation at ``hook`` of a clean run that skips the blocks after it.
