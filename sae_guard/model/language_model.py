@@ -111,7 +111,7 @@ class LanguageModel:
     @cached_property
     def unembedding(self) -> Unembedding:
         """Unembedding in float32 or better; of a half-precision model it holds a float32 copy."""
-        return Unembedding.of(self)
+        return Unembedding.from_model(self)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """Return the logits of a clean run, in float32 where possible (see the module)."""

@@ -53,7 +53,7 @@ class Unembedding:
     """Number of tokens that have a logit."""
 
     @classmethod
-    def of(cls, model: BridgedModel) -> Unembedding:
+    def from_model(cls, model: BridgedModel) -> Unembedding:
         """Return the unembedding of a model.
 
         For a model in half precision this copies the matrix to float32, so use the cached
