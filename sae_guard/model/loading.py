@@ -50,7 +50,9 @@ def load_model(
     from transformer_lens.model_bridge import TransformerBridge
 
     if isinstance(name, Path) and not (name / "config.json").is_file():
-        raise SetupError(f"{name} is no model folder (no config.json); {_neighbours(name)}")
+        raise SetupError(
+            f"{name} is not a model folder: it has no config.json; {_neighbours(name)}"
+        )
     if device_map is not None and device is not None:
         raise SetupError(
             f"device {device} and device_map {device_map!r} are both set; allowed: one of them"
@@ -135,10 +137,10 @@ def _load_error(name: str, error: OSError) -> SetupError | InfrastructureError:
 
 
 def _neighbours(path: Path) -> str:
-    """Return the end of a message: the model folders next to a path that is none."""
+    """Return the end of a message: the model folders next to a path that is not one."""
     parent = path.parent
     names = [p.parent.name for p in parent.glob("*/config.json")] if parent.is_dir() else []
-    return allowed(path.name, names) if names else f"no model folder lies in {parent}"
+    return allowed(path.name, names) if names else f"there is no model folder in {parent}"
 
 
 @contextmanager
