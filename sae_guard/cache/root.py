@@ -68,7 +68,7 @@ def is_tagged(root: Path) -> bool:
     # Hidden files alone are no one's work: partial tags of killed writers, or .DS_Store.
     if any(not name.startswith(".") for name in names):
         raise CacheError(
-            f"{root} is no cache: it holds other things and no {_TAG_NAME} of sae_guard; "
+            f"{root} is not a cache: it has files, but no {_TAG_NAME} of sae_guard; "
             "allowed: a new or empty folder"
         )
     return False

@@ -18,11 +18,11 @@ def test_a_folder_with_other_files_is_neither_used_nor_cleared(tmp_path: Path) -
     cache = Cache(tmp_path)
     uses: list[Callable[[], object]] = [cache.clear, cache.entries, lambda: cache.entry(KEY, {})]
     for use in uses:
-        with pytest.raises(CacheError, match=r"no cache: .*no CACHEDIR\.TAG.*allowed: "):
+        with pytest.raises(CacheError, match=r"not a cache: .*no CACHEDIR\.TAG.*allowed: "):
             use()
     (tmp_path / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# pip")
     for use in uses:
-        with pytest.raises(CacheError, match="no cache"):
+        with pytest.raises(CacheError, match="not a cache"):
             use()
     assert release.read_text() == "a year's work"
 
