@@ -83,7 +83,7 @@ class Cache:
         Raises:
             CacheError: The folder cannot be read, or has other files than a cache.
         """
-        is_tagged(self.root)
+        is_tagged(self.root)  # raises for a folder of something else
         # An entry is None if another process removed it since the folder was listed.
         entries = [_entry_info(folder) for folder in self._folders() if _KEY.fullmatch(folder.name)]
         existing = [entry for entry in entries if entry is not None]
