@@ -86,10 +86,10 @@ if TYPE_CHECKING:
     from sae_guard.sae.activations import GroupMax as GroupMax
     from sae_guard.sae.activations import JumpReLU as JumpReLU
     from sae_guard.sae.activations import ReLU as ReLU
-    from sae_guard.sae.activations import Selected as Selected
+    from sae_guard.sae.activations import SelectedLatents as SelectedLatents
     from sae_guard.sae.activations import TanhReLU as TanhReLU
     from sae_guard.sae.activations import TopK as TopK
-    from sae_guard.sae.autoencoder import Normalised as Normalised
+    from sae_guard.sae.autoencoder import NormalisedInput as NormalisedInput
     from sae_guard.sae.autoencoder import SaeOutput as SaeOutput
 
 # Resolved on first use: the pytest plugin imports this package in every pytest run.
@@ -124,8 +124,8 @@ _HOMES = {
     "model": "LanguageModel load_model",
     "render": "summary",
     "sae": "SAE SaeSource",
-    "sae.activations": "AbsTopK Gated GroupMax JumpReLU ReLU Selected TanhReLU TopK",
-    "sae.autoencoder": "Normalised SaeOutput",
+    "sae.activations": "AbsTopK Gated GroupMax JumpReLU ReLU SelectedLatents TanhReLU TopK",
+    "sae.autoencoder": "NormalisedInput SaeOutput",
 }
 """Module → the public names that it has."""
 

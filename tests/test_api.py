@@ -30,7 +30,7 @@ def test_measure_takes_names_and_objects_alike() -> None:
 
 
 def test_errors_carry_their_cause() -> None:
-    with pytest.raises(SetupError, match="is no model folder"):
+    with pytest.raises(SetupError, match="is not a model folder"):
         sae_guard.measure(model=MODEL / "gone", sae=SAES / "v2", corpus=DATA, hook=HOOK_NAME)
     with pytest.raises(SetupError, match=r"no checkpoint at .*v9; .*allowed: v1, v2, v3"):
         sae_guard.measure(model=MODEL, sae=SAES / "v9", corpus=DATA, hook=HOOK_NAME)

@@ -1,8 +1,8 @@
-"""Tensors by content, on disk: bounded, safe for several processes and for kill -9."""
+"""A cache of tensors on disk: bounded, and safe if processes share it or are killed at any time."""
 
 from sae_guard.cache.disk import CacheError
 from sae_guard.cache.root import chosen_root, default_root
-from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, Stored
+from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, EntryInfo
 from sae_guard.cache.tensor_file import Tensors
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Cache",
     "CacheError",
     "Entry",
-    "Stored",
+    "EntryInfo",
     "Tensors",
     "chosen_root",
     "default_root",

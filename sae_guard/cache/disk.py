@@ -1,4 +1,4 @@
-"""Files that appear and vanish whole, in folders that other processes remove at any moment."""
+"""Atomic writing and removing of files, in folders that other processes can remove at any time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sae_guard.errors import InfrastructureError
 
 T = TypeVar("T")
 
-# Another process must remove the folder as often, each time between two calls of ours.
+# An attempt fails only if another process removes the folder just between its creation and its use.
 _ATTEMPTS = 100
 
 
@@ -24,53 +24,60 @@ class CacheError(InfrastructureError):
 
 @contextmanager
 def as_cache_error(path: Path) -> Iterator[None]:
-    """An `OSError` as a `CacheError` that names the path and the reason."""
+    """Turn an `OSError` into a `CacheError` that names the path and the reason."""
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        raise CacheError(f"the cache cannot use {where}: {error.strerror or error}") from error
+        culprit = error.filename or path
+        reason = error.strerror or error
+        raise CacheError(f"the cache cannot use {culprit}: {reason}") from error
 
 
-def insist(make: Callable[[], T], path: Path) -> T:
-    """What ``make`` gives, which makes folders first: again where they were removed under it.
+def retry_if_removed(action: Callable[[], T], path: Path) -> T:
+    """Return the result of an action, repeated while another process removes its folders.
+
+    Args:
+        action: Creates the folders that it needs, then uses them.
+        path: File or folder that the action is about, for messages.
 
     Raises:
-        CacheError: It fails for another reason, or every time.
+        CacheError: The action fails for another reason, or at every attempt.
     """
     with as_cache_error(path):
         for _ in range(_ATTEMPTS - 1):
-            # mkdir says "exists" of a folder that was there and is gone.
+            # FileExistsError: mkdir raises it for a folder that vanishes while mkdir looks at it.
             with suppress(FileNotFoundError, FileExistsError):
-                return make()
-        return make()
+                return action()
+        return action()
 
 
-def place(path: Path, write: Callable[[BinaryIO], object], partial: Path, label: str) -> None:
-    """Make the file at ``path`` what ``write`` writes, by one rename.
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], partial: Path, label: str
+) -> None:
+    """Write a file beside its place and rename it, so that no process sees a part of it.
 
-    A process killed meanwhile leaves the file that was there, and a partial one that the next to
-    place this file removes. So does one that places it at the same time: the last one wins. Where
-    the folder is removed meanwhile nothing is placed, and that is no error.
+    A writer that is killed leaves the old file, and a partial one that the next writer of this file
+    removes. Of two writers at the same time the last one wins. If the folder is removed in the
+    meantime, no file is written and no error is raised.
 
     Args:
-        path: Of the file. A folder in its place is removed.
-        write: Gets a new empty file.
-        partial: Folder of files being written, on the same file system.
-        label: Names this file among them.
+        path: Path of the file. A folder at this path is removed.
+        write: Function that writes into a new empty file.
+        partial: Folder of files that are being written, on the same file system.
+        label: Name of this file in ``partial``.
 
     Raises:
         CacheError: A folder or a file cannot be written.
     """
 
-    def opened() -> BinaryIO:
+    def open_partial() -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(parents=True, exist_ok=True)
         for orphan in partial.glob(f".{label}.{'?' * 32}"):
             orphan.unlink(missing_ok=True)
         return (partial / f".{label}.{uuid4().hex}").open("xb")
 
-    file = insist(opened, path)
+    file = retry_if_removed(open_partial, path)
     try:
         with as_cache_error(path):
             with file:
@@ -85,7 +92,11 @@ def place(path: Path, write: Callable[[BinaryIO], object], partial: Path, label:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder as far as possible, if there is one; raises `OSError`."""
+    """Remove a file, or a folder as far as possible; do nothing if there is none.
+
+    Raises:
+        OSError: The file cannot be removed.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -93,8 +104,9 @@ def remove(path: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below the folder, of those that are still there."""
+    """Return the bytes of all files in a folder, ignoring those that vanish in the meantime."""
     total = 0
+    # lstat: a link counts with its own size, since what it points to is not in the cache.
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):

@@ -1,7 +1,8 @@
-"""One file of named tensors: safetensors whose first metadata value is a checksum of all the rest.
+"""Files of named tensors: safetensors with a checksum of all other bytes as first metadata value.
 
-Any reader of safetensors opens such a file. This one reads it into one buffer, checks every byte
-before it parses any, and gives views of the buffer: a third of the time of the library's copies.
+Any reader of safetensors can open such a file. This one loads it into one buffer, verifies the
+checksum before it parses anything, and returns views of the buffer, which takes a third of the time
+of the safetensors library, which copies.
 """
 
 from __future__ import annotations
@@ -25,42 +26,45 @@ DTYPES = {
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-"""torch's name of every dtype that can be kept → that of safetensors."""
+"""Name of each allowed dtype in torch → its name in safetensors."""
 
 _CHECKSUM = "xxh3_128"
 _OPENING = b'{"__metadata__":{"%s":"' % _CHECKSUM.encode()
+# Position of the checksum: after the 8 bytes of the header's length and the opening, 32 digits.
 _START = 8 + len(_OPENING)
 _END = _START + 32
-_ALIGNMENT = 64
+_ALIGNMENT = 64  # of the first tensor, in bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Tensors:
-    """What a file holds: CPU tensors, views of one buffer that lives as long as any of them."""
+    """Contents of a file: CPU tensors, views of one buffer that lives as long as any of them."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor of this name; raises `KeyError`."""
+        """Return the tensor of a name; raise `KeyError` if there is none."""
         return self.tensors[name]
 
 
 def write(
     file: BinaryIO, label: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write the tensors, of any device, shape and layout in memory, one at a time.
+    """Write tensors of any device, shape and memory layout to a file.
+
+    At most one tensor at a time is copied.
 
     Args:
-        file: Empty, and can seek.
-        label: Goes into the checksum: a file is read under its own label only.
-        tensors: By name; `__metadata__` is no name.
-        metadata: By key; `xxh3_128` is no key.
+        file: Empty file that can seek.
+        label: Text that is part of the checksum; `read` needs the same one.
+        tensors: Name → tensor; the name ``__metadata__`` is not allowed.
+        metadata: Key → text; the key ``xxh3_128`` is not allowed.
 
     Raises:
-        ValueError: A name, a key or a dtype cannot be kept.
+        ValueError: A name, a key or a dtype is not allowed.
     """
-    # Wide elements first: every tensor is then aligned, without gaps, which safetensors forbids.
+    # Wide elements first: then every tensor is aligned without gaps, which safetensors forbids.
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = _header({name: tensors[name] for name in ordered}, metadata)
     digest = xxhash.xxh3_128(f"{label}\0".encode())
@@ -76,8 +80,12 @@ def write(
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the header of a safetensors file, with its length and zeros for the checksum."""
     if _CHECKSUM in metadata or "__metadata__" in tensors:
-        raise ValueError(f"{_CHECKSUM!r} is no metadata key, '__metadata__' is no tensor's name")
+        raise ValueError(
+            f"the metadata key {_CHECKSUM!r} and the tensor name '__metadata__' are reserved; "
+            "allowed: all others"
+        )
     header: dict[str, Any] = {"__metadata__": {_CHECKSUM: "0" * 32, **metadata}}
     end = 0
     for name, tensor in tensors.items():
@@ -93,14 +101,24 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
 
 
 def _content(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's values in row-major order."""
     import torch
 
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
+    # conj() and .imag of a conjugate only set a flag; resolving computes the values.
+    values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return values.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read(file: BufferedReader, label: str) -> Tensors | None:
-    """What `write` wrote under this label, bit for bit; None for anything else.
+    """Read a file that `write` wrote, bit for bit.
+
+    Args:
+        file: The file, opened at its start.
+        label: Label that it was written with.
+
+    Returns:
+        The contents; None if the file is damaged, or was written with another label or by another
+        program.
 
     Raises:
         OSError: The file cannot be read.
@@ -108,7 +126,7 @@ def read(file: BufferedReader, label: str) -> Tensors | None:
     import torch
 
     size = os.fstat(file.fileno()).st_size
-    # Foreign files are known before a buffer of their size is made.
+    # Files of other programs are recognised before memory of their size is allocated.
     if size < _END or file.read(_START)[8:] != _OPENING:
         return None
     file.seek(0)
@@ -122,13 +140,14 @@ def read(file: BufferedReader, label: str) -> Tensors | None:
     if digest.hexdigest().encode() != content[_START:_END]:
         return None
     try:
-        return _parsed(buffer)
-    # A checksum keeps damage out, not malice: whoever forges one gets no further than here.
+        return _parse(buffer)
+    # The checksum detects accidents only. A file that was forged with a right one can be malformed.
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
 
-def _parsed(buffer: torch.Tensor) -> Tensors:
+def _parse(buffer: torch.Tensor) -> Tensors:
+    """Return the tensors of a safetensors file as views of its bytes; raise if it is malformed."""
     import torch
 
     content = buffer.numpy().data
@@ -136,11 +155,11 @@ def _parsed(buffer: torch.Tensor) -> Tensors:
     header = json.loads(bytes(content[8:data_start]))
     metadata = dict(header.pop("__metadata__"))
     del metadata[_CHECKSUM]
-    dtypes = {theirs: getattr(torch, ours) for ours, theirs in DTYPES.items()}
+    dtypes = {code: getattr(torch, name) for name, code in DTYPES.items()}
     tensors = {}
     for name, row in header.items():
         start, end = (data_start + offset for offset in row["data_offsets"])
         if not data_start <= start <= end <= len(content):
-            raise ValueError(f"tensor {name!r} is outside of the file")
+            raise ValueError(f"tensor {name!r} has bytes {start} to {end} of {len(content)}")
         tensors[name] = buffer[start:end].view(dtypes[row["dtype"]]).view(row["shape"])
     return Tensors(tensors, metadata)

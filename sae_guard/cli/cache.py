@@ -15,7 +15,7 @@ from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
-    from sae_guard.cache import Stored
+    from sae_guard.cache import EntryInfo
 
 
 @click.command()
@@ -50,7 +50,7 @@ def cache(folder: Path | None, *, clear: bool) -> None:
         click.echo(line)
 
 
-def _cache_row(stored: Stored) -> tuple[str, str, str, str, str]:
+def _cache_row(stored: EntryInfo) -> tuple[str, str, str, str, str]:
     """Cells of the entry's line; a question mark for what its description does not say."""
 
     def told(part: str, *keys: str) -> list[str]:

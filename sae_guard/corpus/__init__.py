@@ -1,4 +1,4 @@
-"""Text or tokens → a fixed set of token windows with two masks and a hash."""
+"""Text or token ids → a fixed set of token windows with two masks and a hash."""
 
 from sae_guard.corpus.build import build_corpus
 from sae_guard.corpus.decoding import excerpts

@@ -1,4 +1,4 @@
-"""The `data` block of a spec → `Corpus`."""
+"""Builds the `Corpus` that the ``data`` block of a spec describes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sae_guard.corpus import sources
 from sae_guard.corpus.windows import Corpus, Document, SpecialTokens, encode
 from sae_guard.errors import SetupError
 
-# A dataset may be larger than any disk: reading stops at this many windows per window kept.
+# A dataset may be too large to read: reading stops at this many windows per window of the corpus.
 _POOL = 16
 
 
 class DatasetBlock(Protocol):
-    """Describes a dataset of the Hugging Face hub, or a folder that `datasets` has saved."""
+    """Dataset of the Hugging Face hub, or a folder saved by the library `datasets`."""
 
     @property
     def path(self) -> str: ...
@@ -28,9 +28,9 @@ class DatasetBlock(Protocol):
 
 
 class DataBlock(Protocol):
-    """Describes a token set: one source, and the policy that cuts and masks its tokens.
+    """Source of a token set, and the rules by which it is cut into windows and masked.
 
-    Specs hold such blocks, and say what each key means.
+    The ``data`` block of a spec is one; `sae_guard.specs.models` documents each key.
     """
 
     @property
@@ -61,12 +61,12 @@ class DataBlock(Protocol):
 
 
 def build_corpus(data: DataBlock, tokenizer: Any, base: Path) -> Corpus:
-    """The token windows that a spec's data block describes.
+    """Build the token windows that a data block describes.
 
     Args:
-        data: The data block.
+        data: The ``data`` block of a spec.
         tokenizer: The model's Hugging Face tokenizer.
-        base: Folder that relative paths start from: the spec file's.
+        base: Folder that relative paths start from: that of the spec file.
 
     Raises:
         SetupError: The source is missing, malformed or too short.
@@ -86,6 +86,7 @@ def build_corpus(data: DataBlock, tokenizer: Any, base: Path) -> Corpus:
 
 
 def _documents(data: DataBlock, tokenizer: Any, base: Path) -> Iterator[Document]:
+    """Yield the documents of the data block as token ids."""
     if data.tokens is not None:
         for path in sources.expand(data.tokens, base):
             for source, ids in sources.token_file(
@@ -95,11 +96,15 @@ def _documents(data: DataBlock, tokenizer: Any, base: Path) -> Iterator[Document
         return
     for source, text in _texts(data, base):
         if not isinstance(text, str):
-            raise SetupError(f"field {data.column!r} is {type(text).__name__}, expected text")
+            raise SetupError(
+                f"field {data.column!r} of a document in {source} is {type(text).__name__}; "
+                "allowed: text"
+            )
         yield Document(encode(text, tokenizer), source)
 
 
-def _texts(data: DataBlock, base: Path) -> Iterator[sources.Found]:
+def _texts(data: DataBlock, base: Path) -> Iterator[sources.RawDocument]:
+    """Yield the documents of the data block as text."""
     if data.text is not None:
         return sources.text_files(sources.expand(data.text, base), base)
     if data.jsonl is not None:
@@ -108,7 +113,9 @@ def _texts(data: DataBlock, base: Path) -> Iterator[sources.Found]:
     if data.modules is not None:
         return sources.module_sources(data.modules)
     if data.dataset is None:
-        raise SetupError("the data block names no source")
+        raise SetupError(
+            "`data` has no source; allowed: one of text, jsonl, tokens, dataset, modules"
+        )
     return sources.dataset(
         data.dataset.path,
         name=data.dataset.name,

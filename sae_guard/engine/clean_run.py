@@ -84,7 +84,7 @@ class CleanRuns:
         shard = self._read([name], rows.start // self.size)
         if name in shard:
             return shard[name]["activation"]
-        return suffix.before(self.corpus.tokens[rows].to(self.model.device), name).flatten(2)
+        return suffix.activation_at(self.corpus.tokens[rows].to(self.model.device), name).flatten(2)
 
     @property
     def path(self) -> str:

@@ -112,7 +112,7 @@ class Trials:
             scale = best_scale(sae, site, x, y)
             if abs(math.log(scale / sae.scale_in)) > _SAME_SCALE:
                 yield with_scale(sae, site, "the input scaled as fits best", scale)
-        if model.processing == "raw" and model.centres:
+        if model.processing == "raw" and model.uses_layer_norm:
             yield from centred_weights(sae, site)
         yield from selections(sae, site, x, y, self._loaded.l0)
         # NaN where x̂ is the same for all tokens.

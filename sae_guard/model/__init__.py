@@ -1,4 +1,4 @@
-"""The TransformerLens bridge: clean runs, runs with a hook point replaced, runs of a part."""
+"""The language model on a TransformerLens bridge: clean runs, patched runs, runs of some blocks."""
 
 from sae_guard.model.language_model import FINAL, Activation, Edit, LanguageModel, Processing
 from sae_guard.model.loading import DeviceMap, load_model

@@ -1,7 +1,7 @@
-"""The language model: a TransformerLens bridge, run clean or with one hook point replaced.
+"""The language model: a TransformerLens bridge, run clean or with activations replaced.
 
-Logits are the model's own. Those of a model of halves are made anew in float32 from its final
-hidden states, where that gives the same numbers but for their rounding.
+Logits are the model's own. For a model in half precision they are computed in float32 from its
+final hidden states, if that gives the model's own numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -20,22 +20,27 @@ from torch import Tensor
 
 from sae_guard.errors import SetupError, allowed
 from sae_guard.model import residual_mid
+from sae_guard.model.residual_mid import Hooks
 from sae_guard.model.unembedding import Unembedding
 
 Activation = Float[Tensor, "batch pos d_in"]
 Edit = Callable[[Activation], Activation]
+"""Activation at a hook point → its replacement, of the same shape."""
 Processing = Literal["raw", "hooked"]
+Records = dict[str, list[Tensor]]
+"""Hook point → its activations in a run, one for each time that it fired."""
 
 FINAL = "ln_final.hook_out"
-"""Where the final hidden states are."""
+"""Hook point of the final hidden states, which the unembedding turns into logits."""
 
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A bridge of TransformerLens 3.9 or 4.x and what identifies it.
+    """A bridge of TransformerLens 3.9 or 4.x, with its name and revision.
 
-    Activations are presented as [batch, pos, d_in]: the heads of ``attn.hook_z``
-    ([batch, pos, head, d_head]) are flattened on the way out and restored on the way in.
+    Activations have the shape [batch, pos, d_in]. At ``attn.hook_z`` TransformerLens has
+    [batch, pos, head, d_head]: the heads are flattened when it is read, restored when it is
+    replaced.
     """
 
     bridge: Any = field(repr=False)
@@ -43,30 +48,31 @@ class LanguageModel:
     revision: str | None = None
     processing: Processing = "raw"
     _mid_is_residual: dict[str, bool] = field(default_factory=dict, repr=False)
+    """`residual_mid.reaches_residual` for each hook point that was tried."""
 
     @property
     def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer of the model."""
+        """Hugging Face tokenizer of the model."""
         return self.bridge.tokenizer
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go; of a model on several devices, activations may lie on the others."""
+        """Device of the token ids. A model on several devices has activations on the others too."""
         return torch.device(self.bridge.cfg.device)
 
     @property
     def context_size(self) -> int:
-        """Positions the model has."""
+        """Maximum number of positions of a sequence."""
         return int(self.bridge.cfg.n_ctx)
 
     @property
     def vocabulary_size(self) -> int:
-        """Tokens the model predicts over."""
+        """Number of tokens in the model's prediction, the last dimension of its logits."""
         return int(self.bridge.cfg.d_vocab)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the model is, for the provenance."""
+        """JSON object that identifies the model in the provenance of a measurement."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -76,85 +82,125 @@ class LanguageModel:
         }
 
     @property
-    def centres(self) -> bool:
-        """Whether its norms take off the mean, as LayerNorm does: weights can then be centred."""
+    def uses_layer_norm(self) -> bool:
+        """True if its norms subtract the mean (LayerNorm); its weights can then be centred."""
         return str(self.bridge.cfg.normalization_type).startswith("LN")
 
     def check_hook(self, hook: str) -> None:
-        """Raise `SetupError` with the nearest names unless the model has this hook point.
+        """Raise an error unless the model has this hook point.
 
-        TransformerLens 3.9 ignores an unknown name silently.
+        Raises:
+            SetupError: There is none; the message lists the nearest names.
         """
+        # TransformerLens 3.9 silently ignores an unknown name.
         names = [name for name in self.bridge.hook_dict if "hook_" in name]
         if hook not in names:
-            hint = allowed(hook, names)
-            raise SetupError(f"{self.name} has no hook point {hook!r}; {hint}")
+            raise SetupError(f"{self.name} has no hook point {hook!r}; {allowed(hook, names)}")
 
     def width(self, hook: str) -> int:
-        """d_in of the activation at ``hook``; raises `SetupError` for an unknown hook point."""
+        """Return d_in, the width of the activation at ``hook``, measured on two tokens.
+
+        Raises:
+            SetupError: The model has no such hook point, or it did not fire exactly once.
+        """
         self.check_hook(hook)
-        seen: dict[str, list[Tensor]] = {}
-        self._run(torch.zeros(1, 2, dtype=torch.int64), _keepers([hook], seen))
-        self._check_fired([hook], {name: len(found) for name, found in seen.items()})
-        return seen[hook][0].flatten(2).shape[-1]
+        records: Records = {}
+        self._run(torch.zeros(1, 2, dtype=torch.int64), _recorders([hook], records))
+        return self._single([hook], records)[hook].flatten(2).shape[-1]
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        """Final hidden states → logits; of a model of halves, with a float32 copy of its matrix."""
-        return Unembedding.of(self)
+        """Unembedding in float32 or better; of a half-precision model it holds a float32 copy."""
+        return Unembedding.from_model(self)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-        """The clean run."""
+        """Return the logits of a clean run, in float32 where possible (see the module)."""
         return self._logits(tokens, [])
 
     def logits_and_activation(
         self, tokens: Int[Tensor, "batch pos"], hook: str
     ) -> tuple[Float[Tensor, "batch pos vocab"], Activation]:
-        """The clean run, and the activation at ``hook`` in the model's dtype."""
+        """Return the logits of a clean run and the activation at ``hook``, in the model's dtype.
+
+        Raises:
+            SetupError: The hook point did not fire exactly once.
+        """
         logits, (activation,) = self.logits_and_activations(tokens, hook)
         return logits, activation
 
     def logits_and_activations(
         self, tokens: Int[Tensor, "batch pos"], *hooks: str
     ) -> tuple[Float[Tensor, "batch pos vocab"], list[Activation]]:
-        """The clean run, and the activation at each of ``hooks`` in the model's dtype."""
-        seen: dict[str, list[Tensor]] = {}
-        logits = self._logits(tokens, _keepers(hooks, seen))
-        self._check_fired(hooks, {hook: len(found) for hook, found in seen.items()})
-        return logits, [seen[hook][0].flatten(2) for hook in hooks]
+        """Return the logits of a clean run and the activation at each of ``hooks``.
+
+        Raises:
+            SetupError: A hook point did not fire exactly once.
+        """
+        records: Records = {}
+        logits = self._logits(tokens, _recorders(hooks, records))
+        activations = self._single(hooks, records)
+        return logits, [activations[hook].flatten(2) for hook in hooks]
 
     def logits_with(
         self, tokens: Int[Tensor, "batch pos"], hook: str, edit: Edit
     ) -> Float[Tensor, "batch pos vocab"]:
-        """The run in which the activation at ``hook`` is replaced by ``edit(activation)``.
+        """Return the logits of a run whose activation at ``hook`` is ``edit(activation)``.
+
+        Args:
+            tokens: Token ids.
+            hook: Hook point that is replaced.
+            edit: Gets the activation [batch, pos, d_in] and returns its replacement.
 
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
         fired: Counter[str] = Counter()
-        logits = self._logits(tokens, self._replacing({hook: edit}, fired))
-        self._check_fired([hook], fired)
+        logits = self._logits(tokens, self._replacement_hooks({hook: edit}, fired))
+        self._require_one_firing([hook], fired)
         return logits
 
-    def seen(self, tokens: Int[Tensor, "batch pos"], *hooks: str) -> dict[str, Tensor]:
-        """The activations at ``hooks``, of a clean run without its unembedding."""
-        seen: dict[str, list[Tensor]] = {}
-        self._run(tokens, _keepers(hooks, seen), without_logits=True)
-        self._check_fired(hooks, {hook: len(found) for hook, found in seen.items()})
-        return {hook: found[0] for hook, found in seen.items()}
+    def activations(self, tokens: Int[Tensor, "batch pos"], *hooks: str) -> dict[str, Tensor]:
+        """Return the activations at hook points in a clean run that computes no logits.
 
-    def edited(
-        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], look: str
+        Args:
+            tokens: Token ids.
+            hooks: Hook points.
+
+        Returns:
+            Hook point → activation in the shape that TransformerLens gives it.
+
+        Raises:
+            SetupError: A hook point did not fire exactly once.
+        """
+        records: Records = {}
+        self._run(tokens, _recorders(hooks, records), without_logits=True)
+        return self._single(hooks, records)
+
+    seen = activations  # the name before the rename, which other modules still use
+
+    def activation_with(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], hook: str
     ) -> Tensor:
-        """What stands at ``look`` in a run with activations replaced, without its unembedding."""
-        fired: Counter[str] = Counter()
-        seen: dict[str, list[Tensor]] = {}
-        hooks = [*self._replacing(edits, fired), *_keepers([look], seen)]
-        self._run(tokens, hooks, without_logits=True)
-        self._check_fired(edits, fired)
-        return seen[look][0]
+        """Return the activation at ``hook`` in a run with activations replaced, without logits.
 
-    def _replacing(self, edits: Mapping[str, Edit], fired: Counter[str]) -> residual_mid.Hooks:
+        Args:
+            tokens: Token ids.
+            edits: Hook point → edit of its activation.
+            hook: Hook point that is returned.
+
+        Raises:
+            SetupError: A hook point cannot be replaced, or did not fire exactly once.
+        """
+        fired: Counter[str] = Counter()
+        records: Records = {}
+        hooks = [*self._replacement_hooks(edits, fired), *_recorders([hook], records)]
+        self._run(tokens, hooks, without_logits=True)
+        self._require_one_firing(edits, fired)
+        return records[hook][0]
+
+    def _replacement_hooks(self, edits: Mapping[str, Edit], fired: Counter[str]) -> Hooks:
+        """Return hooks that apply the edits and count how often each hook point fires."""
+
         def replacer(name: str, edit: Edit) -> residual_mid.Replace:
             def replace(activation: Tensor, hook: Any) -> Tensor:
                 fired[name] += 1
@@ -163,18 +209,27 @@ class LanguageModel:
             return replace
 
         return [
-            hook for name, edit in edits.items() for hook in self._hooks(name, replacer(name, edit))
+            hook
+            for name, edit in edits.items()
+            for hook in self._hooks_at(name, replacer(name, edit))
         ]
 
-    def _check_fired(self, hooks: Iterable[str], fired: Mapping[str, int]) -> None:
+    def _single(self, hooks: Iterable[str], records: Records) -> dict[str, Tensor]:
+        """Return the one activation of each hook point; raise `SetupError` for none or several."""
+        self._require_one_firing(hooks, {hook: len(values) for hook, values in records.items()})
+        return {hook: values[0] for hook, values in records.items()}
+
+    def _require_one_firing(self, hooks: Iterable[str], fired: Mapping[str, int]) -> None:
+        """Raise `SetupError` unless each hook point fired once, so that one value is the value."""
         for hook in hooks:
             if fired.get(hook, 0) != 1:
                 raise SetupError(
                     f"hook point {hook!r} of {self.name} fired {fired.get(hook, 0)} times, "
-                    "expected 1"
+                    "expected 1: choose a hook point that every run computes once"
                 )
 
-    def _hooks(self, hook: str, replace: residual_mid.Replace) -> residual_mid.Hooks:
+    def _hooks_at(self, hook: str, replace: residual_mid.Replace) -> Hooks:
+        """Return the hooks that replace the activation at ``hook`` wherever it is used."""
         if not hook.endswith(residual_mid.SUFFIX):
             return [(hook, replace)]
         if hook not in self._mid_is_residual:
@@ -184,45 +239,53 @@ class LanguageModel:
         return residual_mid.with_residual(hook, replace)
 
     def _logits(
-        self, tokens: Int[Tensor, "batch pos"], hooks: residual_mid.Hooks
+        self, tokens: Int[Tensor, "batch pos"], hooks: Hooks
     ) -> Float[Tensor, "batch pos vocab"]:
-        """The logits of a run; in float32 or better, unless only the model itself can make them."""
-        # What is read or replaced at the unembedding must be of the logits that are given.
-        if not self._widens or any("unembed" in hook for hook, _ in hooks):
+        """Return the logits of a run, in float32 or better where `_recomputes_logits`."""
+        # Hooks at the model's own unembedding must act on the logits that are returned.
+        if not self._recomputes_logits or any("unembed" in hook for hook, _ in hooks):
             return self._run(tokens, hooks)
-        final: dict[str, list[Tensor]] = {}
-        self._run(tokens, [*hooks, *_keepers([FINAL], final)])
-        found = final[FINAL][0]
-        return self.unembedding.logits(found.flatten(0, 1)).view(*found.shape[:2], -1)
+        records: Records = {}
+        self._run(tokens, [*hooks, *_recorders([FINAL], records)])
+        final = records[FINAL][0]
+        return self.unembedding.logits(final.flatten(0, 1)).view(*final.shape[:2], -1)
 
     @cached_property
-    def _widens(self) -> bool:
-        """Whether the logits are halves, and those of the unembedding are theirs but for rounding.
+    def _recomputes_logits(self) -> bool:
+        """True if half-precision logits can be replaced by those of a float32 unembedding.
 
-        They are others where the model scales them (Cohere, Granite) or projects what it unembeds.
+        The two must be equal up to rounding on a few tokens. They differ in models that scale their
+        logits (Cohere, Granite) or project the final hidden states before the unembedding.
         """
         half = self.bridge.cfg.dtype.itemsize < 4
-        if not half or FINAL not in self.bridge.hook_dict or not self.unembedding.wide:
+        if not half or FINAL not in self.bridge.hook_dict or not self.unembedding.has_matrix:
             return False
         tokens = torch.arange(16).view(2, 8) % self.vocabulary_size
-        final: dict[str, list[Tensor]] = {}
-        own = self._run(tokens, _keepers([FINAL], final))
-        found = [seen.flatten(0, 1) for seen in final.get(FINAL, ())]
-        return len(found) == 1 and self.unembedding.gives(found[0], own.flatten(0, 1))
+        records: Records = {}
+        own_logits = self._run(tokens, _recorders([FINAL], records))
+        finals = [final.flatten(0, 1) for final in records.get(FINAL, ())]
+        return len(finals) == 1 and self.unembedding.reproduces(finals[0], own_logits.flatten(0, 1))
 
     @cached_property
-    def _quick(self) -> dict[str, Any]:
-        """What keeps the model from keeping keys and values for tokens that do not come."""
+    def _forward_options(self) -> dict[str, Any]:
+        """Options that switch off the cache of keys and values, which serves only generation."""
         parameters = inspect.signature(self.bridge.original_model.forward).parameters
         return {"use_cache": False} if "use_cache" in parameters else {}
 
     def _run(
         self,
         tokens: Int[Tensor, "batch pos"],
-        hooks: residual_mid.Hooks,
+        hooks: Hooks,
         *,
         without_logits: bool = False,
     ) -> Float[Tensor, "batch pos vocab"]:
+        """Run the bridge with hooks and return its logits.
+
+        Args:
+            tokens: Token ids.
+            hooks: Functions at hook points, which return a replacement or None.
+            without_logits: Whether the caller needs no logits; the result is then incomplete.
+        """
         tokens = tokens.to(self.device)
         try:
             with torch.inference_mode():
@@ -230,27 +293,28 @@ class LanguageModel:
                     tokens,
                     return_type="logits",
                     fwd_hooks=hooks,
-                    # Windows have no padding; left to itself the bridge looks for pad tokens,
-                    # which are the BOS tokens of GPT-2 and Pythia.
+                    # Windows have no padding. Without a mask the bridge would look for pad tokens
+                    # and mask the BOS tokens of GPT-2 and Pythia, which have the same id.
                     attention_mask=torch.ones_like(tokens),
-                    # Of the last position alone, the fewest that a model gives.
+                    # The last position alone: models cannot return logits of none.
                     **({"logits_to_keep": 1} if without_logits else {}),
-                    **self._quick,
+                    **self._forward_options,
                 )
         except ValueError as error:
-            if "Cannot add hook" in str(error):  # hook points that are off unless asked for
+            # Raised for hook points that a setting of TransformerLens has to switch on.
+            if "Cannot add hook" in str(error):
                 raise SetupError(str(error)) from error
             raise
         return logits
 
 
-def _keepers(hooks: Iterable[str], seen: dict[str, list[Tensor]]) -> residual_mid.Hooks:
-    """Hooks that keep what they see."""
+def _recorders(hooks: Iterable[str], records: Records) -> Hooks:
+    """Return hooks that add a copy of each activation to ``records`` and change nothing."""
 
-    def keeper(name: str) -> residual_mid.HookFunction:
-        def keep(activation: Tensor, hook: Any) -> None:  # nothing returned is nothing edited
-            seen.setdefault(name, []).append(activation.clone())
+    def recorder(name: str) -> residual_mid.HookFunction:
+        def record(activation: Tensor, hook: Any) -> None:  # None: the activation stays as it is
+            records.setdefault(name, []).append(activation.clone())
 
-        return keep
+        return record
 
-    return [(hook, keeper(hook)) for hook in hooks]
+    return [(hook, recorder(hook)) for hook in hooks]

@@ -1,8 +1,9 @@
-"""`hook_resid_mid` on a bridge is the input of the MLP's norm; here it becomes the residual.
+"""Makes a replacement at `hook_resid_mid` reach the residual stream on TransformerLens bridges.
 
-In TransformerLens 3.9 and 4.x a value put in at ``blocks.L.hook_resid_mid`` reaches the MLP only:
-the residual stream beside it keeps the old value, so a patch there looks far less harmful than it
-is (zeros do exactly what zeros at ``hook_mlp_out`` do). HookedTransformer replaced the residual.
+``blocks.L.hook_resid_mid`` is the residual between attention and MLP. In HookedTransformer a
+replacement there changed the residual stream. On the bridges of TransformerLens 3.9 and 4.x it
+changes the input of the MLP only, and the residual stream keeps its old value: a patched SAE then
+looks much less harmful than it is (zeros have the same effect as zeros at ``hook_mlp_out``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from sae_guard.errors import SetupError
 
 HookFunction = Callable[[Tensor, Any], Tensor | None]
+"""(activation, hook point) → replacement, or None to leave the activation as it is."""
 Replace = Callable[[Tensor, Any], Tensor]
 Hooks = list[tuple[str, HookFunction]]
 Run = Callable[[Tensor, Hooks], Tensor]
@@ -24,60 +26,76 @@ SUFFIX = ".hook_resid_mid"
 
 
 def with_residual(hook: str, replace: Replace) -> Hooks:
-    """Hooks that replace the MLP's input and make the block's output of it and the MLP's.
+    """Return hooks that replace the residual at ``hook`` for the MLP and for the blocks after it.
 
-    Adding the change to the output instead would round at the size of the old residual.
+    The block's output becomes the replacement plus the output of the MLP. Adding the difference of
+    the two residuals to the output instead would have rounding errors of the size of the old one.
+
+    Args:
+        hook: A hook point that ends in `SUFFIX`.
+        replace: Hook function that returns the replacement.
     """
-    seen: list[Tensor] = []
+    # Filled and emptied within each run: [replacement, output of the MLP].
+    pending: list[Tensor] = []
 
-    def at_mid(activation: Tensor, hook: Any) -> Tensor:
-        seen.append(replace(activation, hook))
-        return seen[-1]
+    def replace_mid(activation: Tensor, hook: Any) -> Tensor:
+        pending.append(replace(activation, hook))
+        return pending[-1]
 
-    def at_mlp_out(activation: Tensor, hook: Any) -> None:
-        seen.append(activation)
+    def record_mlp_out(activation: Tensor, hook: Any) -> None:
+        pending.append(activation)
 
-    def at_post(activation: Tensor, hook: Any) -> Tensor:
-        mlp_out, mid = seen.pop(), seen.pop()
+    def replace_post(activation: Tensor, hook: Any) -> Tensor:
+        mlp_out, mid = pending.pop(), pending.pop()
         return mid + mlp_out
 
     return [
-        (hook, at_mid),
-        (_beside(hook, "hook_mlp_out"), at_mlp_out),
-        (_beside(hook, "hook_resid_post"), at_post),
+        (hook, replace_mid),
+        (_in_same_block(hook, "hook_mlp_out"), record_mlp_out),
+        (_in_same_block(hook, "hook_resid_post"), replace_post),
     ]
 
 
 def reaches_residual(run: Run, hook: str) -> bool:
-    """Whether a value put in at ``hook`` arrives in the residual, found by trying.
+    """Try out whether a replacement at ``hook`` reaches the residual stream.
 
-    With the MLP's output set to zeros the block's output is the residual beside it: the new value
-    or the old one.
+    The residual at ``hook`` is doubled and the output of the MLP set to zeros. The output of the
+    block is then the residual stream: doubled or not.
+
+    Args:
+        run: Runs the model on token ids [batch, pos] with hooks.
+        hook: A hook point that ends in `SUFFIX`.
 
     Raises:
-        SetupError: It is neither.
+        SetupError: The output is neither the doubled residual nor the old one.
     """
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def double(activation: Tensor, hook: Any) -> Tensor:
-        seen["old"], seen["new"] = activation.clone(), 2 * activation
-        return seen["new"]
+        activations["old"], activations["doubled"] = activation.clone(), 2 * activation
+        return activations["doubled"]
 
-    def silence(activation: Tensor, hook: Any) -> Tensor:
+    def zero(activation: Tensor, hook: Any) -> Tensor:
         return torch.zeros_like(activation)
 
-    def look(activation: Tensor, hook: Any) -> Tensor:
-        seen["post"] = activation.clone()
+    def record_post(activation: Tensor, hook: Any) -> Tensor:
+        activations["post"] = activation.clone()
         return activation
 
     tokens = torch.zeros(1, 2, dtype=torch.int64)
-    post, mlp_out = _beside(hook, "hook_resid_post"), _beside(hook, "hook_mlp_out")
-    run(tokens, [(hook, double), (mlp_out, silence), (post, look)])
-    for name, answer in (("new", True), ("old", False)):
-        if name in seen and torch.allclose(seen["post"], seen[name], rtol=1e-3):
+    mlp_out = _in_same_block(hook, "hook_mlp_out")
+    post = _in_same_block(hook, "hook_resid_post")
+    run(tokens, [(hook, double), (mlp_out, zero), (post, record_post)])
+    for name, answer in (("doubled", True), ("old", False)):
+        if name in activations and torch.allclose(
+            activations["post"], activations[name], rtol=1e-3
+        ):
             return answer
-    raise SetupError(f"cannot tell what {hook!r} replaces in this model; use a residual hook point")
+    raise SetupError(
+        f"the effect of replacing {hook!r} is unclear in this model: it is neither the residual "
+        "stream nor the input of the MLP; use hook_resid_pre or hook_resid_post"
+    )
 
 
-def _beside(hook: str, name: str) -> str:
+def _in_same_block(hook: str, name: str) -> str:
     return hook.removesuffix(SUFFIX) + "." + name

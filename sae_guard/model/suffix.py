@@ -1,7 +1,7 @@
-"""Runs of a part of the model: up to the final hidden states, and from one block on.
+"""Runs of some blocks of the model: up to a hook point, or from a block to the final hidden states.
 
-What a hook point of block k changes is computed by the blocks from k on. The blocks before it are
-taken out, and the residual that they gave is put in where they end: the same numbers, bit for bit.
+A replacement in block k has no effect on the blocks before it. Patched runs skip these, and start
+from the residual stream that a clean run had at block k: the same numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,103 +25,127 @@ Hidden = Float[Tensor, "batch pos d_model"]
 
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """The model from block ``block`` on; of no block, if that is their number."""
+    """The blocks of the model from ``block`` on, and its final norm."""
 
     model: LanguageModel
     block: int
+    """Index of the first block; the number of blocks if there is none, only the final norm."""
     _blocks: list[Any] = field(repr=False)
     _boundary: str | None = None
-    """The hook point whose activation is what goes in."""
+    """The hook point of the SAE, if its activation is the residual that enters the suffix."""
 
     @classmethod
     def of(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
-        """The suffix from the first block of the hook points on; None where there is no such."""
-        found = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hook) for hook in hooks]
+        """Return the shortest suffix of the model that contains the hook points.
+
+        Args:
+            model: The model.
+            hooks: Hook points that the runs read or replace.
+
+        Returns:
+            The suffix; None if a hook point lies outside of the blocks, or the model has no list of
+            blocks or no final norm that TransformerLens knows.
+        """
+        matches = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hook) for hook in hooks]
         blocks = list(getattr(model.bridge, "blocks", ()))
-        if not all(found) or not blocks or FINAL not in model.bridge.hook_dict:
+        if not all(matches) or not blocks or FINAL not in model.bridge.hook_dict:
             return None
-        first = min(int(match[1]) for match in found if match)
+        first = min(int(match[1]) for match in matches if match)
+        # The output of a block is the input of the next one, which is where the suffix can start.
         if len(hooks) == 1 and hooks[0].endswith(".hook_resid_post"):
             return cls(model, first + 1, blocks, hooks[0])
-        at_entry = len(hooks) == 1 and found[0] and found[0][2] in ("hook_resid_pre", "hook_in")
-        return cls(model, first, blocks, hooks[0] if at_entry else None)
+        is_entry = len(hooks) == 1 and matches[0] and matches[0][2] in ("hook_resid_pre", "hook_in")
+        return cls(model, first, blocks, hooks[0] if is_entry else None)
 
     @property
     def entry(self) -> str:
-        """The hook point where the residual goes in."""
-        whole = self.block == len(self._blocks)
-        return "ln_final.hook_in" if whole else f"blocks.{self.block}.hook_in"
+        """Hook point at which the residual stream enters the suffix."""
+        has_no_block = self.block == len(self._blocks)
+        return "ln_final.hook_in" if has_no_block else f"blocks.{self.block}.hook_in"
 
     @property
     def unembedding(self) -> Unembedding:
-        """Of the model."""
+        """Unembedding of the model."""
         return self.model.unembedding
 
     def source(self, hook: str) -> str:
-        """The hook point at which a clean run shows the activation of ``hook``."""
+        """Return the hook point at which a clean run has the activation of ``hook``."""
         return self.entry if hook == self._boundary else hook
 
     def sources(self, *hooks: str) -> list[str]:
-        """Where a clean run shows all that runs of the suffix take: residual and activations."""
+        """Return the hook points whose clean activations runs of the suffix need.
+
+        Args:
+            hooks: Hook points that the runs read or replace.
+        """
         return list(dict.fromkeys([self.entry, *map(self.source, hooks)]))
 
     def final_with(
         self, tokens: Int[Tensor, "batch pos"], residual: Hidden, hook: str, edit: Edit
     ) -> Hidden:
-        """The final hidden states with the activation at ``hook`` replaced by its edit.
+        """Return the final hidden states of a run with the activation at ``hook`` replaced.
 
         Args:
-            tokens: Those of the residual, for what depends on their number and places.
-            residual: What goes into the first block of the suffix.
-            hook: In the suffix.
-            edit: Of the activation.
+            tokens: Token ids of the residual; the model derives positions and masks from them.
+            residual: Residual stream that enters the suffix, from a clean run.
+            hook: Hook point in the suffix.
+            edit: Gets the activation at ``hook`` and returns its replacement.
 
         Raises:
             SetupError: The hook point cannot be replaced, or did not fire exactly once.
         """
         edits: dict[str, Edit] = {self.entry: lambda _: residual, hook: edit}
         if hook == self._boundary:
-            edits = {self.entry: lambda given: edit(residual.to(given.device))}
+            # One hook point for both: the residual is put in and edited at once.
+            edits = {self.entry: lambda entering: edit(residual.to(entering.device))}
         with self._without(self._blocks[: self.block]):
-            return self.model.edited(tokens, edits, FINAL)
+            return self.model.activation_with(tokens, edits, FINAL)
 
-    def before(
+    def activation_at(
         self, tokens: Int[Tensor, "batch pos"], hook: str
     ) -> Float[Tensor, "batch pos *width"]:
-        """The activation at ``hook`` of a clean run, of which the blocks after it are left out."""
+        """Return the activation at ``hook`` of a clean run that skips the blocks after it.
+
+        Args:
+            tokens: Token ids.
+            hook: Hook point anywhere in the model.
+
+        Raises:
+            SetupError: The hook point did not fire exactly once.
+        """
         block = re.match(r"blocks\.(\d+)\.", hook)
         after = self._blocks[int(block[1]) + 1 :] if block else []
         with self._without(after):
-            return self.model.seen(tokens, hook)[hook]
+            return self.model.activations(tokens, hook)[hook]
 
     @contextmanager
     def _without(self, skipped: list[Any]) -> Iterator[None]:
-        """Some blocks hand on what they are given."""
-        _ = self._gives_tuples  # found out while all blocks run
+        """Make some blocks return their input, as long as the context lasts."""
+        _ = self._blocks_return_tuples  # has to be tried while no block is skipped
         for block in skipped:
-            # On the instance: the bridge overrides attribute access.
-            object.__setattr__(block, "forward", self._hand_on)
+            # Set on the instance by `object`, since the bridge overrides attribute access.
+            object.__setattr__(block, "forward", self._identity)
         try:
             yield
         finally:
             for block in skipped:
                 block.__dict__.pop("forward", None)
 
-    def _hand_on(self, *args: Any, **kwargs: Any) -> Any:
-        given = args[0] if args else kwargs["hidden_states"]
-        return (given, None) if self._gives_tuples else given
+    def _identity(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, None) if self._blocks_return_tuples else hidden
 
     @cached_property
-    def _gives_tuples(self) -> bool:
-        """Whether the model's blocks do (GPT-Neo)."""
-        found: list[bool] = []
+    def _blocks_return_tuples(self) -> bool:
+        """True if the blocks return (hidden states, attention weights), as in GPT-Neo."""
+        is_tuple: list[bool] = []
 
-        def look(block: Any, given: Any, output: Any) -> None:
-            found.append(isinstance(output, tuple))
+        def inspect_output(block: Any, arguments: Any, output: Any) -> None:
+            is_tuple.append(isinstance(output, tuple))
 
-        handle = self._blocks[0].register_forward_hook(look)
+        handle = self._blocks[0].register_forward_hook(inspect_output)
         try:
-            self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL)
+            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL)
         finally:
             handle.remove()
-        return found[0]
+        return is_tuple[0]

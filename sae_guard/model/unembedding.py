@@ -1,7 +1,7 @@
-"""Final hidden states → logits, in float32 or better whatever the model computes in.
+"""Unembedding: final hidden states → logits, in float32 or better for every dtype of the model.
 
 Half-precision logits are rounded to 8 or 11 bits: with logits of about 20 a bfloat16 cross-entropy
-is off by up to 0.06 nats. The final hidden states are the model's; what follows them is widened.
+is off by up to 0.06 nats. The final hidden states are still those of the model, in its own dtype.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from sae_guard.errors import SetupError
 
-_SOFT_CAP = "final_logit_softcapping"  # Gemma 2; the model applies it after its unembedding
+# Key of the Hugging Face config (Gemma 2). The model applies the cap after its unembedding module.
+_SOFT_CAP = "final_logit_softcapping"
 
-# ‖difference‖ / ‖logits‖ of a matrix product beside what it stands for: kernels add in another
-# order, and halves are rounded to 8 bits, with a soft cap a few times.
-_TOLERANCE, _TOLERANCE_OF_HALVES = 1e-5, 1e-2
+# ‖difference‖ / ‖logits‖ up to which logits count as equal. In float32 they differ by the order of
+# additions; in half precision also by rounding to 8 bits, several times with a soft cap.
+_TOLERANCE, _HALF_PRECISION_TOLERANCE = 1e-5, 1e-2
 
 
 class BridgedModel(Protocol):
-    """Holds a bridge of TransformerLens: what an unembedding is made of."""
+    """Model on a TransformerLens bridge, as far as an unembedding needs it."""
 
     @property
     def bridge(self) -> Any: ...
@@ -40,57 +41,65 @@ class _Affine(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """What the model makes of its final hidden states (``ln_final.hook_out``)."""
+    """Computes logits from the final hidden states of a model (``ln_final.hook_out``)."""
 
     _module: Any = field(repr=False)
     _config: Any = field(repr=False)
-    """Of the Hugging Face model."""
+    """Config of the Hugging Face model."""
     _affine: _Affine | None = field(repr=False)
-    """In float32 or better; None where the module is no matrix that is at hand."""
+    """Weight and bias in float32 or better; None if the module's weight is not in memory, or the
+    module computes something else than their product."""
     vocabulary_size: int
-    """Tokens that are predicted over."""
+    """Number of tokens that have a logit."""
 
     @classmethod
-    def of(cls, model: BridgedModel) -> Unembedding:
-        """The unembedding of a model; raises `SetupError` where it has none.
+    def from_model(cls, model: BridgedModel) -> Unembedding:
+        """Return the unembedding of a model.
 
-        A model of halves is given a float32 copy of its matrix: ask `LanguageModel.unembedding`,
-        which keeps it.
+        For a model in half precision this copies the matrix to float32, so use the cached
+        `LanguageModel.unembedding` where possible.
+
+        Raises:
+            SetupError: TransformerLens knows no unembedding of this model.
         """
         module = getattr(model.bridge, "unembed", None)
         if module is None:
-            raise SetupError(f"{model.name} has no unembedding that TransformerLens knows")
+            raise SetupError(
+                f"{model.name} has no unembedding that TransformerLens knows; allowed: causal "
+                "language models that TransformerLens supports"
+            )
         with torch.inference_mode():
             config = model.bridge.original_model.config
             return cls(module, config, _affine(module), model.vocabulary_size)
 
     @property
     def soft_cap(self) -> float | None:
-        """c where the logits are c·tanh(x / c)."""
+        """Soft cap c of the logits, which are c·tanh(x / c); None if they are not capped."""
         config = self._config
-        found = getattr(config, _SOFT_CAP, None)
-        if found is None and hasattr(config, "get_text_config"):  # of a model that sees images
-            found = getattr(config.get_text_config(), _SOFT_CAP, None)
-        return found
+        cap = getattr(config, _SOFT_CAP, None)
+        # A model for text and images has the config of its language model inside of its own.
+        if cap is None and hasattr(config, "get_text_config"):
+            cap = getattr(config.get_text_config(), _SOFT_CAP, None)
+        return cap
 
     @property
-    def wide(self) -> bool:
-        """Whether they are computed from a matrix in float32 or better, not by the module."""
+    def has_matrix(self) -> bool:
+        """True if logits are computed from a matrix in float32 or better, not by the module."""
         return self._affine is not None
 
     @property
     def linear(self) -> bool:
-        """Whether the logits are ``final @ weight.T + bias``."""
-        return self.wide and self.soft_cap is None
+        """True if the logits are ``final @ weight.T + bias``."""
+        return self.has_matrix and self.soft_cap is None
 
     @property
     def weight(self) -> Float[Tensor, "vocab d_model"]:
-        """In float32 or better: the model's own storage unless that is of halves."""
+        """Matrix in float32 or better; shares the memory of a model in that precision."""
         return self._matrix.weight
 
     @property
     def bias(self) -> Float[Tensor, " vocab"]:
-        """Of the dtype and device of ``weight``; zeros where the model has none."""
+        """Bias on the device and in the dtype of ``weight``; zeros if the model has none."""
         return self._matrix.bias
 
     @property
@@ -100,59 +109,72 @@ class Unembedding:
         return self._affine
 
     def logits(self, final: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
-        """Logits in float32 or better, on the device of the weight."""
+        """Return the logits of final hidden states, in float32 or better.
+
+        Args:
+            final: Final hidden states in any dtype, on any device.
+
+        Returns:
+            Logits on the device of the weight.
+        """
         with torch.inference_mode():
-            logits = self._raw(final)
+            logits = self._uncapped(final)
             cap = self.soft_cap
             return logits if cap is None else (logits / cap).tanh() * cap
 
-    def gives(
+    def reproduces(
         self,
         final: Float[Tensor, "tokens d_model"],
         logits: Float[Tensor, "tokens vocab"],
     ) -> bool:
-        """Whether the logits of these are the given ones, but for the rounding of their dtype."""
+        """Return whether this unembedding turns the hidden states into these logits.
+
+        Args:
+            final: Final hidden states.
+            logits: Logits of the model; they may differ by the rounding of their dtype.
+        """
         if self._affine is not None and final.shape[-1] != self._affine.weight.shape[1]:
             return False
-        return _close(self.logits(final), logits)
+        return _equal_up_to_rounding(self.logits(final), logits)
 
-    def _raw(self, final: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
+    def _uncapped(self, final: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens vocab"]:
         if self._affine is not None:
             return torch.nn.functional.linear(final.to(self._affine.weight), *self._affine)
         logits: Tensor = self._module(final.unsqueeze(0)).squeeze(0)
-        return logits.to(_wide(logits.dtype))
+        return logits.to(_float32_or_better(logits.dtype))
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _float32_or_better(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
 def _affine(module: Any) -> _Affine | None:
-    """The module as a matrix and a bias, if it does what they do."""
+    """Return the weight and the bias of the module, if it computes just their product."""
     try:
-        weight, bias = module.W_U.T, module.b_U  # TransformerLens has them [d_model, vocab]
-    except (AttributeError, AssertionError, RuntimeError):  # no matrix, or not where it says
+        weight, bias = module.W_U.T, module.b_U  # W_U is [d_model, vocab]
+    # TransformerLens raises these if the module has no matrix, or not under the usual name.
+    except (AttributeError, AssertionError, RuntimeError):
         return None
-    # An offloaded weight is on the meta device until it is used; a quantised one is of integers.
+    # An offloaded weight is on the meta device until it is used; a quantised one holds integers.
     if weight.is_meta or bias.is_meta or weight.ndim != 2 or not weight.is_floating_point():
         return None
-    wide = _wide(weight.dtype)
-    found = _Affine(weight.detach().to(wide), bias.detach().to(weight.device, wide))
-    return found if _does_the_same(module, weight.dtype, found) else None
+    dtype = _float32_or_better(weight.dtype)
+    affine = _Affine(weight.detach().to(dtype), bias.detach().to(weight.device, dtype))
+    return affine if _is_affine(module, weight.dtype, affine) else None
 
 
-def _does_the_same(module: Any, dtype: torch.dtype, affine: _Affine) -> bool:
-    """Whether the module gives what the matrix does, on a few vectors."""
-    # Of its own generator: nobody's random numbers are moved.
+def _is_affine(module: Any, dtype: torch.dtype, affine: _Affine) -> bool:
+    """Return whether the module computes the affine map, tried on a few random vectors."""
+    # A generator of its own leaves torch's global random state as it is.
     vectors = torch.randn(4, affine.weight.shape[1], generator=torch.Generator().manual_seed(0))
     vectors = vectors.to(affine.weight.device, dtype)
-    theirs = module(vectors.unsqueeze(0)).squeeze(0)
-    mine = torch.nn.functional.linear(vectors.to(affine.weight), *affine)
-    return _close(mine, theirs)
+    model_logits = module(vectors.unsqueeze(0)).squeeze(0)
+    logits = torch.nn.functional.linear(vectors.to(affine.weight), *affine)
+    return _equal_up_to_rounding(logits, model_logits)
 
 
-def _close(mine: Tensor, theirs: Tensor) -> bool:
-    if mine.shape != theirs.shape:
+def _equal_up_to_rounding(logits: Tensor, model_logits: Tensor) -> bool:
+    if logits.shape != model_logits.shape:
         return False
-    tolerance = _TOLERANCE if theirs.dtype.itemsize >= 4 else _TOLERANCE_OF_HALVES
-    return bool((theirs.to(mine) - mine).norm() <= tolerance * mine.norm())
+    tolerance = _TOLERANCE if model_logits.dtype.itemsize >= 4 else _HALF_PRECISION_TOLERANCE
+    return bool((model_logits.to(logits) - logits).norm() <= tolerance * logits.norm())

@@ -1,4 +1,4 @@
-"""`SAE`: what a sparse autoencoder is, how it is run, and controls to compare it with."""
+"""The SAE and its forward pass, a faster one for many tokens, and controls to compare it with."""
 
 from sae_guard.sae.autoencoder import SAE, DecoderNorm, Normalize, SaeOutput, SaeSource
 

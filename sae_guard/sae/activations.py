@@ -1,4 +1,8 @@
-"""Activation families of SAEs: pre-activations q [*batch, d_sae] → latents of the same shape."""
+"""Activation functions of SAEs: pre-activations q [*batch, d_sae] → latents of the same shape.
+
+q is the output of the encoder, bias included (`Gated` alone adds biases of its own). The latents
+of a token depend on no other token.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,19 @@ from torch import Tensor
 Latents = Float[Tensor, "*batch d_sae"]
 
 
-class Selected(NamedTuple):
-    """The k latents of each token that may be other than zero, in no order."""
+class SelectedLatents(NamedTuple):
+    """The k latents of each token that can be non-zero, in no particular order."""
 
     values: Float[Tensor, "*batch k"]
     indices: Int[Tensor, "*batch k"]
 
-    def among(self, q: Latents) -> Latents:
-        """All latents, zero where none was selected."""
-        return torch.zeros_like(q).scatter(-1, self.indices, self.values)
+    def to_dense(self, like: Latents) -> Latents:
+        """Return all latents, with zeros where none was selected.
+
+        Args:
+            like: Tensor that the result takes its shape [*batch, d_sae], dtype and device from.
+        """
+        return torch.zeros_like(like).scatter(-1, self.indices, self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +38,7 @@ class ReLU:
     architecture = "standard"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations."""
+        """Return the latents of pre-activations."""
         return torch.relu(q)
 
 
@@ -41,7 +49,7 @@ class TanhReLU:
     architecture = "tanh_relu"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations."""
+        """Return the latents of pre-activations."""
         return torch.relu(q).tanh()
 
 
@@ -53,13 +61,14 @@ class TopK:
     architecture = "topk"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations."""
-        return self.select(q).among(q)
+        """Return the latents of pre-activations."""
+        return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
-        """The latents that are kept, found by partial selection: nothing of d_sae is sorted."""
+    def select(self, q: Latents) -> SelectedLatents:
+        """Return the k largest latents of each token; negative ones become 0."""
+        # Unsorted: the order among the k is not used, and sorting them costs time.
         largest = q.topk(self.k, dim=-1, sorted=False)
-        return Selected(torch.relu(largest.values), largest.indices)
+        return SelectedLatents(torch.relu(largest.values), largest.indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +79,13 @@ class AbsTopK:
     architecture = "abstopk"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations."""
-        return self.select(q).among(q)
+        """Return the latents of pre-activations."""
+        return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
-        """The latents that are kept."""
-        largest = q.abs().topk(self.k, dim=-1, sorted=False).indices
-        return Selected(q.gather(-1, largest), largest)
+    def select(self, q: Latents) -> SelectedLatents:
+        """Return the k latents of each token with the largest |q|."""
+        indices = q.abs().topk(self.k, dim=-1, sorted=False).indices
+        return SelectedLatents(q.gather(-1, indices), indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +93,20 @@ class GroupMax:
     """The largest of each of k contiguous groups of latents, where positive (sparsify)."""
 
     k: int
+    """Number of groups; divides d_sae."""
     architecture = "groupmax"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations; k divides their number."""
-        return self.select(q).among(q)
+        """Return the latents of pre-activations."""
+        return self.select(q).to_dense(like=q)
 
-    def select(self, q: Latents) -> Selected:
-        """The latents that are kept."""
-        groups = torch.relu(q).reshape(*q.shape[:-1], self.k, -1)
+    def select(self, q: Latents) -> SelectedLatents:
+        """Return the largest latent of each group; a negative one becomes 0."""
+        groups = torch.relu(q).reshape(*q.shape[:-1], self.k, -1)  # [*batch, k, group_size]
         largest = groups.max(dim=-1)
-        first = torch.arange(0, q.shape[-1], groups.shape[-1], device=q.device)
-        return Selected(largest.values, largest.indices + first)
+        # max() counts within a group; adding where the group starts gives the index of the latent.
+        group_starts = torch.arange(0, q.shape[-1], groups.shape[-1], device=q.device)
+        return SelectedLatents(largest.values, largest.indices + group_starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,20 +115,22 @@ class JumpReLU:
 
     threshold: Float[Tensor, " d_sae"]
     inclusive: bool = False
-    """Whether q equal to the threshold is kept (overcomplete does)."""
+    """True if a latent is also active where q equals its threshold, as in overcomplete."""
     architecture = "jumprelu"
 
     @property
     def trained(self) -> bool:
-        """Whether no threshold is below 0 and not all are 0: such values mark an untrained one."""
+        """True if no threshold is below 0 and not all are 0; other values were never trained."""
         return not bool((self.threshold < 0).any()) and bool((self.threshold > 0).any())
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations."""
+        """Return the latents of pre-activations; a negative q is 0 whatever the threshold."""
         # In place on a copy, a comparison gives 0.0 and 1.0: a tenth of what bools cost on CPUs.
-        kept = q.clone()
-        kept = kept.ge_(self.threshold) if self.inclusive else kept.gt_(self.threshold)
-        return torch.relu(q) * kept
+        is_active = q.clone()
+        is_active = (
+            is_active.ge_(self.threshold) if self.inclusive else is_active.gt_(self.threshold)
+        )
+        return torch.relu(q) * is_active
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +140,11 @@ class Gated:
     b_gate: Float[Tensor, " d_sae"]
     b_mag: Float[Tensor, " d_sae"]
     r_mag: Float[Tensor, " d_sae"]
+    """r: logarithm of the factor between the encoder weights of magnitude and gate."""
     architecture = "gated"
 
     def __call__(self, q: Latents) -> Latents:
-        """Latents of the pre-activations, which hold no encoder bias."""
+        """Return the latents of pre-activations that contain no encoder bias."""
         return torch.relu(q * self.r_mag.exp() + self.b_mag) * (q + self.b_gate > 0)
 
 

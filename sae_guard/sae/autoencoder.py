@@ -1,4 +1,4 @@
-"""The canonical SAE: weights, encode, decode. Every checkpoint format ends here."""
+"""The SAE: weights, encode, decode. Every checkpoint format is loaded into this class."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from sae_guard.sae.activations import Activation
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
 DecoderNorm = Literal["none", "latents", "selection"]
 
-_EPSILON = 1e-5  # of SAELens's layer_norm, added to the standard deviation
+# SAELens's layer_norm adds this to the standard deviation that it divides by.
+_EPSILON = 1e-5
 
 
 class SaeOutput(NamedTuple):
-    """What an SAE makes of an activation."""
+    """Reconstruction and latents of activations."""
 
     reconstruction: Float[Tensor, "*batch d_out"]
     latents: Float[Tensor, "*batch d_sae"]
 
 
-class Normalised(NamedTuple):
-    """An activation as the encoder takes it, and the shift and length that undo it."""
+class NormalisedInput(NamedTuple):
+    """A normalised activation, and how to undo the normalisation: value·length + shift."""
 
     value: Float[Tensor, "*batch d_in"]
     shift: Float[Tensor, "*batch 1"] | float
@@ -35,26 +36,27 @@ class Normalised(NamedTuple):
 
 @dataclass(frozen=True)
 class SaeSource:
-    """Where an SAE comes from and what its checkpoint says of it."""
+    """The files that an SAE was loaded from, and the facts that they declare."""
 
     path: str
     format: str
     files: Mapping[str, str] = field(default_factory=dict)
     """Name → sha256 of each file that was read."""
     declared: Mapping[str, Any] = field(default_factory=dict)
-    """The checkpoint's own words that bear on how it is used, such as ``prepend_bos``."""
+    """Settings that the checkpoint declares for its use, such as ``prepend_bos``; JSON values."""
     assumptions: tuple[str, ...] = ()
-    """What the file does not say and the code of its library does."""
+    """Facts that are not in the files but in the code of the library that wrote them."""
 
 
 @dataclass(frozen=True, eq=False)
 class SAE:
-    """One sparse autoencoder or transcoder; weights in float32, inputs are computed in it.
+    """One sparse autoencoder or transcoder, with float32 weights that inputs are converted to.
 
     x̂ = denormalise(f(n·(W_encᵀ(normalise(x) − b_pre) + b_enc)) · t / n · W_dec + b_dec) + W_skip·x
 
-    where b_pre and W_skip may be nothing, n is 1 or the norm of each latent's decoder row, and t is
-    1 or `latent_scale`. Nothing is ever folded into anything.
+    where f is the activation function, n is 1 or the norm of each latent's decoder row, and t is 1
+    or `latent_scale`. Terms with b_pre or W_skip are absent where these are None. The weights are
+    those of the checkpoint: no scale or bias is folded into another tensor.
     """
 
     W_enc: Float[Tensor, "d_in d_sae"] = field(repr=False)
@@ -64,23 +66,24 @@ class SAE:
     activation: Activation
     source: SaeSource
     b_pre: Float[Tensor, " d_in"] | None = field(default=None, repr=False)
-    """What is taken off the input: b_dec, in most SAEs that have it."""
+    """Bias that is subtracted from the input; equals b_dec in most SAEs that have it."""
     normalize: Normalize = "none"
     denormalize: bool = True
-    """Whether the normalisation is undone after the decoder; transcoders of SAELens do not."""
+    """True if the normalisation is undone after the decoder; SAELens's transcoders do not."""
     rescale_by_decoder_norm: DecoderNorm = "none"
-    """Where latents are in units of their decoder rows: as given out (SAELens's TopK), or only
-    while they are selected (OpenMOSS)."""
+    """Use of decoder row norms as factors of the pre-activations. With ``latents`` the factor stays
+    in the latents and the decoder divides by it (SAELens's TopK). With ``selection`` it is divided
+    out after the activation function, so it affects only which latents are active (OpenMOSS)."""
     latent_scale: Float[Tensor, " d_sae"] | None = field(default=None, repr=False)
-    """What the decoder multiplies latents by (SAELens's finetuning)."""
+    """Factor of each latent before the decoder (from SAELens's finetuning)."""
     scale_in: float = 1.0
-    """What the input is multiplied by."""
+    """Factor of the input."""
     scale_out: float = 1.0
-    """What the reconstruction is divided by."""
+    """Divisor of the reconstruction."""
     W_skip: Float[Tensor, "d_out d_in"] | None = field(default=None, repr=False)
-    """Of a skip transcoder: takes the raw input past the latents."""
+    """Skip connection of a skip transcoder: its product with the raw input is added to x̂."""
     transcoder: bool = False
-    """Whether it reads one hook point and replaces another."""
+    """True if the SAE reads one hook point and reconstructs another."""
 
     @property
     def d_in(self) -> int:
@@ -99,12 +102,12 @@ class SAE:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.W_enc.device
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the SAE is, for the provenance."""
+        """JSON object that identifies the SAE in the provenance of a measurement."""
         return {
             "path": self.source.path,
             "format": self.source.format,
@@ -128,22 +131,32 @@ class SAE:
         }
 
     def to(self, device: str | torch.device) -> SAE:
-        """The same SAE on another device."""
-        return _moved(self, device, activation=_moved(self.activation, device))
+        """Return the same SAE on another device."""
+        return _to_device(self, device, activation=_to_device(self.activation, device))
 
     def __call__(self, x: Float[Tensor, "*batch d_in"]) -> SaeOutput:
-        """Encode and decode; the normalisation is undone with the input's own statistics."""
+        """Encode and decode activations.
+
+        Args:
+            x: Activations at the hook point that the SAE reads, of any dtype.
+
+        Returns:
+            Reconstruction and latents, float32.
+        """
         x = x.to(self.W_enc.dtype)
         normalised = self.normalise(x)
         latents = self.latents(self.pre_activations(normalised.value))
         return SaeOutput(self.finish(self.decode(latents), x, normalised), latents)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latents of activations."""
+        """Return the latents of activations, float32."""
         return self.latents(self.pre_activations(self.normalise(x.to(self.W_enc.dtype)).value))
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        """Reconstruction, in the normalised and scaled space, without the skip connection."""
+        """Return the decoder's output for latents.
+
+        It is still normalised and scaled, and lacks the skip connection: `finish` does the rest.
+        """
         if self.rescale_by_decoder_norm == "latents":
             latents = latents / self.decoder_norms()
         if self.latent_scale is not None:
@@ -151,33 +164,44 @@ class SAE:
         return latents @ self.W_dec + self.b_dec
 
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
-        """Norm of each latent's decoder row."""
+        """Return the L2 norm of each latent's decoder row."""
         norms: Tensor = self.W_dec.norm(dim=-1)
         return norms
 
-    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
-        """The first step of a call: the input scaled and normalised."""
+    def normalise(self, x: Float[Tensor, "*batch d_in"]) -> NormalisedInput:
+        """Scale and normalise activations: the first step of a call."""
         x = x * self.scale_in if self.scale_in != 1 else x
         if self.normalize == "constant_norm_rescale":
+            # The normalised activation has the norm √d_in.
             length = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
-            return Normalised(x / length, 0.0, length)
+            return NormalisedInput(x / length, 0.0, length)
         if self.normalize == "layer_norm":
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
-            deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as SAELens has it
-            return Normalised(centred / (deviation + _EPSILON), mean, deviation)
-        return Normalised(x, 0.0, 1.0)
+            deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as in SAELens
+            return NormalisedInput(centred / (deviation + _EPSILON), mean, deviation)
+        return NormalisedInput(x, 0.0, 1.0)
 
     def pre_activations(
         self, x: Float[Tensor, "*batch d_in"], out: Float[Tensor, "*batch d_sae"] | None = None
     ) -> Float[Tensor, "*batch d_sae"]:
-        """The second step: what the encoder makes of a normalised input, in ``out`` if given."""
+        """Encode a normalised input, without the activation function: the second step of a call.
+
+        Args:
+            x: Output of `normalise`.
+            out: Memory for the result.
+        """
         centred = x if self.b_pre is None else x - self.b_pre
         return torch.matmul(centred, self.W_enc, out=out).add_(self.b_enc)
 
     def latents(
         self, q: Float[Tensor, "*batch d_sae"], norms: Float[Tensor, " d_sae"] | None = None
     ) -> Float[Tensor, "*batch d_sae"]:
-        """The third step: latents of pre-activations; ``norms`` are those of `decoder_norms`."""
+        """Apply the activation function: the third step of a call.
+
+        Args:
+            q: Output of `pre_activations`.
+            norms: Output of `decoder_norms`, if it was computed before.
+        """
         if self.rescale_by_decoder_norm == "none":
             return self.activation(q)
         norms = self.decoder_norms() if norms is None else norms
@@ -188,9 +212,15 @@ class SAE:
         self,
         decoded: Float[Tensor, "*batch d_out"],
         x: Float[Tensor, "*batch d_in"],
-        normalised: Normalised,
+        normalised: NormalisedInput,
     ) -> Float[Tensor, "*batch d_out"]:
-        """The step after `decode`: undo the normalisation and scale, add the skip connection."""
+        """Undo normalisation and scale and add the skip connection: the last step of a call.
+
+        Args:
+            decoded: Output of `decode`.
+            x: Raw input, in the dtype of the weights.
+            normalised: Output of `normalise` for ``x``.
+        """
         if self.denormalize:
             decoded = decoded * normalised.length + normalised.shift
         if self.scale_out != 1:
@@ -198,11 +228,14 @@ class SAE:
         return decoded if self.W_skip is None else decoded + x @ self.W_skip.T
 
 
-_Fields = TypeVar("_Fields", bound="SAE | Activation")
+_WithTensors = TypeVar("_WithTensors", bound="SAE | Activation")
 
 
-def _moved(whole: _Fields, device: str | torch.device, **changed: Any) -> _Fields:
-    for name, value in vars(whole).items():
+def _to_device(
+    instance: _WithTensors, device: str | torch.device, **replacements: Any
+) -> _WithTensors:
+    """Return the dataclass with all its tensors on the device, and with other replacements."""
+    for name, value in vars(instance).items():
         if isinstance(value, Tensor):
-            changed[name] = value.to(device)
-    return replace(whole, **changed)
+            replacements[name] = value.to(device)
+    return replace(instance, **replacements)

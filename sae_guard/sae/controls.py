@@ -1,8 +1,8 @@
-"""SAEs to compare others with: some whose numbers are known beforehand, and what null models get.
+"""Controls: SAEs whose numbers are known in advance, or that have learnt nothing.
 
-The identity, zeros and the mean hold the machinery. The others are made of the checkpoint at hand
-and show how much of its numbers takes no learning: more than one would think (Korznikov et al.
-2026, arXiv:2602.14111, with random baselines that are trained; these are not).
+The identity, zero and mean controls test the measuring code. The other two are derived from the
+checkpoint and show how good its numbers would be without learning, which can be surprisingly good
+(Korznikov et al. 2026, arXiv:2602.14111; their random baselines are trained, these are not).
 """
 
 from __future__ import annotations
@@ -16,39 +16,44 @@ from torch.nn.functional import normalize
 
 from sae_guard.sae.activations import Activation, ReLU, TopK
 from sae_guard.sae.autoencoder import SAE, SaeSource
-from sae_guard.sae.sparse_forward import code
+from sae_guard.sae.sparse_forward import sparse_forward
 
 
 def identity_sae(d_in: int) -> SAE:
-    """The control that reconstructs every bit: x = max(x, 0) − max(−x, 0), with 2·d_in latents."""
+    """Return an SAE with 2·d_in latents that reconstructs every bit: x = max(x, 0) − max(−x, 0)."""
     eye = torch.eye(d_in)
     W_enc = torch.cat([eye, -eye], dim=1)
     return _control("identity", W_enc, W_enc.T.contiguous(), torch.zeros(d_in), ReLU())
 
 
 def zero_sae(d_in: int) -> SAE:
-    """The control that reconstructs zeros: what zero ablation does, by the path of an SAE."""
+    """Return an SAE that reconstructs zeros: zero ablation, computed like any SAE."""
     return _constant("zero", torch.zeros(d_in))
 
 
 def mean_sae(mean: Float[Tensor, " d_in"]) -> SAE:
-    """The control that reconstructs μ: what mean ablation does, by the path of an SAE."""
+    """Return an SAE that reconstructs μ: mean ablation, computed like any SAE."""
     return _constant("mean", mean.float())
 
 
 def permuted_decoder(sae: SAE, *, seed: int = 0) -> SAE:
-    """The baseline whose latents point elsewhere: each has the direction of another's decoder row.
+    """Return the SAE with the directions of its decoder rows permuted among the latents.
 
-    Latents, and with them L0, stay as they are, and so does the length of each decoder row; rows of
-    length 0 keep out of it.
+    Each latent gets the direction of another one. The latents, and with them L0, stay the same, and
+    so does the length of each decoder row. Rows of length 0 have no direction and stay in place.
+
+    Args:
+        sae: The SAE to compare with.
+        seed: Seed of the permutation.
     """
-    norms = sae.decoder_norms().unsqueeze(-1)
-    moved = (norms.squeeze(-1) > 0).nonzero().squeeze(-1)
+    norms = sae.decoder_norms().unsqueeze(-1)  # [d_sae, 1]
+    rows = (norms.squeeze(-1) > 0).nonzero().squeeze(-1)
     generator = torch.Generator().manual_seed(seed)
-    moved = moved[torch.randperm(len(moved), generator=generator).to(moved.device)]
-    taken = moved.roll(1)  # one cycle: none keeps its own
+    rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    # Shifting a random order by one gives a permutation of one cycle: no row keeps its direction.
+    donors = rows.roll(1)
     W_dec = sae.W_dec.clone()
-    W_dec[moved] = sae.W_dec[taken] / norms[taken] * norms[moved]
+    W_dec[rows] = sae.W_dec[donors] / norms[donors] * norms[rows]
     source = SaeSource(f"{sae.source.path}, decoder permuted", "control")
     return replace(sae, W_dec=W_dec, source=source)
 
@@ -61,31 +66,35 @@ def random_directions(
     k: int,
     seed: int = 0,
 ) -> SAE:
-    """The baseline that has learnt nothing: as many latents, as many of them active, no features.
+    """Return an SAE whose latents are random directions: with a given d_sae and L0, nothing learnt.
 
-    Of random unit directions the k that point most along x − μ are active, each with its scalar
-    product. One factor for all makes the error on the activations smallest; without it the sum
-    would be too long, for the directions that are chosen overlap.
+    Of d_sae random unit directions, the k with the largest scalar product with x − μ are active,
+    and that product is their latent. All latents are multiplied by one factor, which minimises the
+    squared error on the activations: without it the reconstruction is too long, since the selected
+    directions overlap.
 
     Args:
-        activations: Several thousand are enough.
-        mean: μ.
+        activations: Sample that the factor is fitted to; several thousand tokens are enough.
+        mean: μ, the mean activation.
         d_sae: Number of latents.
-        k: Latents that are active.
-        seed: Of the directions.
+        k: Number of active latents per token.
+        seed: Seed of the directions.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = normalize(torch.randn(d_sae, len(mean), generator=generator), dim=-1)
-    W_dec, mean = drawn.to(activations.device), mean.float().to(activations.device)
+    directions = normalize(torch.randn(d_sae, len(mean), generator=generator), dim=-1)
+    W_dec, mean = directions.to(activations.device), mean.float().to(activations.device)
     null = _control("random directions", W_dec.T, W_dec, mean, TopK(k))
     null = replace(null, b_enc=torch.zeros_like(W_dec[:, 0]), b_pre=mean)
     x = activations.to(W_dec.dtype)
-    wanted, found = ((part - mean).cpu().double() for part in (x, code(null, x).reconstruction))
-    factor = float((wanted * found).sum() / found.square().sum())
+    target = (x - mean).cpu().double()
+    estimate = (sparse_forward(null, x).reconstruction - mean).cpu().double()
+    # Least squares: argmin_c ‖target − c·estimate‖² = ⟨target, estimate⟩ / ‖estimate‖².
+    factor = float((target * estimate).sum() / estimate.square().sum())
     return replace(null, latent_scale=torch.full_like(null.b_enc, factor))
 
 
 def _constant(name: str, value: Tensor) -> SAE:
+    """Return a control with one latent, which is always 0, that reconstructs its decoder bias."""
     return _control(name, torch.zeros(len(value), 1), torch.zeros(1, len(value)), value, ReLU())
 
 

@@ -1,8 +1,8 @@
-"""An SAE run over many tokens: encoded once, decoded by the cheaper way, in bounded memory.
+"""Forward pass of an SAE over many tokens: ``sae(x)``, but cheaper and in bounded memory.
 
-Of the many latents of a token few are active, so that reading their decoder rows is cheaper than
-multiplying by the whole decoder; and where few are selected (`Selected`), the rest are never
-written down.
+Few of a token's latents are active. Gathering the decoder rows of these is cheaper than multiplying
+by the whole decoder. Where the activation function selects the few latents that can be active
+(`SelectedLatents`: TopK and the like), the other latents are not stored either.
 """
 
 from __future__ import annotations
@@ -17,51 +17,54 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from sae_guard.sae.activations import AbsTopK, GroupMax, Selected, TopK
+from sae_guard.sae.activations import AbsTopK, GroupMax, SelectedLatents, TopK
 from sae_guard.sae.autoencoder import SAE
 
-_ELEMENTS = 2**24
+_ELEMENTS = 2**24  # 64 MiB of float32 pre-activations
 
-# `benchmarks/coding.py` (d_in 768, d_sae 24,576, EPYC): the two ways cost the same at 1/24 with two
-# threads, at 1/12 with one, and TopK later than JumpReLU.
+# `benchmarks/coding.py` (d_in 768, d_sae 24,576, EPYC): gathering and the dense product cost the
+# same at a share of 1/24 with two threads and 1/12 with one; for TopK later than for JumpReLU.
 _GATHER_UP_TO = 1 / 32
 
-# What follows the encoder runs on this many latents at a time on CPUs. There, temporary tensors
-# that fit in the cache cost a tenth of those that have to be fetched from the system each time;
-# the matrix product wants many tokens at once.
+# After the encoder, CPUs work on this many latents at a time: temporary tensors that fit in the
+# cache cost a tenth of those that the system has to provide anew. The encoder itself gets all
+# tokens of a chunk, since a matrix product is faster with more of them.
 _BLOCK = 2**20
 
 
 Term = Callable[[Tensor], Tensor]
-"""Latents of any shape → a number for each, which is 0 for a latent that is 0."""
+"""Elementwise function of latents that maps 0 to 0, such as `torch.abs`."""
 
 
-class Coded(NamedTuple):
-    """What an SAE makes of tokens, without their latents; all on the SAE's device."""
+class SparseForward(NamedTuple):
+    """Reconstructions of tokens and statistics of their latents, on the device of the SAE."""
 
     reconstruction: Float[Tensor, "tokens d_out"]
     l0: Int[Tensor, " tokens"]
-    """Latents that are not zero, int64."""
+    """Number of non-zero latents of each token, int64."""
     firings: Int[Tensor, " d_sae"]
-    """Scored tokens on which each latent is not zero, int64."""
+    """Number of scored tokens on which each latent is non-zero, int64."""
     sums: Mapping[str, Float[Tensor, " tokens"]]
-    """Of each term that was asked for, Σ term(latent), summed in float64 (on MPS, which has none,
-    in float32)."""
+    """Σ term(latent) of each token for each requested term, summed in float64 (float32 on MPS,
+    which has no float64)."""
     pairs: Int[Tensor, "2 active"] | None = None
-    """Each scored token with each of its active latents, where asked for; int64."""
+    """Token index (row 0) and latent index (row 1) of every non-zero latent of the scored tokens,
+    int64, in no particular order; None unless requested."""
 
 
-class _Part(NamedTuple):
-    """Of a chunk: what `Coded` holds, the reconstruction in the normalised space."""
+class _ChunkOutput(NamedTuple):
+    """Part of a `SparseForward` for one chunk of tokens."""
 
     decoded: Tensor
+    """Output of the decoder without its bias, still normalised, [tokens, d_out]."""
     l0: Tensor
     sums: Mapping[str, Tensor]
     pairs: Tensor | None
+    """Pairs with token indices that count from the start of the chunk."""
 
 
 @torch.no_grad()
-def code(
+def sparse_forward(
     sae: SAE,
     x: Float[Tensor, "tokens d_in"],
     *,
@@ -70,173 +73,202 @@ def code(
     elements: int = _ELEMENTS,
     gather_up_to: float = _GATHER_UP_TO,
     pairs: bool = False,
-) -> Coded:
-    """Reconstructions, L0, firings and sums over the latents of tokens, as ``sae(x)`` has them.
+) -> SparseForward:
+    """Compute reconstructions, L0, firings and sums over latents, equal to those of ``sae(x)``.
 
     Args:
-        sae: On the device of ``x``.
-        x: Activations; several hundred tokens at once, or the encoder's weights are read too often.
-        scored: Which tokens count as firings; all, by default. All are coded.
-        terms: What is summed over the latents of each token, by a name.
-        elements: How many pre-activations, and so latents, may exist at once; those of one token
-            always do.
-        gather_up_to: Up to which share of active latents their decoder rows are gathered; above it,
-            and where that would not be exact, the decoder is multiplied by.
-        pairs: Whether to say which latents are active on which token.
+        sae: SAE on the device of ``x``.
+        x: Activations. Pass several hundred tokens or more: the weights are read once per chunk.
+        scored: Tokens whose active latents count as firings and pairs; by default all. The other
+            outputs cover all tokens.
+        terms: Name → function of the latents that is summed over the latents of each token.
+        elements: Maximum number of pre-activations, and of latents, that exist at once; one token
+            at a time is the minimum.
+        gather_up_to: Share of active latents up to which decoder rows are gathered. Above it, and
+            where gathering would not be exact, the latents are multiplied by the whole decoder.
+        pairs: Whether to return which latents are active on which token.
     """
-    coder = _coder(sae, gather_up_to, terms, pairs=pairs)
+    forward = _chunk_forward(sae, gather_up_to, terms, pairs=pairs)
     x = x.to(sae.W_enc.dtype)
     step = min(max(1, elements // sae.d_sae), len(x))
-    space = x.new_empty(step, sae.d_sae)
-    counted = x.new_ones(len(x), dtype=torch.bool) if scored is None else scored
-    coded = Coded(
+    buffer = x.new_empty(step, sae.d_sae)  # pre-activations of one chunk after the other
+    is_scored = x.new_ones(len(x), dtype=torch.bool) if scored is None else scored
+    output = SparseForward(
         x.new_empty(len(x), sae.d_out),
         x.new_empty(len(x), dtype=torch.int64),
         x.new_zeros(sae.d_sae, dtype=torch.int64),
-        {name: x.new_empty(len(x), dtype=coder.exact) for name in terms},
+        {name: x.new_empty(len(x), dtype=forward.sum_dtype) for name in terms},
     )
-    found: list[Tensor] = []
+    chunk_pairs: list[Tensor] = []
     for start in range(0, len(x), step or 1):
-        at = slice(start, start + step)
-        normalised = sae.normalise(x[at])
-        q = sae.pre_activations(normalised.value, out=space[: len(x[at])])
-        part = (coder.selected if coder.selects else coder.all)(q, counted[at], coded.firings)
-        coded.reconstruction[at] = sae.finish(part.decoded + sae.b_dec, x[at], normalised)
-        coded.l0[at] = part.l0
-        for name, sums in part.sums.items():
-            coded.sums[name][at] = sums
-        if part.pairs is not None:
-            found.append(_later(part.pairs, start))
-    return coded._replace(pairs=torch.cat(found, dim=1)) if found else coded
+        rows = slice(start, start + step)
+        normalised = sae.normalise(x[rows])
+        q = sae.pre_activations(normalised.value, out=buffer[: len(x[rows])])
+        run = forward.with_selected if forward.selects else forward.with_all
+        chunk = run(q, is_scored[rows], output.firings)
+        output.reconstruction[rows] = sae.finish(chunk.decoded + sae.b_dec, x[rows], normalised)
+        output.l0[rows] = chunk.l0
+        for name, sums in chunk.sums.items():
+            output.sums[name][rows] = sums
+        if chunk.pairs is not None:
+            chunk_pairs.append(_shift_tokens(chunk.pairs, start))
+    return output._replace(pairs=torch.cat(chunk_pairs, dim=1)) if chunk_pairs else output
 
 
-def _later(pairs: Tensor, start: int) -> Int[Tensor, "2 active"]:
-    """Pairs of a part that starts at this token, as those of the whole."""
-    return pairs + pairs.new_tensor([[start], [0]])
+def _shift_tokens(pairs: Tensor, offset: int) -> Int[Tensor, "2 active"]:
+    """Return pairs with ``offset`` added to their token indices."""
+    return pairs + pairs.new_tensor([[offset], [0]])
 
 
-def _coder(sae: SAE, gather_up_to: float, terms: Mapping[str, Term], *, pairs: bool) -> _Coder:
+def _chunk_forward(
+    sae: SAE, gather_up_to: float, terms: Mapping[str, Term], *, pairs: bool
+) -> _ChunkForward:
+    """Return what runs a chunk of tokens, with the decoder norms computed once for all chunks."""
     norms = sae.decoder_norms()
-    # Zero times what is not finite is no zero: where rows or their scales are not, or a norm that
-    # divides is zero, only the dense way gives the NaNs that there are.
-    sound = norms.isfinite()
+    # Gathering skips the rows of inactive latents, but 0·NaN and 0·inf are NaN: with a row, scale
+    # or divisor like that, only the dense product gives the same NaNs as `sae(x)`.
+    is_exact = norms.isfinite()
     if sae.rescale_by_decoder_norm != "none":
-        sound &= norms > 0
+        is_exact &= norms > 0
     if sae.latent_scale is not None:
-        sound &= sae.latent_scale.isfinite()
-    gathers = sae.device.type in ("cpu", "cuda") and sae.W_dec.stride(-1) == 1
-    return _Coder(
+        is_exact &= sae.latent_scale.isfinite()
+    # On other devices, and for rows that are not contiguous, the dense product is used.
+    can_gather = sae.device.type in ("cpu", "cuda") and sae.W_dec.stride(-1) == 1
+    return _ChunkForward(
         sae,
         norms,
-        gather_up_to if gathers and bool(sound.all()) else -1.0,
+        gather_up_to if can_gather and bool(is_exact.all()) else -1.0,
         terms,
-        exact=torch.float32 if sae.device.type == "mps" else torch.float64,
+        sum_dtype=torch.float32 if sae.device.type == "mps" else torch.float64,
         pairs=pairs,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Coder:
-    """From the pre-activations of a chunk to its `_Part`; what is the same for all is made once."""
+class _ChunkForward:
+    """Computes the `_ChunkOutput` of pre-activations."""
 
     sae: SAE
     norms: Float[Tensor, " d_sae"]
+    """L2 norm of each decoder row."""
     gather_up_to: float
-    """As `code` takes it; below zero where only the dense way is exact."""
+    """Share of active latents up to which rows are gathered; −1 where that is never exact."""
     terms: Mapping[str, Term]
-    exact: torch.dtype
+    sum_dtype: torch.dtype
+    """Dtype that terms are summed in."""
     pairs: bool
 
     @property
     def selects(self) -> bool:
-        """Whether the activation names the few latents that can be active."""
+        """True if the activation function selects the few latents that can be active."""
         activation = self.sae.activation
         return (
             isinstance(activation, TopK | AbsTopK | GroupMax)
             and activation.k <= self.gather_up_to * self.sae.d_sae
         )
 
-    def selected(self, q: Tensor, counted: Tensor, firings: Tensor) -> _Part:
-        """Of an activation that `selects`: its latents are never all written down."""
-        parts = [self._select(block) for block in self._blocks(q)]
-        values = torch.cat([part.values for part in parts])
-        indices = torch.cat([part.indices for part in parts])
+    def with_selected(self, q: Tensor, is_scored: Tensor, firings: Tensor) -> _ChunkOutput:
+        """Run a chunk with the selected latents only; requires `selects`.
+
+        Args:
+            q: Pre-activations [tokens, d_sae].
+            is_scored: Tokens that count as firings and pairs [tokens].
+            firings: Firings of earlier chunks [d_sae]; those of this one are added in place.
+        """
+        selections = [self._select(block) for block in self._token_blocks(q)]
+        values = torch.cat([selection.values for selection in selections])  # [tokens, k]
+        indices = torch.cat([selection.indices for selection in selections])
         if self.sae.rescale_by_decoder_norm == "selection":
             values = values / self.norms[indices]
-        active = values != 0
-        scored = active & counted[:, None]
-        firings.index_add_(0, indices.flatten(), scored.flatten().long())
-        pairs = torch.stack([scored.nonzero()[:, 0], indices[scored]]) if self.pairs else None
+        is_active = values != 0
+        fires = is_active & is_scored[:, None]
+        firings.index_add_(0, indices.flatten(), fires.flatten().long())
+        pairs = torch.stack([fires.nonzero()[:, 0], indices[fires]]) if self.pairs else None
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
             mode="sum",
-            per_sample_weights=self._weights(values, indices),
+            per_sample_weights=self._row_factors(values, indices),
         )
-        return _Part(decoded, active.sum(dim=-1), self._sums([values]), pairs)
+        return _ChunkOutput(decoded, is_active.sum(dim=-1), self._sums([values]), pairs)
 
-    def all(self, q: Tensor, counted: Tensor, firings: Tensor) -> _Part:
-        """Of any activation: latents take the place of their pre-activations, then are decoded."""
+    def with_all(self, q: Tensor, is_scored: Tensor, firings: Tensor) -> _ChunkOutput:
+        """Run a chunk with all latents, for any activation function.
+
+        Args:
+            q: Pre-activations [tokens, d_sae], which are overwritten by the latents.
+            is_scored: As in `with_selected`.
+            firings: As in `with_selected`.
+        """
         l0 = torch.empty(len(q), dtype=torch.int64, device=q.device)
-        blocks = self._blocks(q)
-        counts = torch.split(l0, len(blocks[0]))
-        weights = torch.split(counted.to(q.dtype), len(blocks[0]))
-        found: list[Tensor] = []
-        for block, count, weight in zip(blocks, counts, weights, strict=True):
+        blocks = self._token_blocks(q)
+        block_l0s = torch.split(l0, len(blocks[0]))
+        block_weights = torch.split(is_scored.to(q.dtype), len(blocks[0]))
+        block_pairs: list[Tensor] = []
+        for block, block_l0, weight in zip(blocks, block_l0s, block_weights, strict=True):
             latents = self.sae.latents(block, self.norms)
             block.copy_(latents)
-            active = latents.ne_(0)  # 0.0 and 1.0: sums are exact up to 2**24, and fast
-            count.copy_(active.sum(dim=-1))
-            firings += (weight @ active).long()
+            is_active = latents.ne_(0)  # floats: their products are fast, and exact up to 2**24
+            block_l0.copy_(is_active.sum(dim=-1))
+            firings += (weight @ is_active).long()
             if self.pairs:
-                scored = (active * weight[:, None]).nonzero().T
-                found.append(_later(scored, len(blocks[0]) * len(found)))
-        pairs = torch.cat(found, dim=1) if found else None
+                fires = (is_active * weight[:, None]).nonzero().T
+                block_pairs.append(_shift_tokens(fires, len(blocks[0]) * len(block_pairs)))
+        pairs = torch.cat(block_pairs, dim=1) if block_pairs else None
         if int(l0.sum()) <= self.gather_up_to * q.numel():
-            return self._gathered(q, l0)._replace(pairs=pairs)
-        sums = self._sums(blocks)
+            return self._gather(q, l0)._replace(pairs=pairs)
+        sums = self._sums(blocks)  # before the latents are rescaled for the decoder
         if self.sae.rescale_by_decoder_norm == "latents":
             q.div_(self.norms)
         if self.sae.latent_scale is not None:
             q.mul_(self.sae.latent_scale)
-        return _Part(q @ self.sae.W_dec, l0, sums, pairs)
+        return _ChunkOutput(q @ self.sae.W_dec, l0, sums, pairs)
 
-    def _gathered(self, latents: Tensor, l0: Tensor) -> _Part:
-        token, indices = latents.nonzero(as_tuple=True)
+    def _gather(self, latents: Tensor, l0: Tensor) -> _ChunkOutput:
+        """Decode latents [tokens, d_sae] by the decoder rows of the active ones."""
+        token, indices = latents.nonzero(as_tuple=True)  # ordered by token, l0 of them for each
         values = latents[token, indices]
         sums = {
-            name: torch.segment_reduce(term(values).to(self.exact), "sum", lengths=l0, unsafe=True)
+            name: torch.segment_reduce(
+                term(values).to(self.sum_dtype), "sum", lengths=l0, unsafe=True
+            )
             for name, term in self.terms.items()
         }
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
-            offsets=l0.cumsum(0) - l0,
+            offsets=l0.cumsum(0) - l0,  # where the latents of each token start
             mode="sum",
-            per_sample_weights=self._weights(values, indices),
+            per_sample_weights=self._row_factors(values, indices),
         )
-        return _Part(decoded, l0, sums, None)
+        return _ChunkOutput(decoded, l0, sums, None)
 
     def _sums(self, blocks: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Sums of the terms over latents that lie in blocks of tokens [tokens, latents]."""
+        """Sum the terms over the latents of each token, for blocks [tokens, latents]."""
         return {
-            name: torch.cat([term(block).sum(dim=-1, dtype=self.exact) for block in blocks])
+            name: torch.cat([term(block).sum(dim=-1, dtype=self.sum_dtype) for block in blocks])
             for name, term in self.terms.items()
         }
 
-    def _select(self, q: Tensor) -> Selected:
+    def _select(self, q: Tensor) -> SelectedLatents:
         assert isinstance(self.sae.activation, TopK | AbsTopK | GroupMax)
         rescaled = self.sae.rescale_by_decoder_norm != "none"
         return self.sae.activation.select(q * self.norms if rescaled else q)
 
-    def _weights(self, values: Tensor, indices: Tensor) -> Tensor:
-        """What the decoder multiplies the rows of ``indices`` by, as `SAE.decode` has it."""
+    def _row_factors(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Return the factors of the decoder rows ``indices``, as in `SAE.decode`."""
         if self.sae.rescale_by_decoder_norm == "latents":
             values = values / self.norms[indices]
         if self.sae.latent_scale is not None:
             values = values * self.sae.latent_scale[indices]
         return values
 
-    def _blocks(self, chunk: Tensor) -> tuple[Tensor, ...]:
+    def _token_blocks(self, chunk: Tensor) -> tuple[Tensor, ...]:
+        """Split a chunk [tokens, d_sae] into blocks of `_BLOCK` latents, on CPUs only."""
         rows = _BLOCK // self.sae.d_sae if chunk.device.type == "cpu" else len(chunk)
         return torch.split(chunk, max(1, rows))
+
+
+# The names before the rename, for modules that still import them.
+code = sparse_forward
+Coded = SparseForward

@@ -1,4 +1,4 @@
-"""Files vanish and appear whole, whatever lies in their place."""
+"""Files are written and removed atomically, whatever is in their place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.cache_entries import KEY, TENSORS, content, make_entry
 def obstruct_by_folder(path: Path) -> None:
     path.unlink()
     (path / "deep").mkdir(parents=True)
-    (path / "deep" / "file").write_text("here")
+    (path / "deep" / "file").write_text("obstacle")
 
 
 def obstruct_by_pipe(path: Path) -> None:
@@ -32,7 +32,7 @@ def obstruct_by_dangling_link(path: Path) -> None:
 @pytest.mark.parametrize(
     "obstruct", [obstruct_by_folder, obstruct_by_pipe, obstruct_by_dangling_link]
 )
-def test_what_is_no_file_reads_as_none_and_is_written_over(
+def test_an_obstacle_in_place_of_a_file_reads_as_none_and_is_replaced(
     tmp_path: Path, obstruct: Callable[[Path], None]
 ) -> None:
     entry = make_entry(tmp_path)
@@ -47,32 +47,32 @@ def test_what_is_no_file_reads_as_none_and_is_written_over(
     assert not os.path.lexists(content(entry, "a"))
 
 
-def test_a_tag_that_another_process_took_for_an_orphan_is_written_again(
+def test_a_tag_is_written_again_if_its_partial_file_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = os.replace
-    taken: list[str] = []
+    removed: list[str] = []
 
-    def replace_what_was_taken(source: str, target: Path) -> None:
-        if not taken:
+    def replace_after_removal(source: str, target: Path) -> None:
+        if not removed:  # another process takes the file for that of a killed writer
             os.unlink(source)
-            taken.append(source)
+            removed.append(source)
         replace(source, target)
 
-    monkeypatch.setattr("os.replace", replace_what_was_taken)
+    monkeypatch.setattr("os.replace", replace_after_removal)
     make_entry(tmp_path).write("a", TENSORS)
-    assert "CACHEDIR.TAG" in taken[0]
+    assert "CACHEDIR.TAG" in removed[0]
     assert make_entry(tmp_path).read("a") is not None
 
 
-def test_partial_files_of_killed_writers_go(tmp_path: Path) -> None:
+def test_partial_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     entry = make_entry(tmp_path)
     partial = entry.folder / "partial"
-    left = [partial / f".files,{name}.safetensors.{'0' * 32}" for name in ("a", "a.b", "b")]
-    for path in left:
+    orphans = [partial / f".files,{name}.safetensors.{'0' * 32}" for name in ("a", "a.b", "b")]
+    for path in orphans:
         path.write_bytes(b"half")
     entry.write("a", TENSORS)
-    assert sorted(partial.iterdir()) == left[1:]
+    assert sorted(partial.iterdir()) == orphans[1:]  # those of other files stay
     trash = entry.folder.with_name(f".{entry.key}.{'0' * 32}")
     trash.mkdir()
     (trash / "half").write_bytes(b"half")
@@ -81,10 +81,10 @@ def test_partial_files_of_killed_writers_go(tmp_path: Path) -> None:
     assert list(entry.folder.parent.iterdir()) == []
 
 
-def test_a_file_in_place_of_a_folder_is_a_cache_error(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_a_cache_error_with_its_path(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    for root in (file, file / "below"):
+    for root in (file, file / "subfolder"):
         with pytest.raises(CacheError, match=rf"cannot use {file}.*: Not a directory"):
             Cache(root).entry(KEY, {})
         with pytest.raises(CacheError, match="Not a directory"):

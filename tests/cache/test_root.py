@@ -1,4 +1,4 @@
-"""Where the cache is, and that no one else's folder is taken for it."""
+"""The cache is at the expected folder, and refuses folders that belong to something else."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from sae_guard.cache import Cache, CacheError, chosen_root, default_root
 from tests.helpers.cache_entries import KEY
 
 
-def test_someone_elses_folder_is_neither_used_nor_cleared(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_neither_used_nor_cleared(tmp_path: Path) -> None:
     release = tmp_path / "v1" / KEY / "sae.safetensors"
     release.parent.mkdir(parents=True)
     release.write_text("a year's work")
     cache = Cache(tmp_path)
     uses: list[Callable[[], object]] = [cache.clear, cache.entries, lambda: cache.entry(KEY, {})]
     for use in uses:
-        with pytest.raises(CacheError, match=r"is no cache: it holds other things and no CACHEDIR"):
+        with pytest.raises(CacheError, match=r"not a cache: .*no CACHEDIR\.TAG.*allowed: "):
             use()
     (tmp_path / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# pip")
     for use in uses:
-        with pytest.raises(CacheError, match=r"is no cache"):
+        with pytest.raises(CacheError, match="not a cache"):
             use()
     assert release.read_text() == "a year's work"
 
 
-def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_folder_is_that_of_the_variable_or_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path))
     assert default_root() == tmp_path
-    monkeypatch.setenv("SAE_GUARD_CACHE", "~/here")
-    assert default_root() == Path.home() / "here"
+    monkeypatch.setenv("SAE_GUARD_CACHE", "~/own")
+    assert default_root() == Path.home() / "own"
     monkeypatch.setenv("SAE_GUARD_CACHE", "")
     assert default_root().name == "sae-guard"
     assert default_root().is_absolute()
 
 
-def test_the_folder_that_was_named_is_taken_before_the_default(
+def test_a_folder_from_an_option_takes_precedence_and_off_gives_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path))
     assert chosen_root(None) == tmp_path
-    assert chosen_root("~/here") == Path.home() / "here"
+    assert chosen_root("~/own") == Path.home() / "own"
     assert chosen_root("off") is None
     monkeypatch.setenv("SAE_GUARD_CACHE", "off")
     assert chosen_root(None) is None
-    assert chosen_root("here") == Path("here")
+    assert chosen_root("own") == Path("own")

@@ -1,4 +1,4 @@
-"""The cache among processes that read, write, evict and are killed at any moment."""
+"""A cache that several processes share stays right if they are killed at any moment."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from sae_guard.cache import Cache, CacheError, Entry
 
 KEY, OTHER = "0" * 16, "1" * 16
 CRASHED = 9
-# Made before any fork: torch's threads do not live on in a child. A version is large enough that
-# most of the time passes in writing it.
+# Created before any fork, since torch's threads do not exist in a child. Large enough that writing
+# takes most of the time, so that most kills interrupt it.
 VERSIONS = [torch.full((400_000,), n, dtype=torch.int64) for n in range(3)]
 
 
 def version(n: int) -> dict[str, Tensor]:
-    """The file's tensors in its version ``n``."""
+    """Return the tensors of version ``n`` of a file."""
     return {"x": VERSIONS[n], "y": VERSIONS[n][:7].bool()}
 
 
 def check_version(entry: Entry, name: str) -> int | None:
-    """The version that a reader sees, which is whole; None for none."""
-    found = entry.read(name)
-    if found is None:
+    """Read a file, assert that it is complete and return its version; None if there is none."""
+    contents = entry.read(name)
+    if contents is None:
         return None
-    n = int(found.metadata["version"])
-    assert set(found.tensors) == {"x", "y"}
-    assert torch.equal(found["x"], VERSIONS[n])
-    assert torch.equal(found["y"], VERSIONS[n][:7].bool())
+    n = int(contents.metadata["version"])
+    assert set(contents.tensors) == {"x", "y"}
+    assert torch.equal(contents["x"], VERSIONS[n])
+    assert torch.equal(contents["y"], VERSIONS[n][:7].bool())
     return n
 
 
 def fork(work: Callable[[], object]) -> int:
-    """The id of a child that does the work and leaves with 0, or with 1 where it raised."""
+    """Start a child that does the work and exits with 0, or with 1 if it raises; return its id."""
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads; the child uses none of torch's.
+        # Python 3.12 warns about forking with threads; the child uses none of torch's.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
@@ -64,12 +64,12 @@ def fork(work: Callable[[], object]) -> int:
 
 
 def exit_code(child: int) -> int:
-    """Of a child, once it has ended; negative is the signal that killed it."""
+    """Wait for a child and return its exit code; a negative one is the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def forever(work: Callable[[int], object]) -> Callable[[], None]:
-    """Does the work with 0, 1, …, until killed."""
+    """Return a function that does the work with 0, 1, … until it is killed."""
 
     def repeat() -> None:
         for n in count():
@@ -79,7 +79,7 @@ def forever(work: Callable[[int], object]) -> Callable[[], None]:
 
 
 def kill_while(work: Callable[[int], object], seconds: float) -> None:
-    """Do the work with 0, 1, … in a child, and kill it so long after it has begun."""
+    """Do the work with 0, 1, … in a child, and kill it some seconds after it has begun."""
     reader, writer = os.pipe()
 
     def repeat() -> None:
@@ -100,53 +100,65 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def left_over(cache: Cache) -> list[Path]:
-    """Files of killed processes."""
-    below = cache.root.rglob("*")
-    return [path for path in below if path.name.startswith(".") or path.parent.name == "partial"]
+def orphans(cache: Cache) -> list[Path]:
+    """List the files that killed processes have left behind."""
+    paths = cache.root.rglob("*")
+    return [path for path in paths if path.name.startswith(".") or path.parent.name == "partial"]
 
 
 @pytest.mark.slow
-def test_killed_at_random_a_writer_leaves_a_whole_version_or_none(cache: Cache) -> None:
+def test_a_writer_killed_at_random_leaves_a_complete_version_or_none(cache: Cache) -> None:
     entry = cache.entry(KEY, {})
     chance = random.Random(0)
-    seen = set()
+    versions = set()
 
     def write(n: int) -> None:
         with entry.lock("a"):
             entry.write("a", version(n % 3), {"version": str(n % 3)})
 
-    halves = 0
+    interrupted = 0
     for _ in range(60):
         kill_while(write, chance.uniform(0.001, 0.02))
-        halves += bool(left_over(cache))
-        seen.add(check_version(entry, "a"))
-        write(chance.randrange(3))  # the lock is free, and what was left does not disturb
+        interrupted += bool(orphans(cache))
+        versions.add(check_version(entry, "a"))
+        write(chance.randrange(3))  # the lock is free, and orphans do not disturb
         assert check_version(entry, "a") is not None
-        assert left_over(cache) == []
+        assert orphans(cache) == []
         if chance.random() < 0.5:
             entry.remove("a")
-    assert halves > 0  # else the kills missed what they were to hit
-    assert {0, 1, 2} <= seen
+    assert interrupted > 0  # otherwise no kill came while a file was being written
+    assert {0, 1, 2} <= versions
 
 
 def crash_at(step: int) -> None:
-    """Leave at once before the file operation of this number, from now on."""
-    left = step
-    watched = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.scandir"}
+    """Make this process exit just before its file operation number ``step``, counted from now."""
+    remaining = step
+    file_operations = {
+        "open",
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.utime",
+        "os.scandir",
+    }
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal left
-        if event in watched:
-            left -= 1
-            if left < 0:
+        nonlocal remaining
+        if event in file_operations:
+            remaining -= 1
+            if remaining < 0:
                 os._exit(CRASHED)
 
-    sys.addaudithook(watch)  # dies with the child
+    sys.addaudithook(watch)  # cannot be removed, but ends with the child
 
 
 def crashes(work: Callable[[], object]) -> Iterator[int]:
-    """A crash at each file operation of the work, one after the other, until it comes through."""
+    """Do the work in children that crash at file operation 0, 1, …, until one does not crash.
+
+    Yields:
+        The number of the operation, after each child has ended.
+    """
 
     def crashing(step: int) -> Callable[[], None]:
         def run() -> None:
@@ -163,7 +175,7 @@ def crashes(work: Callable[[], object]) -> Iterator[int]:
             return
 
 
-def test_crashed_at_any_step_the_first_writer_leaves_a_folder_that_the_next_one_uses(
+def test_a_first_writer_that_crashes_at_any_step_leaves_a_usable_cache(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "0"
@@ -181,20 +193,20 @@ def test_crashed_at_any_step_the_first_writer_leaves_a_folder_that_the_next_one_
     assert step > 8
 
 
-def test_crashed_at_any_step_a_second_write_leaves_the_old_or_the_new(cache: Cache) -> None:
+def test_a_crash_while_rewriting_leaves_the_old_or_the_new_version(cache: Cache) -> None:
     entry = cache.entry(KEY, {})
     entry.write("a", version(0), {"version": "0"})
-    seen = []
+    versions = []
     for _ in crashes(lambda: entry.write("a", version(1), {"version": "1"})):
-        seen.append(check_version(entry, "a"))
+        versions.append(check_version(entry, "a"))
         entry.write("a", version(0), {"version": "0"})
-        assert left_over(cache) == []
-    assert set(seen) == {0, 1}
-    assert seen == sorted(seen, key=str)
+        assert orphans(cache) == []
+    assert set(versions) == {0, 1}
+    assert versions == sorted(versions, key=str)
 
 
-@pytest.mark.parametrize("how", [pytest.param("clear", marks=pytest.mark.slow), "reserve"])
-def test_crashed_at_any_step_an_evictor_leaves_no_half_entry(cache: Cache, how: str) -> None:
+@pytest.mark.parametrize("method", [pytest.param("clear", marks=pytest.mark.slow), "reserve"])
+def test_a_crash_while_evicting_leaves_all_of_an_entry_or_none(cache: Cache, method: str) -> None:
     entry, other = cache.entry(KEY, {}), cache.entry(OTHER, {})
 
     def fill() -> None:
@@ -202,23 +214,24 @@ def test_crashed_at_any_step_an_evictor_leaves_no_half_entry(cache: Cache, how: 
             entry.write(name, version(0), {"version": "0"})
 
     def evict() -> None:
-        if how == "clear":
+        if method == "clear":
             cache.clear()
         else:
             assert Entry(Cache(cache.root, 7_000_000), OTHER, {}).reserve(7_000_000 - 1000)
 
     fill()
-    seen = set()
+    outcomes = set()
     for _ in crashes(evict):
-        found = {check_version(entry, name) for name in ("a", "b")}
-        assert len(found) == 1
-        assert bool([stored for stored in cache.entries() if stored.key == KEY]) == (found == {0})
-        seen |= found
+        versions = {check_version(entry, name) for name in ("a", "b")}
+        assert len(versions) == 1
+        is_listed = any(stored.key == KEY for stored in cache.entries())
+        assert is_listed == (versions == {0})
+        outcomes |= versions
         fill()
         other.use()
-    assert seen == {0, None}
+    assert outcomes == {0, None}
     cache.clear()
-    assert left_over(cache) == []
+    assert orphans(cache) == []
 
 
 def test_a_lock_excludes_other_processes(cache: Cache, tmp_path: Path) -> None:
@@ -238,7 +251,7 @@ def test_a_lock_excludes_other_processes(cache: Cache, tmp_path: Path) -> None:
     assert counter.read_text() == "15"
 
 
-def test_a_lock_is_free_when_its_holder_was_killed_and_others_are_not_its_business(
+def test_a_lock_covers_one_name_and_is_freed_if_its_holder_is_killed(
     cache: Cache,
 ) -> None:
     entry = cache.entry(KEY, {})
@@ -246,12 +259,12 @@ def test_a_lock_is_free_when_its_holder_was_killed_and_others_are_not_its_busine
 
     def hold() -> None:
         with entry.lock("a"):
-            os.write(writer, b"held")
+            os.write(writer, b"lock")
             signal.pause()
 
     child = fork(hold)
     try:
-        assert os.read(reader, 4) == b"held"
+        assert os.read(reader, 4) == b"lock"
         with entry.lock("b"):
             entry.write("a", version(1), {"version": "1"})
     finally:
@@ -263,7 +276,7 @@ def test_a_lock_is_free_when_its_holder_was_killed_and_others_are_not_its_busine
     os.close(writer)
 
 
-def test_evicting_and_clearing_disturb_no_one(cache: Cache) -> None:
+def test_readers_and_writers_work_while_others_evict_and_clear(cache: Cache) -> None:
     def use(seed: int) -> Callable[[], None]:
         def work() -> None:
             chance = random.Random(seed)
@@ -277,8 +290,8 @@ def test_evicting_and_clearing_disturb_no_one(cache: Cache) -> None:
                     entry.write(name, version(n), {"version": str(n)})
                 entry.reserve(chance.randrange(10_000))
                 entry.has(name)
-                seen = check_version(entry, name)
-                os.write(writer, b"." if seen is None else b"%d" % seen)
+                n_read = check_version(entry, name)
+                os.write(writer, b"." if n_read is None else b"%d" % n_read)
                 if chance.random() < 0.1:
                     entry.remove(name)
 
@@ -296,18 +309,18 @@ def test_evicting_and_clearing_disturb_no_one(cache: Cache) -> None:
 
     users = [fork(use(seed)) for seed in range(2)]
     evictor = fork(forever(evict))
-    ended = [exit_code(child) for child in users]
-    os.kill(evictor, signal.SIGKILL)  # before anything can fail: it would go on forever
-    assert [*ended, exit_code(evictor)] == [0, 0, -signal.SIGKILL]
+    exit_codes = [exit_code(child) for child in users]
+    os.kill(evictor, signal.SIGKILL)  # before an assertion can fail, since it runs forever
+    assert [*exit_codes, exit_code(evictor)] == [0, 0, -signal.SIGKILL]
     os.close(writer)
     with os.fdopen(reader, "rb") as outcomes:
-        assert set(outcomes.read()) == set(b".012")  # files were seen, and were missed
+        assert set(outcomes.read()) == set(b".012")  # both hits and misses occurred
     cache.clear()
     assert cache.entries() == []
-    assert left_over(cache) == []
+    assert orphans(cache) == []
 
 
-def test_processes_that_make_the_cache_at_once_all_succeed(tmp_path: Path) -> None:
+def test_processes_that_create_the_cache_at_the_same_time_succeed(tmp_path: Path) -> None:
     for attempt in range(10):
         start = time.monotonic() + 0.02
         root = tmp_path / str(attempt)
@@ -323,7 +336,7 @@ def test_processes_that_make_the_cache_at_once_all_succeed(tmp_path: Path) -> No
         assert [exit_code(child) for child in children] == [0] * 4
 
 
-def test_a_full_disk_is_a_cache_error_and_leaves_what_was_there(cache: Cache) -> None:
+def test_a_full_disk_is_a_cache_error_and_leaves_the_old_file(cache: Cache) -> None:
     entry = cache.entry(KEY, {})
     entry.write("a", version(0), {"version": "0"})
 
@@ -331,16 +344,16 @@ def test_a_full_disk_is_a_cache_error_and_leaves_what_was_there(cache: Cache) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         with pytest.raises(CacheError, match=r"cannot use .*/a\.safetensors: File too large"):
             entry.write("a", version(1), {"version": "1"})
-        assert left_over(cache) == []
+        assert orphans(cache) == []
 
     assert exit_code(fork(write)) == 0
     assert check_version(entry, "a") == 0
 
 
-def test_a_folder_that_is_read_only_is_a_cache_error() -> None:
-    with TemporaryDirectory() as above:  # pytest's own folders let no other user in
-        Path(above).chmod(0o755)
-        cache = Cache(Path(above) / "cache")
+def test_a_read_only_folder_is_a_cache_error_but_can_be_read() -> None:
+    with TemporaryDirectory() as parent:  # tmp_path is closed to other users
+        Path(parent).chmod(0o755)
+        cache = Cache(Path(parent) / "cache")
         entry = cache.entry(KEY, {})
         entry.write("a", version(0), {"version": "0"})
         folders = [cache.root, *(path for path in cache.root.rglob("*") if path.is_dir())]

@@ -157,7 +157,7 @@ def test_cache_clears_no_folder_but_a_cache(tmp_path: Path) -> None:
     for options in ([], ["--clear"]):
         result = CliRunner().invoke(main, ["cache", "--folder", str(tmp_path), *options])
         assert result.exit_code == 1
-        assert f"{tmp_path} is no cache: it holds other things" in result.output
+        assert f"{tmp_path} is not a cache: it has files" in result.output
     assert (tmp_path / "v1" / "sae.pt").read_text() == "a release"
     result = CliRunner().invoke(main, ["cache", "--clear", "--folder", str(tmp_path / "none")])
     assert result.exit_code == 0

@@ -368,7 +368,7 @@ def unknown(record: Any) -> None:
                   "2 in the record, 1 in this sae_guard"),
         (source, "infrastructure error): {folder}: provenance.corpus.source: Field required"),
         (schema, "infrastructure error): {folder}/record.json: schema_version 9 is of a later"),
-        (nowhere, "setup error): /nowhere/model is no model folder"),
+        (nowhere, "setup error): /nowhere/model is not a model folder"),
         (no_text, "setup error): no file matches '../gone.txt' (looked for {project}/thresholds/"),
         (unknown, "setup error): unknown key 'sequence' in `data`; did you mean sequences?"),
     ],

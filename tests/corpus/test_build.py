@@ -1,4 +1,4 @@
-"""The data block of a spec → windows: each source gives the windows of its text."""
+"""`build_corpus` cuts the text of each kind of source into the same windows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENTS = [TEXT * 3, TEXT[::-1] * 2]
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """The same documents as text, JSON lines and tokens."""
+    """Write the same documents as text, JSON lines and tokens."""
     for number, text in enumerate(DOCUMENTS):
         (tmp_path / f"{number}.txt").write_text(text)
     rows = [
@@ -33,10 +33,11 @@ def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
 
 
 def block(**source: Any) -> dict[str, Any]:
+    """Return a data block with a source."""
     return {"context": 8, "sequences": 6, "prepend_bos": True, **source}
 
 
-def test_every_source_of_the_same_text_gives_the_same_tokens(
+def test_each_kind_of_source_gives_the_same_tokens(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     sources: list[dict[str, Any]] = [
@@ -45,10 +46,10 @@ def test_every_source_of_the_same_text_gives_the_same_tokens(
         {"jsonl": "rows.jsonl"},
         {"tokens": "rows.jsonl"},
     ]
-    made = [build_corpus(read_data(block(**s)), tokenizer, folder) for s in sources]
-    assert len({corpus.sha256 for corpus in made}) == 1
-    assert made[0].tokens.shape == (6, 8)
-    assert made[0].identity["source"]["text"] == ["*.txt"]
+    corpora = [build_corpus(read_data(block(**s)), tokenizer, folder) for s in sources]
+    assert len({corpus.sha256 for corpus in corpora}) == 1
+    assert corpora[0].tokens.shape == (6, 8)
+    assert corpora[0].identity["source"]["text"] == ["*.txt"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_every_source_of_the_same_text_gives_the_same_tokens(
         ({"modules": ["textwrap", "csv"]}, ["textwrap", "csv"]),
     ],
 )
-def test_each_window_says_where_it_comes_from(
+def test_each_window_has_the_source_of_its_document(
     folder: Path, tokenizer: PreTrainedTokenizerFast, source: dict[str, Any], names: list[str]
 ) -> None:
     (folder / "data").mkdir()
@@ -71,34 +72,38 @@ def test_each_window_says_where_it_comes_from(
     texts = DOCUMENTS
     if "modules" in source:
         texts = [text for _, text in module_sources(source["modules"])]
-    made = build_corpus(read_data(block(**source, sequences=14)), tokenizer, folder)
-    holders = {
+    corpus = build_corpus(read_data(block(**source, sequences=14)), tokenizer, folder)
+    source_of = {
         window: name
         for text, name in zip(texts, names, strict=True)
         for window in cut([encode(text, tokenizer)], 8, 0)
     }
-    assert len(made.sources) == 14
-    assert list(made.sources) == [holders[tuple(window)] for window in made.tokens.tolist()]
-    assert set(made.sources) == set(names)
+    assert len(corpus.sources) == 14
+    assert list(corpus.sources) == [source_of[tuple(window)] for window in corpus.tokens.tolist()]
+    assert set(corpus.sources) == set(names)
 
 
 def test_a_dataset_is_read_only_as_far_as_needed(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     (folder / "data").mkdir()
-    rows = [{"text": DOCUMENTS[0]}] * 50 + [{"body": "a row that would be an error"}]
+    rows = [{"text": DOCUMENTS[0]}] * 50 + [
+        {"body": "a row without the field, which would be an error"}
+    ]
     (folder / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = read_data(block(dataset="data", sequences=2))
     assert build_corpus(data, tokenizer, folder).tokens.shape == (2, 8)
 
 
-def test_a_field_that_is_no_text(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(SetupError, match="field 'n' is int, expected text"):
+def test_a_field_that_is_not_text_is_an_error(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(SetupError, match=r"field 'n' .*rows\.jsonl is int; allowed: text"):
         build_corpus(read_data(block(jsonl="rows.jsonl", field="n")), tokenizer, folder)
 
 
-def test_a_block_from_python_is_checked_like_a_spec() -> None:
-    with pytest.raises(SetupError) as caught:
+def test_a_data_block_from_python_is_checked_like_a_spec() -> None:
+    with pytest.raises(SetupError) as error:
         read_data({"text": "a", "sequnces": 3})
-    assert "unknown key 'sequnces' in `data`; did you mean sequences?" in str(caught.value)
-    assert "`data.prepend_bos` is missing" in str(caught.value)
+    assert "unknown key 'sequnces' in `data`; did you mean sequences?" in str(error.value)
+    assert "`data.prepend_bos` is missing" in str(error.value)

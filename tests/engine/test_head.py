@@ -34,8 +34,10 @@ def make(
     model: Any = SimpleNamespace(bridge=bridge, name="made up", vocabulary_size=vocabulary)
     final = torch.randn(TOKENS, width, generator=generator) / width**0.5
     return (
-        Unembedding.of(model), final, torch.randint(vocabulary, (TOKENS,), generator=generator)
-    )  # fmt: skip
+        Unembedding.from_model(model),
+        final,
+        torch.randint(vocabulary, (TOKENS,), generator=generator),
+    )
 
 
 class _Bridge:

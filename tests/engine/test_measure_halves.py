@@ -108,7 +108,10 @@ def test_so_are_kl_and_the_losses_of_patched_runs(
         edit = replacing(sae(y.float())[0], corpus.patched)
     clean, patched = (
         log_probs(folder, final)
-        for final in (model.seen(tokens, FINAL)[FINAL], model.edited(tokens, {HOOK: edit}, FINAL))
+        for final in (
+            model.seen(tokens, FINAL)[FINAL],
+            model.activation_with(tokens, {HOOK: edit}, FINAL),
+        )
     )
     kl = (clean.exp() * (clean - patched)).sum(dim=-1)[:, :-1]
     plain = measure(model, sae, corpus, HOOK, reference=True, batch_size=ROWS)

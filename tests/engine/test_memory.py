@@ -253,7 +253,7 @@ def troubled(tmp_path: Path) -> Iterator[tuple[Cache, str]]:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    yield Cache(foreign), "is no cache"
+    yield Cache(foreign), "is not a cache"
     yield Cache(tmp_path / "small", limit=2**12), "GiB are more than it may hold"
 
 

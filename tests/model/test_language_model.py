@@ -1,4 +1,4 @@
-"""The bridge against the raw Hugging Face model: same logits, same activations, same patches."""
+"""A model on the bridge has the logits and activations of the raw Hugging Face model."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ TOKENS = torch.randint(1, VOCABULARY, (3, 10), generator=torch.Generator().manua
 def pair(
     request: pytest.FixtureRequest, model_folders: dict[str, Path]
 ) -> tuple[LanguageModel, torch.nn.Module]:
-    """The bridge and the raw model of one architecture."""
+    """Load the bridge and the raw model of one architecture."""
     folder = model_folders[request.param]
     raw: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     return load_model(folder), raw.train(mode=False)
 
 
-def test_the_clean_run_is_the_raw_models(pair: tuple[LanguageModel, torch.nn.Module]) -> None:
+def test_a_clean_run_has_the_logits_of_the_raw_model(
+    pair: tuple[LanguageModel, torch.nn.Module],
+) -> None:
     model, raw = pair
     with torch.no_grad():
         torch.testing.assert_close(model.logits(TOKENS), raw(TOKENS).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_a_row_that_starts_with_bos_is_not_taken_for_padding(gpt2: LanguageModel) -> None:
+def test_a_leading_bos_is_not_masked_as_padding(gpt2: LanguageModel) -> None:
     """GPT-2's BOS is its EOS and serves as PAD; a masked BOS would change every later position."""
     with_bos = torch.cat([torch.zeros(3, 1, dtype=torch.int64), TOKENS], dim=1)
     raw = gpt2.bridge.original_model
@@ -51,12 +53,13 @@ def test_a_row_that_starts_with_bos_is_not_taken_for_padding(gpt2: LanguageModel
 
 
 def raw_residual_after(raw: torch.nn.Module, layer: int) -> Tensor:
+    """Return the residual stream [batch, pos, d_model] after a layer of the raw model."""
     with torch.no_grad():
         hidden: Tensor = raw(TOKENS, output_hidden_states=True).hidden_states[layer + 1]
     return hidden
 
 
-def test_the_residual_hooks_are_the_raw_hidden_states(
+def test_residual_hook_points_have_the_raw_hidden_states(
     pair: tuple[LanguageModel, torch.nn.Module],
 ) -> None:
     model, raw = pair
@@ -67,7 +70,7 @@ def test_the_residual_hooks_are_the_raw_hidden_states(
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_patching_an_activation_with_itself_changes_no_bit(
+def test_replacing_an_activation_by_itself_changes_no_bit(
     pair: tuple[LanguageModel, torch.nn.Module], hook: str
 ) -> None:
     model, _ = pair
@@ -79,7 +82,7 @@ def test_patching_an_activation_with_itself_changes_no_bit(
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_a_patch_at_one_position_reaches_that_and_later_positions_only(
+def test_a_replacement_at_one_position_changes_only_that_and_later_ones(
     pair: tuple[LanguageModel, torch.nn.Module], hook: str
 ) -> None:
     model, _ = pair
@@ -96,7 +99,7 @@ def test_a_patch_at_one_position_reaches_that_and_later_positions_only(
     assert float(difference[:, 4].max()) > 1e-4
 
 
-def test_hooked_processing_keeps_the_predictions_and_centres_the_residual(
+def test_hooked_processing_centres_the_residual_but_not_the_predictions(
     gpt2: LanguageModel, model_folders: dict[str, Path]
 ) -> None:
     hooked = load_model(model_folders["gpt2"], processing="hooked")
@@ -110,53 +113,53 @@ def test_hooked_processing_keeps_the_predictions_and_centres_the_residual(
     assert float(centred.mean(-1).abs().max()) < 1e-5 < float(raw.mean(-1).abs().max())
 
 
-def test_an_unknown_hook_point_is_refused_with_the_nearest_names(gpt2: LanguageModel) -> None:
+def test_an_unknown_hook_point_is_an_error_with_the_nearest_names(gpt2: LanguageModel) -> None:
     with pytest.raises(SetupError, match=r"no hook point 'blocks.1.hook_resid_pst'; did you mean"):
         gpt2.check_hook("blocks.1.hook_resid_pst")
     with pytest.raises(SetupError, match=r"no hook point 'blocks.9.hook_resid_post'"):
         gpt2.width("blocks.9.hook_resid_post")
 
 
-def test_a_hook_point_that_does_not_fire_is_refused(gpt2: LanguageModel) -> None:
+def test_a_hook_point_that_does_not_fire_is_an_error(gpt2: LanguageModel) -> None:
     with pytest.raises(SetupError, match=r"hook_result.* fired 0 times|hook_result.* is False"):
         gpt2.logits_with(TOKENS, "blocks.1.attn.hook_result", lambda x: x)
 
 
 @pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
-def test_a_spread_model_gives_the_numbers_of_the_undivided(
+def test_a_model_on_several_devices_has_the_same_numbers(
     model_folders: dict[str, Path], device_map: DeviceMap
 ) -> None:
-    whole = load_model(model_folders["llama"])
+    on_cpu = load_model(model_folders["llama"])
     spread = load_model(model_folders["llama"], device_map=device_map)
     assert spread.device == torch.device("cpu")
-    assert torch.equal(spread.logits(TOKENS), whole.logits(TOKENS))
+    assert torch.equal(spread.logits(TOKENS), on_cpu.logits(TOKENS))
     for hook in HOOKS:
-        assert spread.width(hook) == whole.width(hook)
-        runs = [model.logits_with(TOKENS, hook, lambda x: 2 * x) for model in (spread, whole)]
+        assert spread.width(hook) == on_cpu.width(hook)
+        runs = [model.logits_with(TOKENS, hook, lambda x: 2 * x) for model in (spread, on_cpu)]
         assert torch.equal(*runs), hook
 
 
 @pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
 @pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"])
-def test_so_do_runs_of_its_last_blocks(
+def test_a_suffix_on_several_devices_has_the_same_final_hidden_states(
     model_folders: dict[str, Path], device_map: DeviceMap, hook: str
 ) -> None:
     finals = []
-    for given in (None, device_map):
-        model = load_model(model_folders["llama"], device_map=given)
+    for placement in (None, device_map):
+        model = load_model(model_folders["llama"], device_map=placement)
         suffix = Suffix.of(model, hook)
         assert suffix is not None
-        clean = model.seen(TOKENS, suffix.entry, FINAL)
+        clean = model.activations(TOKENS, suffix.entry, FINAL)
         final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
         assert not torch.equal(final, clean[FINAL])
         finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
-        assert torch.equal(final, model.edited(TOKENS, {hook: lambda x: 2 * x}, FINAL))
+        assert torch.equal(final, model.activation_with(TOKENS, {hook: lambda x: 2 * x}, FINAL))
     assert torch.equal(*finals)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_model_on_the_gpu_gives_the_logits_of_the_cpu(
+def test_a_model_on_the_gpu_has_the_logits_of_the_cpu(
     gpt2: LanguageModel, model_folders: dict[str, Path]
 ) -> None:
     on_gpu = load_model(model_folders["gpt2"], device="cuda")

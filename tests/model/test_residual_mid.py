@@ -1,4 +1,4 @@
-"""The residual between attention and MLP is one that can be replaced."""
+"""A replacement at `hook_resid_mid` reaches the residual stream."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TOKENS = torch.randint(1, VOCABULARY, (3, 10), generator=torch.Generator().manua
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("processing", ["raw", "hooked"])
-def test_a_patch_at_resid_mid_replaces_the_residual_and_not_only_the_input_of_the_mlp(
+def test_a_replacement_at_resid_mid_reaches_the_residual_stream(
     model_folders: dict[str, Path], architecture: str, processing: Processing
 ) -> None:
-    """resid_mid = resid_pre + attn_out, so adding to either is adding to it."""
+    """resid_mid = resid_pre + attn_out, so adding to attn_out must be the same as adding to it."""
     model = load_model(model_folders[architecture], processing=processing)
     step = torch.randn(model.width("blocks.1.hook_resid_mid"))
     at_mid = model.logits_with(TOKENS, "blocks.1.hook_resid_mid", lambda x: x + step)

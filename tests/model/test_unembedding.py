@@ -1,4 +1,4 @@
-"""The unembedding against the definition, in ten architectures."""
+"""The unembedding equals its definition in float64, in ten architectures."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def loaded(folder_of: Callable[[str], Path]) -> Load:
     return load
 
 
-def by_definition(folder: Path, final: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits in float64 of the matrix that transformers reads from the folder."""
+def logits_by_definition(folder: Path, final: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute logits in float64 from the matrix that transformers reads from the folder."""
     raw: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     head = raw.get_output_embeddings()
     logits: Tensor = final.double() @ head.weight.detach().double().T
@@ -59,59 +59,59 @@ def by_definition(folder: Path, final: Tensor, dtype: torch.dtype) -> Tensor:
 
 @pytest.mark.parametrize("architecture", TEN)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_is_the_definition_to_float32_whatever_the_dtype_of_the_model(
+def test_logits_equal_the_definition_for_every_dtype_of_the_model(
     loaded: Load, folder_of: Callable[[str], Path], architecture: str, dtype: str
 ) -> None:
     model = loaded(architecture, dtype)
-    unembedding, kind = model.unembedding, getattr(torch, dtype)
-    final = torch.randn(7, 32, generator=torch.Generator().manual_seed(1)).to(kind)
-    expected = by_definition(folder_of(architecture), final, kind)
-    found = unembedding.logits(final)
-    assert found.dtype == (torch.float64 if dtype == "float64" else torch.float32)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    unembedding, torch_dtype = model.unembedding, getattr(torch, dtype)
+    final = torch.randn(7, 32, generator=torch.Generator().manual_seed(1)).to(torch_dtype)
+    expected = logits_by_definition(folder_of(architecture), final, torch_dtype)
+    logits = unembedding.logits(final)
+    assert logits.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-5)
     assert unembedding.linear == (architecture != CAPPED)
     if unembedding.linear:
-        straight = final.to(found.dtype) @ unembedding.weight.T + unembedding.bias
-        torch.testing.assert_close(found, straight, rtol=1e-5, atol=1e-5)
+        product = final.to(logits.dtype) @ unembedding.weight.T + unembedding.bias
+        torch.testing.assert_close(logits, product, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", TEN)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_of_the_final_hidden_states_gives_the_models_own_logits(
+def test_logits_of_the_final_hidden_states_are_those_of_the_model(
     loaded: Load, architecture: str, dtype: str
 ) -> None:
     model = loaded(architecture, dtype)
-    final = model.seen(TOKENS, FINAL)[FINAL].flatten(0, 1)
+    final = model.activations(TOKENS, FINAL)[FINAL].flatten(0, 1)
     with torch.inference_mode():
         own = model.bridge(TOKENS, attention_mask=torch.ones_like(TOKENS)).flatten(0, 1)
     assert own.dtype == getattr(torch, dtype)
     tolerance = 1e-5 if dtype == "float32" else 0.05
-    found = model.unembedding.logits(final)
-    torch.testing.assert_close(found, own.float(), rtol=tolerance, atol=tolerance)
-    assert model.unembedding.gives(final, own)
-    assert not model.unembedding.gives(final, own * 1.05)
-    assert not model.unembedding.gives(final, own[:, 1:])
-    assert not model.unembedding.gives(final[:, 1:], own)
+    logits = model.unembedding.logits(final)
+    torch.testing.assert_close(logits, own.float(), rtol=tolerance, atol=tolerance)
+    assert model.unembedding.reproduces(final, own)
+    assert not model.unembedding.reproduces(final, own * 1.05)
+    assert not model.unembedding.reproduces(final, own[:, 1:])
+    assert not model.unembedding.reproduces(final[:, 1:], own)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "phi"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_reads_processed_weights(
+def test_logits_use_the_weights_of_hooked_processing(
     folder_of: Callable[[str], Path], architecture: str, dtype: str
 ) -> None:
     model = load_model(folder_of(architecture), dtype=dtype, processing="hooked")
-    final = model.seen(TOKENS, FINAL)[FINAL].flatten(0, 1)
+    final = model.activations(TOKENS, FINAL)[FINAL].flatten(0, 1)
     with torch.inference_mode():
         own = model.bridge(TOKENS, attention_mask=torch.ones_like(TOKENS)).flatten(0, 1)
-    assert model.unembedding.gives(final, own)
-    assert model.unembedding.wide
+    assert model.unembedding.reproduces(final, own)
+    assert model.unembedding.has_matrix
 
 
-def test_float32_weights_are_not_copied_and_halves_once(loaded: Load) -> None:
-    whole, half = loaded("llama", "float32"), loaded("llama", "bfloat16")
-    own = whole.bridge.unembed.original_component.weight
-    assert whole.unembedding.weight.data_ptr() == own.data_ptr()
-    assert not whole.unembedding.weight.requires_grad
+def test_float32_weights_are_shared_and_bfloat16_weights_copied_once(loaded: Load) -> None:
+    single, half = loaded("llama", "float32"), loaded("llama", "bfloat16")
+    own = single.bridge.unembed.original_component.weight
+    assert single.unembedding.weight.data_ptr() == own.data_ptr()
+    assert not single.unembedding.weight.requires_grad
     copy = half.unembedding.weight
     assert copy.dtype == torch.float32
     assert half.unembedding.weight.data_ptr() == copy.data_ptr()
@@ -123,28 +123,29 @@ def test_float32_weights_are_not_copied_and_halves_once(loaded: Load) -> None:
     assert suffix.unembedding is half.unembedding
 
 
-def test_moves_nobodys_random_numbers(loaded: Load) -> None:
+def test_the_global_random_state_is_unchanged(loaded: Load) -> None:
     model = loaded("gpt2", "float32")
     before = torch.random.get_rng_state()
-    Unembedding.of(model)
+    Unembedding.from_model(model)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def unlike_its_weight(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, right = model.bridge.unembed.original_component, torch.nn.functional.linear
+def scale_logits(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the unembedding module compute something else than the product with its weight."""
+    module, linear = model.bridge.unembed.original_component, torch.nn.functional.linear
 
     def forward(hidden: Tensor) -> Tensor:
-        return 1.1 * right(hidden, module.weight, module.bias)
+        return 1.1 * linear(hidden, module.weight, module.bias)
 
     monkeypatch.setattr(module, "forward", forward)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_module_that_is_not_its_matrix_is_called(
+def test_a_module_that_computes_more_than_its_matrix_is_called(
     folder_of: Callable[[str], Path], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(folder_of("llama"), dtype=dtype)
-    unlike_its_weight(model, monkeypatch)
+    scale_logits(model, monkeypatch)
     unembedding = model.unembedding
     assert not unembedding.linear
     with pytest.raises(RuntimeError, match="not linear"):
@@ -152,17 +153,17 @@ def test_a_module_that_is_not_its_matrix_is_called(
     final = torch.randn(5, 32).to(getattr(torch, dtype))
     with torch.inference_mode():
         own = model.bridge.unembed(final[None])[0]
-    found = unembedding.logits(final)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, own.float())
-    # Its logits are no wider for being given in float32: the model's own are as good.
+    logits = unembedding.logits(final)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, own.float())
+    # Conversion to float32 adds no precision, so the model's own logits are used.
     assert torch.equal(model.logits(TOKENS), model.bridge(TOKENS, use_cache=False))
 
 
-def test_a_soft_cap_of_a_model_that_also_sees_images(
+def test_the_soft_cap_is_read_from_the_text_config(
     loaded: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their configuration has that of the language model inside."""
+    """The config of a model for text and images has that of its language model inside."""
     model = loaded("llama", "float32")
     final = torch.randn(5, 32)
     plain = model.unembedding.logits(final)
@@ -172,41 +173,43 @@ def test_a_soft_cap_of_a_model_that_also_sees_images(
             return type("Text", (), {"final_logit_softcapping": 0.5})
 
     monkeypatch.setattr(model.bridge.original_model, "config", Config())
-    capped = Unembedding.of(model)
-    assert (capped.soft_cap, capped.linear, capped.wide) == (0.5, False, True)
+    capped = Unembedding.from_model(model)
+    assert (capped.soft_cap, capped.linear, capped.has_matrix) == (0.5, False, True)
     torch.testing.assert_close(capped.logits(final), (plain / 0.5).tanh() * 0.5)
 
 
-def test_a_model_without_one_is_refused() -> None:
+def test_a_model_without_unembedding_is_an_error() -> None:
     class Bridge:
         pass
 
-    with pytest.raises(SetupError, match="bert has no unembedding that TransformerLens knows"):
-        Unembedding.of(LanguageModel(Bridge(), "bert"))
+    with pytest.raises(SetupError, match="bert has no unembedding"):
+        Unembedding.from_model(LanguageModel(Bridge(), "bert"))
 
 
 @pytest.mark.skipif(BEFORE_4, reason="TransformerLens 3.9 offloads nothing to disk")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_offloaded_matrix_is_left_to_its_module(
+def test_a_matrix_on_disk_is_used_through_its_module(
     loaded: Load, folder_of: Callable[[str], Path], dtype: str
 ) -> None:
-    whole = loaded("llama", dtype)
-    there = load_model(folder_of("llama"), dtype=dtype, device_map={"": "disk"})
-    assert not there.unembedding.linear
+    in_memory = loaded("llama", dtype)
+    on_disk = load_model(folder_of("llama"), dtype=dtype, device_map={"": "disk"})
+    assert not on_disk.unembedding.linear
     final = torch.randn(5, 32).to(getattr(torch, dtype))
     with torch.inference_mode():
-        expected = whole.bridge.unembed(final[None])[0]
-    assert torch.equal(there.unembedding.logits(final), expected.float())
-    assert torch.equal(there.logits(TOKENS), whole.bridge(TOKENS))
+        expected = in_memory.bridge.unembed(final[None])[0]
+    assert torch.equal(on_disk.unembedding.logits(final), expected.float())
+    assert torch.equal(on_disk.logits(TOKENS), in_memory.bridge(TOKENS))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_hidden_states_of_another_device_are_moved(folder_of: Callable[[str], Path]) -> None:
+def test_hidden_states_on_another_device_are_moved_to_the_weight(
+    folder_of: Callable[[str], Path],
+) -> None:
     model = load_model(folder_of("llama"), device="cuda")
     final = torch.randn(5, 32)
-    found = model.unembedding.logits(final)
-    assert found.device.type == "cuda"
+    logits = model.unembedding.logits(final)
+    assert logits.device.type == "cuda"
     torch.testing.assert_close(
-        found.cpu(), load_model(folder_of("llama")).unembedding.logits(final), atol=1e-4, rtol=1e-4
+        logits.cpu(), load_model(folder_of("llama")).unembedding.logits(final), atol=1e-4, rtol=1e-4
     )

@@ -50,7 +50,7 @@ def test_a_malformed_spec_hides_no_other_verdict(project: Project) -> None:
 
 SETUP = {
     "an unknown hook": (HOOK, "blocks.1.hook_resid_pots", "did you mean blocks.1.hook_resid_post"),
-    "a missing model": ("model: {name: ", "model: {name: ./no", "is no model folder"),
+    "a missing model": ("model: {name: ", "model: {name: ./no", "is not a model folder"),
     "missing text": ("text.txt", "gone.txt", "no file matches '../gone.txt'"),
     "too little text": ("sequences: 8", "sequences: 9999", "add text or lower `sequences`"),
     "a strange loss": ("context: 16", "context: 16, expect_clean_ce: [0, 1]", "clean cross-entr"),

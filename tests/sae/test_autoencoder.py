@@ -1,4 +1,4 @@
-"""The canonical SAE against its slow definition, one latent at a time in float64."""
+"""The SAE equals its definition, computed one latent at a time in float64."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Vector = NDArray[np.float64]
 
 
 def slow_latents(sae: SAE, x: Vector) -> list[float]:
-    """Latents of one normalised token, by the papers' formulas."""
+    """Compute the latents of one normalised token by the formulas of the papers."""
     weights = {name: getattr(sae, name).double().numpy() for name in ("W_enc", "b_enc", "W_dec")}
     norms = [math.sqrt(sum(row**2)) for row in weights["W_dec"]]
-    scored = sae.rescale_by_decoder_norm != "none"
+    rescaled = sae.rescale_by_decoder_norm != "none"
     q: list[float] = []
     for latent in range(sae.d_sae):
         centred = x - sae.b_pre.double().numpy() if sae.b_pre is not None else x
         value = sum(centred * weights["W_enc"][:, latent]) + weights["b_enc"][latent]
-        q.append(float(value) * (norms[latent] if scored else 1))
+        q.append(float(value) * (norms[latent] if rescaled else 1))
     latents = slow_activation(sae, q)
     if sae.rescale_by_decoder_norm == "selection":
         return [value / norm for value, norm in zip(latents, norms, strict=True)]
@@ -35,13 +35,14 @@ def slow_latents(sae: SAE, x: Vector) -> list[float]:
 
 
 def slow_activation(sae: SAE, q: list[float]) -> list[float]:
+    """Compute the latents of one token from its pre-activations."""
     act = sae.activation
     if isinstance(act, TopK):
-        kept = sorted(range(sae.d_sae), key=lambda i: q[i])[-act.k :]
-        return [max(q[i], 0.0) if i in kept else 0.0 for i in range(sae.d_sae)]
+        largest = sorted(range(sae.d_sae), key=lambda i: q[i])[-act.k :]
+        return [max(q[i], 0.0) if i in largest else 0.0 for i in range(sae.d_sae)]
     if isinstance(act, AbsTopK):
-        kept = sorted(range(sae.d_sae), key=lambda i: abs(q[i]))[-act.k :]
-        return [q[i] if i in kept else 0.0 for i in range(sae.d_sae)]
+        largest = sorted(range(sae.d_sae), key=lambda i: abs(q[i]))[-act.k :]
+        return [q[i] if i in largest else 0.0 for i in range(sae.d_sae)]
     if isinstance(act, GroupMax):
         size = sae.d_sae // act.k
         groups = [q[at : at + size] for at in range(0, sae.d_sae, size)]
@@ -61,7 +62,7 @@ def slow_activation(sae: SAE, q: list[float]) -> list[float]:
 
 
 def slow_forward(sae: SAE, x: Vector) -> tuple[Vector, list[float]]:
-    """Reconstruction and latents of one token."""
+    """Compute the reconstruction and the latents of one token."""
     raw, x = x, x * sae.scale_in
     shift, divisor, factor = 0.0, 1.0, 1.0
     if sae.normalize == "constant_norm_rescale":
@@ -93,18 +94,18 @@ tokens = st.integers(0, 2**32 - 1).map(
 
 
 @given(saes(transcoders=True), tokens)
-def test_equals_the_slow_definition(sae: SAE, x: torch.Tensor) -> None:
+def test_the_sae_equals_its_definition(sae: SAE, x: torch.Tensor) -> None:
     reconstruction, latents = sae(x)
     for at in np.ndindex(2, 3):
-        expected, code = slow_forward(sae, x[at].double().numpy())
-        np.testing.assert_allclose(latents[at].numpy(), code, rtol=1e-4, atol=1e-4)
+        expected, expected_latents = slow_forward(sae, x[at].double().numpy())
+        np.testing.assert_allclose(latents[at].numpy(), expected_latents, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(reconstruction[at].numpy(), expected, rtol=1e-4, atol=1e-3)
 
 
 @given(saes(), tokens)
-def test_a_token_is_independent_of_its_batch(sae: SAE, x: torch.Tensor) -> None:
-    alone = torch.stack([sae(token).reconstruction for token in x.view(-1, 6)])
-    torch.testing.assert_close(sae(x).reconstruction.flatten(0, 1), alone)
+def test_the_output_of_a_token_does_not_depend_on_its_batch(sae: SAE, x: torch.Tensor) -> None:
+    one_by_one = torch.stack([sae(token).reconstruction for token in x.view(-1, 6)])
+    torch.testing.assert_close(sae(x).reconstruction.flatten(0, 1), one_by_one)
     torch.testing.assert_close(sae(x.flip(1)).latents.flip(1), sae(x).latents)
 
 
@@ -116,13 +117,13 @@ def test_encode_and_call_give_the_same_latents(sae: SAE, x: torch.Tensor) -> Non
 
 
 @given(saes(), tokens)
-def test_moving_changes_nothing(sae: SAE, x: torch.Tensor) -> None:
-    moved = sae.to("cpu")
-    assert torch.equal(moved(x).reconstruction, sae(x).reconstruction)
-    assert moved.identity == sae.identity
+def test_a_copy_on_a_device_has_the_same_outputs_and_identity(sae: SAE, x: torch.Tensor) -> None:
+    copy = sae.to("cpu")
+    assert torch.equal(copy(x).reconstruction, sae(x).reconstruction)
+    assert copy.identity == sae.identity
 
 
-def test_to_moves_every_tensor() -> None:
+def test_to_moves_every_tensor_to_the_device() -> None:
     sae = identity_sae(3)
     gated = SAE(
         sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec,
