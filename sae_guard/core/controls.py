@@ -1,4 +1,4 @@
-"""The numbers of a checkpoint beside those of its controls: how much of them takes no learning."""
+"""Compare the numbers of a checkpoint with controls, which reach theirs without any learning."""
 
 from __future__ import annotations
 
@@ -7,40 +7,44 @@ from collections.abc import Iterable, Mapping
 from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
 
-SHOWN = ("kl", "reconstruction_score", "l0", "explained_variance")
+CONTROL_METRICS = ("kl", "reconstruction_score", "l0", "explained_variance")
 CHECKPOINT, RANDOM_ERROR = "checkpoint", "random error"
 
 Row = Mapping[str, float | None]
-"""Metric → value; None where it has none."""
+"""Metric → value; None where it is undefined."""
 
 
 def row(measurement: Measurement) -> Row:
-    """What is shown of an SAE.
+    """Return the metrics of an SAE that are compared with controls.
 
     Raises:
-        UndefinedMetricError: It has no KL; others that it has not are None.
+        UndefinedMetricError: The KL is undefined; another undefined metric is None.
     """
     return {
         "kl": measurement["kl"],
-        **{name: _value(measurement, name) for name in SHOWN if name != "kl"},
+        **{name: _value(measurement, name) for name in CONTROL_METRICS if name != "kl"},
     }
 
 
 def row_of_random_error(measurement: Measurement) -> Row:
-    """The same of x + ‖x−x̂‖·u: as far from x as the SAE's x̂ is, and without latents."""
+    """Return the metrics of the control x + ‖x−x̂‖·u, u a random direction for each token.
+
+    It is as far from x as the SAE's reconstruction x̂, so its explained variance is the same; it has
+    no latents.
+    """
     return {
-        **dict.fromkeys(SHOWN),
+        **dict.fromkeys(CONTROL_METRICS),
         "kl": measurement["kl_random_error"],
         "explained_variance": _value(measurement, "explained_variance"),
     }
 
 
 def not_beaten(own: Row, baselines: Mapping[str, Row]) -> Iterable[str]:
-    """What to say of the baselines whose KL the checkpoint's is not below."""
+    """Yield a message for each baseline whose KL is not above the checkpoint's."""
     for name, row in baselines.items():
-        mine, theirs = own["kl"], row["kl"]
-        if mine is None or theirs is None or not mine < theirs:
-            yield f"KL {_number(mine)} is not below that of the {name}, {_number(theirs)}"
+        own_kl, baseline_kl = own["kl"], row["kl"]
+        if own_kl is None or baseline_kl is None or not own_kl < baseline_kl:
+            yield f"KL {_number(own_kl)} is not below that of the {name}, {_number(baseline_kl)}"
 
 
 def _number(value: float | None) -> str:

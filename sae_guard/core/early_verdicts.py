@@ -1,7 +1,8 @@
-"""Threshold × the first rows of a measurement → the verdict that stands already, if one does.
+"""Judge thresholds early: on the first rows of a measurement, in random order.
 
-It is the verdict on the whole set but for a chance of at most α (`statistics.sequential`). A prefix
-estimate is never the metric: only the verdict is given early.
+With probability at least 1 − α an early verdict is the one on the whole token set
+(`statistics.sequential`; the error rates are measured in `benchmarks/early.py`). Only the verdict
+is early: the estimate on the first rows is never reported as the metric.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from sae_guard.core.verdicts import Progress, Status, Verdict, undefined
 from sae_guard.errors import UndefinedMetricError
 
 _SURE_DENOMINATOR = 10.0
-"""Means over their standard error that a denominator has to be before its ratio is looked at."""
-_SEEN_WORST = 1.5
-"""Times the worst sequence that was seen: what may still come."""
+"""Smallest mean / standard error of a denominator for which its ratio is judged early."""
+_UNSEEN_OVER_WORST = 1.5
+"""Worst sequence still to come, as a multiple of the worst one measured so far."""
 _QUANTILE_TAIL = 12.5
+"""`Metric.tail` for the share of a sequence's tokens that lie past the bound of a quantile."""
 _DENSE_TAIL = 5.0
-"""Of one latent: how often it may fire on a sequence that was not seen, in times of the level."""
+"""`Metric.tail` for the firing frequency of one latent on a sequence."""
 
 State = Literal["kept", "crossed"]
 
@@ -38,53 +40,58 @@ class Boundary(NamedTuple):
     """One bound as the sign of a sum: it is crossed iff Σ g > 0 over the whole set."""
 
     g: NDArray[np.float64]
+    """± (numerator − bound · denominator) of the sequences so far, shape [n_sequences]; the sign is
+    + for a ``max`` and − for a ``min``."""
     denominator: NDArray[np.float64]
+    """Denominator of the same sequences."""
     worst_kept: float | None
-    """g of the worst sequence that may come where the bound seems kept; None if there is no tail
-    on that side."""
+    """Largest g of an unseen sequence, assumed before the bound is judged as kept; None if g has no
+    heavy tail on that side."""
     worst_crossed: float | None
-    """The same where it seems crossed."""
+    """Smallest g of an unseen sequence, assumed before the bound is judged as crossed."""
 
 
 @dataclass
 class Early:
-    """Verdicts as they come to stand while rows are measured; each is final when it does."""
+    """The early verdicts reached so far while rows are measured; each is final."""
 
     thresholds: Sequence[Threshold]
     rule: Rule
     verdicts: dict[Threshold, Verdict] = field(default_factory=dict)
-    """Those that stand."""
+    """Early verdicts reached so far."""
 
     def look(self, measurement: Measurement) -> bool:
-        """Take a look at the rows so far; whether every verdict stands by now.
+        """Judge the rows measured so far; return True once every threshold has a verdict.
 
-        The rows are the first ones in a random order that does not depend on what they give.
+        Args:
+            measurement: The first rows in a random order that was fixed before measuring.
         """
         bounds = sum(len(_bounds(threshold)) for threshold in self.thresholds)
         for threshold in self.thresholds:
             if threshold not in self.verdicts:
-                found = stands(measurement, threshold, self.rule, bounds)
-                if found is not None:
-                    self.verdicts[threshold] = found
+                verdict = stands(measurement, threshold, self.rule, bounds)
+                if verdict is not None:
+                    self.verdicts[threshold] = verdict
         return len(self.verdicts) == len(set(self.thresholds))
 
 
 def stands(
     measurement: Measurement, threshold: Threshold, rule: Rule, bounds: int
 ) -> Verdict | None:
-    """The verdict that the rows so far allow; None where more are needed.
+    """Return the verdict that the rows so far allow; None where more are needed.
+
+    A sum that is not finite stays so: its threshold gets an error verdict at once. A threshold with
+    a ``confidence`` concerns the interval on the whole set and waits for it. So does a threshold on
+    a change: its g may have heavy tails of both signs, and allowing for them would cost most of
+    what pairing gains.
 
     Args:
-        measurement: Of some of the sequences.
-        threshold: Whose verdict is asked for.
-        rule: How sure it has to be.
-        bounds: How many the gate has in all. It passes if all are kept, each of which is looked at
-            with α; it fails if one is crossed, so that each is looked at with α over their number.
-
-    A sum that is not finite stays so: that verdict stands at once, and is an error. Thresholds with
-    a ``confidence`` are about the interval of the whole set and wait for it. So do those on
-    changes: a heavy tail of either sign would have to be reckoned with, at the cost of most of what
-    pairing gains.
+        measurement: Measurement of the first sequences, in random order.
+        threshold: Threshold to judge.
+        rule: Error probability and least number of sequences.
+        bounds: Number of bounds that the gate has in all. The gate passes only if all bounds are
+            kept, so each is tested for "kept" at level α; it fails if any is crossed, so each is
+            tested for "crossed" at level α / bounds (Bonferroni).
     """
     target = threshold.target
     if threshold.confidence is not None or threshold.change:
@@ -102,44 +109,48 @@ def stands(
         value = estimate(measurement, target, whole=False)
         return Verdict(threshold, status, value, progress=progress)
     except UndefinedMetricError:
-        return None  # tokens and denominators may come; where they do not, the whole set tells
+        return None  # later rows may define the metric; if not, the whole set gives the error
 
 
 def with_whole_deviation(measurement: Measurement) -> Measurement:
-    """The first rows, each with the mean deviation from μ of the whole set, where that is known.
+    """Return the rows with the mean Σ‖x−μ‖² per sequence of the whole set, where it is known.
 
-    A few tokens of enormous norm can be nearly all of Σ‖x−μ‖²: rows without them tell nothing of
-    it. It does not depend on the SAE and is known beforehand, so only the errors are estimated.
+    A few tokens of enormous norm can make up nearly all of Σ‖x−μ‖²; rows without them say nothing
+    about it. The sum does not depend on the SAE and is known before the SAE is measured, so that
+    only Σ‖x−x̂‖² has to be estimated.
     """
-    whole, n = measurement.whole_sq_deviation, measurement.n_sequences
-    if whole is None:
+    total, n = measurement.whole_sq_deviation, measurement.n_sequences
+    if total is None:
         return measurement
-    each = np.full(n, whole / measurement.n_whole)
-    return replace(measurement, sums={**measurement.sums, "sq_deviation": each})
+    mean = np.full(n, total / measurement.n_whole)
+    return replace(measurement, sums={**measurement.sums, "sq_deviation": mean})
 
 
 def needs_mean(thresholds: Iterable[Threshold]) -> bool:
-    """Whether μ, which takes a run over the whole set, has to be known from the first row on."""
+    """Return whether a threshold needs the mean activation μ before the first row is judged.
+
+    μ costs a clean run over the whole token set.
+    """
     names = {name for t in thresholds for name in metric(t.target.metric).columns}
     return any("mean activation" in ALL_COLUMNS[name].needs for name in names)
 
 
 def needs_spread(thresholds: Iterable[Threshold]) -> bool:
-    """Whether it matters how evenly latents fire on the sequences."""
+    """Return whether a threshold needs to know how evenly latents fire (`FiringSpread`)."""
     return any(metric(threshold.target.metric).firing_above for threshold in thresholds)
 
 
 def _status(
     measurement: Measurement, threshold: Threshold, rule: Rule, bounds: int
 ) -> Status | None:
-    chosen, target = metric(threshold.target.metric), threshold.target
-    if chosen.firing_above is not None:
-        return _latents(measurement, threshold, chosen.firing_above, rule, bounds)
-    deviates = "sq_deviation" in chosen.columns
-    if deviates and (measurement.whole_sq_deviation is None or target.slice is not None):
+    definition, target = metric(threshold.target.metric), threshold.target
+    if definition.firing_above is not None:
+        return _latents(measurement, threshold, definition.firing_above, rule, bounds)
+    needs_deviation = "sq_deviation" in definition.columns
+    if needs_deviation and (measurement.whole_sq_deviation is None or target.slice is not None):
         return None
     if target.statistic == WORST:
-        # One sequence past the bound is enough, and none is ever the last.
+        # One sequence past the bound decides; that none is past it only the whole set can show.
         value = estimate(measurement, target, whole=False).value
         return None if threshold.allows(value) else "fail"
     states: dict[str, list[State | None]] = {"bound": [], "warn": []}
@@ -156,17 +167,18 @@ def _status(
 
 
 def _bounds(threshold: Threshold) -> list[tuple[str, Side, float]]:
-    given: list[tuple[str, Side, float | None]] = [
+    """Return the bounds that are set, as (``bound`` or ``warn``, side, value)."""
+    candidates: list[tuple[str, Side, float | None]] = [
         ("bound", "max", threshold.max), ("bound", "min", threshold.min),
         ("warn", "max", threshold.warn_max), ("warn", "min", threshold.warn_min),
     ]  # fmt: skip
-    return [(kind, side, bound) for kind, side, bound in given if bound is not None]
+    return [(kind, side, bound) for kind, side, bound in candidates if bound is not None]
 
 
 def _latents(
     measurement: Measurement, threshold: Threshold, firing_above: float, rule: Rule, bounds: int
 ) -> Status | None:
-    """By the least and the largest share that the whole set can have."""
+    """Judge a share of latents by the lowest and highest value it can have on the whole set."""
     low, high = 0.0, estimate(measurement, threshold.target, whole=False).value
     if firing_above > 0:
         dense, sparse = _dense_and_sparse(measurement, firing_above, rule, bounds)
@@ -183,15 +195,19 @@ def _latents(
 def _dense_and_sparse(
     measurement: Measurement, firing_above: float, rule: Rule, bounds: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The latents that fire more often than this, and those that do not, each as far as is sure.
+    """Return which latents surely fire more often than ``firing_above``, and which surely do not.
 
-    One latent on the wrong side may be one too many: each is looked at with α over their number.
+    One misjudged latent can reverse the verdict, so each is tested at level α / d_sae (Bonferroni).
+
+    Returns:
+        Two masks of shape [d_sae]; a latent that is not decided yet is in neither.
     """
     spread, n, total = measurement.spread, measurement.sums["n_tokens"], measurement.n_whole
     d_sae = len(measurement.firings)
     if spread is None or len(n) < rule.minimum or measurement.whole:
         return np.zeros(d_sae, dtype=np.bool_), np.zeros(d_sae, dtype=np.bool_)
-    # g = c − f·n of each sequence, by its first two moments.
+    # Per latent g_i = c_i − f·n_i: c_i firings on n_i tokens, f the frequency that counts as dense.
+    # Σ g and Σ g² suffice for the evidence, so that no table [n_sequences, d_sae] is needed.
     first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)
     second = spread.square - 2 * firing_above * spread.by_tokens + firing_above**2 * math.fsum(n**2)
     worst = _DENSE_TAIL * firing_above * float(n.mean())
@@ -205,45 +221,53 @@ def _dense_and_sparse(
 
 
 def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound: float) -> Boundary:
-    target, chosen = threshold.target, metric(threshold.target.metric)
-    origin, tail = chosen.tail_from, chosen.tail
+    """Write a bound as the sign of Σ g, with the worst g that an unseen sequence may still have."""
+    target, definition = threshold.target, metric(threshold.target.metric)
+    origin, tail = definition.tail_from, definition.tail
     if (share := level(target.statistic)) is not None:
         # p99 ≤ t iff at most 1 % of the tokens are above t; p99 ≥ t iff less than 99 % are below.
-        found = beyond(measurement, target, bound, side)
+        ratio_terms = beyond(measurement, target, bound, side)
         side, bound = ("max", 1 - share) if side == "max" else ("max", share)
         origin, tail = 0.0, min(_QUANTILE_TAIL, (1 - bound) / bound)
     else:
-        found = terms(measurement, target)
+        ratio_terms = terms(measurement, target)
     sign = 1.0 if side == "max" else -1.0
-    g = sign * (found.numerator - bound * found.denominator)
-    distance = abs(bound - origin) or abs(_ratio(found) - origin)
-    far = tail * distance * float(found.denominator.mean())
-    # The tail leads above 0 and below 1: towards what crosses a max of the first kind. A heavy one
-    # of the denominator leads the other way.
-    crosses, both = (side == "max") == (origin <= 0), "kl_random_error" in chosen.denominator
+    g = sign * (ratio_terms.numerator - bound * ratio_terms.denominator)
+    distance = abs(bound - origin) or abs(_ratio(ratio_terms) - origin)
+    tail_end = tail * distance * float(ratio_terms.denominator.mean())
+    # Losses and norms have their heavy tail above 0, scores below 1. An unseen sequence out there
+    # can undo "kept" of a max on a loss or a min on a score, and "crossed" of the opposite bounds.
+    # The denominator kl_random_error is heavy-tailed, too, and so can undo either.
+    crosses = (side == "max") == (origin <= 0)
+    both = "kl_random_error" in definition.denominator
     return Boundary(
         g,
-        found.denominator,
-        max(far, _SEEN_WORST * float(g.max())) if crosses or both else None,
-        min(-far, _SEEN_WORST * float(g.min())) if both or not crosses else None,
+        ratio_terms.denominator,
+        max(tail_end, _UNSEEN_OVER_WORST * float(g.max())) if crosses or both else None,
+        min(-tail_end, _UNSEEN_OVER_WORST * float(g.min())) if both or not crosses else None,
     )
 
 
 def _state(boundary: Boundary, total: int, rule: Rule, bounds: int, scale: float) -> State | None:
+    """Return whether a bound is surely kept or surely crossed; None where it is neither yet."""
     g, denominator = boundary.g, boundary.denominator
-    if not _is_sure(denominator, total):
+    if not _is_precise(denominator, total):
         return None
     if abs(math.fsum(g)) <= NOISE * scale * math.fsum(np.abs(denominator)):
-        return None  # within what devices differ by
-    below = boundary.worst_crossed
-    if bool(above_zero(g, total, alpha=rule.alpha / bounds, rule=rule, unseen=below)):
+        return None  # another device could reverse the sign
+    unseen = boundary.worst_crossed
+    if bool(above_zero(g, total, alpha=rule.alpha / bounds, rule=rule, unseen=unseen)):
         return "crossed"
-    above = None if boundary.worst_kept is None else -boundary.worst_kept
-    kept = above_zero(-g, total, alpha=rule.alpha, rule=rule, unseen=above)
-    return "kept" if bool(kept) else None
+    unseen = None if boundary.worst_kept is None else -boundary.worst_kept
+    is_kept = above_zero(-g, total, alpha=rule.alpha, rule=rule, unseen=unseen)
+    return "kept" if bool(is_kept) else None
 
 
-def _is_sure(denominator: NDArray[np.float64], total: int) -> bool:
+def _is_precise(denominator: NDArray[np.float64], total: int) -> bool:
+    """Return whether the mean denominator is positive and many standard errors away from 0.
+
+    The standard error is the one without replacement: s/√n · √(1 − n/N).
+    """
     n, mean = len(denominator), float(denominator.mean())
     if n < 2:
         return False
@@ -251,6 +275,6 @@ def _is_sure(denominator: NDArray[np.float64], total: int) -> bool:
     return mean > 0 and mean >= _SURE_DENOMINATOR * error
 
 
-def _ratio(found: Terms) -> float:
-    bottom = math.fsum(found.denominator)
-    return math.fsum(found.numerator) / bottom if bottom else 0.0
+def _ratio(sums: Terms) -> float:
+    denominator = math.fsum(sums.denominator)
+    return math.fsum(sums.numerator) / denominator if denominator else 0.0

@@ -1,7 +1,8 @@
-"""`Measurement`: one row per token sequence, one column per sum. Everything meets at this table.
+"""`Measurement`: a table of one row per token sequence and one column per sum.
 
-Below it stand the values of single tokens, for quantiles and slices, and the text around some of
-them, so that the worst ones can be read anywhere.
+The engine writes it; verdicts, comparisons, records and reports read it. It can also hold the
+values of single tokens (`TokenTable`), for quantiles and slices, and the text around the worst
+tokens (`Excerpts`).
 """
 
 from __future__ import annotations
@@ -20,70 +21,86 @@ from sae_guard.errors import Option, UndefinedMetricError
 TOKEN_COLUMNS = tuple(
     name for name, column in ALL_COLUMNS.items() if column.of_tokens and not column.on_request
 )
-"""Columns that every table of single tokens has."""
+"""Columns that every `TokenTable` has."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenKL:
-    """KL of every scored token in the order of the corpus: what records keep of a `TokenTable`."""
+    """KL of every scored token in the order of the corpus, as records store it."""
 
     sequences: NDArray[np.int64]
     """Index of each token's sequence in the corpus, shape [n_tokens]."""
     positions: NDArray[np.int32]
-    """Position p is that which predicts token p + 1, shape [n_tokens]."""
+    """Position of each token in its sequence, shape [n_tokens]; position p predicts token p + 1."""
     kl: NDArray[np.float32]
-    """In nats, shape [n_tokens]."""
+    """KL in nats, shape [n_tokens]."""
 
     def __post_init__(self) -> None:
         for name, dtype in (("sequences", np.int64), ("positions", np.int32), ("kl", np.float32)):
             column = getattr(self, name)
             if column.shape != self.kl.shape or column.ndim != 1 or column.dtype != dtype:
-                raise ValueError(f"{name} of tokens is {column.dtype}{list(column.shape)}")
+                raise ValueError(
+                    f"{name} of tokens is {column.dtype}{list(column.shape)}, expected "
+                    f"{np.dtype(dtype)}[{len(self.kl)}]"
+                )
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Values of every scored token; position p is that which predicts token p + 1."""
+    """Values of every scored token; position p predicts token p + 1."""
 
     scored: NDArray[np.bool_]
-    """Shape [n_sequences, pos]."""
+    """True where a position is scored, shape [n_sequences, pos]."""
     columns: Mapping[str, NDArray[np.float32]]
-    """Of this shape; 0 where nothing is scored. Those of `ON_REQUEST` may be absent."""
+    """Column → values, shape [n_sequences, pos], 0 where the position is not scored. Columns of
+    `ON_REQUEST` may be absent."""
 
     def __post_init__(self) -> None:
         if set(self.columns) - ON_REQUEST.keys() != set(TOKEN_COLUMNS):
-            raise ValueError(f"columns are {sorted(self.columns)}, expected those of tokens")
+            raise ValueError(
+                f"token columns are {sorted(self.columns)}, expected {sorted(TOKEN_COLUMNS)}"
+            )
         for name, column in self.columns.items():
             if column.shape != self.scored.shape or column.dtype != np.float32:
-                raise ValueError(f"token column {name!r} is {column.dtype}{list(column.shape)}")
+                raise ValueError(
+                    f"token column {name!r} is {column.dtype}{list(column.shape)}, expected "
+                    f"float32{list(self.scored.shape)}"
+                )
 
     def combined(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
-        """A sum of columns per token, in float64, shape [n_sequences, pos]."""
+        """Return Σ coefficient · column per token, in float64, shape [n_sequences, pos]."""
         total = np.zeros(self.scored.shape)
         for name, factor in coefficients.items():
             total += factor * self.columns[name].astype(np.float64)
         return total
 
     def sums(self, mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-        """Columns summed over the scored tokens of a mask, per sequence, and ``n_tokens``."""
-        chosen = self.scored & mask
+        """Sum the columns per sequence over the scored tokens of a mask.
+
+        Args:
+            mask: Tokens to sum over, shape [n_sequences, pos].
+
+        Returns:
+            Column → sums, shape [n_sequences]; ``n_tokens`` counts the tokens.
+        """
+        tokens = self.scored & mask
         sums = {
-            name: np.where(chosen, column, 0).sum(axis=1, dtype=np.float64)
+            name: np.where(tokens, column, 0).sum(axis=1, dtype=np.float64)
             for name, column in self.columns.items()
             if ALL_COLUMNS[name].summed
         }
-        return {**sums, "n_tokens": chosen.sum(axis=1, dtype=np.float64)}
+        return {**sums, "n_tokens": tokens.sum(axis=1, dtype=np.float64)}
 
 
 class Around(NamedTuple):
-    """The text around a prediction."""
+    """The text around one prediction."""
 
     before: str
-    """Of the tokens before."""
+    """Text of the tokens before."""
     token: str
-    """The one at whose position the model predicts."""
+    """Text of the token at whose position the model predicts."""
     next: str
-    """The one that follows it in the text, which the losses are about."""
+    """Text of the token that follows: the one to predict."""
 
 
 NO_TEXT = Around("", "", "")
@@ -91,22 +108,22 @@ NO_TEXT = Around("", "", "")
 
 @dataclass(frozen=True)
 class Excerpts:
-    """Texts by their place: sequences by their index in the corpus."""
+    """Texts of some tokens and sequences; sequences go by their index in the corpus."""
 
     tokens: Mapping[tuple[int, int], Around] = field(default_factory=dict)
-    """By sequence and position."""
+    """(sequence, position) → text around it."""
     sequences: Mapping[int, str] = field(default_factory=dict)
-    """How sequences begin."""
+    """Sequence → beginning of its text."""
 
     @property
     def plain(self) -> list[list[list[Any]]]:
-        """Lists, numbers and text, of which `of` makes it anew."""
+        """The excerpts as lists, numbers and text for JSON; `from_plain` reads them."""
         tokens = [[*place, *around] for place, around in sorted(self.tokens.items())]
         return [tokens, [list(item) for item in sorted(self.sequences.items())]]
 
     @classmethod
-    def of(cls, plain: list[list[list[Any]]]) -> Excerpts:
-        """What `plain` was made of."""
+    def from_plain(cls, plain: list[list[list[Any]]]) -> Excerpts:
+        """Build excerpts from what `plain` returned."""
         tokens, sequences = plain
         return cls(
             {(row, position): Around(*texts) for row, position, *texts in tokens},
@@ -119,61 +136,69 @@ NO_EXCERPTS = Excerpts()
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was measured on what. All values are JSON; hashes are sha256 in hexadecimal."""
+    """Model, checkpoint, corpus and software of a measurement.
+
+    All values are JSON; hashes are sha256 in hexadecimal.
+    """
 
     model: Mapping[str, Any]
     checkpoint: Mapping[str, Any]
     corpus: Mapping[str, Any]
-    """Among others ``sha256`` and ``n_sequences``: the rows that a whole measurement has."""
+    """Description of the token set; ``n_sequences`` is the number of rows of a full measurement."""
     hook: str
     mean_sha256: str
-    """Of μ, which mean ablation and explained variance share: shards of two μ do not merge. Empty
-    where μ was not found: the columns about it are NaN."""
+    """Hash of the mean activation μ, which mean ablation and explained variance use; shards with
+    different μ cannot be merged. Empty where μ was not computed: the columns that need it are NaN.
+    """
     formula_versions: Mapping[str, int]
     versions: Mapping[str, str]
     device: str
     hook_out: str | None = None
-    """What was replaced, where it is not what was read: a transcoder."""
+    """Hook point whose activation is replaced, for a transcoder; None where it is ``hook``."""
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Which path of the engine was taken for what, and why not a faster one: how it was measured,
-    not what."""
+    """Step of the engine → the path taken, and why not a faster one. It does not change what is
+    measured and is not compared."""
 
 
 @dataclass(frozen=True, eq=False)
 class FiringSpread:
-    """How unevenly latents fire: c is how often one fires on a sequence of n scored tokens."""
+    """Second moments of the firing counts.
+
+    A latent fires c times in a sequence of n scored tokens.
+    """
 
     square: NDArray[np.float64]
     """Σ c² over the sequences, shape [d_sae]."""
     by_tokens: NDArray[np.float64]
-    """Σ c·n, shape [d_sae]."""
+    """Σ c·n over the sequences, shape [d_sae]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The sums of every sequence, how often every latent fired, and the provenance.
+    """Sums per sequence, firing counts per latent, and provenance.
 
-    ``measurement["kl"]`` is the metric's value, ``measurement.estimate("kl")`` adds the interval.
+    ``measurement["kl"]`` is the value of a metric; ``measurement.estimate("kl")`` adds an interval.
     """
 
     sequences: NDArray[np.int64]
     """Index of each row's sequence in the corpus, shape [n_sequences], ascending."""
     sums: Mapping[str, NDArray[np.float64]]
-    """Column → sum over the scored tokens of each sequence, shape [n_sequences]. Those of
-    `ON_REQUEST` may be absent, and those that records of an earlier version do not hold."""
+    """Column → sum over the scored tokens of each sequence, shape [n_sequences]. Columns of
+    `ON_REQUEST` may be absent, and those newer than the version that wrote a record."""
     firings: NDArray[np.int64]
-    """Scored tokens on which each latent was not zero, shape [d_sae]."""
+    """Number of scored tokens on which each latent is not zero, shape [d_sae]."""
     provenance: Provenance
     tokens: TokenTable | None = None
-    """The values of single tokens, where they were kept."""
+    """Values of single tokens; None where they were not stored."""
     sources: tuple[str, ...] = ()
-    """Where the text of each row comes from; empty where that is not known."""
+    """Source of the text of each row; empty where unknown."""
     excerpts: Excerpts = NO_EXCERPTS
-    """The text of the worst of it."""
+    """Texts of the worst tokens and sequences."""
     spread: FiringSpread | None = None
-    """Where an early verdict asked for it; not saved."""
+    """Second moments of the firing counts, for early verdicts on dense latents; not saved."""
     whole_sq_deviation: float | None = None
-    """Σ‖y − μ‖² of all sequences, where only some were measured and it is known; not saved."""
+    """Σ‖y − μ‖² over the whole corpus, y the activation to reconstruct; set where only some
+    sequences were measured and it is known; not saved."""
 
     def __post_init__(self) -> None:
         # Records of earlier versions lack the columns that came later.
@@ -182,49 +207,56 @@ class Measurement:
             raise ValueError(f"columns are {sorted(self.sums)}, expected {sorted(COLUMNS)}")
         for name, column in self.sums.items():
             if column.shape != self.sequences.shape or column.dtype != np.float64:
-                raise ValueError(f"column {name!r} is {column.dtype}{list(column.shape)}")
+                raise ValueError(
+                    f"column {name!r} is {column.dtype}{list(column.shape)}, expected "
+                    f"float64{list(self.sequences.shape)}"
+                )
         if not bool(np.all(np.diff(self.sequences) > 0)):
             raise ValueError("sequence indices are not strictly ascending")
         if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):
-            raise ValueError("the token table has not a row per sequence")
+            raise ValueError(
+                f"the token table has {len(self.tokens.scored)} rows, expected one for each of the "
+                f"{len(self.sequences)} sequences"
+            )
         if self.sources and len(self.sources) != len(self.sequences):
             raise ValueError(f"{len(self.sources)} sources of {len(self.sequences)} sequences")
 
     @property
     def n_sequences(self) -> int:
-        """Rows measured."""
+        """Number of sequences measured, one row each."""
         return len(self.sequences)
 
     @property
     def n_tokens(self) -> int:
-        """Scored tokens in all rows."""
+        """Number of scored tokens in all rows."""
         return int(self.sums["n_tokens"].sum())
 
     def __getitem__(self, name: str) -> float:
-        """The metric's value over all rows; raises like `estimate`."""
+        """Return the value of a metric over all rows; raise like `estimate`."""
         return self._value(metric(name))
 
     def estimate(self, name: str, *, confidence: float = 0.95, whole: bool = True) -> Estimate:
-        """The metric's value with its two-sided interval.
+        """Return the value of a metric with its two-sided interval (`ratio_interval`).
 
         Args:
-            name: Of the metric.
-            confidence: Of the interval.
-            whole: Whether rows may not be missing; without some it is an estimate of the metric.
+            name: Name of the metric.
+            confidence: Confidence level of the interval, such as 0.95.
+            whole: True to require every sequence of the corpus; False also accepts the first rows,
+                and the result is then an estimate of the metric.
 
         Raises:
-            SetupError: No metric has this name.
-            UndefinedMetricError: Rows are missing, or a column that nobody asked for; a sum is not
-                finite, no token was scored, the denominator is too near zero, or there are too few
-                tokens for this metric.
+            SetupError: There is no metric of this name.
+            UndefinedMetricError: Rows are missing; a column is missing because it was not
+                requested; a sum is not finite; no token was scored; the denominator is too near
+                zero; or there are too few tokens for this metric.
         """
-        chosen = metric(name)
-        value = self._value(chosen, whole=whole)
+        definition = metric(name)
+        value = self._value(definition, whole=whole)
         interval = None
-        if chosen.firing_above is None:
+        if definition.firing_above is None:
             interval = ratio_interval(
-                self._combine(chosen.numerator),
-                self._combine(chosen.denominator),
+                self._combine(definition.numerator),
+                self._combine(definition.denominator),
                 value,
                 confidence=confidence,
             )
@@ -233,7 +265,7 @@ class Measurement:
 
     @property
     def token_kl(self) -> TokenKL | None:
-        """KL of single tokens, where their values were kept."""
+        """KL of single tokens; None without a token table."""
         if self.tokens is None:
             return None
         rows, positions = np.nonzero(self.tokens.scored)
@@ -245,23 +277,30 @@ class Measurement:
 
     @property
     def whole(self) -> bool:
-        """Whether every sequence of the corpus was measured."""
+        """True where every sequence of the corpus was measured."""
         return self.n_sequences == self.n_whole
 
     @property
     def n_whole(self) -> int:
-        """Sequences of the corpus, measured or not."""
+        """Number of sequences of the corpus, measured or not."""
         return int(self.provenance.corpus["n_sequences"])
 
     def check_rows(self, name: str, *, whole: bool = True) -> None:
-        """Raise `UndefinedMetricError` unless what the metric is made of was measured and counted,
-        on every sequence of the corpus if ``whole``.
+        """Check that the columns of a metric were measured.
+
+        Args:
+            name: Name of the metric.
+            whole: True to require every sequence of the corpus.
+
+        Raises:
+            UndefinedMetricError: A column or a row is missing, or a token count is not finite.
         """
         for column in metric(name).columns - self.sums.keys():
-            how = ON_REQUEST.get(column)
-            later = f"sae_guard measures {column} since {ALL_COLUMNS[column].since}"
-            options: tuple[Option, ...] = ("controls",) if how else ()
-            raise UndefinedMetricError(f"{name} was not measured: {how or later}", options=options)
+            request = ON_REQUEST.get(column)
+            too_old = f"sae_guard measures {column} since {ALL_COLUMNS[column].since}"
+            options: tuple[Option, ...] = ("controls",) if request else ()
+            message = f"{name} was not measured: {request or too_old}"
+            raise UndefinedMetricError(message, options=options)
         if whole and not self.whole:
             raise UndefinedMetricError(
                 f"{name}: {self.n_sequences} of the {self.n_whole} sequences were measured"
@@ -269,23 +308,25 @@ class Measurement:
         if not np.isfinite(self.sums["n_tokens"]).all():
             raise UndefinedMetricError(f"{name}: the token counts are not finite")
 
-    def _value(self, chosen: Metric, *, whole: bool = True) -> float:
-        self.check_rows(chosen.name, whole=whole)
-        if self.n_tokens < chosen.min_tokens:
+    def _value(self, definition: Metric, *, whole: bool = True) -> float:
+        self.check_rows(definition.name, whole=whole)
+        if self.n_tokens < definition.min_tokens:
             raise UndefinedMetricError(
-                f"{chosen.name} needs {chosen.min_tokens:,} scored tokens, "
+                f"{definition.name} needs {definition.min_tokens:,} scored tokens, "
                 f"{self.n_tokens:,} were measured: raise `sequences` or `context` in the spec"
             )
-        if chosen.firing_above is not None:
-            return self._latent_share(chosen.firing_above)
+        if definition.firing_above is not None:
+            return self._latent_share(definition.firing_above)
         try:
             return ratio(
-                self._combine(chosen.numerator),
-                self._combine(chosen.denominator),
-                floor=chosen.min_denominator * self.n_tokens,
+                self._combine(definition.numerator),
+                self._combine(definition.denominator),
+                floor=definition.min_denominator * self.n_tokens,
             )
         except UndefinedMetricError as error:
-            raise UndefinedMetricError(f"{chosen.name} = {chosen.formula}: {error}") from None
+            raise UndefinedMetricError(
+                f"{definition.name} = {definition.formula}: {error}"
+            ) from None
 
     def _combine(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
         parts = [factor * self.sums[column] for column, factor in coefficients.items()]
@@ -293,10 +334,10 @@ class Measurement:
         return combined
 
     def _latent_share(self, firing_above: float) -> float:
-        """Share of latents past the firing frequency, or of the silent ones for frequency 0."""
-        # A NaN latent counts as firing (NaN ≠ 0), so the shares look healthy when the sums are not.
+        """Return the share of latents that fire more often; for frequency 0, of the silent ones."""
+        # A NaN latent counts as firing (NaN ≠ 0): without this check the shares would look healthy.
         if not np.isfinite(self.sums["l1"]).all():
             raise UndefinedMetricError("the latents are not finite")
         frequency = self.firings / self.n_tokens
-        chosen = frequency > firing_above if firing_above else frequency == 0
-        return float(chosen.mean())
+        counted = frequency > firing_above if firing_above else frequency == 0
+        return float(counted.mean())

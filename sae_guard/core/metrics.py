@@ -1,7 +1,8 @@
-"""Define the metrics: names, units, directions, and the columns that each is made of.
+"""Define the metrics: names, units, directions, and the columns that each is computed from.
 
-Every metric but the two latent shares is a ratio of pooled sums ``Σ num_i / Σ den_i`` over token
-sequences, so estimates, intervals, thresholds and pairings need one formula for all of them.
+Every metric except the two shares of latents is a ratio of pooled sums, Σ num_i / Σ den_i over
+token sequences i. So one formula each serves the values, intervals, thresholds and paired
+differences of all of them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ _SIDES: Mapping[Direction, tuple[Side, ...]] = {
 
 
 def sums(**coefficients: float) -> Mapping[str, float]:
-    """Column → its coefficient."""
+    """Return a linear combination of columns: column → coefficient."""
     return MappingProxyType(coefficients)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how it is called, which way is better, and what it is a ratio of."""
+    """One metric: its name, its better direction, and the ratio of sums that it is."""
 
     name: str
     unit: str
@@ -41,30 +42,32 @@ class Metric:
     denominator: Mapping[str, float] = field(default_factory=lambda: sums(n_tokens=1))
     also_called: str = ""
     version: int = 1
-    """Raised whenever the formula changes: numbers of two versions are never compared."""
+    """Version of the formula; values of two versions are never compared."""
     min_denominator: float = 0.0
-    """Per scored token; at or below it the ratio is undefined."""
+    """Value per scored token that the denominator has to exceed for the ratio to be defined."""
     min_tokens: int = 1
-    """Scored tokens below which the metric is undefined, and a bound on it refused."""
+    """Least number of scored tokens; with fewer the metric is undefined and a spec that bounds it
+    is refused."""
     range: tuple[float, float] = (-math.inf, math.inf)
-    """What the value can be: a bound outside it cannot pass, or cannot fail."""
+    """Smallest and largest possible value; a bound outside could never pass or never fail."""
     firing_above: float | None = None
-    """For latent shares: the firing frequency that counts a latent in (see `latent_share`)."""
+    """Firing frequency above which a latent is counted, for shares of latents; 0 counts the latents
+    that never fire. None for ratios of sums."""
     tail_from: float = 0.0
-    """Where the values of sequences crowd; their heavy tail leads away from it, above 0 and below
-    1. Margins of bounds are a share of the distance from there (`sae_guard.core.tightening`)."""
+    """Value near which most sequences lie: 0, with a heavy tail above, or 1, with one below.
+    Margins of bounds are relative to the distance from it (`sae_guard.core.tightening`)."""
     tail: float = 10.0
-    """How far out a sequence may be that was not seen yet, in distances of the bound from there:
-    what an early verdict reckons with (`docs/statistics.md`)."""
+    """Largest deviation that an early verdict assumes for an unseen sequence, as a multiple of the
+    distance from ``tail_from`` to the bound (`docs/statistics.md`, "Tail guard")."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The bounds that make sense: ``max`` where lower is better, ``min`` where higher is."""
+        """Bounds that a spec may set: ``max`` where lower is better, ``min`` where higher is."""
         return _SIDES[self.direction]
 
     @property
     def columns(self) -> frozenset[str]:
-        """What it is made of."""
+        """Columns in the numerator and the denominator."""
         return frozenset({*self.numerator, *self.denominator})
 
 
@@ -77,59 +80,63 @@ Need = Literal[
     "latents",
     "mean activation",
 ]
-"""What a column is computed from, beside the tokens: runs of the model (clean, with the
-reconstruction, with a random error as long, with zeros or μ in place of the activation), the
-activation and its reconstruction, the latents, and μ, which takes all tokens of the set."""
+"""Input of a column besides the tokens.
+
+A run of the model is clean, patched with the reconstruction, patched with a random error of the
+same length, or ablated with zeros or μ in place of the activation. The mean activation μ needs a
+run over all tokens of the set.
+"""
 
 
 Rounding = Literal["per token", "per variance", "firings", "none"]
-"""What the rounding of float32 logits and activations moves the sum of a column by.
+"""Unit in which float32 rounding of logits and activations changes the sum of a column.
 
-So much for each token (in nats, or of a cosine or a ratio of lengths); so much of the variance of
-the activation; a few firings of latents; or nothing, for exact counts and for sums of terms of one
-sign.
+``per token``: a constant for each token (in nats, or of a cosine or a ratio of lengths). ``per
+variance``: a fraction of the variance of the activation. ``firings``: a few firings of latents.
+``none``: negligible, for exact counts and for sums of terms of one sign.
 """
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of each scored token, of which a measurement holds the sum over each sequence."""
+    """One number per scored token; a measurement holds its sum over each sequence."""
 
     unit: str
     formula: str
     needs: frozenset[Need] = frozenset()
     of_tokens: bool = True
-    """Whether the table of single tokens holds it."""
+    """True where a `TokenTable` holds the column."""
     summed: bool = True
-    """Whether a measurement holds its sums over sequences."""
+    """True where a measurement holds the sums over sequences."""
     on_request: str = ""
-    """How to ask for a column that costs a run of its own; empty for one that is always there."""
+    """Instruction how to request a column that costs a run of its own; empty for one that is always
+    measured."""
     rounding: Rounding = "per token"
-    """What float32 rounding moves its sum by; see `Rounding`."""
+    """Unit of the effect of float32 rounding on the sum; see `Rounding`."""
     since: str = ""
-    """First version of the package whose records hold it; empty where all do."""
+    """First version of the package whose records hold the column; empty where all do."""
     typical: tuple[float, float] = (0.0, 2.0)
-    """Between which values tokens usually lie: `sae_guard.testing` draws from there."""
+    """Range of usual values of tokens, from which `sae_guard.testing` draws."""
 
     @property
     def depends_on_sae(self) -> bool:
-        """Say whether another SAE at the same hook point gives other values."""
+        """True where another SAE at the same hook point gives other values."""
         return bool(self.needs & {"patched run", "random error run", "reconstruction", "latents"})
 
     @property
     def of_hook_point(self) -> bool:
-        """Say whether it is of the hook point alone: of ablations, or of activations and μ."""
+        """True where the values depend on the hook point: ablations, and deviations from μ."""
         return bool(self.needs & {"ablated run", "mean activation"})
 
 
 def needs(*names: Need) -> frozenset[Need]:
-    """Collect what a column is computed from."""
+    """Return the inputs of a column as a set."""
     return frozenset(names)
 
 
 ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
-        # No token alone has a count that tells anything.
+        # 1 for every scored token: a table of single tokens has no use for it.
         "n_tokens": Column("tokens", "1", of_tokens=False, rounding="none"),
         "kl": Column(
             "nats",
@@ -178,7 +185,7 @@ ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
             needs("reconstruction"),
             rounding="per variance",
         ),
-        # μ is known when all tokens have gone by: single tokens are not held until then.
+        # μ is known only after all tokens were read, when single activations are no longer held.
         "sq_deviation": Column(
             "",
             "squared distance of activation and μ",
@@ -209,8 +216,8 @@ ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
         ),
     }
 )
-"""Every column, in the order in which they are stored; `sae_guard.engine.token_metrics` has the
-formula of each as tensors, under the same name."""
+"""Every column, in storage order. `sae_guard.engine.token_metrics` has the torch formula of each
+under the same name; a test holds the two together."""
 
 COLUMNS: Mapping[str, Column] = MappingProxyType(
     {
@@ -219,12 +226,12 @@ COLUMNS: Mapping[str, Column] = MappingProxyType(
         if column.summed and not column.on_request
     }
 )
-"""The sums that every measurement has."""
+"""Columns whose sums every measurement has."""
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(
     {name: column.on_request for name, column in ALL_COLUMNS.items() if column.on_request}
 )
-"""Columns that cost a run of their own, → how to get them; absent where they were not requested."""
+"""Column that costs a run of its own → instruction how to request it; absent unless requested."""
 
 _METRICS = (
     Metric(
@@ -244,7 +251,7 @@ _METRICS = (
         sums(kl=1),
         sums(kl_random_error=1),
         also_called="how pathological the error is (Gurnee 2024)",
-        # Nearer to zero than this, KL is made of the rounding of float32 logits.
+        # A smaller KL is made of the rounding of float32 logits.
         min_denominator=1e-5,
         range=(0, math.inf),
     ),
@@ -265,7 +272,7 @@ _METRICS = (
         sums(ce_zero=1, ce_clean=-1),
         also_called="SAELens `ce_loss_score`; loss recovered; dictionary_learning "
         "`frac_recovered` (which averages per batch: not the same)",
-        # A thousandth of a nat of harm by ablation is below what a few thousand tokens resolve.
+        # A few thousand tokens do not resolve an ablation that costs less than 0.001 nats.
         min_denominator=1e-3,
         tail_from=1,
     ),
@@ -410,8 +417,8 @@ _METRICS = (
         "lower",
         "share of latents that never fire",
         also_called="SAEBench `frac_alive` = 1 − it",
-        # A latent that fires on 1 token in 1,000 stays silent over 10,000 with chance e⁻¹⁰. How
-        # many rarer ones there are, and whether it matters to a bound: `sae_guard.core.verdicts`.
+        # A latent that fires on 1 token in 1,000 is silent on 10,000 with probability e⁻¹⁰. For
+        # rarer ones see `sae_guard.core.verdicts.too_few_tokens`.
         min_tokens=10_000,
         firing_above=0.0,
         range=(0, 1),
@@ -434,7 +441,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``; raises `SetupError` with the nearest names."""
+    """Return the metric of this name; raise `SetupError` with the nearest names for another."""
     if name not in METRICS:
         hint = allowed(name, METRICS, limit=len(METRICS))
         raise SetupError(f"unknown metric {name!r}; {hint}")

@@ -1,7 +1,7 @@
-"""Two metrics against each other: which points no other point is better than in both.
+"""Judge checkpoints by two metrics at once: the Pareto frontier.
 
-A point dominates another if it is at least as good in both metrics and better in one (Pareto). A
-lower KL bought with more latents is no improvement: L0 and KL are the usual pair.
+A point dominates another if it is at least as good in both metrics and better in one (Pareto). L0
+and KL are the usual pair: a lower KL bought with more active latents is no improvement.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from sae_guard.core.statistics import NOISE
 from sae_guard.errors import UndefinedMetricError, allowed
 
 _LESS_IS_SPARSER = ("l0", "l1")
-"""Metrics that thresholds hold in a window, of which less is better all else being equal."""
+"""Metrics that thresholds bound on both sides, but of which less is better, all else being equal.
+"""
 
 AXES = tuple(
-    name for name, each in METRICS.items() if each.direction != "window" or name in _LESS_IS_SPARSER
+    name
+    for name, definition in METRICS.items()
+    if definition.direction != "window" or name in _LESS_IS_SPARSER
 )
-"""Metrics that a better side is known of."""
+"""Metrics with a better direction, which can be an axis."""
 
 
 @dataclass(frozen=True)
 class Pareto:
-    """A threshold: no record of the spec dominates the new checkpoint."""
+    """A threshold on two metrics: no earlier record of the spec may dominate the checkpoint."""
 
     x: str
     y: str
@@ -34,19 +37,21 @@ class Pareto:
 
     @property
     def where(self) -> str:
-        """``file:line``."""
+        """``file:line`` of the threshold."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def problem(self) -> str | None:
-        """Why these are no axes; None if they are."""
+        """Return why these cannot be the axes; None if they can."""
         for axis, name in (("x", self.x), ("y", self.y)):
             if name not in AXES:
                 return f"{axis} is {name!r}; {allowed(name, AXES, limit=len(AXES))}"
         return f"x and y are both {self.x}" if self.x == self.y else None
 
     def dominates(self, one: Point, other: Point) -> bool:
-        """Whether the one is at least as good in both and better in one, by more than devices and
-        batch sizes differ by."""
+        """Return whether ``one`` is at least as good in both metrics and better in one.
+
+        Differences within numeric noise, as between devices and batch sizes, count as equal.
+        """
         x, y = (
             _advantage(name, a, b)
             for name, a, b in ((self.x, one.x, other.x), (self.y, one.y, other.y))
@@ -54,14 +59,14 @@ class Pareto:
         return min(x, y) >= 0 and max(x, y) > 0
 
     def frontier(self, points: Iterable[Point]) -> list[Point]:
-        """Those that no other dominates, in the order in which they came."""
+        """Return the points that no other point dominates, in the order of the input."""
         every = list(points)
-        return [one for one in every if not any(self.dominates(each, one) for each in every)]
+        return [one for one in every if not any(self.dominates(other, one) for other in every)]
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of one checkpoint; raises `UndefinedMetricError` where it is not finite."""
+    """The two metrics of one checkpoint; raises `UndefinedMetricError` where one is not finite."""
 
     name: str
     x: float
@@ -69,40 +74,42 @@ class Point:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.x) and math.isfinite(self.y)):
-            raise UndefinedMetricError(f"{self.name} is at {self.x}, {self.y}")
+            raise UndefinedMetricError(
+                f"{self.name} is at {self.x}, {self.y}: both values have to be finite"
+            )
 
 
 @dataclass(frozen=True)
 class ParetoVerdict:
-    """Whether a point is dominated, and by which."""
+    """The verdict on a point: the records that it was compared with and those that dominate it."""
 
     pareto: Pareto
     point: Point
     others: tuple[Point, ...]
-    """The records that it was compared with."""
+    """Records that the point was compared with."""
     left_out: tuple[str, ...] = ()
-    """Records of the spec that are of other tokens or formulas, each with the reason."""
+    """Records of the spec that are not comparable, each with the reason."""
 
     @property
     def dominated_by(self) -> list[Point]:
-        """The records that are better."""
-        return [each for each in self.others if self.pareto.dominates(each, self.point)]
+        """Records that dominate the point."""
+        return [record for record in self.others if self.pareto.dominates(record, self.point)]
 
     @property
     def passes(self) -> bool:
-        """Whether no record is; and there are some."""
+        """True where there are records and none dominates the point."""
         return bool(self.others) and not self.dominated_by
 
 
 def compared(
     pareto: Pareto, point: Point, others: Sequence[Point], left_out: Sequence[str] = ()
 ) -> ParetoVerdict:
-    """The verdict on a point beside these."""
+    """Return the verdict on a point compared with those of earlier records."""
     return ParetoVerdict(pareto, point, tuple(others), tuple(left_out))
 
 
 def _advantage(name: str, one: float, other: float) -> int:
-    """1 where the one is better, −1 where it is worse, 0 within noise."""
+    """Return 1 where ``one`` is better, −1 where it is worse, 0 within numeric noise."""
     if abs(one - other) <= NOISE * max(abs(one), abs(other)):
         return 0
     higher = metric(name).direction == "higher"

@@ -1,7 +1,7 @@
-"""`RunReport`: what a run of the gate found, as every shell, renderer and record has it.
+"""`RunReport`: the result of a run of the gate, which every shell, renderer and record reads.
 
-It is made of one `CaseReport` for each case. A process that measured a part of a case gives a
-report of that part; `merged` puts the parts together. `report_json` writes and reads reports.
+It holds one `CaseReport` for each case. A process that measured part of a case reports that part,
+and `merged` combines the parts. `report_json` writes and reads reports.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from sae_guard.core.worst_tokens import Worst
 from sae_guard.errors import Cause, Contract, InfrastructureError
 
 CONTROL = "control:"
-"""What the member of a control starts with."""
+"""Prefix of the member of a control."""
 PARETO, CONTROLS = "pareto", "controls"
-"""Tests of a case beside those of its load contract and of its thresholds."""
+"""Names of the tests of a case besides those of its load contract and its thresholds."""
 
 
 @dataclass(frozen=True, order=True)
 class CaseRef:
-    """The name of what is measured once, the same from version to version."""
+    """The name of one case: an SAE under a spec. It stays the same from version to version."""
 
     spec_file: str
     """Path of the spec file from the project's root folder."""
     document: str
     """Name of the document in it."""
     member: str
-    """Which SAE: its label; ``control:NAME`` for a control."""
+    """Label of the SAE; ``control:NAME`` for a control."""
 
     @property
     def spec(self) -> str:
@@ -45,15 +45,15 @@ class CaseRef:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is an SAE whose numbers are known beforehand."""
+        """True for a control, an SAE whose numbers are known in advance."""
         return self.member.startswith(CONTROL)
 
     def node_id(self, test: Target | str) -> str:
-        """Name a test of the case as pytest does."""
+        """Return the node id of a test of the case, as pytest writes it."""
         return f"{self.spec}::{self.test_name(test)}"
 
     def test_name(self, test: Target | str) -> str:
-        """Name a test of the case below its spec."""
+        """Return the name of a test of the case within its spec."""
         return f"{test}[{self.member}]"
 
     def __str__(self) -> str:
@@ -62,44 +62,45 @@ class CaseRef:
 
 @dataclass(frozen=True)
 class Sample:
-    """How much of the token set was measured."""
+    """The size of the measured part of the token set."""
 
     n_tokens: int
-    """Scored tokens."""
+    """Number of scored tokens measured."""
     n_sequences: int
+    """Number of sequences measured."""
     n_whole: int
-    """Sequences of the set."""
+    """Number of sequences in the whole set."""
 
 
 @dataclass(frozen=True)
 class ContractResult:
-    """Whether a part of the load contract holds."""
+    """The result of one part of the load contract."""
 
     contract: Contract
     status: Status
-    """``undecided`` where another part keeps it from being checked."""
+    """Status; ``undecided`` where the failure of another part prevents the check."""
     cause: Cause | None = None
     message: str = ""
 
     @property
     def test(self) -> str:
-        """Name of its test within the case."""
+        """Name of the test within the case."""
         return contract_test(self.contract)
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A value without a verdict."""
+    """The value of a target without a verdict."""
 
     target: Target
     estimate: Estimate | None = None
     undefined: str = ""
-    """Why there is no estimate."""
+    """The reason why there is no estimate."""
 
 
 @dataclass(frozen=True)
 class ParetoResult:
-    """Whether an earlier record is better in two metrics."""
+    """The result of a Pareto threshold: whether an earlier record is better in two metrics."""
 
     pareto: Pareto
     status: Status
@@ -110,7 +111,7 @@ class ParetoResult:
 
 @dataclass(frozen=True)
 class ControlsResult:
-    """The numbers of the checkpoint beside those of its controls."""
+    """The numbers of the checkpoint and those of its controls."""
 
     status: Status
     rows: Mapping[str, Mapping[str, float | None]]
@@ -121,7 +122,7 @@ class ControlsResult:
 
 @dataclass(frozen=True)
 class CaseReport:
-    """All that is known of one case, or of a part of it."""
+    """The results of one case, or of a part of it."""
 
     case: CaseRef
     sample: Sample | None = None
@@ -129,11 +130,11 @@ class CaseReport:
     contracts: tuple[ContractResult, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     metrics: tuple[MetricValue, ...] = ()
-    """All metrics on the whole token set, whether a threshold is on them or not."""
+    """All metrics on the whole token set, with or without a threshold."""
     pareto: ParetoResult | None = None
     controls: ControlsResult | None = None
     diagnosis: Diagnosis | None = None
-    """What is suspected of the checkpoint, if anything is, and what was tried."""
+    """Probable causes of a failure, and the variants that were tried."""
     worst: Worst | None = None
     """Tokens and sequences that the SAE changes most."""
     loosened: LoosenedThresholds | None = None
@@ -141,19 +142,19 @@ class CaseReport:
 
     @property
     def statuses(self) -> dict[str, Status]:
-        """Test → its status, of all tests that are in the report."""
-        results: dict[str, Status] = {each.test: each.status for each in self.contracts}
-        results |= {str(each.target): each.status for each in self.verdicts}
+        """Test → status, for every test in the report."""
+        results: dict[str, Status] = {result.test: result.status for result in self.contracts}
+        results |= {str(verdict.target): verdict.status for verdict in self.verdicts}
         results |= {PARETO: self.pareto.status} if self.pareto else {}
         return results | ({CONTROLS: self.controls.status} if self.controls else {})
 
     @property
     def errors(self) -> dict[str, str]:
-        """Test → why it gave no verdict, of those that gave none."""
+        """Test → reason, for every test that gave no verdict."""
         results: dict[str, str] = {
-            each.test: each.message
-            for each in self.contracts
-            if each.status in ("error", "undecided")
+            result.test: result.message
+            for result in self.contracts
+            if result.status in ("error", "undecided")
         }
         results |= {str(v.target): v.message for v in self.verdicts if v.status == "error"}
         for test, result in ((PARETO, self.pareto), (CONTROLS, self.controls)):
@@ -163,8 +164,8 @@ class CaseReport:
 
     @property
     def crossed(self) -> list[str]:
-        """Tests that were judged and do not pass."""
-        names = [str(each.target) for each in self.verdicts if not each.passes]
+        """Names of the tests that were judged and do not pass."""
+        names = [str(verdict.target) for verdict in self.verdicts if not verdict.passes]
         failed = self.pareto is not None and self.pareto.status == "fail"
         names += [PARETO] if failed else []
         return [name for name in names if name not in self.errors]
@@ -176,7 +177,7 @@ EXIT_CODES: Mapping[RunVerdict, int] = {"pass": 0, "fail": 1, "error": 2}
 
 @dataclass(frozen=True)
 class NotJudged:
-    """A test that was planned and ended without any result."""
+    """A test that was planned but ended without a result."""
 
     case: CaseRef
     test: str
@@ -185,7 +186,7 @@ class NotJudged:
 
 @dataclass(frozen=True)
 class NotGated:
-    """A spec without a checkpoint, or a checkpoint that a spec is not about."""
+    """A spec without a checkpoint, or a checkpoint that a spec does not gate."""
 
     spec: str
     """``file::document``."""
@@ -196,57 +197,62 @@ class NotGated:
 
 @dataclass(frozen=True)
 class RecordResult:
-    """What became of the record of a case."""
+    """The record of a case, or the reason why it was not written."""
 
     case: CaseRef | None
-    """None where there was no case at all."""
+    """Case of the record; None where the run had no case."""
     path: str = ""
-    """Where it was written."""
+    """Path of the record; empty where none was written."""
     refused: str = ""
-    """Why it was not."""
+    """The reason why no record was written; empty where one was."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run of the gate found."""
+    """The result of a run of the gate."""
 
     sae_guard: str
-    """Version of the package that wrote it."""
+    """Version of the package that wrote the report."""
     verdict: RunVerdict
     exit_code: int
     cases: tuple[CaseReport, ...] = ()
-    """In the order of the plan, like all that is in them."""
+    """Reports of the cases; these and their parts are in the order of the plan."""
     not_judged: tuple[NotJudged, ...] = ()
     not_gated: tuple[NotGated, ...] = ()
     records: tuple[RecordResult, ...] = ()
     notes: tuple[str, ...] = ()
-    """What else there is to know of the run, such as thresholds that were left out."""
+    """Remarks on the run, such as thresholds that were left out."""
     warnings: tuple[str, ...] = ()
 
 
 def contract_test(contract: Contract) -> str:
-    """Name the test of a part of the load contract within its case."""
+    """Return the name of the test of one part of the load contract."""
     return f"load.{contract}"
 
 
 def verdict_of(cases: Iterable[CaseReport], not_judged: Iterable[NotJudged] = ()) -> RunVerdict:
-    """Judge the run: an error unless everything was judged, and something was."""
-    every = list(cases)
-    nothing = not any(case.statuses for case in every)
-    if nothing or any(not_judged) or any(case.errors for case in every):
+    """Return the verdict of a run.
+
+    It is ``error`` where no test gave a status, a test was not judged, or one gave no verdict; else
+    ``fail`` where a test does not pass.
+    """
+    reports = list(cases)
+    empty = not any(case.statuses for case in reports)
+    if empty or any(not_judged) or any(case.errors for case in reports):
         return "error"
-    return "fail" if any(case.crossed for case in every) else "pass"
+    return "fail" if any(case.crossed for case in reports) else "pass"
 
 
 class DisagreementError(InfrastructureError):
-    """Two processes report different things of one case."""
+    """Two processes report different results for the same part of a case."""
 
 
 def merged(reports: Sequence[CaseReport]) -> CaseReport:
-    """Put reports on parts of one case together, whichever process they come from.
+    """Combine reports on parts of one case, from any number of processes.
 
     Raises:
-        DisagreementError: Two of them say different things of the same part.
+        DisagreementError: Two reports differ in a part that both have.
+        ValueError: The reports are on different cases.
     """
     return reduce(_merged, reports)
 
@@ -261,8 +267,8 @@ def _merged(one: CaseReport, other: CaseReport) -> CaseReport:
         for field in fields(CaseReport)
         if field.name not in ("case", "contracts", "verdicts")
     }
-    contracts = [{part.test: part for part in each.contracts} for each in (one, other)]
-    verdicts = [{str(part.target): part for part in each.verdicts} for each in (one, other)]
+    contracts = [{part.test: part for part in report.contracts} for report in (one, other)]
+    verdicts = [{str(part.target): part for part in report.verdicts} for report in (one, other)]
     return CaseReport(
         one.case,
         contracts=_union(one.case, *contracts),
@@ -275,12 +281,15 @@ Part = TypeVar("Part")
 
 
 def _union(case: CaseRef, one: Mapping[str, Part], other: Mapping[str, Part]) -> tuple[Part, ...]:
-    every = {**one, **other}
-    return tuple(_either(case, name, one.get(name, part), part) for name, part in every.items())
+    both = {**one, **other}
+    return tuple(_either(case, name, one.get(name, part), part) for name, part in both.items())
 
 
 def _either(case: CaseRef, name: str, one: Part, other: Part) -> Part:
-    """Give the part that one of the two has. They are compared as text: NaN equals no NaN."""
+    """Return the part that at least one report has; where both have it, they have to agree.
+
+    They are compared as text, as NaN ≠ NaN.
+    """
     if _absent(one) or _absent(other):
         return other if _absent(one) else one
     if repr(one) != repr(other):

@@ -1,8 +1,8 @@
-"""Reports as JSON, and back: every number survives, also NaN and the infinities.
+"""Write reports as JSON and read them back without loss.
 
-JSON has no word for these; they are written as the texts ``NaN``, ``Infinity`` and ``-Infinity``.
-pydantic checks and builds the objects. It is imported where it is used: pytest loads this package
-in every run, whether there is anything to gate or not.
+JSON has no NaN and no infinities; they are written as the texts ``NaN``, ``Infinity`` and
+``-Infinity``. pydantic checks and builds the objects. It is imported where it is used, because
+pytest loads this package in every run, even one without anything to gate.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 def report_to_json(report: RunReport) -> bytes:
-    """Write a report for people and programs; `report_from_json` reads it."""
+    """Return a report as JSON in UTF-8; `report_from_json` reads it."""
     document = {"schema_version": SCHEMA_VERSION, **to_plain(RunReport, report)}
     for case, plain_case in zip(report.cases, document["cases"], strict=True):
         for verdict, plain in zip(case.verdicts, plain_case["verdicts"], strict=True):
             plain |= {name: _plain(getattr(verdict, name)) for name in _DERIVED}
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
-    # Paths may be no UTF-8; JSON reads these escapes as what they were.
+    # A path that is not valid UTF-8 is written with JSON escapes, which read back as the same path.
     return (text + "\n").encode(errors="backslashreplace")
 
 
 def report_from_json(data: bytes, *, file: str) -> RunReport:
-    """Read a report. Keys that are not known are left out.
+    """Read a report; unknown keys are ignored.
 
     Args:
-        data: What `report_to_json` wrote.
-        file: What to call it in messages.
+        data: JSON from `report_to_json`.
+        file: Name of the file, for messages.
 
     Raises:
-        SetupError: It is no report, or of a version that is not read.
+        SetupError: The data is not a report, or of another schema version.
     """
     try:
         document = json.loads(data, parse_constant=_refuse)
@@ -65,26 +65,26 @@ def report_from_json(data: bytes, *, file: str) -> RunReport:
 
 
 def to_plain(kind: Any, value: object) -> Any:
-    """Take a report, or a part of one, apart into mappings, lists, numbers and text.
+    """Convert a report, or a part of one, into mappings, lists, numbers and text.
 
     Args:
-        kind: Its type, such as `CaseReport` or ``tuple[Verdict, ...]``.
-        value: Of this type.
+        kind: Type of the value, such as `CaseReport` or ``tuple[Verdict, ...]``.
+        value: Object of this type.
     """
-    # pydantic's own mode for JSON refuses keys that are no UTF-8, which names of files may be.
+    # pydantic's JSON mode refuses keys that are not valid UTF-8, which file names may be.
     return _plain(_adapter(kind).dump_python(value))
 
 
 def from_plain(kind: Any, plain: Any, *, source: str) -> Any:
-    """Build what `to_plain` took apart.
+    """Build the object that `to_plain` converted.
 
     Args:
-        kind: Its type.
-        plain: What `to_plain` gave.
-        source: Where it comes from, for messages.
+        kind: Type of the object.
+        plain: Mappings, lists, numbers and text from `to_plain`.
+        source: File or process that the data comes from, for messages.
 
     Raises:
-        SetupError: It is no such thing.
+        SetupError: The data does not describe an object of this type.
     """
     from pydantic import ValidationError
 
@@ -103,7 +103,7 @@ def from_plain(kind: Any, plain: Any, *, source: str) -> Any:
 
 
 def json_schema() -> dict[str, Any]:
-    """Describe the JSON of a `RunReport` as a JSON Schema (draft 2020-12)."""
+    """Return the JSON Schema (draft 2020-12) of a `RunReport` in JSON."""
     schema = _adapter(RunReport).json_schema(mode="serialization")
     definitions = _with_all_numbers(schema.pop("$defs"))
     definitions["Verdict"]["properties"] |= _DERIVED
@@ -122,11 +122,11 @@ _DERIVED = {
     "headroom": {"anyOf": [{"$ref": "#/$defs/Number"}, {"type": "null"}]},
     "passes": {"type": "boolean"},
 }
-"""What is written of a verdict for other programs; whoever reads the report derives it anew."""
+"""Properties of a verdict that are written for other programs; `report_from_json` ignores them."""
 
 
 def _with_all_numbers(schema: Any) -> Any:
-    """Let every number be one that JSON has no word for."""
+    """Return the schema with every number allowed to be NaN or infinite."""
     if isinstance(schema, list):
         return [_with_all_numbers(part) for part in schema]
     if not isinstance(schema, dict):
@@ -138,7 +138,7 @@ def _with_all_numbers(schema: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Leave nothing but what JSON has."""
+    """Return the value as mappings, lists, finite numbers and text."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -153,12 +153,15 @@ def _plain(value: Any) -> Any:
 
 
 def _other_kind(plain: Any, again: Any, *keys: str) -> str | None:
-    """Say what was turned into another kind when it was read, such as a text into a number.
+    """Return a message for the first value that pydantic converted, such as a text to a number.
 
     Args:
-        plain: What was read.
-        again: The same, read and taken apart again.
-        keys: Where it stands.
+        plain: Data as it was read.
+        again: The same data, converted to objects and back.
+        keys: Path of keys to the data.
+
+    Returns:
+        The message; None where the types agree.
     """
     pairs: Iterable[tuple[Any, Any, Any]]
     if isinstance(plain, dict) and isinstance(again, dict):

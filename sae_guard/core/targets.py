@@ -1,7 +1,7 @@
-"""What a threshold looks at, and its value with its interval.
+"""`Target`, the quantity that a threshold bounds, and `estimate`, its value with its interval.
 
-That is a metric's mean, a quantile of its tokens or its worst sequence, over all scored tokens or a
-slice of them; or how far that moved since a baseline.
+A target is the mean of a metric, a quantile over single tokens, or the worst sequence; over all
+scored tokens or a slice of them; or the change of one of these since a baseline.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from sae_guard.errors import SetupError, UndefinedMetricError, allowed
 
 WORST = "worst_sequence"
 CHANGE = "change"
-"""Last part of the name of a change since a baseline."""
+"""Suffix in the name of a target that is a change since a baseline."""
 QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a threshold looks at. `str` writes it as node ids, records and reports have it, such as
-    ``kl.p99@position=0..8``, and `parse` reads that again."""
+    """The quantity that a threshold bounds.
+
+    `str` writes the name used in node ids, records and reports, such as ``kl.p99@position=0..8``;
+    `parse` reads it.
+    """
 
     metric: str
     statistic: str = "mean"
-    """``mean``, ``p99`` and its like (of single tokens), or ``worst_sequence``."""
+    """``mean``, a quantile over single tokens such as ``p99``, or ``worst_sequence``."""
     slice: Slice | None = None
-    """Which of the scored tokens; None for all."""
+    """The slice of the scored tokens; None for all of them."""
     change: bool = False
-    """Whether it is how far that moved since a baseline (`sae_guard.core.comparison.change`)."""
+    """True for the change since a baseline (`sae_guard.core.comparison.change`)."""
 
     def __str__(self) -> str:
         parts = [self.metric, *([self.statistic] if self.statistic != "mean" else [])]
@@ -47,67 +50,77 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Read what `str` writes. Whether such a target exists, `problem` says.
+        """Read the text that `str` writes; `problem` checks that such a target exists.
 
         Raises:
-            ValueError: The slice is none.
+            ValueError: The part after ``@`` is not a slice.
         """
         name, _, part = text.partition("@")
-        whole = name.removesuffix(f".{CHANGE}")
-        metric_name, _, statistic = whole.partition(".")
+        quantity = name.removesuffix(f".{CHANGE}")
+        metric_name, _, statistic = quantity.partition(".")
         return cls(
-            metric_name, statistic or "mean", Slice.parse(part) if part else None, whole != name
+            metric_name,
+            statistic or "mean",
+            Slice.parse(part) if part else None,
+            quantity != name,
         )
 
     @property
     def itself(self) -> Target:
-        """Of a change, what moves."""
+        """The target without ``change``: the quantity whose change is bounded."""
         return replace(self, change=False)
 
     @property
     def whole(self) -> bool:
-        """Whether it is a metric as the table of metrics has it: the mean over all tokens."""
+        """True for the mean of a metric over all scored tokens, as the table of metrics has it."""
         return self == Target(self.metric)
 
     def problem(self) -> str | None:
-        """Say why there is no such target; None if there is.
+        """Return why there is no such target; None if there is.
 
         Raises:
-            SetupError: There is no such metric.
+            SetupError: There is no metric of this name.
         """
         if self.change:
             return self.itself.problem()
-        chosen = metric(self.metric)
+        definition = metric(self.metric)
         if self.statistic not in ("mean", WORST) and level(self.statistic) is None:
             return f"no statistic {self.statistic!r}; allowed: mean, p50, p99 and such, {WORST}"
         if self.whole:
             return None
-        if chosen.firing_above is not None:
-            return f"{chosen.name} is of all tokens together"
-        if self.statistic == WORST and chosen.direction == "window":
-            return f"{chosen.name} has no worst sequence: it is bounded on both sides"
+        if definition.firing_above is not None:
+            return f"{definition.name} is of all tokens together"
+        if self.statistic == WORST and definition.direction == "window":
+            return f"{definition.name} has no worst sequence: it is bounded on both sides"
         quantile = self.statistic not in ("mean", WORST)
-        if quantile and chosen.denominator != {"n_tokens": 1}:
-            return f"{chosen.name} is a ratio of sums: single tokens have none"
-        whole_sequences = not quantile and (self.slice is None or self.slice.by == "source")
-        if whole_sequences or _of_tokens(chosen):
+        if quantile and definition.denominator != {"n_tokens": 1}:
+            return f"{definition.name} is a ratio of sums: single tokens have none"
+        per_sequence = not quantile and (self.slice is None or self.slice.by == "source")
+        if per_sequence or _has_token_values(definition):
             return None
-        return f"{chosen.name} needs the mean activation: tokens have none alone"
+        return f"{definition.name} needs the mean activation: tokens have none alone"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
-        """Let reports hold it as text; pydantic calls this, and nothing else imports it here."""
+        """Let reports hold a target as text.
+
+        pydantic calls this. The import is local because pytest loads this module in every run.
+        """
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
-            cls._of_report,
+            cls._from_report,
             serialization=core_schema.to_string_ser_schema(),
             metadata={"pydantic_js_functions": [lambda *_: {"type": "string"}]},
         )
 
     @classmethod
-    def _of_report(cls, value: object) -> Target:
-        """Read a text, or take a target; all that pydantic names with its key is a ValueError."""
+    def _from_report(cls, value: object) -> Target:
+        """Return the target that a report holds, as text or as an object.
+
+        Raises:
+            ValueError: There is no such target. pydantic adds the key only to a ValueError.
+        """
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
@@ -123,14 +136,14 @@ class Target:
 
 
 def level(statistic: str) -> float | None:
-    """0.99 of ``p99``; None where it is no quantile."""
-    found = QUANTILE.fullmatch(statistic)
-    share = float(found[1]) / 100 if found else 0.0
+    """Return the level of a quantile, such as 0.99 for ``p99``; None for another statistic."""
+    match = QUANTILE.fullmatch(statistic)
+    share = float(match[1]) / 100 if match else 0.0
     return share if 0 < share < 1 else None
 
 
-def _of_tokens(chosen: Metric) -> bool:
-    return chosen.columns <= {*TOKEN_COLUMNS, *ON_REQUEST, "n_tokens"}
+def _has_token_values(definition: Metric) -> bool:
+    return definition.columns <= {*TOKEN_COLUMNS, *ON_REQUEST, "n_tokens"}
 
 
 _RANGES: tuple[Literal["position", "entropy"], ...] = ("position", "entropy")
@@ -138,10 +151,10 @@ _RANGES: tuple[Literal["position", "entropy"], ...] = ("position", "entropy")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the scored tokens: by their position, by how uncertain the clean model is there, or
-    by where the text comes from.
+    """A subset of the scored tokens: by position, by entropy of the clean prediction (in nats), or
+    by the source of the text.
 
-    ``low`` is inside, ``high`` is not; ``glob`` is of sources alone.
+    Ranges are half open: ``low`` ≤ value < ``high``. ``glob`` is a file name pattern for sources.
     """
 
     by: Literal["position", "entropy", "source"]
@@ -157,7 +170,7 @@ class Slice:
 
     @classmethod
     def parse(cls, text: str) -> Slice:
-        """Read what `str` writes; raises `ValueError` where it is no slice."""
+        """Read the text that `str` writes; raise `ValueError` where it is no slice."""
         by, _, part = text.partition("=")
         if by == "source":
             return cls("source", glob=part)
@@ -168,28 +181,29 @@ class Slice:
         raise ValueError(f"no slice {text!r}")
 
     def matches(self, sources: Iterable[str]) -> list[bool]:
-        """Whether texts from these sources are in it."""
+        """Return for each source whether its text belongs to the slice."""
         return [fnmatchcase(source, self.glob) for source in sources]
 
     def rows(self, measurement: Measurement) -> NDArray[np.bool_]:
-        """Which sequences come from its sources, shape [n_sequences].
+        """Return which sequences come from a matching source, shape [n_sequences].
 
         Raises:
-            UndefinedMetricError: None does, or it is not known.
+            UndefinedMetricError: No sequence does, or the sources are unknown.
         """
         if not measurement.sources:
             raise UndefinedMetricError(f"{self}: where the sequences come from is not known")
-        found = np.array(self.matches(measurement.sources), dtype=np.bool_)
-        if not found.any():
+        matching = np.array(self.matches(measurement.sources), dtype=np.bool_)
+        if not matching.any():
             hint = allowed(self.glob, measurement.sources)
             raise UndefinedMetricError(f"{self}: no sequence comes from there; {hint}")
-        return found
+        return matching
 
     def mask(self, measurement: Measurement) -> NDArray[np.bool_]:
-        """Which tokens are in it, scored or not, shape [n_sequences, pos].
+        """Return which tokens belong to the slice, scored or not, shape [n_sequences, pos].
 
         Raises:
-            UndefinedMetricError: As `rows`; or the values of single tokens were not kept.
+            UndefinedMetricError: No sequence comes from a matching source, the sources are unknown,
+                or the measurement has no values of single tokens.
         """
         table = measurement.tokens
         if table is None:
@@ -207,45 +221,46 @@ class Slice:
 def estimate(
     measurement: Measurement, target: Target, *, confidence: float = 0.95, whole: bool = True
 ) -> Estimate:
-    """The value, with its interval clustered by sequence.
+    """Return the value of a target with its two-sided interval, clustered by sequence.
 
-    A quantile is the smallest value that the share of tokens does not exceed. Its interval is that
-    of the share, read off at the same values (Woodruff 1952, JASA 47, 635). The worst sequence has
-    none.
+    The q-quantile is the smallest value that at least a share q of the tokens does not exceed. Its
+    interval is the one of that share, read off at the quantiles of its ends (Woodruff 1952, JASA
+    47, 635). The worst sequence has no interval.
 
     Args:
-        measurement: Whose rows are looked at.
-        target: What is looked at.
-        confidence: Of the interval.
-        whole: Whether rows may not be missing; without some it is an estimate of the metric.
+        measurement: Measurement to take the value from.
+        target: Target that is not a change.
+        confidence: Confidence level of the interval, such as 0.95.
+        whole: True to require every sequence of the corpus; False also accepts the first rows, and
+            the result is then an estimate of the metric.
 
     Raises:
-        SetupError: No metric has this name.
-        UndefinedMetricError: As `Measurement.estimate`; or nothing is scored in the slice, or the
-            values of single tokens were not kept.
+        SetupError: There is no metric of this name.
+        UndefinedMetricError: The metric is undefined (see `Measurement.estimate`), no token of the
+            slice is scored, or the measurement has no values of single tokens.
     """
     if target.change:
         raise ValueError(f"{target} needs a baseline: sae_guard.core.comparison.change")
     if target.whole:
         return measurement.estimate(target.metric, confidence=confidence, whole=whole)
     measurement.check_rows(target.metric, whole=whole)
-    sums, scored = _seen(measurement, target)
-    chosen, some = metric(target.metric), sums["n_tokens"] > 0
-    # Sequences without a token there say nothing of the spread.
-    numerator, denominator = (column[some] for column in _terms(sums, chosen))
-    n_tokens, n_sequences = int(sums["n_tokens"].sum()), int(some.sum())
+    sums, scored = _sums(measurement, target)
+    definition, nonempty = metric(target.metric), sums["n_tokens"] > 0
+    # A sequence without a token in the slice is no cluster: it would only inflate n.
+    numerator, denominator = (column[nonempty] for column in _terms(sums, definition))
+    n_tokens, n_sequences = int(sums["n_tokens"].sum()), int(nonempty.sum())
     if not n_tokens:
         raise UndefinedMetricError(f"{target}: no token is scored there")
     low = high = None
     if target.statistic == WORST:
-        value = _worst(chosen, numerator, denominator)
+        value = _worst(definition, numerator, denominator)
     elif (share := level(target.statistic)) is not None:
         assert measurement.tokens is not None
         assert scored is not None
-        values = measurement.tokens.combined(chosen.numerator)[some]
-        value, low, high = _quantile(values, scored[some], share, confidence)
+        values = measurement.tokens.combined(definition.numerator)[nonempty]
+        value, low, high = _quantile(values, scored[nonempty], share, confidence)
     else:
-        value = ratio(numerator, denominator, floor=chosen.min_denominator * n_tokens)
+        value = ratio(numerator, denominator, floor=definition.min_denominator * n_tokens)
         low, high = ratio_interval(
             numerator, denominator, value, confidence=confidence
         ) or (None, None)  # fmt: skip
@@ -253,31 +268,41 @@ def estimate(
 
 
 def _shortest(number: float) -> str:
-    """The shortest text that reads as the same number: two slices never share a name."""
+    """Return the shortest text that reads as the same float, so that slices never share a name."""
     return repr(float(number)).removesuffix(".0")
 
 
 class Terms(NamedTuple):
-    """What a bound sums per sequence: it is kept iff Σ numerator ≤ bound · Σ denominator, or ≥."""
+    """The two sums per sequence that a mean is the ratio of, shape [n_sequences] each.
+
+    A ``max`` holds iff Σ numerator ≤ bound · Σ denominator; a ``min`` iff it is ≥.
+    """
 
     numerator: NDArray[np.float64]
     denominator: NDArray[np.float64]
 
 
 def terms(measurement: Measurement, target: Target) -> Terms:
-    """The sums of a mean, per sequence."""
-    return _terms(_seen(measurement, target)[0], metric(target.metric))
+    """Return numerator and denominator of a mean, per sequence."""
+    return _terms(_sums(measurement, target)[0], metric(target.metric))
 
 
 def present(measurement: Measurement, target: Target) -> NDArray[np.bool_]:
-    """Which sequences have a token there, shape [n_sequences]: others say nothing of the spread."""
-    some: NDArray[np.bool_] = _seen(measurement, target)[0]["n_tokens"] > 0
-    return some
+    """Return which sequences have a scored token in the slice, shape [n_sequences].
+
+    The others are no clusters: they would only inflate n.
+    """
+    nonempty: NDArray[np.bool_] = _sums(measurement, target)[0]["n_tokens"] > 0
+    return nonempty
 
 
 def beyond(measurement: Measurement, target: Target, bound: float, side: Side) -> Terms:
-    """The tokens of each sequence past a bound of a quantile, and its tokens."""
-    _, scored = _seen(measurement, target)
+    """Count the tokens past a bound on a quantile, and all tokens of the slice, per sequence.
+
+    Raises:
+        UndefinedMetricError: The value of a scored token is not finite.
+    """
+    _, scored = _sums(measurement, target)
     assert measurement.tokens is not None
     assert scored is not None
     values = measurement.tokens.combined(metric(target.metric).numerator)
@@ -288,14 +313,17 @@ def beyond(measurement: Measurement, target: Target, bound: float, side: Side) -
     return Terms(count, n)
 
 
-def _terms(sums: Mapping[str, NDArray[np.float64]], chosen: Metric) -> Terms:
-    return Terms(_combined(sums, chosen.numerator), _combined(sums, chosen.denominator))
+def _terms(sums: Mapping[str, NDArray[np.float64]], definition: Metric) -> Terms:
+    return Terms(_combined(sums, definition.numerator), _combined(sums, definition.denominator))
 
 
-def _seen(
+def _sums(
     measurement: Measurement, target: Target
 ) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.bool_] | None]:
-    """The sums of what is looked at; and which tokens, where single ones are needed."""
+    """Return the columns summed per sequence over the slice of a target, and its token mask.
+
+    The mask, shape [n_sequences, pos], is None where whole sequences suffice.
+    """
     part = target.slice
     if level(target.statistic) is None:
         if part is None:
@@ -318,22 +346,29 @@ def _combined(
 
 
 def _worst(
-    chosen: Metric, numerator: NDArray[np.float64], denominator: NDArray[np.float64]
+    definition: Metric, numerator: NDArray[np.float64], denominator: NDArray[np.float64]
 ) -> float:
-    some = denominator != 0
-    ratios = numerator[some] / denominator[some]
-    if not (ratios.size and np.isfinite(ratios).all() and (denominator[some] > 0).all()):
-        raise UndefinedMetricError(f"{chosen.name} is not defined for every sequence")
-    return float(ratios.max() if chosen.direction == "lower" else ratios.min())
+    nonzero = denominator != 0
+    ratios = numerator[nonzero] / denominator[nonzero]
+    if not (ratios.size and np.isfinite(ratios).all() and (denominator[nonzero] > 0).all()):
+        raise UndefinedMetricError(f"{definition.name} is not defined for every sequence")
+    return float(ratios.max() if definition.direction == "lower" else ratios.min())
 
 
 def _quantile(
     values: NDArray[np.float64], scored: NDArray[np.bool_], share: float, confidence: float
 ) -> tuple[float, float | None, float | None]:
-    """The quantile of the scored values, each sequence of which has one, and its interval."""
-    found = quantile(values[scored], share)
-    below = (scored & (values <= found)).sum(axis=1).astype(np.float64)
+    """Return the quantile of the scored values and its interval.
+
+    Args:
+        values: Values of tokens, shape [n_sequences, pos].
+        scored: Mask of the same shape; every sequence has a scored token.
+        share: Level of the quantile.
+        confidence: Confidence level of the interval.
+    """
+    value = quantile(values[scored], share)
+    counts = (scored & (values <= value)).sum(axis=1).astype(np.float64)
     interval = quantile_interval(
-        values[scored], share, below, scored.sum(axis=1).astype(np.float64), confidence=confidence
+        values[scored], share, counts, scored.sum(axis=1).astype(np.float64), confidence=confidence
     )
-    return found, *(interval or (None, None))
+    return value, *(interval or (None, None))

@@ -1,4 +1,4 @@
-"""What became of thresholds between two versions of a spec: tightened, loosened, added, removed."""
+"""Compare the thresholds of two versions of a spec: tightened, loosened, added, removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIDES: tuple[Side, ...] = ("min", "max")
 
 
 class Bounds(Protocol):
-    """A threshold of a record, or of a spec."""
+    """The bounds of a threshold, in a record or in a spec."""
 
     @property
     def max(self) -> float | None: ...
@@ -37,7 +37,7 @@ class Bounds(Protocol):
 
 
 class Axes(Protocol):
-    """Of a Pareto threshold of a record, or of a spec."""
+    """The axes of a Pareto threshold, in a record or in a spec."""
 
     @property
     def x(self) -> str: ...
@@ -47,48 +47,56 @@ class Axes(Protocol):
 
 @dataclass(frozen=True)
 class ThresholdChange:
-    """What became of one key of a threshold."""
+    """The change of one key of a threshold."""
 
     threshold: str
-    """As node ids have it: ``kl``, ``kl.p99@position=0..8``."""
+    """Name of the target: ``kl``, ``kl.p99@position=0..8``."""
     key: Key
     old: float | str | None
-    """None where it was added."""
+    """Old value; None where the key was added."""
     new: float | str | None
-    """None where it was removed."""
+    """New value; None where the key was removed."""
     change: Kind
     looser: bool
-    """Whether something passes that did not; of a warn bound, without a warning."""
+    """True where a value passes that did not before; for a warn bound, passes without a warning."""
     share: bool = False
-    """Whether it is of a bound on a change, as a share of what the metric was."""
+    """True for a bound on a change relative to the baseline's value."""
 
 
 @dataclass(frozen=True)
 class LoosenedThresholds:
-    """Thresholds of a spec that are looser than when a record of it was last promoted."""
+    """The thresholds of a spec that are looser than at its last promoted record."""
 
     label: str
-    """What the record was promoted as."""
+    """Name of the version that the record was promoted as."""
     record: str
-    """Its id."""
+    """Id of the record."""
     promoted: datetime
     by: str
     changes: tuple[ThresholdChange, ...]
 
 
 def bounds_in_force(thresholds: Iterable[Threshold]) -> dict[str, Bounds]:
-    """Map the name of each threshold of a spec to it."""
+    """Return name of the target → threshold."""
     return {str(threshold.target): threshold for threshold in thresholds}
 
 
 def threshold_changes(
     old: Mapping[str, Bounds], new: Mapping[str, Bounds]
 ) -> Iterator[ThresholdChange]:
-    """Compare each key of each threshold, in the order of the old ones and then the new."""
+    """Yield the change of every key of every threshold.
+
+    Args:
+        old: Target → bounds before.
+        new: Target → bounds now.
+
+    Yields:
+        The changes, in the order of the old thresholds and then of the added ones.
+    """
     for name in dict.fromkeys((*old, *new)):
         before, after = old.get(name), new.get(name)
         if before and after and (before.change or "") != (after.change or ""):
-            # A share of what the metric was and a difference in its unit do not compare.
+            # A relative change and one in the metric's unit cannot be compared.
             yield from _of_threshold(name, before, None)
             yield from _of_threshold(name, None, after)
         else:
@@ -96,10 +104,10 @@ def threshold_changes(
 
 
 def pareto_changes(old: Axes | None, new: Axes | None) -> Iterator[ThresholdChange]:
-    """Compare two Pareto thresholds: one of other axes is another."""
+    """Yield the change of a Pareto threshold; other axes count as removed and added."""
     if old is not None and new is not None and {old.x, old.y} == {new.x, new.y}:
         return
-    before, after = (f"{each.x}, {each.y}" if each else None for each in (old, new))
+    before, after = (f"{axes.x}, {axes.y}" if axes else None for axes in (old, new))
     if before is not None:
         yield ThresholdChange("pareto", "axes", before, None, "removed", looser=True)
     if after is not None:
@@ -107,7 +115,7 @@ def pareto_changes(old: Axes | None, new: Axes | None) -> Iterator[ThresholdChan
 
 
 def _of_threshold(name: str, old: Bounds | None, new: Bounds | None) -> Iterator[ThresholdChange]:
-    share = any(each is not None and each.change == "share" for each in (old, new))
+    share = any(bounds is not None and bounds.change == "share" for bounds in (old, new))
     for side in _SIDES:
         for change in (*_of_bound(name, side, old, new), *_of_warn_bound(name, side, old, new)):
             yield replace(change, share=share)
@@ -133,14 +141,14 @@ def _of_warn_bound(
     before, after = getattr(old, key, None), getattr(new, key, None)
     if before != after:
         change = _change(before, after, looser=_reach(side, after) > _reach(side, before))
-        # A warning that gave way to a bound at its place, or inside of it, is no loss.
+        # A warn bound that was replaced by a bound at the same place or tighter is not looser.
         yield ThresholdChange(
             name, key, before, after, change, _quiet(side, new) > _quiet(side, old)
         )
 
 
 def _of_intervals(name: str, old: Bounds, new: Bounds) -> Iterator[ThresholdChange]:
-    """Both keys say together which values pass: see `_strictness`."""
+    """Yield the changes of ``confidence`` and ``on_undecided``, which act together."""
     looser = _strictness(new) < _strictness(old)
     change: Kind = "loosened" if looser else "tightened"
     keys: tuple[Key, ...] = ("confidence", "on_undecided")
@@ -159,20 +167,23 @@ def _change(old: float | None, new: float | None, *, looser: bool) -> Kind:
 
 
 def _reach(side: Side, bound: float | None) -> float:
-    """How far values may go: more where it allows more."""
+    """Return how far values may go; a larger number allows more."""
     if bound is None:
         return math.inf
     return bound if side == "max" else -bound
 
 
 def _quiet(side: Side, bounds: Bounds | None) -> float:
-    """How far they may go without a warning."""
+    """Return how far values may go without a warning."""
     ends = (getattr(bounds, side, None), getattr(bounds, f"warn_{side}", None))
     return min(_reach(side, end) for end in ends)
 
 
 def _strictness(bounds: Bounds) -> float:
-    """More where fewer values pass: with a confidence only those pass whose interval is clear of
-    the bound; but all whose interval is not beyond it, where ``on_undecided`` lets them through."""
+    """Return a number that is larger where fewer values pass.
+
+    With a confidence a value passes only if its whole interval lies within the bounds. With
+    ``on_undecided: warn`` it passes unless its whole interval lies past a bound.
+    """
     confidence = bounds.confidence or 0.0
     return confidence if bounds.on_undecided == "fail" else -confidence

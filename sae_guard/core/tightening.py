@@ -1,8 +1,8 @@
-"""Thresholds × what was measured × a margin → bounds that what was measured keeps by the margin.
+"""Tighten the bounds of thresholds to the measured values plus a margin.
 
-The margin is a share of the distance of a value from where the values of its metric crowd
-(`Metric.tail_from`): of 5 %, a KL of 0.1 is bounded by 0.105 and a score of 0.98 by 0.979. A bound
-is rounded away from the value, and is only moved towards it unless loosening is allowed.
+The margin is a share of the distance of a value from `Metric.tail_from` (0 for a KL, 1 for a
+score): a margin of 5 % bounds a KL of 0.1 by 0.105 and a score of 0.98 by 0.979. A bound is rounded
+away from the value, and is loosened only where that is allowed.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 
 _DIGITS = 3
-"""Significant ones of the distance of a bound from where values crowd."""
+"""Significant digits of the distance of a bound from `Metric.tail_from`."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a threshold looks at, of one checkpoint."""
+    """The value of a target for one checkpoint."""
 
     checkpoint: str
     value: float
     low: float | None = None
     high: float | None = None
-    """The interval of the confidence that the threshold asks for; None where it is not known."""
+    """Upper end of the interval at the threshold's ``confidence``; both ends are None if unknown.
+    """
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one bound."""
+    """The new value of one bound, or the reason why it stays."""
 
     threshold: Threshold
     side: Side
     old: float
     new: Decimal | None
-    """None where it is kept."""
+    """New bound; None where the old one is kept."""
     kept: str = ""
-    """Why."""
+    """The reason why the old bound is kept; empty where it changes."""
     warn: bool = False
-    """Whether it is the one that warns."""
+    """True for a warn bound."""
     measured: Measured | None = None
-    """What it hangs on."""
+    """Checkpoint that the bound follows: the one that needs it loosest."""
 
     @property
     def loosens(self) -> bool:
-        """Whether values are allowed that were not."""
+        """True where the new bound allows more values than the old one."""
         return self.new is not None and _looser(self.side, self.new, _exact(self.old))
 
 
@@ -61,51 +62,55 @@ def tightened(
     *,
     allow_loosen: bool = False,
 ) -> tuple[Decision, ...]:
-    """What becomes of each bound, the warn bounds of those that change among them.
+    """Return a decision for every bound, and for the warn bounds of the bounds that change.
 
-    A bound follows the checkpoint that needs it loosest, so that all of them keep it. A warn bound
-    keeps its share of the bound's distance from where values crowd, but stays half of the margin
-    away from the values, so that what was measured does not warn; it is loosened only where its
-    bound is.
+    A bound follows the checkpoint that needs it loosest, so that all checkpoints keep it. A warn
+    bound keeps its proportion of the bound's distance from `Metric.tail_from`, but stays half the
+    margin away from the values, so that no checkpoint warns. It is loosened only with its bound.
 
     Args:
-        thresholds: Those of a spec; those on changes are left as they are.
-        measured: Target → its values on the whole token set, of one or several checkpoints.
-        margin: At least 0 and below 1.
-        allow_loosen: Whether bounds that are tighter than this are moved too.
+        thresholds: Thresholds of a spec; thresholds on a change are skipped.
+        measured: Target → its values on the whole token set, for one or several checkpoints.
+        margin: Share of the distance from `Metric.tail_from`, at least 0 and below 1.
+        allow_loosen: True to loosen bounds that are tighter than the values plus the margin.
 
     Raises:
         SetupError: A value crosses its threshold, and loosening is not allowed.
+        ValueError: The margin is out of range.
     """
-    given = tuple(each for each in thresholds if not each.change)
+    absolute = tuple(threshold for threshold in thresholds if not threshold.change)
     if not 0 <= margin < 1:
         raise ValueError(f"margin is {margin}, allowed: at least 0 and below 1")
     if not allow_loosen:
-        _check_kept(given, measured)
-    with localcontext(Context(prec=700)):  # sums of any two floats are exact
+        _check_not_crossed(absolute, measured)
+    # 700 digits: the sum of any two floats is exact.
+    with localcontext(Context(prec=700)):
         return tuple(
             decision
-            for threshold in given
+            for threshold in absolute
             for decision in _of_threshold(
                 threshold, measured.get(threshold.target, ()), margin, allow_loosen=allow_loosen
             )
         )
 
 
-def _check_kept(
+def _check_not_crossed(
     thresholds: Iterable[Threshold], measured: Mapping[Target, Sequence[Measured]]
 ) -> None:
     crossed = [
-        f"{threshold.where}: {threshold.target} of {found.checkpoint} is {found.value:.6g}, which "
-        f"crosses {side} {bound:.12g}"
+        f"{threshold.where}: {threshold.target} of {result.checkpoint} is {result.value:.6g}, "
+        f"which crosses {side} {bound:.12g}"
         for threshold in thresholds
-        for found in measured.get(threshold.target, ())
-        if not threshold.allows(found.value)
-        for side, bound in [threshold.nearest_bound(found.value)]
+        for result in measured.get(threshold.target, ())
+        if not threshold.allows(result.value)
+        for side, bound in [threshold.nearest_bound(result.value)]
     ]
     if crossed:
-        why = "bounds are tightened to what keeps them; loosening has to be allowed"
-        raise SetupError("\n".join([*crossed, why]), options=("allow_loosen",))
+        remedy = (
+            "bounds are tightened to what keeps them: choose a checkpoint that passes, or allow "
+            "loosening"
+        )
+        raise SetupError("\n".join([*crossed, remedy]), options=("allow_loosen",))
 
 
 def _of_threshold(
@@ -121,11 +126,12 @@ def _of_threshold(
         yield decision
         if decision.new is not None and warn is not None:
             values = [
-                _wanted(threshold, side, found, margin / 2, found.value) for found in measured
+                _with_margin(threshold, side, result, margin / 2, result.value)
+                for result in measured
             ]
             new = _warn(decision, warn, _loosest(side, values))
-            kept = "" if new is not None else "is tighter already"
-            yield Decision(threshold, side, warn, new, kept, warn=True)
+            reason = "" if new is not None else "is tighter already"
+            yield Decision(threshold, side, warn, new, reason, warn=True)
 
 
 def _of_bound(
@@ -137,77 +143,93 @@ def _of_bound(
     *,
     allow_loosen: bool,
 ) -> Decision:
-    def kept(why: str, by: Measured | None = None) -> Decision:
-        return Decision(threshold, side, old, None, why, measured=by)
+    def unchanged(reason: str, result: Measured | None = None) -> Decision:
+        return Decision(threshold, side, old, None, reason, measured=result)
 
-    ends = {found: _end(threshold, side, found) for found in measured}
+    ends = {result: _end(threshold, side, result) for result in measured}
     if not ends:
-        return kept("not measured")
-    wanted = {
-        found: _wanted(threshold, side, found, margin, end)
-        for found, end in ends.items()
+        return unchanged("not measured")
+    unrounded = {
+        result: _with_margin(threshold, side, result, margin, end)
+        for result, end in ends.items()
         if end is not None
     }
-    if len(wanted) < len(ends):
-        return kept(f"no interval of confidence {threshold.confidence:g} is known")
-    by = next(found for found in wanted if wanted[found] == _loosest(side, wanted.values()))
+    if len(unrounded) < len(ends):
+        return unchanged(f"no interval of confidence {threshold.confidence:g} is known")
+    bound = _loosest(side, unrounded.values())
+    loosest = next(result for result in unrounded if unrounded[result] == bound)
     origin = _origin(threshold)
-    scale = max(abs(_exact(by.value) - origin), abs(wanted[by] - origin))
-    if abs(_exact(by.value) - origin) < _exact(sys.float_info.min):  # or too small for floats
-        return kept("its margin would be 0", by)
-    new = _rounded(wanted[by], side, scale, whole=float(old).is_integer())
+    distance = abs(_exact(loosest.value) - origin)
+    if distance < _exact(sys.float_info.min):  # 0, or too small for a normal float
+        return unchanged("its margin would be 0", loosest)
+    scale = max(distance, abs(bound - origin))
+    new = _rounded(bound, side, scale, to_integer=float(old).is_integer())
     low, high = metric(threshold.target.metric).range
     if (new >= _exact(high)) if side == "max" else (new <= _exact(low)):
-        return kept(f"would be {new:f}, which cannot fail", by)
+        return unchanged(f"would be {new:f}, which cannot fail", loosest)
     if float(new) == old:
-        return kept("is that already", by)
+        return unchanged("is that already", loosest)
     if _looser(side, new, _exact(old)) and not allow_loosen:
-        return kept(f"would be {new:f}, which is looser", by)
-    return Decision(threshold, side, old, new, measured=by)
+        return unchanged(f"would be {new:f}, which is looser", loosest)
+    return Decision(threshold, side, old, new, measured=loosest)
 
 
-def _end(threshold: Threshold, side: Side, found: Measured) -> float | None:
-    """What has to be clear of the bound: the value, or an end of its interval."""
+def _end(threshold: Threshold, side: Side, result: Measured) -> float | None:
+    """Return the number that must be within the bound: the value or an end of its interval."""
     if threshold.confidence is None:
-        return found.value
-    return found.high if side == "max" else found.low
+        return result.value
+    return result.high if side == "max" else result.low
 
 
-def _wanted(
-    threshold: Threshold, side: Side, found: Measured, margin: Decimal, end: float
+def _with_margin(
+    threshold: Threshold, side: Side, result: Measured, margin: Decimal, end: float
 ) -> Decimal:
-    """The bound before it is rounded."""
-    distance = abs(_exact(found.value) - _origin(threshold))
+    """Return ``end`` plus the margin, the bound before rounding."""
+    distance = abs(_exact(result.value) - _origin(threshold))
     return _exact(end) + (margin if side == "max" else -margin) * distance
 
 
 def _warn(decision: Decision, old: float, quiet: Decimal) -> Decimal | None:
-    """The warn bound inside of a new bound; None where the old one does. ``quiet`` is where no
-    value warns."""
+    """Return the warn bound that goes with a new bound; None where the old one can stay.
+
+    Args:
+        decision: Decision with the new bound.
+        old: Warn bound before.
+        quiet: Tightest warn bound at which no measured value warns.
+    """
     threshold, side, bound = decision.threshold, decision.side, decision.new
     assert bound is not None
     origin, before, warn = _origin(threshold), _exact(decision.old), _exact(old)
     share = (warn - origin) / (before - origin) if before != origin else None
     in_proportion = quiet if share is None else origin + share * (bound - origin)
     scale = abs(bound - origin) or abs(quiet - origin)
+    # The loosest warn bound that differs from the bound in the last digit written.
     last = bound - (1 if side == "max" else -1) * scale.scaleb(-_DIGITS)
-    choices = (_loosest(side, (quiet, in_proportion)), last)
-    wanted = next(choice for choice in choices if _looser(side, float(bound), float(choice)))
-    new = _rounded(wanted, side, scale, whole=float(old).is_integer())
+    candidates = (_loosest(side, (quiet, in_proportion)), last)
+    unrounded = next(value for value in candidates if _looser(side, float(bound), float(value)))
+    new = _rounded(unrounded, side, scale, to_integer=float(old).is_integer())
     digits = _DIGITS
     while not _looser(side, float(bound), float(new)):
-        new = _rounded(wanted, side, scale, digits=digits)
+        new = _rounded(unrounded, side, scale, digits=digits)
         digits += 1
     fits = _looser(side, bound, warn) and not decision.loosens
     return None if new == warn or (fits and not _looser(side, warn, new)) else new
 
 
 def _rounded(
-    value: Decimal, side: Side, scale: Decimal, *, whole: bool = False, digits: int = _DIGITS
+    value: Decimal, side: Side, scale: Decimal, *, to_integer: bool = False, digits: int = _DIGITS
 ) -> Decimal:
-    """Away from the values that the side allows, so that what was allowed still is."""
+    """Round a bound outwards: up for a ``max``, down for a ``min``.
+
+    Args:
+        value: Bound to round.
+        side: Side of the bound.
+        scale: Number whose leading digit counts as the first significant one.
+        to_integer: True to round bounds of 10 and more to integers.
+        digits: Number of significant digits.
+    """
     exponent = scale.adjusted() - digits + 1
-    if whole and scale >= 10:
+    if to_integer and scale >= 10:
         exponent = max(exponent, 0)
     rounding = ROUND_CEILING if side == "max" else ROUND_FLOOR
     return value.scaleb(-exponent).to_integral_value(rounding).scaleb(exponent).normalize()
@@ -218,7 +240,7 @@ def _loosest(side: Side, bounds: Iterable[Decimal]) -> Decimal:
 
 
 def _looser(side: Side, one: Decimal | float, other: Decimal | float) -> bool:
-    """Whether the one allows more than the other."""
+    """Return whether bound ``one`` allows more values than ``other``."""
     return one > other if side == "max" else one < other
 
 
@@ -227,5 +249,5 @@ def _origin(threshold: Threshold) -> Decimal:
 
 
 def _exact(value: float) -> Decimal:
-    """The shortest decimal that is read as this float: what a spec has, and a bound on it."""
+    """Return the shortest decimal that reads as this float: the number as a spec writes it."""
     return Decimal(repr(float(value)))

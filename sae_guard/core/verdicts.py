@@ -1,4 +1,8 @@
-"""Threshold × measurement → verdict. A comparison is written so that NaN can never pass."""
+"""Judge a measurement by a threshold: pass, warn, fail, undecided, or error.
+
+Every comparison is written so that NaN can never pass. A verdict is exact on the token set that was
+measured; `Verdict.marginal` says where other text or another device could reverse it.
+"""
 
 from __future__ import annotations
 
@@ -21,58 +25,58 @@ Status = Literal["pass", "warn", "fail", "undecided", "error"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of the token set had been measured when an early verdict was reached."""
+    """The part of the token set that an early verdict is based on."""
 
     measured: int
-    """Sequences, in the random order in which they are measured."""
+    """Number of sequences measured so far; they are measured in random order."""
     total: int
-    """Sequences of the set."""
+    """Number of sequences in the whole set."""
     alpha: float
-    """Chance that the verdict is not that on the whole set."""
+    """Upper limit on the probability that the verdict on the whole set is another."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a threshold says of a measurement."""
+    """The result of judging a measurement by one threshold."""
 
     threshold: Threshold
     status: Status
     estimate: Estimate | None = None
     cause: Cause | None = None
     message: str = ""
-    """Why there is no verdict, for the statuses ``error`` and ``undecided``."""
+    """The reason why there is no verdict, for the statuses ``error`` and ``undecided``."""
     marginal: str = ""
-    """Why another text, or another device, could say otherwise, where that is near."""
+    """The reason why other text or another device could reverse the verdict; empty if none."""
     progress: Progress | None = None
-    """Where it is early: its estimate is of these sequences only, and not the metric."""
+    """Set for an early verdict: its estimate covers these sequences only; it is not the metric."""
     audit: str = ""
-    """Of a verdict on the whole set: what the early verdict was, and whether it holds."""
+    """Set for an audited verdict on the whole set: the early verdict, and whether it holds."""
     change: Change | None = None
-    """Of a threshold on a change: from where to where."""
+    """Set for a threshold on a change: the values before and after."""
 
     @property
     def target(self) -> Target:
-        """What the threshold looks at."""
+        """The quantity that the threshold bounds."""
         return self.threshold.target
 
     @property
     def unit(self) -> str:
-        """Unit of the value, and of the bounds; empty for a share of what the metric was."""
+        """Unit of the value and of the bounds; empty for a change relative to the old value."""
         return "" if self.threshold.relative else metric(self.target.metric).unit
 
     @property
     def value(self) -> float | None:
-        """The estimate's value."""
+        """Value of the estimate; None without one."""
         return self.estimate.value if self.estimate else None
 
     @property
     def headroom(self) -> float | None:
-        """Distance of the value to its nearest bound, negative beyond it."""
+        """Distance from the value to the nearest bound; negative past it."""
         return self.threshold.headroom(self.estimate.value) if self.estimate else None
 
     @property
     def passes(self) -> bool:
-        """Whether the release may go on: no other verdict is a pass."""
+        """True where the release may go out: pass, warn, or undecided where that only warns."""
         threshold = self.threshold
         lenient = threshold.confidence is not None and threshold.on_undecided == "warn"
         return self.status in ("pass", "warn") or (self.status == "undecided" and lenient)
@@ -81,69 +85,80 @@ class Verdict:
 def judge(
     measurement: Measurement, threshold: Threshold, baseline: Baseline | None = None
 ) -> Verdict:
-    """The verdict of ``threshold`` on ``measurement``: pass, warn, fail, or error with its cause.
+    """Return the verdict of ``threshold`` on ``measurement``.
 
-    An undefined metric (NaN, missing rows, no tokens, a denominator near zero) is an error of the
-    load when only the columns that the SAE produced are not finite, of the setup otherwise. So is a
-    change since a baseline that cannot be compared; one that was measured on another device or by
-    other versions of libraries passes with a warning.
+    An undefined metric (NaN, missing rows, no tokens, a denominator near zero) gives the status
+    ``error``. Its cause is ``load`` where the only non-finite columns are ones that depend on the
+    SAE, and ``setup`` otherwise. A change since a baseline that is not comparable is an error too.
+    A baseline from another device or other library versions turns a pass into a warning.
 
     Args:
-        measurement: What is judged.
-        threshold: By which bounds.
-        baseline: What thresholds on changes compare with.
+        measurement: Measurement of the whole token set.
+        threshold: Bounds to judge it by.
+        baseline: Measurement of an earlier version; needed by thresholds on a change.
+
+    Returns:
+        The verdict. Undefined numbers are reported in it and do not raise.
     """
     verdict = _judge(measurement, threshold, baseline)
-    noted = verdict.change is not None and verdict.change.noted
-    return replace(verdict, status="warn") if noted and verdict.status == "pass" else verdict
+    other_environment = verdict.change is not None and verdict.change.noted
+    if other_environment and verdict.status == "pass":
+        return replace(verdict, status="warn")
+    return verdict
 
 
 def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | None) -> Verdict:
     try:
-        seen, moved = _seen(measurement, threshold, baseline, 0.95)
+        judged, since_baseline = _estimate(measurement, threshold, baseline, 0.95)
     except UndefinedMetricError as error:
         return undefined(measurement, threshold, str(error))
-    if not math.isfinite(seen.value):
-        return Verdict(threshold, "error", seen, "setup", f"{threshold.target} is {seen.value}")
+    if not math.isfinite(judged.value):
+        message = f"{threshold.target} is {judged.value}, not a finite number"
+        return Verdict(threshold, "error", judged, "setup", message)
     target, bound = threshold.target, threshold.max
-    marginal = _marginal(threshold, seen, moved)
+    marginal = _marginal(threshold, judged, since_baseline)
     if not threshold.change:
-        if (few := too_few_tokens(measurement, target.metric, bound)) is not None:
-            return Verdict(threshold, "error", cause="setup", message=few)
+        if (shortage := too_few_tokens(measurement, target.metric, bound)) is not None:
+            return Verdict(threshold, "error", cause="setup", message=shortage)
         marginal = marginal or marginal_latents(measurement, target.metric, bound)
-    found = Verdict(threshold, "pass", seen, marginal=marginal, change=moved)
+    verdict = Verdict(threshold, "pass", judged, marginal=marginal, change=since_baseline)
     if threshold.confidence is not None:
-        confident, _ = _seen(measurement, threshold, baseline, threshold.confidence)
-        if (why := _undecided(threshold, confident)) is not None:
-            return replace(found, status="undecided", message=why)
-    if not threshold.allows(seen.value):
-        return replace(found, status="fail")
-    return found if threshold.allows_quietly(seen.value) else replace(found, status="warn")
+        confident, _ = _estimate(measurement, threshold, baseline, threshold.confidence)
+        if (reason := _undecided(threshold, confident)) is not None:
+            return replace(verdict, status="undecided", message=reason)
+    if not threshold.allows(judged.value):
+        return replace(verdict, status="fail")
+    return verdict if threshold.allows_quietly(judged.value) else replace(verdict, status="warn")
 
 
-def _seen(
+def _estimate(
     measurement: Measurement, threshold: Threshold, baseline: Baseline | None, confidence: float
 ) -> tuple[Estimate, Change | None]:
+    """Return the estimate that the bounds apply to; for a change also the values it is between."""
     target = threshold.target
     if not threshold.change:
         return estimate(measurement, target, confidence=confidence), None
     if baseline is None:
-        raise UndefinedMetricError(f"{target} needs a baseline, and none was given")
+        raise UndefinedMetricError(
+            f"{target} is a change and needs a baseline: pass the measurement of an earlier version"
+        )
     return change(baseline, measurement, target, relative=threshold.relative, confidence=confidence)
 
 
-def undefined(measurement: Measurement, threshold: Threshold, why: str) -> Verdict:
-    """The error that a metric without a value is, with its cause."""
+def undefined(measurement: Measurement, threshold: Threshold, message: str) -> Verdict:
+    """Return an error verdict for a metric without a value; its cause follows from the columns."""
     cause: Cause = "load" if _only_the_sae_is_broken(measurement) else "setup"
-    return Verdict(threshold, "error", cause=cause, message=why)
+    return Verdict(threshold, "error", cause=cause, message=message)
 
 
-def _marginal(threshold: Threshold, estimate: Estimate, moved: Change | None) -> str:
-    """Why the verdict is near to being another, if it is."""
+def _marginal(threshold: Threshold, estimate: Estimate, since_baseline: Change | None) -> str:
+    """Return why other text or another device could reverse the verdict; empty if neither could."""
     _, bound = threshold.nearest_bound(estimate.value)
     scale = max(abs(estimate.value), abs(bound))
-    if moved is not None:  # of which the noise is that of what moved
-        scale = 1.0 if threshold.relative else max(abs(moved.before), abs(moved.after))
+    if since_baseline is not None:
+        # A difference carries the rounding of the two values it is taken between.
+        before, after = abs(since_baseline.before), abs(since_baseline.after)
+        scale = 1.0 if threshold.relative else max(before, after)
     if abs(estimate.value - bound) <= NOISE * scale:
         return "within numeric noise"
     inside = (
@@ -155,10 +170,10 @@ def _marginal(threshold: Threshold, estimate: Estimate, moved: Change | None) ->
 
 
 def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
-    """Why the interval allows no verdict; None where it lies on one side of every bound."""
-    asked = f"the {threshold.confidence:.12g} interval"
+    """Return why the interval allows no verdict; None where it lies on one side of every bound."""
+    interval = f"the {threshold.confidence:.12g} interval"
     if estimate.low is None or estimate.high is None:
-        return f"{asked} is unknown: {estimate.n_sequences} sequences have none"
+        return f"{interval} is unknown: {estimate.n_sequences} sequences have none"
     if threshold.allows(estimate.low) and threshold.allows(estimate.high):
         return None
     outside = (
@@ -171,67 +186,81 @@ def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
     needed = estimate.sequences_for(bound)
     more = "no number of them would do" if needed is None else f"about {needed:,} would do"
     return (
-        f"{asked} {estimate.low:.4g} to {estimate.high:.4g} holds the bound {bound:.12g} with "
+        f"{interval} {estimate.low:.4g} to {estimate.high:.4g} holds the bound {bound:.12g} with "
         f"{estimate.n_sequences:,} sequences; {more}"
     )
 
 
 def _only_the_sae_is_broken(measurement: Measurement) -> bool:
-    """Whether columns are not finite, and only such as another SAE would give other values of."""
+    """Return whether some columns are not finite and all of these depend on the SAE."""
     mean_known = bool(measurement.provenance.mean_sha256)
     broken = [
         ALL_COLUMNS[name]
         for name, sums in measurement.sums.items()
         if not all(map(math.isfinite, sums))
-        # Of the first rows alone, what is about μ may not have been measured.
+        # An early measurement may lack μ; its NaN columns then say nothing about the SAE.
         and (mean_known or "mean activation" not in ALL_COLUMNS[name].needs)
     ]
     return bool(broken) and all(column.depends_on_sae for column in broken)
 
 
-def too_few_tokens(measurement: Measurement, name: str, most: float | None) -> str | None:
-    """Why the tokens do not show that more than ``most`` of the latents are dead; None if they do.
+def too_few_tokens(measurement: Measurement, name: str, bound: float | None) -> str | None:
+    """Return why the tokens do not suffice to show that too many latents are dead.
 
-    A latent that is silent on n tokens may be rare and not dead. Of latents that fire with
-    frequencies f, the expected number of those silent on n tokens that fire on the n next is
-    Σ (1−f)ⁿ·(1−(1−f)ⁿ) ≤ Σ n·f·(1−f)ⁿ⁻¹, the expected number of those that fired exactly once
-    (after Good 1953, Biometrika 40, 237; Good and Toulmin 1956, Biometrika 43, 45). So the latents
-    that fired once bound what another such sample would wake, and where it could bring the share
-    within the bound, there is no verdict yet. A share within it stays there: more tokens only wake.
+    A latent that is silent on n tokens may be rare instead of dead. If latents fire with
+    frequencies f, the expected number of latents that are silent on n tokens but fire on the next n
+    is
+
+        Σ (1−f)ⁿ·(1−(1−f)ⁿ) ≤ Σ n·f·(1−f)ⁿ⁻¹,
+
+    and the right side is the expected number of latents that fired exactly once (after Good 1953,
+    Biometrika 40, 237; Good and Toulmin 1956, Biometrika 43, 45). So the number of latents that
+    fired once bounds how many silent ones a second sample of n tokens would show to be alive. Where
+    that many could bring the share of silent latents down to the bound, there is no verdict yet. A
+    share within the bound stays within it: more tokens can only lower the share.
 
     Args:
-        measurement: Its firing counts.
-        name: Of the metric; there is nothing to say of others than the share of silent latents.
-        most: The bound.
+        measurement: Measurement with the firing counts.
+        name: Metric of the threshold; only ``dead_latents`` can need more tokens.
+        bound: Largest share of dead latents that the threshold allows.
+
+    Returns:
+        The message of the error verdict; None where the tokens suffice.
     """
-    if most is None or metric(name).firing_above != 0:
+    if bound is None or metric(name).firing_above != 0:
         return None
     firings, n = measurement.firings, measurement.n_tokens
     silent, once = int((firings == 0).sum()), int((firings == 1).sum())
-    if silent / len(firings) <= most or (silent - once) / len(firings) > most:
+    if silent / len(firings) <= bound or (silent - once) / len(firings) > bound:
         return None
     return (
         f"{name} needs {2 * n:,} scored tokens, {n:,} were measured: {silent:,} of "
-        f"{len(firings):,} latents are silent, which is more than {most:.12g} of them, but "
+        f"{len(firings):,} latents are silent, which is more than {bound:.12g} of them, but "
         f"{once:,} fired only once, and as many silent ones may fire on as many tokens again: "
         "raise `sequences` to "
         f"{2 * measurement.n_sequences:,} in the spec"
     )
 
 
-def marginal_latents(measurement: Measurement, name: str, most: float | None) -> str:
-    """Why the share of dense latents is near to being another, if ``most`` is that near.
+def marginal_latents(measurement: Measurement, name: str, bound: float | None) -> str:
+    """Return why the verdict on the share of dense latents is marginal; empty if it is not.
 
-    A frequency f on n tokens has a standard error of √(f·(1−f)/n); latents within two of them of
-    the frequency that counts as dense may be on its other side.
+    A firing frequency f on n tokens has the binomial standard error √(f·(1−f)/n). Latents within
+    two standard errors of the frequency that counts as dense (10 %) may lie on its other side; the
+    verdict is marginal if counting all or none of them as dense would reverse it.
+
+    Args:
+        measurement: Measurement with the firing counts.
+        name: Metric of the threshold; only ``dense_latents`` can be marginal in this way.
+        bound: Largest share of dense latents that the threshold allows.
     """
     limit = metric(name).firing_above
-    if most is None or not limit:
+    if bound is None or not limit:
         return ""
     frequency = measurement.firings / measurement.n_tokens
     error = math.sqrt(limit * (1 - limit) / measurement.n_tokens)
-    surely, perhaps = (float(np.mean(frequency > limit + step)) for step in (2 * error, -2 * error))
-    if not surely <= most < perhaps:
+    lowest, highest = (float(np.mean(frequency > limit + d)) for d in (2 * error, -2 * error))
+    if not lowest <= bound < highest:
         return ""
-    near = round((perhaps - surely) * len(frequency))
-    return f"within what {near:,} latents decide that fire on {limit:.0%} ± {2 * error:.2%}"
+    ambiguous = round((highest - lowest) * len(frequency))
+    return f"within what {ambiguous:,} latents decide that fire on {limit:.0%} ± {2 * error:.2%}"

@@ -1,4 +1,4 @@
-"""The tokens and sequences of a measurement that the SAE changes most, by their KL."""
+"""Find the tokens and sequences with the largest KL: those that the SAE changes most."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from sae_guard.core.targets import Slice
 from sae_guard.errors import UndefinedMetricError
 
 ABOUT = ("kl", "ce_increase", "ce_patched", "reconstruction_score", "reconstruction_score[mean]")
-"""Metrics whose failures the worst of it explain."""
+"""Metrics whose failures the worst tokens help to explain."""
 
 
 @dataclass(frozen=True)
 class WorstToken:
-    """A prediction, in nats. Values may be NaN or infinite."""
+    """A token and its prediction, in nats. Values may be NaN or infinite."""
 
     sequence: int
     """Index in the corpus."""
     position: int
-    """Of the token at which the model predicts the next."""
+    """Position of the token at which the model predicts the next."""
     kl: float
     ce_clean: float
     ce_patched: float
     entropy: float
-    """Of the clean prediction."""
+    """Entropy of the clean prediction."""
     source: str = ""
     before: str = ""
     token: str = ""
     next: str = ""
-    """Texts, where they were kept (`sae_guard.core.measurement.Around`)."""
+    """Text of the next token; the texts are empty where unknown (`core.measurement.Around`)."""
 
 
 @dataclass(frozen=True)
 class WorstSequence:
-    """Means over the scored tokens of a sequence, in nats. They may be NaN or infinite."""
+    """A sequence and its means over scored tokens, in nats. They may be NaN or infinite."""
 
     sequence: int
     """Index in the corpus."""
     n_tokens: int
+    """Number of scored tokens."""
     kl: float
     ce_clean: float
     ce_patched: float
     source: str = ""
     text: str = ""
-    """How it begins, where that was kept."""
+    """Beginning of the text; empty where unknown."""
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The worst of each, the worst first."""
+    """The worst tokens and the worst sequences, each list sorted with the worst first."""
 
     tokens: tuple[WorstToken, ...]
     sequences: tuple[WorstSequence, ...]
@@ -66,17 +67,19 @@ def worst(
     sequences: int = 5,
     slice: Slice | None = None,
 ) -> Worst:
-    """The tokens with the largest KL and the sequences with the largest mean KL.
+    """Return the tokens with the largest KL and the sequences with the largest mean KL.
 
-    What is not finite is worse than any number. Of equals the first in the corpus comes first. A
-    measurement of some rows has the worst of these; one without the values of single tokens, no
-    tokens. A slice that nothing is in has none.
+    A value that is not finite is worse than any number; ties are in corpus order.
 
     Args:
-        measurement: Whatever rows are there.
-        tokens: How many, at most.
-        sequences: How many, at most.
-        slice: Which tokens are looked at; None for all that are scored.
+        measurement: Measurement of all or some of the sequences.
+        tokens: Largest number of tokens to return.
+        sequences: Largest number of sequences to return.
+        slice: Slice of the scored tokens; None for all of them.
+
+    Returns:
+        The worst tokens, none without a token table, and the worst sequences. Both are empty for an
+        empty slice.
     """
     try:
         mask = None if slice is None else slice.mask(measurement)
@@ -88,14 +91,14 @@ def worst(
 
 
 def _tokens(
-    measurement: Measurement, most: int, mask: NDArray[np.bool_] | None
+    measurement: Measurement, limit: int, mask: NDArray[np.bool_] | None
 ) -> Iterator[WorstToken]:
     table = measurement.tokens
     if table is None:
         return
     places = np.flatnonzero(table.scored if mask is None else table.scored & mask)
     columns = {name: column.ravel() for name, column in table.columns.items()}
-    for index in largest(columns["kl"][places].astype(np.float64), most):
+    for index in largest(columns["kl"][places].astype(np.float64), limit):
         place = int(places[index])
         row, position = divmod(place, table.scored.shape[1])
         sequence = int(measurement.sequences[row])
@@ -113,17 +116,17 @@ def _tokens(
 
 
 def _sequences(
-    measurement: Measurement, most: int, mask: NDArray[np.bool_] | None
+    measurement: Measurement, limit: int, mask: NDArray[np.bool_] | None
 ) -> Iterator[WorstSequence]:
     sums = measurement.sums
     if mask is not None:
         assert measurement.tokens is not None
         sums = measurement.tokens.sums(mask)
-    some = np.flatnonzero(sums["n_tokens"] > 0)
-    n = sums["n_tokens"][some]
-    means = {name: sums[name][some] / n for name in ("kl", "ce_clean", "ce_patched")}
-    for index in largest(means["kl"], most):
-        row = int(some[index])
+    rows = np.flatnonzero(sums["n_tokens"] > 0)
+    n = sums["n_tokens"][rows]
+    means = {name: sums[name][rows] / n for name in ("kl", "ce_clean", "ce_patched")}
+    for index in largest(means["kl"], limit):
+        row = int(rows[index])
         sequence = int(measurement.sequences[row])
         yield WorstSequence(
             sequence,
@@ -136,16 +139,24 @@ def _sequences(
         )
 
 
-def largest(values: NDArray[np.float64], most: int) -> list[int]:
-    """Indices of the largest, largest first, of equals the first; what is not finite is largest."""
+def largest(values: NDArray[np.float64], limit: int) -> list[int]:
+    """Return the indices of the largest values, the largest first.
+
+    A value that is not finite counts as larger than any number; among equals the first comes first.
+
+    Args:
+        values: Values to rank, shape [n].
+        limit: Largest number of indices to return.
+    """
     keys = np.where(np.isfinite(values), values, np.inf)
-    most = min(most, len(keys))
-    if most < 1:
+    limit = min(limit, len(keys))
+    if limit < 1:
         return []
-    least = np.partition(keys, -most)[-most]
-    above, equal = np.flatnonzero(keys > least), np.flatnonzero(keys == least)
-    chosen = np.concatenate([above, equal[: most - len(above)]])
-    ordered: list[int] = chosen[np.argsort(-keys[chosen], kind="stable")].tolist()
+    # A partition is linear in n; only the selected values are sorted.
+    cutoff = np.partition(keys, -limit)[-limit]
+    greater, equal = np.flatnonzero(keys > cutoff), np.flatnonzero(keys == cutoff)
+    selected = np.concatenate([greater, equal[: limit - len(greater)]])
+    ordered: list[int] = selected[np.argsort(-keys[selected], kind="stable")].tolist()
     return ordered
 
 

@@ -56,7 +56,7 @@ def load(path: Path) -> Measurement:
                 Provenance(**json.loads(str(stored["provenance"]))),
                 _stored_tokens(stored),
                 tuple(json.loads(str(stored["sources"]))),
-                Excerpts.of(json.loads(str(stored["excerpts"]))),
+                Excerpts.from_plain(json.loads(str(stored["excerpts"]))),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error

@@ -74,7 +74,7 @@ def measurement_from_parquet(
             _read(files[LATENTS])[0]["firings"],
             Provenance(**provenance),
             sources=tuple(metadata.get("sources", table.get("source", ()))),
-            excerpts=Excerpts.of(metadata["excerpts"]),
+            excerpts=Excerpts.from_plain(metadata["excerpts"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are all of these
         raise HistoryError(f"{path}: not the rows of a measurement: {error}") from error

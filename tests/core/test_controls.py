@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.core.controls import SHOWN, not_beaten, row, row_of_random_error
+from sae_guard.core.controls import CONTROL_METRICS, not_beaten, row, row_of_random_error
 from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.testing import measurements
@@ -18,7 +18,7 @@ from sae_guard.testing import measurements
 
 @given(measurements())
 def test_a_row_has_the_metrics_that_are_shown(m: Measurement) -> None:
-    assert row(m) == {name: m[name] for name in SHOWN}
+    assert row(m) == {name: m[name] for name in CONTROL_METRICS}
 
 
 @given(measurements())

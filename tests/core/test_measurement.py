@@ -58,7 +58,7 @@ excerpts = st.builds(
 
 @given(excerpts)
 def test_plain_values_say_all_of_it(texts: Excerpts) -> None:
-    assert Excerpts.of(json.loads(json.dumps(texts.plain))) == texts
+    assert Excerpts.from_plain(json.loads(json.dumps(texts.plain))) == texts
 
 
 def test_records_of_before_a_column_still_read_and_say_since_when_it_is_measured(

@@ -307,7 +307,7 @@ def test_what_is_of_another_kind_is_refused_with_its_key(
 
 def test_what_its_own_class_refuses_is_refused_with_the_file() -> None:
     path = (*CASE_AT, "pareto", "comparison", "point", "x")
-    with pytest.raises(SetupError, match=r"^out\.json: v1 is at nan, 0\.21$"):
+    with pytest.raises(SetupError, match=r"^out\.json: v1 is at nan, 0\.21: both .* finite$"):
         report_from_json(changed(*path, value="NaN"), file="out.json")
 
 

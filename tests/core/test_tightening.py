@@ -187,7 +187,8 @@ def test_what_crosses_its_bound_is_an_error_unless_it_may_loosen() -> None:
         decide(KL, 0.1, 0.3)
     assert str(caught.value).splitlines() == [
         "s.yaml:20: kl of v2 is 0.3, which crosses max 0.25",
-        "bounds are tightened to what keeps them; loosening has to be allowed",
+        "bounds are tightened to what keeps them: choose a checkpoint that passes, or allow "
+        "loosening",
     ]
     assert caught.value.options == ("allow_loosen",)
     assert decide(KL, 0.1, 0.3, allow_loosen=True) == ["max 0.315", "warn max 0.308"]

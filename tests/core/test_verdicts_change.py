@@ -105,7 +105,7 @@ def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
     assert judge(before, threshold, baseline).status == "pass"
     verdict = judge(moved, threshold, baseline)
     assert (verdict.status, verdict.cause) == ("error", "setup")
-    assert "not comparable with v1: other sequences came from there" in verdict.message
+    assert "not comparable with v1: the source of some sequences" in verdict.message
 
 
 @pytest.mark.parametrize("relative", [True, False])

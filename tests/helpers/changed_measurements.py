@@ -21,20 +21,20 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "bos": (
         {"corpus": {"n_sequences": 8, "sha256": "2" * 64, "prepend_bos": False}},
-        "policy: prepend_bos was not said and is false",
+        "policy: prepend_bos was not set and is false",
     ),
     "hook": (
         {"hook": "blocks.0.hook_resid_post"},
         "hook was blocks.1.hook_resid_post and is blocks.0.hook_resid_post",
     ),
-    "hook_out": ({"hook_out": "blocks.1.hook_mlp_out"}, "hook_out was not said and is blocks.1"),
+    "hook_out": ({"hook_out": "blocks.1.hook_mlp_out"}, "hook_out was not set and is blocks.1"),
     "dtype": (
         {"model": {"name": "gpt2", "dtype": "bfloat16"}},
         "model.dtype was float32 and is bfloat16",
     ),
     "processing": (
         {"model": {"name": "gpt2", "dtype": "float32", "processing": "hooked"}},
-        "model.processing was not said and is hooked",
+        "model.processing was not set and is hooked",
     ),
     "formula": (
         {"formula_versions": {**dict.fromkeys(METRICS, 1), "kl": 2}},

@@ -1,4 +1,4 @@
-"""Two measurements of the same sequences, row by row: what moved, and what may be compared."""
+"""Compare two measurements of the same sequences, paired row by row."""
 
 from sae_guard.core.comparison.change import Baseline, Change, change
 from sae_guard.core.comparison.comparable import (

@@ -1,4 +1,4 @@
-"""How far a metric moved since a baseline: the paired change of what a threshold looks at."""
+"""Compute the change of a target since a baseline, paired by sequence."""
 
 from __future__ import annotations
 
@@ -19,29 +19,33 @@ from sae_guard.errors import UndefinedMetricError
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """What was measured of an earlier version."""
+    """The measurement of an earlier version that thresholds on a change compare with."""
 
     name: str
-    """Which version, for messages."""
+    """Name of the version, for messages."""
     measurement: Measurement
     values: Mapping[str, float] = field(default_factory=dict)
-    """Target → its value, of those that the measurement, without single tokens, no longer has."""
+    """Target → its recorded value, for targets that need single tokens, which records drop."""
     strict: bool = False
-    """Whether another device and other versions of libraries are refused, not noted."""
+    """True to refuse a baseline from another device or other library versions, instead of a
+    warning."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """From where to where."""
+    """The values that a change is between."""
 
     before: float
+    """Value at the baseline."""
     after: float
+    """Value now."""
     p_value: float | None
-    """Two-sided, of no change at all; None where rows cannot be compared one by one."""
+    """Two-sided p-value of the hypothesis that nothing changed; None where rows cannot be paired.
+    """
     baseline: str
-    """Which version was before."""
+    """Name of the earlier version."""
     noted: tuple[str, ...] = ()
-    """What else differs and may move numbers a little."""
+    """Other differences that may change numbers slightly, one sentence each."""
 
 
 def change(
@@ -52,57 +56,63 @@ def change(
     relative: bool = False,
     confidence: float = 0.95,
 ) -> tuple[Estimate, Change]:
-    """Say how far a target moved, with its paired interval.
+    """Return the change of a target since a baseline, with its paired interval.
+
+    Means over tokens are paired by sequence (`statistics.paired.move`). Quantiles, the worst
+    sequence and shares of latents are no sums over sequences: their values are subtracted, and
+    there is no interval. The same holds for slices by position or entropy if the baseline has no
+    values of single tokens.
 
     Args:
-        baseline: Where it was.
-        measurement: Of the same sequences.
-        target: Of a change.
-        relative: Whether to give it as a share of what it was, not in the metric's unit.
-        confidence: Of the interval.
+        baseline: The earlier measurement.
+        measurement: The measurement now, of the same sequences.
+        target: Target with ``change`` set.
+        relative: True to divide the change by the baseline's value.
+        confidence: Confidence level of the interval.
 
-    Means of tokens are compared row by row. Quantiles, the worst sequence and shares of latents
-    have no rows: their values are compared, and there is no interval. Neither is there for slices
-    by position or entropy of a baseline without single tokens.
+    Returns:
+        The change as an estimate, in the metric's unit or as a share; and the values before and
+        after.
 
     Raises:
-        UndefinedMetricError: The two are not comparable, which the message explains; or one of the
-            values is undefined, or of the baseline not known.
+        UndefinedMetricError: The two are not comparable, for the reasons that the message lists; or
+            a value is undefined, or unknown for the baseline.
     """
-    there = baseline.measurement
-    told = differences(there, measurement)
-    formula = formula_difference(there.provenance, measurement.provenance, target.metric)
-    refused = [*told.refused, *([formula] if formula else [])]
-    if refused := [*refused, *(told.noted if baseline.strict else ())]:
+    old = baseline.measurement
+    others = differences(old, measurement)
+    formula = formula_difference(old.provenance, measurement.provenance, target.metric)
+    refused = [*others.refused, *([formula] if formula else [])]
+    if refused := [*refused, *(others.noted if baseline.strict else ())]:
         raise UndefinedMetricError(
             f"{target}: not comparable with {baseline.name}: {'; '.join(refused)}"
         )
     now = estimate(measurement, target.itself, confidence=confidence)
     before = _before(baseline, target.itself)
-    if not _same_rows(there, measurement, target):
+    if not _same_rows(old, measurement, target):
         raise UndefinedMetricError(
-            f"{target}: not comparable with {baseline.name}: other sequences came from there"
+            f"{target}: not comparable with {baseline.name}: the source of some sequences changed"
         )
     value, low, high, p_value = now.value - before, None, None, None
     try:
-        if _paired(there, target):
-            some = _some(there, measurement, target.itself)
-            moved = move(
-                _sums(there, target.itself, before, some),
-                _sums(measurement, target.itself, now.value, some),
+        if _can_pair(old, target):
+            rows = _nonempty(old, measurement, target.itself)
+            paired = move(
+                _sums(old, target.itself, before, rows),
+                _sums(measurement, target.itself, now.value, rows),
                 share=relative,
                 confidence=confidence,
             )
-            value, low, high, p_value = moved.value, moved.low, moved.high, moved.p_value
+            value, low, high, p_value = paired.value, paired.low, paired.high, paired.p_value
         elif relative:
             value /= check_share(before)
     except UndefinedMetricError as error:
         raise UndefinedMetricError(f"{target}: at {baseline.name} {error}") from None
-    found = Estimate(value, low, high, now.n_tokens, now.n_sequences, confidence)
-    return found, Change(before, now.value, p_value, baseline.name, told.noted)
+    difference = Estimate(value, low, high, now.n_tokens, now.n_sequences, confidence)
+    return difference, Change(before, now.value, p_value, baseline.name, others.noted)
 
 
 def _before(baseline: Baseline, target: Target) -> float:
+    """Return the value at the baseline, from its measurement or as it was recorded."""
     if not _needs_tokens(target) or baseline.measurement.tokens is not None:
         try:
             return estimate(baseline.measurement, target).value
@@ -110,40 +120,40 @@ def _before(baseline: Baseline, target: Target) -> float:
             raise UndefinedMetricError(f"{baseline.name} has no {target}: {error}") from None
     if str(target) not in baseline.values:
         raise UndefinedMetricError(
-            f"{baseline.name} has no {target}: the rows of a record do not tell it, and the spec "
-            "had no threshold on it when this one was recorded"
+            f"{baseline.name} has no {target}: the rows of a record do not determine it, and the "
+            "spec had no threshold on it when this version was recorded: record a new baseline"
         )
     return baseline.values[str(target)]
 
 
 def _same_rows(before: Measurement, after: Measurement, target: Target) -> bool:
-    """Whether a slice by source holds the same sequences: where a text comes from is in no hash."""
+    """Return whether a slice by source has the same sequences: no hash covers their sources."""
     part = target.slice
     if part is None or part.by != "source":
         return True
     return np.array_equal(part.rows(before), part.rows(after))
 
 
-def _paired(before: Measurement, target: Target) -> bool:
-    """Whether both have a row per sequence of what the target is a ratio of."""
+def _can_pair(before: Measurement, target: Target) -> bool:
+    """Return whether both measurements have the sums per sequence that the target is a ratio of."""
     rows = target.statistic == "mean" and metric(target.metric).firing_above is None
     return rows and (before.tokens is not None or not _needs_tokens(target))
 
 
-def _some(before: Measurement, after: Measurement, target: Target) -> NDArray[np.bool_]:
-    """Which sequences say something of the spread, as `targets.estimate` has it."""
+def _nonempty(before: Measurement, after: Measurement, target: Target) -> NDArray[np.bool_]:
+    """Return which sequences have a token in the slice; the others are no clusters."""
     if target.slice is None:
         return np.ones(after.n_sequences, dtype=np.bool_)
     return present(before, target) | present(after, target)
 
 
-def _sums(measurement: Measurement, target: Target, value: float, some: NDArray[np.bool_]) -> Sums:
+def _sums(measurement: Measurement, target: Target, value: float, rows: NDArray[np.bool_]) -> Sums:
     numerator, denominator = terms(measurement, target)
-    return Sums(numerator[some], denominator[some], value)
+    return Sums(numerator[rows], denominator[rows], value)
 
 
 def _needs_tokens(target: Target) -> bool:
-    """Whether sums of sequences do not tell it."""
+    """Return whether the target needs values of single tokens, not only sums per sequence."""
     if target.statistic not in ("mean", WORST):
         return level(target.statistic) is not None
     return target.slice is not None and target.slice.by != "source"

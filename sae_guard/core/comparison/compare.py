@@ -1,4 +1,4 @@
-"""Two versions on the same tokens: which is better, by how much, and where it shows."""
+"""`compare` two versions on the same tokens: which is better, by how much, and on which texts."""
 
 from __future__ import annotations
 
@@ -27,48 +27,54 @@ from sae_guard.errors import SetupError, UndefinedMetricError, allowed
 
 QUALITIES = tuple(
     name
-    for name, each in METRICS.items()
-    if each.direction != "window" and each.firing_above is None
+    for name, definition in METRICS.items()
+    if definition.direction != "window" and definition.firing_above is None
 )
-"""Metrics that can stand for quality beside L0: those of rows that have a better side."""
+"""Metrics that `compare` accepts as ``quality``: ratios of sums with a better direction."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of the metrics from one version to another, row by row on the same tokens."""
+    """The result of `compare`: every metric of two versions, paired on the same tokens."""
 
     before: str
+    """Name of the earlier version."""
     after: str
-    """Names of the versions."""
+    """Name of the later version."""
     hook: str
     hook_out: str | None
     tokens_sha256: str
     n_tokens: int
     n_sequences: int
     quality: str
-    """Which metric the verdict looks at beside L0."""
+    """Metric that the verdict is based on, together with L0."""
     confidence: float
+    """Confidence level of the intervals."""
     alpha: float
+    """Significance level of a difference."""
     margin: float
+    """Relative difference up to which a metric counts as the same."""
     verdict: Standing | None
-    """Of ``after`` against ``before``; None where quality or L0 do not tell."""
+    """``after`` against ``before``; None where quality or L0 give no outcome."""
     no_verdict: str
-    """Why there is none; empty where there is one."""
+    """The reason why there is no verdict; empty where there is one."""
     metrics: tuple[MetricMove, ...]
     undefined: Mapping[str, str]
-    """Metric → why it has no value in one of them."""
+    """Metric → why it is undefined in one of the versions."""
     refused: Mapping[str, str]
-    """Metric → why its values are of different formulas."""
+    """Metric → the formula versions, where they differ."""
     noted: tuple[str, ...]
-    """What else differs and may move numbers a little."""
+    """Other differences that may change numbers slightly, one sentence each."""
     sequences: Moved[MovedSequence]
+    """Sequences whose KL changed most."""
     tokens: Moved[MovedToken]
+    """Tokens whose KL changed most."""
     no_tokens: str
-    """Why nothing is known of single tokens; empty where it is."""
+    """The reason why single tokens were not compared; empty where they were."""
 
     def __getitem__(self, name: str) -> MetricMove:
-        """How a metric moved; raises `KeyError` of one that was not compared."""
-        return {each.metric: each for each in self.metrics}[name]
+        """Return the comparison of one metric; raise `KeyError` where it was not compared."""
+        return {move.metric: move for move in self.metrics}[name]
 
 
 def compare(
@@ -82,38 +88,39 @@ def compare(
     tokens: int = 5,
     sequences: int = 5,
 ) -> Comparison:
-    """Did ``after`` get better or worse than ``before``, on the same tokens?
+    """Compare two versions on the same tokens: did ``after`` get better or worse than ``before``?
 
-    All intervals and p-values are paired by sequence (`statistics.paired.move`). The verdict is of
-    ``quality`` and L0 together: ``dominates`` if one is better and none worse, ``dominated`` if one
-    is worse and none better, ``trade-off`` if one is better and the other worse, and ``same`` if no
-    difference was found, which is not that there is none: the interval says how large it could be.
+    All intervals and p-values are paired by sequence (`statistics.paired.move`). The verdict is on
+    ``quality`` and L0 together: ``dominates`` if one is better and neither worse, ``dominated`` if
+    one is worse and neither better, ``trade-off`` if one is better and the other worse, and
+    ``same`` if no difference was detected. ``same`` does not prove that there is none: the interval
+    shows how large it could be.
 
     Args:
-        before: What is compared with.
-        after: What is compared.
-        quality: Metric that the verdict looks at beside L0; of `QUALITIES`.
-        confidence: Of the intervals, two-sided.
-        alpha: A metric moved where its p is below it.
-        margin: A move of this share of what the metric was, or less, is the same whatever its p
-            (`standing.outcome`).
-        tokens: How many of those that moved most, each way.
-        sequences: Likewise.
+        before: The earlier version.
+        after: The later version.
+        quality: Metric that the verdict is based on, together with L0; one of `QUALITIES`.
+        confidence: Confidence level of the two-sided intervals.
+        alpha: Significance level: a metric changed where its p-value is below it.
+        margin: Relative difference up to which a metric counts as the same, whatever its p-value
+            (`metric_move.outcome`).
+        tokens: Number of tokens to list in each direction, those whose KL changed most.
+        sequences: Number of sequences to list in each direction.
 
     Raises:
-        NotComparableError: They are of other tokens, another policy, hook point, dtype, processing
-            or clean model; all of it is listed.
-        SetupError: ``quality`` is no such metric, or a number is out of its range.
+        NotComparableError: The versions differ in tokens, token policy, hook point, dtype,
+            processing or clean model; the message lists every difference.
+        SetupError: ``quality`` is not one of `QUALITIES`, or a number is out of range.
     """
     old, new = _version(before, "before"), _version(after, "after")
     _check(quality, confidence=confidence, alpha=alpha, margin=margin)
-    told = differences(old.measurement, new.measurement)
-    if told.refused:
-        raise NotComparableError(old.name, new.name, told.refused)
-    how = {"confidence": confidence, "alpha": alpha, "margin": margin}
-    moves, undefined, refused = _moves(old, new, how)
+    others = differences(old.measurement, new.measurement)
+    if others.refused:
+        raise NotComparableError(old.name, new.name, others.refused)
+    options = {"confidence": confidence, "alpha": alpha, "margin": margin}
+    moves, undefined, refused = _moves(old, new, options)
     missing = {**undefined, **refused}
-    why, verdict = _standing(moves, missing, quality)
+    no_verdict, verdict = _standing(moves, missing, quality)
     of_sequences, of_tokens, no_tokens = Moved[MovedSequence](), Moved[MovedToken](), ""
     if "kl" in missing:
         no_tokens = f"kl cannot be compared: {missing['kl']}"
@@ -133,11 +140,11 @@ def compare(
         alpha=alpha,
         margin=margin,
         verdict=verdict,
-        no_verdict=why,
+        no_verdict=no_verdict,
         metrics=tuple(moves),
         undefined=undefined,
         refused=refused,
-        noted=(*_same_checkpoint(old, new), *told.noted),
+        noted=(*_same_checkpoint(old, new), *others.noted),
         sequences=of_sequences,
         tokens=of_tokens,
         no_tokens=no_tokens,
@@ -145,9 +152,14 @@ def compare(
 
 
 def _moves(
-    old: Version, new: Version, how: Mapping[str, float]
+    old: Version, new: Version, options: Mapping[str, float]
 ) -> tuple[list[MetricMove], dict[str, str], dict[str, str]]:
-    """Of each metric how it moved, or why it has no value in one of them, or no one formula."""
+    """Compare every metric.
+
+    Returns:
+        The metrics that can be compared; metric → why it is undefined in one of the versions;
+        metric → its formula versions, where they differ.
+    """
     moves, undefined, refused = list[MetricMove](), dict[str, str](), dict[str, str]()
     before, after = old.measurement.provenance, new.measurement.provenance
     for name in METRICS:
@@ -155,14 +167,14 @@ def _moves(
             refused[name] = formula
             continue
         try:
-            moves.append(metric_move(old, new, name, **how))
+            moves.append(metric_move(old, new, name, **options))
         except UndefinedMetricError as error:
             undefined[name] = str(error)
     return moves, undefined, refused
 
 
-def _version(given: Version | Measurement, name: str) -> Version:
-    return given if isinstance(given, Version) else Version(name, given)
+def _version(version: Version | Measurement, name: str) -> Version:
+    return version if isinstance(version, Version) else Version(name, version)
 
 
 def _check(quality: str, *, confidence: float, alpha: float, margin: float) -> None:
@@ -181,17 +193,17 @@ def _check(quality: str, *, confidence: float, alpha: float, margin: float) -> N
 def _standing(
     moves: list[MetricMove], missing: Mapping[str, str], quality: str
 ) -> tuple[str, Standing | None]:
-    """Why there is no verdict, or the verdict."""
-    outcomes = {each.metric: each.outcome for each in moves}
-    found = []
+    """Return the reason why there is no verdict, or an empty text and the verdict."""
+    outcomes = {move.metric: move.outcome for move in moves}
+    both = []
     for name in (quality, SPARSITY):
         if name in missing:
             return f"{name} cannot be compared: {missing[name]}", None
-        told = outcomes[name]
-        if told is None:
-            return f"of {name} one sequence does not tell: it has no spread", None
-        found.append(told)
-    return "", standing(*found)
+        result = outcomes[name]
+        if result is None:
+            return f"{name} cannot be tested: one sequence has no variance", None
+        both.append(result)
+    return "", standing(*both)
 
 
 def _same_checkpoint(old: Version, new: Version) -> list[str]:
@@ -199,15 +211,15 @@ def _same_checkpoint(old: Version, new: Version) -> list[str]:
     return ["both are the same files of a checkpoint"] if files[0] and files[0] == files[1] else []
 
 
-def _tokens(old: Version, new: Version, most: int) -> tuple[str, Moved[MovedToken]]:
-    """Why nothing is known of single tokens, or those that moved most."""
-    if not most:
+def _tokens(old: Version, new: Version, limit: int) -> tuple[str, Moved[MovedToken]]:
+    """Return the reason why single tokens were not compared, or an empty text and the tokens."""
+    if not limit:
         return "", Moved()
     before, after = old.token_kl, new.token_kl
     missing = [v.name for v, kl in ((old, before), (new, after)) if kl is None]
     if before is None or after is None:
         return f"no values of single tokens are known of {' and '.join(missing)}", Moved()
     try:
-        return "", moved_tokens((old.measurement, before), (new.measurement, after), most)
+        return "", moved_tokens((old.measurement, before), (new.measurement, after), limit)
     except UndefinedMetricError as error:
         return str(error), Moved()

@@ -1,6 +1,6 @@
-"""How one metric moved between two versions, paired by sequence: better, worse or the same.
+"""Compare one metric of two versions, paired by sequence: better, worse or the same.
 
-`standing` says it of quality and sparsity together.
+`standing` combines the outcomes of quality and sparsity.
 """
 
 from __future__ import annotations
@@ -19,74 +19,87 @@ from sae_guard.errors import UndefinedMetricError
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """What was measured of a version."""
+    """The measurement of one version, with its name."""
 
     name: str
     measurement: Measurement
     tokens: TokenKL | None = None
-    """Where the measurement has no values of single tokens, and they are kept elsewhere."""
+    """KL of single tokens from a record, whose measurement has no token table."""
 
     @property
     def token_kl(self) -> TokenKL | None:
-        """KL of single tokens, where it is known."""
+        """KL of single tokens; None where unknown."""
         return self.measurement.token_kl if self.tokens is None else self.tokens
 
 
 @dataclass(frozen=True)
 class MetricMove:
-    """How a metric moved. Shares of latents have no rows, and so neither interval nor p."""
+    """The difference of one metric between two versions.
+
+    Shares of latents are no sums over sequences and have neither an interval nor a p-value.
+    """
 
     metric: str
     unit: str
     before: Estimate
+    """Earlier value, with its own, unpaired interval."""
     after: Estimate
-    """Each with the interval it has alone."""
+    """Later value, with its own, unpaired interval."""
     difference: float
-    """After − before."""
+    """``after`` − ``before``."""
     low: float | None
     high: float | None
-    """The interval of the difference, paired by sequence."""
+    """Upper end of the paired interval of the difference."""
     p_value: float | None
-    """Two-sided, of no move at all."""
+    """Two-sided p-value of the hypothesis that the metric did not change."""
     outcome: Outcome | None
-    """None where it cannot be told, or no way is better."""
+    """None without a p-value, and for metrics without a better direction."""
     variance_ratio: float | None
-    """How many times the variance were that of two measurements on texts apart."""
+    """Variance on different texts over the paired variance (`statistics.paired.variance_ratio`)."""
 
     @property
     def share(self) -> float | None:
-        """The difference as a share of what it was; None of what is not above 0."""
+        """Difference divided by the earlier value; None where that is not above 0."""
         return self.difference / self.before.value if self.before.value > 0 else None
 
 
 def metric_move(
     old: Version, new: Version, name: str, *, confidence: float, alpha: float, margin: float
 ) -> MetricMove:
-    """How a metric moved from one version to another, of the same sequences; args as `compare`.
+    """Return the difference of one metric between two versions measured on the same sequences.
+
+    Args:
+        old: The earlier version.
+        new: The later version.
+        name: Name of the metric.
+        confidence: Confidence level of the interval.
+        alpha: Significance level (see `outcome`).
+        margin: Relative difference up to which the metric counts as the same (see `outcome`).
 
     Raises:
-        UndefinedMetricError: It has no value in one of them.
+        UndefinedMetricError: The metric is undefined in one of the versions.
     """
-    chosen = metric(name)
-    was, now = _estimates(old, new, name, confidence)
-    if chosen.firing_above is not None:
-        difference = now.value - was.value
-        return MetricMove(name, chosen.unit, was, now, difference, None, None, None, None, None)
+    definition = metric(name)
+    before, after = _estimates(old, new, name, confidence)
+    if definition.firing_above is not None:
+        difference = after.value - before.value
+        unit = definition.unit
+        return MetricMove(name, unit, before, after, difference, None, None, None, None, None)
     rows = (
-        Sums(*terms(old.measurement, Target(name)), was.value),
-        Sums(*terms(new.measurement, Target(name)), now.value),
+        Sums(*terms(old.measurement, Target(name)), before.value),
+        Sums(*terms(new.measurement, Target(name)), after.value),
     )
-    found = move(*rows, confidence=confidence)
+    paired = move(*rows, confidence=confidence)
     return MetricMove(
         name,
-        chosen.unit,
-        was,
-        now,
-        found.value,
-        found.low,
-        found.high,
-        found.p_value,
-        outcome(chosen, was.value, now.value, found.p_value, alpha=alpha, margin=margin),
+        definition.unit,
+        before,
+        after,
+        paired.value,
+        paired.low,
+        paired.high,
+        paired.p_value,
+        outcome(definition, before.value, after.value, paired.p_value, alpha=alpha, margin=margin),
         variance_ratio(*rows),
     )
 
@@ -94,27 +107,32 @@ def metric_move(
 def _estimates(
     old: Version, new: Version, name: str, confidence: float
 ) -> tuple[Estimate, Estimate]:
-    found, why = list[Estimate](), list[str]()
+    """Return the value in both versions.
+
+    Raises:
+        UndefinedMetricError: It is undefined; the message names the version, unless both are.
+    """
+    estimates, errors = list[Estimate](), list[str]()
     for version in (old, new):
         try:
-            found.append(version.measurement.estimate(name, confidence=confidence))
+            estimates.append(version.measurement.estimate(name, confidence=confidence))
         except UndefinedMetricError as error:
-            why.append(str(error))
-            named = f"{version.name}: {error}"
-    if not why:
-        return found[0], found[1]
-    raise UndefinedMetricError(why[0] if len(why) == 2 else named)
+            errors.append(str(error))
+            message = f"{version.name}: {error}"
+    if not errors:
+        return estimates[0], estimates[1]
+    raise UndefinedMetricError(errors[0] if len(errors) == 2 else message)
 
 
 Outcome = Literal["better", "worse", "same"]
 Standing = Literal["dominates", "trade-off", "dominated", "same"]
-"""Of the later of two versions against the earlier."""
+"""The later of two versions against the earlier one, in quality and sparsity together."""
 
 SPARSITY = "l0"
 
 
 def outcome(
-    chosen: Metric,
+    definition: Metric,
     before: float,
     after: float,
     p_value: float | None,
@@ -122,25 +140,29 @@ def outcome(
     alpha: float,
     margin: float = 0.0,
 ) -> Outcome | None:
-    """What became of a metric; None where it cannot be told, or where no way is better.
+    """Return whether a metric got better or worse, or is the same.
 
     Args:
-        chosen: The metric. Of the number of active latents, fewer are better.
-        before: Its value.
-        after: What it moved to.
-        p_value: Two-sided, of no move at all; None where that is not known.
-        alpha: A move counts where ``p_value`` is below it.
-        margin: One of this share of what it was, or less, is the same whatever its ``p_value``. Of
-            scores, whose best is 1, it is a share of their distance from there. What is within
-            numeric noise is the same without a margin, too.
+        definition: The metric. A lower L0 is better.
+        before: Earlier value.
+        after: Later value.
+        p_value: Two-sided p-value of the hypothesis that the metric did not change; None if
+            unknown.
+        alpha: Significance level: a difference counts where ``p_value`` is below it.
+        margin: Relative difference up to which the metric counts as the same, whatever its
+            ``p_value``. For scores, whose best value is 1, it is relative to the distance from 1.
+            A difference within numeric noise is the same without a margin, too.
+
+    Returns:
+        The outcome; None without a p-value, and for metrics without a better direction.
     """
-    lower = chosen.direction == "lower" or chosen.name == SPARSITY
-    if chosen.direction == "window" and not lower:
+    lower = definition.direction == "lower" or definition.name == SPARSITY
+    if definition.direction == "window" and not lower:
         return None
     if not math.isfinite(after - before):
         return None
     noise = NOISE * max(abs(before), abs(after))
-    if abs(after - before) <= max(noise, margin * abs(before - chosen.tail_from)):
+    if abs(after - before) <= max(noise, margin * abs(before - definition.tail_from)):
         return "same"
     if p_value is None or math.isnan(p_value):
         return None
@@ -150,7 +172,10 @@ def outcome(
 
 
 def standing(quality: Outcome, sparsity: Outcome) -> Standing:
-    """What both say together. A better KL alone says little: more latents buy it."""
+    """Combine the outcomes of quality and sparsity.
+
+    A better KL alone shows little, as an SAE can buy it with more active latents.
+    """
     both = {quality, sparsity}
     if both == {"better", "worse"}:
         return "trade-off"

@@ -1,4 +1,4 @@
-"""The sequences and tokens whose KL moved most between two versions."""
+"""Find the sequences and tokens whose KL changed most between two versions."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from sae_guard.errors import UndefinedMetricError
 
 @dataclass(frozen=True)
 class MovedSequence:
-    """The mean KL over the scored tokens of a sequence, in nats."""
+    """A sequence with its mean KL over the scored tokens in two versions, in nats."""
 
     sequence: int
     """Index in the corpus."""
     n_tokens: int
+    """Number of scored tokens."""
     before: float
     after: float
     source: str = ""
     text: str = ""
-    """How it begins, where one of the two kept that."""
+    """Beginning of the text; empty where neither measurement has it."""
 
 
 @dataclass(frozen=True)
 class MovedToken:
-    """The KL of a prediction, in nats."""
+    """A token with the KL of its prediction in two versions, in nats."""
 
     sequence: int
     """Index in the corpus."""
     position: int
-    """Of the token at which the model predicts the next."""
+    """Position of the token at which the model predicts the next."""
     before: float
     after: float
     source: str = ""
     around: Around = NO_TEXT
-    """Its text, where one of the two kept that."""
+    """Text around the token; empty where neither measurement has it."""
 
 
 Item = TypeVar("Item", MovedSequence, MovedToken)
@@ -47,50 +48,55 @@ Item = TypeVar("Item", MovedSequence, MovedToken)
 
 @dataclass(frozen=True)
 class Moved(Generic[Item]):
-    """What moved most, the largest move first."""
+    """Sequences or tokens whose KL changed most, the largest change first."""
 
     worse: tuple[Item, ...] = ()
     better: tuple[Item, ...] = ()
 
 
-def moved_sequences(before: Measurement, after: Measurement, most: int) -> Moved[MovedSequence]:
-    """The sequences whose mean KL rose most, and fell most.
+def moved_sequences(before: Measurement, after: Measurement, limit: int) -> Moved[MovedSequence]:
+    """Return the sequences whose mean KL rose most and those whose mean KL fell most.
 
     Args:
-        before: Of the same sequences as ``after``.
-        after: What they moved to.
-        most: How many each way.
+        before: The earlier measurement.
+        after: The later measurement, of the same sequences.
+        limit: Largest number of sequences in each direction.
     """
-    some = np.flatnonzero(after.sums["n_tokens"] > 0)
-    n = after.sums["n_tokens"][some]
-    old, new = (each.sums["kl"][some] / n for each in (before, after))
-    with np.errstate(invalid="ignore"):  # ∞ − ∞, which moved nowhere
-        move = new - old
+    rows = np.flatnonzero(after.sums["n_tokens"] > 0)
+    n = after.sums["n_tokens"][rows]
+    old, new = (measurement.sums["kl"][rows] / n for measurement in (before, after))
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN and counts as no change
+        difference = new - old
     texts = {**before.excerpts.sequences, **after.excerpts.sequences}
 
-    def item(at: int) -> MovedSequence:
-        row = int(some[at])
-        index = int(after.sequences[row])
+    def item(index: int) -> MovedSequence:
+        row = int(rows[index])
+        sequence = int(after.sequences[row])
         return MovedSequence(
-            index,
-            int(n[at]),
-            float(old[at]),
-            float(new[at]),
+            sequence,
+            int(n[index]),
+            float(old[index]),
+            float(new[index]),
             _source(before, after, row),
-            texts.get(index, ""),
+            texts.get(sequence, ""),
         )
 
-    worse, better = _both_ways(move, most)
+    worse, better = _both_ways(difference, limit)
     return Moved(tuple(map(item, worse)), tuple(map(item, better)))
 
 
 def moved_tokens(
-    before: tuple[Measurement, TokenKL], after: tuple[Measurement, TokenKL], most: int
+    before: tuple[Measurement, TokenKL], after: tuple[Measurement, TokenKL], limit: int
 ) -> Moved[MovedToken]:
-    """The tokens whose KL rose most, and fell most; args as `moved_sequences`.
+    """Return the tokens whose KL rose most and those whose KL fell most.
+
+    Args:
+        before: The earlier measurement and its KL of single tokens.
+        after: The later measurement and its KL of the same tokens.
+        limit: Largest number of tokens in each direction.
 
     Raises:
-        UndefinedMetricError: Other tokens are scored, or a value is not finite.
+        UndefinedMetricError: The scored tokens differ, or a KL is not finite.
     """
     (earlier, old), (later, new) = before, after
     for a, b in ((old.sequences, new.sequences), (old.positions, new.positions)):
@@ -98,29 +104,29 @@ def moved_tokens(
             raise UndefinedMetricError("the values of single tokens are of other tokens")
     if not (np.isfinite(old.kl).all() and np.isfinite(new.kl).all()):
         raise UndefinedMetricError("the KL of a token is not finite")
-    move = new.kl.astype(np.float64) - old.kl
+    difference = new.kl.astype(np.float64) - old.kl
     texts = {**earlier.excerpts.tokens, **later.excerpts.tokens}
 
-    def item(at: int) -> MovedToken:
-        place = int(new.sequences[at]), int(new.positions[at])
+    def item(index: int) -> MovedToken:
+        place = int(new.sequences[index]), int(new.positions[index])
         row = int(np.searchsorted(later.sequences, place[0]))
         return MovedToken(
             *place,
-            float(old.kl[at]),
-            float(new.kl[at]),
+            float(old.kl[index]),
+            float(new.kl[index]),
             _source(earlier, later, row),
             texts.get(place, NO_TEXT),
         )
 
-    worse, better = _both_ways(move, most)
+    worse, better = _both_ways(difference, limit)
     return Moved(tuple(map(item, worse)), tuple(map(item, better)))
 
 
-def _both_ways(move: NDArray[np.float64], most: int) -> tuple[list[int], list[int]]:
-    """Indices of what rose most and of what fell most; what did not move is in neither."""
+def _both_ways(difference: NDArray[np.float64], limit: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the largest rises and of the largest falls; 0 and NaN are neither."""
     return (
-        [at for at in largest(move, most) if move[at] > 0],
-        [at for at in largest(-move, most) if move[at] < 0],
+        [index for index in largest(difference, limit) if difference[index] > 0],
+        [index for index in largest(-difference, limit) if difference[index] < 0],
     )
 
 

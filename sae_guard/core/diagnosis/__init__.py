@@ -1,5 +1,7 @@
-"""Measurement and examination → what was probably loaded or used wrongly. A suggestion, never a
-verdict."""
+"""Suggest what was probably loaded or used wrongly, from a measurement and an examination.
+
+A diagnosis is a suggestion; it never changes a verdict.
+"""
 
 from sae_guard.core.diagnosis.diagnose import Diagnosis, Spelling, diagnose
 from sae_guard.core.diagnosis.examination import (

@@ -1,7 +1,7 @@
-"""`diagnose`: all that the numbers suggest.
+"""`diagnose`: collect every suspicion that the numbers suggest.
 
-Some suspicions need the measurement alone; others are about which tokens are patched: BOS, other
-special tokens, attention sinks.
+This module has the suspicions that follow from the measurement alone, and those on kinds of tokens
+(BOS, other special tokens, attention sinks); `misfit` has those from variants that were tried.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.errors import UndefinedMetricError
 from sae_guard.tables import table_lines
 
-# Of the active latents: as many as may be switched on or off by rounding without being noticed.
+# Share of the active latents that rounding may switch on or off without a visible effect.
 _NEAR_THRESHOLDS = 0.02
 _COLUMNS = ("EV", "factor", "constant", "L0", "KL")
 _SHOWN = 12
 
 Spelling = Callable[[Suspicion], str]
-"""How a shell spells the options of a suspicion; empty where it has none of them."""
+"""Function by which a shell writes the options of a suspicion; empty text without options."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is suspected, most telling first, and what was tried. A suggestion, never a verdict."""
+    """The suspicions, the most telling first. A suggestion, never a verdict."""
 
     suspicions: tuple[Suspicion, ...] = ()
     tried: tuple[str, ...] = ()
-    """A table of trials, as lines, where it was asked for."""
+    """Lines of a table of the variants that were tried; empty unless a thorough diagnosis was
+    requested."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name the suspicions."""
+        """Names of the suspicions."""
         return tuple(suspicion.name for suspicion in self.suspicions)
 
     def lines(self, what: str, spelling: Spelling | None = None) -> Iterator[str]:
-        """Yield two lines for each suspicion, then what was tried.
+        """Yield two lines for each suspicion, then the table of variants.
 
         Args:
-            what: The start of each suspicion's first line.
-            spelling: Of the options that a remedy comes with; from Python there are none to name.
+            what: Start of the first line of each suspicion.
+            spelling: Function that writes the options of a suspicion; None leaves them out.
         """
-        for each in self.suspicions:
-            yield f"{what}: {each.name}: {each.evidence}"
-            options = spelling(each) if spelling is not None else ""
-            yield f"  try: {each.remedy}" + (f" (`{options}`)" if options else "")
+        for suspicion in self.suspicions:
+            yield f"{what}: {suspicion.name}: {suspicion.evidence}"
+            options = spelling(suspicion) if spelling is not None else ""
+            yield f"  try: {suspicion.remedy}" + (f" (`{options}`)" if options else "")
         yield from self.tried
 
     def __str__(self) -> str:
@@ -57,24 +58,25 @@ class Diagnosis:
 def diagnose(
     measurement: Measurement | None = None, examination: Examination | None = None
 ) -> Diagnosis:
-    """What the numbers and the provenance suggest.
+    """Return the suspicions that the numbers and the provenance suggest.
 
     Args:
-        measurement: Of the whole corpus; what it says of the fit counts where nothing was examined.
-        examination: Of one batch of the same.
+        measurement: Measurement of the whole corpus. Its reconstruction metrics count only without
+            an examination, which says more.
+        examination: Examination of one batch of the same corpus.
     """
-    found: list[Suspicion] = []
+    suspicions: list[Suspicion] = []
     if examination is not None:
-        found += misfit(examination)
-        found += patched_tokens(examination)
-        found += _rounded_thresholds(examination)
+        suspicions += misfit(examination)
+        suspicions += patched_tokens(examination)
+        suspicions += _rounded_thresholds(examination)
     if measurement is not None:
-        found = [*contradictions(measurement), *found]
+        suspicions = [*contradictions(measurement), *suspicions]
         if examination is None:
-            found += symptoms(measurement)
-        elif not found:
-            found += worse_than_zeros(measurement)
-    return Diagnosis(tuple(found), tuple(_tried(examination)) if examination else ())
+            suspicions += symptoms(measurement)
+        elif not suspicions:
+            suspicions += worse_than_zeros(measurement)
+    return Diagnosis(tuple(suspicions), tuple(_tried(examination)) if examination else ())
 
 
 def _rounded_thresholds(examination: Examination) -> Iterator[Suspicion]:
@@ -116,7 +118,7 @@ def _cells(fit: Fit) -> tuple[str, ...]:
 
 
 def contradictions(measurement: Measurement) -> Iterator[Suspicion]:
-    """Where the checkpoint's own words and the spec's data disagree."""
+    """Yield suspicions where the checkpoint's metadata and the spec's data disagree."""
     checkpoint, corpus = measurement.provenance.checkpoint, measurement.provenance.corpus
     context, length = checkpoint.get("context_size"), corpus.get("context")
     if context is not None and length is not None and length > context:
@@ -128,7 +130,7 @@ def contradictions(measurement: Measurement) -> Iterator[Suspicion]:
 
 
 def worse_than_zeros(measurement: Measurement) -> Iterator[Suspicion]:
-    """Where zeros in place of the activation do less harm."""
+    """Yield a suspicion where zeros in place of the activation do less harm than the SAE."""
     patched, zero = (_value_or_none(measurement, name) for name in ("ce_patched", "ce_zero"))
     if patched is not None and zero is not None and patched >= zero:
         yield Suspicion(
@@ -139,7 +141,7 @@ def worse_than_zeros(measurement: Measurement) -> Iterator[Suspicion]:
 
 
 def symptoms(measurement: Measurement) -> Iterator[Suspicion]:
-    """Signatures of a wrong load in the measured numbers."""
+    """Yield the suspicions that the metrics of a wrongly loaded SAE raise."""
     yield from worse_than_zeros(measurement)
     if (cosine := _value_or_none(measurement, "cosine")) is not None and cosine < 0.5:
         yield Suspicion(
@@ -175,10 +177,10 @@ def _value_or_none(measurement: Measurement, name: str) -> float | None:
         return None
 
 
-# SAEs that were trained on a kind of token reconstruct it about as well as they do others.
-_WORSE = 1.5
-_MORE_ERROR = 3.0
-_MOST_ERROR = 0.5
+# An SAE that was trained on a kind of token reconstructs it about as well as other tokens.
+_WORSE = 1.5  # relative error of the group over that of ordinary tokens
+_MORE_ERROR = 3.0  # share of the squared error over share of the tokens
+_MOST_ERROR = 0.5  # share of the squared error
 
 _NAMES = {
     "bos": ("bos", "the BOS token"),
@@ -198,7 +200,7 @@ _REMEDIES = {
 
 
 def patched_tokens(examination: Examination) -> Iterator[Suspicion]:
-    """Kinds of tokens that are patched and that the SAE cannot reconstruct."""
+    """Yield a suspicion for each kind of token that is patched but badly reconstructed."""
     for group in examination.groups:
         if _stands_out(group):
             name, what = _NAMES[group.name]
@@ -215,7 +217,7 @@ def _stands_out(group: Group) -> bool:
     worse = group.relative > _WORSE * group.ordinary
     more = group.error > _MORE_ERROR * group.tokens
     most = group.error > _MOST_ERROR
-    if group.name == "large":  # of many models, and hard for every SAE
+    if group.name == "large":  # many models have such tokens, and every SAE errs more on them
         return worse and most
-    # What a spec includes on purpose stands out by its size alone: it hides all others.
+    # Special tokens that make up most of the error hide all others, even if reconstructed well.
     return more and (worse or (most and group.name in ("bos", "special")))

@@ -1,8 +1,8 @@
-"""What an examination says of an SAE that does not fit as training leaves one.
+"""Explain why an SAE does not fit its activations, by the variants that were tried.
 
-Training that minimises squared error leaves nothing to gain by a factor or by a constant vector. A
-wrong load or a wrong place does; and of what was tried instead, what is right shows itself by
-having nothing left to gain, too.
+Training that minimises squared error leaves nothing to gain by scaling x̂ or by adding a constant
+vector to it. A wrong load or a wrong hook point does. Among the variants, the right one is
+recognised by having nothing left to gain, too.
 """
 
 from __future__ import annotations
@@ -14,38 +14,43 @@ from sae_guard.core.diagnosis.examination import NOTHING_LEFT, Examination, Fit,
 
 OTHER_PLACE = "other-layer"
 SCALED_DECODER = "scaled decoder"
-"""Name of the trial in which x̂ is multiplied by its best factor: it always fits better."""
+"""Name of the variant in which x̂ is multiplied by its best factor, which always improves the fit.
+"""
 
 _SELECTIONS = ("topk-as-relu", "threshold-dropped", "threshold-scale", "k")
-# What a trial may leave unexplained, beside what was loaded.
-_BETTER = 0.9
-# Latents beyond those of the training may have explained more than there is without them.
-_WITHOUT_SOME_LATENTS = 1.6
-_FEWER_LATENTS = 0.85
-_PAIRED = 0.5
-_SAME_LENGTH = 0.02
-# Beyond these it is no matter of other text.
+_BETTER = 0.9  # largest FVU of a variant, over that of the SAE as loaded
+# A variant without the surplus latents may explain less than the SAE as loaded.
+_WITHOUT_SOME_LATENTS = 1.6  # largest FVU of such a variant, over that of the SAE as loaded
+_FEWER_LATENTS = 0.85  # largest L0 of such a variant, over that of the SAE as loaded
+_PAIRED = 0.5  # share of latents whose nearest decoder row is their own
+_SAME_LENGTH = 0.02  # relative difference of lengths that count as the same
+# Text unlike the training's does not explain values outside these.
 _FAR_FACTORS = (0.9, 1.25)
 _FAR_FACTOR_IF_SHRUNK = 2.5
 _FAR_CONSTANT = 0.1
+# Least constant error of a missing b_dec, where x̂ is related to x (factor above 0.3) and where not.
 _MISSING_BIAS, _RELATED = (0.05, 0.5), 0.3
-_NO_ONES, _MANY_ONES = 1e-6, 0.2
+_NO_ONES, _MANY_ONES = 1e-6, 0.2  # shares along the vector of ones
 
 
 def misfit(examination: Examination) -> Iterator[Suspicion]:
-    """What explains best why the SAE does not fit; at most one."""
+    """Yield the best explanation why the SAE does not fit; at most one."""
     explanations = (_tried,) if examination.sound else _EXPLANATIONS
     for explanation in explanations:
-        found = explanation(examination)
-        if found is not None:
-            yield found
+        suspicion = explanation(examination)
+        if suspicion is not None:
+            yield suspicion
             return
 
 
 def accepted(examination: Examination) -> Trial | None:
-    """The trial that explains most, of those that fit as training leaves an SAE; None if none does.
+    """Return the variant that explains most, among those that fit as training leaves an SAE.
 
-    Where what was loaded fits so, too, only a place can be better: those nearby may be so alike.
+    Where the SAE as loaded fits like that, too, only another hook point is accepted: neighbouring
+    hook points can be so alike that the SAE fits at both.
+
+    Returns:
+        The variant; None where none fits.
     """
     loaded = examination.loaded
     if loaded.unexplained <= NOTHING_LEFT:
@@ -70,11 +75,11 @@ def accepted(examination: Examination) -> Trial | None:
 
 
 def _sparser(examination: Examination) -> list[Trial]:
-    """Trials with fewer latents, where those that they take off were not active in training.
+    """Return the variants with fewer active latents, where the others were not active in training.
 
-    Penalties shrink latents, so that the best factor is above 1, and nothing has scaled rows of
-    length 1. A factor below 1 then comes of latents beyond those of the training. They may help to
-    explain; what was released had them not.
+    A factor below 1 shows surplus latents if nothing else can cause it: a penalty shrinks latents
+    and so leaves a factor above 1, and decoder rows of length 1 show that nothing was scaled. The
+    surplus latents may help to explain x, but the SAE that was trained did not use them.
     """
     loaded = examination.loaded
     certain = examination.shrinks or _row_norm(examination) == 1
@@ -119,7 +124,10 @@ def _tried(examination: Examination) -> Suspicion | None:
 
 
 def _scaled_rows(examination: Examination) -> Suspicion | None:
-    """Rows of one length, which the best factor brings to 1: what else would know it?"""
+    """Suspect a scaled decoder where the best factor brings all rows to length 1.
+
+    Only a scaling of the decoder explains that the factor is just the inverse of the length.
+    """
     norm = _row_norm(examination)
     if norm is None or norm == 1 or abs(examination.loaded.factor * norm - 1) > _SAME_LENGTH:
         return None
@@ -127,7 +135,7 @@ def _scaled_rows(examination: Examination) -> Suspicion | None:
 
 
 def _scaled(examination: Examination) -> Suspicion | None:
-    """A factor on the decoder alone, which training would have removed."""
+    """Suspect a factor on the decoder alone, which training would have removed."""
     loaded, (low, high) = examination.loaded, examination.decoder_norms
     trial = next((t for t in examination.trials if t.name == SCALED_DECODER), None)
     if trial is None or examination.balanced(loaded) or not examination.calibrated(trial.fit):
@@ -145,9 +153,9 @@ def _scaled(examination: Examination) -> Suspicion | None:
 
 def _missing_bias(examination: Examination) -> Suspicion | None:
     loaded = examination.loaded
-    some, most = _MISSING_BIAS
-    # What points somewhere else altogether has a mean of its own.
-    missing = loaded.constant > (some if loaded.factor > _RELATED else most)
+    if_related, if_unrelated = _MISSING_BIAS
+    # An x̂ that is unrelated to x has a mean of its own, so that it needs stronger evidence.
+    missing = loaded.constant > (if_related if loaded.factor > _RELATED else if_unrelated)
     if not examination.zero_bias or not missing or math.isnan(loaded.factor):
         return None
     return Suspicion(
@@ -159,7 +167,10 @@ def _missing_bias(examination: Examination) -> Suspicion | None:
 
 
 def _centred_activations(examination: Examination) -> Suspicion | None:
-    """The other way round is a trial; what centring took away cannot be put back."""
+    """Suspect an SAE of raw activations in a model with centred weights.
+
+    The opposite case is tried as a variant; this one cannot be, as centring cannot be undone.
+    """
     if not (
         examination.processing == "hooked"
         and examination.ones_in_activation < _NO_ONES
@@ -197,7 +208,7 @@ _EXPLANATIONS: tuple[Callable[[Examination], Suspicion | None], ...] = (
 
 
 def _row_norm(examination: Examination) -> float | None:
-    """The length of the decoder's rows, if all have one: exactly 1, if it is nearly."""
+    """Return the common length of the decoder rows, 1.0 if close to it; None where they differ."""
     low, high = examination.decoder_norms
     if not high < low * (1 + _SAME_LENGTH):
         return None
@@ -205,7 +216,7 @@ def _row_norm(examination: Examination) -> float | None:
 
 
 def compared(fit: Fit, loaded: Fit) -> str:
-    """The fit beside that of what was loaded."""
+    """Return a text that compares the fit of a variant with that of the SAE as loaded."""
     text = (
         f"explained variance is {fit.explained_variance:.3f} (as loaded "
         f"{loaded.explained_variance:.3f}), the best factor for x̂ {fit.factor:.2f} "

@@ -1,4 +1,4 @@
-"""Ratios of pooled sums: their values, their intervals, and when the first rows decide for all."""
+"""Ratios of pooled sums: values and intervals, paired differences, and sequential tests."""
 
 from sae_guard.core.statistics.ratios import (
     NOISE,

@@ -1,9 +1,10 @@
-"""How a ratio of pooled sums moved between two measurements of the same sequences.
+"""The difference of a ratio of pooled sums between two measurements of the same sequences.
 
-R = Σ num_i / Σ den_i of each is linear in the sums of single sequences up to errors of second
-order: R̂ + Σ e_i, e_i = (num_i − R̂·den_i) / Σ den. So the move is a sum of differences row by row,
-whose variance is that of these: what both share of a sequence, most of it, cancels (Cochran,
-*Sampling Techniques*, 3rd ed., §6.4 and §7.5, for ratios and for their differences).
+To first order a ratio R̂ = Σ num_i / Σ den_i is linear in the sums of single sequences: sequence i
+contributes the influence e_i = (num_i − R̂·den_i) / Σ den_j to its error. The error of a difference
+R̂_after − R̂_before is then a sum over sequences of differences of influences, and what a sequence
+contributes to both, usually most of it, cancels (Cochran 1977, *Sampling Techniques*, 3rd ed.,
+§6.4 for ratios and §7.5 for their differences).
 """
 
 from __future__ import annotations
@@ -19,48 +20,54 @@ from sae_guard.errors import UndefinedMetricError
 
 @dataclass(frozen=True)
 class Sums:
-    """A ratio and what it is made of."""
+    """A ratio R̂ and the sums per sequence that it is made of."""
 
     numerator: NDArray[np.float64]
-    """One sum per sequence, shape [n_sequences]."""
+    """num_i, shape [n_sequences]."""
     denominator: NDArray[np.float64]
-    """The same for the denominator."""
+    """den_i, shape [n_sequences]."""
     value: float
-    """Σ numerator / Σ denominator."""
+    """R̂ = Σ num_i / Σ den_i."""
 
     @property
     def influence(self) -> NDArray[np.float64]:
-        """What each sequence adds to the error of the value."""
+        """Influence e_i of every sequence on R̂, shape [n_sequences]."""
         return (self.numerator - self.value * self.denominator) / math.fsum(self.denominator)
 
 
 @dataclass(frozen=True)
 class Move:
-    """R_after − R_before, or that as a share of R_before."""
+    """The difference R̂_after − R̂_before, or this difference divided by R̂_before."""
 
     value: float
     low: float | None
     high: float | None
-    """The interval; None for a single sequence."""
+    """Upper end of the interval; both ends are None for a single sequence."""
     p_value: float | None
-    """Two-sided, of no move at all."""
+    """Two-sided p-value of the hypothesis that the ratio did not change; None for one sequence."""
     confidence: float = 0.95
 
 
 def move(before: Sums, after: Sums, *, share: bool = False, confidence: float = 0.95) -> Move:
-    """The move, its interval, and the chance of one as large if there were none.
+    """Return the paired difference of two ratios with its interval and p-value.
 
-    Student's t with n − 1 degrees of freedom, one cluster a sequence. The interval of a share is
-    that of R_after / R_before − 1.
+    With d_i = e_i(after) − e_i(before) the interval is
+
+        R̂_after − R̂_before ± t · √(n/(n−1) · Σ d_i²),
+
+    and the p-value that of Student's t-test; t has n − 1 degrees of freedom. With ``share`` the
+    interval is that of Q̂ − 1, Q̂ = R̂_after / R̂_before, whose influences are
+    d_i = (e_i(after) − Q̂·e_i(before)) / R̂_before. The p-value is the same either way.
 
     Args:
-        before: Of the same sequences as ``after``, in the same order.
-        after: What it moved to.
-        share: Whether it is given as a share of R_before.
-        confidence: Of the interval, two-sided.
+        before: Sums of the earlier measurement.
+        after: Sums of the later measurement, of the same sequences in the same order.
+        share: True to divide the difference by R̂_before.
+        confidence: Confidence level of the two-sided interval.
 
     Raises:
-        UndefinedMetricError: A share is asked for of what is not above 0.
+        ValueError: The two have different numbers of sequences.
+        UndefinedMetricError: A share is requested and R̂_before is not above 0.
     """
     if len(before.numerator) != len(after.numerator):
         raise ValueError(f"{len(before.numerator)} rows before, {len(after.numerator)} after")
@@ -79,22 +86,29 @@ def move(before: Sums, after: Sums, *, share: bool = False, confidence: float = 
 
 
 def variance_ratio(before: Sums, after: Sums) -> float | None:
-    """How many times the variance of the move is that were the two measured on texts apart.
+    """Return the variance of an unpaired difference over that of the paired difference.
 
-    Its root is how many times wider the interval would be, and it is how many times the sequences
-    it would take. None where the move does not vary, or of a single sequence.
+    Unpaired means that the two versions are measured on different texts. That many times as many
+    sequences would be needed for an interval of the same width; on as many sequences it would be
+    the square root of it times as wide.
+
+    Returns:
+        The ratio; None for a single sequence, and where the paired difference has no variance.
     """
     if len(before.numerator) < 2:
         return None
     paired = math.fsum((after.influence - before.influence) ** 2)
-    apart = math.fsum(before.influence**2) + math.fsum(after.influence**2)
-    return apart / paired if paired > 0 else None
+    unpaired = math.fsum(before.influence**2) + math.fsum(after.influence**2)
+    return unpaired / paired if paired > 0 else None
 
 
 def check_share(before: float) -> float:
-    """What a share is taken of; raises `UndefinedMetricError` where that is not above 0."""
+    """Return the value that a share is taken of; raise `UndefinedMetricError` unless it is > 0."""
     if not before > 0:
-        raise UndefinedMetricError(f"it was {before:.6g}, of which a share says nothing")
+        raise UndefinedMetricError(
+            f"it was {before:.6g}; a relative change needs a value above 0: bound the change in "
+            "the metric's unit"
+        )
     return before
 
 
@@ -104,7 +118,7 @@ def _standard_error(influence: NDArray[np.float64]) -> float | None:
 
 
 def _quantile(confidence: float, n: int) -> float:
-    # 50 ms of import that collecting and failing early should not pay.
+    # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, 0.5 + confidence / 2))

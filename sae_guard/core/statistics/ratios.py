@@ -1,6 +1,8 @@
-"""Ratios of pooled sums with their intervals, clustered by sequence.
+"""Ratios of pooled sums and quantiles, with intervals that are clustered by sequence.
 
-The formulas and why sequences, not tokens, are the clusters: `docs/architecture.md`, "Numbers".
+Tokens of one sequence are not independent, so that the sequence is the unit of sampling
+(`docs/architecture.md`, "Numbers"). Symbols: sequence i of n has the sums num_i and den_i over its
+scored tokens; R̂ = Σ num_i / Σ den_i.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from sae_guard.errors import UndefinedMetricError
 
 NOISE = 1e-5
-"""Relative: what a value differs by between devices, batch sizes and library versions."""
+"""Relative difference of a value between devices, batch sizes and library versions."""
 
 
 @dataclass(frozen=True)
@@ -24,44 +26,48 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
-    """The interval; None where it is undefined (one sequence, or no ratio), never of width 0."""
+    """Upper end of the interval. Both ends are None where it is undefined: for a single sequence,
+    and for a share of latents, which is no ratio of sums."""
     n_tokens: int
     n_sequences: int
     confidence: float = 0.95
-    """Of the interval, two-sided."""
+    """Confidence level of the two-sided interval."""
 
     def sequences_for(self, bound: float) -> int | None:
-        """How many sequences like these it takes until the interval is clear of ``bound``.
+        """Return how many sequences like these would bring the interval clear of ``bound``.
 
-        The half-width shrinks with √n; None where the value is the bound, or has no interval.
+        The half-width shrinks as 1/√n. None where the value is the bound or has no interval.
         """
         if self.high is None or self.value == bound:
             return None
-        half = (self.high - self.value) / abs(self.value - bound)
-        return max(self.n_sequences, math.ceil(self.n_sequences * half**2))
+        half_widths = (self.high - self.value) / abs(self.value - bound)
+        return max(self.n_sequences, math.ceil(self.n_sequences * half_widths**2))
 
 
 def ratio(
     numerator: NDArray[np.float64], denominator: NDArray[np.float64], *, floor: float = 0.0
 ) -> float:
-    """R = Σ num_i / Σ den_i, exactly rounded sums: neither row order nor batch split changes it.
+    """Return R̂ = Σ num_i / Σ den_i.
+
+    The sums are rounded once (`math.fsum`), so that neither the order of rows nor the split into
+    batches changes the result.
 
     Args:
-        numerator: One sum per sequence, shape [n_sequences].
-        denominator: The same for the denominator.
-        floor: Σ den_i at or below it is no denominator.
+        numerator: num_i, shape [n_sequences].
+        denominator: den_i, shape [n_sequences].
+        floor: Value that Σ den_i has to exceed.
 
     Raises:
-        UndefinedMetricError: A sum is not finite, or the denominator is not above the floor.
+        UndefinedMetricError: A sum is not finite, or Σ den_i is not above ``floor``.
     """
-    top, bottom = _exact_sum(numerator), _exact_sum(denominator)
-    if not (math.isfinite(top) and math.isfinite(bottom)):
-        raise UndefinedMetricError(f"the sums are not finite: {top} / {bottom}")
-    if not bottom > floor:
+    num_sum, den_sum = _exact_sum(numerator), _exact_sum(denominator)
+    if not (math.isfinite(num_sum) and math.isfinite(den_sum)):
+        raise UndefinedMetricError(f"the sums are not finite: {num_sum} / {den_sum}")
+    if not den_sum > floor:
         raise UndefinedMetricError(
-            f"the denominator is {bottom:.6g}, not above {floor:.6g}: the ratio is undefined"
+            f"the denominator is {den_sum:.6g}, not above {floor:.6g}: the ratio is undefined"
         )
-    return top / bottom
+    return num_sum / den_sum
 
 
 def ratio_interval(
@@ -71,13 +77,24 @@ def ratio_interval(
     *,
     confidence: float = 0.95,
 ) -> tuple[float, float] | None:
-    """R̂ ± t·√(n/(n−1)·Σ e_i²)/Σ den_i with e_i = num_i − R̂·den_i, one cluster a sequence.
+    """Return the two-sided interval of R̂, clustered by sequence.
 
-    The linearised variance of a ratio (Cochran, *Sampling Techniques*, 3rd ed., §6.4) with
-    Student's quantile of n − 1 degrees of freedom. None for a single sequence, whose spread is
-    unknown, not zero, and where squares are past the largest float.
+        R̂ ± t · √(n/(n−1) · Σ e_i²) / Σ den_i,    e_i = num_i − R̂·den_i,
+
+    the linearised variance of a ratio (Cochran 1977, *Sampling Techniques*, 3rd ed., §6.4), with t
+    the quantile of Student's distribution with n − 1 degrees of freedom.
+
+    Args:
+        numerator: num_i, shape [n_sequences].
+        denominator: den_i, shape [n_sequences].
+        value: R̂.
+        confidence: Confidence level, such as 0.95.
+
+    Returns:
+        The ends (low, high). None for a single sequence, whose spread is unknown rather than zero,
+        and where the squares exceed the largest float.
     """
-    # 50 ms of import that collecting and failing early should not pay.
+    # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
     from scipy.special import stdtrit
 
     n = len(numerator)
@@ -94,22 +111,24 @@ def ratio_interval(
 
 
 def rescaled(estimate: Estimate, confidence: float) -> tuple[float, float] | None:
-    """The interval of a ratio at another confidence; None where it has none.
+    """Return the interval of a ratio at another confidence level; None where it has none.
 
-    Its half-width goes by Student's quantiles (`ratio_interval`). That of a quantile does not.
+    The half-width is proportional to Student's quantile (see `ratio_interval`). This does not hold
+    for the interval of a quantile.
     """
     from scipy.special import stdtrit
 
     if estimate.low is None or estimate.high is None:
         return None
-    asked, had = stdtrit(
+    new_t, old_t = stdtrit(
         estimate.n_sequences - 1, [0.5 + confidence / 2, 0.5 + estimate.confidence / 2]
     )
-    half = (estimate.high - estimate.low) / 2 * float(asked / had)
+    half = (estimate.high - estimate.low) / 2 * float(new_t / old_t)
     return estimate.value - half, estimate.value + half
 
 
 def _exact_sum(values: NDArray[np.float64]) -> float:
+    """Return the sum, rounded once; NaN where it is not finite."""
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):  # fsum refuses inf − inf and sums past the largest float
@@ -117,10 +136,12 @@ def _exact_sum(values: NDArray[np.float64]) -> float:
 
 
 def quantile(values: NDArray[np.float64], share: float) -> float:
-    """The smallest value that at least ``share`` of the values do not exceed.
+    """Return the smallest value that at least ``share`` of the values do not exceed.
+
+    This is the inverse of the empirical distribution function, without interpolation.
 
     Raises:
-        UndefinedMetricError: There are none, or one is not finite.
+        UndefinedMetricError: There are no values, or one is not finite.
     """
     if not values.size or not np.isfinite(values).all():
         raise UndefinedMetricError("a token's value is not finite, or there is none")
@@ -130,23 +151,29 @@ def quantile(values: NDArray[np.float64], share: float) -> float:
 def quantile_interval(
     values: NDArray[np.float64],
     share: float,
-    below: NDArray[np.float64],
+    at_or_below: NDArray[np.float64],
     counts: NDArray[np.float64],
     *,
     confidence: float = 0.95,
 ) -> tuple[float, float] | None:
-    """The quantiles at the ends of the interval of the share, clustered by sequence (Woodruff).
+    """Return the interval of a quantile, clustered by sequence (Woodruff 1952, JASA 47, 635).
+
+    The share of tokens at or below the quantile is a ratio of sums, with the half-width h of
+    `ratio_interval`. The ends are the quantiles of level ``share`` − h and ``share`` + h.
 
     Args:
-        values: Of all tokens.
-        share: Of the quantile.
-        below: Tokens of each sequence that do not exceed it, shape [n_sequences].
-        counts: Tokens of each sequence.
-        confidence: Of the interval.
+        values: Values of all tokens, shape [n_tokens].
+        share: Level of the quantile, above 0 and below 1.
+        at_or_below: Number of tokens that do not exceed the quantile, shape [n_sequences].
+        counts: Number of tokens, shape [n_sequences].
+        confidence: Confidence level of the interval.
 
-    None for a single sequence, and where an end lies beyond what was seen.
+    Returns:
+        The ends (low, high). None for a single sequence, and where a level is not between 0 and 1.
     """
-    interval = ratio_interval(below, counts, ratio(below, counts), confidence=confidence)
+    interval = ratio_interval(
+        at_or_below, counts, ratio(at_or_below, counts), confidence=confidence
+    )
     if interval is None:
         return None
     half = (interval[1] - interval[0]) / 2

@@ -94,7 +94,7 @@ def test_on_one_sequence_there_is_no_verdict_but_that_nothing_moved() -> None:
     more = replace(one, sums={**one.sums, "kl": one.sums["kl"] * 2})
     found = compare(one, more)
     assert found.verdict is None
-    assert found.no_verdict == "of kl one sequence does not tell: it has no spread"
+    assert found.no_verdict == "kl cannot be tested: one sequence has no variance"
     assert (found["kl"].p_value, found["kl"].low, found["kl"].variance_ratio) == (None, None, None)
     assert compare(one, one).verdict == "same"
 
