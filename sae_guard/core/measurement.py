@@ -212,14 +212,17 @@ class Measurement:
                     f"float64{list(self.sequences.shape)}"
                 )
         if not bool(np.all(np.diff(self.sequences) > 0)):
-            raise ValueError("sequence indices are not strictly ascending")
+            raise ValueError("sequence indices are not strictly ascending: sort the rows by index")
         if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):
             raise ValueError(
                 f"the token table has {len(self.tokens.scored)} rows, expected one for each of the "
                 f"{len(self.sequences)} sequences"
             )
         if self.sources and len(self.sources) != len(self.sequences):
-            raise ValueError(f"{len(self.sources)} sources of {len(self.sequences)} sequences")
+            raise ValueError(
+                f"{len(self.sources)} sources of {len(self.sequences)} sequences, expected one for "
+                "each sequence or none"
+            )
 
     @property
     def n_sequences(self) -> int:

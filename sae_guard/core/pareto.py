@@ -102,10 +102,10 @@ class ParetoVerdict:
 
 
 def compared(
-    pareto: Pareto, point: Point, others: Sequence[Point], left_out: Sequence[str] = ()
+    pareto: Pareto, point: Point, records: Sequence[Point], left_out: Sequence[str] = ()
 ) -> ParetoVerdict:
     """Return the verdict on a point compared with those of earlier records."""
-    return ParetoVerdict(pareto, point, tuple(others), tuple(left_out))
+    return ParetoVerdict(pareto, point, tuple(records), tuple(left_out))
 
 
 def _advantage(name: str, one: float, other: float) -> int:

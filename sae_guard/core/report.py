@@ -259,7 +259,7 @@ def merged(reports: Sequence[CaseReport]) -> CaseReport:
 
 def _merged(one: CaseReport, other: CaseReport) -> CaseReport:
     if one.case != other.case:
-        raise ValueError(f"{one.case} and {other.case} are two cases")
+        raise ValueError(f"{one.case} and {other.case} are different cases and cannot be merged")
     parts = {
         field.name: _either(
             one.case, field.name, getattr(one, field.name), getattr(other, field.name)

@@ -170,9 +170,18 @@ def _other_kind(plain: Any, again: Any, *keys: str) -> str | None:
         pairs = zip(count(), plain, again)
     else:
         same = type(plain) is type(again) or {type(plain), type(again)} == {int, float}
-        return None if same else f"`{'.'.join(keys)}` is {plain!r}, expected another kind"
+        return None if same else f"`{'.'.join(keys)}` is {plain!r}, expected {_kind_of(again)}"
     problems = (_other_kind(part, other, *keys, str(key)) for key, part, other in pairs)
     return next(filter(None, problems), None)
+
+
+def _kind_of(value: Any) -> str:
+    """Return the name that JSON has for the type of a value."""
+    names = {
+        bool: "true or false", int: "a number", float: "a number", str: "a text",
+        list: "a list", dict: "an object", type(None): "null",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)
 
 
 @cache

@@ -89,16 +89,25 @@ class Target:
         if self.whole:
             return None
         if definition.firing_above is not None:
-            return f"{definition.name} is of all tokens together"
+            return (
+                f"{definition.name} counts latents over all tokens; allowed: {definition.name} "
+                "without a statistic or a slice"
+            )
         if self.statistic == WORST and definition.direction == "window":
             return f"{definition.name} has no worst sequence: it is bounded on both sides"
         quantile = self.statistic not in ("mean", WORST)
         if quantile and definition.denominator != {"n_tokens": 1}:
-            return f"{definition.name} is a ratio of sums: single tokens have none"
+            return (
+                f"{definition.name} is a ratio of sums and has no value for a single token; "
+                f"allowed: mean, {WORST}"
+            )
         per_sequence = not quantile and (self.slice is None or self.slice.by == "source")
         if per_sequence or _has_token_values(definition):
             return None
-        return f"{definition.name} needs the mean activation: tokens have none alone"
+        return (
+            f"{definition.name} needs the mean activation and has no value for a single token; "
+            f"allowed: mean and {WORST} over all tokens or a source"
+        )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
@@ -124,7 +133,7 @@ class Target:
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
-            raise ValueError(f"{value!r} is no text")
+            raise ValueError(f"{value!r} is not a text; allowed: a target such as kl.p99")
         target = cls.parse(value)
         try:
             problem = target.problem()
@@ -191,11 +200,11 @@ class Slice:
             UndefinedMetricError: No sequence does, or the sources are unknown.
         """
         if not measurement.sources:
-            raise UndefinedMetricError(f"{self}: where the sequences come from is not known")
+            raise UndefinedMetricError(f"{self}: the sources of the sequences are unknown")
         matching = np.array(self.matches(measurement.sources), dtype=np.bool_)
         if not matching.any():
             hint = allowed(self.glob, measurement.sources)
-            raise UndefinedMetricError(f"{self}: no sequence comes from there; {hint}")
+            raise UndefinedMetricError(f"{self}: no sequence comes from this source; {hint}")
         return matching
 
     def mask(self, measurement: Measurement) -> NDArray[np.bool_]:
@@ -250,7 +259,7 @@ def estimate(
     numerator, denominator = (column[nonempty] for column in _terms(sums, definition))
     n_tokens, n_sequences = int(sums["n_tokens"].sum()), int(nonempty.sum())
     if not n_tokens:
-        raise UndefinedMetricError(f"{target}: no token is scored there")
+        raise UndefinedMetricError(f"{target}: no token of the slice is scored")
     low = high = None
     if target.statistic == WORST:
         value = _worst(definition, numerator, denominator)
@@ -351,7 +360,9 @@ def _worst(
     nonzero = denominator != 0
     ratios = numerator[nonzero] / denominator[nonzero]
     if not (ratios.size and np.isfinite(ratios).all() and (denominator[nonzero] > 0).all()):
-        raise UndefinedMetricError(f"{definition.name} is not defined for every sequence")
+        raise UndefinedMetricError(
+            f"{definition.name} has no worst sequence: it is undefined for some sequences"
+        )
     return float(ratios.max() if definition.direction == "lower" else ratios.min())
 
 

@@ -173,7 +173,7 @@ def _undecided(threshold: Threshold, estimate: Estimate) -> str | None:
     """Return why the interval allows no verdict; None where it lies on one side of every bound."""
     interval = f"the {threshold.confidence:.12g} interval"
     if estimate.low is None or estimate.high is None:
-        return f"{interval} is unknown: {estimate.n_sequences} sequences have none"
+        return f"{interval} is undefined on {estimate.n_sequences:,} sequences: measure more"
     if threshold.allows(estimate.low) and threshold.allows(estimate.high):
         return None
     outside = (

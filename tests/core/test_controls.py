@@ -1,4 +1,4 @@
-"""The rows beside a checkpoint's, and what is said of a checkpoint that is no better."""
+"""Metrics of controls, and the message on a checkpoint that is no better than one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sae_guard.testing import measurements
 
 
 @given(measurements())
-def test_a_row_has_the_metrics_that_are_shown(m: Measurement) -> None:
+def test_a_row_has_the_metrics_compared_with_controls(m: Measurement) -> None:
     assert row(m) == {name: m[name] for name in CONTROL_METRICS}
 
 
 @given(measurements())
-def test_a_random_error_is_as_far_away_and_has_no_latents(m: Measurement) -> None:
-    found = row_of_random_error(m)
-    assert found["kl"] == m["kl_random_error"]
+def test_random_error_row_has_the_sae_error_length_and_no_latents(m: Measurement) -> None:
+    metrics = row_of_random_error(m)
+    assert metrics["kl"] == m["kl_random_error"]
     assert m["kl_random_error"] * m["kl_vs_random_error"] == pytest.approx(m["kl"])
-    assert found["explained_variance"] == m["explained_variance"]
-    assert found["l0"] is found["reconstruction_score"] is None
-    assert found.keys() == row(m).keys()
+    assert metrics["explained_variance"] == m["explained_variance"]
+    assert metrics["l0"] is metrics["reconstruction_score"] is None
+    assert metrics.keys() == row(m).keys()
 
 
 @given(measurements())
-def test_what_is_not_defined_is_no_number(m: Measurement) -> None:
+def test_an_undefined_metric_is_none(m: Measurement) -> None:
     harmless = dataclasses.replace(m, sums={**m.sums, "ce_zero": m.sums["ce_clean"]})
     assert row(harmless)["reconstruction_score"] is None
     for column, rows in (("kl", row), ("kl_random_error", row_of_random_error)):
@@ -42,7 +42,7 @@ def test_what_is_not_defined_is_no_number(m: Measurement) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "theirs", "said"),
+    ("own", "theirs", "messages"),
     [
         (0.1, 0.2, []),
         (0.2, math.nextafter(0.2, 1), []),
@@ -54,13 +54,13 @@ def test_what_is_not_defined_is_no_number(m: Measurement) -> None:
         (0.1, None, ["KL 0.1 is not below that of the null, unknown"]),
     ],
 )
-def test_what_is_not_below_is_said(
-    own: float | None, theirs: float | None, said: list[str]
+def test_a_baseline_with_a_lower_or_equal_kl_is_reported(
+    own: float | None, theirs: float | None, messages: list[str]
 ) -> None:
-    assert list(not_beaten({"kl": own}, {"null": {"kl": theirs}})) == said
+    assert list(not_beaten({"kl": own}, {"null": {"kl": theirs}})) == messages
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 1), max_size=3))
-def test_each_baseline_is_compared_with(own: float, others: list[float]) -> None:
-    baselines = {f"b{at}": {"kl": kl} for at, kl in enumerate(others)}
-    assert len(list(not_beaten({"kl": own}, baselines))) == sum(kl <= own for kl in others)
+def test_every_baseline_is_compared(own: float, kls: list[float]) -> None:
+    baselines = {f"b{at}": {"kl": kl} for at, kl in enumerate(kls)}
+    assert len(list(not_beaten({"kl": own}, baselines))) == sum(kl <= own for kl in kls)

@@ -1,4 +1,4 @@
-"""Early verdicts: those of the whole set, but where chance has it otherwise."""
+"""Early verdicts agree with the final ones, and wait where they could not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def drawn(seed: int, total: int = TOTAL) -> Measurement:
 
 
 def first(measurement: Measurement, n: int) -> Measurement:
-    """Its first rows; they are in random order."""
+    """Return the first n rows; they are in random order."""
     table = measurement.tokens
     assert table is not None
     columns = {name: values[:n] for name, values in table.columns.items()}
@@ -76,9 +76,9 @@ def prefixes(measurement: Measurement) -> Iterator[Measurement]:
 
 
 def status_of(measurement: Measurement, threshold: Threshold) -> Status | None:
-    """Of the verdict that stands, if one does, of a gate of one bound."""
-    found = stands(measurement, threshold, RULE, 1)
-    return found.status if found else None
+    """Return the status of the early verdict in a gate of one bound; None without a verdict."""
+    verdict = stands(measurement, threshold, RULE, 1)
+    return verdict.status if verdict else None
 
 
 TARGETS = [
@@ -89,33 +89,31 @@ TARGETS = [
 ]  # fmt: skip
 
 
-def bounded(measurement: Measurement, target: Target, margin: float, *, kept: bool) -> Threshold:
-    """A threshold whose bound lies ``margin`` on this side of the value."""
-    chosen = METRICS[target.metric]
-    side = chosen.sides[0]
+def bounded(measurement: Measurement, target: Target, margin: float, *, is_kept: bool) -> Threshold:
+    """Return a threshold whose bound is a relative ``margin`` away from the value."""
+    definition = METRICS[target.metric]
+    side = definition.sides[0]
     loose = Threshold(target, **{side: 0.0})  # type: ignore[arg-type]
     estimate = judge(measurement, loose).estimate
     assert estimate is not None
-    away = margin * (abs(estimate.value - chosen.tail_from) or 1)
-    up = (side == "max") == kept
+    away = margin * (abs(estimate.value - definition.tail_from) or 1)
+    up = (side == "max") == is_kept
     return Threshold(target, **{side: estimate.value + (away if up else -away)})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("kept", [True, False])
-def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
-    target: Target, kept: bool
-) -> None:
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_wide_margin_gives_the_final_verdict_early(target: Target, is_kept: bool) -> None:
     for seed in range(3):
         measurement = drawn(seed)
-        threshold = bounded(measurement, target, 0.6, kept=kept)
-        whole = judge(measurement, threshold)
+        threshold = bounded(measurement, target, 0.6, is_kept=is_kept)
+        final = judge(measurement, threshold)
         early = Early([threshold], RULE)
         for prefix in prefixes(measurement):
             if early.look(prefix):
                 break
         verdict = early.verdicts[threshold]
-        assert verdict.status == whole.status == ("pass" if kept else "fail")
+        assert verdict.status == final.status == ("pass" if is_kept else "fail")
         progress = verdict.progress
         assert progress is not None
         assert 64 <= progress.measured < progress.total == TOTAL
@@ -123,14 +121,16 @@ def test_with_a_wide_margin_it_comes_early_and_is_that_of_the_whole(
 
 
 @given(st.integers(0, 10**6), st.sampled_from(TARGETS), st.booleans())
-def test_never_before_the_minimum(seed: int, target: Target, kept: bool) -> None:
+def test_no_verdict_before_the_minimum_of_sequences(
+    seed: int, target: Target, is_kept: bool
+) -> None:
     measurement = drawn(seed % 5)
-    threshold = bounded(measurement, target, 5.0, kept=kept)
+    threshold = bounded(measurement, target, 5.0, is_kept=is_kept)
     n = 2 + seed % 62
     assert stands(first(measurement, n), threshold, RULE, 1) is None
 
 
-def test_on_the_bound_it_never_stands_and_a_hair_away_neither() -> None:
+def test_no_early_verdict_on_the_bound_or_within_noise_of_it() -> None:
     """TopK SAEs have the same L0 on every token: there is no spread to wait for."""
     measurement = drawn(0)
     constant = {**measurement.sums, "l0": np.full(TOTAL, 16.0 * TOKENS)}
@@ -140,8 +140,8 @@ def test_on_the_bound_it_never_stands_and_a_hair_away_neither() -> None:
     assert {bound: status_of(soon, Threshold("l0", max=bound)) for bound in at} == at
 
 
-def test_a_heavy_tail_that_may_come_holds_back_a_pass_and_no_fail() -> None:
-    """Of l0 ≥ 10 it is the fail that an unseen dense sequence could undo."""
+def test_an_unseen_heavy_tail_delays_a_pass_and_not_a_fail() -> None:
+    """For l0 ≥ 10 it delays the fail, which an unseen dense sequence could undo."""
     generator = np.random.default_rng(0)
     measurement = drawn(1)
     l0 = 10.0 * TOKENS + generator.standard_normal(TOTAL)
@@ -154,7 +154,7 @@ def test_a_heavy_tail_that_may_come_holds_back_a_pass_and_no_fail() -> None:
     assert {threshold: status_of(soon, threshold) for threshold in expected} == expected
 
 
-def test_the_deviation_of_the_whole_set_is_not_estimated() -> None:
+def test_the_known_deviation_of_the_whole_set_is_used() -> None:
     """A few sequences with tokens of enormous norm are nearly all of it, and come last."""
     measurement = drawn(9)
     deviation = measurement.sums["sq_deviation"].copy()
@@ -172,16 +172,16 @@ def test_the_deviation_of_the_whole_set_is_not_estimated() -> None:
     }
     soon = first(measurement, 128)
     for threshold, status in thresholds.items():
-        found = stands(soon, threshold, RULE, 1)
-        assert found is not None
-        assert found.status == status == judge(measurement, threshold).status
-        assert found.estimate is not None
-        assert threshold.allows(found.estimate.value) is (status == "pass")
+        verdict = stands(soon, threshold, RULE, 1)
+        assert verdict is not None
+        assert verdict.status == status == judge(measurement, threshold).status
+        assert verdict.estimate is not None
+        assert threshold.allows(verdict.estimate.value) is (status == "pass")
         unknown = dataclasses.replace(soon, whole_sq_deviation=None)
         assert stands(unknown, threshold, RULE, 1) is None
 
 
-def test_warnings_are_verdicts_too() -> None:
+def test_warn_is_an_early_verdict() -> None:
     measurement = drawn(2)
     value = measurement["kl"]
     cases: dict[Status, Threshold] = {
@@ -190,27 +190,27 @@ def test_warnings_are_verdicts_too() -> None:
         "fail": Threshold("kl", max=value / 2, warn_max=value / 3),
     }
     for status, threshold in cases.items():
-        found = stands(first(measurement, 300), threshold, RULE, 2)
-        assert found is not None
-        assert found.status == status == judge(measurement, threshold).status
+        verdict = stands(first(measurement, 300), threshold, RULE, 2)
+        assert verdict is not None
+        assert verdict.status == status == judge(measurement, threshold).status
 
 
 def test_a_second_threshold_never_turns_a_fail_into_a_pass() -> None:
     measurement = drawn(3)
-    bad = bounded(measurement, Target("kl"), 0.5, kept=False)
-    others = [
-        bounded(measurement, Target(name), 0.8, kept=True) for name in ("l0", "fvu", "cosine")
+    bad = bounded(measurement, Target("kl"), 0.5, is_kept=False)
+    passing = [
+        bounded(measurement, Target(name), 0.8, is_kept=True) for name in ("l0", "fvu", "cosine")
     ]
     for n in range(4):
-        early = Early([bad, *others[:n]], RULE)
+        early = Early([bad, *passing[:n]], RULE)
         for prefix in prefixes(measurement):
             early.look(prefix)
         assert early.verdicts[bad].status == "fail"
 
 
-def test_what_stands_is_not_looked_at_again() -> None:
+def test_an_early_verdict_is_final() -> None:
     measurement = drawn(4)
-    threshold = bounded(measurement, Target("kl"), 0.8, kept=True)
+    threshold = bounded(measurement, Target("kl"), 0.8, is_kept=True)
     early = Early([threshold], RULE)
     assert early.look(first(measurement, 256))
     before = early.verdicts[threshold]
@@ -220,24 +220,24 @@ def test_what_stands_is_not_looked_at_again() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_an_error_at_once(bad: float) -> None:
+def test_sums_that_are_not_finite_are_an_error_at_once(bad: float) -> None:
     measurement = drawn(5)
     kl = measurement.sums["kl"].copy()
     kl[1] = bad
     broken = first(dataclasses.replace(measurement, sums={**measurement.sums, "kl": kl}), 10)
-    found = stands(broken, Threshold("kl", max=1.0), RULE, 1)
-    assert found is not None
-    assert (found.status, found.cause) == ("error", "load")
+    verdict = stands(broken, Threshold("kl", max=1.0), RULE, 1)
+    assert verdict is not None
+    assert (verdict.status, verdict.cause) == ("error", "load")
     assert stands(broken, Threshold("l0", max=1e9), RULE, 1) is None
 
 
-def test_what_was_not_measured_waits_for_the_error_of_the_whole_set() -> None:
+def test_a_missing_column_waits_for_the_final_error() -> None:
     measurement = drawn(6)
     assert status_of(first(measurement, 200), Threshold("kl_vs_random_error", max=2.0)) is None
     assert judge(measurement, Threshold("kl_vs_random_error", max=2.0)).status == "error"
 
 
-def test_a_denominator_that_may_be_nothing_waits() -> None:
+def test_an_uncertain_denominator_waits() -> None:
     measurement = drawn(6)
     generator = np.random.default_rng(0)
     zero = measurement.sums["ce_clean"] + generator.standard_normal(TOTAL)
@@ -246,7 +246,7 @@ def test_a_denominator_that_may_be_nothing_waits() -> None:
     assert stands(first(measurement, 380), threshold, RULE, 1) is None
 
 
-def test_a_confidence_and_a_worst_sequence_that_is_kept_wait_for_the_end() -> None:
+def test_confidence_and_a_kept_worst_sequence_wait_for_the_end() -> None:
     measurement = drawn(7)
     soon = first(measurement, 380)
     assert stands(soon, Threshold("kl", max=10.0, confidence=0.99), RULE, 1) is None
@@ -257,7 +257,7 @@ def test_a_confidence_and_a_worst_sequence_that_is_kept_wait_for_the_end() -> No
 
 
 def latents(rates: NDArray[np.float64], n: int, total: int = TOTAL) -> Measurement:
-    """The first rows of a set whose latents fire at these rates, of 1,000 tokens each."""
+    """Return the first n rows, of 1,000 tokens each, of a set whose latents fire at these rates."""
     generator = np.random.default_rng(0)
     c = generator.binomial(1000, rates, size=(total, len(rates)))[:n].astype(float)
     measurement = first(drawn(8), n)
@@ -270,26 +270,26 @@ def latents(rates: NDArray[np.float64], n: int, total: int = TOTAL) -> Measureme
     )
 
 
-def test_dense_latents_are_counted_as_far_as_is_sure() -> None:
+def test_dense_latents_are_decided_by_those_that_are_certain() -> None:
     rates = np.concatenate([np.full(8, 0.2), np.full(192, 0.01)])
     at = {0.02: "fail", 0.039: "fail", 0.041: "pass", 0.5: "pass"}
     soon = latents(rates, 96)
     assert {b: status_of(soon, Threshold("dense_latents", max=b)) for b in at} == at
-    near = np.concatenate([np.full(8, 0.2), np.full(192, 0.0999)])
-    assert stands(latents(near, 96), Threshold("dense_latents", max=0.041), RULE, 1) is None
+    ambiguous = np.concatenate([np.full(8, 0.2), np.full(192, 0.0999)])
+    assert stands(latents(ambiguous, 96), Threshold("dense_latents", max=0.041), RULE, 1) is None
     unknown = dataclasses.replace(latents(rates, 96), spread=None)
     assert stands(unknown, Threshold("dense_latents", max=0.5), RULE, 1) is None
 
 
-def test_dead_latents_can_only_become_fewer() -> None:
+def test_a_share_of_dead_latents_within_the_bound_passes_early() -> None:
     rates = np.concatenate([np.zeros(10), np.full(90, 0.01)])
     assert stands(latents(rates, 40), Threshold("dead_latents", max=0.05), RULE, 1) is None
-    kept = stands(latents(rates, 40), Threshold("dead_latents", max=0.1), RULE, 1)
-    assert kept is not None
-    assert kept.status == "pass"
+    verdict = stands(latents(rates, 40), Threshold("dead_latents", max=0.1), RULE, 1)
+    assert verdict is not None
+    assert verdict.status == "pass"
 
 
-def test_what_has_to_be_kept_for_it() -> None:
+def test_thresholds_state_which_inputs_they_need() -> None:
     assert not needs_mean([Threshold("kl", max=1), Threshold("reconstruction_score", min=0)])
     assert needs_mean([Threshold("fvu", max=1)])
     assert needs_mean([Threshold("reconstruction_score[mean]", min=0)])

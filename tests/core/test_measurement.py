@@ -1,4 +1,4 @@
-"""The table of sums: one row for each sequence, texts by place."""
+"""`Measurement` refuses malformed tables; excerpts survive as plain values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sae_guard.testing import measurements
 from tests.helpers.recorded import ordinary
 
 
-def rows(m: Measurement, chosen: list[int]) -> Measurement:
-    """Some rows of the measurement, as a worker would have measured them."""
-    index = np.array(chosen, dtype=np.int64)
+def rows(m: Measurement, indices: list[int]) -> Measurement:
+    """Return some rows of the measurement, as a worker would have measured them."""
+    index = np.array(indices, dtype=np.int64)
     return dataclasses.replace(
         m,
         sequences=m.sequences[index],
         sums={name: column[index] for name, column in m.sums.items()},
-        firings=m.firings if 0 in chosen else np.zeros_like(m.firings),
+        firings=m.firings if 0 in indices else np.zeros_like(m.firings),
     )
 
 
@@ -37,13 +37,13 @@ def test_a_missing_row_makes_every_metric_undefined(m: Measurement, name: str) -
 
 
 @given(measurements())
-def test_as_many_sources_as_rows(m: Measurement) -> None:
+def test_a_wrong_number_of_sources_is_refused(m: Measurement) -> None:
     with pytest.raises(ValueError, match=f"{m.n_sequences + 1} sources of {m.n_sequences} seq"):
         dataclasses.replace(m, sources=("a",) * (m.n_sequences + 1))
 
 
 @given(measurements(min_sequences=2))
-def test_a_sequence_has_one_row(m: Measurement) -> None:
+def test_a_repeated_sequence_is_refused(m: Measurement) -> None:
     with pytest.raises(ValueError, match="not strictly ascending"):
         dataclasses.replace(m, sequences=np.zeros_like(m.sequences))
 
@@ -57,11 +57,11 @@ excerpts = st.builds(
 
 
 @given(excerpts)
-def test_plain_values_say_all_of_it(texts: Excerpts) -> None:
+def test_excerpts_survive_as_plain_values(texts: Excerpts) -> None:
     assert Excerpts.from_plain(json.loads(json.dumps(texts.plain))) == texts
 
 
-def test_records_of_before_a_column_still_read_and_say_since_when_it_is_measured(
+def test_a_column_newer_than_a_record_is_undefined_with_its_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     later = {"abs_error": Column("", "sum of absolute errors", since="9.1")}

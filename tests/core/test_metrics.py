@@ -1,4 +1,4 @@
-"""Metrics by slow definitions, what none may depend on, and where they are undefined."""
+"""Metrics equal slow definitions, have their invariances, and are undefined where they must be."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_score_is_one_without_harm_and_zero_when_as_bad_as_the_ablation(m: Measu
 
 
 @given(measurements(), st.floats(-50, 50))
-def test_score_does_not_see_a_constant_added_to_all_losses(m: Measurement, constant: float) -> None:
-    moved = {
+def test_score_ignores_a_constant_added_to_all_losses(m: Measurement, constant: float) -> None:
+    shifted = {
         name: m.sums[name] + constant * m.sums["n_tokens"]
         for name in ("ce_clean", "ce_patched", "ce_zero", "ce_mean")
     }
-    assert changed(m, **moved)["reconstruction_score"] == pytest.approx(
+    assert changed(m, **shifted)["reconstruction_score"] == pytest.approx(
         m["reconstruction_score"], rel=1e-6, abs=1e-6
     )
 
@@ -74,7 +74,7 @@ def test_explained_variance_is_zero_for_the_mean_and_one_for_the_identity(m: Mea
 
 
 @given(measurements(), st.floats(1e-3, 1e3))
-def test_explained_variance_does_not_see_the_scale(m: Measurement, scale: float) -> None:
+def test_explained_variance_is_scale_invariant(m: Measurement, scale: float) -> None:
     scaled = changed(
         m,
         sq_error=m.sums["sq_error"] * scale**2,
@@ -139,6 +139,6 @@ def test_latent_shares_of_latents_that_are_not_finite_are_undefined(m: Measureme
 
 
 @given(measurements())
-def test_a_metric_that_does_not_exist_is_refused_by_its_nearest_name(m: Measurement) -> None:
+def test_an_unknown_metric_is_refused_with_its_nearest_name(m: Measurement) -> None:
     with pytest.raises(SetupError, match=r"unknown metric 'reconstruction_scor'; did you mean rec"):
         m["reconstruction_scor"]

@@ -1,4 +1,4 @@
-"""Points that no other is better than in both metrics, against the definition."""
+"""The Pareto frontier and its verdicts, against the definition."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ axes = st.sampled_from([Pareto("l0", "kl"), Pareto("l0", "reconstruction_score")
 
 
 def dominates(pareto: Pareto, one: Point, other: Point) -> bool:
-    """By its definition, for values that are not near each other."""
+    """Return whether one point dominates the other, by the definition without numeric noise."""
     sign = -1 if METRICS[pareto.y].direction == "higher" else 1
     a, b = (one.x, sign * one.y), (other.x, sign * other.y)
     return a[0] <= b[0] and a[1] <= b[1] and a != b
 
 
-def near(one: float, other: float) -> bool:
+def within_noise(one: float, other: float) -> bool:
     return one != other and math.isclose(one, other, rel_tol=1.1e-5)
 
 
 @given(axes, points)
-def test_the_frontier_is_what_none_dominates(pareto: Pareto, every: list[Point]) -> None:
-    if any(near(a.x, b.x) or near(a.y, b.y) for a in every for b in every):
+def test_the_frontier_has_the_points_that_no_point_dominates(
+    pareto: Pareto, every: list[Point]
+) -> None:
+    if any(within_noise(a.x, b.x) or within_noise(a.y, b.y) for a in every for b in every):
         return
     expected = [a for a in every if not any(dominates(pareto, b, a) for b in every)]
     assert pareto.frontier(every) == expected
@@ -38,18 +40,18 @@ def test_the_frontier_is_what_none_dominates(pareto: Pareto, every: list[Point])
 
 @given(axes, points, st.builds(Point, st.just("new"), values, values))
 def test_a_point_passes_iff_no_record_dominates_it(
-    pareto: Pareto, others: list[Point], new: Point
+    pareto: Pareto, records: list[Point], new: Point
 ) -> None:
-    verdict = compared(pareto, new, others)
-    assert verdict.passes == (bool(others) and not verdict.dominated_by)
-    assert (new in pareto.frontier([*others, new])) == (not verdict.dominated_by)
+    verdict = compared(pareto, new, records)
+    assert verdict.passes == (bool(records) and not verdict.dominated_by)
+    assert (new in pareto.frontier([*records, new])) == (not verdict.dominated_by)
     # Order and repetition change nothing, and neither does the point itself among the records.
-    again = compared(pareto, new, [*reversed(others), *others, Point("same", new.x, new.y)])
+    again = compared(pareto, new, [*reversed(records), *records, Point("same", new.x, new.y)])
     assert not again.dominated_by or verdict.dominated_by
     assert bool(again.dominated_by) == bool(verdict.dominated_by)
 
 
-def test_noise_dominates_nothing() -> None:
+def test_differences_within_noise_do_not_dominate() -> None:
     pareto, new = Pareto("l0", "kl"), Point("new", 16.0, 0.13)
     for x, y, better in (
         (16.0, 0.13, False), (16.0 * (1 - 1e-6), 0.13 * (1 - 1e-6), False),
@@ -63,19 +65,19 @@ def test_without_a_record_nothing_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "said"),
+    ("x", "y", "message"),
     [
         ("l0", "kll", "y is 'kll'; did you mean kl? allowed: "),
         ("l2_ratio", "kl", "x is 'l2_ratio'; "),
         ("kl", "kl", "x and y are both kl"),
     ],
 )
-def test_what_has_no_better_side_is_no_axis(x: str, y: str, said: str) -> None:
-    told = Pareto(x, y).problem()
-    assert told is not None
-    assert told.startswith(said)
+def test_a_metric_without_a_better_direction_is_no_axis(x: str, y: str, message: str) -> None:
+    problem = Pareto(x, y).problem()
+    assert problem is not None
+    assert problem.startswith(message)
 
 
-def test_every_axis_has_a_better_side() -> None:
+def test_every_axis_has_a_better_direction() -> None:
     assert all(METRICS[name].direction != "window" for name in set(AXES) - {"l0", "l1"})
     assert all(Pareto(name, "l0").problem() is None for name in set(AXES) - {"l0"})

@@ -1,4 +1,4 @@
-"""Parts of a case, from whichever process, make one report; and what a run comes to."""
+"""Reports on parts of a case merge into one report; the verdict of a run follows from its cases."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LISTS = ("contracts", "verdicts")
 """Fields that hold a part for each of several tests; other fields are one part."""
 
 
-def test_a_test_of_a_case_is_named_as_pytest_does() -> None:
+def test_node_ids_of_a_case_are_those_of_pytest() -> None:
     name = "thresholds/demo.yaml::blocks.2.hook_resid_post"
     assert CASE.spec == name
     assert CASE.node_id(Target.parse("kl.p99")) == f"{name}::kl.p99[v3]"
@@ -54,49 +54,49 @@ def test_a_test_of_a_case_is_named_as_pytest_does() -> None:
 
 @st.composite
 def split_reports(draw: st.DrawFn) -> tuple[CaseReport, list[CaseReport]]:
-    """Draw a report, and what several processes have of it: each part is in one or more."""
-    whole = draw(case_reports())
+    """Draw a report and its split over several processes, with each part in one or more."""
+    report = draw(case_reports())
     n = draw(st.integers(1, 4))
     holders = st.sets(st.integers(0, n - 1), min_size=1)
-    held: list[dict[str, Any]] = [dict.fromkeys(LISTS, ()) for _ in range(n)]
+    processes: list[dict[str, Any]] = [dict.fromkeys(LISTS, ()) for _ in range(n)]
     for field in fields(CaseReport):
         if field.name in LISTS:
-            for part in getattr(whole, field.name):
+            for part in getattr(report, field.name):
                 for at in draw(holders):
-                    held[at][field.name] += (part,)
+                    processes[at][field.name] += (part,)
         elif field.name != "case":
             for at in draw(holders):
-                held[at][field.name] = getattr(whole, field.name)
-    return whole, draw(st.permutations([CaseReport(whole.case, **parts) for parts in held]))
+                processes[at][field.name] = getattr(report, field.name)
+    return report, draw(st.permutations([CaseReport(report.case, **parts) for parts in processes]))
 
 
 def in_order(report: CaseReport) -> str:
-    """Write a report down; NaN is NaN, and the order of its tests does not count."""
+    """Return the report as text with sorted tests, so that NaN equals NaN and order is ignored."""
     return repr(
         replace(
             report,
             contracts=tuple(sorted(report.contracts, key=lambda part: part.test)),
-            verdicts=tuple(sorted(report.verdicts, key=lambda each: str(each.target))),
+            verdicts=tuple(sorted(report.verdicts, key=lambda part: str(part.target))),
         )
     )
 
 
 @given(split_reports())
-def test_parts_in_any_split_and_order_make_the_report_of_one_process(
+def test_merged_parts_equal_the_report_of_one_process(
     split: tuple[CaseReport, list[CaseReport]],
 ) -> None:
-    whole, parts = split
-    assert in_order(merged(parts)) == in_order(whole)
-    assert in_order(merged([merged(parts[:1]), *parts[1:]])) == in_order(whole)
-    assert in_order(merged([*parts, whole])) == in_order(whole)
+    report, parts = split
+    assert in_order(merged(parts)) == in_order(report)
+    assert in_order(merged([merged(parts[:1]), *parts[1:]])) == in_order(report)
+    assert in_order(merged([*parts, report])) == in_order(report)
 
 
 @given(case_reports())
-def test_parts_that_come_in_order_stay_in_order(whole: CaseReport) -> None:
-    bare = replace(whole, contracts=(), verdicts=())
-    parts = [replace(bare, contracts=(each,)) for each in whole.contracts]
-    parts += [replace(bare, verdicts=(each,)) for each in whole.verdicts]
-    assert repr(merged([bare, *parts])) == repr(whole)
+def test_merging_keeps_the_order_of_parts(report: CaseReport) -> None:
+    bare = replace(report, contracts=(), verdicts=())
+    parts = [replace(bare, contracts=(part,)) for part in report.contracts]
+    parts += [replace(bare, verdicts=(part,)) for part in report.verdicts]
+    assert repr(merged([bare, *parts])) == repr(report)
 
 
 PARTS = case_report(
@@ -132,7 +132,7 @@ def test_processes_that_disagree_are_an_error_with_the_case_and_the_part(
         assert isinstance(caught.value, InfrastructureError)
 
 
-def test_what_is_not_a_number_agrees_with_itself() -> None:
+def test_nan_agrees_with_nan_when_merging() -> None:
     undefined = case_report(verdict("error", value=math.nan), controls=controls(
         rows={"checkpoint": {"kl": math.nan}},
     ))  # fmt: skip
@@ -142,8 +142,8 @@ def test_what_is_not_a_number_agrees_with_itself() -> None:
     assert repr(merged([undefined, again])) == repr(undefined)
 
 
-def test_reports_of_two_cases_are_not_put_together() -> None:
-    with pytest.raises(ValueError, match=r"\[v2\] and .*\[v3\] are two cases"):
+def test_reports_of_two_cases_are_not_merged() -> None:
+    with pytest.raises(ValueError, match=r"\[v2\] and .*\[v3\] are different cases"):
         merged([case_report(member="v2"), case_report(member="v3")])
 
 
@@ -160,7 +160,7 @@ def test_every_test_of_a_case_has_its_status() -> None:
     assert case_report().statuses == {}
 
 
-def test_what_gave_no_verdict_is_an_error_and_was_not_crossed() -> None:
+def test_a_test_without_a_verdict_is_an_error_and_not_crossed() -> None:
     broken, unchecked = contracts("error", "undecided")
     report = case_report(
         verdict("error", value=None, message="0/0"), verdict(target="l0"),
@@ -175,7 +175,7 @@ def test_what_gave_no_verdict_is_an_error_and_was_not_crossed() -> None:
     assert report.crossed == ["l0"]
 
 
-def test_what_was_judged_and_does_not_pass_was_crossed() -> None:
+def test_a_judged_test_that_does_not_pass_is_crossed() -> None:
     waived = verdict("undecided", "cosine", bounds=LENIENT)
     report = case_report(
         verdict("fail"), verdict("pass", "l0"), verdict("warn", "fvu"), waived,
@@ -230,7 +230,7 @@ def test_every_kind_of_test_counts(report: CaseReport, outcome: str) -> None:
     assert verdict_of([report]) == outcome
 
 
-def test_where_nothing_was_judged_a_run_is_an_error() -> None:
+def test_a_run_without_a_judged_test_is_an_error() -> None:
     judged = case_report(verdict("pass"))
     measured = case_report(metrics=(MetricValue(Target("kl"), Estimate(0.1, None, None, 9, 1)),))
     assert verdict_of([]) == "error"
@@ -257,7 +257,7 @@ def test_an_error_outweighs_a_failure_and_a_failure_a_pass(
     )
 
 
-def test_no_verdict_without_a_threshold() -> None:
+def test_a_metric_without_a_threshold_has_no_verdict() -> None:
     assert not hasattr(MetricValue(Target("kl")), "passes")
     assert {field.name for field in fields(MetricValue)} == {"target", "estimate", "undefined"}
     assert Verdict(verdict().threshold, "error").passes is False

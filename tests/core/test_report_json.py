@@ -1,4 +1,4 @@
-"""The JSON of reports: strict, described by its schema; and what is written is what is read."""
+"""Reports survive JSON, which is strict and described by its schema."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def written(report: RunReport) -> dict[str, Any]:
 
 
 @given(run_reports)
-def test_reports_come_back_as_they_were(report: RunReport) -> None:
+def test_reports_survive_json(report: RunReport) -> None:
     again = report_from_json(report_to_json(report), file="report.json")
     assert repr(again) == repr(report)  # NaN is NaN, and −0 is not 0
     assert report_to_json(again) == report_to_json(report)
@@ -74,7 +74,7 @@ def test_the_json_is_strict_and_as_its_schema_says(report: RunReport) -> None:
 
 
 @given(case_reports())
-def test_a_part_of_a_report_crosses_processes(report: CaseReport) -> None:
+def test_a_part_of_a_report_survives_to_plain_and_from_plain(report: CaseReport) -> None:
     text = json.dumps(to_plain(CaseReport, report), allow_nan=False)
     assert text.isascii()
     assert repr(from_plain(CaseReport, json.loads(text), source="x")) == repr(report)
@@ -98,7 +98,7 @@ FULL = run_report(
 )  # fmt: skip
 
 
-def test_every_part_comes_back_and_is_of_its_own_kind() -> None:
+def test_every_part_survives_with_its_type() -> None:
     again = report_from_json(report_to_json(FULL), file="report.json")
     assert repr(again) == repr(FULL)
     (case,) = again.cases
@@ -110,7 +110,7 @@ def test_every_part_comes_back_and_is_of_its_own_kind() -> None:
 
 
 @given(st.lists(measurements(), max_size=2), st.sampled_from(sorted(METRICS)), st.data())
-def test_what_was_measured_and_judged_comes_back(
+def test_measured_and_judged_values_survive_json(
     measured: list[Measurement], name: str, data: st.DataObject
 ) -> None:
     cases = [
@@ -130,7 +130,7 @@ def test_numbers_of_numpy_are_written_as_numbers() -> None:
     assert case["verdicts"][0]["estimate"]["value"] == "NaN"
 
 
-def test_values_that_json_cannot_say_are_texts() -> None:
+def test_nan_and_infinities_are_written_as_texts() -> None:
     (case,) = written(
         run_report(
             case_report(
@@ -140,21 +140,21 @@ def test_values_that_json_cannot_say_are_texts() -> None:
             verdict="error",
         )
     )["cases"]
-    shown = {each["threshold"]["target"]: each for each in case["verdicts"]}
-    assert {name: each["estimate"]["value"] for name, each in shown.items()} == {
+    verdicts = {plain["threshold"]["target"]: plain for plain in case["verdicts"]}
+    assert {name: plain["estimate"]["value"] for name, plain in verdicts.items()} == {
         "kl": "NaN", "l0": "Infinity", "fvu": "-Infinity",
     }  # fmt: skip
-    assert {name: each["headroom"] for name, each in shown.items()} == {
+    assert {name: plain["headroom"] for name, plain in verdicts.items()} == {
         "kl": "NaN", "l0": "-Infinity", "fvu": "Infinity",
     }  # fmt: skip
-    assert [each["threshold"]["max"] for each in case["verdicts"]] == [0.2] * 3
+    assert [plain["threshold"]["max"] for plain in case["verdicts"]] == [0.2] * 3
     assert case["provenance"]["hook"] == "blocks.2.hook_resid_post"
 
 
 NOT_FINITE = {"kl": math.nan, "l0": math.inf, "fvu": -math.inf}
 
 
-def test_programs_find_what_follows_from_a_verdict_beside_it() -> None:
+def test_json_verdicts_have_unit_headroom_and_passes() -> None:
     document = written(run_report(case_report(verdict(), a_change(), verdict("pass", "l0", None))))
     kl, change, l0 = document["cases"][0]["verdicts"]
     assert (kl["unit"], kl["headroom"], kl["passes"]) == ("nats", 0.2 - 0.41239, False)
@@ -178,7 +178,7 @@ def test_the_json_has_the_numbers_of_the_controls() -> None:
     assert (one["controls"]["rows"], other["controls"]) == (ROWS, None)
 
 
-def test_the_worst_cases_are_in_the_json_with_their_case() -> None:
+def test_the_json_has_the_worst_tokens_of_a_case() -> None:
     document = written(
         run_report(
             case_report(verdict("pass"), member="v2", worst=WORST),
@@ -196,7 +196,7 @@ def test_the_worst_cases_are_in_the_json_with_their_case() -> None:
     assert not any("worst" in row for row in case["verdicts"])
 
 
-def test_the_json_has_what_is_looser() -> None:
+def test_the_json_has_loosened_thresholds() -> None:
     document = written(run_report(case_report(loosened=LOOSENED), case_report()))
     assert [case["loosened"] for case in document["cases"]] == [
         {
@@ -253,7 +253,7 @@ def changed(*path: str | int, value: Any = None) -> bytes:
         (changed("schema_version"), "`schema_version` is None, allowed: 2; run the gate"),
     ],
 )
-def test_what_is_no_report_is_refused(data: bytes, message: str) -> None:
+def test_data_that_is_no_report_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(SetupError) as caught:
         report_from_json(data, file="out.json")
     assert str(caught.value).startswith(f"out.json: {message}")
@@ -270,8 +270,8 @@ THRESHOLD_AT = (*VERDICT_AT, "threshold")
         (("cases",), {}, "`cases`: "),
         (("cases",), [[]], "`cases.0`: Input should be a dictionary"),
         (("verdict",), "passed", "`verdict`: Input should be 'pass', 'fail' or 'error'"),
-        (("exit_code",), "0", "`exit_code` is '0', expected another kind"),
-        (("exit_code",), True, "`exit_code` is True, expected another kind"),
+        (("exit_code",), "0", "`exit_code` is '0', expected a number"),
+        (("exit_code",), True, "`exit_code` is True, expected a number"),
         (("exit_code",), 0.5, "`exit_code`: "),
         ((*CASE_AT, "case", "member"), None, "`cases.0.case.member`: Input should be a valid str"),
         ((*CASE_AT, "case"), {}, "`cases.0.case.spec_file`: "),
@@ -297,7 +297,7 @@ THRESHOLD_AT = (*VERDICT_AT, "threshold")
         ((*CASE_AT, "controls", "rows", "checkpoint", "kl"), "1", "`cases.0.controls.rows.checkp"),
     ],
 )  # fmt: skip
-def test_what_is_of_another_kind_is_refused_with_its_key(
+def test_a_value_of_another_type_is_refused_with_its_key(
     path: tuple[str | int, ...], value: Any, message: str
 ) -> None:
     with pytest.raises(SetupError) as caught:
@@ -305,13 +305,13 @@ def test_what_is_of_another_kind_is_refused_with_its_key(
     assert str(caught.value).startswith(f"out.json: {message}")
 
 
-def test_what_its_own_class_refuses_is_refused_with_the_file() -> None:
+def test_a_value_that_its_class_refuses_is_refused_with_the_file() -> None:
     path = (*CASE_AT, "pareto", "comparison", "point", "x")
     with pytest.raises(SetupError, match=r"^out\.json: v1 is at nan, 0\.21: both .* finite$"):
         report_from_json(changed(*path, value="NaN"), file="out.json")
 
 
-def test_what_is_missing_is_named() -> None:
+def test_a_missing_key_is_named() -> None:
     document = json.loads(json.dumps(GOOD))
     del document["cases"][0]["verdicts"][0]["status"]
     with pytest.raises(SetupError, match=r"`cases\.0\.verdicts\.0\.status`: Field required"):
@@ -324,12 +324,12 @@ def with_unknown_keys(plain: Any) -> Any:
         return [with_unknown_keys(part) for part in plain]
     if not isinstance(plain, dict):
         return plain
-    named = ("provenance", "rows")
-    parts = {k: v if k in named else with_unknown_keys(v) for k, v in plain.items()}
+    mappings = ("provenance", "rows")
+    parts = {k: v if k in mappings else with_unknown_keys(v) for k, v in plain.items()}
     return {**parts, "added_later": {"a": 1}}
 
 
-def test_unknown_keys_are_left_out() -> None:
+def test_unknown_keys_are_ignored() -> None:
     data = json.dumps(with_unknown_keys(GOOD)).encode()
     assert repr(report_from_json(data, file="x")) == repr(
         report_from_json(report_to_json(FULL), file="x")
@@ -378,7 +378,9 @@ def test_a_number_may_be_written_without_a_point() -> None:
         ((*CASE_AT, "sample"), 3),
     ],
 )
-def test_the_schema_refuses_what_is_refused(path: tuple[str | int, ...], value: Any) -> None:
+def test_the_schema_refuses_reports_that_the_reader_refuses(
+    path: tuple[str | int, ...], value: Any
+) -> None:
     assert SCHEMA.is_valid(GOOD)
     assert not SCHEMA.is_valid(json.loads(changed(*path, value=value)))
 

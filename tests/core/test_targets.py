@@ -38,7 +38,7 @@ def measured(table: TokenTable) -> Measurement:
 
 
 SOURCES = ("arxiv/1.txt", "arxiv/2.txt", "books.txt")
-"""Of the first sequences, and again."""
+"""Sources of the sequences, in turn."""
 
 
 @st.composite
@@ -58,7 +58,7 @@ def tables(draw: st.DrawFn) -> TokenTable:
 
 def tokens_in(table: TokenTable, part: Slice | None) -> list[tuple[int, int]]:
     """(sequence, position) of the scored tokens of a slice."""
-    found = []
+    places = []
     for row, position in zip(*table.scored.nonzero(), strict=True):
         by = position
         if part is not None and part.by == "entropy":
@@ -66,8 +66,8 @@ def tokens_in(table: TokenTable, part: Slice | None) -> list[tuple[int, int]]:
         if part is not None and part.by == "source":
             by = 1.0 if fnmatchcase(SOURCES[row % 3], part.glob) else math.nan
         if part is None or part.low <= by < part.high:
-            found.append((int(row), int(position)))
-    return found
+            places.append((int(row), int(position)))
+    return places
 
 
 slices = (
@@ -84,14 +84,14 @@ slices = (
 
 @given(tables(), slices, st.sampled_from(["kl", "ce_increase", "cosine", "l0", "mse"]),
        st.sampled_from(["p50", "p1", "p99", "p99.9"]))  # fmt: skip
-def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(
+def test_a_quantile_is_the_inverse_empirical_distribution(
     table: TokenTable, part: Slice | None, name: str, statistic: str
 ) -> None:
-    found, share = tokens_in(table, part), level(statistic)
+    places, share = tokens_in(table, part), level(statistic)
     assert share is not None
     values = sorted(
         sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
-        for at in found
+        for at in places
     )
     target = Target(name, statistic, part)
     if not values:
@@ -108,97 +108,99 @@ def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(
 
 
 @given(tables(), slices, st.sampled_from(["kl", "ce_increase", "l0", "cosine"]))
-def test_the_mean_of_a_slice_is_that_of_its_tokens(
+def test_the_mean_of_a_slice_is_over_its_tokens(
     table: TokenTable, part: Slice | None, name: str
 ) -> None:
-    found = tokens_in(table, part)
-    if not found:
+    places = tokens_in(table, part)
+    if not places:
         return
     values = [
         sum(f * float(table.columns[c][at]) for c, f in METRICS[name].numerator.items())
-        for at in found
+        for at in places
     ]
     result = estimate(measured(table), Target(name, slice=part))
     assert result.value == pytest.approx(float(np.mean(values)), abs=1e-6)
-    assert result.n_sequences == len({row for row, _ in found})
+    assert result.n_sequences == len({row for row, _ in places})
 
 
 @given(tables(), st.sampled_from(["fvu", "explained_variance", "reconstruction_score", "kl"]))
-def test_a_slice_by_source_is_the_measurement_of_its_sequences(
+def test_a_slice_by_source_equals_a_measurement_of_its_sequences(
     table: TokenTable, name: str
 ) -> None:
     """The mean activation stays that of all: the deviations from it are those of the sequences."""
-    whole, part = measured(table), Slice("source", glob="arxiv*")
-    rows = np.array([row % 3 < 2 for row in range(whole.n_sequences)])
-    alone = replace(
-        whole, sequences=np.arange(rows.sum()), tokens=None, sources=(),
-        sums={column: values[rows] for column, values in whole.sums.items()},
-        provenance=replace(whole.provenance, corpus={"n_sequences": int(rows.sum())}),
+    full, part = measured(table), Slice("source", glob="arxiv*")
+    rows = np.array([row % 3 < 2 for row in range(full.n_sequences)])
+    subset = replace(
+        full, sequences=np.arange(rows.sum()), tokens=None, sources=(),
+        sums={column: values[rows] for column, values in full.sums.items()},
+        provenance=replace(full.provenance, corpus={"n_sequences": int(rows.sum())}),
     )  # fmt: skip
-    bare = replace(whole, tokens=None)  # which it does without
-    assert estimate(bare, Target(name, slice=part)) == alone.estimate(name)
+    bare = replace(full, tokens=None)  # which it does without
+    assert estimate(bare, Target(name, slice=part)) == subset.estimate(name)
     assert (
         estimate(bare, Target(name, WORST, part)).value
-        == estimate(alone, Target(name, WORST)).value
+        == estimate(subset, Target(name, WORST)).value
     )
 
 
-def test_a_source_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+def test_an_unmatched_source_is_an_error_that_lists_the_sources() -> None:
     table = TokenTable(
         np.ones((4, 2), dtype=np.bool_),
         {name: np.ones((4, 2), dtype=np.float32) for name in TOKEN_COLUMNS},
     )
-    whole = measured(table)
+    full = measured(table)
     for name in ("kl", "kl.p50", "kl.worst_sequence"):
-        verdict = judge(whole, Threshold(f"{name}@source=arxiv", max=9.0))
+        verdict = judge(full, Threshold(f"{name}@source=arxiv", max=9.0))
         assert (verdict.status, verdict.cause) == ("error", "setup")
         assert verdict.message == (
-            "source=arxiv: no sequence comes from there; did you mean arxiv/2.txt or arxiv/1.txt? "
-            "allowed: arxiv/1.txt, arxiv/2.txt, books.txt"
+            "source=arxiv: no sequence comes from this source; "
+            "did you mean arxiv/2.txt or arxiv/1.txt? allowed: arxiv/1.txt, arxiv/2.txt, books.txt"
         )
-    nameless = replace(whole, sources=())
+    nameless = replace(full, sources=())
     verdict = judge(nameless, Threshold("kl@source=*", max=9.0))
-    assert verdict.message == "source=*: where the sequences come from is not known"
+    assert verdict.message == "source=*: the sources of the sequences are unknown"
 
 
 @given(tables())
-def test_slices_that_make_up_the_whole_add_up(table: TokenTable) -> None:
-    whole = measured(table)
+def test_disjoint_slices_add_up_to_the_mean(table: TokenTable) -> None:
+    full = measured(table)
     parts = [Slice("position", 0, 2), Slice("position", 2, 3), Slice("position", 3)]
     total = tokens = 0.0
     for part in parts:
         if not tokens_in(table, part):
             continue
-        found = estimate(whole, Target("kl", slice=part))
-        total += found.value * found.n_tokens
-        tokens += found.n_tokens
-    assert tokens == whole.n_tokens
-    assert total / tokens == pytest.approx(whole["kl"], abs=1e-6)
+        result = estimate(full, Target("kl", slice=part))
+        total += result.value * result.n_tokens
+        tokens += result.n_tokens
+    assert tokens == full.n_tokens
+    assert total / tokens == pytest.approx(full["kl"], abs=1e-6)
 
 
 @given(tables())
-def test_the_worst_sequence_is_the_worst(table: TokenTable) -> None:
-    whole = measured(table)
-    means = whole.sums["kl"] / whole.sums["n_tokens"]
-    assert estimate(whole, Target("kl", WORST)).value == means.max()
-    scores = (whole.sums["ce_zero"] - whole.sums["ce_patched"]) / (
-        whole.sums["ce_zero"] - whole.sums["ce_clean"]
+def test_the_worst_sequence_is_the_extreme_ratio(table: TokenTable) -> None:
+    full = measured(table)
+    means = full.sums["kl"] / full.sums["n_tokens"]
+    assert estimate(full, Target("kl", WORST)).value == means.max()
+    scores = (full.sums["ce_zero"] - full.sums["ce_patched"]) / (
+        full.sums["ce_zero"] - full.sums["ce_clean"]
     )
-    assert estimate(whole, Target("reconstruction_score", WORST)).value == scores.min()
-    assert estimate(whole, Target("kl", WORST)).low is None
+    assert estimate(full, Target("reconstruction_score", WORST)).value == scores.min()
+    assert estimate(full, Target("kl", WORST)).low is None
 
 
 @given(tables(), st.sampled_from(["p50", WORST, "mean"]), st.sampled_from([math.nan, math.inf]))
-def test_what_is_not_finite_is_an_error(table: TokenTable, statistic: str, bad: float) -> None:
+def test_a_target_that_is_not_finite_is_undefined(
+    table: TokenTable, statistic: str, bad: float
+) -> None:
     kl = table.columns["kl"].copy()
     kl[0, 0] = bad
     broken = measured(TokenTable(table.scored, {**table.columns, "kl": kl}))
     target = Target("kl", statistic, Slice("position", 0, 1))
-    for each in (target, replace(target, slice=None)):
-        assert judge(broken, Threshold(each, max=1e9)).status == "error"
+    for variant in (target, replace(target, slice=None)):
+        assert judge(broken, Threshold(variant, max=1e9)).status == "error"
 
 
-def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
+def test_without_a_token_table_a_quantile_is_undefined() -> None:
     table = TokenTable(
         np.ones((2, 3), dtype=np.bool_),
         {name: np.ones((2, 3), dtype=np.float32) for name in TOKEN_COLUMNS},
@@ -222,15 +224,18 @@ def test_without_the_values_of_tokens_there_is_no_verdict() -> None:
         (Target("kl", "p100"), "no statistic 'p100'; allowed: mean, p50, p99 and such, worst_seq"),
         (Target("kl", "p0"), "no statistic"),
         (Target("kl", "median"), "no statistic"),
-        (Target("reconstruction_score", "p99"), "single tokens have none"),
+        (Target("reconstruction_score", "p99"), "has no value for a single token"),
         (Target("explained_variance", slice=Slice("position", 0, 2)), "needs the mean activation"),
-        (Target("explained_variance", "p50", Slice("source", glob="a")), "single tokens have none"),
-        (Target("dead_latents", slice=Slice("source", glob="a")), "is of all tokens together"),
-        (Target("dead_latents", WORST), "is of all tokens together"),
+        (
+            Target("explained_variance", "p50", Slice("source", glob="a")),
+            "has no value for a single token",
+        ),
+        (Target("dead_latents", slice=Slice("source", glob="a")), "counts latents over all tokens"),
+        (Target("dead_latents", WORST), "counts latents over all tokens"),
         (Target("l0", WORST), "bounded on both sides"),
     ],
 )
-def test_targets_that_there_are_not(target: Target, why: str) -> None:
+def test_impossible_targets_have_a_problem(target: Target, why: str) -> None:
     assert why in (target.problem() or "")
 
 
@@ -245,16 +250,16 @@ def test_targets_that_there_are_not(target: Target, why: str) -> None:
         Target("fvu", WORST, Slice("source", glob="a")),
     ],
 )  # fmt: skip
-def test_targets_that_there_are(target: Target) -> None:
+def test_possible_targets_have_no_problem(target: Target) -> None:
     assert target.problem() is None
 
 
-def test_an_unknown_metric_is_named() -> None:
+def test_an_unknown_metric_suggests_a_near_name() -> None:
     with pytest.raises(SetupError, match="did you mean kl"):
         Target("kll", "p99").problem()
 
 
-def test_names() -> None:
+def test_names_of_targets() -> None:
     assert str(Target("kl")) == "kl"
     assert str(Target("kl", "p99", Slice("position", 0, 8))) == "kl.p99@position=0..8"
     assert str(Target("kl", slice=Slice("entropy", 2.5))) == "kl@entropy=2.5.."
@@ -268,15 +273,15 @@ def clustered(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return values
 
 
-def test_the_interval_of_a_quantile_covers_it_as_often_as_it_says() -> None:
+def test_the_interval_of_a_quantile_has_its_coverage() -> None:
     rng = np.random.default_rng(0)
     truth = float(np.quantile(clustered(rng, 40_000), 0.9))
     hits, runs = 0, 400
     for _ in range(runs):
         values = clustered(rng, 100)
-        found = np.quantile(values, 0.9, method="inverted_cdf")
-        below: Any = (values <= found).sum(axis=1).astype(float)
-        low, high = quantile_interval(values.ravel(), 0.9, below, np.full(100, 32.0)) or (1, 0)
+        value = np.quantile(values, 0.9, method="inverted_cdf")
+        counts: Any = (values <= value).sum(axis=1).astype(float)
+        low, high = quantile_interval(values.ravel(), 0.9, counts, np.full(100, 32.0)) or (1, 0)
         hits += low <= truth <= high
     assert 0.91 <= hits / runs <= 0.98
 
@@ -314,13 +319,13 @@ def test_different_targets_have_different_texts(targets: set[Target]) -> None:
 @example(2.5, "entropy")
 @example(1_234_567.0, "position")
 def test_bounds_that_are_a_hair_apart_have_different_texts(bound: float, by: Any) -> None:
-    near = math.nextafter(bound, math.inf)
-    assert str(Slice(by, bound)) != str(Slice(by, near))
-    assert str(Slice(by, 0.0, bound)) != str(Slice(by, 0.0, near))
+    adjacent = math.nextafter(bound, math.inf)
+    assert str(Slice(by, bound)) != str(Slice(by, adjacent))
+    assert str(Slice(by, 0.0, bound)) != str(Slice(by, 0.0, adjacent))
 
 
 @given(any_slices)
-def test_what_a_bound_is_held_in_does_not_show(part: Slice) -> None:
+def test_the_float_type_of_a_slice_bound_does_not_change_its_text(part: Slice) -> None:
     assert str(replace(part, low=np.float64(part.low), high=np.float64(part.high))) == str(part)
     if part.low.is_integer():
         assert str(replace(part, low=int(part.low))) == str(part)
@@ -334,26 +339,26 @@ def test_the_name_of_a_metric_is_the_text_of_its_mean(target: Target) -> None:
 
 
 @pytest.mark.parametrize("text", ["kl.p0", "kl.median", "l0.worst", "kl.p0.change", "kl.p99.9.9"])
-def test_what_is_no_statistic_is_read_and_is_none(text: str) -> None:
+def test_an_unknown_statistic_is_parsed_and_has_a_problem(text: str) -> None:
     target = Target.parse(text)
     assert str(target) == text
     assert "no statistic" in (target.problem() or "")
 
 
 @pytest.mark.parametrize("text", ["kl@colour=1..2", "kl@position=a..b", "kl@entropy", "kl@8..9"])
-def test_what_is_no_slice_is_not_read(text: str) -> None:
+def test_a_malformed_slice_is_not_parsed(text: str) -> None:
     with pytest.raises(ValueError, match=r"slice|convert"):
         Target.parse(text)
 
 
-def test_a_target_of_no_metric_is_read_and_is_none() -> None:
+def test_an_unknown_metric_is_parsed_and_has_no_definition() -> None:
     target = Target.parse("kll.p99.change@position=0..8")
     assert target == Target("kll", "p99", Slice("position", 0, 8), change=True)
     with pytest.raises(SetupError, match="unknown metric 'kll'"):
         target.problem()
 
 
-def test_of_a_change_what_moves_is_the_same_without_it() -> None:
+def test_itself_is_the_target_without_the_change() -> None:
     changed = Target.parse("kl.p99.change@entropy=2.5..")
     assert changed.itself == Target("kl", "p99", Slice("entropy", 2.5))
     assert changed.itself.itself == changed.itself
@@ -361,26 +366,30 @@ def test_of_a_change_what_moves_is_the_same_without_it() -> None:
     assert not Target("kl", change=True).whole
 
 
-def test_models_hold_a_target_as_text() -> None:
-    held, target = TypeAdapter(Target), Target("kl", "p99", Slice("position", 0, 8), change=True)
-    assert held.dump_json(target) == b'"kl.p99.change@position=0..8"'
-    assert held.validate_json(held.dump_json(target)) == held.validate_python(target) == target
-    assert held.json_schema() == {"type": "string"}
+def test_pydantic_models_hold_a_target_as_text() -> None:
+    adapter, target = TypeAdapter(Target), Target("kl", "p99", Slice("position", 0, 8), change=True)
+    assert adapter.dump_json(target) == b'"kl.p99.change@position=0..8"'
+    assert (
+        adapter.validate_json(adapter.dump_json(target))
+        == adapter.validate_python(target)
+        == target
+    )
+    assert adapter.json_schema() == {"type": "string"}
     with pytest.raises(ValidationError, match="no slice"):
-        held.validate_python("kl@colour=1..2")
+        adapter.validate_python("kl@colour=1..2")
 
 
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (3, "3 is no text"),
-        (None, "None is no text"),
-        (["kl"], "is no text"),
+        (3, "3 is not a text"),
+        (None, "None is not a text"),
+        (["kl"], "is not a text"),
         ("kll", "unknown metric 'kll'; did you mean kl"),
         ("kl.median", "kl.median: no statistic 'median'"),
         ("kl@position=a..b", "could not convert"),
     ],
 )
-def test_models_refuse_what_is_no_target(value: object, why: str) -> None:
+def test_pydantic_models_refuse_an_impossible_target(value: object, why: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(why)):
         TypeAdapter(Target).validate_python(value)

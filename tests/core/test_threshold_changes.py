@@ -1,4 +1,4 @@
-"""Thresholds beside those of another version: tightened, loosened, added, removed."""
+"""Changes of thresholds between two versions: tightened, loosened, added, removed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sae_guard.core.threshold_changes import (
 from sae_guard.core.thresholds import OnUndecided, Threshold
 
 CONFIDENCES = (0.625, 0.75, 0.875)
-"""Which, like the widths, make sums without rounding."""
+"""Binary fractions, as are the widths: their sums are not rounded."""
 WIDTHS = (0.0, 0.25, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a spec may say of one target."""
+    """The bounds that a spec sets on one target."""
 
     max: float | None = None
     min: float | None = None
@@ -39,20 +39,20 @@ class Limits:
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limits:
-    """What a spec may say, from 0 to 9."""
+    """Draw bounds from 0 to 9 that a spec may set."""
     low, warn_low, warn_high, high = sorted(
         draw(st.sets(st.integers(0, 9), min_size=4, max_size=4))
     )
     sides = draw(st.sampled_from(["max", "min", "both"]))
-    some = st.sampled_from
-    confidence = draw(st.none() | some(CONFIDENCES))
+    sampled = st.sampled_from
+    confidence = draw(st.none() | sampled(CONFIDENCES))
     return Limits(
         max=high if sides != "min" else None,
         min=low if sides != "max" else None,
-        warn_max=draw(some([None, warn_high])) if sides != "min" else None,
-        warn_min=draw(some([None, warn_low])) if sides != "max" else None,
+        warn_max=draw(sampled([None, warn_high])) if sides != "min" else None,
+        warn_min=draw(sampled([None, warn_low])) if sides != "max" else None,
         confidence=confidence,
-        on_undecided=draw(some(["fail", "warn"])) if confidence else "fail",
+        on_undecided=draw(sampled(["fail", "warn"])) if confidence else "fail",
     )
 
 
@@ -60,7 +60,10 @@ thresholds = st.dictionaries(st.sampled_from(["kl", "l0"]), limits(), max_size=2
 
 
 def passes(bounds: Bounds | None, value: float, width: float) -> bool:
-    """By the definition of a verdict; the interval is wider the more confidence is asked for."""
+    """Return whether a value passes, by the definition of a verdict.
+
+    The half-width of the interval is ``width`` times the confidence.
+    """
     if bounds is None:
         return True
 
@@ -81,7 +84,7 @@ def passes(bounds: Bounds | None, value: float, width: float) -> bool:
 
 
 def quiet(bounds: Bounds | None, value: float) -> bool:
-    """Whether a value passes a threshold without a confidence, and without a warning."""
+    """Return whether a value passes without a warning, whatever its interval."""
     return bounds is None or (
         passes(Limits(bounds.max, bounds.min), value, 0)
         and passes(Limits(bounds.warn_max, bounds.warn_min), value, 0)
@@ -89,7 +92,7 @@ def quiet(bounds: Bounds | None, value: float) -> bool:
 
 
 def samples() -> list[tuple[float, float]]:
-    """Values and widths at which verdicts turn, and between."""
+    """Return values and widths at and between which verdicts change."""
     shifts = {sign * c * w for sign, c, w in product((-1, 1), (*CONFIDENCES, 0), WIDTHS)}
     values = {bound + shift for bound in range(-1, 11) for shift in (*shifts, 0.0625, -0.0625)}
     return [(value, width) for value in sorted(values) for width in WIDTHS]
@@ -99,7 +102,7 @@ SAMPLES = samples()
 
 
 @given(thresholds, thresholds)
-def test_where_nothing_is_looser_nothing_passes_that_did_not(
+def test_without_a_looser_change_no_new_value_passes(
     old: dict[str, Bounds], new: dict[str, Bounds]
 ) -> None:
     changes = list(threshold_changes(old, new))
@@ -113,9 +116,7 @@ def test_where_nothing_is_looser_nothing_passes_that_did_not(
 
 
 @given(limits(), limits(), st.sampled_from(["max", "min", "warn_max", "warn_min", "confidence"]))
-def test_of_one_key_alone_looser_is_what_lets_more_pass(
-    old: Limits, other: Limits, key: str
-) -> None:
+def test_a_single_key_is_looser_iff_more_values_pass(old: Limits, other: Limits, key: str) -> None:
     new = replace(old, **{key: getattr(other, key)})
     changes = list(threshold_changes({"kl": old}, {"kl": new}))
     assert len(changes) == (old != new)
@@ -130,15 +131,17 @@ def test_of_one_key_alone_looser_is_what_lets_more_pass(
 
 
 @given(thresholds, thresholds)
-def test_back_again_is_the_reverse(old: dict[str, Bounds], new: dict[str, Bounds]) -> None:
+def test_swapping_the_specs_reverses_the_changes(
+    old: dict[str, Bounds], new: dict[str, Bounds]
+) -> None:
     reverse = {"tightened": "loosened", "loosened": "tightened", "added": "removed",
                "removed": "added"}  # fmt: skip
-    there = {(m.threshold, m.key, m.old, m.new, m.change) for m in threshold_changes(old, new)}
+    forward = {(m.threshold, m.key, m.old, m.new, m.change) for m in threshold_changes(old, new)}
     back = {
         (m.threshold, m.key, m.new, m.old, reverse[m.change]) for m in threshold_changes(new, old)
     }
-    assert there == back
-    assert (there == set()) == (old == new)
+    assert forward == back
+    assert (forward == set()) == (old == new)
     assert list(threshold_changes(new, new)) == []
 
 
@@ -173,7 +176,7 @@ def test_back_again_is_the_reverse(old: dict[str, Bounds], new: dict[str, Bounds
          [("confidence", "loosened", True), ("on_undecided", "loosened", True)]),
     ],
 )  # fmt: skip
-def test_kinds_of_changes(
+def test_kinds_of_threshold_changes(
     old: Limits | None, new: Limits | None, expected: list[tuple[str, str, bool]]
 ) -> None:
     before: dict[str, Bounds] = {"kl": old} if old else {}
@@ -181,7 +184,7 @@ def test_kinds_of_changes(
     assert [(m.key, m.change, m.looser) for m in threshold_changes(before, after)] == expected
 
 
-def test_a_share_and_a_difference_do_not_compare() -> None:
+def test_relative_and_absolute_changes_count_as_removed_and_added() -> None:
     share, difference = Limits(max=0.02, change="share"), Limits(max=0.01, change="difference")
     changes = threshold_changes({"kl.change": share}, {"kl.change": difference})
     assert [(m.old, m.new, m.change, m.looser, m.share) for m in changes] == [
@@ -193,7 +196,7 @@ def test_a_share_and_a_difference_do_not_compare() -> None:
     assert list(threshold_changes({"kl": plain}, {"kl": empty})) == []
 
 
-def test_a_spec_has_each_of_its_thresholds_by_its_name() -> None:
+def test_bounds_in_force_go_by_the_name_of_the_target() -> None:
     kl, tail = Threshold("kl", max=0.1), Threshold("kl.p99@position=0..8", max=9, confidence=0.9)
     in_force = bounds_in_force([kl, tail])
     assert in_force == {"kl": kl, "kl.p99@position=0..8": tail}
@@ -202,7 +205,7 @@ def test_a_spec_has_each_of_its_thresholds_by_its_name() -> None:
     assert (change.threshold, change.key, change.looser) == ("kl.p99@position=0..8", "max", True)
 
 
-def test_a_pareto_threshold_of_other_axes_is_another() -> None:
+def test_other_pareto_axes_count_as_removed_and_added() -> None:
     old, new = Pareto("l0", "kl"), Pareto("l0", "fvu")
     removed = ThresholdChange("pareto", "axes", "l0, kl", None, "removed", looser=True)
     added = ThresholdChange("pareto", "axes", None, "l0, fvu", "added", looser=False)

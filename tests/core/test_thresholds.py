@@ -1,4 +1,4 @@
-"""Thresholds that say nothing are refused, or allow nothing."""
+"""Thresholds without an effect or on an impossible target are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_threshold_without_a_bound_is_refused() -> None:
 
 
 @pytest.mark.parametrize("confidence", [0.5, 1.0, 99.0, math.nan])
-def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+def test_a_confidence_out_of_range_is_refused(confidence: float) -> None:
     with pytest.raises(ValueError, match=r"confidence is .*, allowed: above 0.5 and below 1"):
         Threshold("kl", max=0.1, confidence=confidence)
 
@@ -45,7 +45,7 @@ def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
         ("kl.p99.change@source=a@b", Target("kl", "p99", Slice("source", glob="a@b"), change=True)),
     ],
 )
-def test_a_target_may_be_given_as_text(text: str, target: Target) -> None:
+def test_a_target_can_be_passed_as_text(text: str, target: Target) -> None:
     threshold = Threshold(text, max=0.1)
     assert threshold.target == target
     assert threshold == Threshold(target, max=0.1)
@@ -54,7 +54,7 @@ def test_a_target_may_be_given_as_text(text: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kl.median", "threshold on kl.median: no statistic 'median'; allowed: mean, p50"),
         ("kl.p0.change", "threshold on kl.p0.change: no statistic 'p0'"),
@@ -63,19 +63,19 @@ def test_a_target_may_be_given_as_text(text: str, target: Target) -> None:
         ("kl@colour=1..2", "no slice 'colour=1..2'"),
     ],
 )
-def test_a_threshold_on_what_there_is_not_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_a_threshold_on_an_impossible_target_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         Threshold(text, max=1.0)
 
 
 @pytest.mark.parametrize("text", ["kll", "kll.p99", "kll.change@position=0..8", ""])
-def test_a_threshold_on_no_metric_is_refused(text: str) -> None:
+def test_a_threshold_on_an_unknown_metric_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="unknown metric"):
         Threshold(text, max=1.0)
 
 
 @pytest.mark.parametrize("text", ["kl", "kl.p99", "kl@entropy=2.."])
-def test_only_a_change_is_relative(text: str) -> None:
+def test_relative_is_refused_without_a_change(text: str) -> None:
     with pytest.raises(ValueError, match=f"threshold on {text} is relative.*only on a change"):
         Threshold(text, max=0.1, relative=True)
     target = Target.parse(text)
@@ -83,7 +83,7 @@ def test_only_a_change_is_relative(text: str) -> None:
         replace(Threshold(replace(target, change=True), max=0.1, relative=True), target=target)
 
 
-def test_how_a_change_is_counted() -> None:
+def test_change_is_a_difference_or_a_share() -> None:
     assert Threshold("kl", max=0.1).change == ""
     assert Threshold("kl.change", max=0.1).change == "difference"
     assert Threshold("kl.change", max=0.1, relative=True).change == "share"

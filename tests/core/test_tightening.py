@@ -1,4 +1,4 @@
-"""Tightened bounds keep what was measured, by the margin and not by much more."""
+"""Tightened bounds leave the margin to the measured values, and not much more."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sae_guard.specs.thresholds import BoundsModel, problems
 
 
 def bounds(threshold: Threshold) -> dict[str, Any]:
-    """As a spec has them."""
+    """Return the bounds as a spec has them."""
     warn = {"max": threshold.warn_max, "min": threshold.warn_min}
     warn = {side: bound for side, bound in warn.items() if bound is not None}
-    given = {"max": threshold.max, "min": threshold.min, "warn": warn or None}
-    return {key: value for key, value in given.items() if value is not None}
+    keys = {"max": threshold.max, "min": threshold.min, "warn": warn or None}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def accepted(threshold: Threshold) -> bool:
@@ -49,10 +49,10 @@ numbers = st.one_of(
 def thresholds(draw: st.DrawFn) -> Threshold:
     name = draw(st.sampled_from(sorted(METRICS)))
     sides = METRICS[name].sides
-    chosen = draw(st.sampled_from([*((side,) for side in sides), sides]))
-    given: dict[str, Any] = {side: draw(numbers) for side in chosen}
-    given |= {f"warn_{side}": draw(numbers) for side in chosen if draw(st.booleans())}
-    threshold = Threshold(name, **given, file="s.yaml", line=3)
+    bounded = draw(st.sampled_from([*((side,) for side in sides), sides]))
+    values: dict[str, Any] = {side: draw(numbers) for side in bounded}
+    values |= {f"warn_{side}": draw(numbers) for side in bounded if draw(st.booleans())}
+    threshold = Threshold(name, **values, file="s.yaml", line=3)
     assume(accepted(threshold))
     return threshold
 
@@ -62,13 +62,13 @@ values = st.lists(numbers, min_size=1, max_size=3)
 
 
 @given(thresholds(), values, margins, st.booleans())
-def test_what_was_measured_is_kept_by_the_margin_and_by_little_more(
-    threshold: Threshold, found: list[float], margin: Decimal, loosen: bool
+def test_new_bounds_leave_the_margin_and_little_more(
+    threshold: Threshold, results: list[float], margin: Decimal, loosen: bool
 ) -> None:
     low, high = METRICS[threshold.target.metric].range
-    assume(all(low <= value <= high for value in found))
-    assume(loosen or all(map(threshold.allows, found)))
-    measured = {threshold.target: [Measured(f"v{i}", v) for i, v in enumerate(found)]}
+    assume(all(low <= value <= high for value in results))
+    assume(loosen or all(map(threshold.allows, results)))
+    measured = {threshold.target: [Measured(f"v{i}", v) for i, v in enumerate(results)]}
     decisions = tightened([threshold], measured, margin, allow_loosen=loosen)
     new = with_new(threshold, decisions)
     assert [(d.side, d.old) for d in decisions if not d.warn] == [
@@ -86,13 +86,13 @@ def test_what_was_measured_is_kept_by_the_margin_and_by_little_more(
         assert len(digits) <= 17
         if decision.warn:
             continue
-        wanted = max(sign * v + Fraction(margin) * abs(v - origin) for v in map(exact, found))
-        spare = sign * Fraction(decision.new) - wanted
-        scale = max(abs(v - origin) for v in (*map(exact, found), Fraction(decision.new)))
+        needed = max(sign * v + Fraction(margin) * abs(v - origin) for v in map(exact, results))
+        spare = sign * Fraction(decision.new) - needed
+        scale = max(abs(v - origin) for v in (*map(exact, results), Fraction(decision.new)))
         assert 0 <= spare <= scale / (10 if decision.old.is_integer() else 100)
-        assert all(sign * value <= sign * float(decision.new) for value in found)
+        assert all(sign * value <= sign * float(decision.new) for value in results)
     if not loosen:
-        assert all(map(new.allows, found))
+        assert all(map(new.allows, results))
         assert tightened([new], measured, margin) == tuple(
             dataclasses.replace(d, threshold=new, old=d.old if d.new is None else float(d.new),
                                 new=None, kept=again.kept)
@@ -108,7 +108,7 @@ def exact(value: float) -> Fraction:
 
 
 @given(thresholds(), numbers, margins, st.booleans())
-def test_what_comes_out_is_a_spec_whose_warnings_lie_inside(
+def test_warn_bounds_stay_inside_the_new_bounds(
     threshold: Threshold, value: float, margin: Decimal, loosen: bool
 ) -> None:
     low, high = METRICS[threshold.target.metric].range
@@ -128,7 +128,7 @@ def test_what_comes_out_is_a_spec_whose_warnings_lie_inside(
         assert new.allows_quietly(value)
 
 
-def test_of_the_smallest_of_all_floats_there_is_no_margin() -> None:
+def test_a_subnormal_value_has_no_margin() -> None:
     threshold = Threshold("kl", max=0.25, warn_max=0.1)
     for value in (0.0, 5e-324):
         assert decide(threshold, value, margin="0") == ["max its margin would be 0"]
@@ -137,8 +137,8 @@ def test_of_the_smallest_of_all_floats_there_is_no_margin() -> None:
 KL = Threshold("kl", max=0.25, warn_max=0.23, file="s.yaml", line=20)
 
 
-def decide(threshold: Threshold, *found: float, margin: str = "0.05", **options: Any) -> list[str]:
-    measured = {threshold.target: [Measured(f"v{i + 1}", v) for i, v in enumerate(found)]}
+def decide(threshold: Threshold, *values: float, margin: str = "0.05", **options: Any) -> list[str]:
+    measured = {threshold.target: [Measured(f"v{i + 1}", v) for i, v in enumerate(values)]}
     decisions = tightened([threshold], measured, Decimal(margin), **options)
     return [
         f"{'warn ' if d.warn else ''}{d.side} {d.kept if d.new is None else format(d.new, 'f')}"
@@ -170,11 +170,13 @@ def decide(threshold: Threshold, *found: float, margin: str = "0.05", **options:
         (Threshold("l2_ratio", min=0.9, max=1.05), 0.9597, ["min 0.911", "max 1.01"]),
     ],
 )  # fmt: skip
-def test_examples(threshold: Threshold, value: float, expected: list[str]) -> None:
+def test_examples_of_tightened_bounds(
+    threshold: Threshold, value: float, expected: list[str]
+) -> None:
     assert decide(threshold, value) == expected
 
 
-def test_the_checkpoint_that_needs_it_loosest_decides() -> None:
+def test_the_checkpoint_that_needs_the_loosest_bound_decides() -> None:
     assert decide(Threshold("l0", min=8.5, max=64.5), 16.0, 20.0, 12.0) == ["min 11.4", "max 21"]
     measured = {KL.target: [Measured("v1", 0.1), Measured("v2", 0.12)]}
     assert tightened([KL], measured, Decimal(0))[0].measured == Measured("v2", 0.12)
@@ -182,7 +184,7 @@ def test_the_checkpoint_that_needs_it_loosest_decides() -> None:
     assert decide(KL, 0.1, 0.12, margin="0") == ["max 0.12", "warn max 0.1199"]
 
 
-def test_what_crosses_its_bound_is_an_error_unless_it_may_loosen() -> None:
+def test_a_crossed_bound_is_an_error_unless_loosening_is_allowed() -> None:
     with pytest.raises(SetupError) as caught:
         decide(KL, 0.1, 0.3)
     assert str(caught.value).splitlines() == [
@@ -200,7 +202,7 @@ def test_what_crosses_its_bound_is_an_error_unless_it_may_loosen() -> None:
     assert decide(KL, 0.1, allow_loosen=True) == decide(KL, 0.1)
 
 
-def test_with_a_confidence_the_interval_is_what_keeps_the_margin() -> None:
+def test_with_a_confidence_the_interval_keeps_the_margin() -> None:
     confident = Threshold("kl", max=0.25, confidence=0.99)
     measured = {Target("kl"): [Measured("v", 0.1, 0.09, 0.11)]}
     assert tightened([confident], measured, Decimal("0.05"))[0].new == Decimal("0.115")
@@ -210,13 +212,13 @@ def test_with_a_confidence_the_interval_is_what_keeps_the_margin() -> None:
     assert tightened([score], measured, Decimal("0.05"))[0].new == Decimal("0.875")
 
 
-def test_what_was_not_measured_is_kept() -> None:
+def test_bounds_without_a_measurement_are_kept() -> None:
     assert decide(KL) == ["max not measured"]
     other = {Target("kl", "p99"): [Measured("v", 0.1)]}
     assert tightened([KL], other, Decimal("0.05"))[0].kept == "not measured"
 
 
 @pytest.mark.parametrize("margin", ["-0.01", "1", "NaN"])
-def test_margins(margin: str) -> None:
+def test_a_margin_out_of_range_is_refused(margin: str) -> None:
     with pytest.raises((ValueError, ArithmeticError)):
         tightened([KL], {}, Decimal(margin))

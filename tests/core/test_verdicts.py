@@ -43,12 +43,12 @@ def test_the_bound_itself_passes_and_the_next_float_fails(m: Measurement) -> Non
 
 @given(measurements(max_sequences=1))
 def test_the_warn_bound_itself_is_quiet_and_the_next_float_warns(m: Measurement) -> None:
-    above = Threshold("kl", max=0.2, warn_max=0.1)
-    assert judge(measured(m, 0.1), above).status == "pass"
-    assert judge(measured(m, math.nextafter(0.1, 1)), above).status == "warn"
-    below = Threshold("kl", min=0.2, warn_min=0.3)
-    assert judge(measured(m, 0.3), below).status == "pass"
-    assert judge(measured(m, math.nextafter(0.3, 0)), below).status == "warn"
+    upper = Threshold("kl", max=0.2, warn_max=0.1)
+    assert judge(measured(m, 0.1), upper).status == "pass"
+    assert judge(measured(m, math.nextafter(0.1, 1)), upper).status == "warn"
+    lower = Threshold("kl", min=0.2, warn_min=0.3)
+    assert judge(measured(m, 0.3), lower).status == "pass"
+    assert judge(measured(m, math.nextafter(0.3, 0)), lower).status == "warn"
 
 
 @given(measurements(), st.sampled_from(["kl", "l0", "cosine"]),
@@ -99,14 +99,14 @@ confidences = st.sampled_from([0.6, 0.9, 0.95, 0.99, 0.999])
 
 
 @given(measurements(), st.sampled_from(RATIOS), st.data(), confidences, confidences)
-def test_confidence_asks_for_more_and_never_says_the_opposite(
+def test_confidence_never_reverses_a_verdict(
     m: Measurement, name: str, data: st.DataObject, one: float, other: float
 ) -> None:
     threshold = data.draw(thresholds(name))
     plain = judge(m, threshold)
     low, high = (
-        judge(m, dataclasses.replace(threshold, confidence=asked)).status
-        for asked in sorted((one, other))
+        judge(m, dataclasses.replace(threshold, confidence=confidence)).status
+        for confidence in sorted((one, other))
     )
     for status in (low, high):
         assert status in (plain.status, "undecided")
@@ -144,7 +144,7 @@ def spread(m: Measurement, kl: list[float]) -> Measurement:
 
 
 @given(measurements(max_sequences=1))
-def test_an_undecided_verdict_says_how_many_sequences_it_takes(m: Measurement) -> None:
+def test_an_undecided_verdict_states_the_sequences_needed(m: Measurement) -> None:
     few = spread(m, [0.1, 0.2, 0.3, 0.4] * 4)
     verdict = judge(few, Threshold("kl", max=0.28, confidence=0.99))
     assert verdict.status == "undecided"
@@ -156,11 +156,11 @@ def test_an_undecided_verdict_says_how_many_sequences_it_takes(m: Measurement) -
     at = judge(few, Threshold("kl", max=0.25, confidence=0.99))
     assert "no number of them would do" in at.message
     one = judge(spread(m, [0.1]), Threshold("kl", max=0.28, confidence=0.99))
-    assert "the 0.99 interval is unknown: 1 sequences have none" in one.message
+    assert "the 0.99 interval is undefined on 1 sequences" in one.message
 
 
 @given(measurements(max_sequences=1))
-def test_a_verdict_is_marginal_where_it_could_be_another(m: Measurement) -> None:
+def test_a_verdict_is_marginal_near_its_bound(m: Measurement) -> None:
     few = spread(m, [0.1, 0.2, 0.3, 0.4] * 4)
     for bound, marginal in [
         (0.25, "within numeric noise"),

@@ -26,22 +26,22 @@ from tests.helpers.recorded import ordinary
     measurements(min_sequences=2), st.floats(0.5, 2), st.floats(0, 0.5),
     st.booleans(),
 )  # fmt: skip
-def test_it_is_kept_iff_the_change_is_within_the_bound(
+def test_a_verdict_passes_iff_the_change_is_within_the_bound(
     before: Measurement, times: float, bound: float, relative: bool
 ) -> None:
     assume(before["kl"] > 1e-6)
     after = worse(before, times)
-    moved = after["kl"] - before["kl"]
+    difference = after["kl"] - before["kl"]
     limit = bound * before["kl"] if relative else bound
-    assume(abs(moved - limit) > 1e-9 * max(limit, 1e-3))
+    assume(abs(difference - limit) > 1e-9 * max(limit, 1e-3))
     threshold = Threshold("kl.change", max=bound, relative=relative)
     verdict = judge(after, threshold, Baseline("v1", before))
-    assert verdict.status == ("pass" if moved <= limit else "fail")
+    assert verdict.status == ("pass" if difference <= limit else "fail")
     assert verdict.change is not None
     assert (verdict.change.before, verdict.change.after) == (before["kl"], after["kl"])
 
 
-def test_a_decrease_is_held_from_below() -> None:
+def test_a_min_bounds_a_decrease() -> None:
     before = ordinary()
     sums = {**before.sums, "ce_patched": before.sums["ce_patched"] + 8.0}
     after = replace(before, sums=sums)  # of 8 nats of ablation's harm, 0.08 are done
@@ -50,15 +50,15 @@ def test_a_decrease_is_held_from_below() -> None:
         assert judge(after, threshold, Baseline("v1", before)).status == status
 
 
-def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> None:
+def test_confidence_needs_the_paired_interval_clear_of_the_bound() -> None:
     before, after = ordinary(), worse(ordinary(), 1.02)
     baseline = Baseline("v1", before)
-    found, _ = change(baseline, after, Target("kl", change=True), relative=True, confidence=0.99)
-    assert found.low is not None
-    assert found.high is not None
+    paired, _ = change(baseline, after, Target("kl", change=True), relative=True, confidence=0.99)
+    assert paired.low is not None
+    assert paired.high is not None
     for bound, status in (
-        (found.high + 1e-6, "pass"), ((found.low + found.high) / 2, "undecided"),
-        (found.low - 1e-6, "fail"),
+        (paired.high + 1e-6, "pass"), ((paired.low + paired.high) / 2, "undecided"),
+        (paired.low - 1e-6, "fail"),
     ):  # fmt: skip
         threshold = Threshold("kl.change", max=bound, relative=True, confidence=0.99)
         assert judge(after, threshold, baseline).status == status
@@ -66,7 +66,7 @@ def test_confidence_asks_that_the_paired_interval_is_clear_of_the_bound() -> Non
     assert before.estimate("kl").high is not None
 
 
-def test_of_the_same_bits_nothing_changed_and_noise_is_marginal() -> None:
+def test_equal_bits_are_no_change_and_noise_is_marginal() -> None:
     baseline = Baseline("v1", ordinary())
     verdict = judge(ordinary(), Threshold("kl.change", max=0.0, relative=True), baseline)
     assert (verdict.status, verdict.marginal) == ("pass", "within numeric noise")
@@ -79,7 +79,7 @@ def test_of_the_same_bits_nothing_changed_and_noise_is_marginal() -> None:
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_is_not_comparable_is_an_error(case: str) -> None:
+def test_an_incomparable_baseline_is_an_error(case: str) -> None:
     after = with_provenance(ordinary(), **OTHERS[case][0])
     threshold = Threshold("kl.change", max=9.0, relative=True)
     verdict = judge(after, threshold, Baseline("v1", ordinary()))
@@ -87,7 +87,7 @@ def test_what_is_not_comparable_is_an_error(case: str) -> None:
     assert OTHERS[case][1] in verdict.message
 
 
-def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None:
+def test_a_missing_baseline_or_broken_numbers_are_an_error() -> None:
     threshold = Threshold("kl.change", max=9.0, relative=True)
     assert judge(ordinary(), threshold).status == "error"
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
@@ -96,42 +96,42 @@ def test_without_a_baseline_or_with_broken_numbers_there_is_no_verdict() -> None
 
 
 @pytest.mark.parametrize("name", ["kl", "kl.worst_sequence", "explained_variance"])
-def test_a_slice_by_source_has_to_hold_the_same_sequences(name: str) -> None:
+def test_a_slice_by_source_needs_the_same_sequences(name: str) -> None:
     # Texts that moved to another file are the same tokens.
     before = replace(ordinary(), sources=("a",) * 4 + ("b",) * 4)
-    moved = replace(ordinary(), sources=("b",) * 4 + ("a",) * 4)
+    after = replace(ordinary(), sources=("b",) * 4 + ("a",) * 4)
     threshold = Threshold(f"{name}.change@source=a*", max=9.0, min=-9.0)
     baseline = Baseline("v1", before)
     assert judge(before, threshold, baseline).status == "pass"
-    verdict = judge(moved, threshold, baseline)
+    verdict = judge(after, threshold, baseline)
     assert (verdict.status, verdict.cause) == ("error", "setup")
     assert "not comparable with v1: the source of some sequences" in verdict.message
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_the_interval_of_a_slice_is_that_of_its_sequences_alone(relative: bool) -> None:
+def test_the_interval_of_a_slice_uses_only_its_sequences(relative: bool) -> None:
     # Of four sequences among a hundred it is wide: 3 degrees of freedom, not 99.
     before = replace(ordinary(n=100, of=100), sources=("a",) * 4 + ("b",) * 96)
     times = 1 + np.arange(100) / 100
     after = replace(before, sums={**before.sums, "kl": before.sums["kl"] * times})
     part = Target("kl", slice=Slice("source", glob="a"), change=True)
-    found, told = change(Baseline("v1", before), after, part, relative=relative)
+    sliced, values = change(Baseline("v1", before), after, part, relative=relative)
     first = [
-        Measurement(np.arange(4), {k: v[:4] for k, v in each.sums.items()}, each.firings,
+        Measurement(np.arange(4), {k: v[:4] for k, v in m.sums.items()}, m.firings,
                     ordinary(n=4, of=4).provenance)
-        for each in (before, after)
+        for m in (before, after)
     ]  # fmt: skip
-    alone, of_alone = change(
+    expected, expected_values = change(
         Baseline("v1", first[0]), first[1], Target("kl", change=True), relative=relative
     )
-    assert (found.value, found.low, found.high) == pytest.approx(
-        (alone.value, alone.low, alone.high)
+    assert (sliced.value, sliced.low, sliced.high) == pytest.approx(
+        (expected.value, expected.low, expected.high)
     )
-    assert told.p_value == pytest.approx(of_alone.p_value)
-    assert found.n_sequences == 4
+    assert values.p_value == pytest.approx(expected_values.p_value)
+    assert sliced.n_sequences == 4
 
 
-def test_another_device_is_a_warning_or_strictly_an_error() -> None:
+def test_another_device_warns_and_is_an_error_when_strict() -> None:
     after: Any = with_provenance(ordinary(), device="cuda:0")
     threshold = Threshold("kl.change", max=0.0, relative=True)
     verdict = judge(after, threshold, Baseline("v1", ordinary()))
@@ -146,8 +146,8 @@ def test_another_device_is_a_warning_or_strictly_an_error() -> None:
     assert "device was cpu and is cuda" in strict.message
 
 
-def test_no_early_verdict_stands_on_a_change() -> None:
-    some = ordinary(n=200, of=1000)
+def test_a_change_gets_no_early_verdict() -> None:
+    partial = ordinary(n=200, of=1000)
     absolute, changed = Threshold("kl", max=9.0), Threshold("kl.change", max=9.0)
-    assert stands(some, absolute, Rule(), 1) is not None
-    assert stands(some, changed, Rule(), 1) is None
+    assert stands(partial, absolute, Rule(), 1) is not None
+    assert stands(partial, changed, Rule(), 1) is None

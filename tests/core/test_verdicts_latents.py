@@ -1,4 +1,4 @@
-"""What firing counts tell of dead and dense latents, and how many tokens that takes."""
+"""Verdicts on shares of dead and dense latents, and the tokens that they need."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def measured(firings: Any, tokens: int = TOKENS) -> Measurement:
 
 
 @given(npst.arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1)), st.integers(1, 50))
-def test_latents_that_fire_once_bound_those_that_wake(f: NDArray[np.float64], n: int) -> None:
-    """The expected numbers, of latents that fire on each token with these frequencies."""
+def test_latents_that_fired_once_bound_those_still_alive(f: NDArray[np.float64], n: int) -> None:
+    """Compare the expected numbers for latents that fire on each token with frequencies f."""
     once = (n * f * (1 - f) ** (n - 1)).sum()
     woken = ((1 - f) ** n * (1 - (1 - f) ** n)).sum()
     assert woken <= once + 1e-12
@@ -48,7 +48,7 @@ def test_latents_that_fire_once_bound_those_that_wake(f: NDArray[np.float64], n:
     st.lists(st.sampled_from([0, 0, 1, 2, 900]), min_size=1, max_size=40),
     st.sampled_from([0.0, 0.02, 0.1, 0.25, 0.5, 0.9]),
 )
-def test_a_share_that_more_tokens_could_bring_within_the_bound_is_no_verdict(
+def test_a_share_that_more_tokens_could_bring_down_is_no_verdict(
     firings: list[int], bound: float
 ) -> None:
     silent = sum(firing == 0 for firing in firings) / len(firings)
@@ -61,7 +61,7 @@ def test_a_share_that_more_tokens_could_bring_within_the_bound_is_no_verdict(
         assert "dead_latents needs 40,000 scored tokens, 20,000 were measured" in verdict.message
 
 
-def test_the_message_gives_the_numbers() -> None:
+def test_the_message_states_tokens_and_latents() -> None:
     few = too_few_tokens(measured([0] * 3 + [1] * 2 + [5] * 45), "dead_latents", 0.05)
     assert few == (
         "dead_latents needs 40,000 scored tokens, 20,000 were measured: 3 of 50 latents are "
@@ -71,7 +71,7 @@ def test_the_message_gives_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METRICS.keys() - {"dead_latents"}))
-def test_other_metrics_have_their_own_budget(name: str) -> None:
+def test_other_metrics_need_no_more_tokens(name: str) -> None:
     assert too_few_tokens(measured([0, 1]), name, 0.0) is None
     assert too_few_tokens(measured([0, 1]), "dead_latents", None) is None
 
@@ -81,21 +81,21 @@ def test_other_metrics_have_their_own_budget(name: str) -> None:
     st.sampled_from([0.1, 0.3, 0.5, 0.9]),
 )
 @example([1_990, 5], 0.5)
-def test_a_share_of_dense_latents_is_marginal_where_few_tokens_could_tell_otherwise(
+def test_a_dense_share_is_marginal_within_two_standard_errors(
     firings: list[int], bound: float
 ) -> None:
     two_errors = 2 * math.sqrt(0.1 * 0.9 / TOKENS)
-    surely = sum(firing / TOKENS > 0.1 + two_errors for firing in firings) / len(firings)
-    perhaps = sum(firing / TOKENS > 0.1 - two_errors for firing in firings) / len(firings)
-    near = marginal_latents(measured(firings), "dense_latents", bound)
-    assert bool(near) == (surely <= bound < perhaps)
+    lowest = sum(firing / TOKENS > 0.1 + two_errors for firing in firings) / len(firings)
+    highest = sum(firing / TOKENS > 0.1 - two_errors for firing in firings) / len(firings)
+    reason = marginal_latents(measured(firings), "dense_latents", bound)
+    assert bool(reason) == (lowest <= bound < highest)
     verdict = judge(measured(firings), Threshold("dense_latents", max=bound))
     dense = sum(firing / TOKENS > 0.1 for firing in firings) / len(firings)
     assert verdict.status == ("pass" if dense <= bound else "fail")
-    assert bool(verdict.marginal) == (bool(near) or dense == bound)
+    assert bool(verdict.marginal) == (bool(reason) or dense == bound)
 
 
-def test_a_marginal_share_says_how_many_decide() -> None:
+def test_a_marginal_share_states_the_ambiguous_latents() -> None:
     firings = [1_950, 1_990, 2_010, 3_000, *[5] * 6]
     assert marginal_latents(measured(firings), "dense_latents", 0.2) == (
         "within what 3 latents decide that fire on 10% ± 0.42%"
@@ -104,13 +104,13 @@ def test_a_marginal_share_says_how_many_decide() -> None:
     assert marginal_latents(measured(firings), "dead_latents", 0.2) == ""
 
 
-def test_on_real_activations_so_many_wake_at_most() -> None:
+def test_the_bound_on_live_latents_holds_on_real_activations() -> None:
     """A TopK dictionary of random directions, some of which are rare in the demo's text."""
     model = load_model(MODEL)
     block = {"jsonl": str(HELD_OUT), "sequences": 256, "prepend_bos": True}
     corpus = build_corpus(read_data(block), model.tokenizer, Path.cwd())
-    seen = [model.seen(corpus.tokens[at : at + 32], HOOK_NAME) for at in range(0, 256, 32)]
-    x = torch.cat([activation[HOOK_NAME] for activation in seen])
+    activations = [model.seen(corpus.tokens[at : at + 32], HOOK_NAME) for at in range(0, 256, 32)]
+    x = torch.cat([activation[HOOK_NAME] for activation in activations])
     centred = x - x[corpus.scored].mean(dim=0)
     generator = torch.Generator().manual_seed(0)
     drawn = centred[corpus.scored]
@@ -124,7 +124,7 @@ def test_on_real_activations_so_many_wake_at_most() -> None:
     silent, once = int((first == 0).sum()), int((first == 1).sum())
     woken = int(((first == 0) & (second > 0)).sum())
     assert 0 < woken <= once
-    # The bound is kept on all tokens; on half of them it is no failure yet.
+    # All tokens keep the bound; half of them give no verdict rather than a wrong failure.
     bound = (silent - woken) / 4096
     n = int(corpus.scored[:128].sum())
     assert judge(measured(first, n), Threshold("dead_latents", max=bound)).status == "error"

@@ -80,7 +80,7 @@ def inside(m: Measurement, part: Slice | None, row: int, position: int) -> bool:
 def slow(m: Measurement, tokens: int, sequences: int, part: Slice | None) -> Any:
     """The places with their KL, by loops."""
     assert m.tokens is not None
-    found = [
+    tokens_by_kl = [
         (row, position, float(m.tokens.columns["kl"][row, position]))
         for row in range(m.n_sequences)
         for position in range(m.tokens.scored.shape[1])
@@ -88,109 +88,111 @@ def slow(m: Measurement, tokens: int, sequences: int, part: Slice | None) -> Any
     ]
     means = []
     for row in range(m.n_sequences):
-        values = [kl for at, _, kl in found if at == row]
+        values = [kl for at, _, kl in tokens_by_kl if at == row]
         if values:
             means.append((row, sum(values) / len(values)))
-    found.sort(key=lambda t: (-badness(t[2]), t[0], t[1]))
+    tokens_by_kl.sort(key=lambda t: (-badness(t[2]), t[0], t[1]))
     means.sort(key=lambda t: (-badness(t[1]), t[0]))
     return (
-        [(int(m.sequences[row]), position, kl) for row, position, kl in found[:tokens]],
+        [(int(m.sequences[row]), position, kl) for row, position, kl in tokens_by_kl[:tokens]],
         [(int(m.sequences[row]), kl) for row, kl in means[:sequences]],
     )
 
 
-def places(found: Worst) -> Any:
+def places(result: Worst) -> Any:
     return (
-        [(t.sequence, t.position, t.kl) for t in found.tokens],
-        [(s.sequence, s.kl) for s in found.sequences],
+        [(t.sequence, t.position, t.kl) for t in result.tokens],
+        [(s.sequence, s.kl) for s in result.sequences],
     )
 
 
 @given(measured(), most, most, slices)
-def test_the_worst_are_the_first_of_all_when_they_are_sorted(
+def test_the_worst_equal_the_first_after_a_full_sort(
     m: Measurement, tokens: int, sequences: int, part: Slice | None
 ) -> None:
-    found = worst(m, tokens=tokens, sequences=sequences, slice=part)
+    result = worst(m, tokens=tokens, sequences=sequences, slice=part)
     expected = slow(m, tokens, sequences, part)
-    np.testing.assert_equal(places(found), expected)  # NaN is NaN
+    np.testing.assert_equal(places(result), expected)  # NaN is NaN
     assert m.tokens is not None
     rows = {int(sequence): row for row, sequence in enumerate(m.sequences)}
-    for token in found.tokens:
+    for token in result.tokens:
         at = rows[token.sequence], token.position
         assert token.ce_clean == m.tokens.columns["ce_clean"][at]
         assert token.ce_patched == m.tokens.columns["ce_patched"][at]
         assert token.entropy == m.tokens.columns["entropy"][at]
         assert token.source == m.sources[at[0]]
-    for sequence in found.sequences:
+    for sequence in result.sequences:
         row = rows[sequence.sequence]
-        chosen = [
+        positions = [
             p for p in range(m.tokens.scored.shape[1])
             if m.tokens.scored[row, p] and inside(m, part, row, p)
         ]  # fmt: skip
-        assert sequence.n_tokens == len(chosen)
+        assert sequence.n_tokens == len(positions)
         assert sequence.source == m.sources[row]
         for name in ("ce_clean", "ce_patched"):
-            mean = m.tokens.columns[name][row, chosen].mean(dtype=np.float64)
+            mean = m.tokens.columns[name][row, positions].mean(dtype=np.float64)
             assert getattr(sequence, name) == pytest.approx(mean)
 
 
-def rows(m: Measurement, chosen: list[int]) -> Measurement:
+def rows(m: Measurement, indices: list[int]) -> Measurement:
     assert m.tokens is not None
     return dataclasses.replace(
         m,
-        sequences=m.sequences[chosen],
-        sums={name: column[chosen] for name, column in m.sums.items()},
+        sequences=m.sequences[indices],
+        sums={name: column[indices] for name, column in m.sums.items()},
         tokens=TokenTable(
-            m.tokens.scored[chosen],
-            {name: column[chosen] for name, column in m.tokens.columns.items()},
+            m.tokens.scored[indices],
+            {name: column[indices] for name, column in m.tokens.columns.items()},
         ),
-        sources=tuple(m.sources[row] for row in chosen),
+        sources=tuple(m.sources[row] for row in indices),
     )
 
 
 @given(measured(), st.data())
-def test_of_some_rows_they_are_the_worst_of_these(m: Measurement, data: st.DataObject) -> None:
-    some = rows(m, list(range(data.draw(st.integers(1, m.n_sequences)))))
-    found = worst(m, tokens=99, sequences=99)
-    known = set(some.sequences.tolist())
-    assert repr(worst(some, tokens=99, sequences=99)) == repr(
+def test_a_partial_measurement_gives_the_worst_of_its_rows(
+    m: Measurement, data: st.DataObject
+) -> None:
+    partial = rows(m, list(range(data.draw(st.integers(1, m.n_sequences)))))
+    result = worst(m, tokens=99, sequences=99)
+    sequences = set(partial.sequences.tolist())
+    assert repr(worst(partial, tokens=99, sequences=99)) == repr(
         Worst(
-            tuple(token for token in found.tokens if token.sequence in known),
-            tuple(sequence for sequence in found.sequences if sequence.sequence in known),
+            tuple(token for token in result.tokens if token.sequence in sequences),
+            tuple(sequence for sequence in result.sequences if sequence.sequence in sequences),
         )
     )
 
 
 @given(measured())
-def test_what_is_not_a_number_comes_first_and_is_seen(m: Measurement) -> None:
+def test_nan_and_infinity_come_first(m: Measurement) -> None:
     assert m.tokens is not None
     bad = int((m.tokens.scored & ~np.isfinite(m.tokens.columns["kl"])).sum())
-    found = worst(m, tokens=99, sequences=99)
-    shown = [math.isfinite(token.kl) for token in found.tokens]
-    assert shown == [False] * bad + [True] * (len(shown) - bad)
-    broken = {t.sequence for t in found.tokens if not math.isfinite(t.kl)}
-    assert {s.sequence for s in found.sequences[: len(broken)]} == broken
+    result = worst(m, tokens=99, sequences=99)
+    finite = [math.isfinite(token.kl) for token in result.tokens]
+    assert finite == [False] * bad + [True] * (len(finite) - bad)
+    broken = {t.sequence for t in result.tokens if not math.isfinite(t.kl)}
+    assert {s.sequence for s in result.sequences[: len(broken)]} == broken
 
 
 @given(measured())
-def test_texts_stand_beside_their_places(m: Measurement) -> None:
-    found = worst(m, tokens=99, sequences=99)
+def test_the_worst_come_with_their_texts_and_sources(m: Measurement) -> None:
+    result = worst(m, tokens=99, sequences=99)
     texts = Excerpts(
-        {(t.sequence, t.position): Around("a", "b", f"{t.position}") for t in found.tokens[1:]},
-        {s.sequence: f"text {s.sequence}" for s in found.sequences[1:]},
+        {(t.sequence, t.position): Around("a", "b", f"{t.position}") for t in result.tokens[1:]},
+        {s.sequence: f"text {s.sequence}" for s in result.sequences[1:]},
     )
-    told = worst(dataclasses.replace(m, excerpts=texts), tokens=99, sequences=99)
-    for token in told.tokens[:1]:
+    with_texts = worst(dataclasses.replace(m, excerpts=texts), tokens=99, sequences=99)
+    for token in with_texts.tokens[:1]:
         assert (token.before, token.token, token.next) == ("", "", "")
-    for token in told.tokens[1:]:
+    for token in with_texts.tokens[1:]:
         assert (token.before, token.token, token.next) == ("a", "b", f"{token.position}")
-    assert [s.text for s in told.sequences[1:]] == [
-        f"text {s.sequence}" for s in told.sequences[1:]
+    assert [s.text for s in with_texts.sequences[1:]] == [
+        f"text {s.sequence}" for s in with_texts.sequences[1:]
     ]
 
 
 @given(measured())
-def test_without_the_values_of_tokens_there_are_sequences_alone(m: Measurement) -> None:
+def test_without_a_token_table_only_sequences_are_returned(m: Measurement) -> None:
     bare = dataclasses.replace(m, tokens=None)
     assert worst(bare).tokens == ()
     assert repr(worst(bare).sequences) == repr(worst(m).sequences)

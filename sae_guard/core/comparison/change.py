@@ -79,10 +79,10 @@ def change(
             a value is undefined, or unknown for the baseline.
     """
     old = baseline.measurement
-    others = differences(old, measurement)
+    comparability = differences(old, measurement)
     formula = formula_difference(old.provenance, measurement.provenance, target.metric)
-    refused = [*others.refused, *([formula] if formula else [])]
-    if refused := [*refused, *(others.noted if baseline.strict else ())]:
+    refused = [*comparability.refused, *([formula] if formula else [])]
+    if refused := [*refused, *(comparability.noted if baseline.strict else ())]:
         raise UndefinedMetricError(
             f"{target}: not comparable with {baseline.name}: {'; '.join(refused)}"
         )
@@ -108,7 +108,7 @@ def change(
     except UndefinedMetricError as error:
         raise UndefinedMetricError(f"{target}: at {baseline.name} {error}") from None
     difference = Estimate(value, low, high, now.n_tokens, now.n_sequences, confidence)
-    return difference, Change(before, now.value, p_value, baseline.name, others.noted)
+    return difference, Change(before, now.value, p_value, baseline.name, comparability.noted)
 
 
 def _before(baseline: Baseline, target: Target) -> float:

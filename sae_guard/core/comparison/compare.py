@@ -114,9 +114,9 @@ def compare(
     """
     old, new = _version(before, "before"), _version(after, "after")
     _check(quality, confidence=confidence, alpha=alpha, margin=margin)
-    others = differences(old.measurement, new.measurement)
-    if others.refused:
-        raise NotComparableError(old.name, new.name, others.refused)
+    comparability = differences(old.measurement, new.measurement)
+    if comparability.refused:
+        raise NotComparableError(old.name, new.name, comparability.refused)
     options = {"confidence": confidence, "alpha": alpha, "margin": margin}
     moves, undefined, refused = _moves(old, new, options)
     missing = {**undefined, **refused}
@@ -144,7 +144,7 @@ def compare(
         metrics=tuple(moves),
         undefined=undefined,
         refused=refused,
-        noted=(*_same_checkpoint(old, new), *others.noted),
+        noted=(*_same_checkpoint(old, new), *comparability.noted),
         sequences=of_sequences,
         tokens=of_tokens,
         no_tokens=no_tokens,

@@ -101,7 +101,7 @@ def moved_tokens(
     (earlier, old), (later, new) = before, after
     for a, b in ((old.sequences, new.sequences), (old.positions, new.positions)):
         if not np.array_equal(a, b):
-            raise UndefinedMetricError("the values of single tokens are of other tokens")
+            raise UndefinedMetricError("the two versions have values of different tokens")
     if not (np.isfinite(old.kl).all() and np.isfinite(new.kl).all()):
         raise UndefinedMetricError("the KL of a token is not finite")
     difference = new.kl.astype(np.float64) - old.kl

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sae_guard.errors import Option
+from sae_guard.errors import Option, allowed
 
 NAMES = (
     "decoder-permuted",
@@ -50,7 +50,9 @@ class Suspicion:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise ValueError(f"{self.name!r} is no name of a suspicion")
+            raise ValueError(
+                f"{self.name!r} is not the name of a suspicion; {allowed(self.name, NAMES)}"
+            )
 
 
 # Training that minimises squared error leaves no factor and no constant vector that improves x̂.

@@ -70,7 +70,10 @@ def move(before: Sums, after: Sums, *, share: bool = False, confidence: float = 
         UndefinedMetricError: A share is requested and R̂_before is not above 0.
     """
     if len(before.numerator) != len(after.numerator):
-        raise ValueError(f"{len(before.numerator)} rows before, {len(after.numerator)} after")
+        raise ValueError(
+            f"{len(before.numerator)} rows before, {len(after.numerator)} after; expected one row "
+            "for each sequence in both"
+        )
     difference = after.value - before.value
     error = _standard_error(after.influence - before.influence)
     p_value = _p_value(difference, error, len(before.numerator))

@@ -1,4 +1,4 @@
-"""Changes since a baseline: against their definition, and where there is none."""
+"""Changes since a baseline, against their definition, and the cases without one."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tests.helpers.recorded import ordinary
 
 
 @given(measurements(), st.floats(0.5, 2), st.booleans())
-def test_the_change_is_that_of_the_values(
+def test_the_change_is_the_difference_of_the_values(
     before: Measurement, times: float, relative: bool
 ) -> None:
     assume(before["kl"] > 1e-6)
     after = worse(before, times)
     target = Target("kl", change=True)
-    found, told = change(Baseline("v1", before), after, target, relative=relative)
+    difference, values = change(Baseline("v1", before), after, target, relative=relative)
     was, now = before["kl"], after["kl"]
     expected = now / was - 1 if relative else now - was
-    assert found.value == pytest.approx(expected, rel=1e-6, abs=1e-9)
-    assert (told.before, told.after, told.baseline) == (was, now, "v1")
+    assert difference.value == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert (values.before, values.after, values.baseline) == (was, now, "v1")
     one = before.n_sequences == 1
-    assert (found.low is None) == (found.high is None) == (told.p_value is None) == one
-    if found.low is not None and found.high is not None:
-        assert found.low <= found.value <= found.high
+    assert (difference.low is None) == (difference.high is None) == (values.p_value is None) == one
+    if difference.low is not None and difference.high is not None:
+        assert difference.low <= difference.value <= difference.high
     for name in ("l0", "reconstruction_score", "explained_variance"):
-        same, told = change(Baseline("v1", before), after, Target(name, change=True))
-        assert (same.value, told.p_value) == (0.0, None if one else 1.0)
+        same, values = change(Baseline("v1", before), after, Target(name, change=True))
+        assert (same.value, values.p_value) == (0.0, None if one else 1.0)
 
 
 def with_tokens(seed: int) -> Measurement:
@@ -48,36 +48,36 @@ def with_tokens(seed: int) -> Measurement:
     return replace(base, sums=sums, tokens=table)
 
 
-def test_values_of_single_tokens_are_compared_where_the_baseline_has_them() -> None:
+def test_targets_of_single_tokens_need_a_table_or_a_recorded_value() -> None:
     before, after = with_tokens(0), with_tokens(1)
     quantile = Target("kl", "p90", change=True)
     position = Target("kl", slice=Slice("position", 0, 50), change=True)
     for target in (quantile, position):
-        found, _ = change(Baseline("v1", before), after, target)
+        difference, _ = change(Baseline("v1", before), after, target)
         expected = estimate(after, target.itself).value - estimate(before, target.itself).value
-        assert found.value == pytest.approx(expected, abs=1e-12)
-        assert (found.low is None) == (target == quantile)
+        assert difference.value == pytest.approx(expected, abs=1e-12)
+        assert (difference.low is None) == (target == quantile)
         read = replace(before, tokens=None)
-        known = Baseline("v1", read, {str(target.itself): 0.25})
-        told, _ = change(known, after, target)
-        assert told.value == estimate(after, target.itself).value - 0.25
-        assert (told.low, told.high) == (None, None)
+        recorded = Baseline("v1", read, {str(target.itself): 0.25})
+        from_record, _ = change(recorded, after, target)
+        assert from_record.value == estimate(after, target.itself).value - 0.25
+        assert (from_record.low, from_record.high) == (None, None)
         with pytest.raises(UndefinedMetricError, match=f"v1 has no {target.itself}: the rows"):
             change(Baseline("v1", read), after, target)
 
 
 @pytest.mark.parametrize("name", ["kl.worst_sequence", "dense_latents"])
-def test_what_has_no_rows_has_no_interval(name: str) -> None:
+def test_targets_that_are_no_sums_have_no_interval(name: str) -> None:
     before = replace(ordinary(n=16, of=16), firings=np.array([1000, 10, 10]))
     after = replace(worse(before, 2.0), firings=np.array([1000, 1000, 10]))
     target = replace(Target.parse(name), change=True)
-    found, told = change(Baseline("v1", before), after, target, relative=True)
-    assert (found.low, found.high, told.p_value) == (None, None, None)
-    assert found.value == pytest.approx(told.after / told.before - 1)
-    assert found.value > 0.9
+    difference, values = change(Baseline("v1", before), after, target, relative=True)
+    assert (difference.low, difference.high, values.p_value) == (None, None, None)
+    assert difference.value == pytest.approx(values.after / values.before - 1)
+    assert difference.value > 0.9
 
 
-def test_a_share_of_nothing_and_undefined_values_say_of_which_version() -> None:
+def test_undefined_changes_name_the_version() -> None:
     base = ordinary()
     with pytest.raises(
         UndefinedMetricError, match=r"ce_increase.change: at v1 it was 0; a relative change"

@@ -1,4 +1,4 @@
-"""What makes measurements those of other things, and what is only noted."""
+"""Differences that refuse a comparison, and differences that are only noted."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tests.helpers.recorded import ordinary
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_is_of_other_things_is_refused(case: str) -> None:
-    parts, said = OTHERS[case]
+def test_a_change_is_refused_where_more_than_the_sae_differs(case: str) -> None:
+    parts, reason = OTHERS[case]
     after = with_provenance(ordinary(), **parts)
     with pytest.raises(UndefinedMetricError) as refused:
         change(Baseline("v1.2", ordinary()), after, Target("kl", change=True))
     assert str(refused.value).startswith("kl.change: not comparable with v1.2: ")
-    assert said in str(refused.value)
+    assert reason in str(refused.value)
 
 
-def test_of_another_formula_only_that_metric_is_refused() -> None:
+def test_another_formula_version_does_not_affect_other_metrics() -> None:
     after = with_provenance(ordinary(), **OTHERS["formula"][0])
-    found, _ = change(Baseline("v1", ordinary()), after, Target("l0", change=True))
-    assert found.value == 0
+    difference, _ = change(Baseline("v1", ordinary()), after, Target("l0", change=True))
+    assert difference.value == 0
 
 
 @pytest.mark.parametrize(
-    ("column", "factor", "said"),
+    ("column", "factor", "reason"),
     [
         ("ce_clean", 1.01, "the clean model differs: its cross-entropy on sequence 0 was 8 and is"),
         ("ce_clean", np.nan, "the clean model differs"),
@@ -39,11 +39,11 @@ def test_of_another_formula_only_that_metric_is_refused() -> None:
     ],
 )
 def test_another_clean_model_and_other_scored_tokens_are_refused(
-    column: str, factor: float, said: str
+    column: str, factor: float, reason: str
 ) -> None:
     base = ordinary()
     after = replace(base, sums={**base.sums, column: base.sums[column] * factor})
-    assert differences(base, after).refused[0].startswith(said)
+    assert differences(base, after).refused[0].startswith(reason)
     close = replace(base, sums={**base.sums, "ce_clean": base.sums["ce_clean"] * (1 + 1e-5)})
     assert differences(base, close).refused == ()
 
@@ -53,13 +53,13 @@ def test_missing_rows_are_refused() -> None:
         change(Baseline("v1", ordinary()), ordinary(n=4), Target("kl", change=True), relative=True)
 
 
-def test_devices_and_versions_are_noted_and_names_of_the_model_are_not() -> None:
+def test_devices_and_versions_are_noted_and_model_names_ignored() -> None:
     after = with_provenance(
         ordinary(), device="cuda:1", versions={"torch": "2.14.0", "sae-guard": "9"},
         model={"name": "/elsewhere/gpt2", "dtype": "float32"},
     )  # fmt: skip
-    told = differences(ordinary(), after)
-    assert told.refused == ()
-    assert told.noted == ("device was cpu and is cuda", "torch was 2.13.0 and is 2.14.0")
-    _, moved = change(Baseline("v1", ordinary()), after, Target("kl", change=True), relative=True)
-    assert moved.noted == told.noted
+    result = differences(ordinary(), after)
+    assert result.refused == ()
+    assert result.noted == ("device was cpu and is cuda", "torch was 2.13.0 and is 2.14.0")
+    _, values = change(Baseline("v1", ordinary()), after, Target("kl", change=True), relative=True)
+    assert values.noted == result.noted

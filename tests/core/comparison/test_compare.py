@@ -1,4 +1,4 @@
-"""Two versions on the same tokens: every number against its definition, and what is refused."""
+"""Comparisons of two versions: every number against its definition, and the refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def first(measurement: Measurement, n: int) -> Measurement:
 
 
 @given(measurements(), measurements())
-def test_every_metric_is_compared_by_its_own_ratio_or_has_a_reason(
+def test_every_metric_is_compared_as_a_ratio_or_has_a_reason(
     before: Measurement, other: Measurement
 ) -> None:
     n = min(before.n_sequences, other.n_sequences)
@@ -42,23 +42,29 @@ def test_every_metric_is_compared_by_its_own_ratio_or_has_a_reason(
     # The same tokens and clean model, and of the SAE whatever the other has.
     shared = {name: before.sums[name] for name in ("n_tokens", "ce_clean")}
     after = replace(other, sums={**other.sums, **shared})
-    found = compare(before, after, confidence=0.9)
-    assert {each.metric for each in found.metrics} | found.undefined.keys() == METRICS.keys()
-    for each in found.metrics:
-        was, now = before.estimate(each.metric), after.estimate(each.metric)
-        assert (each.before.value, each.after.value) == (was.value, now.value)
-        assert each.difference == now.value - was.value
-        if METRICS[each.metric].firing_above is not None:
-            assert (each.low, each.high, each.p_value, each.outcome) == (None,) * 4
+    comparison = compare(before, after, confidence=0.9)
+    assert {
+        result.metric for result in comparison.metrics
+    } | comparison.undefined.keys() == METRICS.keys()
+    for result in comparison.metrics:
+        was, now = before.estimate(result.metric), after.estimate(result.metric)
+        assert (result.before.value, result.after.value) == (was.value, now.value)
+        assert result.difference == now.value - was.value
+        if METRICS[result.metric].firing_above is not None:
+            assert (result.low, result.high, result.p_value, result.outcome) == (None,) * 4
             continue
-        target = Target(each.metric)
+        target = Target(result.metric)
         rows = [Sums(*terms(m, target), v.value) for m, v in ((before, was), (after, now))]
-        moved = move(*rows, confidence=0.9)
-        assert (each.low, each.high, each.p_value) == (moved.low, moved.high, moved.p_value)
-    for name in found.undefined:
+        expected = move(*rows, confidence=0.9)
+        assert (result.low, result.high, result.p_value) == (
+            expected.low,
+            expected.high,
+            expected.p_value,
+        )
+    for name in comparison.undefined:
         with pytest.raises(UndefinedMetricError):
             _ = before.estimate(name), after.estimate(name)
-    assert (found.verdict is None) == bool(found.no_verdict)
+    assert (comparison.verdict is None) == bool(comparison.no_verdict)
 
 
 @pytest.mark.parametrize(
@@ -75,33 +81,37 @@ def test_every_metric_is_compared_by_its_own_ratio_or_has_a_reason(
         ({"kl": 0.7, "l0": 0.7}, "dominates"),
     ],
 )
-def test_the_verdict_is_of_kl_and_l0(factors: dict[str, float], verdict: str) -> None:
+def test_the_verdict_combines_kl_and_l0(factors: dict[str, float], verdict: str) -> None:
     assert compare(ordinary(), scaled(ordinary(), **factors)).verdict == verdict
 
 
-def test_another_quality_and_the_margin_change_the_verdict() -> None:
+def test_quality_margin_and_alpha_change_the_verdict() -> None:
     before, after = ordinary(), scaled(ordinary(), ce_patched=1.1, kl=0.9)
     assert compare(before, after).verdict == "dominates"
-    found = compare(before, after, quality="reconstruction_score")
-    assert (found.verdict, found.quality) == ("dominated", "reconstruction_score")
+    comparison = compare(before, after, quality="reconstruction_score")
+    assert (comparison.verdict, comparison.quality) == ("dominated", "reconstruction_score")
     assert compare(before, after, margin=0.2).verdict == "same"
     # p of a move of 10 % that is uneven by 1 % is far below any alpha but this.
     assert compare(before, after, alpha=1e-12).verdict == "same"
 
 
-def test_on_one_sequence_there_is_no_verdict_but_that_nothing_moved() -> None:
+def test_one_sequence_gives_no_verdict_unless_nothing_changed() -> None:
     one = ordinary(n=1, of=1)
     more = replace(one, sums={**one.sums, "kl": one.sums["kl"] * 2})
-    found = compare(one, more)
-    assert found.verdict is None
-    assert found.no_verdict == "kl cannot be tested: one sequence has no variance"
-    assert (found["kl"].p_value, found["kl"].low, found["kl"].variance_ratio) == (None, None, None)
+    comparison = compare(one, more)
+    assert comparison.verdict is None
+    assert comparison.no_verdict == "kl cannot be tested: one sequence has no variance"
+    assert (comparison["kl"].p_value, comparison["kl"].low, comparison["kl"].variance_ratio) == (
+        None,
+        None,
+        None,
+    )
     assert compare(one, one).verdict == "same"
 
 
-def test_versions_have_names_and_measurements_are_before_and_after() -> None:
-    found = compare(Version("v1", ordinary()), Version("v2", ordinary()))
-    assert (found.before, found.after) == ("v1", "v2")
+def test_bare_measurements_are_named_before_and_after() -> None:
+    comparison = compare(Version("v1", ordinary()), Version("v2", ordinary()))
+    assert (comparison.before, comparison.after) == ("v1", "v2")
     plain = sae_guard.compare(ordinary(), ordinary())
     assert isinstance(plain, Comparison)
     assert (plain.before, plain.after) == ("before", "after")
@@ -110,12 +120,12 @@ def test_versions_have_names_and_measurements_are_before_and_after() -> None:
         _ = plain["none"]
 
 
-def test_single_tokens_come_from_the_measurement_or_from_beside_it() -> None:
+def test_single_tokens_come_from_the_measurement_or_the_version() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    whole = compare(a, b).tokens
-    assert (len(whole.worse), len(whole.better)) == (5, 5)
+    expected = compare(a, b).tokens
+    assert (len(expected.worse), len(expected.better)) == (5, 5)
     read = [Version(n, replace(m, tokens=None), m.token_kl) for n, m in (("v1", a), ("v2", b))]
-    assert compare(*read).tokens == whole
+    assert compare(*read).tokens == expected
     without = compare(Version("v1", replace(a, tokens=None)), b)
     assert without.no_tokens == "no values of single tokens are known of v1"
     assert (without.tokens.worse, without.tokens.better) == ((), ())
@@ -123,11 +133,11 @@ def test_single_tokens_come_from_the_measurement_or_from_beside_it() -> None:
     assert compare(replace(a, tokens=None), b, tokens=0).no_tokens == ""
 
 
-def test_a_number_that_is_undefined_in_one_says_of_which_version() -> None:
+def test_a_metric_undefined_in_one_version_names_the_version() -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, "sq_error": np.full(8, np.nan)})
-    found = compare(Version("v1", ordinary()), Version("v2", broken))
-    assert found.undefined["mse"].startswith("v2: mse = E_tokens")
-    assert found.verdict == "same"
+    comparison = compare(Version("v1", ordinary()), Version("v2", broken))
+    assert comparison.undefined["mse"].startswith("v2: mse = E_tokens")
+    assert comparison.verdict == "same"
     both = compare(Version("v1", broken), Version("v1", broken))
     assert both.undefined["mse"].startswith("mse = E_tokens")
     assert both.undefined["kl_vs_random_error"].startswith("kl_vs_random_error was not measured")
@@ -135,34 +145,34 @@ def test_a_number_that_is_undefined_in_one_says_of_which_version() -> None:
 
 @pytest.mark.parametrize("name", ["kl", "l0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nothing_is_said_of_a_verdict_on_what_is_not_finite(name: str, value: float) -> None:
+def test_values_that_are_not_finite_give_no_verdict(name: str, value: float) -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, name: np.full(8, value)})
     for pair in ((ordinary(), broken), (broken, ordinary()), (broken, broken)):
-        found = compare(*pair)
-        assert found.verdict is None
-        assert found.no_verdict.startswith(f"{name} cannot be compared: ")
-        assert name in found.undefined
+        comparison = compare(*pair)
+        assert comparison.verdict is None
+        assert comparison.no_verdict.startswith(f"{name} cannot be compared: ")
+        assert name in comparison.undefined
         if name == "kl":
-            assert (found.sequences.worse, found.sequences.better) == ((), ())
-            assert found.no_tokens == found.no_verdict
+            assert (comparison.sequences.worse, comparison.sequences.better) == ((), ())
+            assert comparison.no_tokens == comparison.no_verdict
 
 
 @pytest.mark.parametrize("case", sorted(OTHERS.keys() - {"formula"}))
-def test_what_is_of_other_things_is_refused_as_a_whole(case: str) -> None:
-    parts, said = OTHERS[case]
+def test_other_differences_refuse_the_whole_comparison(case: str) -> None:
+    parts, expected = OTHERS[case]
     with pytest.raises(NotComparableError, match="v2 is not comparable with v1: ") as refused:
         compare(Version("v1", ordinary()), Version("v2", with_provenance(ordinary(), **parts)))
-    assert any(reason.startswith(said) for reason in refused.value.reasons)
+    assert any(reason.startswith(expected) for reason in refused.value.reasons)
 
 
-def test_all_reasons_are_listed() -> None:
+def test_all_reasons_for_a_refusal_are_listed() -> None:
     other = with_provenance(ordinary(), hook="blocks.9.hook_resid_post", **OTHERS["tokens"][0])
     with pytest.raises(NotComparableError) as refused:
         compare(ordinary(), other)
     assert [reason.split()[0] for reason in refused.value.reasons] == ["hook", "sha256"]
 
 
-def test_tokens_without_a_hash_another_clean_model_and_missing_rows_are_refused() -> None:
+def test_unhashed_tokens_other_models_and_missing_rows_are_refused() -> None:
     base = ordinary()
     unknown = with_provenance(base, corpus={"n_sequences": 8})
     with pytest.raises(NotComparableError, match="tokens without a sha256"):
@@ -176,25 +186,23 @@ def test_tokens_without_a_hash_another_clean_model_and_missing_rows_are_refused(
     with pytest.raises(NotComparableError, match="8 sequences were measured and 4 are"):
         compare(base, ordinary(n=4))
     # Of the same rows of a larger set nothing is a metric.
-    found = compare(ordinary(n=4), ordinary(n=4))
-    assert found.no_verdict.startswith("kl cannot be compared: kl: 4 of the 8 sequences were")
-    assert found.metrics == ()
+    comparison = compare(ordinary(n=4), ordinary(n=4))
+    assert comparison.no_verdict.startswith("kl cannot be compared: kl: 4 of the 8 sequences were")
+    assert comparison.metrics == ()
 
 
-@pytest.mark.parametrize(("name", "told"), [("kl", True), ("l0", True), ("cosine", False)])
-def test_another_formula_refuses_that_metric_and_the_verdict_only_on_it(
-    name: str, told: bool
-) -> None:
+@pytest.mark.parametrize(("name", "decisive"), [("kl", True), ("l0", True), ("cosine", False)])
+def test_another_formula_version_refuses_only_its_metric(name: str, decisive: bool) -> None:
     versions = {**dict.fromkeys(METRICS, 1), name: 2}
     after = with_provenance(scaled(ordinary(), kl=2), formula_versions=versions)
-    found = compare(ordinary(), after)
-    assert found.refused == {name: f"the formula version of {name} was 1 and is 2"}
-    assert name not in {each.metric for each in found.metrics}
-    assert (found.verdict is None) == told
-    assert (found.sequences.worse == ()) == (name == "kl")
+    comparison = compare(ordinary(), after)
+    assert comparison.refused == {name: f"the formula version of {name} was 1 and is 2"}
+    assert name not in {result.metric for result in comparison.metrics}
+    assert (comparison.verdict is None) == decisive
+    assert (comparison.sequences.worse == ()) == (name == "kl")
 
 
-def test_what_may_move_numbers_a_little_is_noted() -> None:
+def test_another_device_and_equal_checkpoints_are_noted() -> None:
     noted = compare(ordinary(), with_provenance(ordinary(), device="cuda:1")).noted
     assert noted == ("both are the same files of a checkpoint", "device was cpu and is cuda")
     other = {"files": {"sae.safetensors": "9" * 64}}
@@ -214,6 +222,6 @@ def test_what_may_move_numbers_a_little_is_noted() -> None:
         ({"margin": float("nan")}, "margin is nan"),
     ],
 )
-def test_wrong_numbers_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(SetupError, match=message):
         compare(ordinary(), ordinary(), **wrong)

@@ -1,4 +1,4 @@
-"""Better, worse or the same, and what quality and sparsity say together."""
+"""The outcome of one metric, and the standing from quality and sparsity together."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ OPPOSITE: dict[Outcome, Outcome] = {"better": "worse", "worse": "better", "same"
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_quality_and_sparsity_together(cell: tuple[Outcome, Outcome]) -> None:
+def test_standing_combines_quality_and_sparsity(cell: tuple[Outcome, Outcome]) -> None:
     assert standing(*cell) == CELLS[cell]
 
 
-def test_there_and_back_is_the_opposite() -> None:
+def test_swapping_the_versions_reverses_the_standing() -> None:
     back: dict[Standing, Standing] = {
         "dominates": "dominated", "dominated": "dominates",
         "trade-off": "trade-off", "same": "same",
     }  # fmt: skip
-    for (quality, sparsity), said in CELLS.items():
-        assert standing(OPPOSITE[quality], OPPOSITE[sparsity]) == back[said]
-        assert standing(sparsity, quality) == said
+    for (quality, sparsity), expected in CELLS.items():
+        assert standing(OPPOSITE[quality], OPPOSITE[sparsity]) == back[expected]
+        assert standing(sparsity, quality) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_there_and_back_is_the_opposite() -> None:
         ("reconstruction_score", 0.9, 0.8, 0.001, "worse"),
         ("reconstruction_score", 0.8, 0.9, 0.001, "better"),
         ("ce_increase", -0.1, 0.1, 0.001, "worse"),
-        # Not below alpha is not found; at it neither.
+        # A p-value has to be below alpha; equal to it is not enough.
         ("kl", 0.1, 0.2, 0.01, "same"),
         ("kl", 0.1, 0.2, math.nextafter(0.01, 0), "worse"),
-        # Numeric noise is no move, whatever its p; what does not vary has p 0.
+        # Numeric noise is no difference, whatever its p-value, which is 0 without variance.
         ("kl", 0.1, 0.1 * (1 + 0.9e-5), 0.0, "same"),
         ("kl", 0.1, 0.1 * (1 + 1.1e-5), 0.0, "worse"),
         ("l0", 16.0, 16.0, 1.0, "same"),
-        # Nobody knows, or no way is better.
+        # No p-value, values that are not finite, or no better direction.
         ("kl", 0.1, 0.2, None, None),
         ("kl", 0.1, 0.2, math.nan, None),
         ("kl", 0.1, math.nan, 0.0, None),
@@ -67,7 +67,7 @@ def test_there_and_back_is_the_opposite() -> None:
         ("l2_ratio", 0.9, 0.8, 0.0, None),
     ],
 )
-def test_what_became_of_a_metric(
+def test_outcome_of_a_metric(
     name: str, before: float, after: float, p: float | None, expected: Outcome | None
 ) -> None:
     assert outcome(METRICS[name], before, after, p, alpha=0.01) == expected
@@ -84,24 +84,26 @@ def test_what_became_of_a_metric(
         ("ce_increase", -0.1, -0.1009, -0.1011),
     ],
 )
-def test_a_margin_is_a_share_of_what_it_was(
+def test_the_margin_is_relative_to_the_earlier_value(
     name: str, before: float, inside: float, outside: float
 ) -> None:
-    def found(after: float) -> Outcome | None:
+    def outcome_at(after: float) -> Outcome | None:
         return outcome(METRICS[name], before, after, 0.0, alpha=0.01, margin=0.01)
 
-    assert (found(before), found(inside)) == ("same", "same")
-    assert found(outside) in ("better", "worse")
+    assert (outcome_at(before), outcome_at(inside)) == ("same", "same")
+    assert outcome_at(outside) in ("better", "worse")
     # Without one, both are moves.
-    assert outcome(METRICS[name], before, inside, 0.0, alpha=0.01) == found(outside)
+    assert outcome(METRICS[name], before, inside, 0.0, alpha=0.01) == outcome_at(outside)
 
 
 positive = st.floats(1e-3, 1e3)
 
 
 @given(positive, positive, st.floats(0, 1), st.floats(1e-4, 0.4))
-def test_the_way_back_is_the_opposite(before: float, after: float, p: float, alpha: float) -> None:
-    there = outcome(METRICS["kl"], before, after, p, alpha=alpha)
+def test_swapping_the_values_reverses_the_outcome(
+    before: float, after: float, p: float, alpha: float
+) -> None:
+    forward = outcome(METRICS["kl"], before, after, p, alpha=alpha)
     back = outcome(METRICS["kl"], after, before, p, alpha=alpha)
-    assert there is not None
-    assert back == OPPOSITE[there]
+    assert forward is not None
+    assert back == OPPOSITE[forward]

@@ -1,4 +1,4 @@
-"""What moved most, against sorting everything."""
+"""The sequences and tokens that moved most, against sorting all of them."""
 
 from __future__ import annotations
 
@@ -15,81 +15,83 @@ from sae_guard.errors import UndefinedMetricError
 from tests.helpers.recorded import ordinary, tokenwise
 
 
-def known(measurement: Measurement) -> tuple[Measurement, TokenKL]:
+def with_token_kl(measurement: Measurement) -> tuple[Measurement, TokenKL]:
     tokens = measurement.token_kl
     assert tokens is not None
     return measurement, tokens
 
 
 @given(st.integers(0, 20), st.floats(0.5, 2))
-def test_it_is_the_ends_of_all_that_is_sorted(most: int, times: float) -> None:
+def test_moved_items_equal_both_ends_of_a_full_sort(limit: int, times: float) -> None:
     before, after = tokenwise(ordinary()), tokenwise(ordinary(), 1, times=times)
     assert before.tokens is not None
     assert after.tokens is not None
-    old, new = (each.tokens.columns["kl"] for each in (before, after))  # type: ignore[union-attr]
+    old, new = (item.tokens.columns["kl"] for item in (before, after))  # type: ignore[union-attr]
     tokens = sorted(
         (float(new[place]) - float(old[place]), place) for place in np.ndindex(old.shape)
     )
-    found = moved_tokens(known(before), known(after), most)
-    for items, ends in ((found.worse, tokens[::-1]), (found.better, tokens)):
-        assert [(each.sequence, each.position) for each in items] == [p for _, p in ends[:most]]
-        assert [each.after - each.before for each in items] == [move for move, _ in ends[:most]]
+    result = moved_tokens(with_token_kl(before), with_token_kl(after), limit)
+    for items, ends in ((result.worse, tokens[::-1]), (result.better, tokens)):
+        assert [(item.sequence, item.position) for item in items] == [p for _, p in ends[:limit]]
+        assert [item.after - item.before for item in items] == [move for move, _ in ends[:limit]]
     means = sorted(
         (float(after.sums["kl"][row] - before.sums["kl"][row]) / 100, row) for row in range(8)
     )
-    sequences = moved_sequences(before, after, most)
-    rose = [row for move, row in means[::-1] if move > 0][:most]
-    fell = [row for move, row in means if move < 0][:most]
-    assert [each.sequence for each in sequences.worse] == rose
-    assert [each.sequence for each in sequences.better] == fell
-    assert all(each.n_tokens == 100 for each in sequences.worse)
+    sequences = moved_sequences(before, after, limit)
+    rose = [row for move, row in means[::-1] if move > 0][:limit]
+    fell = [row for move, row in means if move < 0][:limit]
+    assert [item.sequence for item in sequences.worse] == rose
+    assert [item.sequence for item in sequences.better] == fell
+    assert all(item.n_tokens == 100 for item in sequences.worse)
 
 
-def test_what_did_not_move_is_not_shown_and_one_way_back_is_the_other() -> None:
+def test_unmoved_items_are_omitted_and_swapping_swaps_directions() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    still = moved_tokens(known(a), known(a), 5)
+    still = moved_tokens(with_token_kl(a), with_token_kl(a), 5)
     assert (still.worse, still.better) == ((), ())
     assert moved_sequences(a, a, 5).worse == ()
-    there, back = (moved_tokens(known(x), known(y), 5) for x, y in ((a, b), (b, a)))
+    forward, back = (
+        moved_tokens(with_token_kl(x), with_token_kl(y), 5) for x, y in ((a, b), (b, a))
+    )
     places, same = (
-        [(each.sequence, each.position) for each in way] for way in (there.worse, back.better)
+        [(item.sequence, item.position) for item in items] for items in (forward.worse, back.better)
     )
     assert places == same
 
 
-def test_it_comes_with_its_source_and_the_text_that_one_of_the_two_kept() -> None:
+def test_moved_items_have_the_source_and_text_of_either_version() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    worst = moved_tokens(known(a), known(b), 1).worse[0]
+    worst = moved_tokens(with_token_kl(a), with_token_kl(b), 1).worse[0]
     sequence = moved_sequences(a, b, 1).worse[0]
     text = Around("def ", "f", "(")
-    told = Excerpts({(worst.sequence, worst.position): text}, {sequence.sequence: "def f"})
+    excerpts = Excerpts({(worst.sequence, worst.position): text}, {sequence.sequence: "def f"})
     sources = tuple(f"{row}.py" for row in range(8))
-    for x, y in ((replace(a, excerpts=told, sources=sources), b),
-                 (a, replace(b, excerpts=told, sources=sources))):  # fmt: skip
-        token = moved_tokens(known(x), known(y), 1).worse[0]
+    for x, y in ((replace(a, excerpts=excerpts, sources=sources), b),
+                 (a, replace(b, excerpts=excerpts, sources=sources))):  # fmt: skip
+        token = moved_tokens(with_token_kl(x), with_token_kl(y), 1).worse[0]
         assert (token.around, token.source) == (text, f"{worst.sequence}.py")
-        found = moved_sequences(x, y, 1).worse[0]
-        assert (found.text, found.source) == ("def f", f"{sequence.sequence}.py")
+        other = moved_sequences(x, y, 1).worse[0]
+        assert (other.text, other.source) == ("def f", f"{sequence.sequence}.py")
     assert worst.around == ("", "", "")
 
 
-def test_rows_of_the_middle_of_a_corpus_are_called_by_their_index() -> None:
+def test_sequences_are_identified_by_their_index_in_the_corpus() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    plain = moved_tokens(known(a), known(b), 3).worse
+    plain = moved_tokens(with_token_kl(a), with_token_kl(b), 3).worse
     later = np.arange(8) * 3 + 5
     sources = tuple("abcdefgh")
-    x, y = (replace(each, sequences=later, sources=sources) for each in (a, b))
-    found = moved_tokens(known(x), known(y), 3).worse
-    assert [each.sequence for each in found] == [3 * each.sequence + 5 for each in plain]
-    assert [each.source for each in found] == [sources[each.sequence] for each in plain]
+    x, y = (replace(item, sequences=later, sources=sources) for item in (a, b))
+    result = moved_tokens(with_token_kl(x), with_token_kl(y), 3).worse
+    assert [item.sequence for item in result] == [3 * item.sequence + 5 for item in plain]
+    assert [item.source for item in result] == [sources[item.sequence] for item in plain]
 
 
-def test_other_tokens_and_what_is_not_finite_are_refused() -> None:
-    measurement, tokens = known(tokenwise(ordinary()))
+def test_other_tokens_and_non_finite_values_are_refused() -> None:
+    measurement, tokens = with_token_kl(tokenwise(ordinary()))
     fewer = TokenKL(tokens.sequences[1:], tokens.positions[1:], tokens.kl[1:])
-    moved = TokenKL(tokens.sequences, tokens.positions + np.int32(1), tokens.kl)
-    for other in (fewer, moved):
-        with pytest.raises(UndefinedMetricError, match="are of other tokens"):
+    shifted = TokenKL(tokens.sequences, tokens.positions + np.int32(1), tokens.kl)
+    for other in (fewer, shifted):
+        with pytest.raises(UndefinedMetricError, match="values of different tokens"):
             moved_tokens((measurement, tokens), (measurement, other), 1)
     for value in (np.nan, np.inf):
         broken = replace(tokens, kl=np.where(tokens.positions == 3, np.float32(value), tokens.kl))

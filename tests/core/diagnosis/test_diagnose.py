@@ -63,10 +63,10 @@ def test_a_sound_measurement_is_not_suspected() -> None:
         ({"l0": 25000.0}, "L0 = 250 of 512 latents", "TopK or JumpReLU SAE read as ReLU"),
     ],
 )
-def test_signatures(sums: dict[str, float], evidence: str, remedy: str) -> None:
-    (found,) = diagnose(measured(checkpoint={}, corpus={}, **sums)).suspicions
-    assert evidence in found.evidence
-    assert remedy in found.remedy
+def test_symptoms_of_a_wrong_load(sums: dict[str, float], evidence: str, remedy: str) -> None:
+    (suspicion,) = diagnose(measured(checkpoint={}, corpus={}, **sums)).suspicions
+    assert evidence in suspicion.evidence
+    assert remedy in suspicion.remedy
 
 
 @pytest.mark.parametrize(
@@ -76,44 +76,46 @@ def test_signatures(sums: dict[str, float], evidence: str, remedy: str) -> None:
         ({"context_size": 1}, {"context": 2}, "context: 1"),
     ],
 )
-def test_contradictions(checkpoint: dict[str, Any], corpus: dict[str, Any], remedy: str) -> None:
-    (found,) = diagnose(measured(checkpoint=checkpoint, corpus=corpus)).suspicions
-    assert remedy in found.remedy
+def test_a_context_longer_than_the_training_is_suspected(
+    checkpoint: dict[str, Any], corpus: dict[str, Any], remedy: str
+) -> None:
+    (suspicion,) = diagnose(measured(checkpoint=checkpoint, corpus=corpus)).suspicions
+    assert remedy in suspicion.remedy
 
 
 @given(measurements())
 def test_a_broken_measurement_is_diagnosed_without_an_error(measurement: Measurement) -> None:
     sums = {**measurement.sums, "l2_ratio": measurement.sums["l2_ratio"] * np.nan}
-    for found in diagnose(replace(measurement, sums=sums)).suspicions:
-        assert found.evidence
-        assert found.remedy
+    for suspicion in diagnose(replace(measurement, sums=sums)).suspicions:
+        assert suspicion.evidence
+        assert suspicion.remedy
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("bos", "bos"), ("first", "bos"), ("special", "special-tokens"), ("large", "large-norms")],
 )
-def test_tokens_that_the_sae_cannot_reconstruct(kind: str, name: str) -> None:
+def test_badly_reconstructed_tokens_are_suspected(kind: str, name: str) -> None:
     group = Group(kind, tokens=0.01, error=0.6, relative=0.5, ordinary=0.1)
     assert names(examined(groups=(group,))) == (name,)
-    (found,) = diagnose(None, examined(groups=(group,))).suspicions
-    assert "1.0% of the scored tokens and 60% of the squared error" in found.evidence
+    (suspicion,) = diagnose(None, examined(groups=(group,))).suspicions
+    assert "1.0% of the scored tokens and 60% of the squared error" in suspicion.evidence
     for as_good in (replace(group, relative=0.15, error=0.4), replace(group, error=0.03)):
         assert names(examined(groups=(as_good,))) == ()
-    # What is included on purpose, and is nearly all of the error, hides all others.
+    # Special tokens that a spec includes and that are nearly all of the error hide all others.
     hides = replace(group, relative=0.01)
     assert names(examined(groups=(hides,))) == ((name,) if kind in ("bos", "special") else ())
     # Attention sinks are hard for every SAE: they matter once they are most of the error.
-    some = replace(group, error=0.4)
-    assert names(examined(groups=(some,))) == (() if kind == "large" else (name,))
+    smaller_error = replace(group, error=0.4)
+    assert names(examined(groups=(smaller_error,))) == (() if kind == "large" else (name,))
 
 
-def test_thresholds_that_were_rounded_matter_where_latents_are_near() -> None:
+def test_rounded_thresholds_matter_where_latents_are_near_them() -> None:
     assert names(examined(near_thresholds=0.03)) == ("bf16-threshold",)
     assert names(examined(near_thresholds=0.01)) == ()
 
 
-def test_what_was_examined_says_more_than_the_measurement() -> None:
+def test_an_examination_replaces_symptoms_of_the_measurement() -> None:
     dense = measured(checkpoint={}, l0=25000.0, cosine=20.0)
     assert diagnose(dense).names == ("misfit", "threshold-dropped")
     assert diagnose(dense, examined()).names == ()
@@ -122,12 +124,12 @@ def test_what_was_examined_says_more_than_the_measurement() -> None:
     assert diagnose(harmful, examined()).names == ("worse-than-zeros",)
 
 
-def test_what_was_tried_is_a_table_where_it_was_asked_for() -> None:
+def test_a_thorough_diagnosis_lists_the_trials() -> None:
     trials = (trial("k", explained_variance=0.5), trial("pre-bias", explained_variance=0.95))
-    near = examined(loaded=replace(BAD, kl=0.25), trials=trials)
-    assert diagnose(None, near).tried == ()
-    found = diagnose(None, replace(near, thorough=True))
-    assert found.tried == (
+    quick = examined(loaded=replace(BAD, kl=0.25), trials=trials)
+    assert diagnose(None, quick).tried == ()
+    diagnosis = diagnose(None, replace(quick, thorough=True))
+    assert diagnosis.tried == (
         "tried on 1,000 tokens; change of pre-bias fits",
         "                                EV  factor  constant    L0      KL",
         "as loaded                   0.8000   0.800      8.0%  16.0  0.2500",
@@ -141,8 +143,8 @@ def test_what_was_tried_is_a_table_where_it_was_asked_for() -> None:
 
 
 def test_a_diagnosis_is_written_as_lines() -> None:
-    found = Diagnosis((Suspicion("scale", "‖x̂‖", "this", (("scale", "2"),)),), ("a", "b"))
-    assert str(found).splitlines() == ["probably: scale: ‖x̂‖", "  try: this", "a", "b"]
+    diagnosis = Diagnosis((Suspicion("scale", "‖x̂‖", "this", (("scale", "2"),)),), ("a", "b"))
+    assert str(diagnosis).splitlines() == ["probably: scale: ‖x̂‖", "  try: this", "a", "b"]
     assert str(Diagnosis()) == "nothing is suspected"
 
 

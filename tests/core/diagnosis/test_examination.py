@@ -1,4 +1,4 @@
-"""Which numbers are those of a sound SAE."""
+"""`Examination.sound` accepts the numbers that training leaves, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fits better is named with its numbers; what is sound is told from what nothing explains."""
+"""A misfit is explained by the variant that fits; a sound SAE raises no suspicion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_sound_examination_is_not_suspected(factor: float, architecture: str) 
     assert names(examined(architecture=architecture, loaded=loaded, trials=tempting)) == ()
 
 
-def test_errors_of_rounding_are_no_misfit() -> None:
+def test_rounding_errors_are_no_misfit() -> None:
     loaded = fit(explained_variance=1 - 1e-9, constant=0.9)
     better = (trial(OTHER_PLACE, explained_variance=1.0, constant=0.0),)
     assert names(examined(loaded=loaded, trials=better)) == ()
@@ -36,9 +36,9 @@ def test_errors_of_rounding_are_no_misfit() -> None:
 @pytest.mark.parametrize(
     "name", ["pre-bias", "normalize", "scale", "space", "k", "topk-as-relu", OTHER_PLACE]
 )
-def test_what_fits_is_named_with_its_numbers(name: str) -> None:
-    found = diagnose(None, examined(loaded=BAD, trials=(trial("k", factor=0.9), trial(name))))
-    (suspicion,) = found.suspicions
+def test_a_fitting_trial_is_suspected_with_its_numbers(name: str) -> None:
+    diagnosis = diagnose(None, examined(loaded=BAD, trials=(trial("k", factor=0.9), trial(name))))
+    (suspicion,) = diagnosis.suspicions
     assert suspicion.name == name
     assert f"with change of {name} explained variance is 0.900 (as loaded 0.800)" in (
         suspicion.evidence
@@ -56,11 +56,11 @@ def test_what_fits_is_named_with_its_numbers(name: str) -> None:
         trial("pre-bias", explained_variance=0.815),
     ],
 )
-def test_what_does_not_fit_well_enough_is_not_named(almost: Trial) -> None:
+def test_a_trial_that_fits_badly_is_not_suspected(almost: Trial) -> None:
     assert names(examined(loaded=BAD, trials=(almost,))) == ("misfit",)
 
 
-def test_the_best_of_what_fits_is_named() -> None:
+def test_the_best_fitting_trial_is_suspected() -> None:
     trials = (
         trial("normalize", explained_variance=0.95, constant=0.09),  # by half a fit
         trial("k", explained_variance=0.85),
@@ -70,7 +70,7 @@ def test_the_best_of_what_fits_is_named() -> None:
     assert names(examined(loaded=loaded, trials=trials)) == ("pre-bias",)
 
 
-def test_another_place_may_fit_better_than_one_that_fits() -> None:
+def test_another_hook_point_can_beat_a_sound_fit() -> None:
     assert names(examined(trials=(trial(OTHER_PLACE, explained_variance=0.92),))) == (OTHER_PLACE,)
     for short in (
         trial(OTHER_PLACE, explained_variance=0.905),
@@ -80,7 +80,7 @@ def test_another_place_may_fit_better_than_one_that_fits() -> None:
         assert names(examined(trials=(short,))) == ()
 
 
-def test_latents_beyond_those_of_the_training_are_named_although_they_explain_more() -> None:
+def test_surplus_latents_are_suspected_although_they_explain_more() -> None:
     loaded = fit(explained_variance=0.94, factor=0.93, l0=42.0, constant=0.02)
     sparser = trial("threshold-dropped", explained_variance=0.92, l0=17.0)
     other = trial("topk-as-relu", explained_variance=0.915, l0=17.0)
@@ -104,7 +104,9 @@ def test_latents_beyond_those_of_the_training_are_named_although_they_explain_mo
         ((1.0, 1.0), ()),  # nothing scaled these rows
     ],
 )
-def test_a_scaled_decoder(norms: tuple[float, float], expected: tuple[str, ...]) -> None:
+def test_a_scaled_decoder_is_suspected(
+    norms: tuple[float, float], expected: tuple[str, ...]
+) -> None:
     loaded = fit(factor=0.91, explained_variance=0.89)
     examination = examined(
         loaded=loaded, decoder_norms=norms, trials=(trial(SCALED_DECODER),)
@@ -112,14 +114,14 @@ def test_a_scaled_decoder(norms: tuple[float, float], expected: tuple[str, ...])
     assert names(examination) == expected
 
 
-def test_rows_of_one_length_that_the_factor_brings_to_1_tell_more_than_another_fit() -> None:
+def test_rows_scaled_from_length_1_outweigh_another_fit() -> None:
     loaded = fit(factor=1.11, explained_variance=0.88)
     trials = (trial("k", explained_variance=0.95), trial(SCALED_DECODER))
     assert names(examined(loaded=loaded, decoder_norms=(0.9, 0.9), trials=trials)) == ("scale",)
     assert names(examined(loaded=loaded, decoder_norms=(0.8, 0.8), trials=trials)) == ("k",)
 
 
-def test_encoder_and_decoder_that_do_not_pair_up() -> None:
+def test_unpaired_encoder_and_decoder_are_suspected() -> None:
     lost = fit(explained_variance=-0.5, factor=0.0)
     apart = Pairing(own=0.0, best=0.8, own_share=0.01)
     permuted = examined(loaded=lost, pairing=apart, trials=(trial("decoder-permuted"),))
@@ -130,11 +132,11 @@ def test_encoder_and_decoder_that_do_not_pair_up() -> None:
     assert names(examined(loaded=lost, pairing=together)) == ("misfit",)
 
 
-def test_a_bias_of_zeros() -> None:
+def test_a_missing_decoder_bias_is_suspected() -> None:
     loaded = fit(constant=0.2)
-    (found,) = diagnose(None, examined(loaded=loaded, zero_bias=True)).suspicions
-    assert found.name == "pre-bias"
-    assert "20% of the squared error is one constant vector" in found.evidence
+    (suspicion,) = diagnose(None, examined(loaded=loaded, zero_bias=True)).suspicions
+    assert suspicion.name == "pre-bias"
+    assert "20% of the squared error is one constant vector" in suspicion.evidence
     assert names(examined(zero_bias=True)) == ()
     unrelated = fit(constant=0.2, factor=0.1)
     assert names(examined(loaded=unrelated, zero_bias=True)) == ("misfit",)
@@ -142,7 +144,7 @@ def test_a_bias_of_zeros() -> None:
     assert names(examined(loaded=loaded)) == ("misfit",)
 
 
-def test_error_where_centred_activations_have_nothing() -> None:
+def test_error_along_ones_in_a_centred_model_is_suspected() -> None:
     centred = examined(processing="hooked", ones_in_error=0.4, ones_in_activation=1e-12)
     assert names(centred) == ("space",)
     assert names(replace(centred, processing="raw")) == ()
@@ -161,12 +163,14 @@ def test_error_where_centred_activations_have_nothing() -> None:
         (fit(factor=math.nan), "topk", ("misfit",)),
     ],
 )
-def test_what_nothing_explains(loaded: Fit, architecture: str, expected: tuple[str, ...]) -> None:
-    near = examined(loaded=loaded, architecture=architecture)
-    assert names(near) == expected
-    for found in diagnose(None, near).suspicions:
-        assert found.remedy.endswith("; a thorough diagnosis tries more")
-        assert found.options == (("diagnose", ""),)
-    for found in diagnose(None, replace(near, thorough=True)).suspicions:
-        assert "tries more" not in found.remedy
-        assert found.options == ()
+def test_a_misfit_without_explanation_is_suspected(
+    loaded: Fit, architecture: str, expected: tuple[str, ...]
+) -> None:
+    quick = examined(loaded=loaded, architecture=architecture)
+    assert names(quick) == expected
+    for suspicion in diagnose(None, quick).suspicions:
+        assert suspicion.remedy.endswith("; a thorough diagnosis tries more")
+        assert suspicion.options == (("diagnose", ""),)
+    for suspicion in diagnose(None, replace(quick, thorough=True)).suspicions:
+        assert "tries more" not in suspicion.remedy
+        assert suspicion.options == ()

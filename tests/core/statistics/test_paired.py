@@ -1,4 +1,4 @@
-"""Paired moves of ratios against textbook special cases, the jackknife and resampling."""
+"""Paired differences of ratios against textbook special cases, the jackknife and resampling."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def test_with_constant_denominators_it_is_the_paired_t_test(
 ) -> None:
     a, b = (np.array(column) for column in zip(*rows, strict=True))
     assume(float(np.std(b - a)) > 1e-6)
-    found = move(sums(a, np.ones_like(a)), sums(b, np.ones_like(b)), confidence=confidence)
+    result = move(sums(a, np.ones_like(a)), sums(b, np.ones_like(b)), confidence=confidence)
     expected = stats.ttest_rel(b, a)
     interval = expected.confidence_interval(confidence)
-    assert found.value == pytest.approx(float(np.mean(b - a)), rel=1e-9, abs=1e-9)
-    assert found.p_value == pytest.approx(float(expected.pvalue), rel=1e-6, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
+    assert result.value == pytest.approx(float(np.mean(b - a)), rel=1e-9, abs=1e-9)
+    assert result.p_value == pytest.approx(float(expected.pvalue), rel=1e-6, abs=1e-12)
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
 @pytest.mark.parametrize("share", [False, True])
 def test_the_standard_error_agrees_with_the_jackknife(share: bool) -> None:
     before, after = two_versions(0)
-    found = move(before, after, share=share)
+    result = move(before, after, share=share)
 
     def without(row: int) -> float:
         a, b = (
@@ -60,12 +60,12 @@ def test_the_standard_error_agrees_with_the_jackknife(share: bool) -> None:
 
     left_out = np.array([without(row) for row in range(400)])
     jackknife = math.sqrt(399 / 400 * ((left_out - left_out.mean()) ** 2).sum())
-    assert found.high is not None
-    half = found.high - found.value
+    assert result.high is not None
+    half = result.high - result.value
     assert half / stats.t.ppf(0.975, 399) == pytest.approx(jackknife, rel=0.01)
 
 
-def test_what_both_share_of_a_text_cancels() -> None:
+def test_pairing_cancels_the_variance_shared_by_a_text() -> None:
     before, after = two_versions(1, worse=1.03)
     paired = move(before, after)
     assert paired.low is not None
@@ -81,22 +81,22 @@ def _standard_error(of: Sums) -> float:
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_the_interval_covers_the_truth_as_often_as_it_says(share: bool) -> None:
+def test_the_interval_has_its_nominal_coverage(share: bool) -> None:
     hits, significant = 0, 0
     for seed in range(1500):
-        found = move(*two_versions(seed, 64, worse=1.0), share=share)
-        assert found.low is not None
-        assert found.high is not None
-        assert found.p_value is not None
-        hits += found.low <= 0 <= found.high
-        significant += found.p_value < 0.05
+        result = move(*two_versions(seed, 64, worse=1.0), share=share)
+        assert result.low is not None
+        assert result.high is not None
+        assert result.p_value is not None
+        hits += result.low <= 0 <= result.high
+        significant += result.p_value < 0.05
     assert 0.935 <= hits / 1500 <= 0.965
     assert 0.035 <= significant / 1500 <= 0.065
 
 
-def test_order_and_scale_change_nothing_and_there_and_back_is_no_move() -> None:
+def test_row_order_and_scale_do_not_matter_and_reversal_negates() -> None:
     before, after = two_versions(2)
-    found = move(before, after)
+    result = move(before, after)
     rng = np.random.default_rng(3)
     order = rng.permutation(400)
     same: dict[str, Callable[[Array], Array]] = {
@@ -105,18 +105,20 @@ def test_order_and_scale_change_nothing_and_there_and_back_is_no_move() -> None:
     }
     for name, changed in same.items():
         a, b = (sums(changed(s.numerator), changed(s.denominator)) for s in (before, after))
-        assert _numbers(move(a, b)) == pytest.approx(_numbers(found), rel=1e-9), name
+        assert _numbers(move(a, b)) == pytest.approx(_numbers(result), rel=1e-9), name
     back = move(after, before)
-    assert found.low is not None
-    assert found.high is not None
-    assert _numbers(back) == pytest.approx((-found.value, -found.high, -found.low, found.p_value))
+    assert result.low is not None
+    assert result.high is not None
+    assert _numbers(back) == pytest.approx(
+        (-result.value, -result.high, -result.low, result.p_value)
+    )
 
 
-def _numbers(found: Move) -> tuple[float | None, ...]:
-    return found.value, found.low, found.high, found.p_value
+def _numbers(result: Move) -> tuple[float | None, ...]:
+    return result.value, result.low, result.high, result.p_value
 
 
-def test_of_no_move_there_is_no_doubt() -> None:
+def test_equal_measurements_have_p_value_one_and_width_zero() -> None:
     before, _ = two_versions(4)
     assert move(before, before) == Move(0.0, 0.0, 0.0, 1.0)
     all_alike = sums(before.numerator + before.denominator, before.denominator)
@@ -125,14 +127,14 @@ def test_of_no_move_there_is_no_doubt() -> None:
     assert move(one, one) == Move(0.0, None, None, None)
 
 
-def test_the_variance_ratio_is_what_pairing_gains() -> None:
+def test_the_variance_ratio_is_the_gain_of_pairing() -> None:
     before, after = two_versions(6, 4000)
     assert variance_ratio(before, before) is None
     assert variance_ratio(*(sums(np.ones(1), np.ones(1)) for _ in range(2))) is None
-    found = variance_ratio(before, after)
-    assert found is not None
+    result = variance_ratio(before, after)
+    assert result is not None
     means = [s.numerator - s.value * s.denominator for s in (before, after)]
-    assert found == pytest.approx(
+    assert result == pytest.approx(
         (np.var(means[0]) + np.var(means[1])) / np.var(means[1] - means[0]), rel=1e-6
     )
     strangers = variance_ratio(before, two_versions(7, 4000)[1])
@@ -142,10 +144,10 @@ def test_the_variance_ratio_is_what_pairing_gains() -> None:
     assert paired.high is not None
     half = (paired.high - paired.value) / stats.t.ppf(0.975, 3999)
     apart = math.hypot(*(_standard_error(s) for s in (before, after)))
-    assert found**0.5 == pytest.approx(apart / half, rel=1e-3)
+    assert result**0.5 == pytest.approx(apart / half, rel=1e-3)
 
 
-def test_a_share_of_nothing_and_other_rows_are_refused() -> None:
+def test_a_share_of_zero_and_unequal_rows_are_refused() -> None:
     before, after = two_versions(5)
     nothing = sums(np.zeros(400), before.denominator)
     with pytest.raises(

@@ -17,7 +17,7 @@ finite = st.floats(-1e6, 1e6)
 
 
 @given(st.lists(finite, min_size=2, max_size=20))
-def test_with_constant_denominators_the_interval_is_students_of_the_mean(xs: list[float]) -> None:
+def test_with_constant_denominators_it_is_students_interval_of_a_mean(xs: list[float]) -> None:
     x, one = np.array(xs), np.ones(len(xs))
     value = ratio(x, one)
     interval = ratio_interval(x, one, value)
@@ -39,7 +39,7 @@ def test_the_standard_error_agrees_with_the_jackknife() -> None:
     assert half / stats.t.ppf(0.975, 399) == pytest.approx(jackknife, rel=0.01)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(2000):
@@ -51,16 +51,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 @given(st.floats(0.6, 0.999), st.floats(0.6, 0.999), st.integers(2, 40))
-def test_a_rescaled_interval_is_that_of_the_other_confidence(
-    had: float, asked: float, n: int
+def test_a_rescaled_interval_equals_one_at_the_new_confidence(
+    old: float, new: float, n: int
 ) -> None:
     rng = np.random.default_rng(n)
     num, den = rng.uniform(1, 2, n), rng.uniform(1, 2, n)
     value = ratio(num, den)
-    low, high = ratio_interval(num, den, value, confidence=had) or (math.nan, math.nan)
-    found = rescaled(Estimate(value, low, high, 0, n, had), asked)
-    assert found == pytest.approx(ratio_interval(num, den, value, confidence=asked))
-    assert rescaled(Estimate(value, None, None, 0, 1, had), asked) is None
+    low, high = ratio_interval(num, den, value, confidence=old) or (math.nan, math.nan)
+    interval = rescaled(Estimate(value, low, high, 0, n, old), new)
+    assert interval == pytest.approx(ratio_interval(num, den, value, confidence=new))
+    assert rescaled(Estimate(value, None, None, 0, 1, old), new) is None
 
 
 def test_one_sequence_has_no_interval() -> None:
@@ -78,17 +78,17 @@ def test_the_ratio_does_not_depend_on_the_order_of_the_rows(xs: list[float]) -> 
      ([math.inf], [1.0]), ([math.inf, -math.inf], [1.0, 1.0]), ([], []),
      ([1e308, 1e308], [1.0, 1.0])],
 )  # fmt: skip
-def test_no_ratio_is_invented(num: list[float], den: list[float]) -> None:
+def test_zero_and_non_finite_sums_have_no_ratio(num: list[float], den: list[float]) -> None:
     with pytest.raises(UndefinedMetricError):
         ratio(np.array(num), np.array(den))
 
 
-def test_the_floor_itself_is_no_denominator() -> None:
+def test_a_denominator_at_the_floor_is_refused() -> None:
     with pytest.raises(UndefinedMetricError, match=r"not above 0\.5"):
         ratio(np.array([1.0]), np.array([0.5]), floor=0.5)
     assert ratio(np.array([1.0]), np.array([math.nextafter(0.5, 1)]), floor=0.5) > 0
 
 
-def test_past_the_largest_float_there_is_no_interval() -> None:
+def test_overflowing_squares_give_no_interval() -> None:
     huge, one = np.array([1e200, -1e200, 3e200]), np.ones(3)
     assert ratio_interval(huge, one, ratio(huge, one)) is None

@@ -1,4 +1,4 @@
-"""When the first sequences decide: the published boundary, error rates, and what never stops."""
+"""The sequential test: its published boundary, its error rate, and when it never decides."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ samples = st.tuples(st.integers(0, 2**32 - 1), st.integers(3, 100)).map(
 
 
 def symmetric(mean: float, n: int) -> NDArray[np.float64]:
-    """Of no skewness, with this mean and the standard deviation (n − 1 degrees) 1."""
+    """Return n values without skewness, with this mean and standard deviation 1 (divisor n − 1)."""
     half = math.sqrt((n - 1) / n)
     return mean + np.repeat([half, -half], n // 2)
 
 
 @pytest.mark.parametrize(("n", "z"), [(64, 4.03), (960, 4.54)])
 def test_the_boundary_is_that_of_the_simulated_design(n: int, z: float) -> None:
-    """In units of a normal statistic, for α = 0.001 and 1,024 sequences."""
+    """The boundary is in units of a normal statistic, for α = 0.001 and 1,024 sequences."""
     rule, total = Rule(alpha=1e-3, minimum=64), 1024
 
     def over(mean: float) -> float:
@@ -48,13 +48,13 @@ def test_scale_and_order_do_not_matter(g: NDArray[np.float64], scale: float) -> 
 
 
 @given(samples, st.floats(0, 3))
-def test_more_is_more_evidence(g: NDArray[np.float64], more: float) -> None:
+def test_evidence_grows_with_the_mean(g: NDArray[np.float64], more: float) -> None:
     before, after = (log_evidence(x, 200, rule=RULE) for x in (g, g + more))
     assert after >= before - 1e-9
 
 
 @given(samples)
-def test_moments_are_evidence_without_the_skewness(g: NDArray[np.float64]) -> None:
+def test_evidence_of_moments_omits_the_skewness(g: NDArray[np.float64]) -> None:
     mirrored = np.concatenate([g, 2 * g.mean() - g])  # of the same mean, and none
     by_moments = evidence_of_moments(
         mirrored.sum(), (mirrored**2).sum(), len(mirrored), 500, rule=RULE
@@ -65,15 +65,15 @@ def test_moments_are_evidence_without_the_skewness(g: NDArray[np.float64]) -> No
 
 
 @given(st.lists(samples, min_size=1, max_size=3))
-def test_several_sets_at_once_are_each_by_itself(drawn: list[NDArray[np.float64]]) -> None:
+def test_a_batch_of_sets_equals_one_set_at_a_time(drawn: list[NDArray[np.float64]]) -> None:
     n = min(map(len, drawn))
     sets = np.stack([g[:n] for g in drawn])
-    together = log_evidence(sets, 200, rule=RULE)
-    alone = [float(log_evidence(g, 200, rule=RULE)) for g in sets]
-    np.testing.assert_allclose(together, alone, rtol=1e-9)
+    batch = log_evidence(sets, 200, rule=RULE)
+    one_by_one = [float(log_evidence(g, 200, rule=RULE)) for g in sets]
+    np.testing.assert_allclose(batch, one_by_one, rtol=1e-9)
 
 
-def test_nothing_is_said_before_the_minimum_or_at_the_end() -> None:
+def test_nothing_is_decided_below_the_minimum_or_on_the_full_set() -> None:
     certain = symmetric(1e3, 62)
     ask = partial(above_zero, alpha=0.001, rule=Rule(0.001, minimum=64))
     assert not ask(certain, 1000)
@@ -82,7 +82,7 @@ def test_nothing_is_said_before_the_minimum_or_at_the_end() -> None:
     assert not ask(longer, 64)  # the whole set: there the sum itself tells
 
 
-def test_what_is_not_finite_is_never_above() -> None:
+def test_values_that_are_not_finite_are_never_above_zero() -> None:
     for bad in (math.nan, math.inf, -math.inf):
         g = symmetric(10, 100)
         g[3] = bad
@@ -90,12 +90,12 @@ def test_what_is_not_finite_is_never_above() -> None:
             assert not above_zero(sign * g, 1000, alpha=0.01, rule=RULE)
 
 
-def test_without_spread_the_sign_is_certain_and_zero_is_not() -> None:
+def test_without_variance_a_nonzero_mean_is_certain() -> None:
     for value, expected in ((0.5, True), (-0.5, False), (0.0, False)):
         assert bool(above_zero(np.full(80, value), 1000, alpha=1e-9, rule=RULE)) is expected
 
 
-def test_the_worst_that_may_come_holds_back() -> None:
+def test_an_unseen_worst_sequence_delays_the_decision() -> None:
     g = symmetric(1.0, 100)
     ask = partial(above_zero, g, 1000, alpha=0.001, rule=RULE)
     assert ask()
@@ -103,23 +103,23 @@ def test_the_worst_that_may_come_holds_back() -> None:
     assert not ask(unseen=-200.0)
 
 
-def test_wrong_as_seldom_as_promised() -> None:
-    """2,000 sets on the boundary, of the least convenient kind: skewed, looked at often."""
+def test_the_error_rate_is_at_most_alpha() -> None:
+    """Simulate 2,000 sets with Σ g = 0, the worst case: skewed values, many looks."""
     generator = np.random.default_rng(0)
     rule, total = Rule(alpha=0.02), 256
     g = generator.lognormal(sigma=0.6, size=(2000, total))
-    g -= g.mean(axis=1, keepdims=True)  # Σ g = 0: whatever is said is wrong
+    g -= g.mean(axis=1, keepdims=True)  # Σ g = 0: every decision is wrong
     for sign in (1, -1):
-        said = np.zeros(len(g), dtype=np.bool_)
+        decided = np.zeros(len(g), dtype=np.bool_)
         for n in range(64, total, 16):
-            said |= above_zero(sign * g[:, :n], total, alpha=rule.alpha, rule=rule)
+            decided |= above_zero(sign * g[:, :n], total, alpha=rule.alpha, rule=rule)
         limit = rule.alpha + 3 * math.sqrt(rule.alpha / len(g))
-        assert said.mean() <= limit
+        assert decided.mean() <= limit
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("alpha", 0.0), ("alpha", 0.5), ("alpha", math.nan), ("minimum", 1)]
 )
-def test_a_rule_that_cannot_be_is_refused(field: str, value: float) -> None:
+def test_a_rule_out_of_range_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} is"):
         Rule(**{field: value})  # type: ignore[arg-type]
