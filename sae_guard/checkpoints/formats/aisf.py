@@ -207,7 +207,7 @@ def _component(
             raise LoadError(f"{path} has no axis of components: it holds one SAE, without a name")
         return dict(tensors), hooks[0]
     indices = [str(index) for index in range(count)]
-    chosen = opened.name if opened.name in indices else opened.chosen(names or indices)
+    chosen = opened.name if opened.name in indices else opened.selected_name(names or indices)
     index = int(chosen) if chosen in indices else hooks.index(chosen)
     flat = {n: t for n, t in tensors.items() if t.ndim == 0 or t.shape[0] != count}
     if flat:

@@ -141,7 +141,7 @@ FORMAT = Format(
     recognised_by="`layer_N.safetensors` with `config.yaml` (`feature_input_hook`), or with "
     "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
-    beside=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
+    config_layouts=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
     declare=declare,
     declares_first=True,
     matches=matches,

@@ -267,7 +267,7 @@ FORMAT = Format(
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
     "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
     folders=(FolderLayout("config.json", "ae.pt"),),
-    beside=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", above=(0, 1), rank=1),),
+    config_layouts=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", levels_up=(0, 1), rank=1),),
     declare=declare,
     matches=matches,
     read=read,

@@ -76,7 +76,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     path = opened.weights
     positions = [m[1] for key in opened.entries if (m := _KEY.fullmatch(key))]
     dotted = replace(opened, name=opened.name.replace("-", ".") if opened.name else None)
-    hook = dotted.chosen([position.replace("-", ".") for position in positions])
+    hook = dotted.selected_name([position.replace("-", ".") for position in positions])
     prefix = hook.replace(".", "-") + "."
     own = {n.removeprefix(prefix): t for n, t in opened.tensors.items() if n.startswith(prefix)}
     if "codebook" in own:
@@ -140,7 +140,7 @@ FORMAT = Format(
     recognised_by="the keys `HOOK.encoder.0.weight` and `HOOK.decoder.weight`, with hyphens for "
     "the dots of the hook point; `final_config.yaml` may lie beside",
     holds="standard SAEs; one of several is `samples_400000.pt#blocks.6.hook_resid_pre`",
-    beside=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
+    config_layouts=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
     declare=declare,
     matches=matches,
     read=read,

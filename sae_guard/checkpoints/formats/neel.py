@@ -64,7 +64,7 @@ FORMAT = Format(
     name="Neel 1L",
     recognised_by="`NAME.pt` with `NAME_cfg.json`",
     holds="standard SAEs",
-    beside=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
+    config_layouts=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
     declare=lambda files: names_in_config(files) if matches(files) else None,
     matches=matches,
     read=read,

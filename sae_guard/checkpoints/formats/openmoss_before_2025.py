@@ -147,7 +147,7 @@ FORMAT = Format(
     "gated linear unit; a topk SAE with a `jump_relu_threshold` has to be said to be topk or "
     "jumprelu",
     folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
-    beside=(ConfigBeside(_CONFIG, r"checkpoints/.*", above=(1,), rank=1),),
+    config_layouts=(ConfigBeside(_CONFIG, r"checkpoints/.*", levels_up=(1,), rank=1),),
     configs_above=(LM_CONFIG,),
     declare=declare,
     matches=matches,

@@ -308,8 +308,8 @@ def test_module_of_a_batchtopk(tmp_path: Path) -> None:
     ("value", "message", "contract"),
     [
         (None, "was never trained, and its latents depend on", "batch_mates"),
-        (torch.tensor(0.0), "thresholds lie between 0 and 0", "threshold"),
-        (torch.tensor(-1.0), "thresholds lie between -1 and -1", "threshold"),
+        (torch.tensor(0.0), "thresholds are 0 to 0", "threshold"),
+        (torch.tensor(-1.0), "thresholds are -1 to -1", "threshold"),
         (torch.tensor(float("nan")), "running_threshold is nan, expected a number", "threshold"),
         (torch.zeros(2), "running_threshold is tensor", "threshold"),
         ("0.7", "running_threshold is '0.7', expected a number", "threshold"),

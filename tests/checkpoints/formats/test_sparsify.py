@@ -137,7 +137,7 @@ def test_num_latents_0_leaves_the_size_to_the_expansion_factor(tmp_path: Path) -
         ({"activation": "groupmax", "signed": True}, "with signed only 'topk'", "activation"),
         ({"k": None}, "k is None", "activation"),
         ({"k": 11}, "k is 11, allowed: 1 to 10", "activation"),
-        ({"activation": "groupmax", "k": 3}, "does not divide 10", "activation"),
+        ({"activation": "groupmax", "k": 3}, "a divisor of 10", "activation"),
         ({"d_in": 7}, "d_in is 7, but the weights have 6", "shapes"),
         ({"num_latents": 12}, "num_latents is 12, but the weights have 10", "shapes"),
         ({"temperature": 1}, "temperature: not understood", "readable"),
