@@ -159,7 +159,7 @@ def test_v1_scale_that_is_not_stored(tmp_path: Path) -> None:
         ({"sparsity_include_decoder_norm": 1}, "is 1, expected true or false", "keys"),
         ({"apply_decoder_bias_to_pre_encoder": "absent"}, "is missing, expected true", "keys"),
         ({"temperature": 2}, "temperature = 2: not understood", "keys"),
-        ({"sae_type": "cnnsae"}, "sae_type is 'cnnsae', read so far: sae", "readable"),
+        ({"sae_type": "cnnsae"}, "sae_type is 'cnnsae', allowed: sae", "readable"),
         ({"d_sae": M + 1}, f"d_sae is {M + 1}, but final.safetensors has {M}", "shapes"),
         ({"d_model": D + 1}, f"d_model is {D + 1}, but final.safetensors has {D}", "shapes"),
         ({"use_decoder_bias": False}, "use_decoder_bias is false, but", "keys"),
@@ -187,7 +187,7 @@ def test_v1_glu_tensors_are_refused_by_name(tmp_path: Path) -> None:
     [
         (SaeOptions(architecture="topk"), "says architecture 'jumprelu'"),
         (SaeOptions(pre_bias=True), "says pre_bias False"),
-        (SaeOptions(scale="folded"), "folded no scale into weights of this form"),
+        (SaeOptions(scale="folded"), "say scale 'folded', allowed: stored"),
         (SaeOptions(scale=0.7), "has scale 0.489898, the `sae` options say 0.7"),
         (SaeOptions(scale=1.0), "has scale 0.489898, the `sae` options say 1"),
     ],
