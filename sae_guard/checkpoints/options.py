@@ -29,7 +29,7 @@ class SaeOptions(BaseModel):
     )
     k: int | None = Field(None, ge=1, description="Active latents per token of a TopK SAE.")
     pre_bias: bool | None = Field(
-        None, description="Whether b_dec is taken off the input before the encoder."
+        None, description="True if b_dec is subtracted from the input before the encoder."
     )
     normalize: Normalize | None = Field(
         None,
@@ -40,9 +40,9 @@ class SaeOptions(BaseModel):
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["folded", "stored"] | None
     ) = Field(
         None,
-        description="What the input is multiplied by, where the file names a normalisation of "
-        "the training and not its factor: the factor; folded, if the weights hold it already; "
-        "stored, if the file holds it and it is still to be applied.",
+        description="Factor of the input, if the file names a normalisation of the training but "
+        "does not decide its factor: a number; folded, if the weights include it already; stored, "
+        "if the file has it and the weights do not include it.",
     )
 
 

@@ -269,7 +269,7 @@ FORMAT = Format(
     name="dictionary_learning",
     recognised_by="`ae.pt` with `config.json` (`trainer.dict_class`), or the keys of its classes",
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
-    "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
+    "BatchTopK have the same keys and need the option architecture (topk or jumprelu)",
     folders=(FolderLayout("config.json", "ae.pt"),),
     config_layouts=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", levels_up=(0, 1), rank=1),),
     declare=declare,

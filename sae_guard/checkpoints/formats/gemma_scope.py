@@ -104,7 +104,7 @@ def _sqrt_d(tensors: dict[str, Tensor]) -> float:
 FORMAT = Format(
     name="Gemma Scope",
     recognised_by="`params.npz`, or any `.npz`",
-    holds="jumprelu SAEs; transcoders and SAEs on token embeddings where the path says it "
+    holds="jumprelu SAEs; transcoders and SAEs on token embeddings, by the path "
     "(`gemma-scope-2b-pt-transcoders/…`, `…/embedding/width_…`)",
     folders=(FolderLayout(None, "params.npz", rank=1),),
     declare=lambda files: (

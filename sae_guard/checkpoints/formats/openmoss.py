@@ -167,8 +167,8 @@ FORMAT = Format(
     recognised_by="`config.json` (`hook_point_in`) with `sae_weights.safetensors` or "
     "`sae_weights.pt`, or the keys `W_E` and `W_D`",
     holds="relu, topk and jumprelu SAEs and transcoders, also Matryoshka ones; not batchtopk, "
-    "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, "
-    "whether a dataset-wise scale is stored or folded has to be said",
+    "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, a "
+    "dataset-wise norm needs the option scale (stored or folded)",
     folders=(
         FolderLayout("config.json", "sae_weights.safetensors"),
         FolderLayout("config.json", "sae_weights.pt"),

@@ -144,8 +144,8 @@ FORMAT = Format(
     recognised_by="`hyperparams.json` with `checkpoints/final.safetensors`, `final.pt` or "
     "`sae_weights.safetensors`",
     holds="relu, topk and jumprelu SAEs and transcoders; not batch-wise norms and encoders with a "
-    "gated linear unit; a topk SAE with a `jump_relu_threshold` has to be said to be topk or "
-    "jumprelu",
+    "gated linear unit; a topk SAE with a `jump_relu_threshold` needs the option architecture "
+    "(topk or jumprelu)",
     folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
     config_layouts=(ConfigBeside(_CONFIG, r"checkpoints/.*", levels_up=(1,), rank=1),),
     configs_above=(LM_CONFIG,),

@@ -163,7 +163,7 @@ FORMAT = Format(
     recognised_by="a pickled module of `overcomplete.sae`, or the keys `dictionary._weights` or "
     "`dictionary.Relax`",
     holds="SAE, TopKSAE, JumpSAE, RATopKSAE and RAJumpSAE with linear encoders; BatchTopKSAE "
-    "only as a module; of a state dict without thresholds, architecture (and k) has to be said",
+    "only as a module; a state dict without thresholds needs the option architecture (and k)",
     matches=matches,
     read=read,
 )

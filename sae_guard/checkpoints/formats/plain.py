@@ -98,8 +98,8 @@ FORMAT = Format(
     name="plain state dict",
     recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
-    holds="SAEs of every architecture; architecture, pre_bias and normalize "
-    "(k, and a scale if there is one) have to be said",
+    holds="SAEs of every architecture; needs the options architecture, pre_bias and normalize "
+    "(and k or scale, where they apply)",
     declare=neel.names_in_config,  # the keys that unknown libraries are most likely to use
     matches=lambda opened: True,  # the last format: it refuses unknown tensors by their names
     read=read,

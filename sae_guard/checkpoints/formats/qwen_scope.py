@@ -63,8 +63,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 FORMAT = Format(
     name="Qwen Scope",
     recognised_by="`layerN.sae.pt`",
-    holds="topk SAEs; k is read off a folder that is called as the repository (`…-L0_50`), or has "
-    "to be said",
+    holds="topk SAEs; k is read from a folder with the name of the repository (`…-L0_50`), other "
+    "paths need the option k",
     declare=declare,
     matches=lambda opened: declare(opened) is not None,
     read=read,

@@ -275,8 +275,8 @@ FORMAT = Format(
     recognised_by="a folder with `cfg.json` (with a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
     holds="standard, topk, abstopk, jumprelu and gated SAEs, transcoders with and without a skip "
-    "connection, and checkpoints of a run in progress; a scale that normalize_activations says "
-    "and no file holds has to be said",
+    "connection, and checkpoints of a run in progress; needs the option scale if "
+    "normalize_activations implies one that no file stores",
     folders=FOLDERS,
     declare=declare,
     matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,

@@ -152,8 +152,8 @@ FORMAT = Format(
     name="SAELens 1–5",
     recognised_by="a folder with `cfg.json` (without a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
-    holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; a scale "
-    "that normalize_activations says and no file holds has to be said",
+    holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; needs the "
+    "option scale if normalize_activations implies one that no file stores",
     folders=FOLDERS,
     declare=declare,
     matches=is_folder,
