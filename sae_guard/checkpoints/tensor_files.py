@@ -151,11 +151,12 @@ def read_arrays(file: BinaryIO, size: int) -> dict[str, Tensor]:
         arrays: dict[str, Tensor] = {}
         for info in infos:
             name = info.filename.removesuffix(".npy")
-            if name == info.filename or "/" in name or name in arrays:
+            if name == info.filename or "/" in name:
                 raise ValueError(
-                    f"member {info.filename!r:.100} is unexpected: an .npz file has NAME.npy, each "
-                    "name once"
+                    f"{info.filename!r:.100} is no array, expected NAME.npy outside of folders"
                 )
+            if name in arrays:
+                raise ValueError(f"several members are named {info.filename!r:.100}")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(
                     f"{info.filename!r:.100} has compression method {info.compress_type}, allowed: "
