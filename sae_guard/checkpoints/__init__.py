@@ -1,4 +1,5 @@
-"""SAE files of every format → `SAE`: one module per format, listed in `formats`.
+"""Loading of checkpoints: SAE files of every format → `SAE`; one module per format in `formats`.
 
-Only `load` and what it reads with imports torch: the rest serves collection, which is done before.
+Only `load` and the readers it uses import torch. The other modules serve test collection, which
+must stay fast.
 """

@@ -1,6 +1,6 @@
-"""Canonical tensor names + what is known of the SAE → `SAE`, or a `LoadError` that says why not.
+"""Canonical tensors and the settings of the forward pass → `SAE`, or a `LoadError` with the reason.
 
-Which way the matrices of a file lie is found by the sizes of its biases, not by their names alone.
+The sizes of the biases decide whether a matrix is stored transposed; its name alone does not.
 """
 
 from __future__ import annotations
@@ -14,43 +14,48 @@ from typing import TYPE_CHECKING, Any
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError, Option
 
-if TYPE_CHECKING:  # what declares hook points imports this module, and imports no torch
+if TYPE_CHECKING:  # `declare` imports this module and must not import torch
     from torch import Tensor
 
     from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
     from sae_guard.sae.activations import Activation, JumpReLU
 
 _SAME_SCALE = 1e-4
-"""Relative difference up to which two scales are one, rounded differently."""
+"""Largest relative difference between two roundings of the same scale."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What tells SAEs with the same tensors apart; nothing in here is guessed."""
+    """Settings of the forward pass, which differ between SAEs with the same tensors.
+
+    Every value comes from the checkpoint, its format or the options; none is guessed.
+    """
 
     architecture: str
-    """One of `options.Architecture`."""
+    """Activation family, one of `options.Architecture`."""
     k: int | None
+    """Active latents per token of a TopK SAE, None for other activations."""
     pre_bias: bool
-    """Whether ``b_pre``, or b_dec where there is none, is taken off the input."""
+    """True where ``b_pre``, or b_dec without one, is subtracted from the input."""
     normalize: Normalize
     denormalize: bool = True
     rescale_by_decoder_norm: DecoderNorm = "none"
     scale_in: float = 1.0
     scale_out: float = 1.0
     inclusive: bool = False
-    """Whether a JumpReLU keeps what equals its threshold."""
+    """True where a JumpReLU latent is active at its threshold, not only above it."""
     transcoder: bool = False
 
 
 def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
-    """Raise `LoadError` where the options contradict what the checkpoint says."""
+    """Raise `LoadError` where the options contradict the checkpoint."""
     names: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize")
     for name in names:
         required, stored = getattr(options, name), getattr(facts, name)
         if required is not None and required != stored:
             raise LoadError(
-                f"{path} says {name} {stored!r}, the `sae` options say {required!r}",
+                f"{path} says {name} {stored!r}, the `sae` options say {required!r}; allowed: "
+                f"{stored!r}, or no {name} in the options",
                 "activation",
                 options=(name,),
             )
@@ -58,19 +63,20 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
         options.scale, facts.scale_in, rel_tol=_SAME_SCALE
     ):
         raise LoadError(
-            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}",
+            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}; allowed: "
+            f"{facts.scale_in:g}, or no scale in the options",
             "scale",
             options=("scale",),
         )
 
 
 def check_sizes(stated: Mapping[str, Any], sizes: Mapping[str, int], path: Path) -> None:
-    """Raise `LoadError` where a config states another size than the weights have.
+    """Raise `LoadError` where the sizes in a config differ from those of the weights.
 
     Args:
-        stated: The config; it need not state each size.
-        sizes: The sizes of the weights under the keys of the config.
-        path: Where the config is.
+        stated: The config, which may lack some of the sizes.
+        sizes: The sizes of the weights, under the keys of the config.
+        path: The config file.
     """
     for key, size in sizes.items():
         if stated.get(key, size) != size:
@@ -80,7 +86,12 @@ def check_sizes(stated: Mapping[str, Any], sizes: Mapping[str, int], path: Path)
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors under canonical names; the matrices of torch.nn.Linear, [out, in], transposed."""
+    """Rename tensors to canonical names, and transpose the matrices of torch.nn.Linear.
+
+    Args:
+        tensors: Tensors as stored; matrices called ``*.weight`` are [out, in].
+        names: Stored name → canonical name; other names are kept.
+    """
     return {
         names.get(name, name): (
             tensor.T.contiguous() if name.endswith(".weight") and tensor.ndim == 2 else tensor
@@ -90,14 +101,19 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 
 def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, path: Path) -> SAE:
-    """The SAE of ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_enc``, ``b_dec`` and so on.
+    """Build the SAE from its tensors, and check that they fit each other.
 
-    ``b_pre`` [d_in], ``latent_scale`` [d_sae] and, in transcoders, ``W_skip`` [d_out, d_in] may be
-    among them.
+    Args:
+        tensors: ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_enc`` [d_sae], ``b_dec``
+            [d_out] and those of the activation; optionally ``b_pre`` [d_in], ``latent_scale``
+            [d_sae] and, in transcoders, ``W_skip`` [d_out, d_in].
+        facts: Settings of the forward pass.
+        source: Provenance.
+        path: The weights file, for messages.
 
     Raises:
-        LoadError: Keys are missing or left over, shapes disagree, a weight is not finite, a
-            threshold is the mark of one that was never trained, or k does not fit.
+        LoadError: Tensors are missing or unknown, shapes disagree, a weight is not finite, the
+            thresholds were never trained, or k does not fit.
     """
     from sae_guard.checkpoints.tensor_files import check_shapes, float32
     from sae_guard.sae import SAE
@@ -126,13 +142,13 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
 
 
 def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str, tuple[int, ...]]:
-    """What each tensor must be, by the sizes of ``W_dec``, and of ``W_enc`` in a transcoder."""
+    """Return the expected shapes, from those of ``W_dec`` and, in a transcoder, of ``W_enc``."""
     for name, sizes in (("W_dec", "[d_sae, d_out]"), ("W_enc", "[d_in, d_sae]")):
         matrix = tensors.get(name)
         if matrix is None or matrix.ndim != 2 or 0 in matrix.shape:
-            found = ", ".join(f"{n} {list(value.shape)}" for n, value in tensors.items())
+            shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in tensors.items())
             raise LoadError(
-                f"{path}: no matrix {name} {sizes}; there is: {found or 'nothing'}",
+                f"{path}: no matrix {name} {sizes}; the file has: {shapes or 'no tensors'}",
                 "keys" if matrix is None else "shapes",
             )
     d_sae, d_out = tensors["W_dec"].shape
@@ -168,12 +184,16 @@ def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Acti
             )
         if facts.architecture == "groupmax" and d_sae % facts.k:
             raise LoadError(
-                f"{path}: k is {facts.k}, which does not divide {d_sae} into groups", "activation"
+                f"{path}: k is {facts.k}, allowed in a groupmax SAE: a divisor of {d_sae}, the "
+                "number of latents",
+                "activation",
             )
         return with_k[facts.architecture](facts.k)
     if facts.k is not None:
         raise LoadError(
-            f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k", "activation"
+            f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k; remove k, or set "
+            "the architecture to topk",
+            "activation",
         )
     if facts.architecture == "jumprelu":
         return _jumprelu(weights["threshold"], facts, path)
@@ -188,9 +208,9 @@ def _jumprelu(threshold: Tensor, facts: Facts, path: Path) -> JumpReLU:
     activation = JumpReLU(threshold, inclusive=facts.inclusive)
     if not activation.trained:
         raise LoadError(
-            f"{path}: thresholds lie between {float(threshold.min()):g} and "
-            f"{float(threshold.max()):g}, allowed: none below 0 and not all 0 (such values "
-            "mark a threshold that was never trained: the SAE would be a plain ReLU one)",
+            f"{path}: thresholds are {float(threshold.min()):g} to {float(threshold.max()):g}: "
+            "they were never trained; allowed: none below 0, and some above 0 (with all at 0 the "
+            "SAE would be a ReLU SAE)",
             "threshold",
         )
     return activation
@@ -202,29 +222,33 @@ _PER_LATENT = ("b_enc", "threshold", "b_gate", "b_mag")
 def oriented(
     tensors: Mapping[str, Tensor], *, transposed: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """``W_enc`` as [d, d_sae] and ``W_dec`` as [d_sae, d], and what had to be turned for it.
+    """Return the tensors with ``W_enc`` as [d, d_sae] and ``W_dec`` as [d_sae, d].
 
     Args:
-        tensors: Under canonical names.
-        transposed: The matrices that the format is known to keep the other way round. It decides
-            where the sizes do not: d_sae is d, or a bias is missing.
+        tensors: Tensors under canonical names.
+        transposed: Matrices that the format usually stores transposed. It decides where the sizes
+            do not: d_sae equals d, or a bias is missing.
+
+    Returns:
+        The tensors, and a note per matrix whose orientation is not the usual one of the format.
     """
-    turned, notes = dict(tensors), []
+    result, notes = dict(tensors), []
     d_sae, d = _length(tensors, *_PER_LATENT), _length(tensors, "b_dec")
     for name, shape in (("W_enc", (d, d_sae)), ("W_dec", (d_sae, d))):
         matrix = tensors.get(name)
         if matrix is None or matrix.ndim != 2:
             continue
-        as_named, as_turned = matrix.shape == shape, matrix.shape == shape[::-1]
-        lies = as_turned if as_named != as_turned else name in transposed
-        if lies:
-            turned[name] = matrix.T.contiguous()
-        if lies != (name in transposed):
+        fits, fits_transposed = matrix.shape == shape, matrix.shape == shape[::-1]
+        is_transposed = fits_transposed if fits != fits_transposed else name in transposed
+        if is_transposed:
+            result[name] = matrix.T.contiguous()
+        if is_transposed != (name in transposed):
             notes.append(f"{name} lies as {list(matrix.shape)}, by the sizes of the biases")
-    return turned, tuple(notes)
+    return result, tuple(notes)
 
 
 def _length(tensors: Mapping[str, Tensor], *names: str) -> int | None:
+    """Return the length of the first vector among ``names``; None without one."""
     return next(
         (len(tensors[name]) for name in names if name in tensors and tensors[name].ndim == 1), None
     )

@@ -1,6 +1,6 @@
-"""What a loaded SAE is held to before a model runs with it, whichever format it is of.
+"""Load contract: checks of a loaded SAE, of any format, before a model runs with it.
 
-Most of the contract is kept or broken while loading; what is here holds for all formats at once.
+Loading itself checks most of the contract; the checks here are the same for all formats.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from sae_guard.sae.activations import JumpReLU
 
 _TOKENS = 24
 _TOLERANCE = 1e-5
-"""Relative to the largest value: kernels may add in another order, a TopK over the batch may not
-choose other latents."""
+"""Tolerance relative to the largest value: it allows kernels another order of addition, but not a
+TopK over the batch another choice of latents."""
 
 
 def check(contract: Contract, sae: SAE, options: SaeOptions) -> None:
-    """Raise `LoadError` if the SAE breaks the contract; parts not named here are kept by loading.
+    """Raise `LoadError` if the SAE breaks a part of the load contract.
 
     Args:
-        contract: Which part.
-        sae: As loaded.
-        options: What the spec and the command line say of it.
+        contract: The part; loading has already checked the parts without a check here.
+        sae: The loaded SAE.
+        options: The options it was loaded with.
     """
     if contract in _CHECKS:
         message = _CHECKS[contract](sae, options)
@@ -46,8 +46,8 @@ def _activation(sae: SAE, options: SaeOptions) -> str | None:
         required = getattr(options, name)
         if required is not None and required != value:
             raise LoadError(
-                f"{sae.source.path}: {name} is {value!r}, the spec's `sae` block or the command "
-                f"line says {required!r}",
+                f"{sae.source.path}: {name} is {value!r}, the `sae` options say {required!r}; "
+                f"allowed: {value!r}, or no {name} in the options",
                 "activation",
                 options=(name,),
             )
@@ -64,7 +64,7 @@ def _finite(sae: SAE, options: SaeOptions) -> str | None:
 
 def _threshold(sae: SAE, options: SaeOptions) -> str | None:
     if isinstance(sae.activation, JumpReLU) and not sae.activation.trained:
-        return "thresholds are below 0 or all 0: they were never trained"
+        return "thresholds are below 0 or all 0: they were never trained; allowed: some above 0"
     return None
 
 
@@ -87,18 +87,21 @@ def _deterministic(sae: SAE, options: SaeOptions) -> str | None:
 
 
 def _batch_mates(sae: SAE, options: SaeOptions) -> str | None:
-    check("deterministic", sae, options)  # or any difference would be blamed on the batch
-    x, others = _batch(sae), _batch(sae).flip(0) * 30
-    mine = slice(0, _TOKENS)
-    beside = sae(torch.cat([x, x])), sae(torch.cat([x, others]))
-    first, second = (SaeOutput(out.reconstruction[mine], out.latents[mine]) for out in beside)
+    # An SAE that is not deterministic would differ here too, with the batch as the wrong culprit.
+    check("deterministic", sae, options)
+    x, larger = _batch(sae), _batch(sae).flip(0) * 30
+    first_half = slice(0, _TOKENS)
+    outputs = sae(torch.cat([x, x])), sae(torch.cat([x, larger]))
+    first, second = (
+        SaeOutput(out.reconstruction[first_half], out.latents[first_half]) for out in outputs
+    )
     if _differ(first, second):
         return "the latents of a token depend on the tokens beside it in the batch"
     return None
 
 
 def _batch(sae: SAE) -> Tensor:
-    """Activations of lengths from a tenth to a hundred, so that some latents of any SAE fire."""
+    """Return random activations [24, d_in] of scales 0.1 to 100: some latents of any SAE fire."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_TOKENS, sae.d_in, generator=generator)
     lengths = torch.logspace(-1, 2, _TOKENS).unsqueeze(-1)
@@ -106,7 +109,7 @@ def _batch(sae: SAE) -> Tensor:
 
 
 def _differ(first: SaeOutput, second: SaeOutput) -> bool:
-    """Whether outputs differ; written so that a NaN does."""
+    """Return whether two outputs differ; a NaN counts as a difference."""
     return not all(
         bool((a - b).abs().max() <= _TOLERANCE * a.abs().max().clamp(min=1))
         for a, b in zip(first, second, strict=True)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of where it belongs, by its config and its path; no torch."""
+"""The model and hook point that a checkpoint declares, by its config and its path; no torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Declaration", "declare"]
 
 
 def declare(path: Path, name: str | None = None) -> Declaration:
-    """Find out what a checkpoint says of its model and hook point.
+    """Return the model and hook point that a checkpoint declares.
 
     Args:
         path: A file or a folder.
-        name: Which SAE, where a file holds several.
+        name: Name of the SAE in a file that holds several.
 
     Raises:
-        LoadError: There is nothing at the path, or its config is unreadable.
+        LoadError: The path does not exist, or the config is unreadable.
     """
     if not path.exists():
         raise LoadError(f"{path}: no such checkpoint")

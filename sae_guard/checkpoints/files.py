@@ -1,4 +1,4 @@
-"""The files of a checkpoint, and what its config says, which is read once; no torch."""
+"""The files of a checkpoint and its config, which is read once; no torch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from sae_guard.checkpoints.safe_pickle.sizes import MIB, opened
 from sae_guard.errors import LoadError
 
 _MAX_CONFIG_BYTES = 4 * 2**20
-_MAX_YAML = 2**18  # takes longer to read than JSON
+_MAX_YAML = 2**18  # characters; YAML is much slower to parse than JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFiles:
-    """The files of a checkpoint: what declares a hook point and what loads an SAE both get this."""
+    """The files of a checkpoint, from which hook points are declared and SAEs are loaded."""
 
     path: Path
-    """What the user named."""
+    """Path in the user's reference, a file or a folder."""
     weights: Path
     config_file: Path | None = None
     config: Mapping[str, Any] | None = None
-    """What is in `config_file`."""
+    """Content of `config_file`."""
     config_sha256: str = ""
     name: str | None = None
-    """Which of several SAEs in the file: what follows the # in what the user named."""
+    """Name of the SAE in a file with several: the part after ``#`` in the user's reference."""
 
 
 def read_files(
     path: Path, weights: Path, config_file: Path | None, name: str | None = None
 ) -> CheckpointFiles:
-    """Read the config of a checkpoint, and nothing of its weights; raises `LoadError`."""
+    """Read the config of a checkpoint but not its weights; raises `LoadError`."""
     if config_file is None:
         return CheckpointFiles(path=path, weights=weights, name=name)
     data = _config_bytes(config_file)
@@ -50,7 +50,7 @@ def read_files(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON or YAML file; raises `LoadError`."""
+    """Read a JSON or YAML file that must contain an object; raises `LoadError`."""
     return _config(_config_bytes(path), path)
 
 
@@ -58,7 +58,9 @@ def _config_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > _MAX_CONFIG_BYTES:
-            raise LoadError(f"{path}: {size:,} bytes; a config has at most {_MAX_CONFIG_BYTES:,}")
+            raise LoadError(
+                f"{path}: the config has {size:,} bytes, allowed: up to {_MAX_CONFIG_BYTES:,}"
+            )
         return path.read_bytes()
     except OSError as error:
         raise LoadError(f"{path}: unreadable config: {error}") from error
@@ -72,7 +74,10 @@ def _config(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise LoadError(f"{path}: unreadable config: {error}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path}: holds a {type(config).__name__}, expected an object")
+        raise LoadError(
+            f"{path}: the config is a {type(config).__name__}, expected an object of keys and "
+            "values"
+        )
     return config
 
 
@@ -81,13 +86,13 @@ def _yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
-            """Keys that are merged multiply: twenty lines of them fill the memory."""
+            """Refuse merge keys: they multiply, and twenty lines of them fill the memory."""
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise ValueError("merge keys (<<) are not read")
+                raise ValueError("merge keys (<<) are not read; write the keys out")
             super().flatten_mapping(node)
 
     if len(text) > _MAX_YAML:
-        raise ValueError(f"{len(text):,} characters; YAML has at most {_MAX_YAML:,}")
+        raise ValueError(f"{len(text):,} characters of YAML, allowed: up to {_MAX_YAML:,}")
     try:
         return yaml.load(text, Loader)
     except Exception as error:  # a malformed number or date raises nearly anything
@@ -96,7 +101,7 @@ def _yaml(text: str) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hash the file's bytes; raises `LoadError`."""
+    """Return the hex SHA-256 of the file's bytes; raises `LoadError`."""
     digest = hashlib.sha256()
     try:
         with opened(path) as (file, _):

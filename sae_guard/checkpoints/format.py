@@ -1,7 +1,7 @@
-"""What a checkpoint format is: its files, what it declares, how it is read; no torch.
+"""Interface of a checkpoint format: its files, its declaration, its reader; no torch.
 
-Declaring and listing formats must not import torch, so the modules of formats import it for types,
-and at run time within the functions that read.
+Listing formats and declaring hook points must not import torch: modules of formats import it for
+type checking, and at run time only in the functions that read.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The files of a checkpoint that is a folder."""
+    """The files of a checkpoint that is a folder; paths are relative to it."""
 
     config: str | None
-    """Relative to the folder, as the weights are; None where there is none."""
+    """Path of the config; None for formats without one."""
     weights: str
+    """Path of the weights."""
     rank: int = 0
-    """Where a folder holds the files of several layouts, the lowest rank is tried first; of equal
-    ranks, the one of the format that stands first in the list."""
+    """Order in which layouts are tried, lowest first; ties are tried in the order of `FORMATS`."""
 
     def files_in(self, folder: Path) -> tuple[Path, Path | None] | None:
-        """Return the weights and the config; None if one is missing."""
+        """Return the weights and the config in the folder; None if one is missing."""
         config = None if self.config is None else folder / self.config
         if not (folder / self.weights).is_file() or (config is not None and not config.is_file()):
             return None
@@ -44,52 +44,55 @@ class FolderLayout:
 
 @dataclass(frozen=True)
 class ConfigBeside:
-    """Where the config lies of weights that are named by themselves."""
+    """Location of the config for a weights file that the user names directly."""
 
     config: str
-    """Its name, in which ``{stem}`` stands for the name of the weights without their suffix."""
+    """File name of the config; ``{stem}`` is the name of the weights without their suffix."""
     weights: str
-    """A pattern for the folder and the name of the weights, ``folder/name``."""
-    above: tuple[int, ...] = (0,)
-    """How many folders above the weights, the nearest first."""
+    """Regular expression for the folder and the name of the weights, ``folder/name``."""
+    levels_up: tuple[int, ...] = (0,)
+    """Numbers of folders to go up from the weights, nearest first; 0 is their own folder."""
     rank: int = 0
-    """As that of a `FolderLayout`."""
+    """Order in which layouts are tried, as in `FolderLayout`."""
 
     def file_of(self, weights: Path) -> Path | None:
-        """Return the config of these weights; None if they have none of this kind."""
+        """Return the config of the weights; None where this layout does not apply."""
         if not re.fullmatch(self.weights, f"{weights.parent.name}/{weights.name}", re.DOTALL):
             return None
-        folders = (weights.parent, *weights.parent.parents)
-        near = [folders[n] for n in self.above if n < len(folders)]
-        configs = (folder / self.config.format(stem=weights.stem) for folder in near)
+        parents = (weights.parent, *weights.parent.parents)
+        folders = [parents[n] for n in self.levels_up if n < len(parents)]
+        configs = (folder / self.config.format(stem=weights.stem) for folder in folders)
         return next((config for config in configs if config.is_file()), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(CheckpointFiles):
-    """The files of a checkpoint, read and not yet understood."""
+    """The files of a checkpoint with the content of the weights, before a format interprets it."""
 
     entries: Mapping[str, Any]
-    """The top level of the weights file."""
+    """Top level of the weights file: name → tensor, number, text or container."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The entries, which must all be tensors; raises `LoadError`."""
-        others = {n: v for n, v in self.entries.items() if not is_tensor(v)}
-        if others or not self.entries:
-            named = [f"{name!r} ({type(value).__name__})" for name, value in others.items()]
+        not_tensors = {n: v for n, v in self.entries.items() if not is_tensor(v)}
+        if not_tensors or not self.entries:
+            listed = [f"{name!r} ({type(value).__name__})" for name, value in not_tensors.items()]
             raise LoadError(
                 f"{self.weights}: expected a state dict of tensors only, but it holds "
-                f"{', '.join(named[:8]) or 'nothing'}",
+                f"{', '.join(listed[:8]) or 'nothing'}",
                 "keys",
             )
         return dict(self.entries)
 
-    def chosen(self, names: Iterable[str]) -> str:
-        """Return which of several SAEs is meant: the only one, or the one that `name` says.
+    def selected_name(self, names: Iterable[str]) -> str:
+        """Return the name of the SAE to load: `name`, or the only one.
+
+        Args:
+            names: The SAEs in the file.
 
         Raises:
-            LoadError: It is not said, or there is none of that name.
+            LoadError: The reference names none of several SAEs, or one that is not in the file.
         """
         names = tuple(names)
         if self.name is None and len(names) == 1:
@@ -110,13 +113,13 @@ class Opened(CheckpointFiles):
         declaration: Declaration | None = None,
         **declared: Any,
     ) -> SaeSource:
-        """Make the provenance.
+        """Return the provenance, with the hashes of the files.
 
         Args:
             format_name: Name of the format, with its variant where it has several.
-            assumptions: What the files do not say and the format implies.
-            declaration: The model and hook points that the checkpoint says.
-            declared: What else it says of itself; None where it does not say.
+            assumptions: Facts that the format implies and the files do not state.
+            declaration: The declared model and hook points.
+            declared: Other metadata of the checkpoint; None where it states none.
 
         Raises:
             LoadError: The weights cannot be read to be hashed.
@@ -144,7 +147,7 @@ class Opened(CheckpointFiles):
 
 
 def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Say whether it is a tensor; for modules that are imported before torch."""
+    """Return whether the value is a tensor; for modules that must not import torch."""
     from torch import Tensor
 
     return isinstance(value, Tensor)
@@ -156,24 +159,25 @@ class Format:
 
     name: str
     recognised_by: str
+    """Files and keys that identify the format, for the documentation."""
     holds: str
-    """Which SAEs it holds, and what of them has to be said in options."""
+    """Kinds of SAEs in the format, and the options they need, for the documentation."""
     folders: tuple[FolderLayout, ...] = ()
-    beside: tuple[ConfigBeside, ...] = ()
+    config_layouts: tuple[ConfigBeside, ...] = ()
+    """Locations of the config for weights that the user names directly."""
     configs_above: tuple[str, ...] = ()
-    """Names of other configs, beside the weights or up to two folders above: the hub is asked for
-    them."""
+    """Names of further configs, beside the weights or up to two folders above, to download too."""
     declare: Callable[[CheckpointFiles], Declaration | None] = lambda files: None
-    """What files of this format say of model and hook point; None where their names and the config
-    do not show that they are of this format. Raises `LoadError`."""
+    """Function that returns the declared model and hook point; None where the names and the config
+    do not identify this format. Raises `LoadError`."""
     declares_first: bool = False
-    """Whether `declare` is asked before those of other formats: the name of the weights, which no
-    other format uses, is enough for it, whatever the config says."""
+    """True where `declare` goes before those of other formats: no other format uses such names of
+    weights, so the config does not matter."""
     matches: Callable[[Opened], bool]
-    """Whether the files are of this format, of which the weights are read by now."""
+    """Function that returns whether the files, with their weights, are of this format."""
     read: Callable[[Opened, SaeOptions], SAE]
-    """The SAE of files that match; raises `LoadError`."""
+    """Function that returns the SAE of matching files; raises `LoadError`."""
     several: bool = False
-    """Whether a file may hold several SAEs, told apart by `Opened.name`."""
+    """True where a file may hold several SAEs, which `Opened.name` selects."""
     refused: bool = False
-    """Whether `read` only says why such files are not read."""
+    """True where `read` only raises the reason why such files are not read."""

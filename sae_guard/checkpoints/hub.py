@@ -1,4 +1,4 @@
-"""``hf://organisation/repository/path@revision``: checkpoints of the Hugging Face hub."""
+"""Checkpoints of the Hugging Face hub: ``hf://organisation/repository/path@revision``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True)
 class Fetched:
-    """Where a checkpoint of the hub lies on this machine."""
+    """A downloaded checkpoint of the hub: its local path and its reference."""
 
     path: Path
     origin: str
@@ -27,7 +27,7 @@ class Fetched:
 
 
 def fetch(reference: str) -> Fetched:
-    """Download the files of a checkpoint, and no others, into the cache of the hub.
+    """Download the files of one checkpoint, and no others, into the cache of the hub.
 
     Raises:
         SetupError: The reference is malformed, or there is no such repository, revision or file.
@@ -36,34 +36,38 @@ def fetch(reference: str) -> Fetched:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise SetupError(
-            f"{reference!r} is no reference, expected {PREFIX}organisation/repository/path@revision"
+            f"{reference!r} is malformed, expected {PREFIX}organisation/repository/path@revision"
         )
     repository, revision = match["repository"], match["revision"]
     path = match["path"].strip("/")
-    snapshot = _snapshot(reference, repository, revision, _wanted(path))
-    found = snapshot / path
-    if not found.exists() or (found.is_dir() and not any(found.iterdir())):
-        raise _nothing_there(reference, repository, revision, path)
+    snapshot = _snapshot(reference, repository, revision, _candidate_files(path))
+    local_path = snapshot / path
+    if not local_path.exists() or (local_path.is_dir() and not any(local_path.iterdir())):
+        raise _missing_error(reference, repository, revision, path)
     origin = "/".join(filter(None, [f"{PREFIX}{repository}", path]))
-    return Fetched(found, f"{origin}@{snapshot.name}", match["name"])
+    return Fetched(local_path, f"{origin}@{snapshot.name}", match["name"])
 
 
-def _wanted(path: str) -> list[str]:
-    """List what to download: a file, or a folder in any format, and configs beside and above."""
-    here = PurePosixPath(path)
-    above = here.parents
-    wanted = [path] if path else []
+def _candidate_files(path: str) -> list[str]:
+    """List the files to ask for: the path, and the weights and configs of every format there."""
+    target = PurePosixPath(path)
+    parents = target.parents
+    files = [path] if path else []
     for format in FORMATS:
         names = [name for f in format.folders for name in (f.config, f.weights) if name]
-        wanted += [str(here / name) for name in names]
+        files += [str(target / name) for name in names]
         configs = [(name, n) for name in format.configs_above for n in (0, 1)]
-        configs += [(b.config.format(stem=here.stem), n) for b in format.beside for n in b.above]
-        wanted += [str(above[n] / name) for name, n in configs if n < len(above)]
-    return wanted
+        configs += [
+            (layout.config.format(stem=target.stem), n)
+            for layout in format.config_layouts
+            for n in layout.levels_up
+        ]
+        files += [str(parents[n] / name) for name, n in configs if n < len(parents)]
+    return files
 
 
-def _snapshot(reference: str, repository: str, revision: str | None, wanted: list[str]) -> Path:
-    """The folder of the cache that holds the revision."""
+def _snapshot(reference: str, repository: str, revision: str | None, files: list[str]) -> Path:
+    """Download the files, and return the folder of the cache for the revision."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import (
@@ -75,7 +79,7 @@ def _snapshot(reference: str, repository: str, revision: str | None, wanted: lis
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise SetupError(f"{reference}: {_first_line(error)}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -85,9 +89,10 @@ def _snapshot(reference: str, repository: str, revision: str | None, wanted: lis
         ) from error
 
 
-def _nothing_there(
+def _missing_error(
     reference: str, repository: str, revision: str | None, path: str
 ) -> SetupError | InfrastructureError:
+    """Return the error for a path without a checkpoint; it lists what the repository has."""
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -100,7 +105,10 @@ def _nothing_there(
             f"hub cannot be asked: {_first_line(error)}"
         )
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
-    return SetupError(f"{reference}: no checkpoint there; {allowed(path, {*names, *folders})}")
+    return SetupError(
+        f"{reference}: no checkpoint at this path of the repository; "
+        + allowed(path, {*names, *folders})
+    )
 
 
 def _first_line(error: BaseException) -> str:

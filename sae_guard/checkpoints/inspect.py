@@ -1,4 +1,4 @@
-"""What was recognised in a checkpoint, in words."""
+"""Description of a loaded checkpoint: its facts and warnings as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sae_guard.sae import SAE
 from sae_guard.sae.activations import JumpReLU
 
 _UNIT, _UNIT_OF_HALVES = 1e-3, 1e-2
-"""Decoder rows this near to length 1 are of unit norm; in float32 trained ones lie within 1e-6."""
+"""Largest distance from 1 of the norm of a unit decoder row; trained float32 rows are within 1e-6.
+The second one is for 16-bit weights."""
 
 _NEUTRAL = {
     "transcoder": False,
@@ -24,7 +25,7 @@ _NEUTRAL = {
     "scale_out": 1.0,
     "skip": False,
 }
-"""What goes without saying."""
+"""Values that change nothing in the forward pass and are not listed."""
 _NOT_FACTS = (
     "path",
     "format",
@@ -39,11 +40,11 @@ _NOT_FACTS = (
 
 
 def facts(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[tuple[str, str]]:
-    """Name and value of everything that decides what the SAE computes, then where it is from.
+    """Yield name and value of all settings of the forward pass, then of the provenance.
 
     Args:
-        sae: As loaded.
-        options: What it was loaded with.
+        sae: The loaded SAE.
+        options: The options it was loaded with.
     """
     identity = sae.identity
     yield "format", sae.source.format
@@ -66,14 +67,14 @@ def facts(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[tuple[str, s
 
 
 def warnings(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[str]:
-    """What is not wrong, and has bitten people."""
+    """Yield a warning per property that is allowed but is a common source of wrong numbers."""
     if options.scale in ("folded", "stored"):
         yield (
-            "nothing in the files tells whether the scale of the input is folded into the weights: "
-            "compare the L0 of both ways"
+            "the files do not say whether the scale of the input is folded into the weights: "
+            "compare the L0 with scale folded and stored"
         )
     elif options.scale is not None:
-        yield "the scale of the input is not stored in the checkpoint: release it with its SAE"
+        yield "the scale of the input is not stored in the checkpoint: release it with the SAE"
     if (text := saelens_training.warning(sae.source.declared)) is not None:
         yield text
     norms = sae.W_dec.norm(dim=-1)
@@ -90,8 +91,8 @@ def warnings(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[str]:
 def _activation(sae: SAE) -> str:
     activation = sae.activation
     if isinstance(activation, JumpReLU):
-        kept = ", kept from the threshold on" if activation.inclusive else ""
-        return f"jumprelu, thresholds {_range(activation.threshold)}{kept}"
+        boundary = ", kept from the threshold on" if activation.inclusive else ""
+        return f"jumprelu, thresholds {_range(activation.threshold)}{boundary}"
     k = getattr(activation, "k", None)
     return activation.architecture + (f", k = {k}" if k is not None else "")
 

@@ -28,24 +28,28 @@ def load(
 
     Args:
         path: A folder or a file of one of the `FORMATS`.
-        options: What the checkpoint does not say of itself; it may not be contradicted.
-        name: Which SAE, where a file holds several.
-        device: Where the weights go.
+        options: Facts that the checkpoint does not state; they must not contradict it.
+        name: Name of the SAE in a file that holds several.
+        device: Device of the loaded weights.
 
     Raises:
-        LoadError: Unreadable, ambiguous, contradicted, or of a format not read so far.
+        LoadError: The checkpoint is unreadable, ambiguous, contradicts the options, or is of an
+            unknown format.
     """
     opened = open_checkpoint(Path(path), name)
     format = next(format for format in FORMATS if format.matches(opened))
     if name is not None and not format.several:
-        raise LoadError(f"{path}#{name}: a {format.name} checkpoint holds one SAE, without a name")
+        raise LoadError(
+            f"{path}#{name}: a {format.name} checkpoint holds one SAE, without a name; remove "
+            f"#{name}"
+        )
     return format.read(opened, options or NOTHING_SAID).to(device)
 
 
 def load_checkpoint(
     checkpoint: Checkpoint, options: SaeOptions, *, device: str | torch.device = "cpu"
 ) -> SAE:
-    """The SAE of a resolved reference; raises like `load`."""
+    """Load the SAE of a resolved reference; raises like `load`."""
     sae = load(checkpoint.path, options, name=checkpoint.name, device=device)
     if checkpoint.origin is None:
         return sae
@@ -57,11 +61,12 @@ def open_checkpoint(path: Path, name: str | None = None) -> Opened:
     files = files_at(path, name)
     if files is None:
         names = ", ".join(format.name for format in FORMATS if not format.refused)
-        raise LoadError(f"{path}: {_what(path)}; read so far: {names}")
+        raise LoadError(f"{path}: {_unrecognised(path)}; formats that are read: {names}")
     return Opened(**vars(files), entries=read_entries(files.weights))
 
 
-def _what(path: Path) -> str:
+def _unrecognised(path: Path) -> str:
+    """Describe a path that is no checkpoint of any known format."""
     if not path.exists():
         return "no such checkpoint"
     if path.is_dir():
@@ -69,6 +74,6 @@ def _what(path: Path) -> str:
         shards = [name for name in (path.name, *names) if name.endswith(".dcp")]
         if shards:
             return f"{shards[0]} is in shards of torch.distributed.checkpoint; save it as one file"
-        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-        return f"a folder with {shown or 'nothing in it'}"
+        listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return f"no known checkpoint: a folder with {listed or 'nothing in it'}"
     return f"a file with the suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}"

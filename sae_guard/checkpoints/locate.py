@@ -1,4 +1,4 @@
-"""Which checkpoints a pattern names, which files they are, and what to call them."""
+"""Search for checkpoints: the paths that a pattern names, their files and their labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from sae_guard.errors import SetupError, allowed
 from sae_guard.files import expanded
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
-"""Of the containers that `tensor_files` reads, whatever the format."""
+"""Suffixes of the containers that `tensor_files` reads."""
 _FOLDERS = sorted((f for format in FORMATS for f in format.folders), key=lambda f: f.rank)
-_BESIDE = sorted((b for format in FORMATS for b in format.beside), key=lambda b: b.rank)
+_CONFIG_LAYOUTS = sorted(
+    (layout for format in FORMATS for layout in format.config_layouts), key=lambda c: c.rank
+)
 
 
 def files_at(path: Path, name: str | None = None) -> CheckpointFiles | None:
-    """Read the config of the checkpoint at ``path``; None if it does not look like one.
+    """Read the config of the checkpoint at ``path``; None if it does not look like a checkpoint.
 
     Args:
         path: A file or a folder.
-        name: Which SAE, where a file holds several.
+        name: Name of the SAE in a file that holds several.
 
     Raises:
         LoadError: The config is unreadable.
@@ -34,51 +36,55 @@ def files_at(path: Path, name: str | None = None) -> CheckpointFiles | None:
 
 
 def _paths(path: Path) -> tuple[Path, Path | None] | None:
-    """Find the weights and the config of the checkpoint at ``path``."""
+    """Return the weights and the config of the checkpoint at ``path``; None without one."""
     if path.is_dir():
         folders = (layout.files_in(path) for layout in _FOLDERS)
         return next((paths for paths in folders if paths is not None), None)
     if path.is_file() and path.name.endswith(SUFFIXES):
-        configs = (beside.file_of(path) for beside in _BESIDE)
+        configs = (layout.file_of(path) for layout in _CONFIG_LAYOUTS)
         return path, next((config for config in configs if config is not None), None)
     return None
 
 
 def find(pattern: str, base: Path) -> list[Path]:
-    """The checkpoints that a path or a glob names, relative to ``base``, sorted.
+    """Return the checkpoints that a path or a glob names, sorted.
+
+    Args:
+        pattern: A path or a glob.
+        base: Folder that relative patterns start from.
 
     Raises:
-        SetupError: It names none.
+        SetupError: There is no such checkpoint.
     """
-    whole = base / expanded(pattern)
-    if whole.exists():  # a path may hold the characters of a glob
-        return [_whole_checkpoint(whole)]
-    found = {_whole_checkpoint(Path(name)) for name in glob.glob(str(whole), recursive=True)}
-    if not found:
-        beside = whole.parent.iterdir() if whole.parent.is_dir() else []
-        hint = allowed(whole.name, [path.name for path in beside])
-        raise SetupError(f"no checkpoint at {whole}; in {whole.parent}: {hint}")
-    return sorted(path for path in found if is_checkpoint(path)) or sorted(found)
+    target = base / expanded(pattern)
+    if target.exists():  # a path may contain the characters of a glob
+        return [_checkpoint_path(target)]
+    matches = {_checkpoint_path(Path(name)) for name in glob.glob(str(target), recursive=True)}
+    if not matches:
+        siblings = target.parent.iterdir() if target.parent.is_dir() else []
+        hint = allowed(target.name, [path.name for path in siblings])
+        raise SetupError(f"no checkpoint at {target}; in {target.parent}: {hint}")
+    return sorted(path for path in matches if is_checkpoint(path)) or sorted(matches)
 
 
-def _whole_checkpoint(path: Path) -> Path:
-    """The folder, where a file is only half of a checkpoint."""
-    whole = _paths(path.parent) if path.is_file() else None
-    return path.parent if whole and path in whole else path
+def _checkpoint_path(path: Path) -> Path:
+    """Return the folder where a file is a part of a folder checkpoint, else the path itself."""
+    folder_files = _paths(path.parent) if path.is_file() else None
+    return path.parent if folder_files and path in folder_files else path
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether the path looks like a checkpoint that can be read."""
+    """Return whether the path looks like a checkpoint that can be read."""
     return _paths(path) is not None
 
 
 def labels(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name per checkpoint for node ids: as few trailing parts of the path as tell them apart."""
+    """Return a label per path for node ids: the fewest trailing parts that make it unique."""
     # Path.resolve raises on a loop of symbolic links before Python 3.13.
     resolved = {path: Path(os.path.realpath(path)) for path in dict.fromkeys(paths)}
     depth = dict.fromkeys(resolved, 1)
     while True:
-        names = {path: _tail(whole, depth[path]) for path, whole in resolved.items()}
+        names = {path: _tail(real_path, depth[path]) for path, real_path in resolved.items()}
         counts = Counter(names.values())
         clashing = [
             path for path, name in names.items()
@@ -95,5 +101,6 @@ def labels(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _tail(path: Path, depth: int) -> str:
+    """Return the last ``depth`` parts of the path, without the suffix of a container."""
     suffix = next((s for s in reversed(SUFFIXES) if path.name.endswith(s)), "")
     return "/".join([*path.parts[:-1], path.name.removesuffix(suffix)][-depth:])

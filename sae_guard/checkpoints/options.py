@@ -1,4 +1,4 @@
-"""What a checkpoint may be unable to say of itself."""
+"""Options for facts that a checkpoint may not state about itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sae_guard.errors import Contract, LoadError, Option, SetupError
+from sae_guard.errors import Contract, LoadError, Option, SetupError, allowed
 
 Architecture = Literal["standard", "tanh_relu", "topk", "abstopk", "groupmax", "jumprelu", "gated"]
 Normalize = Literal["none", "constant_norm_rescale", "layer_norm"]
@@ -20,7 +20,7 @@ ALLOWED = {
 
 
 class SaeOptions(BaseModel):
-    """Facts about the SAE that its file does not hold; what the file does say stands."""
+    """Facts about an SAE that its file does not state; they must not contradict the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -29,7 +29,7 @@ class SaeOptions(BaseModel):
     )
     k: int | None = Field(None, ge=1, description="Active latents per token of a TopK SAE.")
     pre_bias: bool | None = Field(
-        None, description="Whether b_dec is taken off the input before the encoder."
+        None, description="True if b_dec is subtracted from the input before the encoder."
     )
     normalize: Normalize | None = Field(
         None,
@@ -40,9 +40,9 @@ class SaeOptions(BaseModel):
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["folded", "stored"] | None
     ) = Field(
         None,
-        description="What the input is multiplied by, where the file names a normalisation of "
-        "the training and not its factor: the factor; folded, if the weights hold it already; "
-        "stored, if the file holds it and it is still to be applied.",
+        description="Factor of the input, if the file names a normalisation of the training but "
+        "does not decide its factor: a number; folded, if the weights include it already; stored, "
+        "if the file has it and the weights do not include it.",
     )
 
 
@@ -53,26 +53,30 @@ def parse(values: Mapping[str, Any]) -> SaeOptions:
     """Check options that do not come from a spec.
 
     Raises:
-        SetupError: One has a value that is not allowed; the error carries its key.
+        SetupError: A value is not allowed; the error carries the key of the option.
     """
     try:
         return SaeOptions.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
+        if key not in SaeOptions.model_fields:
+            raise SetupError(
+                f"{key} {values[key]!r}; " + allowed(key, SaeOptions.model_fields)
+            ) from None
         raise SetupError(
             f"{key} {values[key]!r}; allowed: {ALLOWED.get(key, first['msg'])}",
-            options=(cast("Option", key),) if key in SaeOptions.model_fields else (),
+            options=(cast("Option", key),),
         ) from None
 
 
 def ambiguous(subject: str, contract: Contract, *choices: tuple[Option, str]) -> LoadError:
-    """Make the error for a checkpoint of which options have to decide.
+    """Return the error for an ambiguous checkpoint that needs options.
 
     Args:
-        subject: Which file it is, and what is ambiguous.
+        subject: The file, and what is ambiguous about it.
         contract: The part of the load contract that breaks.
-        choices: An option and what it may be; several for one option, each with what it means.
+        choices: Option and an allowed value with its meaning; one option may have several pairs.
     """
     lines = "".join(f"\n  sae.{option}: {values}" for option, values in choices)
     options = tuple(dict.fromkeys(option for option, _ in choices))
@@ -80,10 +84,13 @@ def ambiguous(subject: str, contract: Contract, *choices: tuple[Option, str]) ->
 
 
 def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:
-    """What all sources say together; each comes with what to call it.
+    """Merge options of several sources.
+
+    Args:
+        sources: Name of a source, for messages, and its options.
 
     Raises:
-        SetupError: Two of them contradict each other.
+        SetupError: Two sources contradict each other.
     """
     values: dict[str, tuple[str, object]] = {}
     for source, options in sources:
@@ -91,7 +98,7 @@ def merged(*sources: tuple[str, SaeOptions]) -> SaeOptions:
             first, before = values.setdefault(key, (source, value))
             if before != value:
                 raise SetupError(
-                    f"{key} is {before!r} by {first} and {value!r} by {source}",
+                    f"{key} is {before!r} by {first} and {value!r} by {source}; remove one of them",
                     options=(cast("Option", key),),
                 )
     return SaeOptions.model_validate({key: value for key, (_, value) in values.items()})

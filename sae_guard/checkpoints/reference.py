@@ -1,6 +1,6 @@
-"""What a user writes → checkpoints: paths and globs, ``path#name``, ``hf://``, ``sae_lens://``.
+"""References to checkpoints: paths and globs, ``path#name``, ``hf://``, ``sae_lens://``.
 
-``sae_lens://release/id`` is what SAELens's list of releases calls an SAE.
+``sae_lens://release/id`` names an SAE as SAELens's list of releases does.
 """
 
 from __future__ import annotations
@@ -19,39 +19,43 @@ from sae_guard.files import expanded
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One SAE: where its files are, and what is known of it beside them."""
+    """One SAE: the path of its files, and facts about it from outside of them."""
 
     path: Path
     name: str | None = None
-    """Which SAE, where a file holds several."""
+    """Name of the SAE in a file that holds several."""
     origin: str | None = None
-    """``hf://organisation/repository/path@commit`` of what was downloaded."""
+    """``hf://organisation/repository/path@commit`` of a downloaded checkpoint."""
     options: SaeOptions = NOTHING_SAID
-    """What a registry of releases says of it."""
+    """Options that a registry of releases states for it."""
 
     def __str__(self) -> str:
         return (self.origin or str(self.path)) + (f"#{self.name}" if self.name else "")
 
 
 def resolve(text: str, base: Path) -> list[Checkpoint]:
-    """The checkpoints that ``text`` names; relative paths start from ``base``.
+    """Return the checkpoints that a reference names.
+
+    Args:
+        text: A path, a glob, ``path#name``, ``hf://…`` or ``sae_lens://…``.
+        base: Folder that relative paths start from.
 
     Raises:
-        SetupError: It names none.
-        InfrastructureError: It has to be downloaded and cannot be.
+        SetupError: The reference names no checkpoint.
+        InfrastructureError: The checkpoint cannot be downloaded.
     """
     options = NOTHING_SAID
     if text.startswith(PREFIX):
         text, options = look_up(text)
     if text.startswith(hub.PREFIX):
-        found = hub.fetch(text)
-        return [Checkpoint(found.path, found.name, found.origin, options)]
+        download = hub.fetch(text)
+        return [Checkpoint(download.path, download.name, download.origin, options)]
     pattern, name = _split(text, base)
     return [Checkpoint(path, name) for path in find(pattern, base)]
 
 
 def _split(text: str, base: Path) -> tuple[str, str | None]:
-    """Path and name; a path may hold the sign itself."""
+    """Split ``path#name`` into path and name; an existing path may contain ``#`` itself."""
     path, sign, name = text.rpartition("#")
     if not sign or not path or not name or (base / expanded(text)).exists():
         return text, None
@@ -59,7 +63,7 @@ def _split(text: str, base: Path) -> tuple[str, str | None]:
 
 
 def labels_of(checkpoints: Sequence[Checkpoint]) -> dict[Checkpoint, str]:
-    """A name per checkpoint for node ids."""
+    """Return a short, unique label per checkpoint, for node ids."""
     by_path = labels([checkpoint.path for checkpoint in checkpoints])
     return {
         checkpoint: by_path[checkpoint.path] + (f"#{checkpoint.name}" if checkpoint.name else "")
@@ -71,7 +75,10 @@ PREFIX = "sae_lens://"
 
 
 def look_up(reference: str) -> tuple[str, SaeOptions]:
-    """The place on the hub, and the facts of which the list is the only source.
+    """Look up ``sae_lens://release/id`` in SAELens's list of releases.
+
+    Returns:
+        The ``hf://`` reference, and the options that only the list states.
 
     Raises:
         SetupError: SAELens is not installed, or lists no such release or SAE.
@@ -80,25 +87,26 @@ def look_up(reference: str) -> tuple[str, SaeOptions]:
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
     except ImportError as error:
         raise SetupError(
-            f"{reference} needs SAELens 6, which is not installed here ({error}): "
-            "pip install sae-lens, or write hf://organisation/repository/path"
+            f"{reference} needs SAELens 6, which is not installed ({error}); run pip install "
+            "sae-lens, or write hf://organisation/repository/path"
         ) from error
     release_name, _, sae_id = reference.removeprefix(PREFIX).partition("/")
     releases: dict[str, Any] = get_pretrained_saes_directory()
     if release_name not in releases:
-        raise SetupError(f"{reference}: no release {release_name!r}; "
+        raise SetupError(f"{reference}: SAELens lists no release {release_name!r}; "
                          + allowed(release_name, releases))  # fmt: skip
     release = releases[release_name]
     if sae_id not in release.saes_map:
         raise SetupError(
-            f"{reference}: no SAE {sae_id!r} in it; {allowed(sae_id, release.saes_map)}"
+            f"{reference}: release {release_name!r} has no SAE {sae_id!r}; "
+            + allowed(sae_id, release.saes_map)
         )
     path = str(release.saes_map[sae_id]).strip("/")
-    place = f"hf://{release.repo_id}" + (f"/{path}" if path not in ("", ".") else "")
-    said: dict[str, Any] = {}
+    hub_reference = f"hf://{release.repo_id}" + (f"/{path}" if path not in ("", ".") else "")
+    options: dict[str, Any] = {}
     if sae_id in release.norm_scaling_factor:
-        said["scale"] = float(release.norm_scaling_factor[sae_id])
+        options["scale"] = float(release.norm_scaling_factor[sae_id])
     normalize = (release.config_overrides or {}).get("normalize_activations")
     if normalize is not None:
-        said["normalize"] = normalize
-    return place, SaeOptions(**said)
+        options["normalize"] = normalize
+    return hub_reference, SaeOptions(**options)

@@ -1,6 +1,6 @@
-"""Reading tensors out of files without running what is in them, whatever the container.
+"""Readers of tensors from any container, which run no code of the file.
 
-The arrays of an ``.npz`` file are each checked against the size of their member before it is made.
+Every array of an ``.npz`` file is checked against the size of its member before it is allocated.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _LONGEST_HEADER = 16 * MIB
 
 
 def read_entries(path: Path) -> dict[str, Any]:
-    """Name → tensor, number or text: the top level of a file with weights.
+    """Read the top level of a weights file: name → tensor, number or text.
 
-    What was pickled without a mapping around it is the only entry: an object of foreign code under
-    ``__record__``, a list or tuple under ``__list__``. Which file it is, its first bytes say, but
+    A pickled object that is no mapping becomes the only entry: an object of foreign code under
+    ``__record__``, a list or tuple under ``__list__``. The first bytes decide the container, except
     for ``.safetensors`` and ``.npz``.
 
     Raises:
-        LoadError: The file is unreadable, promises more than it holds, or holds no mapping.
-        InfrastructureError: There is no memory for it.
+        LoadError: The file is unreadable, declares more data than it has, or has no state dict.
+        InfrastructureError: The machine has not enough memory.
     """
     loaded = _load(path)
     if isinstance(loaded, Record):
@@ -46,10 +46,14 @@ def read_entries(path: Path) -> dict[str, Any]:
         raise LoadError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
     entries = {_text(name): value for name, value in loaded.items()}
     if len(entries) != len(loaded):
-        raise LoadError(f"{path}: several entries go by one name", "keys")
+        raise LoadError(f"{path}: several entries have the same name as text", "keys")
     for name in entries:
         if not name.isprintable() or len(name) > _LONGEST_NAME:
-            raise LoadError(f"{path}: {name[:_LONGEST_NAME]!r} is no name of a tensor", "keys")
+            raise LoadError(
+                f"{path}: {name[:_LONGEST_NAME]!r} is no name of a tensor, allowed: up to "
+                f"{_LONGEST_NAME} printable characters",
+                "keys",
+            )
     return entries
 
 
@@ -66,11 +70,14 @@ def _load(path: Path) -> Any:
                 return read_torch(file, size)
             header = int.from_bytes(file.read(8), "little")
             if header > min(size, _LONGEST_HEADER):
-                raise ValueError(f"a header of {header:,} bytes in a file of {size:,}")
+                raise ValueError(
+                    f"a header of {header:,} bytes in a file of {size:,}, allowed: up to "
+                    f"{_LONGEST_HEADER:,}"
+                )
         return load_file(path)
     except MemoryError as error:
         raise InfrastructureError(f"not enough memory to read {path}") from error
-    except Exception as error:  # malformed bytes raise nearly anything in these readers
+    except Exception as error:  # malformed bytes make these readers raise nearly any exception
         raise LoadError(f"{path}: unreadable: {_first_line(error)}") from error
 
 
@@ -81,16 +88,18 @@ def _first_line(error: Exception) -> str:
 
 
 def float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors in float32, each finite.
+    """Convert the tensors to float32, and check that all values are finite.
 
     Raises:
-        LoadError: A tensor is no dense float, or holds a NaN or an infinity.
+        LoadError: A tensor is not dense or not floating-point, or has a NaN or an infinity.
     """
     converted = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise LoadError(
-                f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats", "shapes"
+                f"{path}: {name} is {tensor.dtype} {tensor.layout}, expected floats in a dense "
+                "(strided) tensor",
+                "shapes",
             )
         values = converted[name] = tensor.detach().to(torch.float32)
         if not bool(values.isfinite().all()):
@@ -104,14 +113,14 @@ def float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def check_shapes(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> None:
-    """Raise `LoadError` unless exactly the tensors of ``shapes`` are there, in those shapes."""
-    missing, left_over = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
-    if missing or left_over:
+    """Raise `LoadError` unless the tensors have exactly the names and shapes of ``shapes``."""
+    missing, unknown = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
+    if missing or unknown:
         raise LoadError(
             f"{path}: "
             + "; ".join(
-                f"{what}: {', '.join(names)}"
-                for what, names in (("missing", missing), ("not understood", left_over))
+                f"{problem}: {', '.join(names)}"
+                for problem, names in (("missing", missing), ("not understood", unknown))
                 if names
             )
             + f"; expected exactly {', '.join(shapes)}",
@@ -126,24 +135,33 @@ def check_shapes(
 
 
 def read_arrays(file: BinaryIO, size: int) -> dict[str, Tensor]:
-    """Name → tensor, of an ``.npz`` file of ``size`` bytes.
+    """Read an ``.npz`` file of ``size`` bytes: name → tensor.
 
     Raises:
-        ValueError: A member is no array of numbers, or promises more or less than it holds.
-        Exception: Of many kinds, where the bytes are malformed.
+        ValueError: A member is no array of numbers, or its size differs from its header.
+        Exception: The bytes are malformed; the kind varies.
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
         total, limit = sum(info.file_size for info in infos), unpacked_limit(size)
         if total > limit:
-            raise ValueError(f"{size:,} bytes become {total:,}, allowed: up to {limit:,}")
+            raise ValueError(
+                f"{size:,} compressed bytes become {total:,}, allowed: up to {limit:,}"
+            )
         arrays: dict[str, Tensor] = {}
         for info in infos:
             name = info.filename.removesuffix(".npy")
-            if name == info.filename or "/" in name or name in arrays:
-                raise ValueError(f"{info.filename!r:.100} is no array, or one of several so named")
+            if name == info.filename or "/" in name:
+                raise ValueError(
+                    f"{info.filename!r:.100} is no array, expected NAME.npy outside of folders"
+                )
+            if name in arrays:
+                raise ValueError(f"several members are named {info.filename!r:.100}")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{info.filename!r:.100} is compressed as numpy does not")
+                raise ValueError(
+                    f"{info.filename!r:.100} has compression method {info.compress_type}, allowed: "
+                    "stored or deflated, as numpy writes"
+                )
             with archive.open(info) as member:
                 stream = Stream(cast(BinaryIO, member), info.file_size)
                 arrays[name] = _read_array(stream, info.filename)
@@ -152,16 +170,16 @@ def read_arrays(file: BinaryIO, size: int) -> dict[str, Tensor]:
 
 def _read_array(stream: Stream, name: str) -> Tensor:
     shape, transposed, dtype = _header(stream)
-    if dtype.kind not in "fiubc":  # so no objects, which are pickled
-        raise ValueError(f"{name!r:.100} holds {dtype!r:.100}, expected numbers")
+    if dtype.kind not in "fiubc":  # objects would be pickled
+        raise ValueError(f"{name!r:.100} has dtype {dtype!r:.100}, expected numbers")
     if any(type(length) is not int or length < 0 for length in shape):
-        raise ValueError(f"{name!r:.100} has the shape {shape!r:.100}")
-    promised = math.prod(shape) * dtype.itemsize
-    if promised != stream.left:
+        raise ValueError(f"{name!r:.100} has shape {shape!r:.100}, expected lengths from 0 on")
+    size = math.prod(shape) * dtype.itemsize
+    if size != stream.left:
         raise ValueError(
-            f"{name!r:.100} promises {promised:,} bytes of numbers, its member has {stream.left:,}"
+            f"{name!r:.100} promises {size:,} bytes of numbers, its member has {stream.left:,}"
         )
-    raw = bytearray(promised)
+    raw = bytearray(size)
     stream.readinto(raw)
     flat = np.frombuffer(raw, dtype)
     return torch.from_numpy(flat.reshape(shape, order="F" if transposed else "C"))
@@ -175,5 +193,5 @@ def _header(stream: Stream) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         return readers[version](cast(BinaryIO, stream))
     except (MemoryError, RecursionError) as error:
-        # Of at most 10,000 bytes, so it is Python's parser that gives up, not the machine.
+        # A header has at most 10,000 bytes: Python's parser gave up, not the machine.
         raise ValueError("the header of an array is nested too deeply") from error

@@ -162,7 +162,7 @@ PICKLES: dict[str, tuple[str, bytes]] = {
     "an ordered dict of 10**12": ("not iterable|iterable", _named(
         b"ccollections\nOrderedDict\n", _number(TERA), b"\x85R")),
     "a list doubled 90 times": ("more than 1,000,000|100 levels", _doubled(90)),
-    "a list in itself": ("in itself", b"\x80\x02}" + text("a") + b"]q\x00h\x00as."),
+    "a list in itself": ("contains itself", b"\x80\x02}" + text("a") + b"]q\x00h\x00as."),
     "nested 200,000 deep": ("levels", b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."),
     "a million sets": ("in more than", b"\x80\x04(" + b"\x8f" * 1_000_000 + b"l."),
     "a thousand classes": ("classes", b"\x80\x02(" + b"".join(
@@ -181,7 +181,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
         folder / "sae.npz", ("a.npy", npy_promise((TERA, 0))))),
     "npz: a product beyond 64 bits": ("promises", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((2**62, 4))))),
-    "npz: fewer than negative": ("has the shape", lambda folder: npz(
+    "npz: fewer than negative": ("has shape", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((-1, -4))))),
     "npz: texts of a terabyte": ("expected numbers", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((4,), "<U99999999")))),
@@ -191,11 +191,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
         folder / "sae.npz", ("a.npy", npy_promise((_BOMB // 4,), data=bytes(_BOMB))),
         compression=zipfile.ZIP_DEFLATED)),
     "npz: a bomb that lies": ("BadZipFile|promises", _lying_bomb),
-    "npz: another compression": ("as numpy does not", lambda folder: npz(
+    "npz: another compression": ("compression method 14", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((4,))), compression=zipfile.ZIP_LZMA)),
     "npz: nested names": ("no array", lambda folder: npz(
         folder / "sae.npz", ("../a.npy", npy_promise((4,))))),
-    "npz: one name twice": ("several so named", _two_of_one_name),
+    "npz: one name twice": ("several members are named", _two_of_one_name),
     "npz: no array": ("no array", lambda folder: npz(folder / "sae.npz", ("a.txt", b"1"))),
     "npz: a header that is nested": ("nested too deeply|SyntaxError|Cannot parse", _nested_header),
     "zip: a storage of 10^12": ("bytes of storages more", lambda folder: raw_pickle(
@@ -212,7 +212,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "zip", folder / "sae.pt", tensor_pickle(4, (TERA, 0), (0, 1)), a=bytes(16))),
     "zip: negative strides": ("strides", lambda folder: raw_pickle(
         "zip", folder / "sae.pt", tensor_pickle(4, (2,), (-1,)), a=bytes(16))),
-    "zip: members in one place": ("longer than it is", _overlapping),
+    "zip: members in one place": ("longer than the file", _overlapping),
     "zip: compressed": ("is compressed", _compressed),
     "zip: the same tensor 100 times": ("4 times the file", _aliases),
     "old: a storage of 10^12": ("bytes of storages more", lambda folder: raw_pickle(

@@ -160,7 +160,7 @@ def test_names_that_cannot_be_printed(tmp_path: Path, container: str, name: str)
 @pytest.mark.parametrize("container", OF_OBJECTS)
 def test_two_names_that_are_one_text(tmp_path: Path, container: str) -> None:
     path = write(container, tmp_path, {1: torch.ones(1), "1": torch.ones(1)})
-    with pytest.raises(LoadError, match="several entries go by one name"):
+    with pytest.raises(LoadError, match="several entries have the same name"):
         load(path)
 
 

@@ -62,8 +62,8 @@ def test_the_controls_keep_it(sae: SAE) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"architecture": "standard"}, "architecture is 'topk', the spec's `sae` block or the"),
-        ({"k": 4}, "k is 3, the spec's `sae` block or the command line says 4"),
+        ({"architecture": "standard"}, "architecture is 'topk', the `sae` options say 'standard'"),
+        ({"k": 4}, "k is 3, the `sae` options say 4"),
         ({"pre_bias": False}, "pre_bias is True, "),
         ({"normalize": "layer_norm"}, "normalize is 'none', "),
     ],
@@ -97,7 +97,8 @@ def test_gates_that_are_not_finite(name: str) -> None:
 @pytest.mark.parametrize("values", [[-1.0] * 10, [0.0] * 10, [1.0] * 9 + [-1e-6]])
 def test_thresholds_that_were_never_trained(values: list[float]) -> None:
     sae = replace(example_sae(), activation=JumpReLU(torch.tensor(values)))
-    assert broken(sae) == {"threshold": "thresholds are below 0 or all 0: they were never trained"}
+    message = "thresholds are below 0 or all 0: they were never trained; allowed: some above 0"
+    assert broken(sae) == {"threshold": message}
 
 
 def test_thresholds_of_which_some_are_zero_are_kept() -> None:

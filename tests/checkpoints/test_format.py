@@ -97,13 +97,13 @@ def test_a_layout_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_the_nearest_config_is_taken(tmp_path: Path) -> None:
-    beside = ConfigBeside("{stem}.yaml", r"runs/\w+\.pt", above=(0, 2))
+    layout = ConfigBeside("{stem}.yaml", r"runs/\w+\.pt", levels_up=(0, 2))
     weights = tmp_path / "runs" / "a.pt"
     put(tmp_path, "runs/a.pt", "a.yaml")
-    assert beside.file_of(weights) is None
+    assert layout.file_of(weights) is None
     put(tmp_path.parent, "a.yaml")
-    assert beside.file_of(weights) == tmp_path.parent / "a.yaml"
+    assert layout.file_of(weights) == tmp_path.parent / "a.yaml"
     put(tmp_path, "runs/a.yaml")
-    assert beside.file_of(weights) == tmp_path / "runs" / "a.yaml"
-    assert beside.file_of(tmp_path / "other" / "a.pt") is None
-    assert ConfigBeside("a.json", r".*", above=(9,)).file_of(Path("a.pt")) is None
+    assert layout.file_of(weights) == tmp_path / "runs" / "a.yaml"
+    assert layout.file_of(tmp_path / "other" / "a.pt") is None
+    assert ConfigBeside("a.json", r".*", levels_up=(9,)).file_of(Path("a.pt")) is None

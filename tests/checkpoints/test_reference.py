@@ -100,7 +100,7 @@ def test_a_path_that_was_never_downloaded(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         huggingface_hub.HfApi, "list_repo_files", lambda *a, **k: ["layer_3/width_10/cfg.json"]
     )
-    with pytest.raises(SetupError, match="no checkpoint there; did you mean layer_3"):
+    with pytest.raises(SetupError, match=r"no checkpoint at this path .*; did you mean layer_3"):
         resolve(reference, Path("/"))
 
 
@@ -147,8 +147,8 @@ def test_a_release_of_saelens_with_what_only_the_list_knows(cache: Path) -> None
     ("reference", "message"),
     [
         ("sae_lens://mini/layer_3", "no release 'mini'; did you mean mine?"),
-        ("sae_lens://mine/layer_5", "no SAE 'layer_5' in it; did you mean"),
-        ("sae_lens://mine", "no SAE '' in it; allowed: layer_3, layer_4"),
+        ("sae_lens://mine/layer_5", "has no SAE 'layer_5'; did you mean"),
+        ("sae_lens://mine", "has no SAE ''; allowed: layer_3, layer_4"),
     ],
 )
 def test_releases_that_are_not_listed(reference: str, message: str) -> None:

@@ -70,7 +70,7 @@ LOADING: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "threshold": (
         lambda at: rewrite(at, architecture="jumprelu", tensors={"threshold": -torch.ones(64)}),
-        "thresholds lie between -1 and -1, allowed: none below 0",
+        "thresholds are -1 to -1: they were never trained; allowed: none below 0",
     ),
     "scale": (
         lambda at: rewrite(at, normalize_activations="expected_average_only_in"),

@@ -198,7 +198,7 @@ def test_a_name_for_a_file_that_holds_one_sae(project: Project) -> None:
     result = project.run("--sae", "good#layer_3", "--sae-json", "out.json")
     assert result.ret == NO_VERDICT
     assert project.verdicts("contract")["load.readable[good#layer_3]"] == "error"
-    message = "good#layer_3: a SAELens 6 checkpoint holds one SAE, without a name"
+    message = "good#layer_3: a SAELens 6 checkpoint holds one SAE, without a name; remove #layer_3"
     result.stdout.fnmatch_lines([f"load error: {project.path}/{message}"])
 
 

@@ -82,7 +82,7 @@ def test_trap_the_normalization_of_the_dictionary_is_no_tensor(
         theirs.dictionary._weights.mul_(3)
     torch.save(theirs, tmp_path / "sae.pt")
     torch.save(theirs.state_dict(), tmp_path / "state.pt")
-    with pytest.raises(LoadError, match="does not say how overcomplete normalises them"):
+    with pytest.raises(LoadError, match="allowed in a state dict: near 1"):
         load(tmp_path / "state.pt", SaeOptions(architecture="topk", k=K))
     compare(tmp_path / "sae.pt", theirs)
 
@@ -137,7 +137,7 @@ def test_trap_load_state_dict_after_eval_leaves_a_stale_dictionary(tmp_path: Pat
     other.dictionary._weights.data.normal_()
     theirs.load_state_dict(other.state_dict())
     torch.save(theirs, tmp_path / "sae.pt")
-    with pytest.raises(LoadError, match=r"the dictionary that .eval\(\) fused differs"):
+    with pytest.raises(LoadError, match="the fused dictionary differs"):
         load(tmp_path / "sae.pt")
 
 

@@ -1,4 +1,7 @@
-"""The checkpoint formats, a module each; those with a suffix are parts of the format before it."""
+"""The checkpoint formats, one module each.
+
+`saelens_training`, `overcomplete_module` and `openmoss_config` are parts of other formats.
+"""
 
 from __future__ import annotations
 
@@ -49,4 +52,4 @@ FORMATS = (
     goodfire.FORMAT,
     plain.FORMAT,
 )
-"""In the order in which they are tried: the first that matches reads or refuses."""
+"""All formats, in the order in which they are tried: the first that matches reads or refuses."""

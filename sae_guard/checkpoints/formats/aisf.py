@@ -1,7 +1,8 @@
-"""AI Safety Foundation: one bias at both ends, and an axis for several SAEs in one file.
+"""AI Safety Foundation: one bias for input and output, and an axis for several SAEs in one file.
 
 https://github.com/ai-safety-foundation/sparse_autoencoder, `autoencoder/model.py`. Since 1.4 the
-file is a pickled `SparseAutoencoderState` with a config, read as a record; before, a state dict.
+file is a pickled `SparseAutoencoderState` with a config, read as a record; before 1.4 it is a state
+dict.
 """
 
 from __future__ import annotations
@@ -44,39 +45,40 @@ _OF_TRAINING = {
     "resample_threshold_is_dead_portion_fires",
 }  # fmt: skip
 _ONE_STEP = 0.05
-"""How far one step of an optimiser may have taken columns from length 1."""
+"""Largest distance from 1 of a column's length: one step of an optimiser after normalisation."""
 _RELU = "the activation is ReLU, as in the library; a fork of it applies a tanh and has a config"
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a file holds: tensors under the names of the newest version, and a config or None."""
+    """Content of a file: tensors under the names of the newest version, and a config or None."""
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] | None
     by_lightning: bool
+    """True for a checkpoint of PyTorch Lightning, whose keys have a prefix."""
     oldest: bool
-    """Whether it may be of a version that normalises its decoder in every forward pass."""
+    """True where the version may normalise its decoder in every forward pass."""
 
 
 def matches(opened: Opened) -> bool:
-    """By the class of the object, or by the tied bias of a state dict."""
+    """Recognise the format by the class of the object, or by the tied bias of a state dict."""
     record = opened.entries.get("__record__")
     if isinstance(record, Record):
         return type(record).__name__ == "SparseAutoencoderState"
-    held = opened.entries.get("state_dict", opened.entries)
-    return isinstance(held, Mapping) and bool({"tied_bias", f"{_PREFIX}tied_bias"} & held.keys())
+    state = opened.entries.get("state_dict", opened.entries)
+    return isinstance(state, Mapping) and bool({"tied_bias", f"{_PREFIX}tied_bias"} & state.keys())
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a file, or the component that ``#i`` or ``#blocks.3.hook_mlp_out`` says.
+    """Load the SAE of a file, or its component ``#i`` or ``#blocks.3.hook_mlp_out``.
 
-    relu((x − tied_bias) · encoder.weightᵀ + encoder.bias) · decoder.weightᵀ + tied_bias, and the
-    tanh of the relu in a fork (https://github.com/HuFY-dev/sparse_autoencoder).
+    relu((x − tied_bias) · encoder.weightᵀ + encoder.bias) · decoder.weightᵀ + tied_bias, with
+    tanh(relu(…)) in a fork (https://github.com/HuFY-dev/sparse_autoencoder).
 
     Raises:
-        LoadError: A component is not said or not there, the three copies of the bias differ, the
-            encoder adds noise, the config does not fit the tensors or is not understood.
+        LoadError: The reference names no component or an unknown one, the three copies of the bias
+            differ, the encoder adds noise, or the config is unknown in part or does not fit.
     """
     path = opened.weights
     state = _state(opened)
@@ -98,74 +100,90 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 
 def _state(opened: Opened) -> _State:
-    """The state dict, wherever it lies and whatever its age."""
-    whole = opened.entries.get("__record__", opened.entries)
-    fields = _fields(whole) or {}
-    held = fields.get("state_dict", fields)
-    if not isinstance(held, Mapping):
-        raise LoadError(f"{opened.weights}: state_dict is a {type(held).__name__}", "keys")
+    """Return the state of a file of any version."""
+    saved = opened.entries.get("__record__", opened.entries)
+    fields = _fields(saved) or {}
+    state_dict = fields.get("state_dict", fields)
+    if not isinstance(state_dict, Mapping):
+        raise LoadError(
+            f"{opened.weights}: state_dict is a {type(state_dict).__name__}, expected a mapping",
+            "keys",
+        )
     config = _fields(fields.get("config"))
-    if config is None and isinstance(whole, Record):
-        raise LoadError(f"{opened.weights}: a {type(whole).__name__} without its config", "keys")
-    by_lightning = any(str(name).startswith(_PREFIX) for name in held)
+    if config is None and isinstance(saved, Record):
+        raise LoadError(f"{opened.weights}: a {type(saved).__name__} without its config", "keys")
+    by_lightning = any(str(name).startswith(_PREFIX) for name in state_dict)
     tensors = {}
-    for name, value in held.items():
+    for name, value in state_dict.items():
         if by_lightning and not str(name).startswith(_PREFIX):
-            continue  # of the losses and metrics of the training
+            continue  # losses and metrics of the training
         if not is_tensor(value):
-            raise LoadError(f"{opened.weights}: {name} is a {type(value).__name__}", "keys")
+            raise LoadError(
+                f"{opened.weights}: {name} is a {type(value).__name__}, expected a tensor", "keys"
+            )
         tensors[_without_underscores(str(name).removeprefix(_PREFIX))] = value
-    return _State(tensors, config, by_lightning, oldest="_decoder._weight" in held)
+    return _State(tensors, config, by_lightning, oldest="_decoder._weight" in state_dict)
 
 
 def _without_underscores(name: str) -> str:
-    """The name since version 1.3."""
+    """Return the name of the tensor since version 1.3."""
     bare = name.removeprefix("_")
     return bare.replace("._", ".") if bare.endswith(("._weight", "._bias")) else bare
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """The fields of a mapping, or of a pydantic object that was read as a record."""
+    """Return the fields of a mapping, or of a pydantic object that was read as a record."""
     if isinstance(value, Record):
-        held, extra = (vars(value).get(f"__{name}__") for name in ("dict", "pydantic_extra"))
-        value = {**held, **extra} if isinstance(held, dict) and isinstance(extra, dict) else held
+        declared, extra = (vars(value).get(f"__{name}__") for name in ("dict", "pydantic_extra"))
+        value = declared
+        if isinstance(declared, dict) and isinstance(extra, dict):
+            value = {**declared, **extra}
     return {str(n): v for n, v in value.items()} if isinstance(value, Mapping) else None
 
 
 def _without_aliases(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The four tensors; the bias is saved three times."""
-    kept = {name: tensor for name, tensor in tensors.items() if name not in _ALIASES}
-    if not {"tied_bias", "encoder.weight"} <= kept.keys():
+    """Return the four tensors without the two further copies of the bias."""
+    unique = {name: tensor for name, tensor in tensors.items() if name not in _ALIASES}
+    if not {"tied_bias", "encoder.weight"} <= unique.keys():
         raise LoadError(
-            f"{path}: no tied_bias and encoder.weight; there is: {', '.join(sorted(kept))} "
-            "(versions before 0.10, whose forward pass changed from one to the next, are not read)",
+            f"{path}: expected tied_bias and encoder.weight; the file has: "
+            f"{', '.join(sorted(unique))} (versions before 0.10 are not read, as their forward "
+            "passes differ)",
             "keys",
         )
     for alias in _ALIASES:
-        if alias in tensors and not tensors[alias].equal(kept["tied_bias"]):
+        if alias in tensors and not tensors[alias].equal(unique["tied_bias"]):
             raise LoadError(
-                f"{path}: {alias} differs from tied_bias; the library has one bias for both ends",
+                f"{path}: {alias} differs from tied_bias; allowed: a copy of it, as the library "
+                "has one bias for input and output",
                 "keys",
             )
-    return kept
+    return unique
 
 
 def _check_unit_norm(W_dec: Tensor, path: Path) -> None:
-    """The first versions made the rows of [d_in, d_sae] unit, at run time; the next the columns."""
+    """Refuse a decoder [d_in, d_sae] whose columns are not of unit norm.
+
+    The first versions normalise rows in every forward pass, later ones the columns: only for unit
+    columns does the version not matter.
+    """
     lengths = W_dec.float().norm(dim=0)
     if bool(((lengths - 1).abs() > _ONE_STEP).any()):
         raise LoadError(
             f"{path}: _decoder._weight has columns of lengths {float(lengths.min()):.4g} to "
-            f"{float(lengths.max()):.4g}; with these names only decoders of unit columns are read: "
-            "the first versions normalise others in every forward pass, along the other axis",
+            f"{float(lengths.max()):.4g}, allowed: {1 - _ONE_STEP:g} to {1 + _ONE_STEP:g} (the "
+            "first versions, with the same names, normalise rows in every forward pass instead)",
             "scale",
         )
 
 
 def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
-    strange = sorted(config.keys() - _READ - _OF_TRAINING)
-    if strange:
-        raise LoadError(f"{path}: config: not understood: {', '.join(strange)}")
+    unknown = sorted(config.keys() - _READ - _OF_TRAINING)
+    if unknown:
+        raise LoadError(
+            f"{path}: config: not understood: {', '.join(unknown)}; allowed: "
+            f"{', '.join(sorted(_READ | _OF_TRAINING))}"
+        )
     W_enc = tensors["encoder.weight"]
     if W_enc.ndim not in (2, 3):
         raise LoadError(
@@ -173,16 +191,16 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path
             "[components, d_sae, d_in]",
             "shapes",
         )
-    found = {
+    sizes = {
         "n_input_features": W_enc.shape[-1],
         "n_learned_features": W_enc.shape[-2],
         "n_components": W_enc.shape[0] if W_enc.ndim == 3 else None,
     }
-    for field, size in found.items():
-        said = config.get(field, size)
-        if type(said) is not type(size) or said != size:
+    for field, size in sizes.items():
+        stated = config.get(field, size)
+        if type(stated) is not type(size) or stated != size:
             raise LoadError(
-                f"{path}: config: {field} is {said!r}, but encoder.weight has shape "
+                f"{path}: config: {field} is {stated!r}, but encoder.weight has shape "
                 f"{list(W_enc.shape)}",
                 "shapes",
             )
@@ -191,7 +209,10 @@ def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path
 def _component(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], opened: Opened
 ) -> tuple[dict[str, Tensor], str | None]:
-    """One component without its axis, which is there even where there is only one; its hook."""
+    """Return the tensors of one component without their first axis, and its hook point.
+
+    Files with one component may have the axis too.
+    """
     path, W_enc = opened.weights, tensors["encoder.weight"]
     count = W_enc.shape[0] if W_enc.ndim == 3 else 1
     names = config.get("component_names")
@@ -199,16 +220,20 @@ def _component(
         isinstance(names, list) and len(names) == count and all(isinstance(n, str) for n in names)
     ):
         raise LoadError(
-            f"{path}: config: component_names is {names!r}, expected {count} texts", "keys"
+            f"{path}: config: component_names is {names!r}, expected a list of {count} texts",
+            "keys",
         )
     hooks = names or [None] * count
     if W_enc.ndim == 2:
         if opened.name is not None and opened.name not in hooks:
-            raise LoadError(f"{path} has no axis of components: it holds one SAE, without a name")
+            raise LoadError(
+                f"{path}#{opened.name}: the tensors have no axis of components, so the file holds "
+                f"one SAE without a name; remove #{opened.name}"
+            )
         return dict(tensors), hooks[0]
     indices = [str(index) for index in range(count)]
-    chosen = opened.name if opened.name in indices else opened.chosen(names or indices)
-    index = int(chosen) if chosen in indices else hooks.index(chosen)
+    name = opened.name if opened.name in indices else opened.selected_name(names or indices)
+    index = int(name) if name in indices else hooks.index(name)
     flat = {n: t for n, t in tensors.items() if t.ndim == 0 or t.shape[0] != count}
     if flat:
         raise LoadError(
@@ -219,20 +244,20 @@ def _component(
 
 
 def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
-    """standard or tanh_relu: the tensors are the same, only the config of the fork tells them."""
+    """Return standard or tanh_relu by the config of the fork or the options: the tensors agree."""
     if state.config is None:
         if state.by_lightning and options.architecture is None:
             choice = "standard, or tanh_relu (of a fork)"
             raise ambiguous(f"{path} is ambiguous", "activation", ("architecture", choice))
-        said = options.architecture or "standard"
-        if said not in _TYPES.values():
+        architecture = options.architecture or "standard"
+        if architecture not in _TYPES.values():
             raise LoadError(
-                f"{path}: the `sae` options say architecture {said!r}, allowed: standard or "
-                "tanh_relu",
+                f"{path}: the `sae` options say architecture {architecture!r}, allowed: standard "
+                "or tanh_relu",
                 "activation",
                 options=("architecture",),
             )
-        return said
+        return architecture
     kind = state.config.get("type", state.config.get("sae_type", "sae"))
     if not isinstance(kind, str) or kind not in _TYPES:
         raise LoadError(
@@ -241,9 +266,8 @@ def _architecture(state: _State, options: SaeOptions, path: Path) -> str:
     noise = state.config.get("noise_scale", 0)
     if _TYPES[kind] == "tanh_relu" and (type(noise) not in (int, float) or noise != 0):
         raise LoadError(
-            f"{path}: config: noise_scale is {noise!r}: in every forward pass the encoder adds "
-            "Gaussian noise before its activation, so one input has no one reconstruction; "
-            "allowed: 0",
+            f"{path}: config: noise_scale is {noise!r}, allowed: 0 (otherwise the encoder adds "
+            "Gaussian noise in every forward pass, and the same input gives other latents)",
             "deterministic",
         )
     return _TYPES[kind]

@@ -1,8 +1,9 @@
 """Bussmann's BatchTopK and Matryoshka repositories: ``sae.pt`` beside ``config.json``.
 
 https://github.com/bartbussmann/BatchTopK and https://github.com/bartbussmann/matryoshka_sae,
-`sae.py`. Inputs are normalised as by a layer norm if `input_unit_norm` is true; TopK SAEs store an
-encoder bias and do not use it. The config names model and hook point as Neel Nanda's does.
+`sae.py`. Inputs are normalised to mean 0 and standard deviation 1 if `input_unit_norm` is true.
+TopK SAEs store an encoder bias and do not use it. The config has the keys of Neel Nanda's for model
+and hook point.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ _TYPES = {
     "global-matryoshka-topk": "jumprelu",
 }
 _WITH_THRESHOLD = ("batch-topk", "global-matryoshka-topk")
-"""Of the Matryoshka repository: BatchTopK in training, one threshold for all latents after it."""
-_SWITCHES = {"use_encoder_bias": False, "tied_weights": False, "activation": "relu"}
-"""Fields of the first weeks, and the values with which they change nothing in TopK SAEs."""
+"""Types of the Matryoshka repository: BatchTopK in training, then one threshold for all latents."""
+_EARLY_FIELDS = {"use_encoder_bias": False, "tied_weights": False, "activation": "relu"}
+"""Config fields of the repository's first weeks, and the values that change nothing."""
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a ``sae.pt``.
+    """Load the SAE of a ``sae.pt``.
 
     Raises:
-        LoadError: It is a BatchTopK SAE without a threshold, of an unknown type, or of a version
-            of the code that computes something else.
+        LoadError: The SAE is a BatchTopK SAE without a threshold, of an unknown type, or of an
+            early version of the repository with another forward pass.
     """
     config, path = opened.config or {}, opened.config_file or opened.path
     tensors = opened.tensors
@@ -53,10 +54,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         tensors["threshold"] = tensors.pop("jumprelu.log_threshold").exp()
     if kind in _WITH_THRESHOLD and tensors["threshold"].ndim == 0 and "b_enc" in tensors:
         tensors["threshold"] = tensors["threshold"].expand(tensors["b_enc"].shape)
-    turned, notes = oriented(tensors)
+    matrices, notes = oriented(tensors)
     declaration = neel.names_in_config(opened)
     source = opened.source("Bussmann", *_assumed(kind), *notes, declaration=declaration)
-    sae = assemble(turned, facts, source, opened.weights)
+    sae = assemble(matrices, facts, source, opened.weights)
     check_sizes(config, {"act_size": sae.d_in, "dict_size": sae.d_sae}, path)
     return sae
 
@@ -66,22 +67,24 @@ def _kind(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     if kind == "batchtopk" and {"threshold", "aux_threshold"} & tensors.keys():
         raise LoadError(
             f"{path}: sae_type is 'batchtopk' with a stored threshold, which only an unmerged "
-            "branch of the repository writes; how it is applied is not known",
+            "branch of the repository writes, with an unknown forward pass; allowed: "
+            f"{', '.join(_TYPES)}",
             "batch_mates",
         )
     if kind == "batchtopk" or (kind in _WITH_THRESHOLD and "threshold" not in tensors):
         raise LoadError(
-            f"{path}: sae_type is {kind!r}: these files hold no threshold, so the latents of a "
-            "token depend on its batch, and no number measured on them means anything",
+            f"{path}: sae_type is {kind!r} without a stored threshold: the latents of a token "
+            "depend on its batch, so no measurement of them is meaningful; allowed: "
+            f"{', '.join(_WITH_THRESHOLD)} with a threshold",
             "batch_mates",
         )
     if not isinstance(kind, str) or kind not in _TYPES:
         raise LoadError(f"{path}: sae_type is {kind!r}, allowed: {', '.join(_TYPES)}", "activation")
-    for name, harmless in _SWITCHES.items():
-        if config.get(name, harmless) != harmless:
+    for name, neutral in _EARLY_FIELDS.items():
+        if config.get(name, neutral) != neutral:
             raise LoadError(
-                f"{path}: {name} is {config[name]!r}, allowed: {harmless!r}: files of the first "
-                "weeks of the repository that compute something else",
+                f"{path}: {name} is {config[name]!r}, allowed: {neutral!r} (early files of the "
+                "repository with other values have another forward pass)",
                 "activation",
             )
     return kind
@@ -91,12 +94,12 @@ def _facts(kind: str, config: Mapping[str, Any], path: Path) -> Facts:
     normalised, k = config.get("input_unit_norm"), config.get("top_k")
     if not isinstance(normalised, bool):
         raise LoadError(f"{path}: input_unit_norm is {normalised!r}, expected true or false")
-    early = sorted(_SWITCHES.keys() & config.keys())
+    early = sorted(_EARLY_FIELDS.keys() & config.keys())
     if normalised and early:
-        # There sae_out adds the normalised input instead of its mean, or vanilla SAEs take none.
+        # In that code sae_out adds the normalised input instead of its mean.
         raise LoadError(
-            f"{path}: input_unit_norm is true with {', '.join(early)}: the code of the first weeks "
-            "did not undo the normalisation",
+            f"{path}: input_unit_norm is true with {', '.join(early)}, allowed: false (the early "
+            "code of the repository did not undo the normalisation)",
             "scale",
         )
     if kind == "topk" and type(k) is not int:

@@ -1,7 +1,7 @@
 """Per-layer transcoders of circuit-tracer, such as mwhanna's: ``layer_N.safetensors``.
 
 https://github.com/safety-research/circuit-tracer, `transcoder/single_layer_transcoder.py`. W_enc
-lies as [d_sae, d_in]; early files have W_dec as [d_out, d_sae] too. No pre-bias.
+is [d_sae, d_in]; early files have W_dec as [d_out, d_sae] too. No pre-bias.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _INPUT = "b_dec is not taken off the input, which is not scaled, as circuit-trac
 _RELU = "ReLU, as circuit-tracer does where no threshold is stored"
 _WEIGHTS = r"layer_(\d+)\.safetensors"
 _REPOSITORY = r"(?i:.+-\d[\d.]*[bm](?:-.+)?-transcoders(?:-.+)?)"
-"""Such as `qwen3-4b-transcoders` and `qwen3-0.6b-transcoders-lowl0`."""
+"""Pattern for repositories like `qwen3-4b-transcoders` and `qwen3-0.6b-transcoders-lowl0`."""
 _HOOKS_IN = ("mlp.hook_in", "ln2.hook_normalized", "hook_resid_mid")
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read the names in ``config.yaml``, or the name of the repository.
+    """Read model and hook points from ``config.yaml``, or from the name of the repository.
 
     Raises:
-        LoadError: One of the names in the config is no text.
+        LoadError: A name in the config is no text.
     """
     layer = re.fullmatch(_WEIGHTS, files.weights.name)
     if layer is None:
@@ -65,13 +65,13 @@ def declare(files: CheckpointFiles) -> Declaration | None:
 
 
 def matches(opened: Opened) -> bool:
-    """By the name of the file, and a config or an encoder that lies as circuit-tracer's does."""
+    """Recognise the format by the name of the file, and by its config or the shape of W_enc."""
     if not re.fullmatch(_WEIGHTS, opened.weights.name) or not opened.entries.keys() >= _KEYS:
         return False
     if _config(opened):
         return True
     d_sae, d = (len(opened.entries[name].reshape(-1)) for name in ("b_enc", "b_dec"))
-    # With both the other way round it may as well be an SAE of two torch.nn.Linear.
+    # With both matrices transposed, it could also be an SAE of two torch.nn.Linear.
     return (
         d_sae != d
         and opened.entries["W_enc"].shape == (d_sae, d)
@@ -80,17 +80,16 @@ def matches(opened: Opened) -> bool:
 
 
 def _config(opened: Opened) -> Mapping[str, Any]:
-    """The `config.yaml` of a set of transcoders; empty where it is none."""
+    """Return the `config.yaml` of a set of transcoders; empty for other configs."""
     config = opened.config or {}
     return config if "feature_input_hook" in config or "model_kind" in config else {}
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The transcoder of a ``layer_N.safetensors``.
+    """Load the transcoder of a ``layer_N.safetensors``.
 
     Raises:
-        LoadError: It is a TopK transcoder or of another kind than a per-layer transcoder, or the
-            tensors do not fit.
+        LoadError: The transcoder is a TopK one or not per-layer, or the tensors do not fit.
     """
     tensors, config = opened.tensors, _config(opened)
     architecture = _architecture(tensors, config, opened)
@@ -98,11 +97,11 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         tensors["threshold"] = _per_latent(tensors)
     facts = Facts(architecture, None, pre_bias=False, normalize="none", transcoder=True)
     check_agreement(facts, options, opened.weights)
-    turned, notes = oriented(tensors, transposed=("W_enc",))
-    unsaid = architecture == "standard" and config.get("activation") is None
-    assumed = (_INPUT, _RELU) if unsaid else (_INPUT,)
+    matrices, notes = oriented(tensors, transposed=("W_enc",))
+    relu_is_assumed = architecture == "standard" and config.get("activation") is None
+    assumed = (_INPUT, _RELU) if relu_is_assumed else (_INPUT,)
     source = opened.source("circuit-tracer", *assumed, *notes, declaration=declare(opened))
-    return assemble(turned, facts, source, opened.weights)
+    return assemble(matrices, facts, source, opened.weights)
 
 
 def _architecture(tensors: Mapping[str, Tensor], config: Mapping[str, Any], opened: Opened) -> str:
@@ -114,9 +113,9 @@ def _architecture(tensors: Mapping[str, Tensor], config: Mapping[str, Any], open
     activation = config.get("activation")
     if "k" in tensors or activation == "topk":
         raise LoadError(
-            f"{path if activation == 'topk' else opened.weights}: a TopK transcoder: "
-            "circuit-tracer keeps the k largest without a ReLU, negative ones too, which no "
-            "architecture here does",
+            f"{path if activation == 'topk' else opened.weights}: TopK transcoders are not read: "
+            "circuit-tracer keeps the k largest latents without a ReLU, negative ones too; "
+            "allowed: ReLU, or JumpReLU with a stored threshold",
             "activation",
         )
     if activation not in (None, "relu"):
@@ -125,7 +124,7 @@ def _architecture(tensors: Mapping[str, Tensor], config: Mapping[str, Any], open
         return "standard"
     if activation is not None:
         raise LoadError(
-            f"{path}: activation is {activation!r}, but {opened.weights} holds {_THRESHOLD}",
+            f"{path}: activation is {activation!r}, but {opened.weights} has {_THRESHOLD}",
             "activation",
         )
     return "jumprelu"
@@ -141,7 +140,7 @@ FORMAT = Format(
     recognised_by="`layer_N.safetensors` with `config.yaml` (`feature_input_hook`), or with "
     "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
-    beside=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
+    config_layouts=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
     declare=declare,
     declares_first=True,
     matches=matches,

@@ -2,7 +2,8 @@
 
 SAELens, `deepseek_r1_sae_huggingface_loader` in
 https://github.com/decoderesearch/SAELens/blob/main/sae_lens/loading/pretrained_sae_loaders.py.
-ReLU, no pre-bias. The keys are those of any two ``nn.Linear``: only the name tells.
+ReLU, no pre-bias. Any two ``nn.Linear`` have the same keys: only the file name identifies the
+format.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _ASSUMED = "ReLU, and b_dec is not taken off the input, as SAELens reads files o
 
 
 def by_name(files: CheckpointFiles) -> Declaration | None:
-    """Read model and layer off the name of the file or its folder."""
+    """Read model and layer from the name of the file or its folder; None for other names."""
     declaration = named_by_layer(files.weights)
     model = declaration.model_name if declaration is not None else None
     return declaration if model is not None and model.startswith("DeepSeek-R1-") else None
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a file or folder of that name; raises `LoadError`."""
+    """Load the SAE of a file or folder with such a name; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     source = opened.source("DeepSeek-R1", _ASSUMED, declaration=by_name(opened))

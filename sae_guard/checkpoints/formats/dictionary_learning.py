@@ -1,8 +1,8 @@
-"""dictionary_learning: ``ae.pt``, whose class stands in ``config.json`` or in its keys.
+"""dictionary_learning: ``ae.pt``, whose class follows from ``config.json`` or from its keys.
 
 https://github.com/saprmarks/dictionary_learning, `dictionary.py`, `trainers/` and `training.py`.
-Activations are not normalised at inference: the trainer folds its factor in before it saves, but
-for the backups of a run in progress, which hold it.
+Activations are not normalised at inference: the trainer folds its factor into the weights before
+it saves. Backups of a run in progress store the factor instead.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight":
 
 @dataclass(frozen=True)
 class _Class:
-    """One of the library's classes: what it computes, and what it calls tensors differently."""
+    """A class of the library: its forward pass, and its names of tensors."""
 
     architecture: str
     pre_bias: bool
     names: Mapping[str, str]
+    """Stored name → canonical name, where they differ."""
     unused: frozenset[str] = frozenset()
     """Tensors that inference does not read."""
 
@@ -70,14 +71,14 @@ CLASSES: Mapping[str, _Class] = {
 
 
 def matches(opened: Opened) -> bool:
-    """By the config, or by keys that no other library uses."""
+    """Recognise the format by the config, or by keys that no other library uses."""
     if isinstance((opened.config or {}).get("trainer"), dict) or "ae" in opened.entries:
         return True
     return bool(_by_keys(opened.entries.keys()))
 
 
 def _by_keys(keys: Any) -> list[str]:
-    """The classes that save these keys."""
+    """Return the names of the classes that save these keys."""
     keys = set(keys)
     if {"decoder_bias", "gate_bias", "mag_bias"} <= keys:
         return ["GatedAutoEncoder"]
@@ -93,7 +94,9 @@ def _by_keys(keys: Any) -> list[str]:
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Take the residual after ``layer``, unless a submodule of another name was trained on.
+    """Read the model and the layer, whose output is the residual stream after it.
+
+    A config that names another submodule, or trains on an input, gives no hook point.
 
     Raises:
         LoadError: The name of the model is no text.
@@ -112,34 +115,35 @@ def declare(files: CheckpointFiles) -> Declaration | None:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of an ``ae.pt`` or ``ae_STEP.pt``, with or without its ``config.json``.
+    """Load the SAE of an ``ae.pt`` or ``ae_STEP.pt``, with or without its ``config.json``.
 
     Raises:
-        LoadError: The class is unknown or not decided, a threshold was never trained, an option
-            contradicts the file, or the factor of a backup is not decided.
+        LoadError: The class is unknown or ambiguous, a threshold was never trained, an option
+            contradicts the file, or the factor of a backup is ambiguous.
     """
     trainer, scale = _object(opened, opened.config or {}, "trainer"), 1.0
     backup = "ae" in opened.entries
     if backup:
         own = _object(opened, opened.entries, "config")
-        if len({str(said["dict_class"]) for said in (trainer, own) if "dict_class" in said}) > 1:
+        classes = {str(config["dict_class"]) for config in (trainer, own) if "dict_class" in config}
+        if len(classes) > 1:
             raise LoadError(
-                f"{opened.weights}: dict_class is {own['dict_class']!r}, and "
-                f"{trainer['dict_class']!r} in {opened.config_file}",
+                f"{opened.weights}: dict_class is {own['dict_class']!r}, but "
+                f"{trainer['dict_class']!r} in {opened.config_file}; allowed: the same in both",
                 "activation",
             )
         trainer = trainer | own
         scale = _scale(opened, options)
         opened = replace(opened, entries=_object(opened, opened.entries, "ae"))
     name = _class_name(opened, trainer, options)
-    chosen = CLASSES[name]
+    sae_class = CLASSES[name]
     tensors = opened.tensors
-    k = _k(tensors, trainer, options, opened) if chosen.architecture == "topk" else None
+    k = _k(tensors, trainer, options, opened) if sae_class.architecture == "topk" else None
     buffer = _object(opened, opened.config or {}, "buffer")
     facts = Facts(
-        chosen.architecture,
+        sae_class.architecture,
         k,
-        chosen.pre_bias,
+        sae_class.pre_bias,
         "none",
         scale_in=scale,
         scale_out=scale,
@@ -153,22 +157,22 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         model_name=trainer.get("lm_name"),
         layer=trainer.get("layer"),
     )
-    return assemble(_canonical(tensors, chosen), facts, source, opened.weights)
+    return assemble(_canonical(tensors, sae_class), facts, source, opened.weights)
 
 
-def _object(opened: Opened, held: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = held.get(key, {})
+def _object(opened: Opened, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = values.get(key, {})
     if not isinstance(value, Mapping):
-        path = opened.config_file if held is opened.config else opened.weights
+        path = opened.config_file if values is opened.config else opened.weights
         raise LoadError(f"{path}: {key} is a {type(value).__name__}, expected an object")
     return {str(name): item for name, item in value.items()}
 
 
 def _scale(opened: Opened, options: SaeOptions) -> float:
-    """What a backup's input is multiplied by: activations were divided by its norm_factor.
+    """Return the factor of a backup's input: 1 / norm_factor, or 1 where it is folded in.
 
-    A run writes an optimizer into its backups; a fork of the library also writes its finished SAE,
-    with the factor folded in, in this form.
+    Backups of an interrupted run have an optimizer and are not folded. A fork of the library saves
+    its finished SAEs in the same form without an optimizer, with the factor folded in.
     """
     factor, path = opened.entries.get("norm_factor"), opened.weights
     if is_tensor(factor) and factor.numel() == 1:
@@ -179,7 +183,7 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
         if isinstance(options.scale, float):
             return options.scale
         raise ambiguous(
-            f"{path} is ambiguous: the backup of a run without its norm_factor",
+            f"{path} is ambiguous: a backup without norm_factor",
             "scale",
             ("scale", "folded (activations were not normalised)"),
             ("scale", "1 / norm_factor"),
@@ -192,7 +196,7 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
         if options.scale == "folded":
             raise LoadError(
                 f"{path}: the backup of an interrupted run, whose weights expect activations "
-                f"divided by norm_factor {factor:g}, the `sae` options say folded",
+                f"divided by norm_factor {factor:g}, the `sae` options say folded; allowed: stored",
                 "scale",
                 options=("scale",),
             )
@@ -202,30 +206,30 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
             f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
             "interrupted run",
             "scale",
-            ("scale", "folded (the biases and thresholds hold it)"),
-            ("scale", "stored (they do not)"),
+            ("scale", "folded (the biases and thresholds include it)"),
+            ("scale", "stored (they do not include it)"),
         )
     return 1.0 if options.scale == "folded" else unfolded
 
 
 def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions) -> str:
-    said = trainer.get("dict_class")
-    if said is not None:
-        if not isinstance(said, str) or said not in CLASSES:
+    name = trainer.get("dict_class")
+    if name is not None:
+        if not isinstance(name, str) or name not in CLASSES:
             raise LoadError(
-                f"{opened.config_file or opened.weights}: trainer.dict_class is {said!r}; "
-                f"{allowed(str(said), CLASSES)}",
+                f"{opened.config_file or opened.weights}: trainer.dict_class is {name!r}; "
+                f"{allowed(str(name), CLASSES)}",
                 "activation",
             )
-        return said
+        return name
     candidates = _by_keys(opened.entries)
     fitting = [c for c in candidates if options.architecture in (None, CLASSES[c].architecture)]
     if len(fitting) == 1:
         return fitting[0]
     if not candidates:
         raise LoadError(
-            f"{opened.config_file or opened.weights}: no trainer.dict_class, and the keys do not "
-            "tell",
+            f"{opened.config_file or opened.weights}: trainer.dict_class is missing, and the keys "
+            f"of the weights are of no known class; allowed: {', '.join(CLASSES)}",
             "keys",
         )
     subject = f"{opened.weights} is ambiguous without its config.json"
@@ -236,7 +240,7 @@ def _class_name(opened: Opened, trainer: Mapping[str, Any], options: SaeOptions)
 def _k(
     tensors: Mapping[str, Tensor], trainer: Mapping[str, Any], options: SaeOptions, opened: Opened
 ) -> int:
-    """The buffer's, since k may be annealed; files of 2024 have none."""
+    """Return the k stored with the weights, since k may be annealed; files of 2024 have none."""
     stored = tensors.get("k")
     if stored is not None and stored.numel() != 1:
         raise LoadError(
@@ -248,15 +252,15 @@ def _k(
     return k
 
 
-def _canonical(tensors: Mapping[str, Tensor], chosen: _Class) -> dict[str, Tensor]:
+def _canonical(tensors: Mapping[str, Tensor], sae_class: _Class) -> dict[str, Tensor]:
     import torch
 
-    used = {n: t for n, t in tensors.items() if n != "k" and n not in chosen.unused}
-    canonical = renamed(used, chosen.names)
+    used = {n: t for n, t in tensors.items() if n != "k" and n not in sae_class.unused}
+    canonical = renamed(used, sae_class.names)
     d_sae = canonical["W_dec"].shape[0] if "W_dec" in canonical else 0
     if "threshold" in canonical and canonical["threshold"].ndim == 0:
         canonical["threshold"] = canonical["threshold"].expand(d_sae)
-    if chosen.architecture == "gated" and "r_mag" not in canonical:  # saved since May 2024
+    if sae_class.architecture == "gated" and "r_mag" not in canonical:  # saved since May 2024
         canonical["r_mag"] = torch.zeros(d_sae)
     return canonical
 
@@ -265,9 +269,9 @@ FORMAT = Format(
     name="dictionary_learning",
     recognised_by="`ae.pt` with `config.json` (`trainer.dict_class`), or the keys of its classes",
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
-    "BatchTopK have the same keys and architecture (topk or jumprelu) has to be said",
+    "BatchTopK have the same keys and need the option architecture (topk or jumprelu)",
     folders=(FolderLayout("config.json", "ae.pt"),),
-    beside=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", above=(0, 1), rank=1),),
+    config_layouts=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", levels_up=(0, 1), rank=1),),
     declare=declare,
     matches=matches,
     read=read,

@@ -36,13 +36,13 @@ _FIELDS = {
 
 
 def matches(opened: Opened) -> bool:
-    """By the keys, with or without the config."""
-    found = [match for key in opened.entries if (match := _KEY.fullmatch(key))]
-    return any(m[2] == "codebook" or f"{m[1]}.decoder.weight" in opened.entries for m in found)
+    """Recognise the format by the keys, with or without the config."""
+    keys = [match for key in opened.entries if (match := _KEY.fullmatch(key))]
+    return any(m[2] == "codebook" or f"{m[1]}.decoder.weight" in opened.entries for m in keys)
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Take the name of the SAE for its hook point; the only SAE of a file needs none.
+    """Read the model from the config; the hook point is the name of the SAE, or of the only one.
 
     Raises:
         LoadError: The name of the model is no text.
@@ -55,32 +55,34 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     if name is None and isinstance(positions, list) and len(positions) == 1:
         name = str(positions[0])
     hook = name.replace("-", ".") if name else ""
-    # A position in the config may be a part of a name, which stands for all that hold it.
-    whole = re.fullmatch(r"blocks\.\d+\.(\w+\.)?hook_\w+", hook)
+    # A position in the config may be a part of a name, which selects all hook points with it.
+    is_full_name = re.fullmatch(r"blocks\.\d+\.(\w+\.)?hook_\w+", hook)
     model = text_or_none(config.get("tlens_model_name"), path, "tlens_model_name")
-    return Declaration(model, hook if whole else None)
+    return Declaration(model, hook if is_full_name else None)
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of the hook point that ``#blocks.6.hook_resid_pre`` says, or of the only one.
+    """Load the SAE of the hook point in ``#blocks.6.hook_resid_pre``, or the only one.
 
     relu(x · encoder.0.weightᵀ + encoder.0.bias) · normalize(decoder.weight)ᵀ + decoder.bias, where
-    each latent's column of decoder.weight is divided by its length in every forward pass.
+    the column of a latent in decoder.weight is divided by its length in every forward pass.
 
     Raises:
-        LoadError: A hook point is not said or not there, it has a codebook, or the config does not
-            fit the tensors or is not understood.
+        LoadError: The reference names no hook point or an unknown one, the SAE has a codebook, or
+            the config is unknown in part or does not fit the tensors.
     """
     from torch.nn.functional import normalize
 
     path = opened.weights
     positions = [m[1] for key in opened.entries if (m := _KEY.fullmatch(key))]
     dotted = replace(opened, name=opened.name.replace("-", ".") if opened.name else None)
-    hook = dotted.chosen([position.replace("-", ".") for position in positions])
+    hook = dotted.selected_name([position.replace("-", ".") for position in positions])
     prefix = hook.replace(".", "-") + "."
     own = {n.removeprefix(prefix): t for n, t in opened.tensors.items() if n.startswith(prefix)}
     if "codebook" in own:
-        raise LoadError(f"{path}: {prefix}codebook: codebooks have no encoder and are not read")
+        raise LoadError(
+            f"{path}: {prefix}codebook: codebooks are not read, as they have no encoder"
+        )
     canonical = renamed(own, _NAMES)
     stored = canonical.get("W_dec")
     if stored is None or stored.ndim != 2 or not stored.is_floating_point():
@@ -109,14 +111,15 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 
 def _check_config(config: Mapping[str, Any], sae: SAE, opened: Opened) -> None:
-    """Refuse a config of other SAEs than those of the file."""
+    """Raise `LoadError` where the config does not fit the SAE of the file."""
     path, saes = opened.config_file, config.get("saes")
     if not isinstance(saes, dict):
-        raise LoadError(f"{path}: saes is {saes!r}, expected the settings of the SAEs")
-    strange = sorted(str(name) for name in saes.keys() - _FIELDS)
-    if strange:
+        raise LoadError(f"{path}: saes is {saes!r}, expected an object with settings of the SAEs")
+    unknown = sorted(str(name) for name in saes.keys() - _FIELDS)
+    if unknown:
         raise LoadError(
-            f"{path}: saes: not understood: {', '.join(strange)}; allowed: {sorted(_FIELDS)}"
+            f"{path}: saes: not understood: {', '.join(unknown)}; allowed: "
+            f"{', '.join(sorted(_FIELDS))}"
         )
     kind, ratio = saes.get("type_of_sparsifier"), saes.get("dict_size_to_input_ratio", 1.0)
     if kind not in (None, "sae"):
@@ -140,7 +143,7 @@ FORMAT = Format(
     recognised_by="the keys `HOOK.encoder.0.weight` and `HOOK.decoder.weight`, with hyphens for "
     "the dots of the hook point; `final_config.yaml` may lie beside",
     holds="standard SAEs; one of several is `samples_400000.pt#blocks.6.hook_resid_pre`",
-    beside=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
+    config_layouts=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
     declare=declare,
     matches=matches,
     read=read,

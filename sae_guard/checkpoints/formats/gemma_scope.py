@@ -1,7 +1,7 @@
 """Gemma Scope: ``params.npz`` with JumpReLU SAEs on raw activations, no pre-bias.
 
-Lieberum et al. 2024, arXiv:2408.05147. The training's normalisation is folded into the files, and
-their path is the only thing that tells SAEs, transcoders and SAEs on token embeddings apart.
+Lieberum et al. 2024, arXiv:2408.05147. The training's normalisation is folded into the weights.
+Only the path distinguishes SAEs, transcoders and SAEs on token embeddings.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
 class Names(NamedTuple):
-    """What the folders say."""
+    """Model, hook points and kind of an SAE, as the names of its folders state them."""
 
     declaration: Declaration
     transcoder: bool = False
@@ -50,7 +50,7 @@ def names_of(weights: Path) -> Names:
     folders = components(weights)
     at, repository = last_match(_REPOSITORY, folders)
     embedding = any(
-        name == "embedding" and below.startswith("width_") for name, below in pairwise(folders)
+        name == "embedding" and child.startswith("width_") for name, child in pairwise(folders)
     )
     if repository is None:
         return Names(Declaration(hook="hook_embed" if embedding else None), embedding=embedding)
@@ -67,13 +67,13 @@ def names_of(weights: Path) -> Names:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE or transcoder of a ``params.npz``.
+    """Load the SAE or transcoder of a ``params.npz``.
 
     The scale of embedding SAEs is that of SAELens, `gemma_2_sae_huggingface_loader` in
     https://github.com/decoderesearch/SAELens/blob/main/sae_lens/loading/pretrained_sae_loaders.py.
 
     Raises:
-        LoadError: The arrays are not those of a JumpReLU SAE.
+        LoadError: The file does not have the arrays of a JumpReLU SAE.
     """
     names = names_of(opened.weights)
     tensors = {_KEYS.get(name, name): tensor for name, tensor in opened.tensors.items()}
@@ -96,7 +96,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 
 def _sqrt_d(tensors: dict[str, Tensor]) -> float:
-    """Of the width of the embedding; 1 where there is none, which is refused later."""
+    """Return sqrt(d_in); 1 without a b_dec, which `assemble` refuses later."""
     b_dec = tensors.get("b_dec")
     return math.sqrt(len(b_dec)) if b_dec is not None and b_dec.ndim == 1 and len(b_dec) else 1.0
 
@@ -104,7 +104,7 @@ def _sqrt_d(tensors: dict[str, Tensor]) -> float:
 FORMAT = Format(
     name="Gemma Scope",
     recognised_by="`params.npz`, or any `.npz`",
-    holds="jumprelu SAEs; transcoders and SAEs on token embeddings where the path says it "
+    holds="jumprelu SAEs; transcoders and SAEs on token embeddings, by the path "
     "(`gemma-scope-2b-pt-transcoders/…`, `…/embedding/width_…`)",
     folders=(FolderLayout(None, "params.npz", rank=1),),
     declare=lambda files: (

@@ -2,7 +2,7 @@
 
 SAELens, `gemma_3_sae_huggingface_loader` in
 https://github.com/decoderesearch/SAELens/blob/main/sae_lens/loading/pretrained_sae_loaders.py. No
-pre-bias; the normalisation of the training is folded in; a skip connection lies as [d_in, d_out].
+pre-bias; the normalisation of the training is folded in; a skip connection is [d_in, d_out].
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _MODULES = {
     "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-"""What is added to the residual stream in Gemma has passed a norm: `mlp.output` is another thing
-than hook_mlp_out, and so it is not among these."""
+"""Hook point of each module in transformers. `mlp.output` is not among them: a norm follows it
+in Gemma before hook_mlp_out, which is added to the residual stream."""
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read the config, which some folders lack; then the path.
+    """Read model and hook points from the config, or from the path where the config is missing.
 
     Raises:
         LoadError: The name of the model is no text.
@@ -85,13 +85,13 @@ def by_names(weights: Path) -> Declaration | None:
 
 
 def _model_name(name: str) -> str:
-    """Name the model as the hub does: configs write v3, and the smallest has no ``-pt``."""
+    """Return the model's name on the hub: configs write v3, and the smallest has no ``-pt``."""
     name = name.replace("gemma-v3", "gemma-3")
     return name.removesuffix("-pt") if "270m" in name else name
 
 
 def _hook(hf_name: Any) -> str | None:
-    """Name the hook point of a module in transformers; None where it has no certain one."""
+    """Return the hook point of a module in transformers; None where none is certain."""
     match = re.fullmatch(
         r"model\.(?:language_model\.)?layers\.(\d+)\.(\S+)",
         hf_name if isinstance(hf_name, str) else "",
@@ -101,11 +101,11 @@ def _hook(hf_name: Any) -> str | None:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE or transcoder of a ``params.safetensors``, with or without its ``config.json``.
+    """Load the SAE or transcoder of a ``params.safetensors``, with or without ``config.json``.
 
     Raises:
         LoadError: The config names another architecture or contradicts itself or the tensors, or
-            the tensors are not those of a JumpReLU SAE.
+            the file does not have the tensors of a JumpReLU SAE.
     """
     tensors = {_KEYS.get(name, name): tensor for name, tensor in opened.tensors.items()}
     skip = tensors.pop(_SKIP, None)
@@ -133,7 +133,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 
 def _by_path(weights: Path, skip: Tensor | None) -> tuple[bool, str]:
-    """Whether it is a transcoder, and how that is known."""
+    """Return whether the SAE is a transcoder, and the assumption behind it."""
     declaration = by_names(weights)
     if declaration is not None:
         transcoder = declaration.hook_out is not None
@@ -162,7 +162,9 @@ def _by_config(config: Mapping[str, Any], path: Path) -> bool:
         raise LoadError(f"{path}: type is {kind!r}, allowed: {', '.join(_TYPES)}")
     if kind is not None and _TYPES[kind] != transcoder:
         raise LoadError(
-            f"{path}: type is {kind!r}, but it reads {read!r} and writes {written!r}", "metadata"
+            f"{path}: type is {kind!r}, but hf_hook_point_in is {read!r} and hf_hook_point_out is "
+            f"{written!r}; allowed: the same for an SAE, two for a transcoder",
+            "metadata",
         )
     return transcoder
 
@@ -172,7 +174,7 @@ FORMAT = Format(
     recognised_by="`params.safetensors`, or the keys `w_enc`, `w_dec` and `threshold`",
     holds="jumprelu SAEs and transcoders, with or without a skip connection",
     folders=(FolderLayout("config.json", _WEIGHTS), FolderLayout(None, _WEIGHTS)),
-    beside=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
+    config_layouts=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
     declare=declare,
     declares_first=True,
     matches=lambda opened: (

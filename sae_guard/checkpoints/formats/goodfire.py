@@ -22,7 +22,7 @@ _ASSUMED = "ReLU, and b_dec is not taken off the input, as released"
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
+    """Load the SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
     facts = Facts("standard", None, pre_bias=False, normalize="none")
     check_agreement(facts, options, opened.weights)
     source = opened.source("Goodfire", _ASSUMED, declaration=named_by_layer(opened.weights))

@@ -27,42 +27,44 @@ _PLAIN = (str, int, float, bool, dict, type(None))
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a single file; raises `LoadError` as for a folder of that age."""
-    tensors, said = opened.entries["state_dict"], opened.entries["cfg"]
+    """Load the SAE of a single file; raises `LoadError` as for a folder of SAELens 1 to 5."""
+    tensors, cfg = opened.entries["state_dict"], opened.entries["cfg"]
     if not isinstance(tensors, Mapping):
-        raise LoadError(f"{opened.weights}: state_dict is {type(tensors).__name__}")
-    config = _config(said)
+        raise LoadError(
+            f"{opened.weights}: state_dict is {type(tensors).__name__}, expected a mapping"
+        )
+    config = _config(cfg)
     if "d_in" not in config:
         raise LoadError(
-            f"{opened.weights}: cfg ({type(said).__name__}) has no d_in; it has: "
+            f"{opened.weights}: cfg ({type(cfg).__name__}) has no d_in; it has: "
             f"{', '.join(sorted(config)) or 'nothing'}"
         )
-    whole = replace(opened, entries=tensors, config=config, config_file=opened.weights)
-    writes_another = config.get("is_transcoder") or False
-    if writes_another != ("b_dec_out" in tensors) and "is_transcoder" in config:
+    unpacked = replace(opened, entries=tensors, config=config, config_file=opened.weights)
+    is_transcoder = config.get("is_transcoder") or False
+    if is_transcoder != ("b_dec_out" in tensors) and "is_transcoder" in config:
         raise LoadError(
             f"{opened.weights}: is_transcoder is {config['is_transcoder']!r}, and there is "
             f"{'a' if 'b_dec_out' in tensors else 'no'} b_dec_out; allowed: both or neither",
             "keys",
         )
     if "b_dec_out" in tensors:
-        return _transcoder(whole, config, options)
-    return saelens_before_6.read(whole, options, format_name="mats_sae_training")
+        return _transcoder(unpacked, config, options)
+    return saelens_before_6.read(unpacked, options, format_name="mats_sae_training")
 
 
 def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) -> SAE:
-    """b_dec is of the activation that is read here, and taken off it; b_dec_out is added."""
+    """Load a transcoder: b_dec is subtracted from its input, b_dec_out is added to its output."""
     if config.get("hook_point_head_index") is not None:
         raise LoadError(
-            f"{opened.weights}: hook_point_head_index is {config['hook_point_head_index']!r}: "
-            "transcoders of a single attention head are not read; allowed: None"
+            f"{opened.weights}: hook_point_head_index is {config['hook_point_head_index']!r}, "
+            "allowed: None (transcoders of a single attention head are not read)"
         )
     tensors, latent_scale = saelens_before_6.finetuned(opened.tensors, config, opened.weights)
     names = {"b_dec": "b_pre", "b_dec_out": "b_dec"}
     canonical: dict[str, Tensor] = {names.get(name, name): t for name, t in tensors.items()}
     if "b_dec" not in tensors or {"b_pre", "latent_scale", "W_skip"} & tensors.keys():
         raise LoadError(
-            f"{opened.weights}: expected W_enc, b_enc, b_dec, W_dec and b_dec_out, there is: "
+            f"{opened.weights}: expected W_enc, b_enc, b_dec, W_dec and b_dec_out; the file has: "
             f"{', '.join(tensors)}",
             "keys",
         )
@@ -86,9 +88,10 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
     return sae
 
 
-def _config(said: Any) -> dict[str, Any]:
-    facts = vars(said) if isinstance(said, Record) else said
-    plain = facts if isinstance(facts, Mapping) else {}
+def _config(cfg: Any) -> dict[str, Any]:
+    """Return the plain values of a config that is a mapping or a pickled object."""
+    fields = vars(cfg) if isinstance(cfg, Record) else cfg
+    plain = fields if isinstance(fields, Mapping) else {}
     return {str(name): value for name, value in plain.items() if isinstance(value, _PLAIN)}
 
 

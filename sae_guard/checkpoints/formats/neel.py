@@ -1,7 +1,7 @@
-"""Neel Nanda's 1L SAEs and their kin: ``NAME.pt`` beside ``NAME_cfg.json``.
+"""Neel Nanda's 1L SAEs and similar ones: ``NAME.pt`` beside ``NAME_cfg.json``.
 
-https://github.com/neelnanda-io/1L-Sparse-Autoencoder, `utils.py`. ReLU, b_dec taken off the input.
-The attention SAEs of ckkissane, on flattened heads, are of this layout.
+https://github.com/neelnanda-io/1L-Sparse-Autoencoder, `utils.py`. ReLU; b_dec is subtracted from
+the input. The attention SAEs of ckkissane, on concatenated heads, have this layout too.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FIRST_RUNS = "gelu-1l at blocks.0.mlp.hook_post, as the code of the first runs 
 
 
 def matches(files: CheckpointFiles) -> bool:
-    """Recognise the config by its name, which is that of the weights."""
+    """Recognise the format by a config that has the name of the weights."""
     config_file = files.config_file
     return config_file is not None and config_file.name == f"{files.weights.stem}_cfg.json"
 
 
 def names_in_config(files: CheckpointFiles) -> Declaration | None:
-    """Read ``model_name`` and ``act_name`` or ``hook_point``; the first runs have neither.
+    """Read ``model_name``, and ``act_name`` or ``hook_point``; configs of the first runs lack them.
 
     Raises:
-        LoadError: One of them is no text.
+        LoadError: A name is no text.
     """
     config, path = files.config, files.config_file
     if config is None or path is None:
@@ -43,10 +43,10 @@ def names_in_config(files: CheckpointFiles) -> Declaration | None:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a ``NAME.pt`` with its ``NAME_cfg.json``.
+    """Load the SAE of a ``NAME.pt`` with its ``NAME_cfg.json``.
 
     Raises:
-        LoadError: The sizes in the config are not those of the weights.
+        LoadError: The sizes in the config differ from those of the weights.
     """
     facts = Facts("standard", None, pre_bias=True, normalize="none")
     check_agreement(facts, options, opened.weights)
@@ -64,7 +64,7 @@ FORMAT = Format(
     name="Neel 1L",
     recognised_by="`NAME.pt` with `NAME_cfg.json`",
     holds="standard SAEs",
-    beside=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
+    config_layouts=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
     declare=lambda files: names_in_config(files) if matches(files) else None,
     matches=matches,
     read=read,

@@ -1,7 +1,7 @@
 """OpenAI: a state dict with ``pre_bias`` and ``latent_bias`` that names its own activation.
 
-https://github.com/openai/sparse_autoencoder, `model.py`. Its TopK SAEs normalise their input as a
-layer norm does, its ReLU SAEs do not; the file does not say so, the code does.
+https://github.com/openai/sparse_autoencoder, `model.py`. By that code, and not by the files, TopK
+SAEs normalise their input as a layer norm does, and ReLU SAEs do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAMES = {
     "encoder.weight": "W_enc",
     "decoder.weight": "W_dec",
 }
-_TIED = "decoder.linear.weight"  # the encoder's own, [d_sae, d_in]
+_TIED = "decoder.linear.weight"  # a copy of encoder.weight [d_sae, d_in]
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _ACTIVATION = ("activation", "activation_state_dict", "activation.k", "activation.postact_fn")
 
@@ -43,7 +43,7 @@ _LOCATIONS = {
 
 
 def by_names(weights: Path) -> Declaration | None:
-    """Read ``gpt2-small/resid_post_mlp_v5_32k/autoencoders/8.pt``."""
+    """Read the hook point from ``gpt2-small/resid_post_mlp_v5_32k/autoencoders/8.pt``."""
     names = components(weights)
     layer = re.fullmatch(r"(\d+)\.pt", names[-1])
     if layer is None or len(names) < 3 or names[-2] != "autoencoders":
@@ -55,37 +55,40 @@ def by_names(weights: Path) -> Declaration | None:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of an OpenAI ``N.pt``.
+    """Load the SAE of an OpenAI ``N.pt``.
 
     Raises:
-        LoadError: The activation is none of ReLU and TopK, or TopK has no k or applies something
-            but ReLU, or it is a file of the training, which says less.
+        LoadError: The activation is neither ReLU nor TopK, TopK has no k or a function other than
+            ReLU after it, or the file is one of the training, which states less.
     """
     entries = dict(opened.entries)
     _check_released(entries, options, opened)
     facts = _facts(entries, opened)
     check_agreement(facts, options, opened.weights)
-    others = {
+    weights = {
         name: value for name, value in entries.items() if name not in (*_STATISTICS, *_ACTIVATION)
     }
-    strange = sorted(name for name, value in others.items() if not is_tensor(value))
-    if strange:
-        raise LoadError(f"{opened.weights}: not understood: {', '.join(strange)}")
+    unknown = sorted(name for name, value in weights.items() if not is_tensor(value))
+    if unknown:
+        raise LoadError(
+            f"{opened.weights}: not understood: {', '.join(unknown)}; allowed: tensors, and "
+            f"{', '.join(_ACTIVATION)}"
+        )
     source = opened.source("OpenAI", _assumption(facts), declaration=by_names(opened.weights))
-    return assemble(_canonical(others, opened), facts, source, opened.weights)
+    return assemble(_canonical(weights, opened), facts, source, opened.weights)
 
 
 def _check_released(entries: Mapping[str, Any], options: SaeOptions, opened: Opened) -> None:
-    """`train.py` saves neither the activation, nor its k, nor how inputs were normalised."""
+    """Refuse files of `train.py`, which lack the activation, its k and the normalisation."""
     if "activation" in entries or set(_STATISTICS[1:]) & entries.keys():
         return
     if options.architecture != "standard":
         choice = (
-            "standard (ReLU, the input is not normalised); files that `train.py` saved, TopK on "
-            "inputs normalised beforehand, are not read"
+            "standard (ReLU, the input is not normalised); files that `train.py` saved (TopK on "
+            "normalised inputs) are not read"
         )
         raise ambiguous(
-            f"{opened.weights} holds neither an activation nor the statistics of latents that "
+            f"{opened.weights} has neither an activation nor the statistics of latents that "
             "released files have",
             "activation",
             ("architecture", choice),
@@ -100,13 +103,15 @@ def _canonical(tensors: dict[str, Any], opened: Opened) -> dict[str, Tensor]:
     encoder = tensors.get("encoder.weight")
     if "W_dec" in canonical or encoder is None or not tied.equal(encoder):
         raise LoadError(
-            f"{opened.weights}: {_TIED} is not the encoder.weight it is tied to", "keys"
+            f"{opened.weights}: {_TIED} differs from encoder.weight, allowed: a copy of it, and no "
+            "decoder.weight",
+            "keys",
         )
     return {**canonical, "W_dec": tied}
 
 
 def _facts(entries: dict[str, Any], opened: Opened) -> Facts:
-    activation = entries.get("activation", "ReLU")  # the files of v1 do not say it
+    activation = entries.get("activation", "ReLU")  # the files of v1 do not state it
     if activation == "ReLU":
         return Facts("standard", None, pre_bias=True, normalize="none")
     state = entries.get("activation_state_dict", {})
@@ -116,8 +121,8 @@ def _facts(entries: dict[str, Any], opened: Opened) -> Facts:
     )
     if activation != "TopK" or type(k) is not int or after not in (None, "ReLU"):
         raise LoadError(
-            f"{opened.weights}: activation is {activation!r} with k {k!r} and {after!r}, allowed: "
-            "'ReLU', or 'TopK' with a whole number and 'ReLU'"
+            f"{opened.weights}: activation is {activation!r} with k {k!r} and postact_fn "
+            f"{after!r}, allowed: 'ReLU', or 'TopK' with a whole number and 'ReLU'"
         )
     return Facts("topk", k, pre_bias=True, normalize="layer_norm")
 

@@ -5,8 +5,8 @@ https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/sae.py` until 2025
 
     x̂ = (f(n·((fi·x − b_pre) W_enc + b_enc)) / n · W_dec + b_dec) / fo
 
-where fi and fo are sqrt(d_model) over the average norms of what is read and reconstructed, and n is
-1 or, with ``sparsity_include_decoder_norm``, the norm of each latent's decoder row.
+where fi and fo are sqrt(d_model) over the average norms of the input and of the output, and n is 1
+or, with ``sparsity_include_decoder_norm``, the norm of a latent's decoder row.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def _matches(opened: Opened) -> bool:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of an OpenMOSS folder with ``config.json``.
+    """Load the SAE of an OpenMOSS folder with ``config.json``.
 
     Raises:
-        LoadError: It takes a batch together, has an encoder with a gated linear unit, its weights
-            may hold the scale already, or what it says is not understood or contradicted.
+        LoadError: The latents depend on the batch, the encoder has a gated linear unit, the scale
+            is ambiguous, or the config is unknown in part or contradicted.
     """
     opened = unwrapped(opened)
     config = config_of(opened, _FIELDS)
@@ -125,16 +125,16 @@ def _norm(opened: Opened, hook: str) -> Norm:
 
 
 def _pre_bias(opened: Opened, config: Config, *, since_2025_06: bool) -> bool:
-    """Whether b_dec is taken off the scaled input; since 2025-06 it never is."""
+    """Return whether b_dec is subtracted from the scaled input; since 2025-06 it never is."""
     if since_2025_06:
         if config.flag("apply_decoder_bias_to_pre_encoder", default=False):
             raise LoadError(
-                f"{config.path}: apply_decoder_bias_to_pre_encoder is true, which OpenMOSS has not "
-                "computed with tensors of these names; allowed: false",
+                f"{config.path}: apply_decoder_bias_to_pre_encoder is true, allowed: false "
+                "(OpenMOSS does not compute it for tensors of these names)",
                 "activation",
             )
         return False
-    # Its default changed in 2025-02, so it has to be there.
+    # The default changed in 2025-02, so the config must state the value.
     return biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
 
 
@@ -167,8 +167,8 @@ FORMAT = Format(
     recognised_by="`config.json` (`hook_point_in`) with `sae_weights.safetensors` or "
     "`sae_weights.pt`, or the keys `W_E` and `W_D`",
     holds="relu, topk and jumprelu SAEs and transcoders, also Matryoshka ones; not batchtopk, "
-    "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, "
-    "whether a dataset-wise scale is stored or folded has to be said",
+    "batch-wise norms, encoders with a gated linear unit and `.dcp` folders; since 2025-06, a "
+    "dataset-wise norm needs the option scale (stored or folded)",
     folders=(
         FolderLayout("config.json", "sae_weights.safetensors"),
         FolderLayout("config.json", "sae_weights.pt"),

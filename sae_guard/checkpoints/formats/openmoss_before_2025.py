@@ -2,12 +2,12 @@
 
 https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/sae.py` at v1.0.0. Its loader folds
 the scale of the dataset and then, with ``sparsity_include_decoder_norm``, the norms n of the
-decoder rows into the weights. With fi and fo of input and output, what it computes is
+decoder rows into the weights. With the factors fi and fo of input and output it computes
 
     x̂ = (f(n·((fi·x − b_dec·fi/fo) W_enc + b_enc)) / n · W_dec + b_dec) / fo
 
-where b_dec·fi/fo is only taken off with ``apply_decoder_bias_to_pre_encoder``, and where the
-threshold θ of a JumpReLU, which stands before the fold, is θ·fo with n and θ·fi without.
+where b_dec·fi/fo is subtracted only with ``apply_decoder_bias_to_pre_encoder``. The threshold θ of
+a JumpReLU is stored before the fold: it becomes θ·fo with n, and θ·fi without.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _FIELDS = FIELDS | {
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a folder with ``hyperparams.json``.
+    """Load the SAE of a folder with ``hyperparams.json``.
 
     Raises:
-        LoadError: It takes a batch together, has an encoder with a gated linear unit, may be a
-            TopK or a JumpReLU SAE, or what it says is not understood or contradicted.
+        LoadError: The latents depend on the batch, the encoder has a gated linear unit, TopK and
+            JumpReLU are both possible, or the config is unknown in part or contradicted.
     """
     opened = unwrapped(opened)
     config = config_of(opened, _FIELDS)
@@ -135,7 +135,7 @@ def _assumptions(facts: Facts) -> Iterator[str]:
 
 
 def matches(files: CheckpointFiles) -> bool:
-    """Recognise the name of the config."""
+    """Recognise the format by the name of the config."""
     return files.config_file is not None and files.config_file.name == _CONFIG
 
 
@@ -144,10 +144,10 @@ FORMAT = Format(
     recognised_by="`hyperparams.json` with `checkpoints/final.safetensors`, `final.pt` or "
     "`sae_weights.safetensors`",
     holds="relu, topk and jumprelu SAEs and transcoders; not batch-wise norms and encoders with a "
-    "gated linear unit; a topk SAE with a `jump_relu_threshold` has to be said to be topk or "
-    "jumprelu",
+    "gated linear unit; a topk SAE with a `jump_relu_threshold` needs the option architecture "
+    "(topk or jumprelu)",
     folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
-    beside=(ConfigBeside(_CONFIG, r"checkpoints/.*", above=(1,), rank=1),),
+    config_layouts=(ConfigBeside(_CONFIG, r"checkpoints/.*", levels_up=(1,), rank=1),),
     configs_above=(LM_CONFIG,),
     declare=declare,
     matches=matches,

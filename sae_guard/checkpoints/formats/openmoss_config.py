@@ -1,4 +1,4 @@
-"""What the OpenMOSS checkpoints of every age have in common: config, names of tensors, scale.
+"""Parts shared by the OpenMOSS formats of all versions: config, names of tensors, scale.
 
 https://github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/config.py`, later
 `src/llamascopium/models/sparse_dictionary.py`.
@@ -38,47 +38,47 @@ NORMS: Mapping[str, Normalize] = {
     "token-wise": "constant_norm_rescale", "dataset-wise": "none", "inference": "none",
     "none": "none",
 }  # fmt: skip
-_HUGE = 1e300  # larger ones overflow
+_HUGE = 1e300  # larger values overflow
 FIELDS = {
     "sae_type", "hook_point_in", "hook_point_out", "d_model", "d_sae", "expansion_factor",
     "use_decoder_bias", "apply_decoder_bias_to_pre_encoder", "use_glu_encoder", "act_fn", "top_k",
     "jump_relu_threshold", "norm_activation", "sparsity_include_decoder_norm",
     "sae_pretrained_name_or_path", "strict_loading", "device", "dtype",
 }  # fmt: skip
-"""Of every age. Others are of the training, and each age has its own."""
+"""Config fields of all versions; every version has further fields for the training."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """The config of a checkpoint; what is read of it has the right type, or a `LoadError`."""
+    """The config of a checkpoint; reading a value of the wrong type raises `LoadError`."""
 
     values: Mapping[str, Any]
     path: Path
 
     def flag(self, name: str, *, default: bool | None = None) -> bool:
-        """True or false."""
+        """Return a boolean field."""
         value = self.values.get(name, default)
         if not isinstance(value, bool):
             raise self._unexpected(name, value, "true or false")
         return value
 
     def number(self, name: str, *, default: float | None = None) -> float:
-        """A finite number."""
+        """Return a field that is a finite number."""
         value = self.values.get(name, default)
         if type(value) not in (int, float) or not -_HUGE < value < _HUGE:
             raise self._unexpected(name, value, "a number")
         return cast("float", value)
 
     def text(self, name: str) -> str:
-        """Text."""
+        """Return a text field."""
         value = self.values.get(name)
         if not isinstance(value, str):
             raise self._unexpected(name, value, "text")
         return value
 
     def _unexpected(self, name: str, value: object, expected: str) -> LoadError:
-        found = repr(value) if name in self.values else "missing"
-        return LoadError(f"{self.path}: {name} is {found}, expected {expected}", "keys")
+        text = repr(value) if name in self.values else "missing"
+        return LoadError(f"{self.path}: {name} is {text}, expected {expected}", "keys")
 
     @property
     def d_model(self) -> float:
@@ -90,7 +90,7 @@ class Config:
 
     @property
     def hooks(self) -> tuple[str, str]:
-        """Where it reads and what it reconstructs; the same, if only the first is said."""
+        """Hook points of input and output; the same where the config has only the first."""
         read = self.text("hook_point_in")
         return read, read if self.values.get("hook_point_out") is None else self.text(
             "hook_point_out"
@@ -98,21 +98,21 @@ class Config:
 
     @property
     def transcoder(self) -> bool:
-        """Whether it reads one hook point and replaces another."""
+        """True where input and output are different hook points."""
         return len(set(self.hooks)) == 2
 
     @property
     def norm(self) -> str:
-        """The normalisation of the activations; of one token or of the dataset, or none.
+        """Normalisation of the activations, one of `NORMS`.
 
         Raises:
-            LoadError: It is that of a batch, or of a label that is not there without the model.
+            LoadError: The norm is that of a batch, or of a transcoder's output at run time.
         """
         norm = self.text("norm_activation")
         if norm == "batch-wise":
             raise LoadError(
-                f"{self.path}: norm_activation is 'batch-wise': what a token gives depends on its "
-                f"batch; allowed: {', '.join(NORMS)}",
+                f"{self.path}: norm_activation is 'batch-wise': the latents of a token depend on "
+                f"its batch; allowed: {', '.join(NORMS)}",
                 "batch_mates",
             )
         if norm not in NORMS:
@@ -122,7 +122,8 @@ class Config:
         if norm == "token-wise" and self.transcoder:
             raise LoadError(
                 f"{self.path}: norm_activation is 'token-wise' in a transcoder: its output is in "
-                "units of the norm of what it replaces, which the input does not tell",
+                "units of the norm of the replaced activation, which is unknown at run time; "
+                "allowed: dataset-wise, inference, none",
                 "scale",
             )
         return norm
@@ -132,10 +133,10 @@ LM_CONFIG = "lm_config.json"
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read both hook points in the config, and the model in a file beside it, if there is one.
+    """Read both hook points from the config, and the model from ``lm_config.json``, if it exists.
 
     Raises:
-        LoadError: A name is no text, or the file beside the config is unreadable.
+        LoadError: A name is no text, or ``lm_config.json`` is unreadable.
     """
     config, path = files.config or {}, files.config_file or files.weights
     if "hook_point_in" not in config:
@@ -143,15 +144,15 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     hook, hook_out = (
         text_or_none(config.get(key), path, key) for key in ("hook_point_in", "hook_point_out")
     )
-    of_model = path.with_name(LM_CONFIG)
-    model = read_config(of_model).get("model_name") if of_model.is_file() else None
+    lm_config = path.with_name(LM_CONFIG)
+    model = read_config(lm_config).get("model_name") if lm_config.is_file() else None
     return Declaration(
-        text_or_none(model, of_model, "model_name"), hook, hook_out if hook_out != hook else None
+        text_or_none(model, lm_config, "model_name"), hook, hook_out if hook_out != hook else None
     )
 
 
 def unwrapped(opened: Opened) -> Opened:
-    """The checkpoint without what OpenMOSS puts around the state dict of a ``.pt`` file."""
+    """Return the checkpoint without the mapping around the state dict of a ``.pt`` file."""
     inner = opened.entries.get("sae")
     if set(opened.entries) != {"sae", "version"} or not isinstance(inner, Mapping):
         return opened
@@ -159,41 +160,41 @@ def unwrapped(opened: Opened) -> Opened:
 
 
 def config_of(opened: Opened, fields: set[str]) -> Config:
-    """The config, of which every field is known; raises `LoadError`."""
+    """Return the config, whose fields must all be in ``fields``; raises `LoadError`."""
     if opened.config_file is None or opened.config is None:
         raise LoadError(
-            f"{opened.path}: an OpenMOSS checkpoint without its config, which alone says the "
-            "activation function and the normalisation"
+            f"{opened.path}: an OpenMOSS checkpoint without its config, which states the "
+            "activation function and the normalisation; put the config beside the weights"
         )
     config = Config(opened.config, opened.config_file)
     if config.values.get("sae_type", "sae") not in _TYPES:
         raise LoadError(
-            f"{config.path}: sae_type is {config.values['sae_type']!r}, read so far: "
+            f"{config.path}: sae_type is {config.values['sae_type']!r}, allowed: "
             f"{', '.join(_TYPES)}"
         )
     unknown = sorted(config.values.keys() - fields)
     if unknown:
         raise LoadError(
             f"{config.path}: {', '.join(f'{n} = {config.values[n]!r}' for n in unknown)}: not "
-            f"understood; allowed: {', '.join(sorted(fields))}",
+            f"understood; allowed keys: {', '.join(sorted(fields))}",
             "keys",
         )
     glu = sorted(name for name in opened.entries if "_glu" in name)
     if glu or config.flag("use_glu_encoder", default=False):
         raise LoadError(
-            f"{config.path}: use_glu_encoder with {', '.join(glu) or 'no tensors'}: encoders with "
-            "a gated linear unit are not read"
+            f"{config.path}: use_glu_encoder with {', '.join(glu) or 'no tensors'}, allowed: false "
+            "(encoders with a gated linear unit are not read)"
         )
     return config
 
 
 def architecture_of(config: Config) -> str:
-    """The activation family; raises `LoadError` where it takes the batch together."""
+    """Return the activation family; raises `LoadError` where it depends on the batch."""
     name = config.text("act_fn").lower()
     if "batch" in name:
         raise LoadError(
-            f"{config.path}: act_fn is {name!r}: which latents a token activates depends on its "
-            "batch, and no threshold is stored",
+            f"{config.path}: act_fn is {name!r}: the active latents of a token depend on its "
+            f"batch, and no threshold is stored; allowed: {', '.join(_ARCHITECTURES)}",
             "batch_mates",
         )
     if name not in _ARCHITECTURES:
@@ -204,7 +205,7 @@ def architecture_of(config: Config) -> str:
 
 
 def k_of(config: Config, architecture: str) -> int | None:
-    """How many latents a TopK SAE keeps; ``top_k`` of the others is of the training."""
+    """Return k of a TopK SAE; None for others, whose ``top_k`` is a setting of the training."""
     if architecture != "topk":
         return None
     k = config.number("top_k")
@@ -214,13 +215,13 @@ def k_of(config: Config, architecture: str) -> int | None:
 
 
 def biased(opened: Opened, config: Config) -> bool:
-    """Whether there is a decoder bias, by the config, or by the tensors if it does not say."""
+    """Return whether there is a decoder bias, by the config or else by the tensors."""
     stored = not {"b_D", "decoder.bias"}.isdisjoint(opened.entries)
     return config.flag("use_decoder_bias", default=stored)
 
 
 def tensors_of(opened: Opened, config: Config) -> dict[str, Tensor]:
-    """The weights under canonical names, with zeros for a decoder bias that there is not."""
+    """Return the weights under canonical names, with zeros for a missing decoder bias."""
     tensors = renamed(
         {n: t for n, t in opened.tensors.items() if not n.startswith(f"{NORM}.")}, _NAMES
     )
@@ -245,46 +246,46 @@ def finish(
     options: SaeOptions,
     source: SaeSource,
 ) -> SAE:
-    """The SAE, if the options and the sizes in its config agree with it; raises `LoadError`."""
+    """Build the SAE, and check the options and the sizes in the config; raises `LoadError`."""
     check_agreement(facts, options, config.path)
     sae = assemble(tensors, facts, source, opened.weights)
     d_model = config.d_model
-    stated = config.values.get("d_sae") is not None  # only by lm_saes 1
-    d_sae = config.number("d_sae") if stated else d_model * config.number("expansion_factor")
+    has_d_sae = config.values.get("d_sae") is not None  # only lm_saes 1 writes it
+    d_sae = config.number("d_sae") if has_d_sae else d_model * config.number("expansion_factor")
     sizes = (("d_model", d_model, sae.d_in), ("d_model", d_model, sae.d_out))
-    for name, said, found in (*sizes, ("d_sae", d_sae, sae.d_sae)):
-        if abs(said - found) > 1e-6:
+    for name, stated, stored in (*sizes, ("d_sae", d_sae, sae.d_sae)):
+        if abs(stated - stored) > 1e-6:
             raise LoadError(
-                f"{config.path}: {name} is {said:g}, but {opened.weights.name} has {found}",
+                f"{config.path}: {name} is {stated:g}, but {opened.weights.name} has {stored}",
                 "shapes",
             )
     return sae
 
 
-_LEAST, _MOST = 1e-6, 1e20  # of the average norm of activations
-_NEAR = 0.01  # to the stored scale, which bfloat16 rounds by up to 0.4 %
+_MIN_NORM, _MAX_NORM = 1e-6, 1e20  # of the average norm of activations
+_SCALE_TOLERANCE = 0.01  # relative: bfloat16 rounds the stored scale by up to 0.4 %
 
 
 @dataclass(frozen=True)
 class Norm:
-    """An average norm of activations as it is stored: its key and its value, if there is one."""
+    """A stored average norm of activations: its key and its value, None where it is missing."""
 
     name: str
     value: float | None
 
     @property
     def measured(self) -> bool:
-        """Whether it can be one; what was never measured is memory that nobody has written to."""
-        return self.value is not None and _LEAST <= self.value <= _MOST
+        """True where the value is plausible; OpenMOSS stores uninitialised memory otherwise."""
+        return self.value is not None and _MIN_NORM <= self.value <= _MAX_NORM
 
     def factor(self, config: Config) -> float:
-        """sqrt(d_model) over the norm; raises `LoadError` if it was not measured."""
+        """Return sqrt(d_model) / norm; raises `LoadError` if the norm was not measured."""
         if self.value is None or not self.measured:
-            found = "missing" if self.value is None else str(self.value)
+            value = "missing" if self.value is None else str(self.value)
             raise LoadError(
-                f"{config.path}: norm_activation is 'dataset-wise' and {self.name} is {found}, "
-                f"allowed: {_LEAST:g} to {_MOST:g} (where no norm was measured, OpenMOSS stores "
-                "none, or memory that nobody has written to); if you know the factor, say it as "
+                f"{config.path}: norm_activation is 'dataset-wise' and {self.name} is {value}, "
+                f"allowed: {_MIN_NORM:g} to {_MAX_NORM:g} (where no norm was measured, OpenMOSS "
+                "stores none, or uninitialised memory); if you know the factor, set "
                 "`sae.scale: NUMBER`",
                 "scale",
                 options=("scale",),
@@ -295,62 +296,70 @@ class Norm:
 def scales(
     config: Config, norms: tuple[Norm, Norm], options: SaeOptions, *, may_be_folded: bool
 ) -> tuple[float, float]:
-    """What the input is multiplied by and the reconstruction divided by.
+    """Return the factor of the input and the divisor of the reconstruction.
+
+    Args:
+        config: The config.
+        norms: The stored norms of input and output.
+        options: The options of the user.
+        may_be_folded: True for versions that may have folded the scale into the weights.
 
     Raises:
-        LoadError: The norm was not measured, the weights may hold the scale already, or the
-            options contradict what is stored.
+        LoadError: The norm was not measured, the options do not decide whether the weights include
+            the scale, or they contradict the stored scale.
     """
-    said = options.scale
+    requested = options.scale
     if config.norm != "dataset-wise":
-        if said == "stored":
+        if requested == "stored":
             raise LoadError(
                 f"{config.path}: norm_activation is {config.norm!r}, so no stored scale is "
-                "applied; the `sae` options say scale 'stored'",
+                "applied; the `sae` options say scale 'stored', allowed: no scale",
                 "scale",
                 options=("scale",),
             )
         return 1.0, 1.0
-    if said == "folded" and may_be_folded:
+    if requested == "folded" and may_be_folded:
         return 1.0, 1.0
-    if said == "folded":
+    if requested == "folded":
         raise LoadError(
-            f"{config.path}: norm_activation is 'dataset-wise', and OpenMOSS folded no scale into "
-            "weights of this form; the `sae` options say scale 'folded'",
+            f"{config.path}: norm_activation is 'dataset-wise', and this version of OpenMOSS "
+            "folds no scale into the weights; the `sae` options say scale 'folded', allowed: "
+            "stored, or no scale",
             "scale",
             options=("scale",),
         )
-    if isinstance(said, float):
-        return _said(said, config, norms, may_be_folded=may_be_folded)
+    if isinstance(requested, float):
+        return _scale_from_options(requested, config, norms, may_be_folded=may_be_folded)
     scale_in, scale_out = (norm.factor(config) for norm in norms)
-    if said is None and may_be_folded:
+    if requested is None and may_be_folded:
         stored = (
             "stored (norm_activation is 'dataset-wise': the input is multiplied by "
             f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
         )
         folded = (
-            "folded (the weights hold it already: what a run of OpenMOSS saves at its end since "
-            "2026-04, under the same config)"
+            "folded (the weights include it already, as OpenMOSS saves at the end of a run since "
+            "2026-04, with the same config)"
         )
         subject = f"{config.path} is ambiguous"
         raise ambiguous(subject, "scale", ("scale", stored), ("scale", folded))
     return scale_in, scale_out
 
 
-def _said(
+def _scale_from_options(
     scale: float, config: Config, norms: tuple[Norm, Norm], *, may_be_folded: bool
 ) -> tuple[float, float]:
     if config.transcoder:
         raise LoadError(
             f"{config.path}: a transcoder has a scale of its input and one of its output; the "
-            f"`sae` options say one, {scale:g}",
+            f"`sae` options say one, {scale:g}; allowed: folded or stored",
             "scale",
             options=("scale",),
         )
     stored = norms[0].factor(config) if norms[0].measured else scale
-    if abs(scale / stored - 1) > _NEAR and not (may_be_folded and scale == 1):
+    if abs(scale / stored - 1) > _SCALE_TOLERANCE and not (may_be_folded and scale == 1):
         raise LoadError(
-            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}",
+            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}; allowed: up to "
+            "1 % from the stored scale, or no scale in the options",
             "scale",
             options=("scale",),
         )

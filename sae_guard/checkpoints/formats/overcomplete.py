@@ -1,7 +1,7 @@
-"""overcomplete: an encoder and a dictionary, as a state dict or as a whole pickled module.
+"""overcomplete: an encoder and a dictionary, as a state dict or as a pickled module.
 
-https://github.com/KempnerInstitute/overcomplete, `sae/`. No bias is taken off the input and none is
-added to the output. The dictionary is computed from its weights by ``.eval()``, and so it is here.
+https://github.com/KempnerInstitute/overcomplete, `sae/`. There is no bias on the input, and none on
+the output. The dictionary is computed from its weights as ``.eval()`` does.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from sae_guard.sae import SAE
 
 _ENCODERS = ("encoder.final_block.0.", "encoder.")
-"""Of the default encoder, and of the one that `untied()` makes."""
+"""Prefixes of the default encoder, and of the one of `untied()`."""
 _ANY_DICTIONARY = ("dictionary._weights", "dictionary.Relax")
 _OF_DICTIONARIES = {f"dictionary.{name}" for name in ("_weights", "multiplier", "W", "C", "Relax")}
-_UNLIKE = {
+_UNSUPPORTED = {
     "Q": "its codes are quantised (QSAE)",
     "encoder.mlp_blocks": "its encoder has hidden layers",
     "encoder.final_block.1": "its encoder has a batch norm or layer norm (mlp_bn, mlp_ln)",
@@ -44,7 +44,7 @@ _UNLIKE = {
 
 
 def matches(opened: Opened) -> bool:
-    """By the class of a module, or by the keys of a dictionary."""
+    """Recognise the format by the class of a module, or by the keys of a dictionary."""
     record = opened.entries.get("__record__")
     if isinstance(record, Record):
         return is_module(record)
@@ -52,14 +52,14 @@ def matches(opened: Opened) -> bool:
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a state dict, or of a module in a file.
+    """Load the SAE of a state dict, or of a pickled module.
 
-    relu(x · encoderᵀ + bias), of which a TopK keeps the top_k largest, the others what is not below
-    a threshold; then times the dictionary.
+    The latents are relu(x · encoderᵀ + bias), of which TopK keeps the top_k largest and JumpReLU
+    those at or above a threshold. The reconstruction is latents · dictionary.
 
     Raises:
-        LoadError: What a state dict does not hold is not said in the options or depends on the
-            batch, or the encoder or the class is none that is read.
+        LoadError: The options do not state what a state dict lacks, the latents depend on the
+            batch, or the encoder or the class is not supported.
     """
     from sae_guard.checkpoints.tensor_files import float32
 
@@ -68,9 +68,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     module = read_module(record, path) if isinstance(record, Record) else None
     if module is not None:
         opened = replace(opened, entries=module.tensors)
-    for start, reason in _UNLIKE.items():
-        if any(f"{name}.".startswith(f"{start}.") for name in opened.entries):
-            raise LoadError(f"{path}: not read: {reason}", "keys")
+    for prefix, reason in _UNSUPPORTED.items():
+        if any(f"{name}.".startswith(f"{prefix}.") for name in opened.entries):
+            raise LoadError(f"{path}: not read: {reason}; allowed: a linear encoder", "keys")
     tensors = float32(opened.tensors, path)
     facts = _facts(tensors, module, options, path)
     check_agreement(facts, options, path)
@@ -96,19 +96,19 @@ def _facts(
     elif "thresholds" in tensors:
         architecture, k = "jumprelu", None
     else:
-        architecture, k = _said(options, path)
+        architecture, k = _architecture(options, path)
     return Facts(
         architecture, k, pre_bias=False, normalize="none", inclusive=architecture == "jumprelu"
     )
 
 
-def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
-    """SAE, TopKSAE and BatchTopKSAE have the same state dict."""
+def _architecture(options: SaeOptions, path: Path) -> tuple[str, int | None]:
+    """Return architecture and k by the options: the keys of SAE, TopKSAE, BatchTopKSAE agree."""
     architecture = options.architecture
     if architecture == "jumprelu":
         raise LoadError(
-            f"{path}: no thresholds: a BatchTopKSAE keeps its running_threshold out of its state "
-            "dict, and without it latents depend on the rest of their batch; save the whole module",
+            f"{path}: no thresholds: the state dict of a BatchTopKSAE lacks its running_threshold, "
+            "without which latents depend on the rest of their batch; save the whole module",
             "batch_mates",
         )
     if architecture == "standard" or (architecture == "topk" and options.k is not None):
@@ -129,30 +129,33 @@ def _said(options: SaeOptions, path: Path) -> tuple[str, int | None]:
 
 
 def _canonical(tensors: Mapping[str, Tensor], rows: Tensor, path: Path) -> dict[str, Tensor]:
-    """W_enc, W_dec, b_enc and b_dec; what is left over is under its own name, to be refused."""
-    left = {name: tensor for name, tensor in tensors.items() if name not in _OF_DICTIONARIES}
+    """Return W_enc, W_dec, b_enc and b_dec, and unknown tensors, which `assemble` refuses."""
+    remaining = {name: tensor for name, tensor in tensors.items() if name not in _OF_DICTIONARIES}
     canonical = {"W_dec": rows, "b_dec": rows.new_zeros(rows.shape[1])}
-    tied = [name for name in left if name.startswith("encoder.tied_to.")]
+    tied = [name for name in remaining if name.startswith("encoder.tied_to.")]
     for name in tied:
-        other = tensors.get(name.replace("encoder.tied_to.", "dictionary."))
-        if other is None or not left.pop(name).equal(other):
-            raise LoadError(f"{path}: {name} is not the dictionary of the decoder", "keys")
-    own = [start for start in _ENCODERS if f"{start}weight" in left]
+        decoder_tensor = tensors.get(name.replace("encoder.tied_to.", "dictionary."))
+        if decoder_tensor is None or not remaining.pop(name).equal(decoder_tensor):
+            raise LoadError(
+                f"{path}: {name} differs from the dictionary of the decoder; allowed: a copy of it",
+                "keys",
+            )
+    own = [prefix for prefix in _ENCODERS if f"{prefix}weight" in remaining]
     if not tied and not own:
         raise LoadError(
-            f"{path}: a dictionary without an encoder (MpSAE and OMPSAE pursue matches with the "
-            "dictionary itself): not read",
+            f"{path}: a dictionary without an encoder is not read (MpSAE and OMPSAE encode by "
+            "matching pursuit on the dictionary)",
             "keys",
         )
-    start = "encoder." if tied else own[0]
-    W_enc = rows if tied else matrix(left, f"{start}weight", path)
+    prefix = "encoder." if tied else own[0]
+    W_enc = rows if tied else matrix(remaining, f"{prefix}weight", path)
     canonical["W_enc"] = W_enc.T.contiguous()
-    if start == "encoder.":  # the encoder of tied() and untied() has no bias unless it is asked for
+    if prefix == "encoder.":  # the encoders of tied() and untied() have no bias by default
         canonical["b_enc"] = rows.new_zeros(len(rows))
-    if f"{start}bias" in left:
-        canonical["b_enc"] = left[f"{start}bias"]
-    used = {f"{start}bias", *([] if tied else [f"{start}weight"])}
-    return canonical | {name: tensor for name, tensor in left.items() if name not in used}
+    if f"{prefix}bias" in remaining:
+        canonical["b_enc"] = remaining[f"{prefix}bias"]
+    used = {f"{prefix}bias", *([] if tied else [f"{prefix}weight"])}
+    return canonical | {name: tensor for name, tensor in remaining.items() if name not in used}
 
 
 FORMAT = Format(
@@ -160,7 +163,7 @@ FORMAT = Format(
     recognised_by="a pickled module of `overcomplete.sae`, or the keys `dictionary._weights` or "
     "`dictionary.Relax`",
     holds="SAE, TopKSAE, JumpSAE, RATopKSAE and RAJumpSAE with linear encoders; BatchTopKSAE "
-    "only as a module; of a state dict without thresholds, architecture (and k) has to be said",
+    "only as a module; a state dict without thresholds needs the option architecture (and k)",
     matches=matches,
     read=read,
 )

@@ -1,8 +1,8 @@
-"""A pickled module of overcomplete, read as records: its tensors, and what it computes with.
+"""A pickled module of overcomplete, read as records: its tensors and its settings.
 
-What decides the forward pass of a `torch.nn.Module` and is no tensor are its class, the classes of
-its parts, its hooks and a few attributes. All of them are read or refused here; nothing is run.
-The dictionary is what ``.eval()`` makes of its weights.
+Besides tensors, the forward pass of a `torch.nn.Module` depends on its class, the classes of its
+parts, its hooks and a few attributes. All of them are read or refused here; no code is run.
+The dictionary is computed from its weights as ``.eval()`` does.
 
 https://github.com/KempnerInstitute/overcomplete, `sae/dictionary.py` and
 `sae/archetypal_dictionary.py`.
@@ -42,10 +42,10 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "encoder.tied_to": _DICTIONARIES,
     "dictionary": _DICTIONARIES,
 }
-"""The classes that each part may have; parts of other names are refused."""
+"""Allowed classes of every part; parts of other names are refused."""
 _LIBRARIES = ("torch.nn.", "overcomplete.")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-"""What torch runs around a module's own code."""
+"""Attributes for code that torch runs before and after a module."""
 
 
 @dataclass(frozen=True)
@@ -54,80 +54,90 @@ class Module:
 
     name: str
     tensors: Mapping[str, Tensor]
-    """As its state dict would hold them."""
+    """Tensors under the names of the state dict."""
     k: int | None
     threshold: float | None
-    """Of a BatchTopKSAE."""
+    """Running threshold of a BatchTopKSAE."""
     normalization: str | None
     delta: float | None
+    """Largest length of a deviation in an archetypal dictionary."""
     fused: Tensor | None
-    """The dictionary that evaluation mode uses."""
+    """Dictionary that evaluation mode uses; None in training mode."""
 
 
 def is_module(record: Record) -> bool:
-    """Whether it is an SAE of this library or of a class made from it, by its parts."""
+    """Return whether a record is an SAE of this library, or has the parts of one."""
     parts = vars(record).get("_modules")
     from_library = type(record).__module__.startswith("overcomplete.")
     return from_library or (isinstance(parts, Mapping) and {"encoder", "dictionary"} <= set(parts))
 
 
 def read_module(record: Record, path: Path) -> Module:
-    """What the module computes with.
+    """Read the tensors and settings of a module.
 
     Raises:
-        LoadError: Its class or a part of it is not known, it has hooks, or it was never trained.
+        LoadError: The class or a part is unknown, the module has hooks, or was never trained.
     """
     name = type(record).__name__
     if name not in CLASSES or not type(record).__module__.startswith("overcomplete."):
         raise LoadError(
-            f"{path}: a module of the class {type(record).__module__}.{name}; "
+            f"{path}: a module of the class {type(record).__module__}.{name}, expected one of "
+            "overcomplete.sae; "
             f"{allowed(name, CLASSES)}",
             "keys",
         )
     tensors = dict(_tensors(record, "", path))
-    said = vars(record)
+    attributes = vars(record)
     dictionary = _modules(record).get("dictionary")
-    facts = vars(dictionary) if isinstance(dictionary, Record) else {}
+    dictionary_attributes = vars(dictionary) if isinstance(dictionary, Record) else {}
     normalization, delta, fused = (
-        facts.get(key) for key in ("normalization", "delta", "_fused_dictionary")
+        dictionary_attributes.get(key) for key in ("normalization", "delta", "_fused_dictionary")
     )
+    in_evaluation = dictionary_attributes.get("training") is False
     return Module(
         name,
         tensors,
-        k=_whole(said.get("top_k"), path) if CLASSES[name] == "topk" else None,
-        threshold=_running(said.get("running_threshold"), path) if "Batch" in name else None,
-        normalization=_function(normalization),
+        k=_integer(attributes.get("top_k"), path) if CLASSES[name] == "topk" else None,
+        threshold=(
+            _running_threshold(attributes.get("running_threshold"), path)
+            if "Batch" in name
+            else None
+        ),
+        normalization=_normalization_name(normalization),
         delta=float(delta) if isinstance(delta, int | float) else None,
-        fused=fused if is_tensor(fused) and facts.get("training") is False else None,
+        fused=fused if is_tensor(fused) and in_evaluation else None,
     )
 
 
 def _tensors(record: Record, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The entries of the state dict."""
+    """Yield the entries of the state dict; raises `LoadError` for hooks and unknown parts."""
     for hooks in _HOOKS:
         if vars(record).get(hooks) not in (None, {}):
             part = prefix.removesuffix(".") or "the module"
-            raise LoadError(f"{path}: {part} has {hooks}, code that is not run")
+            raise LoadError(
+                f"{path}: {part} has {hooks}, whose code is not run; remove the hooks and save "
+                "again"
+            )
     for kind in ("_parameters", "_buffers"):
-        held = vars(record).get(kind)
-        for name, tensor in held.items() if isinstance(held, Mapping) else ():
+        named_tensors = vars(record).get(kind)
+        for name, tensor in named_tensors.items() if isinstance(named_tensors, Mapping) else ():
             if is_tensor(tensor):
                 yield f"{prefix}{name}", tensor
     for name, inner in _modules(record).items():
         if inner is None:
             continue
-        whole = f"{prefix}{name}"
+        part_name = f"{prefix}{name}"
         part_class = type(inner)
-        fitting = _PARTS.get(whole, ())
+        class_names = _PARTS.get(part_name, ())
         if not isinstance(inner, Record) or not (
-            part_class.__name__ in fitting and part_class.__module__.startswith(_LIBRARIES)
+            part_class.__name__ in class_names and part_class.__module__.startswith(_LIBRARIES)
         ):
             raise LoadError(
-                f"{path}: {whole} is a {part_class.__module__}.{part_class.__name__}, allowed: "
-                f"{' or '.join(fitting) or 'no such part'}",
+                f"{path}: {part_name} is a {part_class.__module__}.{part_class.__name__}, "
+                f"allowed: {' or '.join(class_names) or 'no such part'}",
                 "keys",
             )
-        yield from _tensors(inner, f"{whole}.", path)
+        yield from _tensors(inner, f"{part_name}.", path)
 
 
 def _modules(record: Record) -> Mapping[str, Any]:
@@ -135,17 +145,17 @@ def _modules(record: Record) -> Mapping[str, Any]:
     return parts if isinstance(parts, Mapping) else {}
 
 
-def _whole(value: Any, path: Path) -> int:
+def _integer(value: Any, path: Path) -> int:
     if type(value) is not int:
         raise LoadError(f"{path}: top_k is {value!r}, expected a whole number", "activation")
     return value
 
 
-def _running(value: Any, path: Path) -> float:
+def _running_threshold(value: Any, path: Path) -> float:
     if value is None:
         raise LoadError(
-            f"{path}: running_threshold is None: this BatchTopKSAE was never trained, and its "
-            "latents depend on the rest of their batch",
+            f"{path}: running_threshold is None, expected a number: this BatchTopKSAE was never "
+            "trained, and its latents depend on the rest of their batch",
             "batch_mates",
         )
     if is_tensor(value) and value.numel() == 1:
@@ -155,36 +165,41 @@ def _running(value: Any, path: Path) -> float:
     return value
 
 
-def _function(value: Any) -> str | None:
-    """l2 of ``normalize_l2``, a function of the library that was read as a class of that name."""
+def _normalization_name(value: Any) -> str | None:
+    """Return ``l2`` for the function ``normalize_l2`` of the library, which is read as a class."""
     if isinstance(value, type) and value.__module__ == "overcomplete.sae.dictionary":
         return value.__name__.removeprefix("normalize_")
     return None if value is None else str(value)
 
 
 _ONE_STEP = 0.05
-"""How far one step of an optimiser may have taken rows from length 1."""
+"""Largest distance from 1 of a row's length: one step of an optimiser after normalisation."""
 _ROUNDING = 1e-4
-_EPSILON = 1e-8  # of overcomplete, added to what it divides by
+_EPSILON = 1e-8  # overcomplete adds it to divisors
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """The computed dictionary [d_sae, d_in], and what was assumed about it."""
+    """The computed dictionary [d_sae, d_in], and the assumptions behind it."""
 
     rows: Tensor
     assumed: tuple[str, ...] = ()
 
 
 def compute(tensors: Mapping[str, Tensor], module: Module | None, path: Path) -> Dictionary:
-    """The rows as `.eval()` fuses them, checked against those that a module holds fused."""
+    """Compute the dictionary as `.eval()` does, and check it against the fused one of a module.
+
+    Raises:
+        LoadError: A tensor is missing, the normalisation is unknown, or the module's fused
+            dictionary differs.
+    """
     archetypal = "dictionary.Relax" in tensors
-    made = (_archetypal if archetypal else _normalised)(tensors, module, path)
+    unscaled = (_archetypal if archetypal else _normalised)(tensors, module, path)
     multiplier = tensors.get("dictionary.multiplier")
     if multiplier is None or multiplier.ndim:
-        raise LoadError(f"{path}: no number dictionary.multiplier", "keys")
-    rows = made.rows * multiplier.exp()
-    assumed = made.assumed
+        raise LoadError(f"{path}: expected a scalar dictionary.multiplier", "keys")
+    rows = unscaled.rows * multiplier.exp()
+    assumed = unscaled.assumed
     if multiplier != 0:
         assumed += (f"the dictionary is multiplied by exp(multiplier) = {multiplier.exp():.4g}",)
     fused = module.fused if module is not None else None
@@ -192,8 +207,8 @@ def compute(tensors: Mapping[str, Tensor], module: Module | None, path: Path) ->
         fused.shape != rows.shape or not fused.float().allclose(rows, _ROUNDING, 1e-6)
     ):
         raise LoadError(
-            f"{path}: the dictionary that .eval() fused differs from what the weights give now "
-            "(load_state_dict after .eval() does this); call .train() and .eval(), and save again"
+            f"{path}: the fused dictionary differs from the weights (load_state_dict after .eval() "
+            "causes this); call .train() and .eval(), and save again"
         )
     return Dictionary(rows, assumed)
 
@@ -206,9 +221,9 @@ def _normalised(tensors: Mapping[str, Tensor], module: Module | None, path: Path
     if module is None:
         if bool(((lengths - 1).abs() > _ONE_STEP).any()):
             raise LoadError(
-                f"{path}: dictionary._weights has rows of lengths {between}; a state dict does not "
-                "say how overcomplete normalises them (l2, max_l2, l1, max_l1 or identity), and of "
-                "its default, l2, they would be near 1; save the whole module",
+                f"{path}: dictionary._weights has rows of lengths {between}, allowed in a state "
+                "dict: near 1, as by the default normalisation l2 (it does not state another one: "
+                "max_l2, l1, max_l1 or identity); save the whole module",
                 "scale",
             )
         name = "l2"
@@ -235,7 +250,7 @@ def _normalised(tensors: Mapping[str, Tensor], module: Module | None, path: Path
 
 
 def _archetypal(tensors: Mapping[str, Tensor], module: Module | None, path: Path) -> Dictionary:
-    """Convex combinations of points, and a deviation of at most the length delta."""
+    """Compute W · C + Relax: convex combinations of points, and deviations of up to delta."""
     W, points, deviation = (matrix(tensors, f"dictionary.{n}", path) for n in ("W", "C", "Relax"))
     if W.shape != (len(deviation), len(points)) or points.shape[1] != deviation.shape[1]:
         raise LoadError(
@@ -248,14 +263,14 @@ def _archetypal(tensors: Mapping[str, Tensor], module: Module | None, path: Path
         stochastic = ((sums - 1).abs() < _ROUNDING) | (sums == 0)
         if float(W.min()) < 0 or not bool(stochastic.all()):
             raise LoadError(
-                f"{path}: the rows of dictionary.W are no weights that sum to 1: saved after a "
-                "step of the optimiser, which overcomplete corrects at run time by a delta that a "
-                "state dict does not hold; save it after .eval(), or the whole module",
+                f"{path}: the rows of dictionary.W are not weights that sum to 1: the file was "
+                "saved after a step of the optimiser, and a state dict lacks the delta of the "
+                "correction; save it after .eval(), or save the whole module",
                 "scale",
             )
         return Dictionary(W @ points + deviation)
     if module.delta is None:
-        raise LoadError(f"{path}: the dictionary has no number delta", "scale")
+        raise LoadError(f"{path}: the dictionary has no delta, expected a number", "scale")
     weights = W.relu()
     weights = weights / (weights.sum(dim=-1, keepdim=True) + _EPSILON)
     shrunk = (module.delta / deviation.norm(dim=-1, keepdim=True)).clamp(max=1)
@@ -263,11 +278,11 @@ def _archetypal(tensors: Mapping[str, Tensor], module: Module | None, path: Path
 
 
 def matrix(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
-    """The tensor of that name, which must have two dimensions; raises `LoadError`."""
+    """Return the tensor ``name``, which must be a non-empty matrix; raises `LoadError`."""
     if name not in tensors or tensors[name].ndim != 2 or 0 in tensors[name].shape:
-        found = ", ".join(f"{n} {list(tensor.shape)}" for n, tensor in tensors.items())
+        shapes = ", ".join(f"{n} {list(tensor.shape)}" for n, tensor in tensors.items())
         raise LoadError(
-            f"{path}: no matrix {name}; there is: {found}",
+            f"{path}: no matrix {name}; the file has: {shapes}",
             "shapes" if name in tensors else "keys",
         )
     return tensors[name]

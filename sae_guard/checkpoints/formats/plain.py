@@ -26,11 +26,11 @@ LINEAR = {
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of ``W_enc, W_dec, b_enc, b_dec`` or ``encoder.weight, decoder.weight, …``.
+    """Load the SAE of ``W_enc, W_dec, b_enc, b_dec`` or ``encoder.weight, decoder.weight, …``.
 
-    Such a file cannot say its activation family, whether b_dec is taken off the input, nor how the
-    input is normalised. Each has been published under the same names, so the options must say it.
-    Nor do its names say which way its matrices lie; the sizes of the biases do.
+    Such a file does not state its activation family, whether b_dec is subtracted from the input,
+    or how the input is normalised. Files with the same names differ in all three, so the options
+    must state them. The orientation of the matrices follows from the sizes of the biases.
 
     Raises:
         LoadError: An option is missing or contradicts the tensors, or the tensors do not fit.
@@ -52,19 +52,21 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
     if architecture is not None and architecture not in candidates:
         raise LoadError(
             f"{path}: the tensors ({', '.join(sorted(tensors))}) are those of a "
-            f"{' or '.join(candidates)} SAE, the `sae` options say {architecture!r}",
+            f"{' or '.join(candidates)} SAE, the `sae` options say {architecture!r}; allowed: "
+            f"{', '.join(candidates)}",
             "activation",
             options=("architecture",),
         )
     if options.scale == "stored":
         raise LoadError(
-            f"{path}: a bare state dict stores no scale; allowed: a number",
+            f"{path}: a bare state dict stores no scale, the `sae` options say 'stored'; allowed: "
+            "a number or folded",
             "scale",
             options=("scale",),
         )
     undecided: dict[Option, tuple[object, str]] = {
         "architecture": (architecture, " or ".join(candidates)),
-        "pre_bias": (options.pre_bias, "true (b_dec is taken off the input) or false"),
+        "pre_bias": (options.pre_bias, "true (b_dec is subtracted from the input) or false"),
         "normalize": (options.normalize, "none, constant_norm_rescale or layer_norm"),
     }
     if architecture in ("topk", "abstopk", "groupmax"):
@@ -84,7 +86,7 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
 
 
 def _candidates(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The activation families whose tensors these can be."""
+    """Return the activation families that the tensors allow."""
     if "threshold" in tensors:
         return ("jumprelu",)
     if {"b_gate", "b_mag", "r_mag"} & tensors.keys():
@@ -96,9 +98,9 @@ FORMAT = Format(
     name="plain state dict",
     recognised_by="`W_enc`, `W_dec`, `b_enc`, `b_dec` (and `threshold`, or `b_gate`, `b_mag`, "
     "`r_mag`), or `encoder.weight`, `encoder.bias`, `decoder.weight`, `decoder.bias`",
-    holds="SAEs of every architecture; architecture, pre_bias and normalize "
-    "(k, and a scale if there is one) have to be said",
-    declare=neel.names_in_config,  # of a library that is not known
-    matches=lambda opened: True,  # the last: what it cannot read it refuses by the names it found
+    holds="SAEs of every architecture; needs the options architecture, pre_bias and normalize "
+    "(and k or scale, where they apply)",
+    declare=neel.names_in_config,  # the keys that unknown libraries are most likely to use
+    matches=lambda opened: True,  # the last format: it refuses unknown tensors by their names
     read=read,
 )

@@ -1,8 +1,8 @@
-"""Qwen Scope: ``layerN.sae.pt`` with TopK SAEs, whose k stands only in the repository's name.
+"""Qwen Scope: ``layerN.sae.pt`` with TopK SAEs, whose k is only in the name of the repository.
 
 SAELens, `qwen_scope_sae_huggingface_loader` in
 https://github.com/decoderesearch/SAELens/blob/main/sae_lens/loading/pretrained_sae_loaders.py. The
-names are those of SAELens and the matrices lie the other way round; no pre-bias.
+names are those of SAELens, the matrices are stored transposed; no pre-bias.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ASSUMED = "TopK, and b_dec is not taken off the input, as SAELens reads files o
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read ``SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/layer3.sae.pt``."""
+    """Read model and layer from ``SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/layer3.sae.pt``."""
     layer = re.fullmatch(r"layer(\d+)\.sae\.pt", files.weights.name)
     if layer is None:
         return None
@@ -35,15 +35,15 @@ def declare(files: CheckpointFiles) -> Declaration | None:
 
 
 def _repository(files: CheckpointFiles) -> re.Match[str] | None:
-    """Match site, model and k in the name of a folder."""
+    """Return the match of site, model and k in the name of a folder."""
     return last_match(r"SAE-([^-]+)-(.+)-W\d+K-L0_(\d+)", components(files.weights))[1]
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a ``layerN.sae.pt``.
+    """Load the SAE of a ``layerN.sae.pt``.
 
     Raises:
-        LoadError: Neither the path nor the options say k, or they contradict each other, or the
+        LoadError: Neither the path nor the options state k, they contradict each other, or the
             tensors do not fit.
     """
     repository = _repository(opened)
@@ -63,8 +63,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 FORMAT = Format(
     name="Qwen Scope",
     recognised_by="`layerN.sae.pt`",
-    holds="topk SAEs; k is read off a folder that is called as the repository (`…-L0_50`), or has "
-    "to be said",
+    holds="topk SAEs; k is read from a folder with the name of the repository (`…-L0_50`), other "
+    "paths need the option k",
     declare=declare,
     matches=lambda opened: declare(opened) is not None,
     read=read,

@@ -1,6 +1,6 @@
-"""Formats that are recognised and refused: what they hold is no SAE of one token at one hook point.
+"""Formats that are recognised and refused: they hold no SAE of one token at one hook point.
 
-Each is recognised narrowly, so that nothing that another format reads ends here.
+Their rules are narrow, so that no checkpoint of another format is refused here.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _any_key(opened: Opened, pattern: str) -> bool:
 
 
 def _records(values: Iterable[Any], depth: int = 3) -> Iterator[Record]:
-    """The pickled objects among values, and among the lists and tuples in them."""
+    """Yield the pickled objects among values, and in the lists and tuples among them."""
     for value in values:
         if isinstance(value, Record):
             yield value
-        elif isinstance(value, list | tuple) and depth > 1:  # a list may hold itself
+        elif isinstance(value, list | tuple) and depth > 1:  # a list may contain itself
             yield from _records(value, depth - 1)
 
 
@@ -110,7 +110,7 @@ def _format(
         folders=folders,
         matches=lambda opened: matches(unwrapped(opened)),
         read=read,
-        several=True,  # one that is named in it is refused for the same reason
+        several=True,  # a reference with a name is refused for the same reason
         refused=True,
     )
 
@@ -172,4 +172,4 @@ FORMATS = (
         _learned_dicts,
     ),
 )
-"""To be tried before all others."""
+"""Refused formats, which are tried before all others."""

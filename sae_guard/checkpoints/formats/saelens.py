@@ -1,12 +1,12 @@
 """SAELens 6 folders: ``cfg.json`` with a version, beside ``sae_weights.safetensors``.
 
-https://github.com/jbloomAus/SAELens, `saes/*.py`. Transcoders do not take b_dec off their input,
-and do not undo a normalisation of it.
+https://github.com/jbloomAus/SAELens, `saes/*.py`. Transcoders do not subtract b_dec from their
+input, and do not undo its normalisation.
 
-The scale of the activations is folded into the weights, in a file beside them, or lost:
-`training/activation_scaler.py` since 6 and `training/activations_store.py` before it. The scale of
-``expected_average_only_in`` is applied outside of the SAE while it is trained, and folded into its
-weights when the run ends.
+SAELens applies the scale of ``expected_average_only_in`` outside of the SAE during training, and
+folds it into the weights at the end of the run. So the scale is in the weights, in a file beside
+them (`training/activation_scaler.py` since version 6, `training/activations_store.py` before), or
+lost.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What an architecture of SAELens is made of."""
+    """Properties of an architecture of SAELens."""
 
     activation: str
     fields: frozenset[str] = frozenset()
-    """What only its configs hold, and the forward pass reads."""
+    """Config fields of this architecture that the forward pass reads."""
     transcoder: bool = False
     skip: bool = False
 
@@ -69,11 +69,11 @@ _DECLARED = (
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE of a SAELens 6 folder.
+    """Load the SAE of a SAELens 6 folder.
 
     Raises:
-        LoadError: Its architecture or a field of its config is none that is read exactly, the
-            scale of its activations is nowhere, or an option contradicts it.
+        LoadError: The architecture or a config field is unknown, the scale of the activations is
+            not stored, or an option contradicts the config.
     """
     path, config = config_of(opened)
     metadata = config.get("metadata", {})
@@ -83,9 +83,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 
 def config_of(opened: Opened) -> tuple[Path, Mapping[str, Any]]:
-    """The config and its path."""
+    """Return the path of the config and its content."""
     if opened.config_file is None or opened.config is None:
-        raise LoadError(f"{opened.path}: a SAELens folder without its config")
+        raise LoadError(f"{opened.path}: a SAELens folder without its config, expected cfg.json")
     return opened.config_file, opened.config
 
 
@@ -100,12 +100,26 @@ def build(
     kinds: Mapping[str, Kind] = KINDS,
     latent_scale: Tensor | None = None,
 ) -> SAE:
-    """The SAE of a config in the form of SAELens 6; raises `LoadError`."""
+    """Build the SAE of a config in the form of SAELens 6.
+
+    Args:
+        opened: The files.
+        config: The config, upgraded to the form of SAELens 6.
+        metadata: Metadata of the training, such as the hook point.
+        tensors: The weights under the names of SAELens 6.
+        options: The options of the user.
+        format_name: Name of the format in the provenance.
+        kinds: The architectures that the version has.
+        latent_scale: Factor per latent [d_sae] of finetuned SAEs.
+
+    Raises:
+        LoadError: As `read`.
+    """
     path, _ = config_of(opened)
     if metadata.get("hook_head_index") is not None:
         raise LoadError(
-            f"{path}: hook_head_index is {metadata['hook_head_index']!r}: SAEs of a single "
-            "attention head are not read yet; allowed: null"
+            f"{path}: hook_head_index is {metadata['hook_head_index']!r}, allowed: null (SAEs of "
+            "a single attention head are not read)"
         )
     architecture = _one_of(config, "architecture", tuple(kinds), path)
     kind = kinds[architecture]
@@ -135,35 +149,36 @@ def build(
 
 
 def _check_optional(tensors: Mapping[str, Tensor], kind: Kind, path: Path) -> None:
-    """SAELens calls no tensor as we call these, and has W_skip in its skip transcoders only."""
-    left_over = {"b_pre", "latent_scale", "W_skip"} & tensors.keys() - (
+    """Refuse optional canonical tensors that no such SAE of SAELens has, and require W_skip."""
+    unknown = {"b_pre", "latent_scale", "W_skip"} & tensors.keys() - (
         {"W_skip"} if kind.skip else set()
     )
-    if left_over or (kind.skip and "W_skip" not in tensors):
+    if unknown:
         raise LoadError(
-            f"{path}: "
-            + (f"not understood: {_list(left_over)}" if left_over else "missing: W_skip"),
+            f"{path}: not understood: {_list(unknown)}; SAELens stores none for this architecture",
             "keys",
         )
+    if kind.skip and "W_skip" not in tensors:
+        raise LoadError(f"{path}: missing: W_skip, which a skip transcoder has", "keys")
 
 
 def version(config: Mapping[str, Any]) -> str | None:
-    """The version of SAELens that wrote the config, from 6 on; earlier ones did not say."""
+    """Return the version of SAELens that wrote the config; None before 6, which wrote none."""
     metadata = config.get("metadata")
     inner = metadata.get("sae_lens_version") if isinstance(metadata, dict) else None
-    found = config.get("sae_lens_version", inner)
-    return None if found is None else str(found)
+    value = config.get("sae_lens_version", inner)
+    return None if value is None else str(value)
 
 
 def _facts(
     config: Mapping[str, Any], architecture: str, kind: Kind, scale: float, path: Path
 ) -> Facts:
-    known = _COMMON | kind.fields | saelens_training.fields(architecture)
-    unknown = sorted(set(config) - known)
+    fields = _COMMON | kind.fields | saelens_training.fields(architecture)
+    unknown = sorted(set(config) - fields)
     if unknown:
         raise LoadError(
             f"{path}: {', '.join(f'{n} = {config[n]!r}' for n in unknown)}: not understood for a "
-            f"{architecture} SAE; allowed: {_list(known)}",
+            f"{architecture} SAE; allowed keys: {_list(fields)}",
             "activation",
         )
     _one_of(config, "reshape_activations", ("none", "hook_z"), path, default="none")
@@ -174,16 +189,16 @@ def _facts(
     if pre_bias and kind.transcoder:
         raise LoadError(
             f"{path}: apply_b_dec_to_input is True, allowed in a {architecture}: False, since "
-            "b_dec is of the activation that is written",
+            "b_dec belongs to the output activation",
             "activation",
         )
-    said = _normalization(config, path)
+    normalization = _normalization(config, path)
     rescaled = _flag(config, "rescale_acts_by_decoder_norm", path, default=False)
     return Facts(
         architecture=kind.activation,
         k=k,
         pre_bias=pre_bias,
-        normalize="none" if said in UNFOLDED else said,  # type: ignore[arg-type]
+        normalize="none" if normalization in UNFOLDED else normalization,  # type: ignore[arg-type]
         denormalize=not kind.transcoder,
         rescale_by_decoder_norm="latents" if rescaled else "none",
         scale_in=scale,
@@ -208,7 +223,7 @@ def _one_of(
     value = config.get(key) or default
     if value not in names:
         raise LoadError(
-            f"{path}: {key} is {config.get(key)!r}, read so far: {_list(names)}", "activation"
+            f"{path}: {key} is {config.get(key)!r}, allowed: {_list(names)}", "activation"
         )
     return str(value)
 
@@ -229,15 +244,15 @@ FOLDERS = (FolderLayout("cfg.json", _WEIGHTS, rank=-1),)
 
 
 def is_folder(files: CheckpointFiles) -> bool:
-    """Recognise the two files of SAELens, of any version."""
+    """Return whether the files have the names of any version of SAELens."""
     return files.weights.name == _WEIGHTS and files.config is not None
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read the names in a config of any version.
+    """Read the model and hook points from a config of any version.
 
     Raises:
-        LoadError: One of them is no text.
+        LoadError: A name is no text.
     """
     config, path = files.config, files.config_file
     if not is_folder(files) or config is None or path is None:
@@ -245,7 +260,7 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     metadata = config.get("metadata")
     values = {**config, **(metadata if isinstance(metadata, dict) else {})}
     hook = text_or_none(values.get("hook_name", values.get("hook_point")), path, "hook_name")
-    if hook is not None:  # versions 1 and 2 keep the layer apart
+    if hook is not None:  # versions 1 and 2 store the layer in a field of its own
         hook = hook.replace("{layer}", str(values.get("hook_point_layer")))
     transcoder = "transcoder" in str(config.get("architecture"))
     return Declaration(
@@ -260,8 +275,8 @@ FORMAT = Format(
     recognised_by="a folder with `cfg.json` (with a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
     holds="standard, topk, abstopk, jumprelu and gated SAEs, transcoders with and without a skip "
-    "connection, and checkpoints of a run in progress; a scale that normalize_activations says "
-    "and no file holds has to be said",
+    "connection, and checkpoints of a run in progress; needs the option scale if "
+    "normalize_activations implies one that no file stores",
     folders=FOLDERS,
     declare=declare,
     matches=lambda opened: is_folder(opened) and version(opened.config or {}) is not None,
@@ -269,7 +284,7 @@ FORMAT = Format(
 )
 
 
-# SAELens treats these as identity at run time, and writes "none" once it has folded them in.
+# SAELens applies none of these at run time, and writes "none" once it has folded them in.
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 _SCALER = "activation_scaler.json"
 _WHITENING = "activation_whitening.safetensors"
@@ -278,37 +293,44 @@ _STORED = "estimated_norm_scaling_factor"
 
 
 class Scale(NamedTuple):
-    """What the input is multiplied by, and the file that says so."""
+    """Factor of the input, and the file that stores it."""
 
     factor: float
     file: Path | None = None
 
 
-def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scale:
-    """The scale of an SAE whose config says ``said`` of the normalisation of its training.
+def scale_of(normalization: str, folder: Path, options: SaeOptions, config: Path) -> Scale:
+    """Return the factor of the input.
+
+    Args:
+        normalization: ``normalize_activations`` of the config.
+        folder: Folder of the checkpoint, which may store the factor in another file.
+        options: The options of the user.
+        config: Path of the config, for messages.
 
     Raises:
-        LoadError: It is neither stored nor decided, the options contradict what is stored, or the
-            activations are whitened outside of the weights.
+        LoadError: The factor is neither stored nor in the options, the options contradict the
+            stored one, or the activations are whitened outside of the weights.
     """
-    stored = _stored(folder)
-    if said not in UNFOLDED:
+    stored = _stored_scale(folder)
+    if normalization not in UNFOLDED:
         if stored is not None:
             raise LoadError(
                 f"{stored.file}: a scale of {stored.factor:g}, but {config} has "
-                f"normalize_activations {said!r}; allowed: none, or 'expected_average_only_in'",
+                f"normalize_activations {normalization!r}; allowed: 'expected_average_only_in', "
+                "or no stored scale",
                 "scale",
             )
         return Scale(1.0)
-    if said == "covariance_whitening":
+    if normalization == "covariance_whitening":
         if stored is None and options.scale == "folded":
             return Scale(1.0)
-        raise _undecided(said, config, "folded (all that is read of a whitening)")
+        raise _undecided(normalization, config, "folded (a whitening is read only if folded)")
     if stored is not None:
         if options.scale == "folded":
             raise LoadError(
                 f"{stored.file}: a scale of {stored.factor:g} that is not in the weights, the "
-                "`sae` options say folded",
+                "`sae` options say folded; allowed: no scale in the options",
                 "scale",
                 options=("scale",),
             )
@@ -318,52 +340,52 @@ def scale_of(said: str, folder: Path, options: SaeOptions, config: Path) -> Scal
     if options.scale == "folded":
         return Scale(1.0)
     raise _undecided(
-        said,
+        normalization,
         config,
-        "folded (the weights hold it)",
+        "folded (the weights include it)",
         "the factor, sqrt(d_in) / the mean norm of the activations",
     )
 
 
 def _undecided(normalization: str, config: Path, *choices: str) -> LoadError:
     return ambiguous(
-        f"{config} is ambiguous: normalize_activations is {normalization!r}, which SAELens "
-        "replaces by 'none' once it is folded into the weights, and it is not stored beside them",
+        f"{config} is ambiguous: normalize_activations is {normalization!r}, but no file beside "
+        "it stores the scale (SAELens writes 'none' once the scale is folded into the weights)",
         "scale",
         *(("scale", choice) for choice in choices),
     )
 
 
-def _stored(folder: Path) -> Scale | None:
-    """What a checkpoint of a run in progress keeps beside its weights."""
+def _stored_scale(folder: Path) -> Scale | None:
+    """Read the scale that a checkpoint of a run in progress stores beside its weights."""
     if not folder.is_dir():
         return None
     scaler, store = folder / _SCALER, folder / _STORE
-    found = None
+    scale = None
     if scaler.exists():
-        held = read_config(scaler)
-        _check_no_whitening(held, scaler)
-        if held.get("scaling_factor") is not None:
-            found = Scale(_factor(held["scaling_factor"], scaler, "scaling_factor"), scaler)
-    if found is None and store.exists():
+        state = read_config(scaler)
+        _check_no_whitening(state, scaler)
+        if state.get("scaling_factor") is not None:
+            scale = Scale(_factor(state["scaling_factor"], scaler, "scaling_factor"), scaler)
+    if scale is None and store.exists():
         estimated = _estimated(store)
-        found = None if estimated is None else Scale(estimated, store)
-    return found
+        scale = None if estimated is None else Scale(estimated, store)
+    return scale
 
 
-def _check_no_whitening(held: Mapping[str, Any], scaler: Path) -> None:
-    """A whitening takes a matrix to and from the SAE, which cannot be applied as a scale."""
-    if held.get("has_whitening", scaler.with_name(_WHITENING).exists()):
+def _check_no_whitening(state: Mapping[str, Any], scaler: Path) -> None:
+    """Refuse a whitening: it is a matrix on the input and output, which no scale can express."""
+    if state.get("has_whitening", scaler.with_name(_WHITENING).exists()):
         raise LoadError(
-            f"{scaler}: has_whitening is {held.get('has_whitening')!r}: a checkpoint of a run in "
-            "progress, whose weights expect whitened activations; gate what "
+            f"{scaler}: has_whitening is {state.get('has_whitening')!r}: a checkpoint of a run in "
+            "progress, whose weights expect whitened activations; gate the checkpoint that "
             "`save_inference_model` writes",
             "scale",
         )
 
 
 def _estimated(store: Path) -> float | None:
-    """The factor alone: the file also holds the activations of a whole buffer."""
+    """Read the factor only: the file also has a large buffer of activations."""
     from safetensors import SafetensorError, safe_open
 
     try:

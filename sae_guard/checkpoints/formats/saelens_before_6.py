@@ -1,7 +1,7 @@
-"""SAELens 1 to 5: the folder of SAELens 6 with a flat config that names no version.
+"""SAELens 1 to 5: the folder of SAELens 6 with a flat config without a version.
 
 https://github.com/jbloomAus/SAELens, `sae_lens/sae.py` at v5.11.0 and
-`sae_lens/training/sparse_autoencoder.py` at v2.1.3, whose config is that of the whole training run.
+`sae_lens/training/sparse_autoencoder.py` at v2.1.3, which saves the config of the training run.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _METADATA = (
 
 
 def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None) -> SAE:
-    """The SAE of a SAELens 1–5 folder, or of the single file of its forerunner.
+    """Load the SAE of a SAELens 1–5 folder, or of the single file of its predecessor.
 
     Raises:
-        LoadError: The activation function is none that is read exactly, the config and the
-            tensors disagree on a finetuned factor, or what a SAELens 6 folder would be refused for.
+        LoadError: The activation function is unknown, the config and the tensors disagree on a
+            finetuned factor, or a SAELens 6 folder would be refused for the same reason.
     """
     path, config = config_of(opened)
     upgraded = {
@@ -56,8 +56,8 @@ def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None)
     if upgraded["architecture"] == "gated" and upgraded["normalize_activations"] != "none":
         raise LoadError(
             f"{path}: a gated SAE with normalize_activations "
-            f"{config['normalize_activations']!r}: SAELens changed what it computes between 3 and "
-            "6, and the file does not tell",
+            f"{config['normalize_activations']!r}, allowed: 'none' (versions 3 to 6 of SAELens "
+            "compute different results for it, and the file does not state its version)",
             "activation",
         )
     metadata = {name: config.get(name) for name in _METADATA} | {
@@ -75,23 +75,23 @@ def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None)
 
 
 def hook_of(config: Mapping[str, Any], key: str) -> Any:
-    """The hook point under ``key``; versions 1 and 2 keep its layer apart, under ``key``_layer."""
+    """Return the hook point ``key`` with its layer; versions 1 and 2 store it in ``key``_layer."""
     hook = config.get(key)
     layer = config.get(f"{key}_layer")
     return hook.replace("{layer}", str(layer)) if isinstance(hook, str) else hook
 
 
-def _normalization(said: Any) -> Any:
-    """Of versions 1 and 2, whose scale was never stored, is a boolean."""
-    if isinstance(said, bool):
-        return "expected_average_only_in" if said else "none"
-    return said or "none"
+def _normalization(value: Any) -> Any:
+    """Return the normalisation as SAELens 6 names it; versions 1 and 2 have a boolean."""
+    if isinstance(value, bool):
+        return "expected_average_only_in" if value else "none"
+    return value or "none"
 
 
 def _architecture(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The architecture, with k where the activation function is TopK.
+    """Return the architecture, with k where the activation function is TopK.
 
-    SAELens 6 itself reads any other function as ReLU, which gives other numbers without a word.
+    SAELens 6 itself silently loads any other function as ReLU, which gives other numbers.
     """
     architecture = config.get("architecture", "standard")
     function = config.get("activation_fn_str", config.get("activation_fn")) or "relu"
@@ -104,7 +104,7 @@ def _architecture(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if function != "relu" or arguments or architecture in ("topk", "tanh_relu"):
         raise LoadError(
             f"{path}: activation function {function!r} with {arguments!r} in a {architecture} SAE; "
-            "read so far: 'relu', 'tanh-relu' in a standard SAE, and 'topk' with k",
+            "allowed: 'relu', 'tanh-relu' in a standard SAE, and 'topk' with k",
             "activation",
         )
     return {"architecture": architecture}
@@ -113,40 +113,47 @@ def _architecture(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def finetuned(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The tensors without the factor of each latent that finetuning left, and the factor.
+    """Split off the factor per latent [d_sae] that finetuning left; None where it is all ones.
 
-    Versions 1 and 2 store one in every file, of ones if there was no finetuning; later versions
-    read it only if the config says so.
+    Versions 1 and 2 store a factor in every file, of ones without finetuning; later versions read
+    it only if the config has ``finetuning_scaling_factor``.
+
+    Returns:
+        The other tensors, and the factor.
+
+    Raises:
+        LoadError: The config and the tensors disagree on the factor.
     """
-    others = {name: tensor for name, tensor in tensors.items() if name not in _SCALES}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in _SCALES}
     names = [name for name in _SCALES if name in tensors]
-    said = config.get("finetuning_scaling_factor")
+    is_finetuned = config.get("finetuning_scaling_factor")
     if len(names) != 1:
-        if names or said is True:
+        if names or is_finetuned is True:
             raise LoadError(
-                f"{path}: finetuning_scaling_factor is {said!r} in the config, and there is: "
-                f"{', '.join(names) or 'none'}; allowed: true with one of {', '.join(_SCALES)}",
+                f"{path}: finetuning_scaling_factor is {is_finetuned!r} in the config, and the "
+                f"weights have: {', '.join(names) or 'none'}; allowed: true with one of "
+                f"{', '.join(_SCALES)}",
                 "keys",
             )
-        return others, None
+        return weights, None
     factor = tensors[names[0]]
     if bool((factor == 1).all()):
-        return others, None
-    if said is False:
+        return weights, None
+    if is_finetuned is False:
         raise LoadError(
             f"{path}: {names[0]} lies between {float(factor.min()):g} and {float(factor.max()):g}, "
             "but the config has finetuning_scaling_factor false; allowed: 1",
             "scale",
         )
-    return others, factor
+    return weights, factor
 
 
 FORMAT = Format(
     name="SAELens 1–5",
     recognised_by="a folder with `cfg.json` (without a `sae_lens_version`) and "
     "`sae_weights.safetensors`",
-    holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; a scale "
-    "that normalize_activations says and no file holds has to be said",
+    holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; needs the "
+    "option scale if normalize_activations implies one that no file stores",
     folders=FOLDERS,
     declare=declare,
     matches=is_folder,

@@ -1,7 +1,8 @@
-"""What SAELens writes while it trains: fields of the run in ``cfg.json``, BatchTopK SAEs.
+"""SAELens checkpoints of a run in progress: training fields in ``cfg.json``, BatchTopK SAEs.
 
-https://github.com/jbloomAus/SAELens, `saes/*.py`. The training classes compute what the inference
-classes do, but for BatchTopK, which ends as a JumpReLU SAE with one threshold for all latents.
+https://github.com/jbloomAus/SAELens, `saes/*.py`. The training classes compute the same as the
+inference classes, except BatchTopK: it is saved for inference as a JumpReLU SAE with one threshold
+for all latents.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ _RESCALES_SINCE, _FOLDS_THRESHOLD_SINCE = (6, 14, 0), (6, 54, 9)
 
 
 def fields(architecture: str) -> set[str]:
-    """The fields of a training config that no forward pass reads."""
+    """Return the fields of a training config that the forward pass does not read."""
     own = _OWN.get(architecture)
     return set() if own is None else own | {"decoder_init_norm"}
 
 
 def with_threshold(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a BatchTopK SAE with ``threshold`` [d_sae] for ``topk_threshold`` [].
+    """Replace ``topk_threshold`` [] of a BatchTopK SAE by ``threshold`` [d_sae].
 
     Raises:
-        LoadError: There is no such scalar.
+        LoadError: ``topk_threshold`` is missing or no scalar.
     """
     tensors = dict(tensors)
     if "topk_threshold" not in tensors or "threshold" in tensors:
         raise LoadError(
-            f"{path}: expected topk_threshold and no threshold in a BatchTopK SAE, there is: "
+            f"{path}: expected topk_threshold and no threshold in a BatchTopK SAE; the file has: "
             f"{', '.join(tensors)}",
             "keys",
         )
@@ -72,31 +73,30 @@ def with_threshold(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tenso
 
 
 def training(folder: Path, architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the training of a JumpReLU SAE: `warning` reads it from the source."""
+    """Return the provenance of a JumpReLU SAE's training, which `warning` evaluates."""
     if architecture != "jumprelu":
         return {}
     details = metadata.get("training_architecture_details")
     runner = folder / "runner_cfg.json"
     run = read_config(runner).get("sae") if runner.is_file() else None
-    said: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for source in (run, details):
-        said |= source if isinstance(source, dict) else {}
-    trained_as = metadata.get("training_architecture") or said.get("architecture")
-    normalized = said.get("normalize_activations")
+        settings |= source if isinstance(source, dict) else {}
+    trained_as = metadata.get("training_architecture") or settings.get("architecture")
+    normalized = settings.get("normalize_activations")
     return {
         "training_architecture": trained_as if isinstance(trained_as, str) else None,
-        "training_rescaled_by_decoder_norm": said.get("rescale_acts_by_decoder_norm") is True
+        "training_rescaled_by_decoder_norm": settings.get("rescale_acts_by_decoder_norm") is True
         or None,
         "training_normalize_activations": normalized if isinstance(normalized, str) else None,
     }
 
 
 def warning(declared: Mapping[str, Any]) -> str | None:
-    """What is off in a BatchTopK SAE that was saved by a SAELens with the bug of its issue 763.
+    """Return a warning for a BatchTopK SAE saved with the bug of SAELens issue 763, else None.
 
-    Versions 6.14.0 to 6.54.8 folded the scale of the activations into W_dec and left the
-    threshold, which is in units of its rows, as it was. The scale is not stored, so that nothing
-    can be repaired here.
+    Versions 6.14.0 to 6.54.8 folded the scale of the activations into W_dec, but not into the
+    threshold, which is in units of its rows. The scale is not stored, so it cannot be repaired.
     """
     normalized = declared.get("training_normalize_activations")
     version = _version(declared.get("sae_lens_version"))
@@ -111,10 +111,10 @@ def warning(declared: Mapping[str, Any]) -> str | None:
     return (
         f"the threshold is off by the scale of the activations{condition}: SAELens "
         f"{declared.get('sae_lens_version')} did not fold it into the thresholds of BatchTopK SAEs "
-        "(its issue 763); L0 is not that of the training"
+        "(its issue 763); L0 differs from that of the training"
     )
 
 
-def _version(said: Any) -> tuple[int, ...]:
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(said))
+def _version(text: Any) -> tuple[int, ...]:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", str(text))
     return tuple(int(part) for part in match.groups()) if match else ()

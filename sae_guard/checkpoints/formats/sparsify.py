@@ -31,23 +31,25 @@ _BRANCHES = {
     "log_threshold": "a jump or binary activation",
     "W_dec_2": "a second decoder (matching pursuit)",
 }
-"""Tensors that only branches of the repository write, and what they are for."""
+"""Tensors that only branches of the repository write, and the features they belong to."""
 
 
 _SITES = {"": "hook_resid_post", "mlp": "hook_mlp_out"} | dict.fromkeys(
     ("attn", "self_attn", "attention"), "hook_attn_out"
 )
 _SITES_IN = {"hook_resid_post": "hook_resid_pre", "hook_mlp_out": "mlp.hook_in"}
-"""What a transcoder that replaces the one reads."""
+"""Replaced hook point → hook point that a transcoder reads."""
 
 
 def matches(files: CheckpointFiles) -> bool:
-    """Recognise the name of the weights."""
+    """Recognise the format by the name of the weights."""
     return files.weights.name == "sae.safetensors" and files.config_file is not None
 
 
 def declare(files: CheckpointFiles) -> Declaration | None:
-    """Read the name of the folder, the module that was trained on; a seed may follow.
+    """Read the hook point from the name of the folder, and the model from the config of the run.
+
+    The folder has the name of the module; a folder for the seed may lie in it.
 
     Raises:
         LoadError: The config of the run, which names the model, is unreadable.
@@ -67,31 +69,31 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     block = f"blocks.{match[1]}"
     if not (files.config or {}).get("transcode"):
         return Declaration(model, f"{block}.{site}")
-    site_in = _SITES_IN.get(site)  # both hook points, or none
-    if site_in is None:
+    site_in = _SITES_IN.get(site)
+    if site_in is None:  # a transcoder declares both hook points, or none
         return Declaration(model)
     return Declaration(model, f"{block}.{site_in}", f"{block}.{site}")
 
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
-    """The SAE or transcoder of a sparsify folder.
+    """Load the SAE or transcoder of a sparsify folder.
 
     Raises:
-        LoadError: It is of an unmerged branch, an encoder without its decoder, or the config has
-            a field that is not understood or that the tensors contradict.
+        LoadError: An unmerged branch wrote it, the decoder is missing, or the config has a field
+            that is unknown or that the tensors contradict.
     """
     path, config = opened.config_file, opened.config
     if path is None or config is None:
-        raise LoadError(f"{opened.path}: a sparsify folder without its config")
+        raise LoadError(f"{opened.path}: a sparsify folder without its config, expected cfg.json")
     tensors = opened.tensors
     _check_kind(tensors, opened.weights)
     transcode, skip = (_flag(config, name, path) for name in ("transcode", "skip_connection"))
     facts = _facts(config, path, transcode=transcode)
     check_agreement(facts, options, path)
     if skip != ("W_skip" in tensors):
-        held = "holds" if "W_skip" in tensors else "does not hold"
+        verb = "has" if "W_skip" in tensors else "does not have"
         raise LoadError(
-            f"{path}: skip_connection is {skip}, but {opened.weights} {held} W_skip", "keys"
+            f"{path}: skip_connection is {skip}, but {opened.weights} {verb} W_skip", "keys"
         )
     assumption = (
         "b_dec is not taken off the input of a transcoder, as sparsify does"
@@ -99,14 +101,15 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         else "b_dec is taken off the input, as sparsify does since 2024"
     )
     source = opened.source("sparsify", assumption, declaration=declare(opened))
-    # An SAE may have a skip connection too.
-    whole = replace(facts, transcoder=True) if skip else facts
+    # `assemble` allows W_skip only in transcoders, but here SAEs may have a skip connection too.
+    assembled_as = replace(facts, transcoder=True) if skip else facts
     sae = replace(
-        assemble(renamed(tensors, _LINEAR), whole, source, opened.weights), transcoder=transcode
+        assemble(renamed(tensors, _LINEAR), assembled_as, source, opened.weights),
+        transcoder=transcode,
     )
     check_sizes(config, {"d_in": sae.d_in}, path)
-    check_sizes(config, {"d_in": sae.d_out}, path)  # both sides of a module are as wide
-    if config.get("num_latents"):  # 0 leaves it to the expansion factor
+    check_sizes(config, {"d_in": sae.d_out}, path)  # d_in is the width of input and output
+    if config.get("num_latents"):  # 0: given by the expansion factor
         check_sizes(config, {"num_latents": sae.d_sae}, path)
     return sae
 
@@ -115,10 +118,11 @@ def _check_kind(tensors: Collection[str], path: Path) -> None:
     for name in tensors:
         branch = _BRANCHES.get(name.partition(".")[0])
         if branch is not None:
-            raise LoadError(f"{path}: {name} is of {branch}, which is not read", "keys")
+            raise LoadError(f"{path}: {name} belongs to {branch}, which is not read", "keys")
     if "W_dec" not in tensors:
         raise LoadError(
-            f"{path}: no W_dec: an encoder without its decoder, which reconstructs nothing", "keys"
+            f"{path}: no W_dec: an encoder without a decoder reconstructs nothing; save both",
+            "keys",
         )
 
 

@@ -1,1 +1,1 @@
-"""Bytes → tensors and records, of files that may be hostile."""
+"""Safe reading of pickled files that may be hostile: bytes → tensors and records."""

@@ -1,10 +1,10 @@
-"""Pickled objects without their code: what is no tensor or plain value becomes an empty record.
+"""Unpickler that runs no code of the file: objects of foreign classes become inert records.
 
-Old checkpoints hold the config of their training as an object of a class that is not installed
-here, and must not be imported if it were. The unpickler is a subclass of Python's own that is
-written in Python: the one in C allocates a memo for the largest index that a file names.
+Old checkpoints store the config of their training as an object of a class that is usually not
+installed, and must not be imported if it is. `Unpickler` derives from Python's pure-Python
+unpickler: the one in C allocates a memo for the largest index in the file.
 
-`check_plain` holds data from outside to what is safe to print, to compare and to go through.
+`check_plain` checks that data from a file is safe to print, to compare and to iterate over.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from typing import Any
 
 from sae_guard.checkpoints.safe_pickle.sizes import Stream
 
-_MOST_CLASSES = 1_000
+_MAX_CLASSES = 1_000
 _Global = tuple[str, str]
 
 
 class Record:
-    """Stands for an object of foreign code, none of which was run; its state is kept.
+    """Replacement of an object of a foreign class: its state without its code.
 
-    ``vars`` of it holds the state, and under ``__items__`` what a foreign mapping or list held.
+    ``vars(record)`` is the state; ``__items__`` in it are the items of a foreign mapping or list.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Record:
-        """An empty record, whatever the arguments."""
+        """Create an empty record, and ignore the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the arguments."""
+        """Ignore the arguments."""
 
     def __setstate__(self, state: Any) -> None:
-        # An object with slots has a pair of mappings.
+        # The state of an object with slots is a pair of mappings.
         for part in state if type(state) is tuple and len(state) == 2 else (state,):
             if isinstance(part, dict):
                 if not all(type(name) is str for name in part):
-                    raise pickle.UnpicklingError("the name of an attribute is no text")
+                    raise pickle.UnpicklingError("the name of an attribute is not text")
                 vars(self).update(part)
 
     def __repr__(self) -> str:
@@ -46,10 +46,10 @@ class Record:
 
 
 def _ordered_dict(pairs: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
-    held: OrderedDict[Any, Any] = OrderedDict()
+    mapping: OrderedDict[Any, Any] = OrderedDict()
     for name, value in pairs:
-        held[_hashable(name)] = value
-    return held
+        mapping[_hashable(name)] = value
+    return mapping
 
 
 def _set(items: Iterable[Any] = ()) -> set[Any]:
@@ -66,7 +66,7 @@ def _no_bytes() -> bytes:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError("bytes in an encoding other than latin1")
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r:.100}, allowed: 'latin1'")
     return text.encode("latin1")
 
 
@@ -76,21 +76,24 @@ _FUNCTIONS: Mapping[_Global, Callable[..., Any]] = {
     ("builtins", "set"): _set,
     ("__builtin__", "frozenset"): _frozenset,
     ("builtins", "frozenset"): _frozenset,
-    ("_codecs", "encode"): _encode,  # how protocol 2 writes bytes, and none of them:
-    ("__builtin__", "bytes"): _no_bytes,
+    ("_codecs", "encode"): _encode,  # protocol 2 writes bytes so,
+    ("__builtin__", "bytes"): _no_bytes,  # and empty bytes so
 }
 
 
 def _hashable(key: Any) -> Any:
-    """The key of a mapping, of a kind that takes no time to hash and seldom collides."""
+    """Return the key; refuse types that are slow to hash or made to collide."""
     if type(key) in (str, bytes, float, bool, type(None)):
         return key
     if type(key) is int and abs(key) < 2**32:
         return key
-    raise pickle.UnpicklingError(f"a {type(key).__name__} is the key of a mapping")
+    raise pickle.UnpicklingError(
+        f"a {type(key).__name__} is the key of a mapping, allowed: text, bytes, None, and numbers "
+        "below 2**32"
+    )
 
 
-_AS_IN_PYTHON = (
+_INHERITED_OPCODES = (
     "PROTO", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1",
     "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
     "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1",
@@ -99,11 +102,11 @@ _AS_IN_PYTHON = (
 )  # fmt: skip
 
 
-class _Steps(dict[int, Callable[[Any], None]]):
-    """What to do at each byte of a pickle; all others are refused.
+class _Opcodes(dict[int, Callable[[Any], None]]):
+    """Method per opcode of a pickle; other opcodes are refused.
 
-    Left out are what only the text protocols 0 and 1 write, registered extensions, integers of
-    more than 255 bytes, and buffers outside of the pickle.
+    Missing are opcodes of the text protocols 0 and 1, registered extensions, integers of more than
+    255 bytes, and buffers outside of the pickle.
     """
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
@@ -111,13 +114,19 @@ class _Steps(dict[int, Callable[[Any], None]]):
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads what the pickle protocols 2 to 5 write, and finds nothing but what it is given.
+    """Unpickler for protocols 2 to 5 that resolves only the globals passed to it.
 
-    Malformed bytes raise nearly anything. Python's own classes of the same name in ``pickle``
-    would import what a file names.
+    Malformed bytes raise nearly any exception. Unlike ``pickle.Unpickler``, it never imports a
+    module that a file names.
+
+    Args:
+        stream: The pickled bytes.
+        functions: Functions that a pickle may call, by module and name.
+        constants: Objects that a pickle may name but not call.
+        persistent: Function that returns the storage for a persistent id.
     """
 
-    # Python's, without annotations of their own.
+    # Attributes of the base class, which has no annotations.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
@@ -137,35 +146,40 @@ class Unpickler(pickle._Unpickler):
         self._classes: dict[_Global, type[Record]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What is given under that name, or a record class of that name; nothing is imported."""
+        """Return the function, constant or record class for a name; nothing is imported."""
         key = (module, name)
         if key in self._functions:
             return self._functions[key]
         if key in self._constants:
             return self._constants[key]
         if key not in self._classes:
-            if len(self._classes) == _MOST_CLASSES:
-                raise pickle.UnpicklingError(f"names more than {_MOST_CLASSES:,} classes")
+            if len(self._classes) == _MAX_CLASSES:
+                raise pickle.UnpicklingError(
+                    f"names more classes than allowed: up to {_MAX_CLASSES:,}"
+                )
             self._classes[key] = type(name, (Record,), {"__module__": module})
         return self._classes[key]
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage, where the container has them."""
+        """Return the storage for a persistent id, where the container has storages."""
         if self._persistent is None or type(pid) is not tuple:
-            raise pickle.UnpicklingError(f"a persistent id is a {type(pid).__name__}")
+            raise pickle.UnpicklingError(
+                f"an unexpected persistent id, a {type(pid).__name__}; allowed: tuples in files "
+                "of torch.save"
+            )
         return self._persistent(pid)
 
-    # What follows replaces every step of Python's that calls, asks or changes an object of the
-    # file's choice.
+    # The methods below replace all opcodes of the base class that call, query or change an object
+    # chosen by the file.
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if type(arguments) is not tuple:
-            raise pickle.UnpicklingError("the arguments of a call are no tuple")
+            raise pickle.UnpicklingError("the arguments of a call are not a tuple")
         if _is_record_class(function):
             self.stack[-1] = function()
-        elif any(function is given for given in self._functions.values()):
+        elif any(function is allowed for allowed in self._functions.values()):
             self.stack[-1] = function(*arguments)
         else:
             raise pickle.UnpicklingError(f"calls a {type(function).__name__}")
@@ -188,42 +202,42 @@ class Unpickler(pickle._Unpickler):
         built = self.stack[-1]
         if isinstance(built, Record):
             Record.__setstate__(built, state)
-        elif type(built) is not OrderedDict:  # a state dict says the versions of its modules
+        elif type(built) is not OrderedDict:  # the state of a state dict is its module versions
             raise pickle.UnpicklingError(f"sets the state of a {type(built).__name__}")
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _held(self.stack[-1], dict)[_hashable(key)] = value
+        _container(self.stack[-1], dict)[_hashable(key)] = value
 
     def _set_items(self) -> None:
         items = self.pop_mark()
-        held = _held(self.stack[-1], dict)
+        mapping = _container(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            held[_hashable(key)] = value
+            mapping[_hashable(key)] = value
 
     def _append(self) -> None:
         value = self.stack.pop()
-        _held(self.stack[-1], list).append(value)
+        _container(self.stack[-1], list).append(value)
 
     def _append_all(self) -> None:
         items = self.pop_mark()
-        _held(self.stack[-1], list).extend(items)
+        _container(self.stack[-1], list).extend(items)
 
     def _add_all(self) -> None:
         items = self.pop_mark()
-        _held(self.stack[-1], set).update(map(_hashable, items))
+        _container(self.stack[-1], set).update(map(_hashable, items))
 
     def _frozen_set(self) -> None:
-        items = self.pop_mark()  # replaces self.append
+        items = self.pop_mark()  # first: it replaces self.append
         self.append(frozenset(map(_hashable, items)))
 
     def _frame(self) -> None:
-        self.read(8)  # says how much to read ahead
+        self.read(8)  # a hint how much to read ahead, which is ignored
 
-    dispatch = _Steps(
+    dispatch = _Opcodes(
         {
             **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
-               for name in _AS_IN_PYTHON},
+               for name in _INHERITED_OPCODES},
             pickle.REDUCE[0]: _reduce,
             pickle.NEWOBJ[0]: _new_object,
             pickle.NEWOBJ_EX[0]: _new_object_with_names,
@@ -235,8 +249,8 @@ class Unpickler(pickle._Unpickler):
             pickle.ADDITEMS[0]: _add_all,
             pickle.FROZENSET[0]: _frozen_set,
             pickle.FRAME[0]: _frame,
-            # How protocol 5, the default since Python 3.14, writes arrays. Python's own step
-            # allocates the buffer first; read as bytes, it takes no more than the file holds.
+            # Protocol 5, the default since Python 3.14, writes arrays with BYTEARRAY8. The base
+            # class allocates the buffer first; read as bytes, it takes no more than the file has.
             pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
         }
     )  # fmt: skip
@@ -246,52 +260,54 @@ def _is_record_class(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Record)
 
 
-def _held(holder: Any, kind: Callable[[], Any]) -> Any:
-    """The dict, list or set itself, or what a record that stands for one holds."""
-    if isinstance(holder, Record):
-        holder = vars(holder).setdefault("__items__", kind())
-    if type(holder) is not kind and not (kind is dict and type(holder) is OrderedDict):
-        raise pickle.UnpicklingError(f"puts items into a {type(holder).__name__}")
-    return holder
+def _container(target: Any, kind: Callable[[], Any]) -> Any:
+    """Return the dict, list or set to fill: the target itself, or the items of a record."""
+    if isinstance(target, Record):
+        target = vars(target).setdefault("__items__", kind())
+    if type(target) is not kind and not (kind is dict and type(target) is OrderedDict):
+        raise pickle.UnpicklingError(f"puts items into a {type(target).__name__}")
+    return target
 
 
-_DEEPEST = 100
-_MOST = 1_000_000
-_LARGEST = 2**1000  # fits a float, and has fewer digits than Python refuses to print
+_MAX_DEPTH = 100
+_MAX_VALUES = 1_000_000
+_MAX_INTEGER = 2**1000  # fits a float, and is short enough for Python to print
 
 
 def check_plain(value: Any) -> None:
     """Raise `ValueError` where containers are nested too deeply or share too much.
 
-    A list that holds another one twice, which holds a third one twice and so on takes a line per
-    level in a file, and for ever to print.
+    A list that contains another one twice, which contains a third one twice, and so on, is short
+    in a file but would take forever to print.
     """
-    records, seen = [value] if isinstance(value, Record) else [], set[int]()
-    _expanded(value, {}, records, 0)
+    records, checked = [value] if isinstance(value, Record) else [], set[int]()
+    _expanded_size(value, {}, records, 0)
     while records:
         record = records.pop()
-        if id(record) not in seen:
-            seen.add(id(record))
-            _expanded(vars(record), {}, records, 0)
+        if id(record) not in checked:
+            checked.add(id(record))
+            _expanded_size(vars(record), {}, records, 0)
 
 
-def _expanded(value: Any, sizes: dict[int, int], records: list[Record], depth: int) -> int:
-    """How many values there are when shared containers are counted wherever they are held."""
+def _expanded_size(value: Any, sizes: dict[int, int], records: list[Record], depth: int) -> int:
+    """Count the values, with shared containers once per reference; collect the records."""
     if isinstance(value, Record):
         records.append(value)
         return 1
-    if isinstance(value, int) and abs(value) >= _LARGEST:
-        raise ValueError("holds an integer of over 300 digits")
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
+        raise ValueError("holds an integer of over 300 digits, allowed: below 2**1000")
     if not isinstance(value, Mapping | list | tuple | set | frozenset):
         return 1
-    if depth > _DEEPEST:
-        raise ValueError(f"nested more than {_DEEPEST} levels deep, or in itself")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep, or contains itself")
     size = sizes.get(id(value))
     if size is None:
-        size = 1 + sum(_expanded(child, sizes, records, depth + 1) for child in _children(value))
+        size = 1 + sum(
+            _expanded_size(child, sizes, records, depth + 1) for child in _children(value)
+        )
         sizes[id(value)] = size
-    if size > _MOST:
-        raise ValueError(f"holds more than {_MOST:,} values")
+    if size > _MAX_VALUES:
+        raise ValueError(f"holds more than {_MAX_VALUES:,} values")
     return size
 
 

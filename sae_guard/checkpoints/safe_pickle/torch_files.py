@@ -1,8 +1,8 @@
-"""The files of `torch.save`, and pickles with such files in them, read without `torch.load`.
+"""Reader of files of `torch.save`, and of pickles that contain such files, without `torch.load`.
 
-`torch.load` would run what is pickled or, with ``weights_only``, refuse the configs of old
-checkpoints and still allocate what the pickle names (``bytearray(10**12)``). The containers are
-simple: https://github.com/pytorch/pytorch/blob/main/torch/serialization.py writes them.
+`torch.load` runs pickled code. With ``weights_only`` it refuses the configs of old checkpoints, and
+still allocates what the pickle asks for (``bytearray(10**12)``). The containers are simple;
+https://github.com/pytorch/pytorch/blob/main/torch/serialization.py writes them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def read_torch(file: BinaryIO, size: int) -> Any:
-    """The object in a zip, old or bare pickle file of ``size`` bytes, or in one of these gzipped.
+    """Read the object in a zip file, an old file of torch or a bare pickle, or one of them gzipped.
 
-    Tensors share memory where they did, requires_grad is dropped, and foreign objects are records.
+    Tensors share memory as when they were saved, requires_grad is dropped, and foreign objects are
+    records.
+
+    Args:
+        file: The file, at its start.
+        size: Its size in bytes.
 
     Raises:
-        ValueError: The container is refused by name, or promises more than it holds.
-        Exception: Of nearly any kind, where the bytes are malformed.
+        ValueError: The container is not supported, or declares more data than it has.
+        Exception: The bytes are malformed; the kind varies.
     """
     magic = file.read(4)
     file.seek(0)
@@ -44,22 +49,27 @@ def read_torch(file: BinaryIO, size: int) -> Any:
     else:
         file.seek(257)
         if file.read(5) == b"ustar":
-            raise ValueError("a tar file, as torch wrote before 0.1.10")
-        raise ValueError(f"begins with {magic!r}, not as a zip file, a pickle or a gzip file does")
+            raise ValueError(
+                "a tar file, as torch wrote before 0.1.10; load and save it with a later torch"
+            )
+        raise ValueError(
+            f"begins with {magic!r}, expected the first bytes of a zip file, a pickle or a gzip "
+            "file"
+        )
     check_plain(loaded)
     return loaded
 
 
 def _read_pickles(stream: Stream, budget: Budget) -> Any:
-    """A bare pickle, or the pickles of `torch.save` before 1.6."""
+    """Read a bare pickle, or the pickles of `torch.save` before 1.6."""
 
     def nested(data: Any) -> Any:
-        # What `torch.storage._load_from_bytes` would hand to torch.load.
+        # Replaces `torch.storage._load_from_bytes`, which calls torch.load.
         if type(data) is not bytes:
-            raise ValueError(f"a storage in a {type(data).__name__}")
+            raise ValueError(f"a storage in a {type(data).__name__}, expected bytes")
         inner = stream.inner(data)
         if Unpickler(inner).load() != _MAGIC:
-            raise ValueError("a storage in bytes that torch did not write")
+            raise ValueError("a storage in bytes that torch.save did not write")
         return _read_old(inner, budget)
 
     functions = {**budget.functions, ("torch.storage", "_load_from_bytes"): nested}
@@ -72,30 +82,30 @@ def _read_pickles(stream: Stream, budget: Budget) -> Any:
 
 
 def _read_old(stream: Stream, budget: Budget) -> Any:
-    """What follows the magic number: versions, the object, and then its storages."""
+    """Read the part after the magic number: versions, the object, and then its storages."""
     storages: dict[str, Storage] = {}
     if Unpickler(stream).load() != _PROTOCOL:
-        raise ValueError(f"of another protocol than {_PROTOCOL}")
-    Unpickler(stream).load()  # of the machine that wrote it; the bytes are little-endian on all
+        raise ValueError(f"another protocol of torch.save than {_PROTOCOL}")
+    Unpickler(stream).load()  # facts of the writing machine; the bytes are always little-endian
 
     def persistent(pid: tuple[Any, ...]) -> Any:
-        if pid[0] == "module":  # with the source of its class, which nobody needs
+        if pid[0] == "module":  # also has the source of its class, which is not needed
             return pid[1]
         kind, key, _, count, view = _storage_id(pid, 6)
         if key not in storages:
             storages[key] = budget.storage(kind, count)
-        whole = storages[key]
-        if (kind.dtype, count) != (whole.dtype, whole.count):
-            raise ValueError(f"two different storages {key!r:.100}")
-        return whole if view is None else whole.part(view[1], view[2])
+        storage = storages[key]
+        if (kind.dtype, count) != (storage.dtype, storage.count):
+            raise ValueError(f"two different storages have the key {key!r:.100}")
+        return storage if view is None else storage.part(view[1], view[2])
 
     loaded = Unpickler(stream, budget.functions, CONSTANTS, persistent).load()
     keys = Unpickler(stream).load()
     if type(keys) is not list or sorted(keys) != sorted(storages):
-        raise ValueError("the storages that follow are not those of the tensors")
+        raise ValueError("the stored keys of storages differ from those of the tensors")
     for key in keys:
         if int.from_bytes(stream.read(8), "little") != storages[key].count:
-            raise ValueError(f"storage {key!r:.100} is of another size than its tensors say")
+            raise ValueError(f"the size of storage {key!r:.100} differs from that in its tensors")
         stream.readinto(storages[key].raw)
     if stream.left:
         raise ValueError(f"{stream.left:,} bytes follow the last storage")
@@ -105,10 +115,12 @@ def _read_old(stream: Stream, budget: Budget) -> Any:
 def _read_zip(file: BinaryIO, size: int) -> Any:
     members = _members(file, size)
     if any(PurePosixPath(name).name == "constants.pkl" for name in members):
-        raise ValueError("a TorchScript archive is a program, not a state dict")
+        raise ValueError(
+            "a TorchScript archive is a program, expected a state dict; save module.state_dict()"
+        )
     tops = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(tops) != 1:
-        raise ValueError(f"a zip file with {len(tops)} data.pkl in a folder, expected 1")
+        raise ValueError(f"a zip file with {len(tops)} FOLDER/data.pkl, expected 1")
     top = tops[0].removesuffix("data.pkl")
     order = members.get(f"{top}byteorder")
     if order and _record(file, size, order) != b"little":
@@ -121,7 +133,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
             storages[key] = budget.storage(kind, count)
             _record(file, size, members[f"{top}data/{key}"], storages[key].raw)
         if (kind.dtype, count) != (storages[key].dtype, storages[key].count):
-            raise ValueError(f"two different storages {key!r:.100}")
+            raise ValueError(f"two different storages have the key {key!r:.100}")
         return storages[key]
 
     pickled = bytes(_record(file, size, members[f"{top}data.pkl"]))
@@ -130,40 +142,45 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
 
 def _storage_id(pid: tuple[Any, ...], length: int) -> tuple[Any, ...]:
-    """What follows the word "storage": class, key, device, number of elements, view."""
+    """Return the parts after the word "storage": class, key, device, number of elements, view."""
     if len(pid) != length or pid[0] != "storage" or type(pid[2]) is not str:
-        raise ValueError(f"a persistent id of {len(pid)} parts that is no storage")
+        raise ValueError(
+            f"a persistent id of {len(pid)} parts, expected {length} that begin with 'storage'"
+        )
     return pid[1:]
 
 
 def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
-    """By name; all are stored as they are and fit the file."""
+    """Return the members by name, all of them uncompressed and no larger than the file."""
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     members = {info.filename: info for info in infos}
     if len(members) != len(infos):
-        raise ValueError("a zip file with several members of one name")
+        raise ValueError("a zip file with several members of the same name")
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise ValueError(f"{info.filename!r:.100} is compressed; torch writes none such")
+            raise ValueError(
+                f"{info.filename!r:.100} is compressed or encrypted, expected a stored member, as "
+                "torch writes"
+            )
     if sum(info.file_size for info in infos) > size:
-        raise ValueError("the members of the zip file are longer than it is")
+        raise ValueError(f"the members of the zip file are longer than the file of {size:,} bytes")
     return members
 
 
 def _record(
     file: BinaryIO, size: int, info: zipfile.ZipInfo, into: bytearray | None = None
 ) -> bytearray:
-    """The bytes of a member, checked against its checksum where torch was told to write one."""
+    """Read the bytes of a member, and check its checksum; 0 means that torch wrote none."""
     file.seek(info.header_offset)
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
-        raise ValueError(f"no member {info.filename!r:.100} where the zip file says it is")
+        raise ValueError(f"no member {info.filename!r:.100} at its offset in the zip file")
     file.seek(name + extra, io.SEEK_CUR)
     data = bytearray(info.file_size) if into is None else into
     if len(data) != info.file_size:
         raise ValueError(
-            f"{info.filename!r:.100} has {info.file_size:,} bytes, its tensors {len(data):,}"
+            f"{info.filename!r:.100} has {info.file_size:,} bytes, its tensors need {len(data):,}"
         )
     Stream(file, size - file.tell()).readinto(data)
     if info.CRC not in (0, zlib.crc32(data)):

@@ -1,6 +1,6 @@
-"""What `torch.save` calls storages and tensors, made here by the sizes that the file really has.
+"""Rebuilds the storages and tensors of `torch.save`, within the size of the file.
 
-https://github.com/pytorch/pytorch/blob/main/torch/_utils.py says what each function rebuilds.
+https://github.com/pytorch/pytorch/blob/main/torch/_utils.py has the original functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = [*_STORAGES.values()] + [
 
 @dataclass(frozen=True)
 class StorageType:
-    """The class of a storage; what it holds, and nothing to call."""
+    """The class of a storage: its dtype, and nothing that a pickle could call."""
 
     dtype: torch.dtype
 
@@ -58,48 +58,55 @@ CONSTANTS: Mapping[tuple[str, str], Any] = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements of one dtype, in bytes that others may share."""
+    """Elements of one dtype, in bytes that several storages may share."""
 
     dtype: torch.dtype
     raw: bytearray
     start: int
-    """Its first byte in ``raw``."""
+    """Index of the first byte in ``raw``."""
     count: int
-    """Of elements."""
+    """Number of elements."""
 
     def part(self, start: int, count: int) -> Storage:
-        """``count`` elements from ``start`` on; raises `ValueError`."""
+        """Return the ``count`` elements from ``start`` on; raises `ValueError`."""
         if not 0 <= start <= start + count <= self.count:
-            raise ValueError(f"elements {start} to {start + count} of a storage of {self.count}")
+            raise ValueError(
+                f"elements {start} to {start + count} of a storage of {self.count} elements"
+            )
         return Storage(self.dtype, self.raw, self.start + start * self.dtype.itemsize, count)
 
     def viewed(self, dtype: torch.dtype) -> Storage:
-        """The same bytes as elements of another dtype."""
+        """Return the same bytes as elements of another dtype; raises `ValueError`."""
         count, rest = divmod(self.count * self.dtype.itemsize, dtype.itemsize)
         if rest:
-            raise ValueError(f"a storage that is no whole number of {dtype}")
+            raise ValueError(
+                f"a storage of {self.count * self.dtype.itemsize:,} bytes, expected a multiple of "
+                f"{dtype.itemsize} for {dtype}"
+            )
         return Storage(dtype, self.raw, self.start, count)
 
 
 class Budget:
-    """What all storages and tensors of a file of ``size`` bytes may add up to."""
+    """Memory that all storages and tensors of a file of ``size`` bytes may use."""
 
     def __init__(self, size: int) -> None:
         self._storages = size
-        self._tensors = 4 * size + 64 * MIB  # one tensor may go by several names
+        self._tensors = 4 * size + 64 * MIB  # one tensor may have several names
 
     def storage(self, kind: Any, count: Any) -> Storage:
-        """A storage of zeros; raises `ValueError` where the file cannot hold it."""
+        """Allocate a storage of zeros; raise `ValueError` where it is larger than the file."""
         if not isinstance(kind, StorageType) or not _size(count):
             raise ValueError(f"a storage of {kind!r:.100} and {count!r:.100} elements")
         self._storages -= count * kind.dtype.itemsize
         if self._storages < 0:
-            raise ValueError(f"promises {-self._storages:,} bytes of storages more than it has")
+            raise ValueError(
+                f"promises {-self._storages:,} bytes of storages more than the file has"
+            )
         return Storage(kind.dtype, bytearray(count * kind.dtype.itemsize), 0, count)
 
     @property
     def functions(self) -> dict[tuple[str, str], Callable[..., Any]]:
-        """What a pickle may call to rebuild tensors."""
+        """Functions that a pickle may call to rebuild tensors, by module and name."""
         return {
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -119,7 +126,7 @@ class Budget:
         hooks: Any = None,
         metadata: Any = None,
     ) -> Tensor:
-        """A view of the storage, in which no element lies outside and not all are the same one."""
+        """Return a view of the storage; refuse elements outside of it and more than it has."""
         sizes = (offset, *shape, *stride)
         if not isinstance(storage, Storage) or metadata or len(shape) != len(stride):
             raise ValueError(f"a tensor of {storage!r:.100} with {metadata!r:.100}")
@@ -158,7 +165,7 @@ class Budget:
         return self._tensor(storage.viewed(dtype), offset, shape, stride, metadata=metadata)
 
 
-def _parameter(data: Any, *others: Any) -> Any:
+def _parameter(data: Any, *ignored: Any) -> Any:
     return data
 
 

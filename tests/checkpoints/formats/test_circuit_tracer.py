@@ -116,12 +116,12 @@ def test_refusals(tmp_path: Path, config: dict[str, Any], message: str) -> None:
 
 def test_trap_topk_without_a_relu_is_refused(tmp_path: Path) -> None:
     write(tmp_path, None, {"k": torch.tensor(3)})
-    with pytest.raises(LoadError, match="a TopK transcoder"):
+    with pytest.raises(LoadError, match="TopK transcoders are not read"):
         load(tmp_path / "layer_3.safetensors")
 
 
 def test_a_threshold_beside_relu_is_a_contradiction(tmp_path: Path) -> None:
     threshold = {"activation_function.threshold": draw(10).abs()}
     write(tmp_path, {**CONFIG, "activation": "relu"}, threshold)
-    with pytest.raises(LoadError, match=r"activation is 'relu', but .* holds activation_function"):
+    with pytest.raises(LoadError, match=r"activation is 'relu', but .* has activation_function"):
         load(tmp_path / "layer_3.safetensors")

@@ -207,8 +207,8 @@ def test_trap_a_finished_run_in_the_form_of_a_backup_may_be_folded(tmp_path: Pat
         load(path)
     assert caught.value.contract == "scale"
     assert str(caught.value).splitlines()[1:] == [
-        "  sae.scale: folded (the biases and thresholds hold it)",
-        "  sae.scale: stored (they do not)",
+        "  sae.scale: folded (the biases and thresholds include it)",
+        "  sae.scale: stored (they do not include it)",
     ]
     assert load(path, SaeOptions(scale="folded")).scale_in == 1
     assert load(path, SaeOptions(scale="stored")).scale_in == 0.25
@@ -242,7 +242,7 @@ def test_backups_are_refused_by_name(
 def test_trap_a_backup_of_another_class_than_its_config_says(tmp_path: Path) -> None:
     write(tmp_path, "BatchTopKSAE")
     write_backup(tmp_path, "AutoEncoderTopK")
-    with pytest.raises(LoadError, match="dict_class is 'AutoEncoderTopK', and 'BatchTopKSAE' in"):
+    with pytest.raises(LoadError, match="dict_class is 'AutoEncoderTopK', but 'BatchTopKSAE' in"):
         load(tmp_path)
 
 
@@ -294,7 +294,9 @@ def test_an_unknown_class_is_refused_with_the_known_ones(tmp_path: Path) -> None
         load(write(tmp_path, "AutoEncoder", trainer={"dict_class": "AutoEncodr"}))
     torch.save({"a": torch.ones(1)}, tmp_path / "ae.pt")
     (tmp_path / "config.json").write_text('{"trainer": {}}')
-    with pytest.raises(LoadError, match=r"no trainer\.dict_class, and the keys do not tell"):
+    with pytest.raises(
+        LoadError, match=r"trainer\.dict_class is missing, .*; allowed: AutoEncoder, "
+    ):
         load(tmp_path)
 
 

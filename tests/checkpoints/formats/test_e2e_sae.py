@@ -130,7 +130,7 @@ def test_trap_no_bias_is_taken_off_the_input(tmp_path: Path) -> None:
         ({"dict_size_to_input_ratio": float("inf")}, "dict_size_to_input_ratio is inf"),
         ({"dict_size_to_input_ratio": [2]}, "dict_size_to_input_ratio is [2]"),
         ({"layer_norm": True}, "saes: not understood: layer_norm; allowed: "),
-        ([1], "saes is [1], expected the settings of the SAEs"),
+        ([1], "saes is [1], expected an object"),
     ],
 )
 def test_configs_that_are_refused(tmp_path: Path, saes: Any, message: str) -> None:
@@ -150,7 +150,7 @@ def test_tensors_that_are_refused(tmp_path: Path) -> None:
 
     gone = torch.empty(0)
     codebook = {"blocks-0-hook_z.codebook": draw(10, 6), "blocks-0-hook_z.encoder.0.weight": gone}
-    assert "codebooks have no encoder and are not read" in message(**codebook)
+    assert "codebook: codebooks are not read" in message(**codebook)
     assert "not understood: gain" in message(**{"blocks-0-hook_z.gain": draw(10)})
     assert "missing: b_enc" in message(**{"blocks-0-hook_z.encoder.0.bias": gone})
     assert "no matrix of floats blocks-0-hook_z.decoder.weight" in message(

@@ -105,7 +105,7 @@ def test_trap_the_mlp_output_before_its_post_norm_is_not_hook_mlp_out(tmp_path: 
         ({"hf_hook_point_in": 5}, "hf_hook_point_in is 5, expected text"),
         ({"hf_hook_point_out": [WRITTEN]}, "hf_hook_point_out is ['model"),
         ({**TRANSCODER, "affine_connection": True}, "affine_skip_connection is missing from"),
-        ({**TRANSCODER, "type": "sae"}, "type is 'sae', but it reads"),
+        ({**TRANSCODER, "type": "sae"}, "type is 'sae', but hf_hook_point_in is 'm"),
         ({**TRANSCODER, "type": "crosscoder"}, "type is 'crosscoder', allowed: sae, transcoder"),
         ({"type": ["sae"]}, "type is ['sae']"),
         ({"width": 16384}, "width is 16384, but the weights have 10"),

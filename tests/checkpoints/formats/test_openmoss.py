@@ -156,7 +156,7 @@ def test_trap_folding_leaves_thresholds_alone(tmp_path: Path) -> None:
 def test_trap_scale_is_never_folded_before_2025_06(tmp_path: Path) -> None:
     write_2025(tmp_path, linear=True)
     assert any("folded no scale" in text for text in load(tmp_path).source.assumptions)
-    assert "folded no scale" in str(refusal(tmp_path, SaeOptions(scale="folded")))
+    assert "folds no scale" in str(refusal(tmp_path, SaeOptions(scale="folded")))
 
 
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 0.0, -1.4e-21, 1e-21, -5.0])
@@ -201,13 +201,16 @@ def test_trap_early_topk_lets_all_through_where_too_few_are_positive(tmp_path: P
     ("changes", "message"),
     [
         ({"use_glu_encoder": True}, "use_glu_encoder with no tensors"),
-        ({"tensors": {**weights(), "W_E_glu": draw(D, M)}}, "W_E_glu: encoders with a gated"),
+        (
+            {"tensors": {**weights(), "W_E_glu": draw(D, M)}},
+            "use_glu_encoder with W_E_glu, allowed: false",
+        ),
         ({"norm_activation": "batch-wise"}, "norm_activation is 'batch-wise'"),
         ({"norm_activation": "token-wise", "hook_point_out": MLP_OUT}, "in a transcoder"),
         ({"act_fn": "topk", "jump_relu_threshold": 0.5}, "jump_relu_threshold is 0.5 with"),
         ({"act_fn": "topk", "top_k": 1.5}, "top_k is 1.5, expected a whole number"),
         ({"act_fn": "topk", "top_k": M + 1}, f"k is {M + 1}, allowed: 1 to {M}"),
-        ({"apply_decoder_bias_to_pre_encoder": True}, "is true, which OpenMOSS has not computed"),
+        ({"apply_decoder_bias_to_pre_encoder": True}, "pre_encoder is true, allowed: false"),
         ({"linear": True, "apply_decoder_bias_to_pre_encoder": "absent"}, "is missing"),
         ({"threshold": "thresholds"}, "with no threshold, expected one of"),
         ({"norm_dtype": torch.complex64}, f"{NORM}.{HOOK} is missing"),

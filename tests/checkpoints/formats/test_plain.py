@@ -130,10 +130,10 @@ def test_what_is_no_tensor_is_named(tmp_path: Path, held: Any, found: str) -> No
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sae.bin").write_bytes(b"")
     with pytest.raises(
-        LoadError, match=r"suffix '\.bin', expected \.pt, .*; read so far: .*SAELens 6"
+        LoadError, match=r"suffix '\.bin', expected \.pt, .*; formats that are read: .*SAELens 6"
     ):
         load(tmp_path / "sae.bin")
-    with pytest.raises(LoadError, match=r"a folder with sae\.bin; read so far"):
+    with pytest.raises(LoadError, match=r"a folder with sae\.bin; formats that are read"):
         load(tmp_path)
     with pytest.raises(LoadError, match="no such checkpoint"):
         load(tmp_path / "nothing.pt")

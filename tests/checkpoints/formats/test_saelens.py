@@ -133,8 +133,8 @@ def _flat(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_negative, "thresholds lie between -1 and -1"),
-        (_zero, "not all 0"),
+        (_negative, "thresholds are -1 to -1"),
+        (_zero, "some above 0"),
         (_nan, "W_dec has 1 values that are not finite"),
         (_whole_numbers, "b_enc is torch.int64"),
         (_transposed, r"W_enc has shape \[10, 6\], expected \[6, 10\]"),

@@ -112,7 +112,7 @@ def test_trap_tanh_relu_is_not_relu(tmp_path: Path) -> None:
         ),
         ("standard", 5, {"normalize_activations": ["none"]}, "is ['none']", "activation"),
         (
-            "gated", 5, {"normalize_activations": "layer_norm"}, "changed what it computes",
+            "gated", 5, {"normalize_activations": "layer_norm"}, "allowed: 'none'",
             "activation",
         ),
         ("standard", 5, {"d_in": 7}, "d_in is 7", "shapes"),
@@ -122,11 +122,11 @@ def test_trap_tanh_relu_is_not_relu(tmp_path: Path) -> None:
         ),
         (
             "standard", 5, {"finetuning_scaling_factor": True},
-            "finetuning_scaling_factor is True in the config, and there is: none", "keys",
+            "finetuning_scaling_factor is True in the config, and the weights have: none", "keys",
         ),
         (
             "standard", 2, {"tensors": {"finetuning_scaling_factor": FACTOR}},
-            "there is: finetuning_scaling_factor, scaling_factor", "keys",
+            "weights have: finetuning_scaling_factor, scaling_factor", "keys",
         ),
         ("standard", 2, {"tensors": {"scaling_factor": FACTOR[:9]}}, "[9], expected", "shapes"),
         ("standard", 2, {"tensors": {"latent_scale": FACTOR}}, "latent_scale", "keys"),

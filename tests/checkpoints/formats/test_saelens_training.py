@@ -166,7 +166,7 @@ def test_trap_a_scale_that_is_nowhere_has_to_be_said(tmp_path: Path) -> None:
         error = refusal(folder, options)
         assert error.contract == "scale"
         assert str(error).splitlines()[1:] == [
-            "  sae.scale: folded (the weights hold it)",
+            "  sae.scale: folded (the weights include it)",
             "  sae.scale: the factor, sqrt(d_in) / the mean norm of the activations",
         ]
     folded = load(folder, SaeOptions(scale="folded"))

@@ -131,13 +131,13 @@ def test_num_latents_0_leaves_the_size_to_the_expansion_factor(tmp_path: Path) -
     ("changes", "message", "contract"),
     [
         ({"transcode": "yes"}, "transcode is 'yes', expected true or false", "readable"),
-        ({"skip_connection": True}, "does not hold W_skip", "keys"),
+        ({"skip_connection": True}, "does not have W_skip", "keys"),
         ({"activation": "jumprelu"}, "activation is 'jumprelu', allowed: 'topk'", "activation"),
         ({"activation": ["topk"]}, "activation is ['topk']", "activation"),
         ({"activation": "groupmax", "signed": True}, "with signed only 'topk'", "activation"),
         ({"k": None}, "k is None", "activation"),
         ({"k": 11}, "k is 11, allowed: 1 to 10", "activation"),
-        ({"activation": "groupmax", "k": 3}, "does not divide 10", "activation"),
+        ({"activation": "groupmax", "k": 3}, "a divisor of 10", "activation"),
         ({"d_in": 7}, "d_in is 7, but the weights have 6", "shapes"),
         ({"num_latents": 12}, "num_latents is 12, but the weights have 10", "shapes"),
         ({"temperature": 1}, "temperature: not understood", "readable"),
@@ -154,8 +154,8 @@ def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str, contrac
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("log_threshold", "log_threshold is of a jump or binary activation"),
-        ("W_dec_2", "W_dec_2 is of a second decoder"),
+        ("log_threshold", "log_threshold belongs to a jump or binary activation"),
+        ("W_dec_2", "W_dec_2 belongs to a second decoder"),
     ],
 )
 def test_files_of_unmerged_branches_are_refused_by_name(
@@ -176,13 +176,13 @@ def test_trap_several_decoders_are_refused_as_a_cross_layer_transcoder(tmp_path:
 
 def test_trap_an_encoder_without_its_decoder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {n: t for n, t in tensors_of().items() if n != "W_dec"})
-    with pytest.raises(LoadError, match="no W_dec: an encoder without its decoder"):
+    with pytest.raises(LoadError, match="no W_dec: an encoder without a decoder"):
         load(tmp_path)
 
 
 def test_trap_a_skip_connection_that_the_config_denies_is_refused(tmp_path: Path) -> None:
     write(tmp_path, tensors_of(skip=True))
-    with pytest.raises(LoadError, match=r"skip_connection is False, but .* holds W_skip"):
+    with pytest.raises(LoadError, match=r"skip_connection is False, but .* has W_skip"):
         load(tmp_path)
 
 

@@ -17,9 +17,9 @@ def test_a_stream_hands_out_what_is_there() -> None:
     stream.readinto(buffer)
     assert (bytes(buffer), stream.left) == (b"ef", 2)
     for count in (3, 2**62, -1):
-        with pytest.raises(ValueError, match="2 are left"):
+        with pytest.raises(ValueError, match="has 2 left"):
             stream.read(count)
-    with pytest.raises(ValueError, match="3 bytes, 2 are left"):
+    with pytest.raises(ValueError, match="3 bytes, but the file has 2 left"):
         stream.readinto(bytearray(3))
     with pytest.raises(ValueError, match="longer than 10 bytes"):
         Stream(io.BytesIO(bytes(20)), 20).readline(10)
