@@ -95,7 +95,7 @@ class Baselines:
         if case.pareto is None:
             return None
         x, y = (new.estimate(name).value for name in (case.pareto.x, case.pareto.y))
-        return self.beside(case.pareto, case.ref.spec, Point(case.label, x, y), new)
+        return self.beside(case.pareto, case.ref.spec, Point(case.member, x, y), new)
 
     def beside(self, pareto: Pareto, spec: str, point: Point, new: Measurement) -> ParetoVerdict:
         """The verdict on a point beside all records of a spec that are of the same tokens.

@@ -219,7 +219,7 @@ def _controls(case: Case, session: GateSession) -> TestRun:
             return _without_controls(case, Obstacle.from_error(error, concerns_case=True))
         verdict = judge(measurement, Threshold("kl", max=math.inf))
         if verdict.status == "error":
-            message = f"{each.label}: {verdict.message}"
+            message = f"{each.member}: {verdict.message}"
             return _without_controls(case, Obstacle(verdict.cause or "setup", message))
         rows[name] = row(measurement)
         if name == CHECKPOINT:

@@ -18,10 +18,11 @@ from sae_guard.specs import Spec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that may be gated, with its label and its declaration."""
+    """A checkpoint that may be gated, with its name in reports and its declaration."""
 
     checkpoint: Checkpoint
-    label: str
+    member: str
+    """Name of the checkpoint in reports, as `CaseRef` has it."""
     declared: Declaration
     options: SaeOptions = NOTHING_SAID
     """The user's options for loading it."""
@@ -34,7 +35,8 @@ class Idle:
     """A spec that does not gate a checkpoint, or any checkpoint at all, and the reason."""
 
     spec: Spec
-    label: str | None
+    member: str | None
+    """Name of the checkpoint; None for a spec that gates no checkpoint at all."""
     reason: str
 
 
@@ -57,7 +59,7 @@ def candidates(
     options: SaeOptions = NOTHING_SAID,
     hook: str | None = None,
 ) -> list[Candidate]:
-    """Read the declarations of checkpoints, and give each a label.
+    """Read the declarations of checkpoints, and name each of them.
 
     Args:
         checkpoints: May hold one several times; it becomes one candidate.
@@ -69,11 +71,11 @@ def candidates(
         SetupError: A checkpoint declares another hook point than ``hook``.
     """
     labels = labels_of(list(dict.fromkeys(checkpoints)))
-    return [_candidate(checkpoint, label, options, hook) for checkpoint, label in labels.items()]
+    return [_candidate(checkpoint, member, options, hook) for checkpoint, member in labels.items()]
 
 
 def _candidate(
-    checkpoint: Checkpoint, label: str, options: SaeOptions, hook: str | None
+    checkpoint: Checkpoint, member: str, options: SaeOptions, hook: str | None
 ) -> Candidate:
     unreadable = ""
     try:
@@ -82,7 +84,7 @@ def _candidate(
         declared, unreadable = Declaration(), str(error)
     if hook is not None:
         declared = with_hook(declared, hook, str(checkpoint))
-    return Candidate(checkpoint, label, declared, options, unreadable)
+    return Candidate(checkpoint, member, declared, options, unreadable)
 
 
 def plan(
@@ -116,7 +118,7 @@ def plan(
         for spec in gating:
             cases[id(spec)].append(_case(spec, candidate, controls=controls, changes=changes))
         idle.extend(
-            Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
+            Idle(spec, candidate.member, reason) for spec in specs if (reason := reasons[id(spec)])
         )
     if controls:
         for spec in specs:
@@ -136,7 +138,7 @@ def check_files(
         documents = [spec for spec in specs if spec.file == path]
         if documents and not any(plan.of(spec) for spec in documents):
             idle = [each for each in plan.idle if each.spec.file == path]
-            reasons = _listed(f"{each.label or 'no checkpoint'}: {each.reason}" for each in idle)
+            reasons = _listed(f"{each.member or 'no checkpoint'}: {each.reason}" for each in idle)
             raise SetupError(f"{display(path)} gates nothing:{reasons}")
 
 
@@ -158,7 +160,7 @@ def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) ->
         )
     pareto = spec.pareto if changes else None
     return Case(
-        spec, candidate.label, checkpoint, thresholds, options, pareto=pareto, compared=controls
+        spec, candidate.member, checkpoint, thresholds, options, pareto=pareto, compared=controls
     )
 
 

@@ -108,7 +108,7 @@ class Recorder:
         for case in session.cases:
             if alpha_for(options.early, case.spec) is not None and not options.early.audit:
                 raise SetupError(
-                    f"{case.label}: a record is of all sequences, and early verdicts end before "
+                    f"{case.member}: a record is of all sequences, and early verdicts end before "
                     "(a limit, or `fast` in the spec asks for them): audit them",
                     options=("record", "audit"),
                 )
@@ -193,7 +193,7 @@ def build(
         verdict=worst(statuses),
         spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
-            label=case.label,
+            label=case.member,
             reference=str(case.checkpoint),
             options=case.sae.model_dump(mode="json", exclude_none=True),
         ),

@@ -62,7 +62,7 @@ def needed(recorded: Recorded) -> Needed:
 def case_of(
     recorded: Recorded,
     checkpoint: Checkpoint,
-    label: str,
+    member: str,
     base: Path,
     *,
     specs: Sequence[Spec] = (),
@@ -75,7 +75,7 @@ def case_of(
     Args:
         recorded: The record.
         checkpoint: Supposed to be the same.
-        label: Of the case.
+        member: Name of the checkpoint in reports.
         base: Folder that relative paths of the record's data start from.
         specs: The documents of a spec file, if model and data are to be taken from there.
         model: Name or folder of the model, if it is elsewhere.
@@ -92,7 +92,7 @@ def case_of(
     metrics = recorded.record.metrics
     asked = "kl_random_error" in metrics and metrics["kl_random_error"].value is not None
     options = parse(recorded.record.checkpoint.options)
-    return Case(spec, label, checkpoint, (), options, compared=asked)
+    return Case(spec, member, checkpoint, (), options, compared=asked)
 
 
 def _text(told: Needed) -> str | None:

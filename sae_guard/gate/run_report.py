@@ -89,7 +89,7 @@ def assemble(
         tuple(replace(case, loosened=loosened.get(case.case.spec)) for case in cases),
         not_judged,
         tuple(
-            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.label, idle.reason)
+            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.member, idle.reason)
             for idle in plan.idle
         ),
         records,

@@ -153,7 +153,7 @@ def test_a_threshold_is_judged_with_what_was_measured(
 def test_long_texts_are_carried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     suspected = Diagnosis(tried=("k = 32",))
     can(monkeypatch, lambda _: with_tokens(ordinary()), diagnosis=suspected)
-    session = session_of(plan_of(spec("tiny"), labels=("v1", "v2")).cases)
+    session = session_of(plan_of(spec("tiny"), members=("v1", "v2")).cases)
     for case in session.cases:
         first, second = (case_tests.run(named(case, name), session).report for name in ("kl", "l0"))
         assert [each.target.metric for each in first.metrics] == list(METRICS)

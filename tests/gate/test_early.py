@@ -42,7 +42,7 @@ def test_whole_runs_are_shared_whatever_the_thresholds() -> None:
 
 
 def test_early_runs_are_shared_by_equal_thresholds_and_options_only() -> None:
-    assert key(FAST, CASE) == key(EarlyOptions(fast=True), replace(CASE, label="v2"))
+    assert key(FAST, CASE) == key(EarlyOptions(fast=True), replace(CASE, member="v2"))
     others = [
         key(options, case)
         for options, case in (

@@ -25,7 +25,7 @@ from tests.helpers.planned import plan_of, spec
 from tests.helpers.recorded import ordinary
 
 SPEC_WITH_PARETO = spec("a").replace("thresholds: {", "thresholds: {pareto: {x: l0, y: kl}, ")
-PLAN = plan_of(SPEC_WITH_PARETO, spec("b"), labels=("v1", "v2"), controls=True)
+PLAN = plan_of(SPEC_WITH_PARETO, spec("b"), members=("v1", "v2"), controls=True)
 """With tests of every kind: of contracts, thresholds, pareto and controls."""
 TESTS = [test for case in PLAN.cases for test in case_tests.list_tests(case)]
 NAMES = [test.node_id for test in TESTS]

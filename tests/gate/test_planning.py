@@ -21,7 +21,7 @@ def test_a_checkpoint_is_gated_by_the_specs_of_its_hook(tmp_path: Path) -> None:
     made = plan([a, b, c], [candidate("gpt2", a.hook)])
     assert [case.spec.name for case in made.cases] == ["a", "c"]
     assert made.of(b) == ()
-    assert [(idle.spec.name, idle.label) for idle in made.idle] == [("b", "v1")]
+    assert [(idle.spec.name, idle.member) for idle in made.idle] == [("b", "v1")]
     assert "its hook point is blocks.1.hook_resid_pre" in made.idle[0].reason
 
 
@@ -73,8 +73,8 @@ def test_a_checkpoint_that_no_spec_gates_is_refused_with_every_reason(tmp_path: 
 def test_controls_are_added_once_per_gated_spec(tmp_path: Path) -> None:
     a, b = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"))
     made = plan([a, b], [candidate("gpt2", a.hook)] * 2, controls=True)
-    labels = [case.label for case in made.of(a)]
-    assert labels == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
+    members = [case.member for case in made.of(a)]
+    assert members == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
     assert made.of(b) == ()
     assert all(case.checkpoint is None for case in made.of(a)[2:])
 

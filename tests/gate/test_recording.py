@@ -91,7 +91,7 @@ def test_a_report_of_what_is_not_finite_or_no_ascii_is_read_back(tmp_path: Path)
     measurement = ordinary()
     measurement.sums["l1"][:] = math.nan
     history = History(str(tmp_path / "h"))
-    recorded = record_one(history, tmp_path, measurement, label="größer\u2028")
+    recorded = record_one(history, tmp_path, measurement, member="größer\u2028")
     found = history.report(recorded)
     assert found is not None
     assert found.cases[0].case.member == "größer\u2028"
@@ -217,7 +217,7 @@ def test_of_what_runs_have_in_common_all_records_say_the_same(tmp_path: Path) ->
     assert RunInfo.collect("v1.2", tmp_path).run != info.run
     with pytest.raises(SetupError, match="'a b' is no name of a version"):
         RunInfo.collect("a b", tmp_path)
-    records = [built(a_case(tmp_path, label), ordinary(), run_info=info)[0] for label in "ab"]
+    records = [built(a_case(tmp_path, member), ordinary(), run_info=info)[0] for member in "ab"]
     assert {(each.name, each.run, each.by) for each in records} == {("v1.2", info.run, info.by)}
 
 
@@ -321,7 +321,7 @@ def test_cases_that_were_not_tested_and_controls_are_passed_over(
     _, recorder = recorder_of(tmp_path, case)
     nothing = (RecordResult(None, refused="no checkpoint was gated"),)
     assert recorder.record_all({}) == nothing
-    control = replace(case, checkpoint=None, control="zero", label="control:zero")
+    control = replace(case, checkpoint=None, control="zero", member="control:zero")
     _, recorder = recorder_of(tmp_path, control)
     assert (
         recorder.record_all({control.ref: recording.CaseResult(CaseReport(control.ref), None)})

@@ -116,7 +116,7 @@ def test_without_checkpoints_each_spec_gates_its_own(options: GateOptions) -> No
     run = RunPlan(options)
     assert names(run.plan) == ["thresholds/a.yaml::own [here]"]
     (idle,) = run.plan.idle
-    assert (idle.spec.name, idle.label) == ("third", None)
+    assert (idle.spec.name, idle.member) == ("third", None)
     assert idle.reason == "it names no default checkpoint, and none was given"
 
 
@@ -162,7 +162,7 @@ def test_controls_and_changes_are_as_asked_for(options: GateOptions) -> None:
     (case,) = RunPlan(asked).plan.cases
     assert not case.compared
     controls = RunPlan(replace(asked, controls=True)).plan.cases
-    assert [each.label for each in controls] == [
+    assert [each.member for each in controls] == [
         "here", "control:identity", "control:zero", "control:mean",
     ]  # fmt: skip
     assert controls[0].compared

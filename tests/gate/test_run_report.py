@@ -28,9 +28,9 @@ OUT_OF_MEMORY = InfrastructureError("out of memory", options=("batch_size",))
 
 def measure(case: Case) -> Measurement | SaeGuardError:
     """By the name of the checkpoint; nothing of one that is broken."""
-    if case.label == "broken":
+    if case.member == "broken":
         return OUT_OF_MEMORY
-    return with_tokens(ordinary({"good": 0.05, "better": 0.02}.get(case.label, 0.3)))
+    return with_tokens(ordinary({"good": 0.05, "better": 0.02}.get(case.member, 0.3)))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_the_last_promotion_of_each_spec_counts(
     promoted(history, tmp_path, SPEC, "v1.1")
     promoted(history, tmp_path, TIGHT, "v1.2", 1)
     promoted(history, tmp_path, OTHER, "v1.3", 2)
-    tracking = track(history, [case, replace(case, label="v2"), other])
+    tracking = track(history, [case, replace(case, member="v2"), other])
     assert tracking.warnings == []
     assert list(tracking.loosened) == [NAME]
     loosened = tracking.loosened[NAME]
