@@ -161,9 +161,9 @@ def _to_measure(reference: str, recorded: Sequence[Operand], cases: Cases) -> li
     found = cases(reference, named)
     return [
         Operand(
-            short(case.label, 24),
+            short(case.member, 24),
             case.ref.spec,
-            case.label,
+            case.member,
             {"checkpoint": str(case.checkpoint)},
             case,
             None,

@@ -1,4 +1,4 @@
-"""What earlier versions of a spec got, for what a new one is compared with."""
+"""Recorded versions that a new measurement is compared with: baselines and Pareto points."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from sae_guard.history.store import History
 
 
 class Baselines:
-    """The recorded versions that new ones are compared with, read when first asked for."""
+    """Recorded versions of a history; the history is read when they are first needed."""
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._measurements: dict[str, Measurement] = {}
 
     def check(self, reference: str) -> None:
-        """Raise `SetupError` where it names no version of any spec."""
+        """Raise `SetupError` where the reference names no recorded version of any spec."""
         try:
             find_records(self._records, self._promotions, reference)
         except SetupError as error:
             raise SetupError(f"{error} ({self._history.url})", options=("baseline",)) from None
 
-    def since(self, case: Case, threshold: Threshold, version: str | None) -> Baseline | None:
-        """Find what a threshold compares the case with; None where it is on no change.
+    def for_threshold(
+        self, case: Case, threshold: Threshold, version: str | None
+    ) -> Baseline | None:
+        """Return the baseline of a threshold; None for a threshold that is not on a change.
 
         Args:
             case: A checkpoint at a spec.
-            threshold: Of the case.
-            version: The user's choice, which goes before that of the spec.
+            threshold: One of its thresholds.
+            version: The version that the user names; it takes precedence over ``baseline`` in the
+                spec.
 
         Raises:
-            SetupError: No version is named, or it has no record by the spec.
-            HistoryError: It cannot be read.
+            SetupError: Neither user nor spec names a version, or it has no record by the spec.
+            HistoryError: The record cannot be read.
         """
         if not threshold.change:
             return None
@@ -49,28 +52,29 @@ class Baselines:
         if reference is None:
             raise SetupError(
                 f"{threshold.target} needs a baseline ({threshold.where}): name a version, or set "
-                "`baseline` in the spec; the name is none where there is no version yet",
+                "`baseline` in the spec; before the first version, name `none`: that leaves this "
+                "threshold out",
                 options=("baseline",),
             )
         return self.baseline(reference, case.ref.spec, strict=case.spec.strict_env)
 
     def baseline(self, reference: str, spec: str, *, strict: bool = False) -> Baseline:
-        """What was measured of a version.
+        """Load the measurement of a version.
 
         Args:
             reference: A promoted label, or a record's name or id.
             spec: ``file::name``.
-            strict: Whether another device and other versions of libraries are refused.
+            strict: True to refuse a record of another device or of other library versions.
 
         Raises:
-            SetupError: It is no version, or has no record by the spec.
-            HistoryError: It cannot be read; or something of this name cannot, which could be the
-                later promotion.
+            SetupError: The reference is no version, or has no record by the spec.
+            HistoryError: The record cannot be read; or a record or promotion of the same name
+                cannot, which could be the later one.
         """
-        # The name stands in the id, and the id in the path that each message starts with.
-        own = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
-        if broken := [line for line in self._unreadable if own.search(line)]:
-            raise HistoryError(f"baseline: {reference} cannot be read: {broken[0]}")
+        # Each of these messages starts with a path, which contains the id, which contains the name.
+        same_name = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
+        if messages := [line for line in self._unreadable if same_name.search(line)]:
+            raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
         try:
             recorded = find_spec_record(self._records, self._promotions, reference, spec)
         except SetupError as error:
@@ -85,47 +89,49 @@ class Baselines:
         )
 
     def pareto(self, case: Case, new: Measurement) -> ParetoVerdict | None:
-        """Judge whether a record dominates the case; None where its spec does not ask for that.
+        """Judge whether a record dominates the case; None where its spec sets no Pareto threshold.
 
         Raises:
-            UndefinedMetricError: One of the two metrics is.
+            UndefinedMetricError: One of the two metrics is undefined.
             SetupError: There is no record to compare with.
             HistoryError: A record cannot be read.
         """
         if case.pareto is None:
             return None
         x, y = (new.estimate(name).value for name in (case.pareto.x, case.pareto.y))
-        return self.beside(case.pareto, case.ref.spec, Point(case.label, x, y), new)
+        return self.compare_point(case.pareto, case.ref.spec, Point(case.member, x, y), new)
 
-    def beside(self, pareto: Pareto, spec: str, point: Point, new: Measurement) -> ParetoVerdict:
-        """The verdict on a point beside all records of a spec that are of the same tokens.
+    def compare_point(
+        self, pareto: Pareto, spec: str, point: Point, new: Measurement
+    ) -> ParetoVerdict:
+        """Judge a point beside all records of a spec that measured the same token set.
 
         Args:
-            pareto: Of which two metrics.
+            pareto: The Pareto threshold, with its two metrics.
             spec: ``file::name``.
-            point: What was measured.
-            new: Where it was.
+            point: The two metrics of the new measurement.
+            new: The new measurement.
 
         Raises:
             SetupError: There is no such record.
-            HistoryError: A record cannot be read: it could be the better one.
+            HistoryError: A record cannot be read, and could be one that dominates the point.
         """
         if self._unreadable:
             raise HistoryError(f"pareto: a record cannot be read: {self._unreadable[0]}")
         points, left_out = [], []
-        for each in self._records:
-            if each.spec != spec:
+        for recorded in self._records:
+            if recorded.spec != spec:
                 continue
-            found = _point(each, pareto, new.provenance)
-            if isinstance(found, Point):
-                points.append(found)
+            record_point = _point_or_reason(recorded, pareto, new.provenance)
+            if isinstance(record_point, Point):
+                points.append(record_point)
             else:
-                left_out.append(f"{each.display_name}: {found}")
+                left_out.append(f"{recorded.display_name}: {record_point}")
         if not points:
-            why = f"; {len(left_out)} of other things: {left_out[-1]}" if left_out else ""
+            others = f" ({len(left_out)} left out; {left_out[-1]})" if left_out else ""
             raise SetupError(
-                f"{pareto.where}: pareto: no record of {spec} in {self._history.url} can be "
-                f"compared with{why}; name the baseline none where there is no record yet",
+                f"{pareto.where}: pareto: no record of {spec} in {self._history.url} is comparable"
+                f"{others}; before the first record, name the baseline `none`",
                 options=("baseline",),
             )
         return compared(pareto, point, points, left_out)
@@ -149,8 +155,8 @@ class Baselines:
         return records, promotions, (*unreadable, *more)
 
 
-def _point(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
-    """The point of a record, or why it has none beside the new one."""
+def _point_or_reason(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:
+    """Return the point of a record, or the reason why it cannot be compared with the new one."""
     record = recorded.record
     try:
         old = Provenance(**record.provenance)

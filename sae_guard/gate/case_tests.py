@@ -1,4 +1,4 @@
-"""The tests of a case, and how each is run: session → report of this part of the case.
+"""The tests of a case. Each one runs in a session, and reports its part of the case.
 
 pytest runs them one by one; `report` runs them all.
 """
@@ -44,54 +44,54 @@ from sae_guard.gate.session import GateSession
 
 @dataclass(frozen=True)
 class CaseTest:
-    """One test of a case: of a part of its load contract, a threshold, ``pareto``, ``controls``."""
+    """Test of a case: a part of its load contract, a threshold, ``pareto`` or ``controls``."""
 
     case: Case
     name: str
-    """Within the case, such as ``load.keys`` or ``kl.p99``."""
+    """Name within the case, such as ``load.keys`` or ``kl.p99``."""
     line: int
-    """Where in the spec file it is asked for; 0 where it is not."""
+    """Line of the spec file that sets it; 0 for a test that no line sets."""
     contract: Contract | None = None
     threshold: Threshold | None = None
 
     @property
     def node_id(self) -> str:
-        """As pytest names it."""
+        """Node id of the test in pytest."""
         return self.case.ref.node_id(self.name)
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What kept a test from a verdict."""
+    """Reason why a test has no verdict."""
 
     cause: Cause
     message: str
     contract: Contract | None = None
-    """The part of the load contract that is broken, if one is."""
+    """Part of the load contract that is broken, if one is."""
     concerns_case: bool = False
-    """Whether every other test of the case meets it too."""
+    """True where it keeps every other test of the case from a verdict, too."""
     options: tuple[Option, ...] = ()
-    """Those that would help."""
+    """Options that would help."""
 
     @classmethod
     def from_error(cls, error: SaeGuardError, *, concerns_case: bool = False) -> Obstacle:
-        """Take over what an error says."""
+        """Build an obstacle from the error that a test raised."""
         contract = error.contract if isinstance(error, LoadError) else None
         return cls(error.cause, str(error), contract, concerns_case, error.options)
 
 
 @dataclass(frozen=True)
 class TestRun:
-    """What came of a test."""
+    """Report of a test, and the obstacle that kept it from a verdict, if there was one."""
 
-    __test__ = False  # no class of tests, whatever pytest makes of its name
+    __test__ = False  # pytest would collect the class because of its name
 
     report: CaseReport
     obstacle: Obstacle | None = None
 
 
 def list_tests(case: Case) -> Iterator[CaseTest]:
-    """List the tests of a case, in the order of reports."""
+    """Yield the tests of a case, in the order of reports."""
     for contract in get_args(Contract) if case.checkpoint else ():
         yield CaseTest(case, contract_test(contract), case.spec.line, contract=contract)
     for threshold in case.thresholds:
@@ -103,7 +103,7 @@ def list_tests(case: Case) -> Iterator[CaseTest]:
 
 
 def run(test: CaseTest, session: GateSession) -> TestRun:
-    """Run one test. What goes wrong on the way is in its report."""
+    """Run one test. Errors of sae_guard are not raised: the report contains them."""
     if test.contract is not None:
         return _contract(test.case, test.contract, session)
     if test.threshold is not None:
@@ -112,12 +112,12 @@ def run(test: CaseTest, session: GateSession) -> TestRun:
 
 
 def report(case: Case, session: GateSession) -> CaseReport:
-    """Run all tests of a case."""
+    """Run all tests of a case, and merge their reports."""
     return merged([run(test, session).report for test in list_tests(case)])
 
 
 def measured(measurement: Measurement) -> dict[str, Any]:
-    """Give what a report says of every measured case: how much was measured, and of what."""
+    """Return the fields that the report of every measured case has: sample and provenance."""
     return {
         "sample": Sample(measurement.n_tokens, measurement.n_sequences, measurement.n_whole),
         "provenance": measurement.provenance,
@@ -125,12 +125,12 @@ def measured(measurement: Measurement) -> dict[str, Any]:
 
 
 def metric_values(measurement: Measurement) -> tuple[MetricValue, ...]:
-    """Give the value of every metric on the whole token set, or why it has none."""
+    """Return every metric on the whole token set: its value, or the reason why it has none."""
     return tuple(metric_value(measurement, Target(name)) for name in METRICS)
 
 
 def metric_value(measurement: Measurement, target: Target) -> MetricValue:
-    """Give the value of a target on the whole token set, or why it has none."""
+    """Return a target on the whole token set: its value, or the reason why it has none."""
     try:
         value = estimate(measurement, target)
     except UndefinedMetricError as error:
@@ -141,7 +141,7 @@ def metric_value(measurement: Measurement, target: Target) -> MetricValue:
 
 
 def _contract(case: Case, contract: Contract, session: GateSession) -> TestRun:
-    """Check a part of the load contract. Another part that is broken leaves it undecided."""
+    """Check a part of the load contract; it is undecided where another part is broken."""
     error = _contract_error(case, contract, session)
     if error is None:
         return TestRun(CaseReport(case.ref, contracts=(ContractResult(contract, "pass"),)))
@@ -156,16 +156,16 @@ def _contract_error(case: Case, contract: Contract, session: GateSession) -> Sae
     try:
         session.check(case, contract)
     except LoadError as error:
-        # It was read, or no other part could have been broken.
-        read = contract == "readable" and error.contract != "readable"
-        return None if read else error
+        # Another part can only be broken once the file is read.
+        is_readable = contract == "readable" and error.contract != "readable"
+        return None if is_readable else error
     except SaeGuardError as error:
         return error
     return None
 
 
 def _threshold(test: CaseTest, threshold: Threshold, session: GateSession) -> TestRun:
-    """Measure the case, or take the measurement that another of its tests made, and judge."""
+    """Judge a threshold. The first test of the case measures it for all of them."""
     case = test.case
     try:
         baseline = session.baseline(case, threshold)
@@ -179,7 +179,7 @@ def _threshold(test: CaseTest, threshold: Threshold, session: GateSession) -> Te
     measurement = judged.measurement
     diagnosis = session.diagnosis(case, measurement)
     parts: dict[str, Any] = measured(measurement)
-    if session.carries(case, test.name):  # once is enough: the texts are long
+    if session.is_first_test(case, test.name):  # only one report carries these long texts
         parts |= {
             "metrics": metric_values(measurement) if measurement.whole else (),
             "diagnosis": None if diagnosis == Diagnosis() else diagnosis,
@@ -207,19 +207,19 @@ def _pareto(case: Case, session: GateSession) -> TestRun:
 
 
 def _controls(case: Case, session: GateSession) -> TestRun:
-    """Measure the controls of a checkpoint. Not to beat a null model is a warning."""
-    known = [each for each in session.cases if each.control and each.spec is case.spec]
-    null_models = {each.control: each for each in case.baselines}
-    controls = {**null_models, **{each.control: each for each in reversed(known)}}
+    """Measure the controls of a checkpoint; warn where it is not better than a null model."""
+    of_spec = [other for other in session.cases if other.control and other.spec is case.spec]
+    null_models = {baseline.control: baseline for baseline in case.baselines}
+    controls = {**null_models, **{control.control: control for control in reversed(of_spec)}}
     rows: dict[str, Row] = {}
-    for name, each in {CHECKPOINT: case, **controls}.items():
+    for name, measured_case in {CHECKPOINT: case, **controls}.items():
         try:
-            measurement = session.measurement(each)
+            measurement = session.measurement(measured_case)
         except SaeGuardError as error:
             return _without_controls(case, Obstacle.from_error(error, concerns_case=True))
         verdict = judge(measurement, Threshold("kl", max=math.inf))
         if verdict.status == "error":
-            message = f"{each.label}: {verdict.message}"
+            message = f"{measured_case.member}: {verdict.message}"
             return _without_controls(case, Obstacle(verdict.cause or "setup", message))
         rows[name] = row(measurement)
         if name == CHECKPOINT:

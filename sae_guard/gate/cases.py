@@ -43,7 +43,8 @@ class Case:
     """One checkpoint, or one control, at one spec."""
 
     spec: Spec
-    label: str
+    member: str
+    """Name of the SAE in reports, as `CaseRef` has it: such as ``v1`` or ``control:zero``."""
     checkpoint: Checkpoint | None
     """The checkpoint; None for a control, which is made of none."""
     thresholds: tuple[Threshold, ...]
@@ -59,7 +60,7 @@ class Case:
     @property
     def ref(self) -> CaseRef:
         """Name of the case in node ids, reports and records."""
-        return CaseRef(self.spec.spec_file, self.spec.name, self.label)
+        return CaseRef(self.spec.spec_file, self.spec.name, self.member)
 
     @property
     def hook_out(self) -> str | None:
@@ -93,7 +94,7 @@ class Case:
         # A transcoder writes another space than it reads: directions of the one say nothing there.
         names = BASELINES if self.hook_out is None else (PERMUTED,)
         return tuple(
-            replace(self, label=f"{self.label}, {name}", control=name, thresholds=(), pareto=None)
+            replace(self, member=f"{self.member}, {name}", control=name, thresholds=(), pareto=None)
             for name in names
         )
 

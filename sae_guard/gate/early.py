@@ -1,4 +1,4 @@
-"""Verdicts before the whole token set is measured: when to stop, and what is judged then."""
+"""Early verdicts: when a measurement may stop before its end, and how it is judged then."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from sae_guard.specs import Spec
 
 
 def alpha_for(options: EarlyOptions, spec: Spec) -> float | None:
-    """Choose the chance that an early verdict differs; None where there is to be none."""
-    # Every option of early verdicts implies them, whichever it is.
+    """Return the chance that an early verdict differs; None for a run without early verdicts."""
+    # Any option of early verdicts turns them on.
     if options.never or (options == EarlyOptions() and not spec.fast):
         return None
     return options.alpha or spec.alpha or ALPHA
 
 
 def key(options: EarlyOptions, case: Case) -> str:
-    """Make a key that is equal for cases that share one run; early runs stop by thresholds."""
+    """Return a key that is equal for cases that share one measurement.
+
+    An early run depends on the thresholds too: they decide where it stops.
+    """
     alpha = alpha_for(options, case.spec)
     if alpha is None:
         return case.key
@@ -41,13 +44,16 @@ def key(options: EarlyOptions, case: Case) -> str:
 
 @dataclass
 class Watch:
-    """Looks at a measurement as it grows; each verdict is final when it is reached."""
+    """Stops a measurement once its verdicts are decided, or a budget is spent.
+
+    It looks at the measurement after each shard; an early verdict is final once it is reached.
+    """
 
     case: Case
     options: EarlyOptions
     alpha: float
     ended: str = ""
-    """Which budget ended the run."""
+    """Budget that ended the run; empty where none did."""
     _start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -55,60 +61,66 @@ class Watch:
 
     @property
     def needs(self) -> dict[str, Any]:
-        """What the engine has to keep from the first row on."""
+        """Sums that the engine has to keep from the first row on, as its keyword arguments."""
         thresholds = self.case.thresholds
         return {"centred": needs_mean(thresholds), "spread": needs_spread(thresholds)}
 
     def __call__(self, measurement: Measurement) -> bool:
-        """Say whether enough is measured."""
-        enough = self.early.look(measurement)
-        options, measured = self.options, measurement.n_sequences
+        """Return whether the measurement may end."""
+        decided = self.early.look(measurement)
+        options, n_sequences = self.options, measurement.n_sequences
         seconds = time.monotonic() - self._start
-        if options.max_sequences is not None and measured >= options.max_sequences:
+        if options.max_sequences is not None and n_sequences >= options.max_sequences:
             self.ended = f"the limit of {options.max_sequences} sequences"
         elif options.max_seconds is not None and seconds > options.max_seconds:
             self.ended = f"the limit of {options.max_seconds:g} s"
-        return bool(self.ended) or (enough and not options.audit)
+        return bool(self.ended) or (decided and not options.audit)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A measurement, perhaps of some sequences only, and the verdicts reached before its end."""
+    """A measurement, perhaps of a part of the sequences, and its early verdicts."""
 
     measurement: Measurement
     early: Mapping[Threshold, Verdict]
     ended: str = ""
+    """Budget that ended the run; empty where none did."""
     audit: bool = False
+    """True where the run goes on to its end, to check the early verdicts."""
     alpha: float = ALPHA
+    """Chance that an early verdict differs from that on the whole token set."""
 
     def verdict(self, threshold: Threshold, baseline: Baseline | None = None) -> Verdict:
-        """Judge on the whole set, if it was measured; else give the early verdict, or none."""
+        """Return the verdict on the whole token set; if that was not measured, the early verdict.
+
+        A threshold without an early verdict is undecided then.
+        """
         early = self.early.get(threshold)
         if self.measurement.whole:
             verdict = judge(self.measurement, threshold, baseline)
-            return replace(verdict, audit=_audited(early, verdict)) if self.audit else verdict
+            return replace(verdict, audit=_audit_result(early, verdict)) if self.audit else verdict
         return early or _undecided(self.measurement, threshold, self.ended, self.alpha)
 
     def to_plain(self) -> dict[str, Any]:
-        """Take apart what stands beside the measurement, for `from_plain`."""
+        """Return all but the measurement as JSON values, for `from_plain`."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         del plain["measurement"]
         return plain | {"early": to_plain(tuple[Verdict, ...], tuple(self.early.values()))}
 
     @classmethod
     def from_plain(cls, measurement: Measurement, plain: Mapping[str, Any]) -> Judged:
-        """Build what another process took apart."""
+        """Build from the measurement and the values that `to_plain` returned in another process."""
         verdicts = from_plain(tuple[Verdict, ...], plain["early"], source="early verdicts")
         early = {verdict.threshold: verdict for verdict in verdicts}
         return cls(measurement, **{**plain, "early": early})
 
 
-def _audited(early: Verdict | None, whole: Verdict) -> str:
+def _audit_result(early: Verdict | None, final: Verdict) -> str:
     if early is None or early.progress is None:
         return "no early verdict"
     progress = early.progress
     words = f"{early.status} after {progress.measured:,} of {progress.total:,} sequences"
-    return f"{words}, held" if early.status == whole.status else f"{words}, DID NOT HOLD"
+    return f"{words}, held" if early.status == final.status else f"{words}, DID NOT HOLD"
 
 
 def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha: float) -> Verdict:
@@ -117,5 +129,5 @@ def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha
         with suppress(UndefinedMetricError):
             value = estimate(with_whole_deviation(measurement), threshold.target, whole=False)
     progress = Progress(measurement.n_sequences, measurement.n_whole, alpha)
-    why = f"{ended} ended the run after {progress.measured:,} of {progress.total:,} sequences"
-    return Verdict(threshold, "undecided", value, message=why, progress=progress)
+    message = f"{ended} ended the run after {progress.measured:,} of {progress.total:,} sequences"
+    return Verdict(threshold, "undecided", value, message=message, progress=progress)

@@ -1,7 +1,7 @@
-"""The ledger of a run: every test of the plan that was to run has a result, or it is no pass.
+"""The ledger of a run: a run passes only if every expected test has a result.
 
-A test whose report was lost (a crashed worker, a report that cannot cross processes) looks to
-pytest like a test that never was; here it is an error.
+pytest does not notice a test whose report is lost (the worker crashed, or the report cannot cross
+processes). The ledger makes it an error.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _NOT_REPORTED = "was collected and never reported"
 
 @dataclass(frozen=True)
 class LedgerResult:
-    """What a run came to, in the order of the plan."""
+    """The results of a run, in the order of the plan."""
 
     cases: tuple[CaseReport, ...]
     not_judged: tuple[NotJudged, ...]
     failed: bool
-    """Whether a test without a result failed, or contradicts another."""
+    """True where a test without a result failed, or contradicts another test."""
 
     def verdict(self, exit_code: int) -> RunVerdict:
-        """Judge the run, which ends with this code unless that would be wrong."""
+        """Return the verdict on a run that ends with this exit code."""
         errors = any(case.errors for case in self.cases)
         if self.not_judged or errors or exit_code not in (0, 1):
             return "error"
         return "fail" if exit_code or any(case.crossed for case in self.cases) else "pass"
 
     def exit_code(self, exit_code: int) -> int:
-        """Raise the exit code of the test run where a pass, or a mere failure, would be wrong."""
+        """Return the exit code of the gate, raised where that of pytest is too good."""
         if exit_code not in (0, 1):
-            return exit_code  # an interrupted run, or one that collected nothing, is no pass anyway
-        # Tests that are left out by -x are not reported on purpose: that run failed already.
+            return exit_code  # the run was interrupted or collected nothing: no pass already
+        # After a failure, -x leaves tests unreported on purpose: only failed ones count then.
         unknown = self.not_judged if exit_code == 0 else self.failed
         if unknown or any(case.errors for case in self.cases):
             return EXIT_CODES["error"]
@@ -53,23 +53,24 @@ class LedgerResult:
         return EXIT_CODES["fail"] if crossed else exit_code
 
     def report(self, case: Case) -> CaseReport:
-        """Find the report of a case; an empty one where it has none."""
-        return next((each for each in self.cases if each.case == case.ref), CaseReport(case.ref))
+        """Return the report of a case; an empty one where none of its tests reported."""
+        reports = (report for report in self.cases if report.case == case.ref)
+        return next(reports, CaseReport(case.ref))
 
-    def trouble(self, case: Case) -> str:
-        """Say which test of a case has no verdict, and why; empty where all have one."""
-        open_tests = {each.test: each.reason for each in self.not_judged if each.case == case.ref}
+    def missing_verdict(self, case: Case) -> str:
+        """Return which test of a case has no verdict, and why; empty where all tests have one."""
+        not_judged = {test.test: test.reason for test in self.not_judged if test.case == case.ref}
         errors = self.report(case).errors
         for test in list_tests(case):
             if test.name in errors:
                 return f"{test.node_id} ended in an error: {errors[test.name]}"
-            if test.name in open_tests:
-                return f"{test.node_id} {open_tests[test.name]}"
+            if test.name in not_judged:
+                return f"{test.node_id} {not_judged[test.name]}"
         return ""
 
 
 class Ledger:
-    """Tests that are expected, and what was reported of them."""
+    """The expected tests of a plan, and their reports so far."""
 
     def __init__(self, plan: Plan) -> None:
         self._cases = plan.cases
@@ -79,20 +80,20 @@ class Ledger:
         self._problems: dict[str, str] = {}
 
     def expect(self, node_ids: Iterable[str]) -> None:
-        """Note the tests that have to be reported; others are none of ours."""
-        self._expected.update(filter(None, map(self._known, node_ids)))
+        """Expect a report of these tests; ignore tests that are not of the plan."""
+        self._expected.update(filter(None, map(self._planned_id, node_ids)))
 
     def expects(self, node_id: str) -> bool:
-        """Say whether a test has to be reported."""
-        return self._known(node_id) in self._expected
+        """Return whether a report of the test is expected."""
+        return self._planned_id(node_id) in self._expected
 
     def expects_case(self, case: Case) -> bool:
-        """Say whether any test of a case has to be reported."""
+        """Return whether a report of any test of the case is expected."""
         return any(test.node_id in self._expected for test in list_tests(case))
 
     def add(self, node_id: str, report: CaseReport) -> None:
-        """Take the report of a test. One that differs from an earlier one is an error."""
-        name = self._known(node_id)
+        """Add the report of a test; a second report that differs makes the test an error."""
+        name = self._planned_id(node_id)
         if name is None:
             return
         try:
@@ -100,22 +101,22 @@ class Ledger:
         except DisagreementError as error:
             self._problems[name] = str(error)
 
-    def reject(self, node_id: str, why: str) -> None:
+    def reject(self, node_id: str, reason: str) -> None:
         """Note that the report of a test cannot be read."""
-        if name := self._known(node_id):
-            self._problems[name] = f"has an unreadable report: {why}"
+        if name := self._planned_id(node_id):
+            self._problems[name] = f"has an unreadable report: {reason}"
 
     def fail(self, node_id: str) -> None:
         """Note that a test failed without a report."""
-        name = self._known(node_id)
+        name = self._planned_id(node_id)
         if name is not None and name not in self._reports:
             self._problems[name] = "failed without a verdict"
 
     def result(self) -> LedgerResult:
-        """Put the reports of each case together.
+        """Merge the reports of the tests into one report per case.
 
-        Where two processes report different things, the case has what came first in the plan, and
-        the test that says otherwise is one without a result.
+        Where the reports of two tests contradict each other, the test that is first in the plan
+        counts, and the other one is a test without a result.
         """
         problems, reports = dict(self._problems), dict[CaseRef, CaseReport]()
         for name, test in self._tests.items():
@@ -136,11 +137,11 @@ class Ledger:
                 for name, test in self._tests.items()
                 if name in problems
             ),
-            failed=any(why != _NOT_REPORTED for why in problems.values()),
+            failed=any(reason != _NOT_REPORTED for reason in problems.values()),
         )
 
-    def _known(self, node_id: str) -> str | None:
-        """Find the test of the plan; pytest-xdist may append a group to its name."""
+    def _planned_id(self, node_id: str) -> str | None:
+        """Return the node id in the plan, if any; pytest-xdist may append ``@GROUP`` to it."""
         if node_id in self._tests:
             return node_id
         without_group = node_id.rpartition("@")[0]

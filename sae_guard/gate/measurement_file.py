@@ -1,4 +1,4 @@
-"""A measurement as one file, bit for bit."""
+"""Save a measurement as one file, and load it, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 3
 
 
 def save(measurement: Measurement, path: Path) -> None:
-    """Write the measurement, bit for bit, as one ``.npz`` that appears whole or not at all."""
+    """Write a measurement as one ``.npz`` file, atomically and bit for bit."""
     arrays = {
         "schema": np.array(SCHEMA_VERSION),
         "provenance": np.array(json.dumps(asdict(measurement.provenance), allow_nan=False)),
@@ -36,13 +36,13 @@ def save(measurement: Measurement, path: Path) -> None:
 
 
 def load(path: Path) -> Measurement:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Raises:
-        InfrastructureError: The file is unreadable, or of a schema this version does not know.
+        InfrastructureError: The file is unreadable, or has another schema than this version reads.
     """
     try:
-        # numpy leaves a file open that it cannot read, so it gets one to read from.
+        # numpy does not close a file that it opened and cannot read; here `with` closes it.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             schema = int(stored["schema"])
             if schema != SCHEMA_VERSION:
@@ -59,7 +59,7 @@ def load(path: Path) -> Measurement:
                 Excerpts.from_plain(json.loads(str(stored["excerpts"]))),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InfrastructureError(f"{path}: not a readable measurement: {error}") from error
+        raise InfrastructureError(f"{path} is not a readable measurement: {error}") from error
 
 
 def _token_arrays(tokens: TokenTable | None) -> dict[str, NDArray[Any]]:
@@ -78,5 +78,5 @@ def _stored_tokens(stored: Mapping[str, NDArray[Any]]) -> TokenTable | None:
 def _stored_columns(
     stored: Mapping[str, NDArray[Any]], kind: str, names: Iterable[str]
 ) -> dict[str, NDArray[Any]]:
-    asked = [name for name in ON_REQUEST if f"{kind}.{name}" in stored]
-    return {name: stored[f"{kind}.{name}"] for name in (*names, *asked)}
+    optional = [name for name in ON_REQUEST if f"{kind}.{name}" in stored]
+    return {name: stored[f"{kind}.{name}"] for name in (*names, *optional)}

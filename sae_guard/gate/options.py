@@ -1,4 +1,4 @@
-"""What a run of the gate is asked for, whichever shell asks. Imports nothing that is heavy."""
+"""The options of a gate run, the same for every shell. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ ALPHA = 0.001
 """Default chance that an early verdict differs from that on the whole token set."""
 
 CACHE_GIB = 20.0
-"""Default limit of the cache."""
+"""Default size limit of the cache, in GiB."""
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DEVICES = "auto, cpu, mps, cuda, cuda:N"
-"""The devices that can be asked for, as a pattern and in words."""
+"""Allowed devices: as a pattern, and in words for messages."""
 
 
 @dataclass(frozen=True)
 class EarlyOptions:
-    """Whether verdicts may be reached before the whole token set is measured; by default not."""
+    """Options of early verdicts, which may end a measurement early; off by default."""
 
     never: bool = False
-    """Whether the whole token set is measured even where the spec allows less."""
+    """True to measure the whole token set even where the spec says ``fast``."""
     fast: bool = False
+    """True to stop as soon as every threshold has an early verdict."""
     alpha: float | None = None
+    """Chance that an early verdict differs from the final one; None for that of the spec."""
     audit: bool = False
-    """Whether to run to the end all the same, and say whether the early verdicts hold."""
+    """True to measure all sequences nevertheless, and check the early verdicts."""
     max_seconds: float | None = None
+    """Time limit of a measurement; None for no limit."""
     max_sequences: int | None = None
+    """Number of sequences after which a measurement ends; None for no limit."""
 
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What is gated, by which specs, on what, and what is kept of it."""
+    """Options of a run: checkpoints, specs, device, cache, baseline and record."""
 
     root: Path
     """Root folder of the project."""
@@ -46,31 +50,35 @@ class GateOptions:
     checkpoints: tuple[str, ...] = ()
     """Paths, globs and references; without any, each spec gates its own default checkpoint."""
     specs: tuple[str, ...] = ()
-    """Files or names of specs; without any, all of the project."""
+    """Files or names of specs; without any, all specs of the project."""
     spec_globs: tuple[str, ...] = SPECS
+    """Globs of the project's spec files, relative to the root folder."""
     hook: str | None = None
-    """``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, of checkpoints that do not name it."""
+    """``HOOK``, or ``HOOK:HOOK_OUT`` for transcoders, of checkpoints that do not declare it."""
     sae: Mapping[str, Any] = field(default_factory=dict)
-    """What the user says of the SAEs: keys of the `sae` block of a spec."""
+    """Options for loading the SAEs, with the keys of the `sae` block of a spec."""
     device: str = "auto"
     batch_size: int | None = None
+    """Token windows per forward pass; None for the default of the device."""
     reference: bool = False
-    """Whether to run the whole model for everything."""
+    """True to run the whole model instead of the blocks after the hook point, as an audit."""
     cache: str | None = None
-    """Folder, or ``off``; None for the usual one."""
+    """Folder of the cache, or ``off``; None for the default folder."""
     cache_gib: float = CACHE_GIB
+    """Size limit of the cache, in GiB."""
     controls: bool = False
+    """True to measure controls and null models beside the checkpoints."""
     diagnose: bool = False
-    """Whether to try what else a checkpoint could be, whatever its numbers."""
+    """True to examine every checkpoint for mistakes in its options, even if it passes."""
     early: EarlyOptions = EarlyOptions()
     baseline: str | None = None
-    """Recorded version that changes are since; `history.NO_VERSION` where there is none yet."""
+    """Recorded version to compare with; `history.NO_VERSION` before the first version."""
     record: str | None = None
-    """Name of the version that is recorded."""
+    """Name of the version to record; None to record nothing."""
     history: str | None = None
-    """Folder or URL of the records, from the root folder; None for the usual one."""
+    """Folder or URL of the records, relative to the root folder; None for the default one."""
 
     @property
     def gates(self) -> bool:
-        """Whether a gate is asked for at all."""
+        """True where the options name checkpoints or specs, that is, ask for a gate."""
         return bool(self.checkpoints or self.specs)

@@ -1,4 +1,4 @@
-"""`plan`: which spec gates which checkpoint, by what checkpoints say of their training."""
+"""Plan a run: match specs and checkpoints by the hook point and model that both name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from sae_guard.specs import Spec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that may be gated, with its label and its declaration."""
+    """A checkpoint that may be gated, with its name in reports and its declaration."""
 
     checkpoint: Checkpoint
-    label: str
+    member: str
+    """Name of the checkpoint in reports, as `CaseRef` has it."""
     declared: Declaration
     options: SaeOptions = NOTHING_SAID
     """The user's options for loading it."""
@@ -34,7 +35,8 @@ class Idle:
     """A spec that does not gate a checkpoint, or any checkpoint at all, and the reason."""
 
     spec: Spec
-    label: str | None
+    member: str | None
+    """Name of the checkpoint; None for a spec that gates no checkpoint at all."""
     reason: str
 
 
@@ -43,8 +45,9 @@ class Plan:
     """The cases of a run, and the specs and checkpoints that do not belong together."""
 
     cases: tuple[Case, ...]
-    """In the order of the specs; of each spec the checkpoints, then the controls."""
+    """Cases in the order of the specs; of each spec the checkpoints, then the controls."""
     idle: tuple[Idle, ...]
+    """Pairs of spec and checkpoint that do not belong together."""
 
     def of(self, spec: Spec) -> tuple[Case, ...]:
         """Return the cases of one spec document."""
@@ -57,10 +60,10 @@ def candidates(
     options: SaeOptions = NOTHING_SAID,
     hook: str | None = None,
 ) -> list[Candidate]:
-    """Read the declarations of checkpoints, and give each a label.
+    """Read the declarations of checkpoints, and name each of them.
 
     Args:
-        checkpoints: May hold one several times; it becomes one candidate.
+        checkpoints: References to checkpoints; repeated ones become one candidate.
         options: The user's options for loading them.
         hook: The user's ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, for checkpoints that declare
             none.
@@ -69,20 +72,20 @@ def candidates(
         SetupError: A checkpoint declares another hook point than ``hook``.
     """
     labels = labels_of(list(dict.fromkeys(checkpoints)))
-    return [_candidate(checkpoint, label, options, hook) for checkpoint, label in labels.items()]
+    return [_candidate(checkpoint, member, options, hook) for checkpoint, member in labels.items()]
 
 
 def _candidate(
-    checkpoint: Checkpoint, label: str, options: SaeOptions, hook: str | None
+    checkpoint: Checkpoint, member: str, options: SaeOptions, hook: str | None
 ) -> Candidate:
     unreadable = ""
     try:
         declared = declare(checkpoint.path, checkpoint.name)
-    except LoadError as error:  # loading raises it again, where the plan needs no declaration
+    except LoadError as error:  # loading raises it again, as an error of the case
         declared, unreadable = Declaration(), str(error)
     if hook is not None:
         declared = with_hook(declared, hook, str(checkpoint))
-    return Candidate(checkpoint, label, declared, options, unreadable)
+    return Candidate(checkpoint, member, declared, options, unreadable)
 
 
 def plan(
@@ -116,7 +119,7 @@ def plan(
         for spec in gating:
             cases[id(spec)].append(_case(spec, candidate, controls=controls, changes=changes))
         idle.extend(
-            Idle(spec, candidate.label, reason) for spec in specs if (reason := reasons[id(spec)])
+            Idle(spec, candidate.member, reason) for spec in specs if (reason := reasons[id(spec)])
         )
     if controls:
         for spec in specs:
@@ -135,8 +138,10 @@ def check_files(
     for path in files:
         documents = [spec for spec in specs if spec.file == path]
         if documents and not any(plan.of(spec) for spec in documents):
-            idle = [each for each in plan.idle if each.spec.file == path]
-            reasons = _listed(f"{each.label or 'no checkpoint'}: {each.reason}" for each in idle)
+            idle_pairs = [idle for idle in plan.idle if idle.spec.file == path]
+            reasons = _indented(
+                f"{idle.member or 'no checkpoint'}: {idle.reason}" for idle in idle_pairs
+            )
             raise SetupError(f"{display(path)} gates nothing:{reasons}")
 
 
@@ -150,20 +155,20 @@ def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) ->
         )
     except SetupError as error:
         raise SetupError(f"{checkpoint}: {error}") from None
-    thresholds = tuple(each for each in spec.thresholds if changes or not each.change)
+    thresholds = tuple(t for t in spec.thresholds if changes or not t.change)
     if not thresholds:
         raise SetupError(
-            f"{spec.file.name}::{spec.name} has thresholds on changes only: without a baseline "
-            f"nothing of {checkpoint} would be gated"
+            f"{spec.file.name}::{spec.name} has thresholds on changes only: without a baseline it "
+            f"does not gate {checkpoint}; name a baseline, or add a threshold that needs none"
         )
     pareto = spec.pareto if changes else None
     return Case(
-        spec, candidate.label, checkpoint, thresholds, options, pareto=pareto, compared=controls
+        spec, candidate.member, checkpoint, thresholds, options, pareto=pareto, compared=controls
     )
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:
-    """Give the reason why the spec does not gate a checkpoint with this declaration, if any."""
+    """Return why the spec does not gate a checkpoint with this declaration; None if it does."""
     if declared.hook is not None and declared.hook != spec.hook:
         return f"its hook point is {declared.hook}, the spec's is {spec.hook}"
     if declared.hook_out is not None and declared.hook_out != spec.hook_out:
@@ -180,23 +185,23 @@ def mismatch(spec: Spec, declared: Declaration) -> str | None:
 
 
 def with_hook(declared: Declaration, hook: str, checkpoint: str) -> Declaration:
-    """Complete a declaration by the user's ``HOOK`` or ``HOOK:HOOK_OUT``.
+    """Return the declaration, completed with the user's ``HOOK`` or ``HOOK:HOOK_OUT``.
 
     Raises:
-        SetupError: The checkpoint declares another one.
+        SetupError: The checkpoint declares another hook point.
     """
     hook_in, _, hook_out = hook.partition(":")
-    for own, users in ((declared.hook, hook_in), (declared.hook_out, hook_out or None)):
-        if own is not None and own != users:
+    for own, requested in ((declared.hook, hook_in), (declared.hook_out, hook_out or None)):
+        if own is not None and own != requested:
             raise SetupError(
-                f"{checkpoint} declares hook point {own}, and the one given is {hook}",
+                f"{checkpoint} declares hook point {own}, but the options name {hook}",
                 options=("hook",),
             )
     return replace(declared, hook=hook_in, hook_out=hook_out or None)
 
 
 def _plain(model_name: str) -> str:
-    """Drop the organisation: ``google/gemma-2-2b`` and ``gemma-2-2b`` are one model."""
+    """Drop organisation and case: ``google/gemma-2-2b`` and ``gemma-2-2b`` are one model."""
     return PurePath(model_name).name.lower()
 
 
@@ -207,24 +212,24 @@ def _check_gating(
     reasons: Mapping[int, str | None],
 ) -> None:
     if not gating:
-        why = _listed(f"{_named(spec)}: {reasons[id(spec)]}" for spec in specs)
-        raise SetupError(f"no spec gates {candidate.checkpoint}:{why}")
-    places = {(spec.model.name, spec.hook, spec.hook_out) for spec in gating}
-    if candidate.declared.hook is None and len(places) > 1:
+        lines = _indented(f"{_spec_line(spec)}: {reasons[id(spec)]}" for spec in specs)
+        raise SetupError(f"no spec gates {candidate.checkpoint}:{lines}")
+    hook_sites = {(spec.model.name, spec.hook, spec.hook_out) for spec in gating}
+    if candidate.declared.hook is None and len(hook_sites) > 1:
         raise SetupError(
-            f"{candidate.checkpoint} does not say which model and hook point it belongs to, and "
-            f"several specs could gate it; name the spec, or the hook point:"
-            f"{_listed(map(_named, gating))}"
+            f"{candidate.checkpoint} does not declare its model and hook point, and several specs "
+            f"could gate it; name the spec, or the hook point:"
+            f"{_indented(map(_spec_line, gating))}"
             + (f"\n({candidate.unreadable})" if candidate.unreadable else ""),
             options=("spec", "hook"),
         )
 
 
-def _named(spec: Spec) -> str:
+def _spec_line(spec: Spec) -> str:
     return f"{spec.file.name}::{spec.name} ({spec.model.name}, {spec.hook})"
 
 
-def _listed(lines: Iterable[Any]) -> str:
+def _indented(lines: Iterable[Any]) -> str:
     return "".join(f"\n  {line}" for line in lines) or "\n  there is no spec"
 
 
@@ -239,8 +244,8 @@ def check_metadata(spec: Spec, metadata: Mapping[str, Any], checkpoint: str) -> 
     for key in ("model_name", "hook_name", "hook_name_out"):
         if not isinstance(metadata.get(key), str | None):
             raise LoadError(f"{checkpoint}: {key} is {metadata[key]!r}, expected text", "metadata")
-    # Many transcoders do not name the hook point they replace; that is no contradiction, and their
-    # weights tell that they are transcoders.
+    # Many transcoders do not declare the hook point they replace. That is no contradiction: their
+    # weights show that they are transcoders.
     hook_out = metadata.get("hook_name_out") or spec.hook_out
     declared = Declaration(metadata.get("model_name"), metadata.get("hook_name"), hook_out)
     for contradiction in (mismatch(spec, declared), *_other_training(spec, metadata)):
@@ -249,7 +254,7 @@ def check_metadata(spec: Spec, metadata: Mapping[str, Any], checkpoint: str) -> 
 
 
 def _other_training(spec: Spec, metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Say where the SAE was trained on other tokens, or in another space, than it is measured."""
+    """Yield each setting of the SAE's training that contradicts the spec: tokens and processing."""
     bos = metadata.get("prepend_bos")
     if bos is not None and bos != spec.data.prepend_bos:
         yield (

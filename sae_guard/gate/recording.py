@@ -1,4 +1,4 @@
-"""Keep what was measured and judged of a case as a record of a version."""
+"""Record the measurement and the verdicts of a case, as a version in the history."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RunInfo:
 
     @classmethod
     def collect(cls, name: str, folder: Path) -> RunInfo:
-        """Describe a run in this folder of a project; raises `SetupError` on a bad name."""
+        """Collect the facts of a run in this folder; raises `SetupError` if the name is invalid."""
         check_name(name)
         return cls(
             name,
@@ -81,23 +81,23 @@ class RunInfo:
 
 
 class CaseResult(NamedTuple):
-    """The results of the tests of a case that were run; others may have been left out."""
+    """Results of a case, perhaps of a part of its tests."""
 
     report: CaseReport
     judged: JudgedOrError | None
-    """The measurement; None where there was none."""
+    """Measurement or error; None where no test measured the case."""
     problem: str = ""
-    """Reason not to record the case, where a test gave no verdict."""
+    """Test without a verdict, and the reason; empty where there is none. It prevents the record."""
 
 
 class Recorder:
     """Records the cases of a run."""
 
     def __init__(self, session: GateSession) -> None:
-        """See that records can be kept, before anything slow.
+        """Check that records can be written, before anything slow.
 
         Raises:
-            SetupError: The name is none, or the run would end before all is measured.
+            SetupError: The name of the version is invalid, or early verdicts could end the run.
             HistoryError: The history cannot be written.
         """
         options = session.options
@@ -108,13 +108,13 @@ class Recorder:
         for case in session.cases:
             if alpha_for(options.early, case.spec) is not None and not options.early.audit:
                 raise SetupError(
-                    f"{case.label}: a record is of all sequences, and early verdicts end before "
-                    "(a limit, or `fast` in the spec asks for them): audit them",
+                    f"{case.member}: a record needs all sequences, but early verdicts may end the "
+                    "run before (`fast` in the spec, or an option of the run): audit them",
                     options=("record", "audit"),
                 )
 
     def record_all(self, results: Mapping[CaseRef, CaseResult]) -> tuple[RecordResult, ...]:
-        """Record the checkpoints that were tested; that there is none is refused too."""
+        """Record each tested checkpoint; return paths, or the reasons why there is no record."""
         records = [
             self._record(case, results[case.ref])
             for case in self._session.cases
@@ -124,7 +124,7 @@ class Recorder:
 
     def _record(self, case: Case, result: CaseResult) -> RecordResult:
         try:
-            record, files = self._built(case, result)
+            record, files = self._build(case, result)
             path = self._session.history.add(record, files).path
         except SaeGuardError as error:
             return RecordResult(case.ref, refused=str(error))
@@ -132,8 +132,8 @@ class Recorder:
             path = project.display(Path(path), self._session.options.root)
         return RecordResult(case.ref, path)
 
-    def _built(self, case: Case, result: CaseResult) -> tuple[Record, dict[str, bytes]]:
-        """Build the record, for which all thresholds are judged anew."""
+    def _build(self, case: Case, result: CaseResult) -> tuple[Record, dict[str, bytes]]:
+        """Build the record and its files. Thresholds of tests that did not run are judged too."""
         judged, report = result.judged, result.report
         if result.problem:
             raise NotRecordedError(result.problem)
@@ -142,8 +142,8 @@ class Recorder:
         if isinstance(judged, SaeGuardError):
             raise NotRecordedError(str(judged))
         baseline = self._session.baseline
-        verdicts = [judged.verdict(each, baseline(case, each)) for each in case.thresholds]
-        # As its test reported it, for there may be new records since; anew where none was run.
+        verdicts = [judged.verdict(t, baseline(case, t)) for t in case.thresholds]
+        # The verdict of the test comes first: there may be new records since.
         pareto = report.pareto.comparison if report.pareto else None
         pareto = pareto or self._session.pareto(case, judged.measurement)
         report = replace(
@@ -163,17 +163,17 @@ def build(
     *,
     pareto: ParetoVerdict | None = None,
 ) -> tuple[Record, dict[str, bytes]]:
-    """Build the record of a case, and the files beside it.
+    """Build the record of a case, and the contents of the files beside it.
 
     Args:
         case: A checkpoint at a spec.
-        measurement: The measurement of the whole token set.
+        measurement: Its measurement on the whole token set.
         report: The report of the case, with all its metrics and the verdicts of all thresholds.
         run_info: Facts about the run.
-        pareto: The verdict beside earlier records, where the spec asks for one.
+        pareto: The Pareto verdict, where the spec sets that threshold.
 
     Raises:
-        NotRecordedError: Sequences are missing, or a verdict was not reached.
+        NotRecordedError: Sequences or verdicts are missing, or it is a control.
     """
     verdicts = report.verdicts
     check(measurement, verdicts)
@@ -193,7 +193,7 @@ def build(
         verdict=worst(statuses),
         spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
-            label=case.label,
+            label=case.member,
             reference=str(case.checkpoint),
             options=case.sae.model_dump(mode="json", exclude_none=True),
         ),
@@ -218,11 +218,11 @@ def build(
 
 
 def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
-    """Raise `NotRecordedError` unless the numbers are the metrics, and all was judged."""
+    """Raise `NotRecordedError` unless all sequences are measured and all thresholds judged."""
     if not measurement.whole:
         raise NotRecordedError(
             f"{measurement.n_sequences:,} of the {measurement.n_whole:,} sequences were measured, "
-            "and estimates are no metrics: run without early verdicts and limits, or audit them",
+            "but a record needs all of them: run without early verdicts and limits, or audit them",
             options=("fast", "audit"),
         )
     errors = [verdict for verdict in verdicts if verdict.status == "error"]
@@ -234,14 +234,14 @@ def check(measurement: Measurement, verdicts: Sequence[Verdict]) -> None:
 
 
 def _run_of(report: CaseReport) -> RunReport:
-    """Make the report of a run that has one case only, as records keep it."""
+    """Return the report of a run of this case alone, for the file beside a record."""
     verdict = verdict_of([report])
     version = importlib.metadata.version("sae-guard")
     return RunReport(version, verdict, EXIT_CODES[verdict], (report,))
 
 
 def spec_sha256(spec: Spec) -> str:
-    """Hash what a spec means, whatever its comments, layout and place."""
+    """Return the sha256 of the content of a spec, independent of comments, layout and file."""
     parts = {
         "model": spec.model.model_dump(mode="json"),
         "hook": [spec.hook, spec.hook_out],
@@ -260,12 +260,12 @@ def spec_sha256(spec: Spec) -> str:
 
 def _metric_row(value: MetricValue) -> MetricRow:
     metric, estimate = METRICS[value.target.metric], value.estimate
-    about: dict[str, Any] = {"unit": metric.unit, "formula_version": metric.version}
+    definition: dict[str, Any] = {"unit": metric.unit, "formula_version": metric.version}
     if estimate is None:
-        return MetricRow(undefined=value.undefined, **about)
+        return MetricRow(undefined=value.undefined, **definition)
     low, high = _finite(estimate.low), _finite(estimate.high)
     return MetricRow(
-        value=estimate.value, low=low, high=high, confidence=estimate.confidence, **about
+        value=estimate.value, low=low, high=high, confidence=estimate.confidence, **definition
     )
 
 
@@ -280,12 +280,12 @@ def _pareto(verdict: ParetoVerdict) -> ParetoRow:
         where=verdict.pareto.where,
         verdict=_status(verdict),
         records=len(verdict.others),
-        dominated_by=tuple(each.name for each in verdict.dominated_by),
+        dominated_by=tuple(point.name for point in verdict.dominated_by),
     )
 
 
 def _finite(value: float | None) -> float | None:
-    """Give the number; None for one that JSON has no word for."""
+    """Return the number; None for NaN and infinities, which JSON cannot express."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Record → the case that measures it again, from what the record itself says."""
+"""Build the case that measures a recorded checkpoint again, from the record itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Model(BaseModel):
 class _Checkpoint(BaseModel):
     files: dict[str, str]
     model_name: Any = None
-    """As the checkpoint calls the model."""
+    """Name of the model in the checkpoint's own metadata; None if it has none."""
 
 
 class _Corpus(BaseModel):
@@ -39,7 +39,7 @@ class _Corpus(BaseModel):
 
 
 class Needed(BaseModel):
-    """The parts of a provenance without which nothing is measured again."""
+    """Parts of a record's provenance that are needed to measure it again."""
 
     model: _Model
     checkpoint: _Checkpoint
@@ -50,7 +50,11 @@ class Needed(BaseModel):
 
 
 def needed(recorded: Recorded) -> Needed:
-    """Raises `HistoryError` where the record does not say enough."""
+    """Return the parts of the provenance that are needed to measure a record again.
+
+    Raises:
+        HistoryError: One of them is missing or malformed.
+    """
     try:
         return Needed.model_validate(recorded.record.provenance)
     except ValidationError as error:
@@ -62,50 +66,54 @@ def needed(recorded: Recorded) -> Needed:
 def case_of(
     recorded: Recorded,
     checkpoint: Checkpoint,
-    label: str,
+    member: str,
     base: Path,
     *,
     specs: Sequence[Spec] = (),
     model: str | None = None,
 ) -> Case:
-    """What measures the checkpoint as the record's was.
+    """Return the case that measures a checkpoint as the record's checkpoint was measured.
 
-    Thresholds are none of the case; of columns on request it asks for those that were recorded.
+    It has no thresholds. It measures the optional columns that the record has.
 
     Args:
         recorded: The record.
-        checkpoint: Supposed to be the same.
-        label: Of the case.
+        checkpoint: The checkpoint, supposed to be the recorded one.
+        member: Name of the checkpoint in reports.
         base: Folder that relative paths of the record's data start from.
-        specs: The documents of a spec file, if model and data are to be taken from there.
-        model: Name or folder of the model, if it is elsewhere.
+        specs: Documents of a spec file to take model and data from; empty to take them from the
+            record.
+        model: Name or folder of the model, instead of the recorded one.
 
     Raises:
-        HistoryError: The record does not say enough.
-        SetupError: No spec is of its place, or what it says is not known to this version.
+        HistoryError: The provenance of the record is incomplete.
+        SetupError: Not exactly one spec has the hook point of the record, its model settings
+            differ, or this version does not support the recorded ones.
     """
-    told = needed(recorded)
-    spec = _spec_of(recorded, specs, told) if specs else _spec(recorded, told, base)
-    known = tuple(dict.fromkeys(filter(None, [*spec.model.aliases, _text(told)])))
-    changed = {"aliases": known, **({"name": model} if model else {})}
-    spec = replace(spec, model=spec.model.model_copy(update=changed), thresholds=(), pareto=None)
+    provenance = needed(recorded)
+    if specs:
+        spec = _matching_spec(recorded, specs, provenance)
+    else:
+        spec = _recorded_spec(recorded, provenance, base)
+    aliases = tuple(dict.fromkeys(filter(None, [*spec.model.aliases, _model_alias(provenance)])))
+    changes = {"aliases": aliases, **({"name": model} if model else {})}
+    spec = replace(spec, model=spec.model.model_copy(update=changes), thresholds=(), pareto=None)
     metrics = recorded.record.metrics
-    asked = "kl_random_error" in metrics and metrics["kl_random_error"].value is not None
+    random_error = "kl_random_error" in metrics and metrics["kl_random_error"].value is not None
     options = parse(recorded.record.checkpoint.options)
-    return Case(spec, label, checkpoint, (), options, compared=asked)
+    return Case(spec, member, checkpoint, (), options, compared=random_error)
 
 
-def _text(told: Needed) -> str | None:
-    # The checkpoint's own name of the model was accepted when it was recorded, by an alias of the
-    # spec: its files are the same.
-    name = told.checkpoint.model_name
+def _model_alias(provenance: Needed) -> str | None:
+    # The checkpoint may call the model by an alias. The spec accepted it when the record was made.
+    name = provenance.checkpoint.model_name
     return name if isinstance(name, str) else None
 
 
-def _spec(recorded: Recorded, told: Needed, base: Path) -> Spec:
+def _recorded_spec(recorded: Recorded, provenance: Needed, base: Path) -> Spec:
     record = recorded.record
     try:
-        model = ModelSpec.model_validate(told.model.model_dump())
+        model = ModelSpec.model_validate(provenance.model.model_dump())
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         key = ".".join(map(str, ("provenance.model", *detail["loc"])))
@@ -115,7 +123,7 @@ def _spec(recorded: Recorded, told: Needed, base: Path) -> Spec:
         model=model,
         hook=record.hook,
         hook_out=record.hook_out,
-        data=read_data(told.corpus.source),
+        data=read_data(provenance.corpus.source),
         checkpoint=None,
         sae=parse({}),
         thresholds=(),
@@ -125,31 +133,31 @@ def _spec(recorded: Recorded, told: Needed, base: Path) -> Spec:
     )
 
 
-def _spec_of(recorded: Recorded, specs: Sequence[Spec], told: Needed) -> Spec:
-    """The document that is of the record's place, by its name where there are several."""
+def _matching_spec(recorded: Recorded, specs: Sequence[Spec], provenance: Needed) -> Spec:
+    """Return the spec with the hook points of the record; of several, the one with its name."""
     record = recorded.record
-    place = (record.hook, record.hook_out)
-    fit = [spec for spec in specs if (spec.hook, spec.hook_out) == place]
-    fit = [spec for spec in fit if spec.name == record.spec.name] or fit
-    if len(fit) != 1:
-        found = ", ".join(f"{spec.name} ({spec.hook})" for spec in specs)
+    hooks = (record.hook, record.hook_out)
+    matches = [spec for spec in specs if (spec.hook, spec.hook_out) == hooks]
+    matches = [spec for spec in matches if spec.name == record.spec.name] or matches
+    if len(matches) != 1:
+        documents = ", ".join(f"{spec.name} ({spec.hook})" for spec in specs)
         raise SetupError(
-            f"{specs[0].file} has {len(fit)} specs of {record.hook}, where "
-            f"{record.spec.name} was recorded; it has {found}"
+            f"{specs[0].file} has {len(matches)} specs of {record.hook}, the hook point of the "
+            f"record; expected one (named {record.spec.name}, if several); it has {documents}"
         )
-    (spec,) = fit
+    (spec,) = matches
     for key in ("dtype", "processing"):
-        was, now = getattr(told.model, key), getattr(spec.model, key)
-        if was != now:
-            raise SetupError(f"{spec.file}: model.{key} is {now}, the record is of {was}")
+        old, new = getattr(provenance.model, key), getattr(spec.model, key)
+        if old != new:
+            raise SetupError(f"{spec.file}: model.{key} is {new}, but the record has {old}")
     return spec
 
 
 def base_of(recorded: Recorded, root: Path) -> Path:
-    """The folder that a spec of the record would lie in, in the project at ``root``."""
+    """Return the folder of the record's spec file, in the project at ``root``."""
     return Path(os.path.normpath(root / Path(recorded.record.spec.file).parent))
 
 
 def as_json(identity: Any) -> Any:
-    """As a record has it."""
+    """Return the identity as JSON reads it back, so that it can equal the one in a record."""
     return json.loads(json.dumps(identity))

@@ -1,4 +1,4 @@
-"""What a run gates: its spec files, its checkpoints and the plan made of them. No torch here."""
+"""The spec files, the checkpoints and the plan of a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RunPlan:
-    """The specs and the plan of a run, each made when it is first asked for."""
+    """Specs and plan of a run; each is read or made when it is first needed."""
 
     def __init__(
         self,
@@ -30,10 +30,10 @@ class RunPlan:
         """Take the options of a run.
 
         Args:
-            options: What is asked for.
-            named_files: Spec files that have to gate something, beside those of the options.
-            skip_malformed: Whether to plan without spec files that are malformed, for a shell that
-                reports these by itself.
+            options: Options of the run.
+            named_files: Further spec files that the user names: each has to gate a checkpoint.
+            skip_malformed: True to plan without malformed spec files, in a shell that reports
+                them itself.
         """
         self.options = options
         self._named_files = named_files
@@ -42,25 +42,25 @@ class RunPlan:
 
     @cached_property
     def spec_files(self) -> tuple[Path, ...]:
-        """The spec files of the run: those that the options name, or all of the project.
+        """Spec files of the run: those that the options name, or else all of the project.
 
         Raises:
-            SetupError: A name is no spec file.
+            SetupError: A name does not belong to a spec file.
         """
-        names, here = self.options.specs, self.options.here
+        names, folder = self.options.specs, self.options.here
         try:
-            files = (project.named_spec(name, here, self.project_specs) for name in names)
+            files = (project.named_spec(name, folder, self.project_specs) for name in names)
             return tuple(dict.fromkeys(files)) or self.project_specs
         except SetupError as error:
             raise SetupError(str(error), options=("spec",)) from None
 
     @cached_property
     def project_specs(self) -> tuple[Path, ...]:
-        """The spec files of the project, sorted."""
+        """Spec files of the project, sorted."""
         return project.spec_files(self.options.root, self.options.spec_globs)
 
     def display(self, path: Path) -> str:
-        """Name a file as node ids, messages and records do."""
+        """Return the path of a file as node ids, messages and records show it."""
         return project.display(path, self.options.root)
 
     def documents(self, path: Path) -> tuple[Spec, ...]:
@@ -73,42 +73,42 @@ class RunPlan:
 
     @cached_property
     def plan(self) -> Plan:
-        """Which spec gates which checkpoint.
+        """Plan of the run: the cases, and the pairs of spec and checkpoint that do not match.
 
         Raises:
-            SetupError: There is no spec; a checkpoint is not found, not gated, or gated
-                ambiguously; or a spec that was named gates nothing.
-            InfrastructureError: A checkpoint has to be downloaded and cannot be.
+            SetupError: There is no spec; a checkpoint does not exist; no spec gates it, or several
+                could; or a spec that the user names gates nothing.
+            InfrastructureError: The download of a checkpoint fails.
         """
         from sae_guard.gate.planning import Plan, check_files, plan
 
-        self._check_any()
+        self._check_any_spec()
         specs, malformed = self._read_specs()
         try:
             if self.options.checkpoints:
-                made = plan(specs, self._candidates(), **self._how)
+                run_plan = plan(specs, self._candidates(), **self._plan_options)
             else:
-                made = self._plan_of_defaults(specs)
+                run_plan = self._plan_of_defaults(specs)
         except SetupError:
-            if malformed:  # what is wrong with that file says more
+            if malformed:  # the error of the malformed file is the cause
                 return Plan((), ())
             raise
-        named = {*self._named_files, *(self.spec_files if self.options.specs else ())}
-        files = [path for path in self.spec_files if path in named]
-        check_files(files, specs, made, self.display)
-        return made
+        required = {*self._named_files, *(self.spec_files if self.options.specs else ())}
+        files = [path for path in self.spec_files if path in required]
+        check_files(files, specs, run_plan, self.display)
+        return run_plan
 
-    def _check_any(self) -> None:
+    def _check_any_spec(self) -> None:
         options = self.options
         if options.gates and not self.spec_files:
             raise SetupError(
-                f"no spec gates {', '.join(options.checkpoints)}: nothing matches "
-                f"{', '.join(options.spec_globs)} in {options.root}, and none is named",
+                f"no spec gates {', '.join(options.checkpoints)}: no file in {options.root} "
+                f"matches {', '.join(options.spec_globs)}; add a spec file there, or name one",
                 options=("spec",),
             )
 
     @property
-    def _how(self) -> dict[str, bool]:
+    def _plan_options(self) -> dict[str, bool]:
         from sae_guard.history import NO_VERSION
 
         return {"controls": self.options.controls, "changes": self.options.baseline != NO_VERSION}
@@ -130,7 +130,7 @@ class RunPlan:
 
         options = self.options
         return self._candidates_of(
-            [each for text in options.checkpoints for each in resolve(text, options.here)]
+            [path for text in options.checkpoints for path in resolve(text, options.here)]
         )
 
     def _candidates_of(self, checkpoints: Sequence[Checkpoint]) -> list[Candidate]:
@@ -149,19 +149,23 @@ class RunPlan:
             for spec in specs
             if spec.checkpoint
         }
-        every = self._candidates_of([each for some in checkpoints.values() for each in some])
-        by_checkpoint = {candidate.checkpoint: candidate for candidate in every}
+        candidates = self._candidates_of([path for paths in checkpoints.values() for path in paths])
+        by_checkpoint = {candidate.checkpoint: candidate for candidate in candidates}
         plans = [
-            plan([spec], [by_checkpoint[each] for each in checkpoints[id(spec)]], **self._how)
+            plan(
+                [spec],
+                [by_checkpoint[path] for path in checkpoints[id(spec)]],
+                **self._plan_options,
+            )
             for spec in specs
             if spec.checkpoint
         ]
-        without = tuple(
+        without_default = tuple(
             Idle(spec, None, "it names no default checkpoint, and none was given")
             for spec in specs
             if not spec.checkpoint
         )
         return Plan(
-            tuple(case for made in plans for case in made.cases),
-            (*(idle for made in plans for idle in made.idle), *without),
+            tuple(case for spec_plan in plans for case in spec_plan.cases),
+            (*(idle for spec_plan in plans for idle in spec_plan.idle), *without_default),
         )

@@ -1,4 +1,4 @@
-"""What a run came to → its `RunReport`, with all that is known beside the verdicts."""
+"""Run a gate without pytest, and assemble the `RunReport` of any run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sae_guard.history import NO_VERSION
 
 
 def run_gate(options: GateOptions) -> RunReport:
-    """Plan, measure and judge without pytest.
+    """Plan, measure, judge and record without pytest.
 
     Raises:
-        SaeGuardError: There is nothing to gate, or it cannot be planned. What goes wrong later is
-            in the report.
+        SaeGuardError: The run cannot be planned, or its options contradict each other. The report
+            contains all later errors.
     """
     plan = RunPlan(options).plan
     session = GateSession(options, lambda: plan.cases)
@@ -69,17 +69,17 @@ def assemble(
     records: tuple[RecordResult, ...] = (),
     tracking: Tracking | None = None,
 ) -> RunReport:
-    """Put the report of a run together.
+    """Assemble the report of a run.
 
     Args:
-        plan: Of the run.
-        options: Of the run.
-        cases: What was judged, in the order of the plan.
-        verdict: On the run.
-        exit_code: Of the run.
+        plan: Plan of the run.
+        options: Options of the run.
+        cases: Reports of the cases, in the order of the plan.
+        verdict: Verdict on the run.
+        exit_code: Exit code of the run.
         not_judged: Tests without a result.
-        records: What became of the records of the cases.
-        tracking: What is known of thresholds at earlier versions.
+        records: Records of the cases, or the reasons why there is none.
+        tracking: Thresholds that are looser than at the last promoted version.
     """
     loosened = tracking.loosened if tracking else {}
     return RunReport(
@@ -89,7 +89,7 @@ def assemble(
         tuple(replace(case, loosened=loosened.get(case.case.spec)) for case in cases),
         not_judged,
         tuple(
-            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.label, idle.reason)
+            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.member, idle.reason)
             for idle in plan.idle
         ),
         records,
@@ -99,9 +99,9 @@ def assemble(
 
 
 def _notes(plan: Plan, options: GateOptions) -> list[str]:
-    """Say which baseline was named in vain, and what was left out without one."""
+    """Return notes on a baseline that no threshold uses, and on thresholds left out without one."""
     specs = {id(case.spec): case.spec for case in plan.cases}.values()
-    changes = [each for spec in specs for each in spec.thresholds if each.change]
+    changes = [t for spec in specs for t in spec.thresholds if t.change]
     n_left_out = len(changes) + sum(spec.pareto is not None for spec in specs)
     if options.baseline not in (None, NO_VERSION) and not changes:
         return [f"baseline {options.baseline}: no spec of this run has thresholds on changes"]

@@ -1,6 +1,6 @@
-"""What a process gates with: models, corpora, SAEs, measurements and baselines.
+"""The session of a process: models, corpora, SAEs, measurements and baselines.
 
-Each is loaded, and each case measured, once, when it is first asked for.
+Each is loaded or measured once, when it is first needed.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from sae_guard.specs import Spec
 
 JudgedOrError = Judged | SaeGuardError
-"""What was measured of a case, or why it was not."""
+"""Measurement of a case with its early verdicts, or the error that prevented it."""
 
 
-class Store(Protocol):
-    """Where the processes of a run leave results for each other."""
+class SharedResults(Protocol):
+    """Results that the processes of a run share, so that only one process computes each."""
 
-    def judged(self, key: str, make: Callable[[], JudgedOrError]) -> JudgedOrError:
-        """Take what another process left, or make and leave it."""
+    def judged(self, key: str, compute: Callable[[], JudgedOrError]) -> JudgedOrError:
+        """Return the result of another process, or compute and share it."""
 
-    def diagnosis(self, key: str, make: Callable[[], Diagnosis]) -> Diagnosis:
-        """Take what another process left, or make and leave it."""
+    def diagnosis(self, key: str, compute: Callable[[], Diagnosis]) -> Diagnosis:
+        """Return the result of another process, or compute and share it."""
 
 
 class GateSession:
@@ -54,28 +54,29 @@ class GateSession:
         options: GateOptions,
         cases: Callable[[], Sequence[Case]],
         *,
-        store: Store | None = None,
+        shared_results: SharedResults | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
     ) -> None:
-        """Take what is asked for.
+        """Prepare a session; nothing is loaded yet.
 
         Args:
-            options: Of the run.
-            cases: All that are measured, so that one clean run serves all of a model.
-            store: Shared with the other processes of the run, if there are any.
+            options: Options of the run.
+            cases: Function that returns all cases of the run; cases of one model and corpus share
+                a clean run.
+            shared_results: Results shared with the other processes of the run, if there are any.
             worker: Number of this process among them.
-            progress: Where to draw progress bars.
+            progress: Stream to draw progress bars on; None for no bars.
         """
         self.options = options
         self._cases = cases
-        self._store = store
+        self._shared_results = shared_results
         self._worker = worker
         self._progress = progress
         self._judged: dict[str, JudgedOrError] = {}
         self._diagnoses: dict[str, Diagnosis] = {}
-        self._carriers: dict[CaseRef, str] = {}
-        # The last one only: two models at once may not fit where each alone does.
+        self._first_tests: dict[CaseRef, str] = {}
+        # Only the last one is kept: two models at once may not fit into memory.
         self._model = lru_cache(maxsize=1)(self._load_model)
         self._corpus = lru_cache(maxsize=1)(self._load_corpus)
         self._sae = lru_cache(maxsize=1)(self._load_sae)
@@ -83,27 +84,27 @@ class GateSession:
 
     @property
     def cases(self) -> Sequence[Case]:
-        """All that are measured in the run."""
+        """Cases of the run."""
         return self._cases()
 
     @cached_property
     def history(self) -> History:
-        """Where versions are recorded."""
+        """History that versions are recorded in."""
         return History(store.locate(self.options.history, self.options.root))
 
     @cached_property
     def baselines(self) -> Baselines:
-        """Recorded versions."""
+        """Recorded versions to compare with."""
         return Baselines(self.history)
 
     def check_baseline(self) -> None:
-        """Raise `SetupError` where the user names a baseline that is no version at all."""
+        """Raise `SetupError` where the user names a baseline that is no recorded version."""
         if self.options.baseline not in (None, NO_VERSION):
             self.baselines.check(str(self.options.baseline))
 
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
-        """Find what a threshold compares the case with; raises like `Baselines.since`."""
-        return self.baselines.since(case, threshold, self.options.baseline)
+        """Return what `Baselines.for_threshold` does, for the baseline that the user names."""
+        return self.baselines.for_threshold(case, threshold, self.options.baseline)
 
     def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
         """Judge whether a record dominates the case; raises like `Baselines.pareto`."""
@@ -111,26 +112,26 @@ class GateSession:
 
     @cached_property
     def device(self) -> str:
-        """The device that this process measures on."""
+        """Device that this process measures on."""
         return pick_device(self.options.device, self._worker)
 
     def model(self, spec: Spec) -> LanguageModel:
-        """The spec's model; raises `SetupError` or `InfrastructureError`."""
+        """Load the spec's model; raises `SetupError` or `InfrastructureError`."""
         return self._model(spec.model, spec.file.parent)
 
     def corpus(self, spec: Spec) -> Corpus:
-        """The spec's token windows; raises `SetupError` or `InfrastructureError`."""
+        """Load the spec's token windows; raises `SetupError` or `InfrastructureError`."""
         return self._corpus(spec.data, self.model(spec), spec.file.parent)
 
     def sae(self, case: Case) -> SAE:
-        """The case's checkpoint, or control; raises `LoadError`."""
-        found = self._sae(case)
-        if isinstance(found, LoadError):
-            raise found
-        return found
+        """Load the case's checkpoint, or build its control; raises `LoadError`."""
+        sae_or_error = self._sae(case)
+        if isinstance(sae_or_error, LoadError):
+            raise sae_or_error
+        return sae_or_error
 
     def activation_stats(self, case: Case) -> ActivationStats:
-        """What the clean model shows where the case reads; raises like `corpus`."""
+        """Return statistics of the activations that the SAE reads; raises like `corpus`."""
         return self._activation_stats(case.spec, case.hook)
 
     def check(self, case: Case, contract: Contract) -> None:
@@ -156,27 +157,27 @@ class GateSession:
     def _check_widths(self, case: Case, sae: SAE) -> None:
         model = self.model(case.spec)
         for hook, name in ((case.hook, "d_in"), (case.hook_out or case.hook, "d_out")):
-            width, found = model.width(hook), getattr(sae, name)
-            if width != found:
+            width, sae_width = model.width(hook), getattr(sae, name)
+            if width != sae_width:
                 raise LoadError(
-                    f"{case.checkpoint}: {name} is {found}, but {hook} of {model.name} is {width} "
-                    "wide",
+                    f"{case.checkpoint}: {name} is {sae_width}, but {hook} of {model.name} is "
+                    f"{width} wide",
                     "shapes",
                 )
 
     def measurement(self, case: Case) -> Measurement:
-        """Give the case's whole measurement, measured by the first process that asks.
+        """Return the measurement of a case on all sequences; the first process to ask measures.
 
         Raises:
-            SaeGuardError: What went wrong, for every process and test alike.
+            SaeGuardError: The case cannot be measured; every process gets the same error.
         """
         return self._judged_once(case, case.key, None).measurement
 
     def judged(self, case: Case) -> Judged:
-        """Measure what verdicts on the case are made of: a run may end as soon as they stand.
+        """Return the measurement that verdicts are made of; early verdicts may end it.
 
         Raises:
-            SaeGuardError: What went wrong, for every process and test alike.
+            SaeGuardError: The case cannot be measured; every process gets the same error.
         """
         alpha = alpha_for(self.options.early, case.spec)
         if alpha is None:
@@ -185,28 +186,28 @@ class GateSession:
         return self._judged_once(case, key(self.options.early, case), watch)
 
     def judged_before(self, case: Case) -> JudgedOrError | None:
-        """Give what `judged` gave in this process, if it was asked."""
+        """Return the earlier result of `judged` in this process; None without one."""
         return self._judged.get(key(self.options.early, case))
 
     def diagnosis(self, case: Case, measurement: Measurement) -> Diagnosis:
-        """Say what is suspected of a measured case; nothing of controls."""
+        """Return probable causes of a checkpoint's bad numbers; none for a control."""
         if case.control or case.checkpoint is None:
             return Diagnosis()
         if case.key not in self._diagnoses:
-            make = partial(self._diagnose, case, measurement)
-            self._diagnoses[case.key] = (
-                self._store.diagnosis(case.key, make) if self._store else make()
-            )
+            compute = partial(self._diagnose, case, measurement)
+            shared = self._shared_results
+            self._diagnoses[case.key] = shared.diagnosis(case.key, compute) if shared else compute()
         return self._diagnoses[case.key]
 
-    def carries(self, case: Case, test: str) -> bool:
-        """Say whether this test's report carries what is reported once for the case: the first."""
-        return self._carriers.setdefault(case.ref, test) == test
+    def is_first_test(self, case: Case, test: str) -> bool:
+        """Return whether this test of the case was the first to ask: it reports the long texts."""
+        return self._first_tests.setdefault(case.ref, test) == test
 
     def _judged_once(self, case: Case, key: str, watch: Watch | None) -> Judged:
         if key not in self._judged:
-            make = partial(self._judge, case, watch)
-            self._judged[key] = self._store.judged(key, make) if self._store else make()
+            compute = partial(self._judge, case, watch)
+            shared = self._shared_results
+            self._judged[key] = shared.judged(key, compute) if shared else compute()
         result = self._judged[key]
         if isinstance(result, SaeGuardError):
             raise result
@@ -228,7 +229,7 @@ class GateSession:
         from sae_guard.examination import examine
 
         sae, thorough = self.sae(case), self.options.diagnose
-        examination, why = None, "the batch has too few tokens that are scored and not special"
+        examination, reason = None, "the batch has too few tokens that are scored and not special"
         try:
             examination = examine(
                 self.model(case.spec),
@@ -237,12 +238,12 @@ class GateSession:
                 HookSite.of(sae, case.hook, case.hook_out),
                 thorough=thorough,
             )
-        # It was measured: what keeps it from being examined keeps no verdict from being reached.
+        # The measurement stands: without an examination there still is a verdict.
         except (SaeGuardError, torch.OutOfMemoryError) as error:
-            why = str(error)
+            reason = str(error)
         diagnosis = diagnose(measurement, examination)
         if thorough and examination is None:
-            return replace(diagnosis, tried=(f"nothing could be tried: {why}",))
+            return replace(diagnosis, tried=(f"nothing could be tried: {reason}",))
         return diagnosis
 
     def _measure(self, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
@@ -250,11 +251,11 @@ class GateSession:
 
         spec = case.spec
         try:
-            # The tests of the contract may be deselected; what they hold is not.
+            # The load contract holds even if its tests are deselected.
             for contract in () if case.control else get_args(Contract):
                 self.check(case, contract)
             sae, hooks = self.sae(case), (case.hook, case.hook_out)
-            asked: dict[str, Any] = {
+            arguments: dict[str, Any] = {
                 "batch_size": self.options.batch_size,
                 "reference": self.options.reference,
                 "random_error": case.random_error,
@@ -265,21 +266,21 @@ class GateSession:
             }
             model, corpus = self.model(spec), self.corpus(spec)
             if watch is None:
-                return measure(model, sae, corpus, hooks[0], hook_out=hooks[1], **asked)
-            patch = Intervention(sae, *hooks)
-            return measure_until(model, patch, corpus, watch, **watch.needs, **asked)
+                return measure(model, sae, corpus, hooks[0], hook_out=hooks[1], **arguments)
+            intervention = Intervention(sae, *hooks)
+            return measure_until(model, intervention, corpus, watch, **watch.needs, **arguments)
         except SaeGuardError as error:
             return error
 
     def _hooks_beside(self, case: Case) -> list[tuple[str, ...]]:
-        """Where other cases of the run read and write, for which the same clean run will do."""
+        """Return the hook points of all cases that can share the clean run of this one."""
 
-        def shared(other: Case) -> tuple[object, ...]:
+        def clean_run(other: Case) -> tuple[object, ...]:
             return other.spec.model, other.spec.data, other.spec.file.parent
 
-        alike = [other for other in self.cases if shared(other) == shared(case)]
-        places = [tuple(filter(None, (other.hook, other.hook_out))) for other in alike]
-        return list(dict.fromkeys(places))
+        cases = [other for other in self.cases if clean_run(other) == clean_run(case)]
+        hooks = [tuple(filter(None, (other.hook, other.hook_out))) for other in cases]
+        return list(dict.fromkeys(hooks))
 
     def _load_model(self, model: Any, base: Path) -> LanguageModel:
         from sae_guard.model import load_model
@@ -289,7 +290,7 @@ class GateSession:
             dtype=model.dtype,
             processing=model.processing,
             revision=model.revision,
-            # Spread over several devices it is on none.
+            # A model that is spread over several devices has no single one.
             device=None if model.device_map else self.device,
             device_map=model.placement,
         )
@@ -306,7 +307,9 @@ class GateSession:
             return control_sae(case, self)
         try:
             return load_checkpoint(case.checkpoint, case.sae, device=self.device)
-        except LoadError as error:  # kept: each test of the case asks anew
+        except (
+            LoadError
+        ) as error:  # returned, so that it is cached: each test of the case asks again
             return error
 
     def _read_activations(self, spec: Spec, hook: str) -> ActivationStats:
@@ -330,9 +333,13 @@ class GateSession:
 
 
 def pick_device(requested: str, worker: int) -> str:
-    """The device for the worker of this number (0 where there is one process).
+    """Return the device that a worker measures on.
 
-    ``auto`` is CUDA, else MPS, else the CPU; without an index, workers take the GPUs in turn.
+    ``auto`` is CUDA, else MPS, else the CPU. Without an index, workers take the GPUs in turn.
+
+    Args:
+        requested: A device as in `options.DEVICES`.
+        worker: Number of the worker; 0 where there is one process.
 
     Raises:
         SetupError: The machine has no such device.
@@ -355,7 +362,7 @@ def pick_device(requested: str, worker: int) -> str:
 
 
 def control_sae(case: Case, session: GateSession) -> SAE:
-    """The control; raises whatever measuring the checkpoint of a baseline does."""
+    """Build the SAE of a control; null models raise like `GateSession.measurement`."""
     from sae_guard.gate.cases import PERMUTED, RANDOM
     from sae_guard.sae import controls
 
@@ -365,9 +372,9 @@ def control_sae(case: Case, session: GateSession) -> SAE:
         l0 = session.measurement(case.itself)["l0"]
         d_sae, stats = session.sae(case.itself).d_sae, session.activation_stats(case)
         k = min(max(1, round(l0)), d_sae)
-        some = stats.some.to(session.device)
-        return controls.random_directions(some, stats.mean, d_sae=d_sae, k=k)
+        sample = stats.some.to(session.device)
+        return controls.random_directions(sample, stats.mean, d_sae=d_sae, k=k)
     if case.control == "mean":
         return controls.mean_sae(session.activation_stats(case).mean).to(session.device)
-    make = {"identity": controls.identity_sae, "zero": controls.zero_sae}[case.control]
-    return make(session.model(case.spec).width(case.hook)).to(session.device)
+    build = {"identity": controls.identity_sae, "zero": controls.zero_sae}[case.control]
+    return build(session.model(case.spec).width(case.hook)).to(session.device)

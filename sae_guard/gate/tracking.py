@@ -15,18 +15,18 @@ from sae_guard.specs import Spec
 
 @dataclass
 class Tracking:
-    """What a history says of the thresholds of specs."""
+    """Comparison of thresholds with those of the last promoted version."""
 
     loosened: dict[str, LoosenedThresholds] = field(default_factory=dict)
-    """By spec, ``file::document``."""
+    """Spec, as ``file::document`` → its thresholds that are looser now."""
     warnings: list[str] = field(default_factory=list)
-    """What could not be compared, and why."""
+    """Messages on specs that could not be compared."""
 
 
 def track(history: History, cases: Iterable[Case]) -> Tracking:
-    """Compare the specs of the cases with what they were when a record was last promoted.
+    """Compare the thresholds of the cases with those of the last promoted record of each spec.
 
-    Nothing but promotions, and the records that they name, is read.
+    It reads promotions and the records that they name, nothing else.
     """
     tracking = Tracking()
     specs = {case.ref.spec: case.spec for case in cases if case.checkpoint is not None}

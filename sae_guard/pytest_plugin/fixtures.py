@@ -22,7 +22,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if "sae_case" not in metafunc.fixturenames:
         return
     cases = [case for case in plan_of(metafunc.config).cases if case.checkpoint]
-    ids = [f"{case.spec.name}-{case.label}" for case in cases]
+    ids = [f"{case.spec.name}-{case.member}" for case in cases]
     metafunc.parametrize(
         "sae_case", cases or [None], ids=ids or ["no checkpoint"], indirect=True, scope="session"
     )

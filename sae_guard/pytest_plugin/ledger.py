@@ -151,7 +151,9 @@ class LedgerPlugin:
 
         return self._recorder.record_all(
             {
-                case.ref: CaseResult(result.report(case), self._judged(case), result.trouble(case))
+                case.ref: CaseResult(
+                    result.report(case), self._judged(case), result.missing_verdict(case)
+                )
                 for case in self._plan().cases
                 if self._new_ledger().expects_case(case)
             }

@@ -46,7 +46,7 @@ def session_of(config: pytest.Config) -> GateSession:
         config.stash[_SESSION] = GateSession(
             config.stash[OPTIONS].gate,
             lambda: plan_of(config).cases,
-            store=None if folder is None else SharedFolder(folder),
+            shared_results=None if folder is None else SharedFolder(folder),
             worker=_worker_number(config),
             progress=config.stash[_PROGRESS],
         )

@@ -24,7 +24,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
     history = History(str(tmp_path / ".sae_guard" / "history"))
     other = SPEC.replace("name: tiny", "name: other").replace("blocks.1", "blocks.2")
     return [
-        record_one(history, tmp_path / "specs", ordinary(kl), name=name, text=text, label=label)
+        record_one(history, tmp_path / "specs", ordinary(kl), name=name, text=text, member=label)
         for name, label, kl, text in (
             ("v1", "first", 0.05, SPEC),
             ("v1", "first", 0.06, other),
@@ -91,7 +91,7 @@ def test_history_draws_a_metric(records: list[Recorded]) -> None:
 def test_history_tells_when_thresholds_moved(records: list[Recorded], tmp_path: Path) -> None:
     history = History(str(tmp_path / ".sae_guard" / "history"))
     loose = SPEC.replace("max: 0.1", "max: 0.3")
-    record_one(history, tmp_path / "specs", ordinary(0.2), name="v3", text=loose, label="third")
+    record_one(history, tmp_path / "specs", ordinary(0.2), name="v3", text=loose, member="third")
     told = run("history", "--thresholds").output.splitlines()
     tiny, start, titles, row, _, other, _, same, _ = told
     assert (tiny, other) == ("thresholds/tiny.yaml::tiny", "thresholds/tiny.yaml::other")

@@ -45,10 +45,10 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
     def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
         asked.append(case)
-        if case.label == "broken":
+        if case.member == "broken":
             return InfrastructureError("out of memory", options=("batch_size", "cache"))
-        found = with_tokens(ordinary(0.3 if case.label == "worse" else 0.05))
-        if case.label == "nan":
+        found = with_tokens(ordinary(0.3 if case.member == "worse" else 0.05))
+        if case.member == "nan":
             found.sums["kl"][:] = math.nan
         return found
 
@@ -151,7 +151,7 @@ def test_all_are_tried_and_what_failed_is_told_at_the_end(
 ) -> None:
     names = copies(project, "broken", "good", "nan")
     result = run("measure", *names, "--record", "v1", code=1)
-    assert [case.label for case in canned] == names
+    assert [case.member for case in canned] == names
     found, _ = History(str(project / ".sae_guard" / "history")).records()
     assert [each.record.checkpoint.label for each in found] == ["good"]
     told = result.output[result.output.index("Error: ") :].splitlines()
@@ -184,7 +184,7 @@ def test_specs_are_measured_one_after_the_other(project: Path, canned: list[Case
         "thresholds/other.yaml::other [a]", "thresholds/other.yaml::other [b]",
         "thresholds/small.yaml::small [a]", "thresholds/small.yaml::small [b]",
     ]  # fmt: skip
-    assert [case.label for case in canned] == names  # both specs are of the same measurement
+    assert [case.member for case in canned] == names  # both specs are of the same measurement
     canned.clear()
     for spec in ("small", "small.yaml", "thresholds/small.yaml"):
         run("measure", "a", "--spec", spec)
@@ -223,7 +223,7 @@ def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
         (("good", "--spec", "smal"), 1, "'smal' is no file and no spec of this project; "
          "did you mean small? allowed: small (--spec)"),
         (("good", "--hook", "blocks.1.hook_resid_post"), 1, "declares hook point blocks.2."
-         "hook_resid_post, and the one given is blocks.1.hook_resid_post (--hook)"),
+         "hook_resid_post, but the options name blocks.1.hook_resid_post (--hook)"),
         (("good", "--arch", "relu"), 2, "'relu' is not one of 'standard'"),
         (("good", "--scale", "-1"), 1, "scale -1.0; allowed: a number above 0, folded, stored"),
         (("good", "--device", "tpu"), 2, "'tpu'; allowed: auto, cpu, mps, cuda, cuda:N"),
@@ -254,8 +254,8 @@ def test_a_checkpoint_that_nothing_gates_is_an_error(project: Path, canned: list
     assert "thresholds/small.yaml:7: " in run("measure", "good", code=1).output
     spec.unlink()
     told = run("measure", "good", code=1).output
-    assert f"nothing matches thresholds/*.yaml, thresholds/*.yml in {project}, and none " in told
-    assert "is named (--spec)" in told
+    assert f"no file in {project} matches thresholds/*.yaml, thresholds/*.yml" in told
+    assert "(--spec)" in told
     assert canned == []
 
 

@@ -1,4 +1,4 @@
-"""What each kind of test of a case reports, whatever becomes of it."""
+"""The report of each kind of test of a case: pass, failure and error."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def session_of(
     cases: tuple[Case, ...], root: Path = Path("/project"), **options: object
 ) -> GateSession:
     """Make the session that measures the cases, on the CPU and without a cache."""
-    asked = GateOptions(root, root, device="cpu", cache="off", **options)  # type: ignore[arg-type]
-    return GateSession(asked, lambda: cases)
+    gate = GateOptions(root, root, device="cpu", cache="off", **options)  # type: ignore[arg-type]
+    return GateSession(gate, lambda: cases)
 
 
-def named(case: Case, name: str) -> CaseTest:
-    """Find the test of a case."""
-    (test,) = (each for each in case_tests.list_tests(case) if each.name == name)
-    return test
+def find_test(case: Case, name: str) -> CaseTest:
+    """Return the test of a case with this name."""
+    (case_test,) = (test for test in case_tests.list_tests(case) if test.name == name)
+    return case_test
 
 
 def run(session: GateSession, name: str) -> TestRun:
     """Run this test of the first case."""
-    return case_tests.run(named(session.cases[0], name), session)
+    return case_tests.run(find_test(session.cases[0], name), session)
 
 
 def test_the_tests_of_a_case_are_in_the_order_of_reports() -> None:
@@ -74,7 +74,7 @@ def test_the_tests_of_a_case_are_in_the_order_of_reports() -> None:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: SaeGuardError) -> GateSession:
-    """Make a session in which to load the checkpoint is this error."""
+    """Make a session in which every check of the load contract raises this error."""
 
     def check(self: GateSession, case: Case, contract: Contract) -> None:
         raise error
@@ -92,38 +92,40 @@ def test_a_part_of_the_contract_that_holds_passes(monkeypatch: pytest.MonkeyPatc
         assert result.obstacle is None
 
 
-def test_a_part_that_is_broken_is_an_error_and_leaves_the_others_undecided(
+def test_a_broken_part_is_an_error_and_the_other_parts_are_undecided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = broken(monkeypatch, LoadError("W_dec is missing", "keys", options=("architecture",)))
     for part in PARTS:
         result = run(session, f"load.{part}")
-        (found,) = result.report.contracts
-        if part == "readable":  # or its keys would not be known
-            assert (found.status, result.obstacle) == ("pass", None)
+        (contract,) = result.report.contracts
+        if part == "readable":  # its keys could not be checked otherwise
+            assert (contract.status, result.obstacle) == ("pass", None)
             continue
-        assert found.status == ("error" if part == "keys" else "undecided")
-        assert (found.cause, found.message) == ("load", "W_dec is missing")
+        assert contract.status == ("error" if part == "keys" else "undecided")
+        assert (contract.cause, contract.message) == ("load", "W_dec is missing")
         assert result.obstacle == Obstacle(
             "load", "W_dec is missing", "keys", concerns_case=True, options=("architecture",)
         )
         assert result.report.errors == {f"load.{part}": "W_dec is missing"}
 
 
-def test_an_unreadable_file_keeps_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_leaves_all_other_parts_undecided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     session = broken(monkeypatch, LoadError("it ends early", "readable"))
     statuses = {part: run(session, f"load.{part}").report for part in PARTS}
     assert statuses["readable"].contracts[0].status == "error"
     assert {statuses[part].contracts[0].status for part in PARTS[1:]} == {"undecided"}
 
 
-def test_what_is_not_the_checkpoints_fault_is_an_error_of_every_part(
+def test_an_error_outside_the_checkpoint_is_an_error_of_every_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = broken(monkeypatch, InfrastructureError("no network"))
     for part in PARTS:
         result = run(session, f"load.{part}")
-        assert [(each.status, each.cause) for each in result.report.contracts] == [
+        assert [(part.status, part.cause) for part in result.report.contracts] == [
             ("error", "infrastructure")
         ]
         assert result.obstacle == Obstacle("infrastructure", "no network", concerns_case=True)
@@ -133,11 +135,11 @@ def test_what_is_not_the_checkpoints_fault_is_an_error_of_every_part(
 
 
 @pytest.mark.parametrize(("kl", "status"), [(0.05, "pass"), (0.3, "fail")])
-def test_a_threshold_is_judged_with_what_was_measured(
+def test_a_threshold_is_judged_on_the_measurement_of_the_case(
     monkeypatch: pytest.MonkeyPatch, kl: float, status: str
 ) -> None:
     measurement = with_tokens(ordinary(kl))
-    asked = can(monkeypatch, lambda _: measurement)
+    measured_cases = can(monkeypatch, lambda _: measurement)
     session = session_of(plan_of(spec("tiny")).cases)
     result = run(session, "kl")
     (verdict,) = result.report.verdicts
@@ -147,26 +149,31 @@ def test_a_threshold_is_judged_with_what_was_measured(
     assert result.report.provenance == measurement.provenance
     assert result.report.sample is not None
     assert (result.report.sample.n_tokens, result.report.sample.n_sequences) == (800, 8)
-    assert (run(session, "l0").report.verdicts[0].status, len(asked)) == ("pass", 1)
+    assert run(session, "l0").report.verdicts[0].status == "pass"
+    assert len(measured_cases) == 1
 
 
-def test_long_texts_are_carried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    suspected = Diagnosis(tried=("k = 32",))
-    can(monkeypatch, lambda _: with_tokens(ordinary()), diagnosis=suspected)
-    session = session_of(plan_of(spec("tiny"), labels=("v1", "v2")).cases)
+def test_only_the_first_test_of_a_case_reports_metrics_and_worst_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diagnosis = Diagnosis(tried=("k = 32",))
+    can(monkeypatch, lambda _: with_tokens(ordinary()), diagnosis=diagnosis)
+    session = session_of(plan_of(spec("tiny"), members=("v1", "v2")).cases)
     for case in session.cases:
-        first, second = (case_tests.run(named(case, name), session).report for name in ("kl", "l0"))
-        assert [each.target.metric for each in first.metrics] == list(METRICS)
-        assert first.diagnosis == suspected
+        first, second = (
+            case_tests.run(find_test(case, name), session).report for name in ("kl", "l0")
+        )
+        assert [value.target.metric for value in first.metrics] == list(METRICS)
+        assert first.diagnosis == diagnosis
         assert first.worst is not None
         assert first.worst.tokens
         assert (second.metrics, second.diagnosis, second.worst) == ((), None, None)
         assert second.sample == first.sample
-        again = case_tests.run(named(case, "kl"), session).report
+        again = case_tests.run(find_test(case, "kl"), session).report
         assert again == first
 
 
-def test_no_diagnosis_is_reported_where_nothing_was_suspected(
+def test_an_empty_diagnosis_is_not_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     can(monkeypatch, lambda _: ordinary())
@@ -174,10 +181,10 @@ def test_no_diagnosis_is_reported_where_nothing_was_suspected(
     assert report.diagnosis is None
 
 
-def test_metrics_that_are_undefined_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undefined_metric_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     can(monkeypatch, lambda _: ordinary())
     metrics = run(session_of(plan_of(spec("tiny")).cases), "kl").report.metrics
-    values = {each.target.metric: each for each in metrics}
+    values = {value.target.metric: value for value in metrics}
     assert values["kl"].estimate == ordinary().estimate("kl")
     assert values["dead_latents"].estimate is None
     assert "raise `sequences`" in values["dead_latents"].undefined
@@ -188,7 +195,7 @@ def test_a_case_that_cannot_be_measured_is_an_error_of_every_threshold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = InfrastructureError("out of memory", options=("batch_size",))
-    asked = can(monkeypatch, lambda _: error)
+    measured_cases = can(monkeypatch, lambda _: error)
     session = session_of(plan_of(spec("tiny")).cases)
     for name in ("kl", "l0"):
         result = run(session, name)
@@ -197,10 +204,10 @@ def test_a_case_that_cannot_be_measured_is_an_error_of_every_threshold(
         assert (verdict.estimate, verdict.message) == (None, "out of memory")
         assert result.obstacle == Obstacle.from_error(error, concerns_case=True)
         assert result.report == CaseReport(session.cases[0].ref, verdicts=(verdict,))
-    assert len(asked) == 1
+    assert len(measured_cases) == 1
 
 
-def test_a_metric_that_is_undefined_is_an_error_beside_its_numbers(
+def test_a_threshold_on_an_undefined_metric_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, math.nan)})
@@ -212,21 +219,21 @@ def test_a_metric_that_is_undefined_is_an_error_beside_its_numbers(
     assert result.report.errors == {"kl": verdict.message}
 
 
-def test_a_change_without_a_baseline_is_an_error_of_its_own_test(
+def test_without_a_baseline_only_the_threshold_on_a_change_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked = can(monkeypatch, lambda _: ordinary())
+    measured_cases = can(monkeypatch, lambda _: ordinary())
     session = session_of(plan_of(CHANGE).cases, tmp_path)
     result = run(session, "kl.change")
     (verdict,) = result.report.verdicts
     assert (verdict.status, verdict.cause) == ("error", "setup")
-    assert verdict.message.startswith("kl.change needs a baseline (thresholds/s.yaml:5): name a")
+    assert verdict.message.startswith("kl.change needs a baseline (thresholds/s.yaml:5)")
     assert result.obstacle == Obstacle("setup", verdict.message, options=("baseline",))
-    assert asked == []
+    assert measured_cases == []
     assert run(session, "kl").report.verdicts[0].status == "pass"
 
 
-def test_a_change_is_judged_since_the_baseline(
+def test_a_change_is_judged_against_the_baseline(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     record_one(
@@ -260,7 +267,7 @@ def test_an_early_measurement_gives_no_metrics(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("kl", "status"), [(0.04, "pass"), (0.3, "fail")])
-def test_pareto_is_judged_beside_the_records(
+def test_pareto_compares_the_case_with_the_records(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kl: float, status: str
 ) -> None:
     recorded = record_one(
@@ -270,12 +277,12 @@ def test_pareto_is_judged_beside_the_records(
     can(monkeypatch, lambda _: ordinary(kl))
     session = session_of(plan_of(PARETO).cases, tmp_path)
     result = run(session, "pareto")
-    found = result.report.pareto
-    assert found is not None
-    assert found.comparison is not None
-    assert (found.status, found.cause, result.obstacle) == (status, None, None)
-    assert found.comparison.point.y == ordinary(kl)["kl"]
-    assert [each.name for each in found.comparison.others] == [f"v1 ({recorded.short})"]
+    pareto = result.report.pareto
+    assert pareto is not None
+    assert pareto.comparison is not None
+    assert (pareto.status, pareto.cause, result.obstacle) == (status, None, None)
+    assert pareto.comparison.point.y == ordinary(kl)["kl"]
+    assert [point.name for point in pareto.comparison.others] == [f"v1 ({recorded.short})"]
     assert result.report.crossed == (["pareto"] if status == "fail" else [])
 
 
@@ -295,39 +302,44 @@ def test_pareto_without_a_verdict_is_an_error(
 ) -> None:
     can(monkeypatch, lambda _: result)
     tested = run(session_of(plan_of(PARETO).cases, tmp_path), "pareto")
-    found = tested.report.pareto
-    assert found is not None
-    assert (found.status, found.cause, found.comparison) == ("error", cause, None)
-    assert found.message.startswith(message)
+    pareto = tested.report.pareto
+    assert pareto is not None
+    assert (pareto.status, pareto.cause, pareto.comparison) == ("error", cause, None)
+    assert pareto.message.startswith(message)
     assert tested.obstacle is not None
-    assert (tested.obstacle.cause, tested.obstacle.message) == (cause, found.message)
+    assert (tested.obstacle.cause, tested.obstacle.message) == (cause, pareto.message)
 
 
 # ---- controls -----------------------------------------------------------------------------------
 
 
 def with_random_error(kl: float) -> Measurement:
-    """Measure it with a random error of KL 0.2."""
+    """Return a measurement with this KL, and with 0.2 as the KL of random errors."""
     measurement = ordinary(kl)
     return replace(measurement, sums={**measurement.sums, "kl_random_error": np.full(8, 20.0)})
 
 
-def of_controls(**others: Measurement | SaeGuardError) -> Callable[[Case], object]:
-    """Measure 0.05 of the checkpoint, and 0.3 of a control unless it is said otherwise."""
-    kinds = {name.replace("_", " "): result for name, result in others.items()}
+def measure_controls(**results: Measurement | SaeGuardError) -> Callable[[Case], object]:
+    """Return a function that measures KL 0.05 of checkpoints, and 0.3 of controls.
+
+    ``results`` replaces the result of a control, or of ``itself``, the checkpoint.
+    """
+    kinds = {name.replace("_", " "): result for name, result in results.items()}
     return lambda case: (
         kinds.get(case.control or "itself")
         or (ordinary(0.3) if case.control else with_random_error(0.05))
     )
 
 
-def run_controls(monkeypatch: pytest.MonkeyPatch, **others: Measurement | SaeGuardError) -> TestRun:
-    """Run the test of controls where this is measured."""
-    can(monkeypatch, of_controls(**others))  # type: ignore[arg-type]
+def run_controls(
+    monkeypatch: pytest.MonkeyPatch, **results: Measurement | SaeGuardError
+) -> TestRun:
+    """Run the test of controls on results as in `measure_controls`."""
+    can(monkeypatch, measure_controls(**results))  # type: ignore[arg-type]
     return run(session_of(plan_of(spec("tiny"), spec("b"), controls=True).cases), "controls")
 
 
-def test_controls_are_shown_beside_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controls_are_reported_beside_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_controls(monkeypatch)
     controls = result.report.controls
     assert controls is not None
@@ -344,7 +356,7 @@ def test_controls_are_shown_beside_the_checkpoint(monkeypatch: pytest.MonkeyPatc
     assert controls.rows["zero"]["kl"] == ordinary(0.3)["kl"]
 
 
-def test_a_checkpoint_that_beats_no_null_model_is_warned_of(
+def test_a_checkpoint_worse_than_a_null_model_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = run_controls(monkeypatch, permuted_decoder=ordinary(0.01), zero=ordinary(0.001))
@@ -356,7 +368,7 @@ def test_a_checkpoint_that_beats_no_null_model_is_warned_of(
 
 
 @pytest.mark.parametrize("name", ["itself", "permuted_decoder", "zero"])
-def test_controls_that_cannot_be_measured_are_an_error(
+def test_a_control_that_cannot_be_measured_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     result = run_controls(monkeypatch, **{name: SetupError("no such model", options=("model",))})
@@ -369,7 +381,7 @@ def test_controls_that_cannot_be_measured_are_an_error(
     )
 
 
-def test_controls_without_a_number_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_control_with_an_undefined_kl_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, math.nan)})
     result = run_controls(monkeypatch, random_directions=broken)
     controls = result.report.controls
@@ -380,11 +392,11 @@ def test_controls_without_a_number_are_an_error(monkeypatch: pytest.MonkeyPatch)
     assert not result.obstacle.concerns_case
 
 
-# ---- a whole case -------------------------------------------------------------------------------
+# ---- the whole case -----------------------------------------------------------------------------
 
 
 def test_the_report_of_a_case_has_all_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    can(monkeypatch, of_controls())  # type: ignore[arg-type]
+    can(monkeypatch, measure_controls())  # type: ignore[arg-type]
     session = session_of(plan_of(spec("tiny"), controls=True).cases)
     for case in session.cases:
         report = case_tests.report(case, session)

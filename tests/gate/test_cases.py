@@ -1,4 +1,4 @@
-"""What is measured for a checkpoint at a spec, and what beside it."""
+"""Cases: what they measure, their null models and their keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 RATIO = "kl_vs_random_error: {max: 2}"
 
 
-def case(folder: Path, text: str, *, controls: bool = False) -> Case:
+def case_at(folder: Path, text: str, *, controls: bool = False) -> Case:
+    """Return the case of a checkpoint at the spec with this text."""
     return plan(specs(folder, text), [candidate()], controls=controls).cases[0]
 
 
@@ -30,26 +31,27 @@ def case(folder: Path, text: str, *, controls: bool = False) -> Case:
         (f"kl: {{max: 0.1}}}}\nslices: [{{position: ..8, thresholds: {{{RATIO}}}}}]", False, True),
     ],
 )
-def test_the_random_error_is_measured_where_it_is_asked_for(
+def test_the_random_error_is_measured_only_if_a_threshold_or_control_needs_it(
     tmp_path: Path, thresholds: str, controls: bool, expected: bool
 ) -> None:
     before = spec("a").partition("thresholds:")[0]
     close = "" if thresholds.endswith("]") else "}"
     text = f"{before}thresholds: {{{thresholds}{close}\n"
-    found = case(tmp_path, text, controls=controls)
-    assert found.random_error is expected
-    without = case(tmp_path, spec("a"))
-    assert (found.key == without.key) is not expected
+    case = case_at(tmp_path, text, controls=controls)
+    assert case.random_error is expected
+    without = case_at(tmp_path, spec("a"))
+    assert (case.key == without.key) is not expected
 
 
 @pytest.mark.parametrize(
-    "asked", ["kl_vs_random_error: {max_increase: 1%}", "pareto: {x: l0, y: kl_vs_random_error}"]
+    "threshold",
+    ["kl_vs_random_error: {max_increase: 1%}", "pareto: {x: l0, y: kl_vs_random_error}"],
 )
-def test_the_first_version_has_what_the_next_one_is_compared_with(
-    tmp_path: Path, asked: str
+def test_the_first_version_measures_what_the_next_one_is_compared_with(
+    tmp_path: Path, threshold: str
 ) -> None:
     before = spec("a").partition("thresholds:")[0]
-    text = f"{before}thresholds: {{kl: {{max: 0.1}}, {asked}}}\n"
+    text = f"{before}thresholds: {{kl: {{max: 0.1}}, {threshold}}}\n"
     first, control, *_ = plan(
         specs(tmp_path, text), [candidate()], changes=False, controls=True
     ).cases
@@ -60,29 +62,29 @@ def test_the_first_version_has_what_the_next_one_is_compared_with(
     assert not any(baseline.random_error for baseline in first.baselines)
 
 
-def test_baselines_are_of_one_checkpoint_and_only_on_request(tmp_path: Path) -> None:
-    assert case(tmp_path, spec("a")).baselines == ()
-    found = case(tmp_path, spec("a"), controls=True)
-    assert [baseline.control for baseline in found.baselines] == [PERMUTED, RANDOM]
-    assert len({each.key for each in (found, *found.baselines)}) == 3
-    for baseline in found.baselines:
-        assert baseline.itself.key == found.key
-        assert (baseline.checkpoint, baseline.hook) == (found.checkpoint, found.hook)
+def test_null_models_belong_to_a_checkpoint_and_are_optional(tmp_path: Path) -> None:
+    assert case_at(tmp_path, spec("a")).baselines == ()
+    case = case_at(tmp_path, spec("a"), controls=True)
+    assert [baseline.control for baseline in case.baselines] == [PERMUTED, RANDOM]
+    assert len({measured.key for measured in (case, *case.baselines)}) == 3
+    for baseline in case.baselines:
+        assert baseline.itself.key == case.key
+        assert (baseline.checkpoint, baseline.hook) == (case.checkpoint, case.hook)
         assert not baseline.random_error
         assert not baseline.thresholds
 
 
 def test_a_transcoder_has_no_random_directions(tmp_path: Path) -> None:
-    found = case(tmp_path, spec("t", hook=f"{READ}\nhook_out: {WRITTEN}"), controls=True)
-    assert [(b.control, b.hook, b.hook_out) for b in found.baselines] == [
+    case = case_at(tmp_path, spec("t", hook=f"{READ}\nhook_out: {WRITTEN}"), controls=True)
+    assert [(b.control, b.hook, b.hook_out) for b in case.baselines] == [
         (PERMUTED, READ, WRITTEN),
     ]  # fmt: skip
 
 
-def test_controls_that_are_made_of_no_checkpoint_have_no_baselines(tmp_path: Path) -> None:
+def test_controls_have_no_null_models(tmp_path: Path) -> None:
     cases = plan(specs(tmp_path, spec("a")), [candidate()], controls=True).cases
-    assert [each.control for each in cases[1:]] == list(CONTROLS)
-    assert all(each.baselines == () and not each.random_error for each in cases[1:])
+    assert [control.control for control in cases[1:]] == list(CONTROLS)
+    assert all(control.baselines == () and not control.random_error for control in cases[1:])
 
 
 def test_every_threshold_of_a_control_can_fail() -> None:

@@ -1,4 +1,4 @@
-"""When a measurement may end before the whole token set, and what is judged then."""
+"""Early verdicts: which cases share a run, when it ends, and how it is judged."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ WHOLE, PART = ordinary(), ordinary(n=4)
 
 
 def early_verdict(status: str = "pass") -> Verdict:
-    """Give the verdict on KL that was reached after four sequences."""
+    """Return an early verdict on KL, after four sequences."""
     estimate = Estimate(0.05, 0.04, 0.06, 400, 4)
     return Verdict(KL, status, estimate, progress=Progress(4, 8, 0.001))  # type: ignore[arg-type]
 
 
 def with_bound(bound: float) -> Case:
-    """Bound KL otherwise."""
+    """Return the case with another bound on KL."""
     return replace(CASE, thresholds=(replace(KL, max=bound), L0))
 
 
 # ---- which cases share a run --------------------------------------------------------------------
 
 
-def test_whole_runs_are_shared_whatever_the_thresholds() -> None:
+def test_runs_over_all_sequences_are_shared_whatever_the_thresholds() -> None:
     for options in (EarlyOptions(), EarlyOptions(never=True, fast=True)):
         assert key(options, CASE) == key(options, with_bound(0.2)) == CASE.key
 
 
-def test_early_runs_are_shared_by_equal_thresholds_and_options_only() -> None:
-    assert key(FAST, CASE) == key(EarlyOptions(fast=True), replace(CASE, label="v2"))
-    others = [
+def test_early_runs_are_shared_only_with_equal_thresholds_and_options() -> None:
+    assert key(FAST, CASE) == key(EarlyOptions(fast=True), replace(CASE, member="v2"))
+    keys = [
         key(options, case)
         for options, case in (
             (FAST, CASE), (FAST, with_bound(0.2)), (EarlyOptions(), CASE),
@@ -52,36 +52,36 @@ def test_early_runs_are_shared_by_equal_thresholds_and_options_only() -> None:
             (FAST, replace(CASE, spec=replace(CASE.spec, alpha=0.01))),
         )
     ]  # fmt: skip
-    assert len(set(others)) == len(others)
+    assert len(set(keys)) == len(keys)
 
 
 # ---- when it ends -------------------------------------------------------------------------------
 
 
 def watch(options: EarlyOptions, case: Case = CASE) -> Watch:
-    """Make what looks at the case."""
+    """Return the check that may end the measurement of the case."""
     return Watch(case, options, 0.001)
 
 
-def test_it_goes_on_while_a_verdict_is_open() -> None:
+def test_a_run_goes_on_while_a_verdict_is_open() -> None:
     watching = watch(FAST)
     assert not watching(PART)
     assert (watching.ended, watching.early.verdicts) == ("", {})
 
 
-def test_it_ends_once_all_verdicts_stand() -> None:
-    # A sequence that is past the bound is enough.
+def test_a_run_ends_once_all_verdicts_are_decided() -> None:
+    # One sequence beyond the bound decides this threshold.
     case = replace(CASE, thresholds=(Threshold("kl.worst_sequence", max=0.01),))
     watching = watch(FAST, case)
     assert watching(PART)
     assert watching.ended == ""
-    assert [each.status for each in watching.early.verdicts.values()] == ["fail"]
+    assert [verdict.status for verdict in watching.early.verdicts.values()] == ["fail"]
     audited = watch(replace(FAST, audit=True), case)
     assert not audited(PART)
     assert audited.early.verdicts == watching.early.verdicts
 
 
-def test_budgets_end_it() -> None:
+def test_a_budget_of_sequences_or_seconds_ends_a_run() -> None:
     by_sequences = watch(EarlyOptions(max_sequences=4))
     assert not by_sequences(ordinary(n=3))
     assert by_sequences(PART)
@@ -94,7 +94,7 @@ def test_budgets_end_it() -> None:
     assert audited(PART)
 
 
-def test_the_engine_keeps_what_thresholds_need_from_the_first_row_on() -> None:
+def test_thresholds_say_which_sums_the_engine_has_to_keep() -> None:
     assert watch(FAST).needs == {"centred": False, "spread": False}
     varied = replace(CASE, thresholds=(Threshold("explained_variance", min=0.9),))
     assert watch(FAST, varied).needs["centred"]
@@ -105,7 +105,7 @@ def test_the_engine_keeps_what_thresholds_need_from_the_first_row_on() -> None:
 # ---- what is judged -----------------------------------------------------------------------------
 
 
-def test_the_whole_set_is_judged_whatever_was_early() -> None:
+def test_the_final_verdict_replaces_the_early_one() -> None:
     judged = Judged(ordinary(0.3), {KL: early_verdict()})
     assert judged.verdict(KL) == judge(ordinary(0.3), KL)
     assert judged.verdict(KL).status == "fail"
@@ -122,11 +122,11 @@ def test_an_audit_says_whether_the_early_verdict_holds() -> None:
         assert judged.verdict(L0).audit == "no early verdict"
 
 
-def test_of_a_part_the_early_verdict_stands() -> None:
+def test_after_an_early_end_the_early_verdict_counts() -> None:
     assert Judged(PART, {KL: early_verdict()}).verdict(KL) == early_verdict()
 
 
-def test_what_a_budget_ended_is_undecided_by_its_name() -> None:
+def test_an_undecided_verdict_names_the_budget_that_ended_the_run() -> None:
     verdict = Judged(PART, {}, "the limit of 4 sequences", alpha=0.01).verdict(KL)
     assert (verdict.status, verdict.progress) == ("undecided", Progress(4, 8, 0.01))
     assert verdict.message == "the limit of 4 sequences ended the run after 4 of 8 sequences"
@@ -134,7 +134,7 @@ def test_what_a_budget_ended_is_undecided_by_its_name() -> None:
     assert not verdict.passes
 
 
-def test_what_is_undecided_may_have_no_value() -> None:
+def test_an_undecided_verdict_may_have_no_value() -> None:
     judged = Judged(PART, {}, "the limit of 4 sequences")
     for threshold in (
         Threshold("kl_random_error", max=1.0),
@@ -151,9 +151,9 @@ def test_what_is_undecided_may_have_no_value() -> None:
         Judged(PART, {KL: early_verdict()}, "the limit of 4 sequences", alpha=0.01),
         Judged(WHOLE, {KL: early_verdict("fail")}, audit=True),
     ],
-    ids=["whole", "part", "audited"],
+    ids=["all sequences", "part", "audited"],
 )
-def test_what_another_process_left_is_judged_alike(judged: Judged) -> None:
+def test_verdicts_are_the_same_after_sharing_between_processes(judged: Judged) -> None:
     plain = json.loads(json.dumps(judged.to_plain()))
     again = Judged.from_plain(judged.measurement, plain)
     assert (again.early, again.ended, again.audit, again.alpha) == (

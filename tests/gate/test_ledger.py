@@ -1,4 +1,4 @@
-"""Every expected test has one result, or the run is no pass; whatever order reports come in."""
+"""A run passes only if every expected test has a result, whatever the order of the reports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.helpers.planned import plan_of, spec
 from tests.helpers.recorded import ordinary
 
 SPEC_WITH_PARETO = spec("a").replace("thresholds: {", "thresholds: {pareto: {x: l0, y: kl}, ")
-PLAN = plan_of(SPEC_WITH_PARETO, spec("b"), labels=("v1", "v2"), controls=True)
-"""With tests of every kind: of contracts, thresholds, pareto and controls."""
+PLAN = plan_of(SPEC_WITH_PARETO, spec("b"), members=("v1", "v2"), controls=True)
+"""Plan with tests of every kind: contract, threshold, pareto and controls."""
 TESTS = [test for case in PLAN.cases for test in case_tests.list_tests(case)]
 NAMES = [test.node_id for test in TESTS]
 KL, L0 = "thresholds/s.yaml::a::kl[v1]", "thresholds/s.yaml::a::l0[v1]"
@@ -34,7 +34,7 @@ NEVER = "was collected and never reported"
 
 
 def report_of(test: CaseTest, status: Status = "pass") -> CaseReport:
-    """Report a test as its process would."""
+    """Return the report of a test that has this status."""
     ref, cause = test.case.ref, "load" if status == "error" else None
     message = "broken" if cause else ""
     if test.contract is not None:
@@ -56,7 +56,7 @@ REPORTS = {test.node_id: report_of(test) for test in TESTS}
 
 
 def ledger_of(reports: Iterable[tuple[str, CaseReport]]) -> Ledger:
-    """Expect every test, and take these reports."""
+    """Return a ledger that expects every test and has these reports."""
     ledger = Ledger(PLAN)
     ledger.expect(NAMES)
     for name, report in reports:
@@ -65,8 +65,8 @@ def ledger_of(reports: Iterable[tuple[str, CaseReport]]) -> Ledger:
 
 
 def result_with(name: str, status: Status) -> LedgerResult:
-    """Report everything, and this test so."""
-    (test,) = (each for each in TESTS if each.node_id == name)
+    """Return the result of a run in which this test has the status, and all others pass."""
+    (test,) = (test for test in TESTS if test.node_id == name)
     return ledger_of({**REPORTS, name: report_of(test, status)}.items()).result()
 
 
@@ -75,26 +75,27 @@ def test_a_run_with_all_reports_passes() -> None:
     result = ledger_of(REPORTS.items()).result()
     assert (result.not_judged, result.failed) == ((), False)
     assert (result.verdict(0), result.exit_code(0)) == ("pass", 0)
-    assert [each.case for each in result.cases] == [case.ref for case in PLAN.cases]
+    assert [report.case for report in result.cases] == [case.ref for case in PLAN.cases]
     for case in PLAN.cases:
         assert list(result.report(case).statuses) == [
             test.name for test in case_tests.list_tests(case)
         ]
-        assert result.trouble(case) == ""
+        assert result.missing_verdict(case) == ""
 
 
 @pytest.mark.parametrize("lost", NAMES)
 def test_a_test_without_a_report_makes_the_run_an_error(lost: str) -> None:
-    result = ledger_of((name, each) for name, each in REPORTS.items() if name != lost).result()
-    (test,) = (each for each in TESTS if each.node_id == lost)
+    reports = {name: report for name, report in REPORTS.items() if name != lost}
+    result = ledger_of(reports.items()).result()
+    (test,) = (test for test in TESTS if test.node_id == lost)
     assert result.not_judged == (NotJudged(test.case.ref, test.name, NEVER),)
     assert (result.verdict(0), result.exit_code(0)) == ("error", 2)
-    assert result.trouble(test.case) == f"{lost} {NEVER}"
-    # What -x leaves out is not reported on purpose: that run has failed.
+    assert result.missing_verdict(test.case) == f"{lost} {NEVER}"
+    # After a failure, -x leaves tests unreported on purpose.
     assert (result.failed, result.exit_code(1)) == (False, 1)
 
 
-def test_a_test_that_was_not_expected_need_not_be_reported() -> None:
+def test_only_expected_tests_have_to_be_reported() -> None:
     ledger = Ledger(PLAN)
     ledger.expect([KL])
     ledger.add(KL, REPORTS[KL])
@@ -107,16 +108,17 @@ def test_a_test_that_was_not_expected_need_not_be_reported() -> None:
 
 
 def test_a_test_that_failed_without_a_report_is_an_error() -> None:
-    ledger = ledger_of((name, each) for name, each in REPORTS.items() if name != KL)
+    reports = {name: report for name, report in REPORTS.items() if name != KL}
+    ledger = ledger_of(reports.items())
     ledger.fail(KL)
     result = ledger.result()
-    assert [(each.test, each.reason) for each in result.not_judged] == [
+    assert [(test.test, test.reason) for test in result.not_judged] == [
         ("kl", "failed without a verdict")
     ]
     assert (result.failed, result.exit_code(0), result.exit_code(1)) == (True, 2, 2)
 
 
-def test_a_test_that_failed_after_its_report_has_its_verdict() -> None:
+def test_a_test_that_fails_after_its_report_keeps_its_verdict() -> None:
     ledger = ledger_of(REPORTS.items())
     ledger.fail(KL)
     assert ledger.result().not_judged == ()
@@ -129,7 +131,7 @@ def test_a_report_may_come_twice() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_report_that_differs_from_an_earlier_one_is_an_error(name: str) -> None:
-    (test,) = (each for each in TESTS if each.node_id == name)
+    (test,) = (test for test in TESTS if test.node_id == name)
     ledger = ledger_of(REPORTS.items())
     ledger.add(name, report_of(test, "warn"))
     result = ledger.result()
@@ -137,10 +139,10 @@ def test_a_report_that_differs_from_an_earlier_one_is_an_error(name: str) -> Non
     assert (problem.case, problem.test) == (test.case.ref, test.name)
     assert "was reported twice, and differently" in problem.reason
     assert (result.failed, result.exit_code(0), result.exit_code(1)) == (True, 2, 2)
-    assert result.trouble(test.case).startswith(f"{name} {test.case.ref}: ")
+    assert result.missing_verdict(test.case).startswith(f"{name} {test.case.ref}: ")
 
 
-def test_a_report_that_contradicts_another_tests_part_is_an_error() -> None:
+def test_a_report_that_contradicts_that_of_another_test_is_an_error() -> None:
     provenance = replace(ordinary().provenance, device="cuda:1")
     other = replace(REPORTS[L0], provenance=provenance)
     for reports in ({**REPORTS, L0: other}, {L0: other, **REPORTS, KL: REPORTS[KL]}):
@@ -160,10 +162,10 @@ def test_results_are_in_the_order_of_the_plan(order: list[str], lost: set[str]) 
     assert result == expected
     assert repr(result) == repr(expected)
     missing = [(test.case.ref, test.name) for test in TESTS if test.node_id in lost]
-    assert [(each.case, each.test) for each in result.not_judged] == missing
+    assert [(test.case, test.test) for test in result.not_judged] == missing
 
 
-def test_a_group_that_xdist_appends_is_no_part_of_the_name() -> None:
+def test_a_group_that_xdist_appends_is_not_part_of_the_name() -> None:
     ledger = Ledger(PLAN)
     ledger.expect(f"{name}@gpu 1" for name in NAMES)
     assert ledger.expects(KL)
@@ -177,20 +179,20 @@ def test_a_group_that_xdist_appends_is_no_part_of_the_name() -> None:
 def test_an_at_sign_in_a_name_is_no_group() -> None:
     sliced = "thresholds: {kl: {max: 1}}\nslices: [{position: ..8, thresholds: {kl: {max: 3}}}]\n"
     plan = plan_of(spec("a").partition("thresholds:")[0] + sliced)
-    whole, part = [test.node_id for test in case_tests.list_tests(plan.cases[0])][-2:]
-    assert (whole, part) == ("thresholds/s.yaml::a::kl[v1]",
+    full, part = [test.node_id for test in case_tests.list_tests(plan.cases[0])][-2:]
+    assert (full, part) == ("thresholds/s.yaml::a::kl[v1]",
                              "thresholds/s.yaml::a::kl@position=0..8[v1]")  # fmt: skip
     ledger = Ledger(plan)
     ledger.expect([f"{part}@group"])
     assert ledger.expects(part)
-    assert not ledger.expects(whole)
+    assert not ledger.expects(full)
 
 
 STRANGERS = ["tests/test_mine.py::test", "thresholds/s.yaml::a::kl[v9]", f"{KL}::x", "@", ""]
 
 
 @pytest.mark.parametrize("name", STRANGERS)
-def test_tests_of_no_plan_are_none_of_ours(name: str) -> None:
+def test_tests_outside_the_plan_are_ignored(name: str) -> None:
     ledger = ledger_of(REPORTS.items())
     ledger.expect([name])
     assert not ledger.expects(name)
@@ -212,7 +214,7 @@ def test_tests_of_no_plan_are_none_of_ours(name: str) -> None:
         ("error", "error", (2, 2)),
     ],
 )
-def test_the_exit_code_is_raised_to_what_the_verdicts_are(
+def test_the_exit_code_is_at_least_that_of_the_verdicts(
     status: Status, verdict: str, codes: tuple[int, int]
 ) -> None:
     result = result_with(KL, status)
@@ -222,11 +224,11 @@ def test_the_exit_code_is_raised_to_what_the_verdicts_are(
     assert {result.verdict(code) for code in (2, 3, 4, 5)} == {"error"}
 
 
-def test_a_run_that_fails_elsewhere_is_no_pass() -> None:
+def test_a_run_with_a_failed_test_of_the_user_is_no_pass() -> None:
     assert ledger_of(REPORTS.items()).result().verdict(1) == "fail"
 
 
-def test_trouble_names_the_first_test_without_a_verdict() -> None:
+def test_missing_verdict_names_the_first_test_without_one() -> None:
     result = result_with(KL, "error")
-    assert result.trouble(PLAN.cases[0]) == f"{KL} ended in an error: broken"
-    assert result.trouble(PLAN.cases[1]) == ""
+    assert result.missing_verdict(PLAN.cases[0]) == f"{KL} ended in an error: broken"
+    assert result.missing_verdict(PLAN.cases[1]) == ""

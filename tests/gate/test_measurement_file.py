@@ -35,13 +35,13 @@ def test_saving_and_loading_is_the_identity_bit_for_bit(tmp_path: Path, m: Measu
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(measurements(min_sequences=2))
-def test_columns_on_request_may_be_absent_from_all_rows(tmp_path: Path, m: Measurement) -> None:
+def test_optional_columns_may_be_absent(tmp_path: Path, m: Measurement) -> None:
     bare = dataclasses.replace(m, sums={name: m.sums[name] for name in COLUMNS})
     save(bare, tmp_path / "m.npz")
     assert load(tmp_path / "m.npz").sums.keys() == set(COLUMNS)
     assert bare["kl"] == m["kl"]
     for name in ("kl_random_error", "kl_vs_random_error"):
-        with pytest.raises(UndefinedMetricError, match=f"{name} was not measured: bound it in"):
+        with pytest.raises(UndefinedMetricError, match=f"{name} was not measured"):
             bare[name]
     for name in COLUMNS:
         with pytest.raises(ValueError, match="columns are"):
@@ -68,9 +68,9 @@ def test_sources_and_texts_are_saved(tmp_path: Path, m: Measurement, data: st.Da
 
 
 @pytest.mark.parametrize("schema", [2, 4])
-def test_another_schema_is_refused_by_its_number(tmp_path: Path, schema: int) -> None:
+def test_another_schema_is_an_error_with_its_number(tmp_path: Path, schema: int) -> None:
     np.savez(tmp_path / "m.npz", schema=np.array(schema))
-    with pytest.raises(InfrastructureError, match=f"schema {schema}; this version reads 3"):
+    with pytest.raises(InfrastructureError, match=rf"schema {schema}\b.* 3$"):
         load(tmp_path / "m.npz")
 
 

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what follows of it for early verdicts."""
+"""The options of a run, and which of them turn on early verdicts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPEC = plan_of(spec("a")).cases[0].spec
         (EarlyOptions(never=True, fast=True, alpha=0.02), None),
     ],
 )
-def test_early_verdicts_are_given_where_anything_asks_for_them(
+def test_any_option_of_early_verdicts_turns_them_on(
     options: EarlyOptions, alpha: float | None
 ) -> None:
     assert alpha_for(options, SPEC) == alpha
@@ -43,16 +43,16 @@ def test_early_verdicts_are_given_where_anything_asks_for_them(
         (EarlyOptions(never=True), None),
     ],
 )
-def test_a_spec_may_ask_for_them(options: EarlyOptions, alpha: float | None) -> None:
+def test_a_spec_can_turn_on_early_verdicts(options: EarlyOptions, alpha: float | None) -> None:
     assert alpha_for(options, replace(SPEC, fast=True, alpha=0.01)) == alpha
 
 
-def test_an_alpha_of_the_spec_alone_asks_for_nothing() -> None:
+def test_an_alpha_in_the_spec_alone_does_not_turn_them_on() -> None:
     assert alpha_for(EarlyOptions(), replace(SPEC, alpha=0.01)) is None
     assert alpha_for(EarlyOptions(fast=True), replace(SPEC, alpha=0.01)) == 0.01
 
 
-def test_a_gate_is_asked_for_by_checkpoints_or_specs() -> None:
+def test_checkpoints_or_specs_ask_for_a_gate() -> None:
     nothing = GateOptions(Path(), Path())
     assert not nothing.gates
     assert replace(nothing, checkpoints=("v1",)).gates
@@ -61,10 +61,10 @@ def test_a_gate_is_asked_for_by_checkpoints_or_specs() -> None:
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
-def test_devices_are_known_by_their_pattern(device: str) -> None:
+def test_devices_match_the_pattern(device: str) -> None:
     assert DEVICE.fullmatch(device)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "cpu:0", "CPU", ""])
-def test_other_words_are_no_devices(device: str) -> None:
+def test_other_words_do_not_match_the_pattern_of_devices(device: str) -> None:
     assert not DEVICE.fullmatch(device)

@@ -1,4 +1,4 @@
-"""Which spec gates which checkpoint, and which pairs are refused."""
+"""Which spec gates which checkpoint, and which plans are errors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sae_guard.specs import Spec
 from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
 
-def test_a_checkpoint_is_gated_by_the_specs_of_its_hook(tmp_path: Path) -> None:
+def test_a_checkpoint_is_gated_by_the_specs_of_its_hook_point(tmp_path: Path) -> None:
     a, b, c = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"), spec("c"))
-    made = plan([a, b, c], [candidate("gpt2", a.hook)])
-    assert [case.spec.name for case in made.cases] == ["a", "c"]
-    assert made.of(b) == ()
-    assert [(idle.spec.name, idle.label) for idle in made.idle] == [("b", "v1")]
-    assert "its hook point is blocks.1.hook_resid_pre" in made.idle[0].reason
+    result = plan([a, b, c], [candidate("gpt2", a.hook)])
+    assert [case.spec.name for case in result.cases] == ["a", "c"]
+    assert result.of(b) == ()
+    assert [(idle.spec.name, idle.member) for idle in result.idle] == [("b", "v1")]
+    assert "its hook point is blocks.1.hook_resid_pre" in result.idle[0].reason
 
 
 @pytest.mark.parametrize(
-    ("model", "fits"),
+    ("model", "matches"),
     [
         (None, True),
         ("gpt2", True),
@@ -37,15 +37,15 @@ def test_a_checkpoint_is_gated_by_the_specs_of_its_hook(tmp_path: Path) -> None:
     ],
 )
 def test_model_names_are_compared_without_their_organisation(
-    tmp_path: Path, model: str | None, fits: bool
+    tmp_path: Path, model: str | None, matches: bool
 ) -> None:
     (one,) = specs(tmp_path, spec("a"))
     reason = mismatch(one, Declaration(model, None))
-    assert (reason is None) == fits
-    assert fits or "aliases" in str(reason)
+    assert (reason is None) == matches
+    assert matches or "aliases" in str(reason)
 
 
-def test_a_silent_checkpoint_is_gated_when_all_specs_agree(tmp_path: Path) -> None:
+def test_a_checkpoint_without_declaration_is_gated_if_all_specs_agree(tmp_path: Path) -> None:
     a, b = specs(tmp_path, spec("a"), spec("b"))
     assert [case.spec.name for case in plan([a, b], [candidate()]).cases] == ["a", "b"]
 
@@ -53,14 +53,18 @@ def test_a_silent_checkpoint_is_gated_when_all_specs_agree(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "other", [spec("b", hook="blocks.2.hook_resid_pre"), spec("b", model="pythia")]
 )
-def test_a_silent_checkpoint_is_refused_when_specs_differ(tmp_path: Path, other: str) -> None:
-    with pytest.raises(SetupError, match="does not say which model and hook point") as caught:
+def test_a_checkpoint_without_declaration_is_an_error_if_specs_differ(
+    tmp_path: Path, other: str
+) -> None:
+    with pytest.raises(
+        SetupError, match=r"/sae/v1 does not declare its model and hook point"
+    ) as caught:
         plan(specs(tmp_path, spec("a"), other), [candidate()])
     assert "s.yaml::b" in str(caught.value)
     assert caught.value.options == ("spec", "hook")
 
 
-def test_a_checkpoint_that_no_spec_gates_is_refused_with_every_reason(tmp_path: Path) -> None:
+def test_a_checkpoint_that_no_spec_gates_is_an_error_with_all_reasons(tmp_path: Path) -> None:
     loaded = specs(tmp_path, spec("a"), spec("b", model="pythia"))
     with pytest.raises(SetupError) as caught:
         plan(loaded, [candidate("pythia", "blocks.9.hook_z")])
@@ -70,16 +74,16 @@ def test_a_checkpoint_that_no_spec_gates_is_refused_with_every_reason(tmp_path: 
         plan([], [candidate()])
 
 
-def test_controls_are_added_once_per_gated_spec(tmp_path: Path) -> None:
+def test_controls_are_added_once_per_spec_that_gates_a_checkpoint(tmp_path: Path) -> None:
     a, b = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"))
-    made = plan([a, b], [candidate("gpt2", a.hook)] * 2, controls=True)
-    labels = [case.label for case in made.of(a)]
-    assert labels == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
-    assert made.of(b) == ()
-    assert all(case.checkpoint is None for case in made.of(a)[2:])
+    result = plan([a, b], [candidate("gpt2", a.hook)] * 2, controls=True)
+    members = [case.member for case in result.of(a)]
+    assert members == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
+    assert result.of(b) == ()
+    assert all(case.checkpoint is None for case in result.of(a)[2:])
 
 
-def test_the_key_tells_what_is_measured_apart(tmp_path: Path) -> None:
+def test_the_key_of_a_case_depends_on_what_is_measured_only(tmp_path: Path) -> None:
     changed = spec("a").replace("max: 0.1", "max: 0.2")
     loaded = specs(
         tmp_path, spec("a"), changed.replace("name: a", "name: b"),
@@ -94,6 +98,7 @@ def test_the_key_tells_what_is_measured_apart(tmp_path: Path) -> None:
 
 
 def transcoder_spec(folder: Path) -> Spec:
+    """Load a spec of a transcoder."""
     (one,) = specs(folder, spec("t", hook=f"{READ}\nhook_out: {WRITTEN}"))
     return one
 
@@ -109,7 +114,7 @@ def transcoder_spec(folder: Path) -> Spec:
         (Declaration(None, READ, READ), f"it replaces {READ}, the spec's hook_out is {WRITTEN}"),
     ],
 )
-def test_a_transcoder_is_gated_by_the_specs_of_both_its_hooks(
+def test_a_transcoder_is_gated_by_the_specs_of_both_its_hook_points(
     tmp_path: Path, declared: Declaration, reason: str | None
 ) -> None:
     assert mismatch(transcoder_spec(tmp_path), declared) == reason
@@ -123,9 +128,9 @@ def test_a_spec_of_saes_gates_no_transcoder(tmp_path: Path) -> None:
     )
 
 
-def test_specs_that_replace_another_activation_are_of_another_place(tmp_path: Path) -> None:
+def test_specs_that_replace_different_hook_points_do_not_agree(tmp_path: Path) -> None:
     texts = [spec("a", hook=READ), spec("b", hook=f"{READ}\nhook_out: {WRITTEN}")]
-    with pytest.raises(SetupError, match=r"does not say .* or the hook point:") as caught:
+    with pytest.raises(SetupError, match="does not declare its model and hook point") as caught:
         plan(specs(tmp_path, *texts), [candidate()])
     assert caught.value.options == ("spec", "hook")
 
@@ -137,14 +142,14 @@ def test_controls_read_what_a_transcoder_replaces(tmp_path: Path) -> None:
     assert len({case.key for case in (one, *controls)}) == 1 + len(CONTROLS)
 
 
-def test_what_is_replaced_tells_measurements_apart(tmp_path: Path) -> None:
+def test_the_key_of_a_case_depends_on_the_replaced_hook_point(tmp_path: Path) -> None:
     loaded = specs(tmp_path, spec("a", hook=READ), spec("b", hook=f"{READ}\nhook_out: {WRITTEN}"))
-    a, b = (plan([each], [candidate()]).cases[0] for each in loaded)
+    a, b = (plan([one], [candidate()]).cases[0] for one in loaded)
     assert a.key != b.key
 
 
 @pytest.mark.parametrize(
-    ("declared", "hook", "place"),
+    ("declared", "hook", "hooks"),
     [
         (Declaration("m"), READ, (READ, None)),
         (Declaration("m"), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
@@ -154,14 +159,14 @@ def test_what_is_replaced_tells_measurements_apart(tmp_path: Path) -> None:
         (Declaration("m", READ, WRITTEN), f"{READ}:{WRITTEN}", (READ, WRITTEN)),
     ],
 )
-def test_the_command_line_decides_what_is_not_said(
-    declared: Declaration, hook: str, place: tuple[str, str | None]
+def test_the_hook_option_completes_a_declaration(
+    declared: Declaration, hook: str, hooks: tuple[str, str | None]
 ) -> None:
-    assert with_hook(declared, hook, "x") == Declaration("m", *place)
+    assert with_hook(declared, hook, "x") == Declaration("m", *hooks)
 
 
 @pytest.mark.parametrize(
-    ("declared", "hook", "said"),
+    ("declared", "hook", "contradiction"),
     [
         (Declaration(None, READ), WRITTEN, READ),
         (Declaration(None, READ, WRITTEN), READ, WRITTEN),
@@ -169,20 +174,21 @@ def test_the_command_line_decides_what_is_not_said(
         (Declaration(None, READ), f"{WRITTEN}:{READ}", READ),
     ],
 )
-def test_the_command_line_contradicts_no_checkpoint(
-    declared: Declaration, hook: str, said: str
+def test_the_hook_option_must_not_contradict_the_declaration(
+    declared: Declaration, hook: str, contradiction: str
 ) -> None:
     with pytest.raises(SetupError) as caught:
         with_hook(declared, hook, "hf://x")
-    assert str(caught.value) == f"hf://x declares hook point {said}, and the one given is {hook}"
+    assert f"hf://x declares hook point {contradiction}," in str(caught.value)
+    assert str(caught.value).endswith(f" {hook}")
     assert caught.value.options == ("hook",)
 
 
-def test_a_case_has_the_options_of_spec_registry_and_command_line(tmp_path: Path) -> None:
+def test_a_case_merges_the_options_of_spec_registry_and_command_line(tmp_path: Path) -> None:
     (one,) = specs(tmp_path, spec("a").replace("hook:", "sae: {k: 3}\nhook:"))
     listed = Checkpoint(Path("/sae/v1"), options=SaeOptions(scale=0.5))
-    said = SaeOptions(architecture="topk")
-    (case,) = plan([one], [Candidate(listed, "v1", Declaration(), said)]).cases
+    options = SaeOptions(architecture="topk")
+    (case,) = plan([one], [Candidate(listed, "v1", Declaration(), options)]).cases
     assert case.sae == SaeOptions(k=3, scale=0.5, architecture="topk")
     for other, source in (
         (SaeOptions(k=4), "`sae` block of s.yaml::a"),

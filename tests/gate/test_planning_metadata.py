@@ -1,4 +1,4 @@
-"""What a loaded checkpoint says of its training, against the spec."""
+"""Metadata of a loaded checkpoint that contradict the spec are errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ thresholds: {{kl: {{max: 0.1}}}}
 
 
 def load(folder: Path, text: str = TEXT) -> Spec:
-    """The spec in the text."""
+    """Load the spec with this text."""
     (folder / "s.yaml").write_text(text)
     (one,) = load_specs(folder / "s.yaml")
     return one
 
 
-SAID: list[tuple[dict[str, Any], str | None]] = [
+METADATA: list[tuple[dict[str, Any], str | None]] = [
     ({}, None),
     ({"model_name": "gpt2", "hook_name": "blocks.1.hook_resid_pre", "prepend_bos": True}, None),
     ({"context_size": 4096, "seqpos_slice": [None]}, None),
@@ -50,21 +50,21 @@ SAID: list[tuple[dict[str, Any], str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("said", "message"), SAID)
-def test_what_a_loaded_checkpoint_says_against_the_spec(
-    tmp_path: Path, said: dict[str, Any], message: str | None
+@pytest.mark.parametrize(("metadata", "message"), METADATA)
+def test_metadata_of_a_loaded_checkpoint_must_not_contradict_the_spec(
+    tmp_path: Path, metadata: dict[str, Any], message: str | None
 ) -> None:
     one = load(tmp_path)
     if message is None:
-        check_metadata(one, said, "v1")
+        check_metadata(one, metadata, "v1")
         return
     with pytest.raises(LoadError) as caught:
-        check_metadata(one, said, "v1")
+        check_metadata(one, metadata, "v1")
     assert str(caught.value).startswith(f"v1: {message}")
     assert caught.value.contract == "metadata"
 
 
-def test_special_tokens_that_were_excluded_from_the_training(tmp_path: Path) -> None:
+def test_special_tokens_excluded_in_training_must_not_be_included(tmp_path: Path) -> None:
     one = load(tmp_path, TEXT.replace("a.txt", "a.txt, special_tokens: include"))
     check_metadata(one, {"exclude_special_tokens": False}, "v1")
     for excluded in (True, [0, 2]):
@@ -72,8 +72,7 @@ def test_special_tokens_that_were_excluded_from_the_training(tmp_path: Path) -> 
             check_metadata(one, {"exclude_special_tokens": excluded}, "v1")
 
 
-def test_a_transcoder_that_says_less_than_the_spec_is_no_contradiction(tmp_path: Path) -> None:
-    """Whether it is one is seen in its weights."""
+def test_a_transcoder_may_leave_out_the_hook_point_it_replaces(tmp_path: Path) -> None:
     one = load(tmp_path, TEXT.replace("hook:", f"hook_out: {WRITTEN}\nhook:"))
-    for said in ({"hook_name": HOOK}, {"hook_name": HOOK, "hook_name_out": WRITTEN}, {}):
-        check_metadata(one, said, "v1")
+    for metadata in ({"hook_name": HOOK}, {"hook_name": HOOK, "hook_name_out": WRITTEN}, {}):
+        check_metadata(one, metadata, "v1")

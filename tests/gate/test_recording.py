@@ -1,4 +1,4 @@
-"""What is kept of a case: its record, with the whole report beside it."""
+"""The record of a case, and the report beside it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OLD = Path(__file__).parents[1] / "history" / "data" / "record_schema_1.json"
 
 
 def full_report(case: Case) -> CaseReport:
-    """Report all that there may be of a case."""
+    """Return a report of the case with every optional part."""
     measurement = with_tokens(ordinary())
     return replace(
         report_of(case, measurement),
@@ -61,76 +61,74 @@ def full_report(case: Case) -> CaseReport:
     )
 
 
-def kept(folder: Path) -> tuple[History, Recorded, CaseReport]:
-    """Keep a record of a case with all there may be; with what was reported of it."""
+def record_full_report(folder: Path) -> tuple[History, Recorded, CaseReport]:
+    """Record a case with its `full_report`; return the report too."""
     history, case = History(str(folder / "h")), a_case(folder)
     report = full_report(case)
-    made = build(case, with_tokens(ordinary()), report, RUN_INFO)
-    return history, history.add(*made), report
+    record, files = build(case, with_tokens(ordinary()), report, RUN_INFO)
+    return history, history.add(record, files), report
 
 
 # ---- report.json --------------------------------------------------------------------------------
 
 
-def test_the_report_of_the_case_is_kept_and_read_back(tmp_path: Path) -> None:
-    history, recorded, report = kept(tmp_path)
-    found = history.report(recorded)
-    assert found is not None
-    assert found.cases == (report,)
-    assert repr(found.cases[0]) == repr(report)
-    assert (found.verdict, found.exit_code) == ("pass", 0)
+def test_the_report_of_a_recorded_case_is_read_back(tmp_path: Path) -> None:
+    history, recorded, report = record_full_report(tmp_path)
+    run_report = history.report(recorded)
+    assert run_report is not None
+    assert run_report.cases == (report,)
+    assert repr(run_report.cases[0]) == repr(report)
+    assert (run_report.verdict, run_report.exit_code) == ("pass", 0)
     data = (Path(recorded.path) / REPORT).read_bytes()
-    assert found == report_from_json(data, file=REPORT)
+    assert run_report == report_from_json(data, file=REPORT)
     assert recorded.record.files[REPORT].bytes == len(data)
     assert bits(history.measurement(recorded)) == bits(
         replace(with_tokens(ordinary()), tokens=None)
     )
 
 
-def test_a_report_of_what_is_not_finite_or_no_ascii_is_read_back(tmp_path: Path) -> None:
+def test_a_report_with_nan_and_unicode_is_read_back(tmp_path: Path) -> None:
     measurement = ordinary()
     measurement.sums["l1"][:] = math.nan
     history = History(str(tmp_path / "h"))
-    recorded = record_one(history, tmp_path, measurement, label="größer\u2028")
-    found = history.report(recorded)
-    assert found is not None
-    assert found.cases[0].case.member == "größer\u2028"
-    values = {str(each.target): each for each in found.cases[0].metrics}
+    recorded = record_one(history, tmp_path, measurement, member="größer\u2028")
+    run_report = history.report(recorded)
+    assert run_report is not None
+    assert run_report.cases[0].case.member == "größer\u2028"
+    values = {str(value.target): value for value in run_report.cases[0].metrics}
     assert values["l1"].estimate is None
     assert values["l1"].undefined == recorded.record.metrics["l1"].undefined
 
 
 @pytest.mark.parametrize(("kl", "verdict", "exit_code"), [(0.05, "pass", 0), (0.3, "fail", 1)])
-def test_the_verdict_is_that_of_the_record(
+def test_the_report_and_the_record_have_the_same_verdict_and_metrics(
     tmp_path: Path, kl: float, verdict: str, exit_code: int
 ) -> None:
     history = History(str(tmp_path / "h"))
     recorded = record_one(history, tmp_path, ordinary(kl))
-    found = history.report(recorded)
-    assert found is not None
-    assert (found.verdict, found.exit_code, recorded.record.verdict) == (
+    run_report = history.report(recorded)
+    assert run_report is not None
+    assert (run_report.verdict, run_report.exit_code, recorded.record.verdict) == (
         verdict, exit_code, verdict,
     )  # fmt: skip
-    values = {str(each.target): each.estimate for each in found.cases[0].metrics}
+    values = {str(value.target): value.estimate for value in run_report.cases[0].metrics}
     assert values.keys() == METRICS.keys() == recorded.record.metrics.keys()
     for name, row in recorded.record.metrics.items():
         estimate = values[name]
         assert row.value == (estimate.value if estimate else None)
 
 
-def test_a_changed_report_is_found_out(tmp_path: Path) -> None:
-    history, recorded, _ = kept(tmp_path)
+def test_a_changed_report_is_an_error(tmp_path: Path) -> None:
+    history, recorded, _ = record_full_report(tmp_path)
     file = Path(recorded.path) / REPORT
     file.write_bytes(file.read_bytes().replace(b"0.05", b"0.04"))
-    with pytest.raises(ChangedError, match=r"report\.json was changed: its sha256 is another"):
+    with pytest.raises(ChangedError, match=r"report\.json was changed"):
         history.report(recorded)
     assert history.measurement(recorded).n_sequences == 8
 
 
-def test_a_history_is_read_without_its_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    history, recorded, _ = kept(tmp_path)
+def test_reading_a_history_opens_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, recorded, _ = record_full_report(tmp_path)
     opened = files_opened(monkeypatch)
     assert history.records() == ([recorded], ())
     assert history.record(recorded.id) == recorded
@@ -143,15 +141,15 @@ def test_a_history_is_read_without_its_reports(
     assert {Path(name).name for name in opened} == {REPORT}
 
 
-def test_a_history_is_read_though_its_reports_are_gone(tmp_path: Path) -> None:
-    history, recorded, _ = kept(tmp_path)
+def test_a_history_without_its_reports_is_readable(tmp_path: Path) -> None:
+    history, recorded, _ = record_full_report(tmp_path)
     (Path(recorded.path) / REPORT).unlink()
     assert history.records() == ([recorded], ())
     assert history.measurement(recorded).n_sequences == 8
 
 
 def files_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note every file that is read from here on, whichever way."""
+    """Return a list to which each file that is read from now on is added."""
     opened: list[str] = []
     read_bytes, open_file = Path.read_bytes, Path.open
 
@@ -166,25 +164,27 @@ def files_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(Path, "read_bytes", reading)
     monkeypatch.setattr(Path, "open", opening)
     for name in ("cat_file", "_open"):
-        monkeypatch.setattr(LocalFileSystem, name, noting(getattr(LocalFileSystem, name), opened))
+        monkeypatch.setattr(
+            LocalFileSystem, name, logging_path(getattr(LocalFileSystem, name), opened)
+        )
     return opened
 
 
-def noting(function: Callable[..., Any], opened: list[str]) -> Callable[..., Any]:
-    """Note the path that a method of a file system is called with."""
+def logging_path(function: Callable[..., Any], opened: list[str]) -> Callable[..., Any]:
+    """Wrap a method of a file system, so that it adds its path to the list."""
 
-    def noted(self: LocalFileSystem, path: str, *arguments: Any, **more: Any) -> Any:
+    def logged(self: LocalFileSystem, path: str, *arguments: Any, **more: Any) -> Any:
         opened.append(path)
         return function(self, path, *arguments, **more)
 
-    return noted
+    return logged
 
 
 # ---- records made before there were reports -----------------------------------------------------
 
 
 def without_report(folder: Path) -> tuple[History, Recorded]:
-    """Keep a record as it was made before."""
+    """Add a record as it was before there were reports."""
     record, files = built(a_case(folder), with_tokens(ordinary()))
     files.pop(REPORT)
     rows = {name: row for name, row in record.files.items() if name != REPORT}
@@ -192,7 +192,7 @@ def without_report(folder: Path) -> tuple[History, Recorded]:
     return history, history.add(record.model_copy(update={"files": rows}), files)
 
 
-def test_a_record_without_a_report_is_read(tmp_path: Path) -> None:
+def test_a_record_without_a_report_is_readable(tmp_path: Path) -> None:
     history, recorded = without_report(tmp_path)
     assert not (Path(recorded.path) / REPORT).exists()
     assert history.records() == ([recorded], ())
@@ -211,27 +211,29 @@ def test_a_record_of_the_first_schema_has_no_report(tmp_path: Path) -> None:
 # ---- what is built ------------------------------------------------------------------------------
 
 
-def test_of_what_runs_have_in_common_all_records_say_the_same(tmp_path: Path) -> None:
+def test_all_records_of_a_run_have_its_name_identifier_and_user(tmp_path: Path) -> None:
     info = RunInfo.collect("v1.2", tmp_path)
     assert info.name == "v1.2"
     assert RunInfo.collect("v1.2", tmp_path).run != info.run
-    with pytest.raises(SetupError, match="'a b' is no name of a version"):
+    with pytest.raises(SetupError, match="'a b'"):
         RunInfo.collect("a b", tmp_path)
-    records = [built(a_case(tmp_path, label), ordinary(), run_info=info)[0] for label in "ab"]
-    assert {(each.name, each.run, each.by) for each in records} == {("v1.2", info.run, info.by)}
+    records = [built(a_case(tmp_path, member), ordinary(), run_info=info)[0] for member in "ab"]
+    assert {(record.name, record.run, record.by) for record in records} == {
+        ("v1.2", info.run, info.by)
+    }
 
 
 @pytest.mark.parametrize("change", [{"checkpoint": None}, {"control": "zero"}])
-def test_a_control_is_not_recorded(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_recording_a_control_is_an_error(tmp_path: Path, change: dict[str, Any]) -> None:
     case = a_case(tmp_path)
-    with pytest.raises(NotRecordedError, match="it is a control, not a checkpoint"):
+    with pytest.raises(NotRecordedError, match="control"):
         build(replace(case, **change), ordinary(), report_of(case, ordinary()), RUN_INFO)
 
 
-def test_estimates_and_errors_are_not_recorded(tmp_path: Path) -> None:
+def test_a_record_needs_all_sequences_and_all_verdicts(tmp_path: Path) -> None:
     case, part = a_case(tmp_path), ordinary(n=4)
-    with pytest.raises(NotRecordedError, match="4 of the 8 sequences were measured") as caught:
-        built(case, part, [judge(ordinary(), each) for each in case.thresholds])
+    with pytest.raises(NotRecordedError, match="4 of the 8 sequences") as caught:
+        built(case, part, [judge(ordinary(), threshold) for threshold in case.thresholds])
     assert caught.value.options == ("fast", "audit")
     with pytest.raises(NotRecordedError, match="no verdict on kl: broken"):
         built(case, ordinary(), [Verdict(case.thresholds[0], "error", message="broken")])
@@ -243,22 +245,22 @@ def test_estimates_and_errors_are_not_recorded(tmp_path: Path) -> None:
 
 
 def recorder_of(folder: Path, case: Case, **options: Any) -> tuple[GateSession, Recorder]:
-    """Make what records the case, in the usual folder."""
-    asked = GateOptions(folder, folder, device="cpu", cache="off", record="v1", **options)
-    session = GateSession(asked, lambda: [case])
+    """Return a session and a recorder of the case, with the default history."""
+    gate = GateOptions(folder, folder, device="cpu", cache="off", record="v1", **options)
+    session = GateSession(gate, lambda: [case])
     return session, Recorder(session)
 
 
 def the_report(folder: Path) -> RunReport:
-    """Read the report of the one record there is."""
+    """Read the report of the only record."""
     history = History(str(folder / ".sae_guard" / "history"))
     (recorded,), _ = history.records()
-    found = history.report(recorded)
-    assert found is not None
-    return found
+    report = history.report(recorded)
+    assert report is not None
+    return report
 
 
-def test_a_case_is_recorded_with_all_that_was_reported(
+def test_a_case_is_recorded_with_its_whole_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
@@ -273,7 +275,7 @@ def test_a_case_is_recorded_with_all_that_was_reported(
     assert the_report(tmp_path).cases == (report,)
 
 
-def test_thresholds_that_were_left_out_are_judged_anew(
+def test_thresholds_whose_tests_did_not_run_are_judged_for_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
@@ -283,9 +285,9 @@ def test_thresholds_that_were_left_out_are_judged_anew(
     (kl,) = (test for test in case_tests.list_tests(case) if test.name == "kl")
     part = case_tests.run(kl, session).report
     recorder.record_all({case.ref: recording.CaseResult(part, session.judged_before(case))})
-    (found,) = the_report(tmp_path).cases
-    assert found.statuses == {"kl": "pass", "l0": "pass"}
-    assert len(found.metrics) == len(METRICS)
+    (report,) = the_report(tmp_path).cases
+    assert report.statuses == {"kl": "pass", "l0": "pass"}
+    assert len(report.metrics) == len(METRICS)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_thresholds_that_were_left_out_are_judged_anew(
         ((Judged(ordinary(n=4), {}), ""), "4 of the 8 sequences were measured"),
     ],
 )
-def test_what_is_not_recorded_says_why(
+def test_a_case_that_is_not_recorded_has_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tested: tuple[Judged | InfrastructureError | None, str],
@@ -313,7 +315,7 @@ def test_what_is_not_recorded_says_why(
     assert history.records() == ([], ())
 
 
-def test_cases_that_were_not_tested_and_controls_are_passed_over(
+def test_untested_cases_and_controls_are_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
@@ -321,7 +323,7 @@ def test_cases_that_were_not_tested_and_controls_are_passed_over(
     _, recorder = recorder_of(tmp_path, case)
     nothing = (RecordResult(None, refused="no checkpoint was gated"),)
     assert recorder.record_all({}) == nothing
-    control = replace(case, checkpoint=None, control="zero", label="control:zero")
+    control = replace(case, checkpoint=None, control="zero", member="control:zero")
     _, recorder = recorder_of(tmp_path, control)
     assert (
         recorder.record_all({control.ref: recording.CaseResult(CaseReport(control.ref), None)})
@@ -329,10 +331,10 @@ def test_cases_that_were_not_tested_and_controls_are_passed_over(
     )
 
 
-def test_a_run_that_would_end_early_is_refused_before_it_starts(tmp_path: Path) -> None:
+def test_recording_a_run_that_may_end_early_is_an_error(tmp_path: Path) -> None:
     case = a_case(tmp_path)
     for early in (EarlyOptions(fast=True), EarlyOptions(max_sequences=9), EarlyOptions(alpha=0.01)):
-        with pytest.raises(SetupError, match="a record is of all sequences") as caught:
+        with pytest.raises(SetupError, match="v1: a record needs all sequences") as caught:
             recorder_of(tmp_path, case, early=early)
         assert caught.value.options == ("record", "audit")
     for early in (EarlyOptions(), EarlyOptions(fast=True, audit=True)):

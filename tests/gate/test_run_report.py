@@ -1,4 +1,4 @@
-"""A whole run without pytest: its verdicts, exit code, records and what else is to be known."""
+"""A run without pytest: verdicts, exit code, records, notes and warnings."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ OUT_OF_MEMORY = InfrastructureError("out of memory", options=("batch_size",))
 
 
 def measure(case: Case) -> Measurement | SaeGuardError:
-    """By the name of the checkpoint; nothing of one that is broken."""
-    if case.label == "broken":
+    """Return the measurement that belongs to the name of the case; an error for ``broken``."""
+    if case.member == "broken":
         return OUT_OF_MEMORY
-    return with_tokens(ordinary({"good": 0.05, "better": 0.02}.get(case.label, 0.3)))
+    return with_tokens(ordinary({"good": 0.05, "better": 0.02}.get(case.member, 0.3)))
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
-    """What has been measured."""
+def measured_cases(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """Cases that have been measured, in their order."""
     return can(monkeypatch, measure)
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[Case]) -> GateOptions:
-    """Of a project with one spec and some checkpoints."""
+def options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_cases: list[Case]
+) -> GateOptions:
+    """Options in a project with one spec and four checkpoints."""
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
     for name in ("good", "better", "bad", "broken"):
         write_checkpoint(tmp_path / name, HOOK)
@@ -55,15 +57,15 @@ def write_spec(root: Path, text: str, name: str = "tiny.yaml") -> None:
     (root / "thresholds" / name).write_text(text, encoding="utf-8")
 
 
-def gate(options: GateOptions, *checkpoints: str, **asked: object) -> RunReport:
-    """Gate these; the report can be written and read."""
-    run = run_gate(replace(options, checkpoints=checkpoints, **asked))  # type: ignore[arg-type]
+def gate(options: GateOptions, *checkpoints: str, **more: object) -> RunReport:
+    """Gate these checkpoints, and check that the report can be written and read."""
+    run = run_gate(replace(options, checkpoints=checkpoints, **more))  # type: ignore[arg-type]
     assert report_from_json(report_to_json(run), file="report.json") == run
     return run
 
 
 def ref(member: str, document: str = "tiny") -> CaseRef:
-    """Name a case of the spec."""
+    """Return the name of a case of the spec."""
     return CaseRef("thresholds/tiny.yaml", document, member)
 
 
@@ -78,7 +80,7 @@ def ref(member: str, document: str = "tiny") -> CaseRef:
         (("bad", "broken", "good"), "error", 2),
     ],
 )
-def test_the_worst_case_is_the_verdict_of_the_run(
+def test_the_worst_case_decides_the_verdict_of_the_run(
     options: GateOptions, checkpoints: tuple[str, ...], verdict: str, exit_code: int
 ) -> None:
     run = gate(options, *checkpoints)
@@ -93,13 +95,15 @@ def test_the_worst_case_is_the_verdict_of_the_run(
     assert (run.notes, run.warnings) == ((), ())
 
 
-def test_errors_are_in_the_report(options: GateOptions) -> None:
+def test_errors_of_measuring_are_in_the_report(options: GateOptions) -> None:
     (case,) = gate(options, "broken").cases
     assert case.errors == {"kl": "out of memory", "l0": "out of memory"}
     assert {verdict.cause for verdict in case.verdicts} == {"infrastructure"}
 
 
-def test_what_cannot_be_planned_is_raised(options: GateOptions, asked: list[Case]) -> None:
+def test_errors_of_the_options_are_raised_before_measuring(
+    options: GateOptions, measured_cases: list[Case]
+) -> None:
     for wrong in (
         {"checkpoints": ("nowhere",)},
         {"specs": ("other",), "checkpoints": ("good",)},
@@ -110,7 +114,7 @@ def test_what_cannot_be_planned_is_raised(options: GateOptions, asked: list[Case
     ):
         with pytest.raises(SetupError):
             run_gate(replace(options, **wrong))
-    assert asked == []
+    assert measured_cases == []
 
 
 def test_a_run_without_anything_to_gate_is_no_pass(options: GateOptions) -> None:
@@ -120,7 +124,7 @@ def test_a_run_without_anything_to_gate_is_no_pass(options: GateOptions) -> None
     assert run.not_gated == (NotGated("thresholds/tiny.yaml::tiny", None, reason),)
 
 
-def test_what_is_not_gated_is_told_with_the_reason(options: GateOptions) -> None:
+def test_a_spec_that_gates_nothing_is_reported_with_the_reason(options: GateOptions) -> None:
     other = SPEC.replace("name: tiny", "name: other").replace("blocks.1", "blocks.2")
     write_spec(options.root, f"{SPEC}---\n{other}")
     run = gate(options, "good")
@@ -132,20 +136,21 @@ def test_what_is_not_gated_is_told_with_the_reason(options: GateOptions) -> None
 def test_controls_are_cases_of_their_own(
     options: GateOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def of_controls(case: Case) -> Measurement:
-        found = ordinary(0.3 if case.control else 0.05)
-        columns = {"kl_random_error": found.sums["kl"]}
-        columns |= {"kl": found.sums["kl"] * 0} if case.control == "identity" else {}
-        return replace(found, sums={**found.sums, **columns})
+    def measure_controls(case: Case) -> Measurement:
+        measurement = ordinary(0.3 if case.control else 0.05)
+        sums = measurement.sums
+        columns = {"kl_random_error": sums["kl"]}
+        columns |= {"kl": sums["kl"] * 0} if case.control == "identity" else {}
+        return replace(measurement, sums={**sums, **columns})
 
-    can(monkeypatch, of_controls)
+    can(monkeypatch, measure_controls)
     run = gate(options, "good", controls=True)
     assert [case.case.member for case in run.cases] == [
         "good", "control:identity", "control:zero", "control:mean",
     ]  # fmt: skip
     assert run.cases[0].controls is not None
     assert run.cases[0].controls.status == "pass"
-    # These numbers are none of an ablation.
+    # These numbers are not those of a zero ablation.
     assert run.cases[2].crossed == ["reconstruction_score"]
     assert run.exit_code != 0
 
@@ -154,13 +159,13 @@ def test_controls_are_cases_of_their_own(
 
 
 def recorded_in(options: GateOptions) -> list[str]:
-    """Name the checkpoints in the history."""
+    """Return the names of the checkpoints in the history."""
     records, unreadable = History(str(options.root / ".sae_guard" / "history")).records()
     assert unreadable == ()
-    return [each.record.checkpoint.label for each in records]
+    return [recorded.record.checkpoint.label for recorded in records]
 
 
-def test_what_is_recorded_is_named_by_its_path(options: GateOptions) -> None:
+def test_each_record_is_reported_with_its_path(options: GateOptions) -> None:
     run = gate(options, "good", "bad", record="v1")
     assert (run.verdict, run.exit_code) == ("fail", 1)
     assert [record.case for record in run.records] == [ref("good"), ref("bad")]
@@ -171,7 +176,7 @@ def test_what_is_recorded_is_named_by_its_path(options: GateOptions) -> None:
     assert sorted(recorded_in(options)) == ["bad", "good"]
 
 
-def test_a_case_with_an_error_is_not_recorded_and_others_are(options: GateOptions) -> None:
+def test_a_case_with_an_error_is_not_recorded_but_others_are(options: GateOptions) -> None:
     run = gate(options, "broken", "good", record="v1")
     assert run.exit_code == 2
     assert run.records[0] == RecordResult(ref("broken"), refused="out of memory")
@@ -179,7 +184,7 @@ def test_a_case_with_an_error_is_not_recorded_and_others_are(options: GateOption
     assert recorded_in(options) == ["good"]
 
 
-def test_a_pass_that_could_not_be_recorded_is_an_error(
+def test_a_pass_that_cannot_be_recorded_is_an_error(
     options: GateOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -192,7 +197,7 @@ def test_a_pass_that_could_not_be_recorded_is_an_error(
     assert gate(options, "bad", record="v1").exit_code == 1
 
 
-def test_a_run_without_checkpoints_records_nothing_and_says_so(options: GateOptions) -> None:
+def test_a_run_without_checkpoints_reports_that_nothing_is_recorded(options: GateOptions) -> None:
     run = gate(options, record="v1")
     assert run.records == (RecordResult(None, refused="no checkpoint was gated"),)
 
@@ -202,7 +207,7 @@ def test_a_run_without_checkpoints_records_nothing_and_says_so(options: GateOpti
 CHANGE = SPEC.replace("kl: {max: 0.1}", "kl: {max: 0.1, max_increase: 2%}")
 
 
-def test_changes_are_judged_since_the_baseline(options: GateOptions) -> None:
+def test_changes_are_judged_against_the_baseline(options: GateOptions) -> None:
     assert gate(options, "good", record="v1").exit_code == 0
     write_spec(options.root, CHANGE)
     run = gate(options, "better", "bad", baseline="v1")
@@ -222,7 +227,7 @@ def test_changes_are_judged_since_the_baseline(options: GateOptions) -> None:
         (SPEC, ()),
     ],
 )
-def test_what_is_left_out_without_a_baseline_is_noted(
+def test_thresholds_left_out_without_a_baseline_are_noted(
     options: GateOptions, text: str, note: tuple[str, ...]
 ) -> None:
     write_spec(options.root, text)
@@ -232,7 +237,7 @@ def test_what_is_left_out_without_a_baseline_is_noted(
     assert run.exit_code == 1
 
 
-def test_a_baseline_that_nothing_is_compared_with_is_noted(options: GateOptions) -> None:
+def test_a_baseline_that_no_threshold_uses_is_noted(options: GateOptions) -> None:
     gate(options, "good", record="v1")
     run = gate(options, "good", baseline="v1")
     assert run.notes == ("baseline v1: no spec of this run has thresholds on changes",)
@@ -242,7 +247,7 @@ def test_a_baseline_that_nothing_is_compared_with_is_noted(options: GateOptions)
 
 
 def promoted(options: GateOptions) -> Iterator[Path]:
-    """Promote a version whose bound on KL was tighter; give its files."""
+    """Promote a version with a tighter bound on KL; yield the files of the history."""
     history = History(str(options.root / ".sae_guard" / "history"))
     tight = SPEC.replace("max: 0.1", "max: 0.08")
     recorded = record_one(history, options.root / "before", ordinary(), text=tight)

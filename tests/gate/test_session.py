@@ -1,4 +1,4 @@
-"""Which device a process measures on, and whether an SAE fits where it is put."""
+"""The device of a process, and the check of an SAE's width."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from sae_guard.sae.controls import identity_sae
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that the machine has two GPUs."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
-def test_without_an_accelerator_it_is_the_cpu() -> None:
+def test_the_default_device_without_an_accelerator_is_the_cpu() -> None:
     if torch.cuda.device_count() or torch.backends.mps.is_available():
         pytest.skip("this machine has one")
     assert pick_device("auto", 0) == "cpu"
@@ -41,8 +42,8 @@ def test_workers_take_the_gpus_in_turn() -> None:
         pick_device("cuda:2", 0)
 
 
-class Wide(GateSession):
-    """With a model whose hook points are so wide, and a transcoder from 6 to 6."""
+class SessionWithWidths(GateSession):
+    """Session with a transcoder from 6 to 6, and a model with these widths."""
 
     widths: dict[str, int]
 
@@ -61,10 +62,10 @@ class Wide(GateSession):
         ({"in": 6, "out": 5}, "v1: d_out is 6, but out of tiny is 5 wide"),
     ],
 )
-def test_both_hook_points_are_as_wide_as_the_sae(
+def test_both_hook_points_must_be_as_wide_as_the_sae(
     widths: dict[str, int], message: str | None
 ) -> None:
-    session = Wide(GateOptions(Path(), Path(), device="cpu"), list)
+    session = SessionWithWidths(GateOptions(Path(), Path(), device="cpu"), list)
     session.widths = widths
     case: Any = SimpleNamespace(hook="in", hook_out="out", spec=None, checkpoint="v1")
     if message is None:

@@ -1,4 +1,4 @@
-"""Thresholds that are looser than at the last promotion, and what could not be compared."""
+"""Thresholds that are looser than at the last promotion, and warnings about unreadable ones."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ NAME = "thresholds/tiny.yaml::tiny"
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    """A new one."""
+    """Empty history."""
     return History(str(tmp_path / "h"))
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
-    """A checkpoint at the spec that is in force."""
+    """Checkpoint at the current spec."""
     return a_case(tmp_path / "now")
 
 
 def promoted(history: History, tmp_path: Path, text: str, label: str, days: int = 0) -> Recorded:
-    """Record and promote a version by a spec."""
+    """Record and promote a version, with this text of its spec."""
     recorded = record_one(history, tmp_path / "before", ordinary(), text=text)
     history.promote(promotion(recorded, label, days))
     return recorded
@@ -53,28 +53,26 @@ def test_the_last_promotion_of_each_spec_counts(
     promoted(history, tmp_path, SPEC, "v1.1")
     promoted(history, tmp_path, TIGHT, "v1.2", 1)
     promoted(history, tmp_path, OTHER, "v1.3", 2)
-    tracking = track(history, [case, replace(case, label="v2"), other])
+    tracking = track(history, [case, replace(case, member="v2"), other])
     assert tracking.warnings == []
     assert list(tracking.loosened) == [NAME]
     loosened = tracking.loosened[NAME]
     assert loosened.label == "v1.2"
-    assert [(each.threshold, each.key, each.old, each.new) for each in loosened.changes] == [
+    assert [(c.threshold, c.key, c.old, c.new) for c in loosened.changes] == [
         ("kl", "max", 0.08, 0.1)
     ]
     promoted(history, tmp_path, SPEC, "v1.4", 3)
     assert track(history, [case, other]) == Tracking()
 
 
-def test_a_pareto_threshold_that_is_new_is_not_looser(
-    history: History, tmp_path: Path, case: Case
-) -> None:
+def test_a_new_pareto_threshold_is_not_looser(history: History, tmp_path: Path, case: Case) -> None:
     with_pareto = SPEC.replace("thresholds:\n", "thresholds:\n  pareto: {x: l0, y: kl}\n")
     promoted(history, tmp_path, SPEC, "v1")
     spec = replace(case.spec, pareto=a_case(tmp_path / "p", text=with_pareto).spec.pareto)
     assert track(history, [replace(case, spec=spec)]) == Tracking()
 
 
-def test_of_controls_alone_nothing_is_read(tmp_path: Path) -> None:
+def test_a_run_of_controls_only_reads_no_history(tmp_path: Path) -> None:
     (tmp_path / "h").write_text("no folder")
     history = History(str(tmp_path / "h"))
     controls = plan_of(SPEC, controls=True).cases[1:]
@@ -82,14 +80,14 @@ def test_of_controls_alone_nothing_is_read(tmp_path: Path) -> None:
     assert track(history, []) == Tracking()
 
 
-def test_nothing_is_read_but_promotions_and_what_they_name(
+def test_only_promotions_and_their_records_are_read(
     history: History, tmp_path: Path, case: Case
 ) -> None:
-    named = promoted(history, tmp_path, TIGHT, "v1.2")
+    recorded = promoted(history, tmp_path, TIGHT, "v1.2")
     other = record_one(history, tmp_path / "before", ordinary())
     for file in ("record.json", "report.json"):
         (Path(other.path) / file).write_text("{")
-    (Path(named.path) / "report.json").write_text("{")
+    (Path(recorded.path) / "report.json").write_text("{")
     tracking = track(history, [case])
     assert (list(tracking.loosened), tracking.warnings) == ([NAME], [])
 

@@ -33,13 +33,13 @@ def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
     return load_specs(path)
 
 
-def candidate(model: str | None = None, hook: str | None = None, label: str = "v1") -> Candidate:
+def candidate(model: str | None = None, hook: str | None = None, member: str = "v1") -> Candidate:
     """Make a checkpoint that declares this much."""
-    return Candidate(Checkpoint(Path("/sae", label)), label, Declaration(model, hook))
+    return Candidate(Checkpoint(Path("/sae", member)), member, Declaration(model, hook))
 
 
-def plan_of(*texts: str, labels: tuple[str, ...] = ("v1",), controls: bool = False) -> Plan:
+def plan_of(*texts: str, members: tuple[str, ...] = ("v1",), controls: bool = False) -> Plan:
     """Plan checkpoints at the specs with these texts; no file is read."""
     file = Path("/project/thresholds/s.yaml")
     read = parse_specs("---\n".join(texts).encode(), file, display="thresholds/s.yaml")
-    return plan(read, [candidate(label=label) for label in labels], controls=controls)
+    return plan(read, [candidate(member=member) for member in members], controls=controls)

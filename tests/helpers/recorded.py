@@ -160,13 +160,13 @@ def with_tokens(measurement: Measurement) -> Measurement:
 
 
 def a_case(
-    folder: Path, label: str = "v1", text: str = SPEC, display: str = "thresholds/tiny.yaml"
+    folder: Path, member: str = "v1", text: str = SPEC, display: str = "thresholds/tiny.yaml"
 ) -> Case:
     """Make a checkpoint at the spec that is written to this folder, and displayed so."""
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "tiny.yaml").write_text(text, encoding="utf-8")
     (spec,) = load_specs(folder / "tiny.yaml", display=display)
-    return Case(spec, label, Checkpoint(folder / label), spec.thresholds)
+    return Case(spec, member, Checkpoint(folder / member), spec.thresholds)
 
 
 RUN_INFO = RunInfo("v1", "0" * 32, "someone", {"python": "3.11.7"}, None)

@@ -23,7 +23,7 @@ KL = {"good": 0.01, "bad": 0.5}
 def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement:
     """Every sum is 8 per sequence of 8 tokens, but for KL."""
     sums = {name: np.full(4, 8.0) for name in COLUMNS}
-    sums["kl"] = np.full(4, 8.0 * KL[case.label])
+    sums["kl"] = np.full(4, 8.0 * KL[case.member])
     sums["sq_error"] = np.full(4, 0.1)
     provenance = Provenance(
         model={}, checkpoint={}, corpus={"n_sequences": 4, "sha256": ""}, hook=case.spec.hook,

@@ -152,8 +152,7 @@ def test_the_hook_point_of_a_silent_checkpoint(plain: Project) -> None:
     first = plain.spec.replace("name: tiny", "name: first").replace(HOOK, OTHER)
     plain.write_spec(f"{first}---\n{plain.spec}")
     text = error_of(plain.run("--sae", "plain.pt", *SAID))
-    assert "does not say which model and hook point it belongs to" in text
-    assert "several specs could gate it; name the spec, or the hook point:" in text
+    assert "does not declare its model and hook point, and several specs could gate it" in text
     assert text.rstrip().endswith("(--sae-spec, --sae-hook)")
     for hook, name in ((HOOK, "tiny"), (OTHER, "first")):
         nodes = plain.run("--sae", "plain.pt", "--sae-hook", hook, "--collect-only", "-q").outlines
@@ -171,10 +170,8 @@ def test_a_hook_point_that_no_spec_gates(plain: Project, asked: str) -> None:
 @pytest.mark.parametrize("asked", [OTHER, f"{OTHER}:{HOOK}"])
 def test_the_hook_point_against_what_the_checkpoint_declares(project: Project, asked: str) -> None:
     text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-    assert (
-        f"{project.path}/good declares hook point {HOOK}, and the one given is {asked} (--sae-hook)"
-        in text
-    )
+    assert f"{project.path}/good declares hook point {HOOK}," in text
+    assert f" {asked} (--sae-hook)" in text
 
 
 def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: Project) -> None:
@@ -184,10 +181,8 @@ def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: P
     write_saelens(project.path / "good", sae, config=config)
     for asked in (HOOK, f"{HOOK}:{OTHER}"):
         text = error_of(project.run("--sae", "good", "--sae-hook", asked))
-        assert (
-            f"declares hook point blocks.1.hook_mlp_out, and the one given is {asked} (--sae-hook)"
-            in text
-        )
+        assert "declares hook point blocks.1.hook_mlp_out," in text
+        assert f" {asked} (--sae-hook)" in text
 
 
 def test_a_hook_point_that_the_checkpoint_says_too(project: Project) -> None:

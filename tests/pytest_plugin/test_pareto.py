@@ -67,8 +67,8 @@ def test_without_records_to_compare_with_there_is_no_verdict(
     result = asking.run(*asked)
     assert result.ret == 2
     assert asking.verdicts("pareto") == {"pareto[good]": "error"}
-    said = "*no record of thresholds/tiny.yaml::tiny in * can be compared with; 1 of other things"
-    result.stdout.fnmatch_lines([f"{said}: v1 *: policy: n_sequences was 8 and is 9; *"])
+    message = "*pareto: no record of thresholds/tiny.yaml::tiny in *(1 left out; v1 *"
+    result.stdout.fnmatch_lines([f"{message}: n_sequences was 8 and is 9)*"])
     result.stdout.fnmatch_lines(["NOT RECORDED: *ended in an error: *pareto: no record of*"])
 
 

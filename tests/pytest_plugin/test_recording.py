@@ -117,7 +117,7 @@ def test_estimates_are_refused_before_and_after(long: Project) -> None:
         result = long.run(*asked, *option)
         assert result.ret == 4
         result.stderr.fnmatch_lines(
-            ["*good: a record is of all sequences*: audit them (--sae-record, --sae-audit)"]
+            ["*good: a record needs all sequences*: audit them (--sae-record, --sae-audit)"]
         )
     result = long.run(*asked, "--sae-audit", "--sae-max-sequences", "64")
     assert result.ret == 2

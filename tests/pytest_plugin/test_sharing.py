@@ -22,7 +22,7 @@ class Failing(GateSession):
 
     def __init__(self, folder: Path, error: SaeGuardError) -> None:
         options = GateOptions(root=folder, here=folder)
-        super().__init__(options, lambda: (), store=SharedFolder(folder))
+        super().__init__(options, lambda: (), shared_results=SharedFolder(folder))
         self.error = error
         self.count = 0
 
