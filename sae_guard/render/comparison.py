@@ -12,12 +12,14 @@ from typing import Any
 from sae_guard.core.comparison import Comparison, MetricMove, Moved, MovedSequence, MovedToken
 from sae_guard.core.comparison.metric_move import SPARSITY
 from sae_guard.core.statistics import NOISE
-from sae_guard.render.excerpts import COLUMNS, around_lines, beginning_lines, clipped, placed
-from sae_guard.render.numbers import number
+from sae_guard.render.excerpts import COLUMNS, clipped, sequence_lines, token_lines
+from sae_guard.render.numbers import distinct_numbers, number
 from sae_guard.tables import table_lines
 
 _LEAST_P = 1e-300
-"""Below it floats end."""
+"""Least p-value that is written; floats cannot tell smaller ones from 0."""
+_VERSION_WIDTH = 24
+"""Maximum width of a version's name in the lists of tokens and sequences, in characters."""
 
 
 def verdict_line(found: Comparison) -> str:
@@ -51,11 +53,11 @@ def comparison_lines(found: Comparison, *, title: str = "") -> Iterator[str]:
     yield ", ".join(filter(None, (title, place, counted)))
     yield from _table(found)
     yield from _told(found)
-    yield from _sequences(found.sequences)
+    yield from _sequences(found)
     if found.no_tokens:
         yield ""
         yield found.no_tokens
-    yield from _tokens(found.tokens)
+    yield from _tokens(found)
 
 
 def _moved(found: Comparison, name: str) -> str:
@@ -97,7 +99,7 @@ def _table(found: Comparison) -> Iterator[str]:
         for each in found.metrics
         if each.metric in asked or abs(each.difference) > _noise(each)
     ]
-    names = (clipped(found.before, 9, end=True), clipped(found.after, 9, end=True))
+    names = (clipped(found.before, 9, keep_end=True), clipped(found.after, 9, keep_end=True))
     interval = f"{100 * found.confidence:.12g} % interval"
     rows = [("metric", *names, "change", interval, "", "p", ""), *map(_row, shown)]
     yield from table_lines(rows, right=range(1, 7), indent="  ")
@@ -149,22 +151,35 @@ def _reasons(why: Mapping[str, str]) -> Iterator[str]:
         yield f"{', '.join(names)}{rest}"
 
 
-def _sequences(moved: Moved[MovedSequence]) -> Iterator[str]:
-    for way, items in (("rose", moved.worse), ("fell", moved.better)):
-        yield from _heading(f"sequences whose mean KL {way} most, in nats:", items)
-        for each in items:
-            place = f"sequence {each.sequence}, {each.n_tokens:,} tokens"
-            yield placed(f"  {_from_to(each.before, each.after)} ({place}", each.source)
-            yield from beginning_lines(each.text)
+def _sequences(comparison: Comparison) -> Iterator[str]:
+    """List the sequences whose mean KL rose most, and those whose mean KL fell most."""
+    moved = comparison.sequences
+    for direction, sequences in (("rose", moved.worse), ("fell", moved.better)):
+        yield from _heading(f"sequences whose mean KL {direction} most, in nats:", sequences)
+        for sequence in sequences:
+            change = _rounded_change(sequence.before, sequence.after)
+            yield from sequence_lines(
+                f"mean KL {change} over {sequence.n_tokens:,} tokens",
+                sequence.text,
+                _before_and_after(comparison, sequence.before, sequence.after),
+                sequence.source,
+                f"sequence {sequence.sequence}",
+            )
 
 
-def _tokens(moved: Moved[MovedToken]) -> Iterator[str]:
-    for way, items in (("rose", moved.worse), ("fell", moved.better)):
-        yield from _heading(f"tokens whose KL {way} most, in nats:", items)
-        for each in items:
-            place = f"sequence {each.sequence}, position {each.position}"
-            yield placed(f"  {_from_to(each.before, each.after)} ({place}", each.source)
-            yield from around_lines(each.around)
+def _tokens(comparison: Comparison) -> Iterator[str]:
+    """List the tokens whose KL rose most, and those whose KL fell most."""
+    moved = comparison.tokens
+    for direction, tokens in (("rose", moved.worse), ("fell", moved.better)):
+        yield from _heading(f"tokens whose KL {direction} most, in nats:", tokens)
+        for token in tokens:
+            yield from token_lines(
+                f"KL {_rounded_change(token.before, token.after)}",
+                token.around,
+                _before_and_after(comparison, token.before, token.after),
+                token.source,
+                f"sequence {token.sequence}, position {token.position}",
+            )
 
 
 def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
@@ -173,13 +188,23 @@ def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
         yield text
 
 
-def _from_to(before: float, after: float) -> str:
-    return f"{signed(after - before)}  {number(before)} → {number(after)}"
+def _rounded_change(before: float, after: float) -> str:
+    return signed(after - before, digits=3)
 
 
-def signed(value: float) -> str:
-    """Four significant digits and the sign."""
-    return f"{value:+.4g}" if value else "0"
+def _before_and_after(comparison: Comparison, before: float, after: float) -> str:
+    """Write a value of both versions, such as ``0.00532 in v2, 9.77 in v3``."""
+    old, new = distinct_numbers(before, after, digits=3)
+    before_name, after_name = (
+        clipped(name, _VERSION_WIDTH, keep_end=True)
+        for name in (comparison.before, comparison.after)
+    )
+    return f"{old} in {before_name}, {new} in {after_name}"
+
+
+def signed(value: float, *, digits: int = 4) -> str:
+    """Write a number with its sign."""
+    return f"{value:+.{digits}g}" if value else "0"
 
 
 def percent(share: float) -> str:

@@ -10,9 +10,10 @@ from string import ascii_lowercase
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto, ParetoVerdict, Point
+from sae_guard.core.statistics import NOISE
 from sae_guard.errors import SetupError
 from sae_guard.history import Recorded
-from sae_guard.render.numbers import number
+from sae_guard.render.numbers import distinct_numbers, number
 from sae_guard.tables import table_lines
 
 _WIDTH, _HEIGHT = 56, 12
@@ -23,7 +24,7 @@ _Range = tuple[float, float]
 
 
 def pareto_headline(verdict: ParetoVerdict) -> str:
-    """Whether a record dominates it, and which."""
+    """Say whether a record dominates the new checkpoint, which one, and by how much."""
     pareto, point = verdict.pareto, verdict.point
     better = verdict.dominated_by
     if not better:
@@ -32,11 +33,21 @@ def pareto_headline(verdict: ParetoVerdict) -> str:
             f"pareto: not dominated in {pareto.x} and {pareto.y} "
             f"({_at(pareto, point)}; {len(verdict.others)} {records})"
         )
+    record = better[0]
     others = f" and {len(better) - 1} more" if len(better) > 1 else ""
-    return (
-        f"pareto: dominated in {pareto.x} and {pareto.y} by {better[0].name}{others} "
-        f"({_at(pareto, better[0])}; here {_at(pareto, point)})"
-    )
+    x, y = _axis(pareto.x, record.x, point.x), _axis(pareto.y, record.y, point.y)
+    return f"pareto: dominated in {pareto.x} and {pareto.y} by {record.name}{others} ({x}; {y})"
+
+
+def _axis(name: str, record: float, here: float) -> str:
+    """Write a metric of the record and of the new checkpoint, and by how much the latter differs.
+
+    What differs by less than numeric noise counts as equal (`Pareto.dominates`).
+    """
+    if abs(here - record) <= NOISE * max(abs(here), abs(record)):
+        return f"{name} {number(here)} in both"
+    record_text, here_text = distinct_numbers(record, here)
+    return f"{name} {record_text}, here {here_text}, {here - record:+.3g}"
 
 
 def pareto_failure(verdict: ParetoVerdict) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sae_guard.core.controls import CHECKPOINT
 from sae_guard.core.diagnosis import Spelling
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.report import (
+    CONTROLS,
+    PARETO,
+    CaseRef,
     CaseReport,
     ContractResult,
     ControlsResult,
@@ -35,7 +40,7 @@ def summary(
         verbose: Whether to list checkpoints of specs that are not about them.
         spelling: Of the options that a remedy comes with.
     """
-    for case in report.cases:
+    for case in sorted(report.cases, key=lambda case: _unmeasured(case) is None):
         yield from case_lines(case, spelling)
         yield ""
     yield from _not_judged(report)
@@ -50,8 +55,17 @@ def summary(
 
 
 def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator[str]:
-    """Write a title, the load contract, the verdicts and what there is to know beside them."""
-    yield title(report)
+    """Write a title, the load contract, the verdicts and what there is to know beside them.
+
+    A case that could not be measured has the reason as its title. Only tests that have no verdict
+    for a reason of their own are listed below it.
+    """
+    unmeasured = _unmeasured(report)
+    if unmeasured is None:
+        yield title(report)
+    else:
+        yield from _unmeasured_lines(report.case, unmeasured)
+        report = _without_tests(report, unmeasured.tests)
     yield from path_lines(report.provenance)
     yield from _contract(report.contracts)
     if report.verdicts:
@@ -68,6 +82,58 @@ def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator
 def title(report: CaseReport) -> str:
     """Name the case and say how much was measured."""
     return str(report.case) + (f"  {sample_words(report.sample)}" if report.sample else "")
+
+
+@dataclass(frozen=True)
+class _Unmeasured:
+    """Why a case could not be measured."""
+
+    reason: str
+    tests: frozenset[str]
+    """Tests that have no verdict for this reason."""
+    n_not_run: int
+    """Number of these, without the parts of the load contract that were checked and are broken."""
+
+
+def _unmeasured(report: CaseReport) -> _Unmeasured | None:
+    """Return why the case could not be measured; None if it was, or if that is not known."""
+    errors = report.errors
+    contracts = {part.test for part in report.contracts}
+    judged = report.statuses.keys() - contracts
+    if report.sample is not None or not judged or judged - errors.keys():
+        return None
+    # Thresholds on changes and `pareto` can lack their baseline; other thresholds are without a
+    # verdict only because nothing was measured.
+    reasons = [v.message for v in report.verdicts if not v.target.change]
+    if not reasons:
+        reasons = [reason for reason, n in Counter(errors.values()).items() if n > 1]
+    if not reasons:
+        return None
+    tests = frozenset(test for test, message in errors.items() if message == reasons[0])
+    broken = {part.test for part in report.contracts if _is_broken(part)}
+    return _Unmeasured(reasons[0], tests, len(tests - broken))
+
+
+def _unmeasured_lines(case: CaseRef, unmeasured: _Unmeasured) -> Iterator[str]:
+    n = unmeasured.n_not_run
+    first, *rest = unmeasured.reason.rstrip(". \n").splitlines() or [""]
+    lines = [f"NOT MEASURED {case}: {first}", *(f"  {line}" for line in rest)]
+    lines[-1] += f"; {n} {'check' if n == 1 else 'checks'} not run"
+    yield from lines
+
+
+def _without_tests(report: CaseReport, tests: frozenset[str]) -> CaseReport:
+    """Leave out results of tests, but for the load contract, which has one line anyway.
+
+    A diagnosis is of a measurement, so there is none either.
+    """
+    return replace(
+        report,
+        diagnosis=None,
+        verdicts=tuple(v for v in report.verdicts if str(v.target) not in tests),
+        pareto=None if PARETO in tests else report.pareto,
+        controls=None if CONTROLS in tests else report.controls,
+    )
 
 
 def path_lines(provenance: Provenance | None) -> Iterator[str]:
@@ -117,7 +183,7 @@ def verdict_words(verdict: Verdict) -> str:
 
 def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     """Write the load contract on one line."""
-    broken = [part.test for part in parts if part.status == "error" and part.cause == "load"]
+    broken = [part.test for part in parts if _is_broken(part)]
     holding = sum(part.status == "pass" for part in parts)
     rest = len(parts) - len(broken) - holding
     if broken:
@@ -125,6 +191,11 @@ def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
         yield f"  load contract: {holding} of {len(parts)} kept{unknown}"
+
+
+def _is_broken(part: ContractResult) -> bool:
+    """Return True if the part was checked and does not hold."""
+    return part.status == "error" and part.cause == "load"
 
 
 def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:

@@ -120,14 +120,17 @@ def test_what_moved_most_comes_with_its_text() -> None:
     told_b = replace(b, excerpts=told, sources=tuple(f"{row}.py" for row in range(8)))
     lines = list(comparison_lines(compared(told_b, a, tokens=1, sequences=1)))
     at = lines.index("tokens whose KL rose most, in nats:")
-    assert lines[at + 1] == (
-        f"  {signed(token.after - token.before)}  {token.before:.4g} → {token.after:.4g} "
-        f"(sequence {token.sequence}, position {token.position}, {token.sequence}.py)"
+    assert lines[at + 1].startswith(f'  KL {signed(token.after - token.before, digits=3)} after "…')
+    assert lines[at + 1].endswith(r"""x\nx\ndef", next "(":""")
+    assert lines[at + 2] == (
+        f"    {token.before:.3g} in v1, {token.after:.3g} in v2 "
+        f"({token.sequence}.py, sequence {token.sequence}, position {token.position})"
     )
-    assert lines[at + 2].endswith(r"x\nx\n«def» → «(»")
     at = lines.index("sequences whose mean KL fell most, in nats:")
-    assert f"(sequence {sequence.sequence}, 100 tokens, {sequence.sequence}.py)" in lines[at + 1]
-    assert lines[at + 2].startswith(r"    class A:\nclass A:\n")
+    change = signed(sequence.after - sequence.before, digits=3)
+    start = rf'  mean KL {change} over 100 tokens of "class A:\nclass A:\n'
+    assert lines[at + 1].startswith(start)
+    assert lines[at + 2].endswith(f" in v2 ({sequence.sequence}.py, sequence {sequence.sequence})")
     assert max(map(len, lines[1:])) <= 100
 
 
