@@ -27,7 +27,8 @@ from sae_guard.render.threshold_changes import loosened_line
 from sae_guard.render.words import bounds, sample_words, shown_value
 from sae_guard.tables import table_lines
 
-_NOT_JUDGED_SHOWN = 5
+_MOST_NOT_JUDGED = 5
+"""Number of tests without a verdict that are listed; the others are counted."""
 
 
 def summary(
@@ -35,10 +36,12 @@ def summary(
 ) -> Iterator[str]:
     """Write a block for each case, then what was not judged, not gated, and recorded.
 
+    Cases that could not be measured come first.
+
     Args:
-        report: Of the run.
-        verbose: Whether to list checkpoints of specs that are not about them.
-        spelling: Of the options that a remedy comes with.
+        report: Report of the run.
+        verbose: True to list also the checkpoints that a spec does not gate.
+        spelling: Writes the options of a remedy as the shell has them.
     """
     for case in sorted(report.cases, key=lambda case: _unmeasured(case) is None):
         yield from case_lines(case, spelling)
@@ -55,7 +58,7 @@ def summary(
 
 
 def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator[str]:
-    """Write a title, the load contract, the verdicts and what there is to know beside them.
+    """Write a title, the load contract, the verdicts, and remarks on how they were measured.
 
     A case that could not be measured has the reason as its title. Only tests that have no verdict
     for a reason of their own are listed below it.
@@ -80,13 +83,13 @@ def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator
 
 
 def title(report: CaseReport) -> str:
-    """Name the case and say how much was measured."""
+    """Write the name of the case and how much of it was measured."""
     return str(report.case) + (f"  {sample_words(report.sample)}" if report.sample else "")
 
 
 @dataclass(frozen=True)
 class _Unmeasured:
-    """Why a case could not be measured."""
+    """The reason why a case could not be measured, and the tests that it concerns."""
 
     reason: str
     tests: frozenset[str]
@@ -137,7 +140,7 @@ def _without_tests(report: CaseReport, tests: frozenset[str]) -> CaseReport:
 
 
 def path_lines(provenance: Provenance | None) -> Iterator[str]:
-    """Say what is out of the ordinary in how it was measured, unless it was asked for."""
+    """Write what was unusual about the measurement; what the user asked for is not unusual."""
     paths = provenance.paths if provenance else {}
     because, clean_run = paths.get("because"), paths.get("clean run", "")
     if because not in (None, "asked for"):
@@ -149,7 +152,10 @@ def path_lines(provenance: Provenance | None) -> Iterator[str]:
 
 
 def pareto_lines(result: ParetoResult) -> Iterator[str]:
-    """Write the verdict, and of a pass what it was not compared with; failures tell the rest."""
+    """Write the verdict; below a pass, list the records that it was not compared with.
+
+    The text of a failure has the plot and these records.
+    """
     word = result.status if result.status == "pass" else result.status.upper()
     if result.comparison is None:
         yield f"  {word}: pareto: no verdict ({result.cause} error): {result.message}"
@@ -160,7 +166,7 @@ def pareto_lines(result: ParetoResult) -> Iterator[str]:
 
 
 def half_interval(verdict: Verdict) -> str:
-    """Write half of the interval, where there is one."""
+    """Write half of the width of the interval; empty if there is no interval."""
     estimate = verdict.estimate
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
@@ -168,10 +174,10 @@ def half_interval(verdict: Verdict) -> str:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """Write the verdict, in capitals where it is no pass, and what is to be known of it."""
+    """Write the verdict, in capitals unless it is a pass, with notes in parentheses."""
     word = verdict.status if verdict.status == "pass" else verdict.status.upper()
-    near = verdict.marginal and verdict.status in ("pass", "warn", "fail")
-    notes = ["marginal"] if near else []
+    is_marginal = verdict.marginal and verdict.status in ("pass", "warn", "fail")
+    notes = ["marginal"] if is_marginal else []
     if verdict.progress is not None:
         notes.append(f"after {verdict.progress.measured:,}")
     if verdict.change is not None and verdict.change.noted:
@@ -220,13 +226,13 @@ def _distance(threshold: Threshold, value: float, digits: str) -> str:
 
 
 def _since(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Name the versions that the changes are from."""
+    """Write the versions that changes are measured from."""
     for baseline in dict.fromkeys(v.change.baseline for v in verdicts if v.change):
         yield f"  changes since {baseline}, on the same sequences"
 
 
 def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Say what an early verdict means, and why what is let through has none."""
+    """Write what an early verdict means, and why a threshold that passes is undecided."""
     for verdict in verdicts:
         if verdict.status == "undecided" and verdict.passes:
             yield f"  {verdict.target} is undecided: {verdict.message}"
@@ -239,13 +245,16 @@ def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _diagnosis(report: CaseReport, spelling: Spelling | None) -> Iterator[str]:
-    """Say what is suspected of a checkpoint that passes; of others their failures tell."""
+    """Write what is suspected of a checkpoint that passes.
+
+    Of a checkpoint that fails, the text of the failure has it.
+    """
     if report.diagnosis and all(verdict.passes for verdict in report.verdicts):
         yield from (f"  {line}" for line in report.diagnosis.lines("WARNING", spelling))
 
 
 def _controls(member: str, result: ControlsResult) -> Iterator[str]:
-    """Write the checkpoint beside its controls, and where it is not better than they are."""
+    """Write a table of the checkpoint and its controls, and which of these it does not beat."""
     if result.status == "error":
         yield f"  controls: no numbers ({result.cause} error): {result.message}"
         return
@@ -261,25 +270,26 @@ def _controls(member: str, result: ControlsResult) -> Iterator[str]:
 
 
 def _not_judged(report: RunReport) -> Iterator[str]:
-    shown = report.not_judged[:_NOT_JUDGED_SHOWN]
-    for each in shown:
-        yield f"NO VERDICT: {each.case.node_id(each.test)} {each.reason}"
-    if more := len(report.not_judged) - len(shown):
-        yield f"NO VERDICT: and {more} more"
+    for test in report.not_judged[:_MOST_NOT_JUDGED]:
+        yield f"NO VERDICT: {test.case.node_id(test.test)} {test.reason}"
+    n_more = len(report.not_judged) - _MOST_NOT_JUDGED
+    if n_more > 0:
+        yield f"NO VERDICT: and {n_more} more"
 
 
 def _not_gated(report: RunReport, *, verbose: bool) -> Iterator[str]:
-    """List specs without a checkpoint; those of other hook points and models if ``verbose``."""
-    for each in report.not_gated:
-        if each.member is None or verbose:
-            member = f" [{each.member}]" if each.member else ""
-            yield f"not gated: {each.spec}{member}: {each.reason}"
+    """List specs without a checkpoint; if ``verbose``, also checkpoints that a spec excludes."""
+    for pair in report.not_gated:
+        if pair.member is None or verbose:
+            member = f" [{pair.member}]" if pair.member else ""
+            yield f"not gated: {pair.spec}{member}: {pair.reason}"
 
 
 def _records(report: RunReport) -> Iterator[str]:
-    for each in report.records:
-        if each.path:
-            yield f"recorded: {each.path}"
-    for each in report.records:
-        if not each.path:
-            yield f"NOT RECORDED: {f'{each.case}: ' if each.case else ''}{each.refused}"
+    for record in report.records:
+        if record.path:
+            yield f"recorded: {record.path}"
+    for record in report.records:
+        if not record.path:
+            case = f"{record.case}: " if record.case else ""
+            yield f"NOT RECORDED: {case}{record.refused}"
