@@ -230,7 +230,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """Two versions at one spec and their comparison, or why they cannot be compared."""
 
     spec: str
@@ -245,7 +245,7 @@ class Compared:
     """Reasons why the versions are not comparable."""
 
 
-def comparison_json(results: Sequence[Compared]) -> bytes:
+def comparison_json(results: Sequence[ComparisonResult]) -> bytes:
     """Write comparisons as strict JSON; `docs/statistics.md` explains its keys.
 
     Numbers that are not finite are null.
@@ -259,7 +259,7 @@ def comparison_json(results: Sequence[Compared]) -> bytes:
     return (text + "\n").encode(errors="backslashreplace")
 
 
-def _plain(result: Compared) -> dict[str, Any]:
+def _plain(result: ComparisonResult) -> dict[str, Any]:
     head = {"spec": result.spec, "before": dict(result.before), "after": dict(result.after)}
     comparison = result.comparison
     if comparison is None:
