@@ -26,19 +26,21 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--report", is_flag=True, help="Of the reports that pytest writes, instead.")
+@click.option(
+    "--report", is_flag=True, help="Print the schema of reports of pytest --sae-json instead."
+)
 def schema(*, report: bool) -> None:
     """Print the JSON Schema of specs, for editors."""
     from sae_guard.core import report_json
     from sae_guard.specs import json_schema
 
-    described = report_json.json_schema() if report else json_schema()
-    click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+    json_of_schema = report_json.json_schema() if report else json_schema()
+    click.echo(json.dumps(json_of_schema, indent=2, ensure_ascii=False))
 
 
 @main.command()
 def formats() -> None:
-    """List the checkpoint formats that are read, as Markdown."""
+    """List the supported checkpoint formats as a Markdown table."""
     from sae_guard.checkpoints.formats import FORMATS
 
     click.echo("| format | recognised by | holds |\n|---|---|---|")

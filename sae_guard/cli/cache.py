@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.output import short
+from sae_guard.cli.output import shorten
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), help="Another one than the default.")
-@click.option("--clear", is_flag=True, help="Remove everything that it holds.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder of the cache.")
+@click.option("--clear", is_flag=True, help="Remove all entries.")
 def cache(folder: Path | None, *, clear: bool) -> None:
-    """Say what the cache of activations holds, the most recently used first.
+    """List the entries of the cache of activations, the most recently used first.
 
-    The default is $SAE_GUARD_CACHE, or the user's cache folder.
+    The default folder is $SAE_GUARD_CACHE, or the user's cache folder.
     """
     from sae_guard.cache import Cache, chosen_root
 
     root = folder or chosen_root(None)
     if root is None:
         raise click.ClickException("the cache is off ($SAE_GUARD_CACHE); name one with --folder")
-    chosen = Cache(root)
+    opened = Cache(root)
     try:
         if clear:
-            click.echo(f"removed {_size(chosen.clear())} from {chosen.root}")
+            click.echo(f"removed {_size(opened.clear())} from {opened.root}")
             return
-        entries = chosen.entries()[::-1]
+        entries = opened.entries()[::-1]
     except SaeGuardError as error:
         raise click.ClickException(spelled(error)) from None
-    used = sum(stored.bytes for stored in entries)
+    n_bytes = sum(entry.bytes for entry in entries)
     click.echo(
-        f"{chosen.root}: {_size(used)} of {_size(chosen.limit)} ({used / chosen.limit:.0%}), "
+        f"{opened.root}: {_size(n_bytes)} of {_size(opened.limit)} ({n_bytes / opened.limit:.0%}), "
         f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     )
-    rows = [_cache_row(stored) for stored in entries]
+    rows = [_cache_row(entry) for entry in entries]
     titles = ("size", "last used", "model", "windows", "entry")
     for line in table_lines([titles, *rows], right=(0, 3)) if rows else ():
         click.echo(line)
 
 
-def _cache_row(stored: EntryInfo) -> tuple[str, str, str, str, str]:
-    """Cells of the entry's line; a question mark for what its description does not say."""
+def _cache_row(entry: EntryInfo) -> tuple[str, str, str, str, str]:
+    """Write the cells of an entry, with ``?`` for what its description does not contain."""
 
-    def told(part: str, *keys: str) -> list[str]:
-        values = stored.description.get(part)
-        known = values if isinstance(values, Mapping) else {}
-        return [short(str(known.get(key, "?"))) for key in keys]
+    def texts(part: str, *keys: str) -> list[str]:
+        values = entry.description.get(part)
+        described = values if isinstance(values, Mapping) else {}
+        return [shorten(str(described.get(key, "?"))) for key in keys]
 
-    used = datetime.fromtimestamp(stored.last_used).astimezone()
+    last_used = datetime.fromtimestamp(entry.last_used).astimezone()
     return (
-        _size(stored.bytes),
-        f"{used:%Y-%m-%d %H:%M}",
-        ", ".join(told("model", "name", "dtype", "processing")),
-        " × ".join(told("corpus", "n_sequences", "context")),
-        stored.key[:8],
+        _size(entry.bytes),
+        f"{last_used:%Y-%m-%d %H:%M}",
+        ", ".join(texts("model", "name", "dtype", "processing")),
+        " × ".join(texts("corpus", "n_sequences", "context")),
+        entry.key[:8],
     )
 
 

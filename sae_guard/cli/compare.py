@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.options import about_saes, about_the_machine, cache_option, hook_option, share
-from sae_guard.cli.output import short, write_whole
-from sae_guard.cli.records import folder_option, opened, without_collection
-from sae_guard.cli.session import gate_options, planned, session_for
+from sae_guard.cli.options import (
+    cache_option,
+    hook_option,
+    machine_options,
+    parse_share,
+    sae_options,
+)
+from sae_guard.cli.output import shorten, write_whole
+from sae_guard.cli.records import folder_option, garbage_collection_paused, open_history
+from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
-from sae_guard.cli.versions import Kept, Operand, pairs
+from sae_guard.cli.versions import RecordStore, SpecVersion, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.core.comparison import Version
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.render import Compared
+    from sae_guard.render import ComparisonResult
 
-_ASKED, _NOT_COMPARED = 1, 2
-"""Exit codes."""
+_FAILED, _NOT_COMPARED = 1, 2
+"""Exit codes: a verdict of ``--fail-on``; something could not be compared."""
 
 
 class _NotComparedError(click.ClickException):
@@ -36,37 +42,40 @@ class _NotComparedError(click.ClickException):
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @folder_option
-@click.option("--spec", metavar="GLOB", help="By this spec: its file, its name, or file::name.")
+@click.option("--spec", metavar="GLOB", help="Only this spec: its file, its name, or file::name.")
 @click.option(
     "--quality",
     default="kl",
     show_default=True,
     metavar="METRIC",
-    help="What the verdict looks at beside l0, such as ce_increase.",
+    help="Metric that the verdict follows from, beside l0; such as ce_increase.",
 )
 @click.option(
     "--alpha",
     type=float,
     default=0.01,
     show_default=True,
-    help="A metric moved where its p is below this.",
+    help="A metric changed if its p is below this.",
 )
 @click.option(
     "--margin",
     default="1%",
     show_default=True,
     metavar="SHARE",
-    callback=share,
-    help="A move of this share of A's value, or less, is the same, whatever its p.",
+    callback=parse_share,
+    help="A change of up to this share of A's value (of scores: of its distance from 1) is "
+    "no difference, whatever its p.",
 )
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of intervals.")
+@click.option(
+    "--confidence", type=float, default=0.95, show_default=True, help="Confidence of intervals."
+)
 @click.option(
     "--sequences",
     type=click.IntRange(min=0),
     default=3,
     show_default=True,
     metavar="N",
-    help="Show the N that moved most, each way.",
+    help="Number of sequences listed whose KL rose most, and fell most.",
 )
 @click.option(
     "--tokens",
@@ -74,13 +83,13 @@ class _NotComparedError(click.ClickException):
     default=3,
     show_default=True,
     metavar="N",
-    help="Likewise.",
+    help="Number of tokens, likewise.",
 )
 @click.option(
     "--export",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.json",
-    help="Write it to this file.",
+    help="Write the comparison to this file.",
 )
 @click.option(
     "--fail-on",
@@ -89,9 +98,9 @@ class _NotComparedError(click.ClickException):
     help="Exit with 1 on this verdict; repeatable.",
 )
 @hook_option
-@about_the_machine
+@machine_options
 @cache_option
-@about_saes
+@sae_options
 def compare(
     before: str,
     after: str,
@@ -110,45 +119,45 @@ def compare(
     confidence: float,
     sequences: int,
     tokens: int,
-    **said: Any,
+    **sae: Any,
 ) -> None:  # fmt: skip
-    """Did version B get better or worse than version A, on the same tokens?
+    """Say whether version B is better or worse than version A, on the same tokens.
 
     A and B are records (a name, a promoted label, an id, its hash, or a record's folder), or
     checkpoints, which are measured by the specs of the record they are compared with, or else by
-    those that gate both. What the history knows comes first: write ./NAME for a path.
+    those that gate both. Names in the history come before paths: write ./NAME for a path.
 
-    The verdict is of KL and L0 together: B dominates A, is dominated by it, is a trade-off, or no
-    difference was found. Exit code 0: compared, whatever the verdict, or 1 where --fail-on asks for
-    it; 2: something could not be compared.
+    The verdict follows from KL and L0 together: B dominates A, is dominated by it, is a trade-off,
+    or no difference was found. Exit code 0: compared, whatever the verdict; 1: the verdict is one
+    of --fail-on; 2: something could not be compared.
     """
-    how = {
+    settings = {
         "quality": quality, "alpha": alpha, "margin": float(margin), "confidence": confidence,
         "sequences": sequences, "tokens": tokens,
     }  # fmt: skip
     try:
         if export is not None and export.suffix != ".json":
             raise SetupError(f"--export {export}: allowed: .json")
-        found = _pairs(before, after, folder, spec, hook, said)
-        cases = [each.case for pair in found for each in pair if each.case is not None]
+        version_pairs = _pairs(before, after, folder, spec, hook, sae)
+        cases = [version.case for pair in version_pairs for version in pair if version.case]
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = session_for(options, lambda: cases)
-        told = [_compared(pair, session, how) for pair in found]
+        session = create_session(options, lambda: cases)
+        results = [_result(pair, session, settings) for pair in version_pairs]
     except SaeGuardError as error:
         raise _NotComparedError(spelled(error)) from None
-    _tell(told)
+    _print(results)
     if export is not None:
         from sae_guard.render import comparison_json
 
         try:
-            write_whole(export, comparison_json(told))
+            write_whole(export, comparison_json(results))
         except click.ClickException as error:
             raise _NotComparedError(error.message) from None
-    verdicts = [None if each.comparison is None else each.comparison.verdict for each in told]
+    verdicts = [result.comparison.verdict if result.comparison else None for result in results]
     if None in verdicts:
         raise SystemExit(_NOT_COMPARED)
     if set(verdicts) & set(fail_on):
-        raise SystemExit(_ASKED)
+        raise SystemExit(_FAILED)
 
 
 def _pairs(
@@ -157,73 +166,83 @@ def _pairs(
     folder: str | None,
     spec: str | None,
     hook: str | None,
-    said: dict[str, Any],
-) -> list[tuple[Operand, Operand]]:
-    def cases(reference: str, specs: Sequence[str]) -> list[Case]:
-        options = gate_options(said, checkpoints=(reference,), specs=tuple(specs), hook=hook)
-        return list(planned(options))
+    sae: dict[str, Any],
+) -> list[tuple[SpecVersion, SpecVersion]]:
+    def plan(reference: str, specs: Sequence[str]) -> list[Case]:
+        options = gate_options(sae, checkpoints=(reference,), specs=tuple(specs), hook=hook)
+        return list(plan_cases(options))
 
-    with without_collection():
-        kept = Kept.of(opened(folder))
-    return pairs(kept, before, after, cases, spec)
+    with garbage_collection_paused():
+        store = RecordStore.from_history(open_history(folder))
+    return pairs(store, before, after, plan, spec)
 
 
-def _compared(pair: tuple[Operand, Operand], session: GateSession, how: dict[str, Any]) -> Compared:
-    """Raises `SaeGuardError` where one of the two has no numbers."""
+def _result(
+    pair: tuple[SpecVersion, SpecVersion], session: GateSession, settings: dict[str, Any]
+) -> ComparisonResult:
+    """Compare two versions, and measure those that are checkpoints.
+
+    Raises:
+        SaeGuardError: One of the two cannot be read or measured.
+    """
     from sae_guard.core.comparison import NotComparableError, compare
-    from sae_guard.render import Compared
+    from sae_guard.render import ComparisonResult
 
     before, after = (
-        _version(operand, name, session) for operand, name in zip(pair, _names(*pair), strict=True)
+        _measured_version(version, name, session)
+        for version, name in zip(pair, _distinct_names(*pair), strict=True)
     )
-    source, target = pair[0].source, pair[1].source
-    specs = " → ".join(dict.fromkeys(each.spec for each in pair))
-    told = Compared(specs, {"name": before.name, **source}, {"name": after.name, **target})
+    result = ComparisonResult(
+        " → ".join(dict.fromkeys(version.spec for version in pair)),
+        {"name": before.name, **pair[0].source},
+        {"name": after.name, **pair[1].source},
+    )
     try:
-        return replace(told, comparison=compare(before, after, **how))
+        return replace(result, comparison=compare(before, after, **settings))
     except NotComparableError as error:
-        return replace(told, refused=error.reasons)
+        return replace(result, refused=error.reasons)
 
 
-def _version(operand: Operand, name: str, session: GateSession) -> Version:
+def _measured_version(version: SpecVersion, name: str, session: GateSession) -> Version:
     from sae_guard.core.comparison import Version
 
-    if operand.read is not None:
-        return Version(name, *operand.read())
-    assert operand.case is not None
-    return Version(name, session.measurement(operand.case))
+    if version.read is not None:
+        return Version(name, *version.read())
+    assert version.case is not None
+    return Version(name, session.measurement(version.case))
 
 
-def _names(before: Operand, after: Operand) -> tuple[str, str]:
-    """What tells the two apart."""
+def _distinct_names(before: SpecVersion, after: SpecVersion) -> tuple[str, str]:
+    """Return names that tell the two versions apart, with as few additions as possible."""
     if before.name != after.name:
         return before.name, after.name
     if before.label != after.label:
         return f"{before.name} [{before.label}]", f"{after.name} [{after.label}]"
-    a, b = (_suffix(each) for each in (before, after))
+    a, b = _suffix(before), _suffix(after)
     return (before.name, after.name) if a == b else (f"{before.name} {a}", f"{after.name} {b}")
 
 
-def _suffix(operand: Operand) -> str:
-    """The hash of a record, or the end of the path of a checkpoint."""
-    if operand.case is None:
-        return operand.source["record"].rpartition("-")[2]
-    return f"({short(operand.source['checkpoint'], 24)})"
+def _suffix(version: SpecVersion) -> str:
+    """Return the hash of a record, or the end of the path of a checkpoint."""
+    if version.case is None:
+        return version.source["record"].rpartition("-")[2]
+    return f"({shorten(version.source['checkpoint'], 24)})"
 
 
-def _tell(found: Sequence[Compared]) -> None:
+def _print(results: Sequence[ComparisonResult]) -> None:
+    """Print comparisons with an empty line between them, and to stderr what has none."""
     from sae_guard.render import comparison_lines
 
-    shown = 0
-    for each in found:
-        if each.comparison is None:
-            names = f"{each.after['name']} is not comparable with {each.before['name']}"
-            click.echo(f"{names} by {each.spec}:", err=True)
-            for reason in each.refused:
+    is_first = True
+    for result in results:
+        if result.comparison is None:
+            names = f"{result.after['name']} is not comparable with {result.before['name']}"
+            click.echo(f"{names} by {result.spec}:", err=True)
+            for reason in result.refused:
                 click.echo(f"  {reason}", err=True)
             continue
-        if shown:
+        if not is_first:
             click.echo()
-        shown += 1
-        for line in comparison_lines(each.comparison, title=each.spec):
+        is_first = False
+        for line in comparison_lines(result.comparison, title=result.spec):
             click.echo(line)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.options import about_saes
+from sae_guard.cli.options import sae_options
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("reference")
-@about_saes
-def inspect(reference: str, **said: Any) -> None:
-    """Say what a checkpoint is: format, size, activation, assumptions, warnings.
+@sae_options
+def inspect(reference: str, **sae: Any) -> None:
+    """Describe a checkpoint: format, size, activation, assumptions, warnings.
 
     REFERENCE is a path, a glob, path#name, hf://organisation/repository/path@revision or
     sae_lens://release/id. The options are those of the `sae` block of a spec, for what the files
@@ -31,24 +31,25 @@ def inspect(reference: str, **said: Any) -> None:
     from sae_guard.checkpoints.reference import resolve
 
     try:
-        options = parse(said)
+        options = parse(sae)
         for checkpoint in resolve(reference, Path.cwd()):
-            for line in table_lines(_inspected(checkpoint, options)):
+            for line in table_lines(_rows(checkpoint, options)):
                 click.echo(line)
     except SaeGuardError as error:
         raise click.ClickException(spelled(error)) from None
 
 
-def _inspected(checkpoint: Checkpoint, options: SaeOptions) -> list[tuple[str, str]]:
+def _rows(checkpoint: Checkpoint, options: SaeOptions) -> list[tuple[str, str]]:
+    """Load the checkpoint and return facts about it, by name."""
     from sae_guard.checkpoints.declare import declare
     from sae_guard.checkpoints.inspect import facts
     from sae_guard.checkpoints.load import load_checkpoint
     from sae_guard.checkpoints.options import merged
 
     declared = declare(checkpoint.path, checkpoint.name)
-    said = merged(("the registry", checkpoint.options), ("the command line", options))
-    sae = load_checkpoint(checkpoint, said)
-    place = ", ".join([declared.model_name or "?", declared.hook or "?"])
+    all_options = merged(("the registry", checkpoint.options), ("the command line", options))
+    sae = load_checkpoint(checkpoint, all_options)
+    gated_at = ", ".join([declared.model_name or "?", declared.hook or "?"])
     if declared.hook_out or sae.transcoder:
-        place += f" → {declared.hook_out or '?'}"
-    return [("checkpoint", str(checkpoint)), *facts(sae, said), ("gated at", place)]
+        gated_at += f" → {declared.hook_out or '?'}"
+    return [("checkpoint", str(checkpoint)), *facts(sae, all_options), ("gated at", gated_at)]

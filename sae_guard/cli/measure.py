@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sae_guard.cli.options import (
-    about_saes,
-    about_the_machine,
     cache_option,
     hook_option,
+    machine_options,
+    sae_options,
     spec_option,
 )
 from sae_guard.cli.output import write_whole
-from sae_guard.cli.session import gate_options, planned, session_for
+from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True)
 @spec_option
 @hook_option
-@click.option("--record", metavar="NAME", help="Keep a record of this version, such as v1.2.")
+@click.option("--record", metavar="NAME", help="Record this version under a name, such as v1.2.")
 @click.option(
     "--baseline",
     metavar="VERSION",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--folder",
     metavar="FOLDER|URL",
-    help="Where versions are recorded (default: $SAE_GUARD_HISTORY, or .sae_guard/history in the "
+    help="Folder of the records (default: $SAE_GUARD_HISTORY, or .sae_guard/history in the "
     "root folder of the project).",
 )
 @click.option(
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write a row for each metric to this file: .csv, .json or .parquet.",
 )
-@about_the_machine
+@machine_options
 @cache_option
-@about_saes
+@sae_options
 def measure(
     checkpoints: tuple[str, ...],
     specs: tuple[str, ...],
@@ -63,15 +63,15 @@ def measure(
     device: str,
     batch_size: int | None,
     cache: str | None,
-    **said: Any,
+    **sae: Any,
 ) -> None:  # fmt: skip
     """Measure each CHECKPOINT at each spec that gates it, and print all metrics.
 
-    Specs are those in thresholds/ of the project, or --spec. Verdicts on thresholds are shown, and
-    the exit code is 0 whatever they are: the gate is `pytest --sae CHECKPOINT`. It is 1 where
-    something could not be measured or recorded; all that can be is.
+    Specs are those in thresholds/ of the project, or --spec. Verdicts on thresholds are printed,
+    but they do not change the exit code: the gate is `pytest --sae CHECKPOINT`. Exit code 0:
+    everything was measured and recorded; 1: something was not.
 
-    --record keeps what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root
+    --record does what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root
     folder is the one that pytest finds; its ini options are not read.
     """
     from sae_guard.history import export as tables
@@ -80,11 +80,11 @@ def measure(
         if export is not None and export.suffix not in tables.KINDS:
             raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
         options = gate_options(
-            said, folder=folder, checkpoints=checkpoints, specs=specs, hook=hook, device=device,
+            sae, folder=folder, checkpoints=checkpoints, specs=specs, hook=hook, device=device,
             batch_size=batch_size, cache=cache, baseline=baseline, record=record,
         )  # fmt: skip
-        cases = planned(options)
-        session = session_for(options, lambda: cases)
+        cases = plan_cases(options)
+        session = create_session(options, lambda: cases)
         session.check_baseline()
         recorder = _recorder(session) if record is not None else None
     except SaeGuardError as error:
@@ -92,7 +92,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     for case in cases:
-        rows += _shown(case, session, recorder, problems)
+        rows += _measure_case(case, session, recorder, problems)
     if export is not None:
         write_whole(export, tables.to_bytes(rows, export.suffix))
         click.echo(f"{len(rows)} rows in {export}")
@@ -106,10 +106,20 @@ def _recorder(session: GateSession) -> Recorder:
     return Recorder(session)
 
 
-def _shown(
+def _measure_case(
     case: Case, session: GateSession, recorder: Recorder | None, problems: list[str]
 ) -> list[dict[str, Any]]:
-    """Measure, print and record one case; give its rows for other programs."""
+    """Measure, print and record one case.
+
+    Args:
+        case: The case.
+        session: The session that measures it.
+        recorder: Records it; None to record nothing.
+        problems: Lines on what could not be measured or recorded are appended to it.
+
+    Returns:
+        Its rows for other programs.
+    """
     from sae_guard.gate.case_tests import measured, metric_values, report
     from sae_guard.gate.recording import CaseResult
     from sae_guard.render import metric_rows, metric_table, pareto_lines
@@ -120,12 +130,12 @@ def _shown(
         problems.append(f"{case.ref}: {error.cause} error: {spelled(error)}")
         return []
     tested = report(case, session)
-    # A test without a verdict reports no number, and all metrics are asked for.
+    # The report of a test without a verdict has no numbers, but all metrics are printed.
     parts = {**measured(judged.measurement), "metrics": metric_values(judged.measurement)}
-    shown = replace(tested, **parts)
-    for line in metric_table(shown):
+    complete = replace(tested, **parts)
+    for line in metric_table(complete):
         click.echo(line)
-    for line in pareto_lines(shown.pareto) if shown.pareto else ():
+    for line in pareto_lines(complete.pareto) if complete.pareto else ():
         click.echo(line)
     if recorder is not None:
         problem = next(iter(tested.errors.values()), "")
@@ -135,4 +145,4 @@ def _shown(
             else:
                 problems.append(f"NOT RECORDED: {case.ref}: {result.refused}")
     click.echo()
-    return list(metric_rows(shown))
+    return list(metric_rows(complete))

@@ -1,4 +1,4 @@
-"""Options of the commands that load and measure; pytest has the same ones with ``sae-``."""
+"""Options of commands that load and measure; pytest has the same ones, prefixed by ``sae-``."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ def _scale(_: click.Context, __: click.Parameter, text: str | None) -> float | s
 
 _SAES: Sequence[Option[Any]] = (
     click.option(
-        "--architecture", "--arch", type=click.Choice(get_args(Architecture)), help="If not told."
+        "--architecture", "--arch", type=click.Choice(get_args(Architecture)),
+        help="Architecture, if the files do not say it.",
     ),
     click.option("--k", type=click.IntRange(min=1), help="Active latents per token of a TopK SAE."),
     click.option(
-        "--pre-bias/--no-pre-bias", default=None, help="Whether b_dec is taken off first."
+        "--pre-bias/--no-pre-bias", default=None,
+        help="Whether b_dec is subtracted from the input first.",
     ),
     click.option(
-        "--normalize", "--norm", type=click.Choice(get_args(Normalize)), help="Of the input."
+        "--normalize", "--norm", type=click.Choice(get_args(Normalize)),
+        help="Normalisation of the input.",
     ),
     click.option(
         "--scale", metavar="FACTOR|folded|stored", callback=_scale,
-        help="What the input is multiplied by.",
+        help="Factor that the input is multiplied by.",
     ),
 )  # fmt: skip
 _MACHINE: Sequence[Option[Any]] = (
@@ -51,31 +54,31 @@ _MACHINE: Sequence[Option[Any]] = (
     ),
     click.option(
         "--batch-size", type=click.IntRange(min=1), metavar="N",
-        help="Token windows per forward pass, at most (default: by the free memory).",
+        help="Most token windows per forward pass (default: what fits into the free memory).",
     ),
 )  # fmt: skip
 
 cache_option = click.option(
     "--cache", metavar="FOLDER|off",
-    help="Where clean runs are remembered (default: $SAE_GUARD_CACHE, or the user's cache folder).",
+    help="Folder of cached clean runs (default: $SAE_GUARD_CACHE, or the user's cache folder).",
 )  # fmt: skip
 spec_option = click.option(
     "--spec", "specs", multiple=True, metavar="SPEC",
-    help="By this spec only: a YAML file, or the name of one in thresholds/; repeatable.",
+    help="Only this spec: a YAML file, or the name of one in thresholds/; repeatable.",
 )  # fmt: skip
 hook_option = click.option(
     "--hook", metavar="HOOK[:HOOK_OUT]",
-    help="Hook point (of a transcoder, and the one it replaces) of checkpoints that name none.",
+    help="Hook point of checkpoints that name none; of a transcoder, also the one it replaces.",
 )  # fmt: skip
 
 
-def about_saes(command: Command) -> Command:
-    """What checkpoints do not say of themselves: the keys of the `sae` block of a spec."""
+def sae_options(command: Command) -> Command:
+    """Add options for what the files of a checkpoint do not say: keys of a spec's `sae` block."""
     return _with(_SAES, command)
 
 
-def about_the_machine(command: Command) -> Command:
-    """On what it is measured: ``device`` and ``batch_size``."""
+def machine_options(command: Command) -> Command:
+    """Add options of the machine that measures: ``device`` and ``batch_size``."""
     return _with(_MACHINE, command)
 
 
@@ -85,12 +88,12 @@ def _with(options: Sequence[Option[Any]], command: Command) -> Command:
     return command
 
 
-def share(_: click.Context, __: click.Parameter, text: str) -> Decimal:
-    """``5%``, or ``0.05``; ``5`` could be either."""
+def parse_share(_: click.Context, __: click.Parameter, text: str) -> Decimal:
+    """Parse a share such as ``5%`` or ``0.05``; ``5`` is refused, as it could be either."""
     try:
-        found = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except InvalidOperation:
-        found = Decimal("NaN")
-    if not (found.is_finite() and 0 <= found < 1):
-        raise click.BadParameter(f"{text!r}, allowed: 0% up to, and not with, 100%")
-    return found
+        share = Decimal("NaN")
+    if not (share.is_finite() and 0 <= share < 1):
+        raise click.BadParameter(f"{text!r}; allowed: from 0% to below 100%, such as 5% or 0.05")
+    return share

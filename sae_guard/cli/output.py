@@ -1,4 +1,4 @@
-"""What commands write: texts short enough for a column, and files."""
+"""Output of the commands: texts that fit into a column, and files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import click
 from sae_guard import files
 
 
-def short(text: str, limit: int = 30) -> str:
-    """On one line, whatever a model is called; the end of a path tells more than its start."""
+def shorten(text: str, limit: int = 30) -> str:
+    """Return the text on one line, in at most ``limit`` characters.
+
+    The end is kept: the end of a path says more than its start.
+    """
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write the whole file or none of it; raises `click.ClickException`."""
+    """Write the whole file or nothing.
+
+    Raises:
+        click.ClickException: The file cannot be written.
+    """
     try:
         files.write_whole(path, data)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the commands about the history have in common."""
+"""The history, as all commands read and filter it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ folder_option = click.option(
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
-    """Looking for garbage among thousands of records, of which none is, takes most of the time."""
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the garbage collector.
+
+    It would take most of the time of reading thousands of records, none of which is garbage.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -35,8 +38,12 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def opened(folder: str | None) -> History:
-    """The history that is named, or the nearest; raises `SetupError`."""
+def open_history(folder: str | None) -> History:
+    """Open the history at a folder or URL; None for the nearest one.
+
+    Raises:
+        SetupError: The folder or URL cannot be a history.
+    """
     from sae_guard.history import History, store
 
     return History(
@@ -44,37 +51,56 @@ def opened(folder: str | None) -> History:
     )
 
 
-def read(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
-    """As `read_any`; that there is no record at all is an error."""
-    records, promotions, unreadable = read_any(kept)
+def read_records(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
+    """Read a history like `read_history`.
+
+    Raises:
+        click.ClickException: There is no record at all.
+    """
+    records, promotions, unreadable = read_history(history)
     if not records:
         raise click.ClickException(
-            f"no records in {kept.url}; `pytest --sae CHECKPOINT --sae-record NAME` makes them, "
+            f"no records in {history.url}; `pytest --sae CHECKPOINT --sae-record NAME` makes them, "
             "and --folder or $SAE_GUARD_HISTORY names another folder"
         )
     return records, promotions, unreadable
 
 
-def read_any(kept: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
-    """Records and promotions; what cannot be read is told, and the rest goes on."""
-    records, unreadable = kept.records()
-    promotions, more = kept.promotions()
-    for line in (*unreadable, *more):
+def read_history(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
+    """Read a history, and print a warning for each record or promotion that cannot be read.
+
+    Returns:
+        Records, promotions, and a line for each that cannot be read.
+    """
+    records, bad_records = history.records()
+    promotions, bad_promotions = history.promotions()
+    unreadable = (*bad_records, *bad_promotions)
+    for line in unreadable:
         click.echo(f"WARNING: {line}", err=True)
-    return records, promotions, (*unreadable, *more)
+    return records, promotions, unreadable
 
 
-def filtered(
+def filter_records(
     records: list[Recorded],
     promotions: Sequence[Promotion],
     globs: dict[str, str | None],
     url: str,
 ) -> list[Recorded]:
-    """Those that all globs match; one that matches none is an error that lists what would."""
+    """Select the records that match all globs.
+
+    Args:
+        records: The records of a history.
+        promotions: Its promotions; a record also matches by a label that it was promoted as.
+        globs: Option → its glob; None where the option is not used.
+        url: URL of the history, for messages.
+
+    Raises:
+        click.ClickException: A glob matches no record; the message lists what would match.
+    """
     labels: dict[str, list[str]] = {}
     for promotion in promotions:
         labels.setdefault(promotion.record, []).append(promotion.label)
-    told: dict[str, Callable[[Recorded], Iterable[str]]] = {
+    texts: dict[str, Callable[[Recorded], Iterable[str]]] = {
         "spec": lambda r: (r.record.spec.name, r.record.spec.file, r.spec),
         "hook": lambda r: filter(None, (r.record.hook, r.record.hook_out)),
         "checkpoint": lambda r: (r.record.checkpoint.label, r.record.checkpoint.reference),
@@ -83,9 +109,9 @@ def filtered(
     for key, glob in globs.items():
         if glob is None:
             continue
-        left = [r for r in records if any(fnmatchcase(text, glob) for text in told[key](r))]
-        if not left:
-            hint = allowed(glob, {text for r in records for text in told[key](r)})
+        matching = [r for r in records if any(fnmatchcase(text, glob) for text in texts[key](r))]
+        if not matching:
+            hint = allowed(glob, {text for r in records for text in texts[key](r)})
             raise click.ClickException(f"no record in {url} has --{key} {glob!r}; {hint}")
-        records = left
+        records = matching
     return records

@@ -1,4 +1,4 @@
-"""What a command line asks for → the options of the gate, and the session that measures."""
+"""Options of a command → options of the gate, its plan, and the session that measures."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from sae_guard.gate.session import GateSession
     from sae_guard.specs import Spec
 
-Said = Mapping[str, Any]
-"""What the options about SAEs say, by the keys of the `sae` block of a spec; None where nothing."""
+SaeSettings = Mapping[str, Any]
+"""Values of the options about SAEs by the keys of the `sae` block of a spec; None if not used."""
 
 
 def gate_options(
-    said: Said | None = None, *, folder: str | None = None, **asked: Any
+    sae: SaeSettings | None = None, *, folder: str | None = None, **options: Any
 ) -> GateOptions:
-    """Put the options of a command together: those of the gate, from the folder we are in.
+    """Return the options of the gate for a command that runs in the current folder.
 
     Args:
-        said: Of the SAEs.
-        folder: Folder or URL of the records, from the folder we are in; None for the usual one.
-        asked: As `GateOptions` has them.
+        sae: Options about the SAEs.
+        folder: Folder or URL of the records, from the current folder; None for the default.
+        options: Other options, as `GateOptions` has them.
     """
-    here = Path.cwd()
+    folder_of_command = Path.cwd()
     if folder is not None:
         from sae_guard.history import store
 
-        folder = store.locate(folder, here)
+        folder = store.locate(folder, folder_of_command)
     return GateOptions(
-        root=project.root_of(here),
-        here=here,
-        sae={key: value for key, value in (said or {}).items() if value is not None},
+        root=project.root_of(folder_of_command),
+        here=folder_of_command,
+        sae={key: value for key, value in (sae or {}).items() if value is not None},
         early=EarlyOptions(never=True),
         history=folder,
-        **asked,
+        **options,
     )
 
 
-def planned(options: GateOptions) -> tuple[Case, ...]:
-    """Plan what there is to measure, spec after spec.
+def plan_cases(options: GateOptions) -> tuple[Case, ...]:
+    """Return the cases to measure, spec by spec.
 
     Raises:
-        SetupError: A checkpoint is not found, not gated, or gated ambiguously; a spec is malformed,
-            or was named and gates nothing.
+        SetupError: A checkpoint does not exist, is not gated, or is gated ambiguously; a spec is
+            malformed, or is named in the options and gates nothing.
         InfrastructureError: A checkpoint has to be downloaded and cannot be.
     """
     from sae_guard.gate.run_plan import RunPlan
@@ -58,16 +58,25 @@ def planned(options: GateOptions) -> tuple[Case, ...]:
     return RunPlan(options).plan.cases
 
 
-def session_for(options: GateOptions, cases: Callable[[], Sequence[Case]]) -> GateSession:
-    """Make the session that measures the cases, so that one clean run serves all of a model."""
+def create_session(options: GateOptions, cases: Callable[[], Sequence[Case]]) -> GateSession:
+    """Create the session that measures the cases.
+
+    Args:
+        options: Options of the gate.
+        cases: Returns all cases, so that one clean run serves all cases of a model.
+    """
     from sae_guard.gate.session import GateSession
 
-    shown = sys.stderr.isatty() and not os.environ.get("CI")
-    return GateSession(options, cases, progress=sys.stderr if shown else None)
+    has_reader = sys.stderr.isatty() and not os.environ.get("CI")
+    return GateSession(options, cases, progress=sys.stderr if has_reader else None)
 
 
 def read_specs(file: Path) -> tuple[Spec, ...]:
-    """Read the documents of a spec file; raises `SpecError`."""
+    """Read the documents of a spec file.
+
+    Raises:
+        SpecError: The file is malformed.
+    """
     from sae_guard.specs import load_specs
 
     return load_specs(file, display=project.display(file, project.root_of(Path.cwd())))

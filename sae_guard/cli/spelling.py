@@ -1,4 +1,4 @@
-"""How the commands spell what errors and suspicions name by the option alone."""
+"""Options in errors and suspicions → as the commands spell them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ SPELLINGS: Mapping[Option, str] = MappingProxyType(
         "allow_loosen": "--allow-loosen",
     }
 )
-"""Of the options that some command has; others are left out of what is printed."""
+"""Options that some command has, as they are spelled; other options are not printed."""
 
 _SWITCHED_OFF = "--no-pre-bias"
 
 
 def spelled(error: SaeGuardError) -> str:
-    """Give the message and, in parentheses, the options that it is about."""
+    """Return the message of an error, with the options that it is about in parentheses."""
     options = ", ".join(SPELLINGS[option] for option in error.options if option in SPELLINGS)
     return f"{error} ({options})" if options else str(error)
 
 
 def spelled_options(suspicion: Suspicion) -> str:
-    """Give what to add to a command, such as ``--arch topk --k 32``."""
+    """Return what a suspicion adds to a command, such as ``--arch topk --k 32``."""
     return " ".join(
         _spelled_setting(option, value)
         for option, value in suspicion.options
@@ -50,6 +50,6 @@ def spelled_options(suspicion: Suspicion) -> str:
 
 
 def _spelled_setting(option: Option, value: str) -> str:
-    if option == "pre_bias":  # a switch, where a spec has true and false
+    if option == "pre_bias":  # a spec has true and false, a command has two switches
         return SPELLINGS[option] if value == "true" else _SWITCHED_OFF
     return f"{SPELLINGS[option]} {value}".rstrip()

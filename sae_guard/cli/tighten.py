@@ -1,4 +1,4 @@
-"""``sae-guard tighten``: the bounds of a spec follow what was measured."""
+"""``sae-guard tighten``: move the bounds of a spec to measured values and a margin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.options import share
+from sae_guard.cli.options import parse_share
 from sae_guard.cli.output import write_whole
 from sae_guard.cli.records import folder_option
 from sae_guard.cli.spelling import spelled
@@ -29,23 +29,39 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("spec", type=_FILE)
-@click.option("--from", "file", type=_FILE, help="What `pytest --sae-json FILE` has written.")
+@click.option(
+    "--from", "file", type=_FILE, help="Report that `pytest --sae-json FILE` has written."
+)
 @click.option(
     "--to",
     "version",
     metavar="VERSION",
-    help="Or what was recorded: a promoted label, or the id, hash or name of records.",
+    help="Records instead of a report: a promoted label, or their id, hash or name.",
 )
 @folder_option
 @click.option(
-    "--margin", default="5%", show_default=True, metavar="SHARE", callback=share,
-    help="Of the distance of a value from 0 (from 1: scores), left between it and its bound.",
+    "--margin", default="5%", show_default=True, metavar="SHARE", callback=parse_share,
+    help="Room between a value and its bound, as a share of its distance from 0 (scores: from 1).",
 )  # fmt: skip
-@click.option("--document", "documents", multiple=True, metavar="NAME", help="Default: all.")
-@click.option("--checkpoint", "checkpoints", multiple=True, metavar="NAME", help="Default: all.")
+@click.option(
+    "--document",
+    "documents",
+    multiple=True,
+    metavar="NAME",
+    help="Only this document of SPEC; repeatable.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    metavar="NAME",
+    help="Only this checkpoint; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the difference and write nothing.")
-@click.option("--allow-loosen", is_flag=True, help="Move bounds that are tighter than this, too.")
-@click.option("--reason", metavar="TEXT", help="Why they may be loosened; printed, for the commit.")
+@click.option("--allow-loosen", is_flag=True, help="Also loosen bounds that are tighter than this.")
+@click.option(
+    "--reason", metavar="TEXT", help="Why bounds may be loosened; printed, for the commit message."
+)
 def tighten(
     spec: Path,
     file: Path | None,
@@ -61,21 +77,22 @@ def tighten(
 ) -> None:
     """Tighten the bounds of SPEC to what was measured and a margin.
 
-    Each bound is moved to where the checkpoints in FILE or of VERSION, or those of them that are
-    named, keep it by the margin, if that is tighter than it was. Of SPEC only the characters of
-    these numbers change.
+    A bound moves to where all checkpoints (in FILE or of VERSION, or those named by --checkpoint)
+    keep it by the margin, if it gets tighter. Only the characters of these numbers change in SPEC.
     """
     reason = (reason or "").strip()
     if allow_loosen != bool(reason):
-        raise click.UsageError("--allow-loosen and --reason go together: say why")
+        raise click.UsageError(
+            "--allow-loosen and --reason go together; say why bounds may be loosened"
+        )
     if (file is None) == (version is None):
         raise click.UsageError("give one of --from FILE and --to VERSION")
     if folder is not None and version is None:
-        raise click.UsageError("--folder goes with --to: it is where records are")
+        raise click.UsageError("--folder goes with --to: it is the folder of the records")
     source = _Source(file, version, folder)
     try:
         old = spec.read_bytes()
-        decisions = _decided(
+        decisions = _decide(
             old, spec, source, margin, documents, checkpoints, allow_loosen=allow_loosen
         )
         new = _rewritten(old, spec, decisions)
@@ -93,7 +110,7 @@ def tighten(
 
 @dataclass(frozen=True)
 class _Source:
-    """What was measured: a file that a run wrote, or the records of a version."""
+    """Source of measured values: the report of a run, or the records of a version."""
 
     file: Path | None
     version: str | None
@@ -103,21 +120,27 @@ class _Source:
         return str(self.file or self.version)
 
     def reports(self, path: Path, specs: Sequence[Spec]) -> list[CaseReport]:
-        """Report on the cases of the spec file at ``path``, which has these documents."""
-        from sae_guard.cli.tighten_sources import of_report, of_version
+        """Return reports on the cases of a spec file.
+
+        Args:
+            path: Path of the spec file.
+            specs: Its documents.
+        """
+        from sae_guard.cli.tighten_sources import reports_of_file, reports_of_version
         from sae_guard.core.report_json import report_from_json
 
         if self.file is None:
-            return of_version(str(self.version), self.folder, path, specs)
-        return of_report(
+            return reports_of_version(str(self.version), self.folder, path, specs)
+        return reports_of_file(
             report_from_json(self.file.read_bytes(), file=str(self)), path, file=str(self)
         )
 
 
-_Decided = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
+_Decisions = Sequence[tuple["Spec", "tuple[Decision, ...]"]]
+"""Documents of the spec file, each with the decisions on its bounds."""
 
 
-def _decided(
+def _decide(
     data: bytes,
     path: Path,
     source: _Source,
@@ -126,9 +149,9 @@ def _decided(
     checkpoints: Sequence[str],
     *,
     allow_loosen: bool,
-) -> _Decided:
-    """The chosen documents, and what becomes of their bounds: nothing, where none was measured."""
-    from sae_guard.cli.tighten_sources import of_checkpoints, of_spec
+) -> _Decisions:
+    """Decide on the bounds of the selected documents; those that were not measured have none."""
+    from sae_guard.cli.tighten_sources import measured_values, select_checkpoints
     from sae_guard.core.tightening import tightened
     from sae_guard.specs.load import parse_specs
 
@@ -136,36 +159,40 @@ def _decided(
     for name in documents:
         if name not in specs:
             raise SetupError(f"{path} has no document {name!r}; {allowed(name, specs)}")
-    chosen = [spec for name, spec in specs.items() if not documents or name in documents]
+    selected = [spec for name, spec in specs.items() if not documents or name in documents]
     reports = source.reports(path, list(specs.values()))
-    reports = of_checkpoints(reports, checkpoints, file=str(source))
-    decided: list[tuple[Spec, tuple[Decision, ...]]] = []
-    for spec in chosen:
-        measured = of_spec(reports, spec, file=str(source))
+    reports = select_checkpoints(reports, checkpoints, file=str(source))
+    decisions_by_spec: list[tuple[Spec, tuple[Decision, ...]]] = []
+    for spec in selected:
+        measured = measured_values(reports, spec, file=str(source))
         if documents and not measured:
-            raise SetupError(f"{source} has no verdict by {path}::{spec.name}")
+            raise SetupError(f"{source} has no verdicts by {path}::{spec.name}")
         thresholds = spec.thresholds if measured else ()
         decisions = tightened(thresholds, measured, margin, allow_loosen=allow_loosen)
-        decided.append((spec, decisions))
-    if not any(decisions for _, decisions in decided):
+        decisions_by_spec.append((spec, decisions))
+    if not any(decisions for _, decisions in decisions_by_spec):
         names = ", ".join(sorted({report.case.document for report in reports}))
-        raise SetupError(f"{source} has no verdict by the thresholds of {path}, but by {names}")
-    return decided
+        raise SetupError(f"{source} has no verdicts by the thresholds of {path}, only by {names}")
+    return decisions_by_spec
 
 
-def _rewritten(data: bytes, path: Path, decided: _Decided) -> bytes:
-    """The new bytes, of which the specs are read once more before they are written."""
+def _rewritten(data: bytes, path: Path, decisions_by_spec: _Decisions) -> bytes:
+    """Return the new bytes of the spec file, which are parsed and compared before any is written.
+
+    Raises:
+        SetupError: They would have other thresholds than the decisions say.
+    """
     from sae_guard.specs.load import parse_specs
     from sae_guard.specs.rewrite import NewBound, replace_bounds
 
     bounds = [
         NewBound(spec.name, d.threshold.target, d.side, d.new, d.warn)
-        for spec, decisions in decided
+        for spec, decisions in decisions_by_spec
         for d in decisions
         if d.new is not None
     ]
     new = replace_bounds(data, bounds, file=str(path))
-    changed = {spec.name: decisions for spec, decisions in decided}
+    changed = {spec.name: decisions for spec, decisions in decisions_by_spec}
     expected = [
         tuple(_changed(threshold, changed.get(spec.name, ())) for threshold in spec.thresholds)
         for spec in parse_specs(data, path, display=str(path))
@@ -185,18 +212,18 @@ def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
 
 
 def _report(
-    path: Path, decided: _Decided, margin: str, reason: str, *, dry_run: bool
+    path: Path, decisions_by_spec: _Decisions, margin: str, reason: str, *, dry_run: bool
 ) -> Iterator[str]:
     from sae_guard.render import changes, count
 
-    for spec, decisions in decided:
-        about = f"margin {margin}" if decisions else "kept: not measured"
-        yield f"{path}::{spec.name}  {about}"
+    for spec, decisions in decisions_by_spec:
+        remark = f"margin {margin}" if decisions else "kept: not measured"
+        yield f"{path}::{spec.name}  {remark}"
         yield from changes(decisions)
         yield ""
-    every = [decision for _, decisions in decided for decision in decisions]
-    yield f"{path}: {count(every)}{', nothing is written' if dry_run else ''}"
-    if any(decision.loosens for decision in every):
+    all_decisions = [decision for _, decisions in decisions_by_spec for decision in decisions]
+    yield f"{path}: {count(all_decisions)}{', nothing is written' if dry_run else ''}"
+    if any(decision.loosens for decision in all_decisions):
         yield f"loosened because: {reason}"
 
 

@@ -1,7 +1,4 @@
-"""What was measured for the thresholds of a spec, or why it is not.
-
-It comes from the report of a run, or from the records of a version.
-"""
+"""Report of a run, or records of a version → measured values of the thresholds of a spec."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sae_guard.cli.records import opened, read, without_collection
+from sae_guard.cli.records import garbage_collection_paused, open_history, read_records
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseRef, CaseReport, MetricValue, RunReport
@@ -27,33 +24,41 @@ from sae_guard.history.record import MetricRow, ThresholdRow
 from sae_guard.specs import Spec
 
 _CONFIDENCE = 0.95
-"""Of the intervals that a record holds."""
+"""Confidence of the intervals in a record."""
 
 
-def of_report(report: RunReport, path: Path, *, file: str) -> list[CaseReport]:
-    """Take the cases of the spec file at ``path``, with what was judged; raises like `of_path`."""
-    name = of_path({each.case.spec_file for each in report.cases}, path, file=file)
-    return [replace(each, metrics=()) for each in report.cases if each.case.spec_file == name]
-
-
-def of_path(names: Collection[str], path: Path, *, file: str) -> str:
-    """Find which of the names is that of the spec file at ``path``.
-
-    They are paths from the root folder of a run, which need not be the folder that we are in.
+def reports_of_file(report: RunReport, path: Path, *, file: str) -> list[CaseReport]:
+    """Return the cases of a run that the spec file at ``path`` gates, with their verdicts only.
 
     Raises:
-        SetupError: None is, or several could be.
+        SetupError: Like `name_of_path`.
     """
-    known = sorted(names)
-    own = [name for name in known if _ends_with(path.absolute(), name)]
-    own = own or [name for name in known if _ends_with(path.resolve(), name)]
-    if not own:
+    name = name_of_path({case.case.spec_file for case in report.cases}, path, file=file)
+    return [replace(case, metrics=()) for case in report.cases if case.case.spec_file == name]
+
+
+def name_of_path(names: Collection[str], path: Path, *, file: str) -> str:
+    """Return the name that the spec file at ``path`` has in a run.
+
+    Args:
+        names: Paths of spec files from the root folder of the run, which need not be the current
+            folder.
+        path: Path of the spec file.
+        file: Name of the report or version, for messages.
+
+    Raises:
+        SetupError: None of the names is that of the spec file, or several could be.
+    """
+    ordered = sorted(names)
+    matching = [name for name in ordered if _ends_with(path.absolute(), name)]
+    matching = matching or [name for name in ordered if _ends_with(path.resolve(), name)]
+    if not matching:
         raise SetupError(
-            f"{file} has no verdict by {path}; it has those by {', '.join(known) or 'none'}"
+            f"{file} has no verdicts by {path}; it has those by {', '.join(ordered) or 'none'}"
         )
-    if len(own) > 1:
-        raise SetupError(f"{file} has specs that could be {path}: {', '.join(own)}")
-    return own[0]
+    if len(matching) > 1:
+        raise SetupError(f"{file} has specs that could be {path}: {', '.join(matching)}")
+    return matching[0]
 
 
 def _ends_with(path: Path, name: str) -> bool:
@@ -61,85 +66,87 @@ def _ends_with(path: Path, name: str) -> bool:
     return bool(parts) and path.parts[-len(parts) :] == parts
 
 
-def of_checkpoints(
+def select_checkpoints(
     reports: Sequence[CaseReport], checkpoints: Sequence[str], *, file: str
 ) -> list[CaseReport]:
-    """Take the reports of these checkpoints, or of all; those of controls stay.
+    """Select the reports of some checkpoints, or of all; reports of controls are kept.
 
     Raises:
-        SetupError: One of them has none.
+        SetupError: A checkpoint has no report.
     """
-    names = {each.case.member for each in reports if not each.case.is_control}
+    names = {report.case.member for report in reports if not report.case.is_control}
     for name in checkpoints:
         if name not in names:
             raise SetupError(f"{file} has no checkpoint {name!r}; {allowed(name, names)}")
     return [
-        each
-        for each in reports
-        if not checkpoints or each.case.member in checkpoints or each.case.is_control
+        report
+        for report in reports
+        if not checkpoints or report.case.member in checkpoints or report.case.is_control
     ]
 
 
-def of_spec(
+def measured_values(
     reports: Sequence[CaseReport], spec: Spec, *, file: str
 ) -> dict[Target, list[Measured]]:
-    """Collect what the reports say of the thresholds of one document of the spec file.
+    """Return the values of the thresholds of one document, one for each checkpoint.
 
     Raises:
-        SetupError: One of them has an error, an early estimate, or is of other tokens or another
-            place than the spec now names; or a value is known of some checkpoints only.
+        SetupError: A test has an error or an early estimate; a report is of other tokens or another
+            hook point than the spec has now; or only some checkpoints have a value.
     """
-    own = [each for each in reports if each.case.document == spec.name]
-    problems = [text for each in own for text in _problems(each, spec)]
+    own_reports = [report for report in reports if report.case.document == spec.name]
+    problems = [text for report in own_reports for text in _problems(report, spec)]
     if problems:
         raise SetupError("\n".join(f"{file}: {text}" for text in dict.fromkeys(problems)))
     thresholds = {threshold.target: threshold for threshold in spec.thresholds}
     by_target: dict[Target, list[Measured]] = {}
-    for report in own:
-        for each in _values(report):
-            if each.target in thresholds and each.estimate is not None:
-                value = _measured(report.case.member, each.estimate, thresholds[each.target])
-                by_target.setdefault(each.target, []).append(value)
-    checkpoints = {each.checkpoint for measured in by_target.values() for each in measured}
-    for target, measured in by_target.items():
-        if missing := checkpoints - {each.checkpoint for each in measured}:
+    for report in own_reports:
+        for value in _values(report):
+            if value.target in thresholds and value.estimate is not None:
+                threshold = thresholds[value.target]
+                measured = _measured(report.case.member, value.estimate, threshold)
+                by_target.setdefault(value.target, []).append(measured)
+    checkpoints = {value.checkpoint for values in by_target.values() for value in values}
+    for target, values in by_target.items():
+        if missing := checkpoints - {value.checkpoint for value in values}:
             raise SetupError(
-                f"{file} has {spec.name}::{target} of {measured[0].checkpoint} and not of "
+                f"{file} has {spec.name}::{target} of {values[0].checkpoint} and not of "
                 f"{', '.join(sorted(missing))}; choose by --checkpoint"
             )
     return by_target
 
 
 def _values(report: CaseReport) -> Sequence[Verdict | MetricValue]:
-    """What is known of a checkpoint; a control says nothing of any."""
+    """Return all values of a checkpoint; none of a control, whose values bound nothing."""
     return () if report.case.is_control else (*report.verdicts, *report.metrics)
 
 
 def _problems(report: CaseReport, spec: Spec) -> Iterator[str]:
-    """Say why a value is none, or not one of the spec's metric."""
+    """Write why values of the report cannot be used for the spec."""
     name = report.case.node_id
     for test, message in report.errors.items():
-        yield f"{name(test)} is an error, so nothing is known: {message}"
+        yield f"{name(test)} is an error and has no value: {message}"
     if report.case.is_control:
         for test in report.crossed:
-            yield f"{name(test)} is {report.statuses[test]}: no number beside it holds"
+            status = report.statuses[test]
+            yield f"{name(test)} is {status}, so no number of this run can be trusted"
         return
     for verdict in report.verdicts:
         yield from _value_problems(name(verdict.target), verdict)
-    targets = [each.target for each in _values(report)]
+    targets = [value.target for value in _values(report)]
     differences = list(_differences(report.provenance, targets, spec)) if targets else []
     if differences:
-        listed = ", ".join(differences)
-        yield f"{report.case} is of something else than the spec by now: {listed}"
+        text = ", ".join(differences)
+        yield f"{report.case} was measured with other settings than the spec has now: {text}"
 
 
 def _value_problems(name: str, verdict: Verdict) -> Iterator[str]:
     if verdict.status == "error":
-        return  # which was said
+        return  # `CaseReport.errors` has it
     if verdict.progress is not None:
         yield (
-            f"{name} is early, by {verdict.progress.measured:,} of {verdict.progress.total:,} "
-            "sequences: its value is not the metric; measure all of them"
+            f"{name} is an early verdict on {verdict.progress.measured:,} of "
+            f"{verdict.progress.total:,} sequences, so its value is not the metric; measure all"
         )
     elif verdict.estimate is None:
         yield f"{name} has no value"
@@ -148,10 +155,10 @@ def _value_problems(name: str, verdict: Verdict) -> Iterator[str]:
 def _differences(
     provenance: Provenance | None, targets: Sequence[Target], spec: Spec
 ) -> Iterator[str]:
-    """List what was measured otherwise than the spec names it."""
+    """List what differs between a measurement and what the spec has now."""
     measured: Mapping[str, Any] = asdict(provenance) if provenance else {}
     model, name = _mapping(measured, "model"), spec.model.path_or_name(spec.file.parent)
-    if isinstance(name, Path):  # which may be in another place on another machine
+    if isinstance(name, Path):  # the folder can be elsewhere on another machine
         model, name = {**model, "name": Path(str(model.get("name"))).name}, name.name
     hook_out = None if spec.hook_out == spec.hook else spec.hook_out
     pairs: list[tuple[str, Any, Any]] = [
@@ -166,12 +173,12 @@ def _differences(
     keys = sorted({*data, *source} - {"expect_clean_ce"})
     pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
     versions = _mapping(measured, "formula_versions")
-    for metric in dict.fromkeys(each.metric for each in targets if each.metric in METRICS):
+    for metric in dict.fromkeys(target.metric for target in targets if target.metric in METRICS):
         version = METRICS[metric].version
         pairs.append((f"version of the formula of {metric}", versions.get(metric), version))
-    for key, was, now in pairs:
-        if was != now:
-            yield f"{key} was {_short(was)} and is {_short(now)}"
+    for key, old, new in pairs:
+        if old != new:
+            yield f"{key} was {_short_json(old)} and is {_short_json(new)}"
 
 
 def _mapping(value: Any, key: str) -> Mapping[str, Any]:
@@ -179,7 +186,7 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def _short(value: Any) -> str:
+def _short_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
 
@@ -190,58 +197,64 @@ def _measured(checkpoint: str, estimate: Estimate, threshold: Threshold) -> Meas
 
 
 def _interval(estimate: Estimate, threshold: Threshold) -> tuple[float, float] | None:
-    """Give that of the threshold's confidence, as far as it follows from the one that is there."""
+    """Return the interval at the confidence of the threshold; None if it cannot be derived.
+
+    An interval of a mean is rescaled. That of a quantile is used if its confidence is enough.
+    """
     if threshold.confidence is None or estimate.low is None or estimate.high is None:
         return None
     if estimate.n_sequences and level(threshold.target.statistic) is None:
         return rescaled(estimate, threshold.confidence)
-    both = (estimate.low, estimate.high)
-    return both if threshold.confidence <= estimate.confidence else None
+    interval = (estimate.low, estimate.high)
+    return interval if threshold.confidence <= estimate.confidence else None
 
 
-def of_version(
+def reports_of_version(
     reference: str, folder: str | None, path: Path, specs: Sequence[Spec]
 ) -> list[CaseReport]:
-    """Report what records say of the thresholds that a spec file has now.
+    """Return reports on records by the thresholds that a spec file has now.
 
     Args:
         reference: A promoted label, or the id, hash or name of records.
-        folder: Where the history is; None for the default.
-        path: Of the spec file.
+        folder: Folder or URL of the history; None for the default.
+        path: Path of the spec file.
         specs: Its documents.
 
     Raises:
-        SetupError: No record is meant, or none of the spec file.
+        SetupError: The reference names no record, or none of the spec file.
         HistoryError: A record cannot be read.
     """
-    with without_collection():
-        history = opened(folder)
-        records, promotions, _ = read(history)
-        chosen = find_records(records, promotions, reference)
-    file = of_path({each.record.spec.file for each in chosen}, path, file=reference)
-    own = [each for each in chosen if each.record.spec.file == file]
+    with garbage_collection_paused():
+        history = open_history(folder)
+        all_records, promotions, _ = read_records(history)
+        records = find_records(all_records, promotions, reference)
+    file = name_of_path({r.record.spec.file for r in records}, path, file=reference)
+    own_records = [r for r in records if r.record.spec.file == file]
     by_name = {spec.name: spec for spec in specs}
     return [
-        _of_record(history, recorded, label, by_name.get(recorded.record.spec.name))
-        for recorded, label in _labelled(own)
+        _report_of_record(history, recorded, label, by_name.get(recorded.record.spec.name))
+        for recorded, label in _labelled(own_records)
     ]
 
 
 def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
-    """Give each with the label of its checkpoint, and its own hash where several have it."""
-    labels = Counter((each.spec, each.record.checkpoint.label) for each in records)
-    for each in records:
-        label = each.record.checkpoint.label
-        several = labels[each.spec, label] > 1
-        yield each, f"{label} {each.short}" if several else label
+    """Yield each record with its label, to which its hash is added if several have the label."""
+    counts = Counter((r.spec, r.record.checkpoint.label) for r in records)
+    for recorded in records:
+        label = recorded.record.checkpoint.label
+        is_shared = counts[recorded.spec, label] > 1
+        yield recorded, f"{label} {recorded.short}" if is_shared else label
 
 
-def _of_record(history: History, recorded: Recorded, label: str, spec: Spec | None) -> CaseReport:
-    """Report each threshold of the spec of which something is known.
+def _report_of_record(
+    history: History, recorded: Recorded, label: str, spec: Spec | None
+) -> CaseReport:
+    """Return a report with a value for each threshold of the spec that the record has one of.
 
-    It is judged anew, as there may be thresholds that the record did not have. What takes the
-    values of single tokens, which are not kept, is as the record has it. So is all, where the spec
-    file has no such document any more. Thresholds on changes are of another version too.
+    Thresholds are judged anew, because the spec can have thresholds that the record lacks. Those
+    on single tokens, whose values a record does not have, take the recorded value; so do all if the
+    spec file no longer has the document. Thresholds on changes are left out: they depend on another
+    version.
     """
     record = recorded.record
     rows = {row.metric: row for row in record.thresholds if not row.change} | record.views
@@ -251,7 +264,7 @@ def _of_record(history: History, recorded: Recorded, label: str, spec: Spec | No
         values = [_value(name, row) for name, row in rows.items()]
     else:
         measurement = history.measurement(recorded)
-        for threshold in (each for each in spec.thresholds if not each.change):
+        for threshold in (t for t in spec.thresholds if not t.change):
             name, verdict = str(threshold.target), judge(measurement, threshold)
             if verdict.status != "error":
                 verdicts.append(verdict)
@@ -266,7 +279,7 @@ def _of_record(history: History, recorded: Recorded, label: str, spec: Spec | No
 
 
 def _value(name: str, row: ThresholdRow | MetricRow) -> MetricValue:
-    """Give the value as it was recorded; of how many sequences is not known of all of them."""
+    """Return the recorded value; its numbers of tokens and sequences are 0, for unknown."""
     if row.value is None:
         return MetricValue(Target.parse(name), undefined="the record has no value")
     estimate = Estimate(row.value, row.low, row.high, 0, 0, _CONFIDENCE)

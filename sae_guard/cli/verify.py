@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sae_guard.cli.options import about_the_machine
-from sae_guard.cli.records import folder_option, opened, read_any
-from sae_guard.cli.session import gate_options, read_specs, session_for
+from sae_guard.cli.options import machine_options
+from sae_guard.cli.records import folder_option, open_history, read_history
+from sae_guard.cli.session import create_session, gate_options, read_specs
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.files import expanded
@@ -28,45 +28,49 @@ if TYPE_CHECKING:
     from sae_guard.specs import Spec
 
 _DIFFERS, _NOT_VERIFIED = 1, 2
-"""Exit codes."""
+"""Exit codes: something differs from the record; it could not be verified."""
 
 
-class _Differs(Exception):
-    """Something is not as the record says; the message is a line for each."""
+class _DifferenceError(Exception):
+    """Something differs from the record; the message has a line for each difference."""
 
 
-def _share(_: click.Context, __: click.Parameter, value: float) -> float:
+def _parse_tolerance(_: click.Context, __: click.Parameter, value: float) -> float:
     if not 0 <= value < 0.1:
-        raise click.BadParameter(f"{value}; allowed: 0 up to, and not with, 0.1")
+        raise click.BadParameter(f"{value}; allowed: from 0 to below 0.1")
     return value
 
 
 @click.command()
 @click.argument("reference", metavar="RECORD")
-@click.option("--sae", required=True, metavar="CHECKPOINT", help="What the record is to be of.")
+@click.option(
+    "--sae", required=True, metavar="CHECKPOINT", help="Checkpoint that the record should be of."
+)
 @folder_option
 @click.option(
     "--spec",
     metavar="FILE",
-    help="Take model and data from this spec file, where they lie elsewhere than was recorded.",
+    help="Spec file that says where model and data are, if not where the record says.",
 )
-@click.option("--model", metavar="NAME|FOLDER", help="The language model, if it is elsewhere.")
+@click.option(
+    "--model", metavar="NAME|FOLDER", help="Language model, if it is not where the record says."
+)
 @click.option(
     "--tolerance",
     type=float,
     default=1e-4,
     show_default=True,
-    callback=_share,
+    callback=_parse_tolerance,
     metavar="SHARE",
-    help="Of each value: what devices and versions of libraries may change.",
+    help="Share of each value by which devices and versions of libraries may change it.",
 )
-@about_the_machine
+@machine_options
 @click.option(
     "--cache",
     default="off",
     show_default=True,
     metavar="FOLDER|off",
-    help="Folder in which clean runs and measurements are remembered: it is trusted.",
+    help="Folder of cached clean runs and measurements; its contents are trusted.",
 )
 def verify(
     reference: str,
@@ -81,33 +85,34 @@ def verify(
 ) -> None:  # fmt: skip
     """Measure CHECKPOINT again and confirm a record of it, number by number.
 
-    RECORD is the folder or URL of a record, anywhere; or an id, its hash, a name or a promoted
-    label in the history. Nothing else is needed: it says which model, tokens and hook point it is
-    of. Paths in it start from the project's root; --spec and --model say where else they are.
+    RECORD is the folder or URL of a record; or an id, its hash, a name or a promoted label in the
+    history. The record contains the model, the tokens and the hook point. Its paths start from the
+    root folder of the project; --spec and --model say where else model and data are.
 
     Exit code 0: confirmed; 1: the record, the weights, the tokens or a number differs; 2: it could
     not be verified.
     """
     try:
-        certificate = _certificate(reference, folder)
-        case = _case(certificate, sae, spec, model)
+        record_folder = _find_record(reference, folder)
+        case = _case(record_folder, sae, spec, model)
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = session_for(options, lambda: [case])
-        rows = _checked(certificate, case, session)
+        session = create_session(options, lambda: [case])
+        rows = _check_before_measuring(record_folder, case, session)
         measured = session.measurement(case)
-        numbers = _compared(certificate, rows, measured, tolerance)
-    except _Differs as error:
+        numbers = _check_numbers(record_folder, rows, measured, tolerance)
+    except _DifferenceError as error:
         _end(_DIFFERS, f"NOT CONFIRMED: {error}")
     except SaeGuardError as error:
         _stop(error)
-    name = certificate.recorded.id
-    wrong = [number for number in numbers if not number.ok]
-    if wrong:
-        _end(_DIFFERS, f"NOT CONFIRMED: {len(wrong)} of {len(numbers)} numbers of {name} differ")
+    name = record_folder.recorded.id
+    n_different = sum(not number.ok for number in numbers)
+    if n_different:
+        _end(_DIFFERS, f"NOT CONFIRMED: {n_different} of {len(numbers)} numbers of {name} differ")
     click.echo(f"confirmed: all {len(numbers)} numbers of {name}")
 
 
 def _stop(error: SaeGuardError) -> NoReturn:
+    """Exit with the error; a record that was changed differs, others could not be verified."""
     from sae_guard.history import ChangedError
 
     if isinstance(error, ChangedError):
@@ -120,8 +125,8 @@ def _end(code: int, line: str) -> NoReturn:
     raise SystemExit(code)
 
 
-def _certificate(reference: str, folder: str | None) -> RecordFolder:
-    """The record that is meant: a folder or URL before a name in the history."""
+def _find_record(reference: str, folder: str | None) -> RecordFolder:
+    """Find a record: a folder or URL comes before a name in the history."""
     from sae_guard.history import RecordFolder, find_one_record
 
     path = expanded(reference)
@@ -131,75 +136,84 @@ def _certificate(reference: str, folder: str | None) -> RecordFolder:
         path = path.parent
     if (path / "record.json").is_file() or os.sep in reference:
         return RecordFolder.from_url(path.absolute().as_posix())
-    records, promotions, _ = read_any(opened(folder))
+    records, promotions, _ = read_history(open_history(folder))
     return RecordFolder.from_url(find_one_record(records, promotions, reference).path)
 
 
-def _case(certificate: RecordFolder, sae: str, spec: str | None, model: str | None) -> Case:
+def _case(record_folder: RecordFolder, sae: str, spec: str | None, model: str | None) -> Case:
     from sae_guard.gate.remeasuring import base_of, case_of
 
-    here = Path.cwd()
-    checkpoint = _one_checkpoint(sae, here)
-    root = project.root_of(here)
+    current = Path.cwd()
+    checkpoint = _one_checkpoint(sae, current)
+    root = project.root_of(current)
     specs: tuple[Spec, ...] = ()
     if spec is not None:
-        specs = read_specs(project.named_spec(spec, here, project.spec_files(root)))
-    if model is not None and (here / expanded(model) / "config.json").is_file():
-        model = str(here / expanded(model))
-    recorded = certificate.recorded
+        specs = read_specs(project.named_spec(spec, current, project.spec_files(root)))
+    if model is not None and (current / expanded(model) / "config.json").is_file():
+        model = str(current / expanded(model))
+    recorded = record_folder.recorded
     return case_of(
         recorded, checkpoint, recorded.record.checkpoint.label, base_of(recorded, root),
         specs=specs, model=model,
     )  # fmt: skip
 
 
-def _one_checkpoint(sae: str, here: Path) -> Checkpoint:
+def _one_checkpoint(sae: str, folder: Path) -> Checkpoint:
     from sae_guard.checkpoints.reference import resolve
 
-    found = resolve(sae, here)
-    if len(found) != 1:
-        raise SetupError(f"--sae {sae} names {len(found)} checkpoints, expected one")
-    return found[0]
+    checkpoints = resolve(sae, folder)
+    if len(checkpoints) != 1:
+        raise SetupError(f"--sae {sae} names {len(checkpoints)} checkpoints, expected one")
+    return checkpoints[0]
 
 
-def _checked(certificate: RecordFolder, case: Case, session: GateSession) -> Measurement:
-    """Say step by step what holds before anything is measured; what is kept beside the record.
+def _check_before_measuring(
+    record_folder: RecordFolder, case: Case, session: GateSession
+) -> Measurement:
+    """Check record, rows, weights and tokens before anything is measured, and print each step.
+
+    Returns:
+        The rows of the record.
 
     Raises:
-        _Differs: Something does not.
-        SaeGuardError: It cannot be known.
+        _DifferenceError: Something differs from the record.
+        SaeGuardError: Something cannot be checked.
     """
     from sae_guard.gate.remeasuring import as_json, needed
     from sae_guard.history import verification
 
-    recorded, told = certificate.recorded, needed(certificate.recorded)
+    recorded = record_folder.recorded
+    provenance = needed(recorded)
     record = recorded.record
-    vouched = "is as it was written, by the hash in its name" if certificate.has_hash else (
-        "is not in a folder that is named by its hash: only its numbers vouch for it"
-    )  # fmt: skip
-    click.echo(f"record    {recorded.id} {vouched}")
-    rows = certificate.measurement()
-    certificate.report()  # as it was written, by its hash
+    if record_folder.has_hash:
+        assurance = "is unchanged: its hash is the one in the name of its folder"
+    else:
+        assurance = "is in a folder without a hash in its name, so only its numbers confirm it"
+    click.echo(f"record    {recorded.id} {assurance}")
+    rows = record_folder.measurement()
+    record_folder.report()  # reading it verifies its hash
     if other := list(verification.other_formulas(record)):
+        version = provenance.versions.get("sae-guard", "?")
         raise SetupError(
-            f"it is by sae_guard {told.versions.get('sae-guard', '?')}, whose formulas are others:"
-            + _listed(other)
+            f"it was measured by sae_guard {version}, which has other formulas:" + _listed(other)
         )
-    _refuse("the record contradicts itself", verification.inconsistencies(record, rows))
+    _require_none("the record contradicts itself", verification.inconsistencies(record, rows))
     click.echo(
         f"rows      {rows.n_sequences:,} sequences, {len(rows.firings):,} latents: unchanged, and "
         f"its {len(record.metrics)} metrics follow from them"
     )
     sae = session.sae(case)
     files = sae.source.files
-    _refuse("the weights are others", verification.other_files(record, files))
+    _require_none("the weights differ", verification.other_files(record, files))
     identity = as_json(sae.identity)
     parts = verification.other_parts(record.provenance["checkpoint"], identity)
-    _refuse("the checkpoint is read otherwise", parts)
+    _require_none("the checkpoint is read differently", parts)
     click.echo(f"weights   {', '.join(files)}: the same sha256")
     corpus = _corpus(case, session)
     tokens = as_json(corpus.identity)
-    _refuse("the tokens are others", verification.other_parts(record.provenance["corpus"], tokens))
+    _require_none(
+        "the tokens differ", verification.other_parts(record.provenance["corpus"], tokens)
+    )
     click.echo(f"tokens    sha256 {corpus.sha256[:12]}…: the same")
     return rows
 
@@ -213,16 +227,16 @@ def _corpus(case: Case, session: GateSession) -> Corpus:
         ) from None
 
 
-def _compared(
-    certificate: RecordFolder, rows: Measurement, measured: Measurement, tolerance: float
+def _check_numbers(
+    record_folder: RecordFolder, rows: Measurement, measured: Measurement, tolerance: float
 ) -> list[NumberCheck]:
-    """Say number by number what was found."""
+    """Compare the new measurement with the record, and print each number."""
     from sae_guard.history.confirmation import confirm, confirm_tokens, unverified_claims
     from sae_guard.render import confirmed, differently_made
 
-    record = certificate.recorded.record
+    record = record_folder.recorded.record
     numbers = confirm(record, rows, measured, tolerance)
-    if (tokens := certificate.token_kl()) is not None:
+    if (tokens := record_folder.token_kl()) is not None:
         numbers.append(confirm_tokens(tokens, measured.token_kl, tolerance))
     differently = differently_made(rows.provenance, measured.provenance)
     for line in (*differently, *unverified_claims(record)):
@@ -233,9 +247,10 @@ def _compared(
     return numbers
 
 
-def _refuse(what: str, lines: Iterable[str]) -> None:
-    if found := list(lines):
-        raise _Differs(f"{what}:{_listed(found)}")
+def _require_none(problem: str, differences: Iterable[str]) -> None:
+    """Raise `_DifferenceError` with the differences, if there are any."""
+    if lines := list(differences):
+        raise _DifferenceError(f"{problem}:{_listed(lines)}")
 
 
 def _listed(lines: Iterable[str]) -> str:

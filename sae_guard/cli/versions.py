@@ -1,4 +1,4 @@
-"""What a command line calls two versions → what is compared with what."""
+"""Two versions as a command line names them → the pairs that are compared."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sae_guard.cli.output import short
-from sae_guard.cli.records import read_any
+from sae_guard.cli.output import shorten
+from sae_guard.cli.records import read_history
 from sae_guard.errors import SetupError, allowed
 from sae_guard.files import expanded
 from sae_guard.gate import project
@@ -21,205 +21,226 @@ if TYPE_CHECKING:
     from sae_guard.gate.cases import Case
     from sae_guard.history import History, Promotion, Recorded, RecordFolder
 
-Cases = Callable[[str, Sequence[str]], "list[Case]"]
-"""A checkpoint and the specs that are named, none for all → what is to be measured."""
+PlanCases = Callable[[str, Sequence[str]], "list[Case]"]
+"""Plans the cases of a checkpoint, from its reference and spec files; without files, from all."""
 
-Read = Callable[[], "tuple[Measurement, TokenKL | None]"]
+ReadMeasurement = Callable[[], "tuple[Measurement, TokenKL | None]"]
+"""Reads the measurement of a record, and its KL of single tokens where it has that."""
+
+_NAME_WIDTH = 24
+"""Maximum width of the name of a version, in characters."""
 
 
 @dataclass(frozen=True)
-class Operand:
+class SpecVersion:
     """A version at one spec: a record, or a checkpoint that is yet to be measured."""
 
     name: str
-    """Of the version."""
+    """Name of the version."""
     spec: str
-    """``file::name``."""
+    """``file::name`` of the spec."""
     label: str
-    """Of the checkpoint."""
+    """Label of the checkpoint."""
     source: Mapping[str, str]
-    """What it is: a record, or a checkpoint."""
+    """Id of the ``record``, or path of the ``checkpoint``."""
     case: Case | None
-    """What is to be measured; None of a record."""
-    read: Read | None
-    """What was recorded; None of a checkpoint. Raises `HistoryError`."""
+    """Case to be measured; None for a record."""
+    read: ReadMeasurement | None
+    """Reads what was recorded, and raises `HistoryError`; None for a checkpoint."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The history that names of versions are looked up in."""
+class RecordStore:
+    """The history in which names of versions are looked up."""
 
     history: History
     records: list[Recorded]
     promotions: list[Promotion]
 
     @classmethod
-    def of(cls, history: History) -> Kept:
-        """What it holds; what cannot be read is told, and the rest goes on."""
-        records, promotions, _ = read_any(history)
+    def from_history(cls, history: History) -> RecordStore:
+        """Read all records and promotions, with a warning for each that cannot be read."""
+        records, promotions, _ = read_history(history)
         return cls(history, records, promotions)
 
-    def find(self, reference: str) -> list[Operand] | None:
-        """The records that are meant: of the history before those at a path or URL; None for what
-        names a checkpoint.
+    def find(self, reference: str) -> list[SpecVersion] | None:
+        """Return the records that a reference names; None if it names a checkpoint.
+
+        Names in the history come before records at a path or URL.
 
         Raises:
-            SetupError: It names nothing.
-            HistoryError: It is a record that cannot be read.
+            SetupError: The reference names nothing.
+            HistoryError: The reference is a record that cannot be read.
         """
         from sae_guard.history import RecordFolder, find_records
 
         try:
-            found = find_records(self.records, self.promotions, reference)
+            records = find_records(self.records, self.promotions, reference)
         except SetupError as error:
-            known = any(each.label == reference for each in self.promotions)
-            if known or not _elsewhere(reference):
-                nor = "" if known else "; and there is no such path"
-                raise SetupError(f"{error}{nor}") from None
-            if not _is_record(reference):
+            is_label = any(promotion.label == reference for promotion in self.promotions)
+            if is_label or not _could_be_a_path(reference):
+                hint = "" if is_label else "; and there is no such path"
+                raise SetupError(f"{error}{hint}") from None
+            if not _is_record_folder(reference):
                 return None
-            return [_outside(RecordFolder.from_url(expanded(reference).absolute().as_posix()))]
-        if _elsewhere(reference):
+            folder = RecordFolder.from_url(expanded(reference).absolute().as_posix())
+            return [_from_folder(folder)]
+        if _could_be_a_path(reference):
             click.echo(
-                f"{reference}: taken for what the history calls so; the path is ./{reference}",
+                f"{reference}: the history has this name, so it is not read as a path; the path "
+                f"is ./{reference}",
                 err=True,
             )
-        return [self._operand(each, reference) for each in found]
+        return [self._from_record(recorded, reference) for recorded in records]
 
-    def _operand(self, recorded: Recorded, reference: str) -> Operand:
-        said = {each.label for each in self.promotions} | {recorded.record.name}
-        name = short(reference if reference in said else recorded.record.name, 24)
+    def _from_record(self, recorded: Recorded, reference: str) -> SpecVersion:
+        names = {promotion.label for promotion in self.promotions} | {recorded.record.name}
+        # A version is called by its name, even if the user gave an id or a hash.
+        name = shorten(reference if reference in names else recorded.record.name, _NAME_WIDTH)
 
         def read() -> tuple[Measurement, TokenKL | None]:
             return self.history.measurement(recorded), self.history.token_kl(recorded)
 
-        return _of_record(name, recorded, read)
+        return _recorded_version(name, recorded, read)
 
 
-def _outside(certificate: RecordFolder) -> Operand:
+def _from_folder(folder: RecordFolder) -> SpecVersion:
     def read() -> tuple[Measurement, TokenKL | None]:
-        return certificate.measurement(), certificate.token_kl()
+        return folder.measurement(), folder.token_kl()
 
-    name = short(certificate.recorded.record.name, 24)
-    return _of_record(name, certificate.recorded, read)
+    name = shorten(folder.recorded.record.name, _NAME_WIDTH)
+    return _recorded_version(name, folder.recorded, read)
 
 
-def _of_record(name: str, recorded: Recorded, read: Read) -> Operand:
+def _recorded_version(name: str, recorded: Recorded, read: ReadMeasurement) -> SpecVersion:
     label = recorded.record.checkpoint.label
-    return Operand(name, recorded.spec, label, {"record": recorded.id}, None, read)
+    return SpecVersion(name, recorded.spec, label, {"record": recorded.id}, None, read)
 
 
-def _elsewhere(reference: str) -> bool:
-    """Whether it could be a path, a glob or a URL."""
+def _could_be_a_path(reference: str) -> bool:
+    """Return True if the reference is a URL, a glob or an existing path."""
     path = reference.partition("#")[0]
     return "://" in path or any(c in path for c in "*?[") or expanded(path).exists()
 
 
-def _is_record(reference: str) -> bool:
+def _is_record_folder(reference: str) -> bool:
     return (expanded(reference) / "record.json").is_file()
 
 
 def pairs(
-    kept: Kept, before: str, after: str, cases: Cases, glob: str | None = None
-) -> list[tuple[Operand, Operand]]:
-    """What is compared with what, a pair for each spec and checkpoint that both have.
+    store: RecordStore, before: str, after: str, plan_cases: PlanCases, glob: str | None = None
+) -> list[tuple[SpecVersion, SpecVersion]]:
+    """Return the pairs to compare: one for each spec and checkpoint that both versions have.
 
     Args:
-        kept: Where names of versions are looked up.
+        store: Where names of versions are looked up.
         before: A name, a promoted label, an id, a hash, a record's folder, or a checkpoint.
         after: Likewise.
-        cases: What is to be measured of a checkpoint.
-        glob: Of specs: the file, the name, or ``file::name``.
+        plan_cases: Plans the cases of a checkpoint.
+        glob: Selects specs by file, name or ``file::name``; None for all.
 
     Raises:
-        SaeGuardError: One names nothing, or they have nothing in common.
+        SaeGuardError: A reference names nothing, or the two versions have no spec in common.
     """
-    found = [kept.find(before), kept.find(after)]
-    recorded = [each for side in found for each in side or ()]
+    references = (before, after)
+    records = [store.find(reference) for reference in references]
+    recorded = [version for versions in records for version in versions or ()]
+    recorded_specs = {version.spec for version in recorded}
     sides = []
-    for reference, side in zip((before, after), found, strict=True):
-        measured = side is None
-        of = _chosen(
-            _to_measure(reference, recorded, cases) if side is None else side, reference, glob
-        )
-        specs = {each.spec for each in recorded}
-        sides.append([each for each in of if not (measured and specs) or each.spec in specs])
-        if not sides[-1]:
+    for reference, versions in zip(references, records, strict=True):
+        if versions is None:
+            measurable = _to_measure(reference, recorded, plan_cases)
+            matching = _matching(measurable, reference, glob)
+            # A checkpoint is only measured by the specs of the record it is compared with.
+            side = [v for v in matching if not recorded_specs or v.spec in recorded_specs]
+        else:
+            side = matching = _matching(versions, reference, glob)
+        if not side:
             raise SetupError(
-                f"{reference} is gated by {', '.join(sorted({each.spec for each in of}))}, and the "
-                f"record is by {', '.join(sorted(specs))}"
+                f"{reference} is gated by {', '.join(sorted({v.spec for v in matching}))}, but the "
+                f"record was measured by {', '.join(sorted(recorded_specs))}"
             )
+        sides.append(side)
     return _paired((before, sides[0]), (after, sides[1]))
 
 
-def _to_measure(reference: str, recorded: Sequence[Operand], cases: Cases) -> list[Operand]:
-    """A checkpoint at the specs of the records it is compared with, or at all that gate it."""
+def _to_measure(
+    reference: str, recorded: Sequence[SpecVersion], plan_cases: PlanCases
+) -> list[SpecVersion]:
+    """Plan a checkpoint by the specs of the records it is compared with, or by all that gate it."""
     root = project.root_of(Path.cwd())
-    files = {str(root / each.spec.rpartition("::")[0]) for each in recorded}
-    known = {str(path) for path in project.spec_files(root)}
-    named = () if files <= known else sorted(files)
-    found = cases(reference, named)
+    files = {str(root / version.spec.rpartition("::")[0]) for version in recorded}
+    project_files = {str(path) for path in project.spec_files(root)}
+    cases = plan_cases(reference, () if files <= project_files else sorted(files))
     return [
-        Operand(
-            short(case.member, 24),
+        SpecVersion(
+            shorten(case.member, _NAME_WIDTH),
             case.ref.spec,
             case.member,
             {"checkpoint": str(case.checkpoint)},
             case,
             None,
         )
-        for case in found
+        for case in cases
     ]
 
 
-def _chosen(operands: list[Operand], reference: str, glob: str | None) -> list[Operand]:
+def _matching(versions: list[SpecVersion], reference: str, glob: str | None) -> list[SpecVersion]:
+    """Select the versions whose spec matches the glob."""
     if glob is None:
-        return operands
+        return versions
 
-    def names(operand: Operand) -> tuple[str, ...]:
-        file, _, name = operand.spec.rpartition("::")
-        return name, file, operand.spec
+    def names(version: SpecVersion) -> tuple[str, ...]:
+        file, _, name = version.spec.rpartition("::")
+        return name, file, version.spec
 
-    left = [each for each in operands if any(fnmatchcase(text, glob) for text in names(each))]
-    if not left:
-        hint = allowed(glob, {text for each in operands for text in names(each)})
-        raise SetupError(f"nothing of {reference} has --spec {glob!r}; {hint}")
-    return left
-
-
-_Side = tuple[str, list[Operand]]
+    matching = [v for v in versions if any(fnmatchcase(name, glob) for name in names(v))]
+    if not matching:
+        hint = allowed(glob, {name for version in versions for name in names(version)})
+        raise SetupError(f"no spec of {reference} matches --spec {glob!r}; {hint}")
+    return matching
 
 
-def _paired(before: _Side, after: _Side) -> list[tuple[Operand, Operand]]:
-    (a, old), (b, new) = before, after
+_Side = tuple[str, list[SpecVersion]]
+"""A version as the user names it, and what it is at each spec."""
+
+
+def _paired(before: _Side, after: _Side) -> list[tuple[SpecVersion, SpecVersion]]:
+    (before_name, old), (after_name, new) = before, after
     if len(old) == len(new) == 1:
         return [(old[0], new[0])]
-    common = [spec for spec in dict.fromkeys(each.spec for each in old)
-              if any(each.spec == spec for each in new)]  # fmt: skip
+    new_specs = {version.spec for version in new}
+    common = [spec for spec in dict.fromkeys(v.spec for v in old) if spec in new_specs]
     if not common:
-        raise SetupError(f"no spec has both: {a} is by {_specs(old)}, {b} by {_specs(new)}")
-    for reference, side in (before, after):
-        if left := [each for each in side if each.spec not in common]:
-            click.echo(f"not compared: only {reference} is by {_specs(left)}", err=True)
-    return [pair for spec in common for pair in _of_spec(spec, before, after)]
+        raise SetupError(
+            f"no spec has both versions: {before_name} has {_spec_names(old)}, "
+            f"{after_name} has {_spec_names(new)}"
+        )
+    for reference, versions in (before, after):
+        if unpaired := [version for version in versions if version.spec not in common]:
+            click.echo(f"not compared: only {reference} has {_spec_names(unpaired)}", err=True)
+    return [pair for spec in common for pair in _paired_at(spec, before, after)]
 
 
-def _of_spec(spec: str, before: _Side, after: _Side) -> list[tuple[Operand, Operand]]:
-    old, new = ([each for each in side if each.spec == spec] for _, side in (before, after))
+def _paired_at(spec: str, before: _Side, after: _Side) -> list[tuple[SpecVersion, SpecVersion]]:
+    """Pair the checkpoints of two versions at one spec by their labels."""
+    old, new = ([v for v in versions if v.spec == spec] for _, versions in (before, after))
     if len(old) == len(new) == 1:
         return [(old[0], new[0])]
-    later = {each.label: each for each in new}
-    if len(later) < len(new) or {each.label for each in old} != later.keys() or (
-        len(old) != len(new)
-    ):  # fmt: skip
-        listed = "".join(
-            f"\n  {reference}: {each.label}, {' '.join(each.source.values())}"
-            for reference, side in ((before[0], old), (after[0], new))
-            for each in side
+    new_by_label = {version.label: version for version in new}
+    is_ambiguous = len(new_by_label) < len(new) or len(old) != len(new)
+    if is_ambiguous or {version.label for version in old} != new_by_label.keys():
+        candidates = "".join(
+            f"\n  {reference}: {version.label}, {' '.join(version.source.values())}"
+            for reference, versions in ((before[0], old), (after[0], new))
+            for version in versions
         )
-        raise SetupError(f"which is to be compared with which? Give ids. By {spec}:{listed}")
-    return [(each, later[each.label]) for each in old]
+        raise SetupError(
+            f"{spec} has several checkpoints, and their labels do not pair them; name two of these "
+            f"by their ids:{candidates}"
+        )
+    return [(version, new_by_label[version.label]) for version in old]
 
 
-def _specs(operands: Sequence[Operand]) -> str:
-    return ", ".join(dict.fromkeys(each.spec for each in operands))
+def _spec_names(versions: Sequence[SpecVersion]) -> str:
+    return ", ".join(dict.fromkeys(version.spec for version in versions))

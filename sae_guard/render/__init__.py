@@ -1,6 +1,11 @@
 """Facts → lines and JSON. Pure: nothing is written here."""
 
-from sae_guard.render.comparison import Compared, comparison_json, comparison_lines, verdict_line
+from sae_guard.render.comparison import (
+    ComparisonResult,
+    comparison_json,
+    comparison_lines,
+    verdict_line,
+)
 from sae_guard.render.excerpts import COLUMNS, worst_lines
 from sae_guard.render.junit import junit_properties
 from sae_guard.render.measured import metric_rows, metric_table
@@ -21,7 +26,7 @@ from sae_guard.render.words import failure, headline
 
 __all__ = [
     "COLUMNS",
-    "Compared",
+    "ComparisonResult",
     "changes",
     "comparison_json",
     "comparison_lines",

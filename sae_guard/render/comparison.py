@@ -1,4 +1,4 @@
-"""What became of one version against another → lines of a terminal, and JSON. Pure."""
+"""Comparison of two versions → lines of a terminal, and JSON. Pure."""
 
 from __future__ import annotations
 
@@ -12,159 +12,180 @@ from typing import Any
 from sae_guard.core.comparison import Comparison, MetricMove, Moved, MovedSequence, MovedToken
 from sae_guard.core.comparison.metric_move import SPARSITY
 from sae_guard.core.statistics import NOISE
-from sae_guard.render.excerpts import COLUMNS, around_lines, beginning_lines, clipped, placed
-from sae_guard.render.numbers import number
+from sae_guard.render.excerpts import COLUMNS, clipped, sequence_lines, token_lines
+from sae_guard.render.numbers import distinct_numbers, number
 from sae_guard.tables import table_lines
 
 _LEAST_P = 1e-300
-"""Below it floats end."""
+"""Least p-value that is written; floats cannot tell smaller ones from 0."""
+_VERSION_WIDTH = 24
+"""Maximum width of a version's name in the lists of tokens and sequences, in characters."""
 
 
-def verdict_line(found: Comparison) -> str:
-    """The verdict in words, and how far the two metrics moved that it is made of."""
-    before, after = found.before, found.after
-    if found.verdict is None:
-        return f"no verdict on {after} against {before}: {found.no_verdict}"
-    two = (found.quality, SPARSITY)
-    same = f"no difference of {after} from {before} was found at alpha {found.alpha:g}"
-    if any(_within_margin(found, found[name]) for name in two):
-        same = f"{after} is no further from {before} than the {_margin(found)} margin"
-    said = {
+def verdict_line(comparison: Comparison) -> str:
+    """Write the verdict, then the change of the two metrics that it follows from."""
+    before, after = comparison.before, comparison.after
+    if comparison.verdict is None:
+        return f"no verdict on {after} against {before}: {comparison.no_verdict}"
+    verdict_metrics = (comparison.quality, SPARSITY)
+    same = f"no difference of {after} from {before} was found at alpha {comparison.alpha:g}"
+    if any(_is_within_margin(comparison, comparison[name]) for name in verdict_metrics):
+        same = f"{after} is no further from {before} than the {_margin(comparison)} margin"
+    verdict = {
         "dominates": f"{after} dominates {before}",
         "dominated": f"{after} is dominated by {before}",
         "trade-off": f"{after} is a trade-off against {before}",
         "same": same,
-    }[found.verdict]
-    return f"{said}: {'; '.join(_moved(found, name) for name in two)}"
+    }[comparison.verdict]
+    return f"{verdict}: {'; '.join(_change(comparison, name) for name in verdict_metrics)}"
 
 
-def comparison_lines(found: Comparison, *, title: str = "") -> Iterator[str]:
-    """The verdict, how each metric moved, and what moved most.
+def comparison_lines(comparison: Comparison, *, title: str = "") -> Iterator[str]:
+    """Write the verdict, a table of the metrics, and the sequences and tokens that changed most.
 
     Args:
-        found: What is said.
-        title: Of what the versions are, such as the spec.
+        comparison: What is written.
+        title: What the versions have in common, such as the spec.
     """
-    yield verdict_line(found)
-    place = f"{found.hook} → {found.hook_out}" if found.hook_out else found.hook
-    counted = f"{found.n_tokens:,} tokens in {found.n_sequences:,} sequences"
-    yield ", ".join(filter(None, (title, place, counted)))
-    yield from _table(found)
-    yield from _told(found)
-    yield from _sequences(found.sequences)
-    if found.no_tokens:
+    yield verdict_line(comparison)
+    hook = comparison.hook
+    if comparison.hook_out:
+        hook += f" → {comparison.hook_out}"
+    sample = f"{comparison.n_tokens:,} tokens in {comparison.n_sequences:,} sequences"
+    yield ", ".join(filter(None, (title, hook, sample)))
+    yield from _table(comparison)
+    yield from _remarks(comparison)
+    yield from _sequences(comparison)
+    if comparison.no_tokens:
         yield ""
-        yield found.no_tokens
-    yield from _tokens(found.tokens)
+        yield comparison.no_tokens
+    yield from _tokens(comparison)
 
 
-def _moved(found: Comparison, name: str) -> str:
-    moved = found[name]
-    told = f"{name} {signed(moved.difference)}"
-    if moved.share is not None:
-        told += f" ({percent(moved.share)})"
-    if moved.outcome == "same" and abs(moved.difference) <= _noise(moved):
-        return told if moved.difference == 0 else f"{told}, numeric noise"
-    if moved.p_value is None:
-        return told
-    if _within_margin(found, moved):
-        return f"{told}, within the {_margin(found)} margin"
-    ends = ""
-    if moved.outcome == "same" and moved.low is not None and moved.high is not None:
-        ends = f" [{signed(moved.low)}, {signed(moved.high)}]"
-    p = probability(moved.p_value)
-    return f"{told}{ends}, p {p if p.startswith('<') else f'= {p}'}"
+def _change(comparison: Comparison, name: str) -> str:
+    """Write by how much a metric changed, and how sure that is."""
+    move = comparison[name]
+    text = f"{name} {signed(move.difference)}"
+    if move.share is not None:
+        text += f" ({percent(move.share)})"
+    if move.outcome == "same" and abs(move.difference) <= _noise(move):
+        return text if move.difference == 0 else f"{text}, numeric noise"
+    if move.p_value is None:
+        return text
+    if _is_within_margin(comparison, move):
+        return f"{text}, within the {_margin(comparison)} margin"
+    interval = ""
+    if move.outcome == "same" and move.low is not None and move.high is not None:
+        interval = f" [{signed(move.low)}, {signed(move.high)}]"
+    p = probability(move.p_value)
+    return f"{text}{interval}, p {p if p.startswith('<') else f'= {p}'}"
 
 
-def _within_margin(found: Comparison, moved: MetricMove) -> bool:
-    """Whether a difference was found that is too small to count."""
-    sure = moved.p_value is not None and moved.p_value < found.alpha
-    return moved.outcome == "same" and sure and abs(moved.difference) > _noise(moved)
+def _is_within_margin(comparison: Comparison, move: MetricMove) -> bool:
+    """Return True if the metric changed for sure, but by too little to count."""
+    is_significant = move.p_value is not None and move.p_value < comparison.alpha
+    return move.outcome == "same" and is_significant and abs(move.difference) > _noise(move)
 
 
-def _margin(found: Comparison) -> str:
-    return f"{100 * found.margin:.3g} %"
+def _margin(comparison: Comparison) -> str:
+    return f"{100 * comparison.margin:.3g} %"
 
 
-def _noise(moved: MetricMove) -> float:
-    return NOISE * max(abs(moved.before.value), abs(moved.after.value))
+def _noise(move: MetricMove) -> float:
+    """Return the difference that devices and batch sizes can make."""
+    return NOISE * max(abs(move.before.value), abs(move.after.value))
 
 
-def _table(found: Comparison) -> Iterator[str]:
-    asked = (found.quality, SPARSITY)
-    shown = [
-        each
-        for each in found.metrics
-        if each.metric in asked or abs(each.difference) > _noise(each)
-    ]
-    names = (clipped(found.before, 9, end=True), clipped(found.after, 9, end=True))
-    interval = f"{100 * found.confidence:.12g} % interval"
-    rows = [("metric", *names, "change", interval, "", "p", ""), *map(_row, shown)]
-    yield from table_lines(rows, right=range(1, 7), indent="  ")
-    same = [each.metric for each in found.metrics if each not in shown]
-    if same:
-        told = f"the same in both: {', '.join(same)}"
-        yield from wrap(told, COLUMNS, initial_indent="  ", subsequent_indent="    ")
+def _table(comparison: Comparison) -> Iterator[str]:
+    """Write a row for each metric that changed; the others are listed by name below."""
+    rows = {
+        move.metric: _row(move)
+        for move in comparison.metrics
+        if move.metric in (comparison.quality, SPARSITY) or abs(move.difference) > _noise(move)
+    }
+    versions = (clipped(name, 9, keep_end=True) for name in (comparison.before, comparison.after))
+    interval = f"{100 * comparison.confidence:.12g} % interval"
+    titles = ("metric", *versions, "change", interval, "", "p", "")
+    yield from table_lines([titles, *rows.values()], right=range(1, 7), indent="  ")
+    unchanged = [move.metric for move in comparison.metrics if move.metric not in rows]
+    if unchanged:
+        text = f"the same in both: {', '.join(unchanged)}"
+        yield from wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="    ")
 
 
-def _row(moved: MetricMove) -> tuple[str, ...]:
+def _row(move: MetricMove) -> tuple[str, ...]:
     interval = "-"
-    if moved.low is not None and moved.high is not None:
-        interval = f"{signed(moved.low)} to {signed(moved.high)}"
+    if move.low is not None and move.high is not None:
+        interval = f"{signed(move.low)} to {signed(move.high)}"
     return (
-        moved.metric,
-        number(moved.before.value),
-        number(moved.after.value),
-        signed(moved.difference),
+        move.metric,
+        number(move.before.value),
+        number(move.after.value),
+        signed(move.difference),
         interval,
-        "" if moved.share is None else percent(moved.share),
-        "-" if moved.p_value is None else probability(moved.p_value),
-        moved.outcome or "",
+        "" if move.share is None else percent(move.share),
+        "-" if move.p_value is None else probability(move.p_value),
+        move.outcome or "",
     )
 
 
-def _told(found: Comparison) -> Iterator[str]:
-    for reason in _reasons({**found.refused, **found.undefined}):
+def _remarks(comparison: Comparison) -> Iterator[str]:
+    """Write what could not be compared, what the pairing of sequences gains, and the notes."""
+    for reason in _reasons({**comparison.refused, **comparison.undefined}):
         yield "  " + clipped(f"not compared: {reason}", COLUMNS - 2)
-    quality = next((each for each in found.metrics if each.metric == found.quality), None)
-    if quality is not None and quality.variance_ratio is not None:
-        ratio = quality.variance_ratio
+    ratios = {move.metric: move.variance_ratio for move in comparison.metrics}
+    ratio = ratios.get(comparison.quality)
+    if ratio is not None:
+        # The ratio is one of variances, so its square root is one of widths.
         yield (
-            f"  pairing: on different texts the interval of {quality.metric} would be "
+            f"  pairing: on different texts the interval of {comparison.quality} would be "
             f"{ratio**0.5:.2g} times as wide (variance ratio {ratio:.2g})"
         )
-    for line in found.noted:
+    for line in comparison.noted:
         yield f"  note: {line}"
 
 
-def _reasons(why: Mapping[str, str]) -> Iterator[str]:
-    """Those that say the same of several metrics once."""
-    shared: dict[str, list[str]] = {}
-    for name, reason in why.items():
+def _reasons(by_metric: Mapping[str, str]) -> Iterator[str]:
+    """Write the reasons; a reason that several metrics share is written once, after their names."""
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in by_metric.items():
         if reason.startswith(f"{name} "):
-            shared.setdefault(reason.removeprefix(name), []).append(name)
+            names_by_reason.setdefault(reason.removeprefix(name), []).append(name)
         else:
             yield reason
-    for rest, names in shared.items():
-        yield f"{', '.join(names)}{rest}"
+    for reason, names in names_by_reason.items():
+        yield f"{', '.join(names)}{reason}"
 
 
-def _sequences(moved: Moved[MovedSequence]) -> Iterator[str]:
-    for way, items in (("rose", moved.worse), ("fell", moved.better)):
-        yield from _heading(f"sequences whose mean KL {way} most, in nats:", items)
-        for each in items:
-            place = f"sequence {each.sequence}, {each.n_tokens:,} tokens"
-            yield placed(f"  {_from_to(each.before, each.after)} ({place}", each.source)
-            yield from beginning_lines(each.text)
+def _sequences(comparison: Comparison) -> Iterator[str]:
+    """List the sequences whose mean KL rose most, and those whose mean KL fell most."""
+    moves = comparison.sequences
+    for direction, sequences in (("rose", moves.worse), ("fell", moves.better)):
+        yield from _heading(f"sequences whose mean KL {direction} most, in nats:", sequences)
+        for sequence in sequences:
+            change = _rounded_change(sequence.before, sequence.after)
+            yield from sequence_lines(
+                f"mean KL {change} over {sequence.n_tokens:,} tokens",
+                sequence.text,
+                _before_and_after(comparison, sequence.before, sequence.after),
+                sequence.source,
+                f"sequence {sequence.sequence}",
+            )
 
 
-def _tokens(moved: Moved[MovedToken]) -> Iterator[str]:
-    for way, items in (("rose", moved.worse), ("fell", moved.better)):
-        yield from _heading(f"tokens whose KL {way} most, in nats:", items)
-        for each in items:
-            place = f"sequence {each.sequence}, position {each.position}"
-            yield placed(f"  {_from_to(each.before, each.after)} ({place}", each.source)
-            yield from around_lines(each.around)
+def _tokens(comparison: Comparison) -> Iterator[str]:
+    """List the tokens whose KL rose most, and those whose KL fell most."""
+    moves = comparison.tokens
+    for direction, tokens in (("rose", moves.worse), ("fell", moves.better)):
+        yield from _heading(f"tokens whose KL {direction} most, in nats:", tokens)
+        for token in tokens:
+            yield from token_lines(
+                f"KL {_rounded_change(token.before, token.after)}",
+                token.around,
+                _before_and_after(comparison, token.before, token.after),
+                token.source,
+                f"sequence {token.sequence}, position {token.position}",
+            )
 
 
 def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
@@ -173,17 +194,27 @@ def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
         yield text
 
 
-def _from_to(before: float, after: float) -> str:
-    return f"{signed(after - before)}  {number(before)} → {number(after)}"
+def _rounded_change(before: float, after: float) -> str:
+    return signed(after - before, digits=3)
 
 
-def signed(value: float) -> str:
-    """Four significant digits and the sign."""
-    return f"{value:+.4g}" if value else "0"
+def _before_and_after(comparison: Comparison, before: float, after: float) -> str:
+    """Write a value of both versions, such as ``0.00532 in v2, 9.77 in v3``."""
+    old, new = distinct_numbers(before, after, digits=3)
+    before_name, after_name = (
+        clipped(name, _VERSION_WIDTH, keep_end=True)
+        for name in (comparison.before, comparison.after)
+    )
+    return f"{old} in {before_name}, {new} in {after_name}"
+
+
+def signed(value: float, *, digits: int = 4) -> str:
+    """Write a number with its sign."""
+    return f"{value:+.{digits}g}" if value else "0"
 
 
 def percent(share: float) -> str:
-    """With its sign; two digits below 10 %."""
+    """Write a share in percent with its sign, with two digits below 10 %."""
     value = 100 * share
     if not value:
         return "0 %"
@@ -191,7 +222,7 @@ def percent(share: float) -> str:
 
 
 def probability(p: float) -> str:
-    """Two digits; what floats cannot tell from 0 is below what they can."""
+    """Write a p-value with two digits, or as below the least one that floats tell from 0."""
     return f"{p:.2g}" if p >= _LEAST_P else f"< {_LEAST_P:.0e}"
 
 
@@ -199,92 +230,102 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Two versions at one spec, and what became of them."""
+class ComparisonResult:
+    """Two versions at one spec and their comparison, or why they cannot be compared."""
 
     spec: str
-    """``file::name``."""
+    """``file::name`` of the spec; of two specs, both."""
     before: Mapping[str, Any]
-    """What it is: ``name``, and ``record`` or ``checkpoint``."""
+    """The older version: its ``name``, and its ``record`` or ``checkpoint``."""
     after: Mapping[str, Any]
+    """The newer version, likewise."""
     comparison: Comparison | None = None
+    """None if the versions are not comparable."""
     refused: tuple[str, ...] = ()
-    """Why there is none."""
+    """Reasons why the versions are not comparable."""
 
 
-def comparison_json(found: Sequence[Compared]) -> bytes:
-    """Strict JSON; `docs/statistics.md` has its keys. What is not finite is null."""
-    document = {"schema_version": SCHEMA_VERSION, "comparisons": [_plain(each) for each in found]}
+def comparison_json(results: Sequence[ComparisonResult]) -> bytes:
+    """Write comparisons as strict JSON; `docs/statistics.md` explains its keys.
+
+    Numbers that are not finite are null.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "comparisons": [_plain(result) for result in results],
+    }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    # Sources may be no UTF-8; JSON reads these escapes as what they were.
+    # Names of files need not be UTF-8: Python has surrogates there, which JSON writes as escapes.
     return (text + "\n").encode(errors="backslashreplace")
 
 
-def _plain(each: Compared) -> dict[str, Any]:
-    head = {"spec": each.spec, "before": dict(each.before), "after": dict(each.after)}
-    found = each.comparison
-    if found is None:
-        return {**head, "verdict": None, "not_comparable": list(each.refused)}
+def _plain(result: ComparisonResult) -> dict[str, Any]:
+    head = {"spec": result.spec, "before": dict(result.before), "after": dict(result.after)}
+    comparison = result.comparison
+    if comparison is None:
+        return {**head, "verdict": None, "not_comparable": list(result.refused)}
+    no_tokens = comparison.no_tokens
     return {
         **head,
-        "verdict": found.verdict,
-        "no_verdict": found.no_verdict or None,
-        "quality": found.quality,
-        "alpha": found.alpha,
-        "confidence": found.confidence,
-        "margin": found.margin,
-        "hook": found.hook,
-        "hook_out": found.hook_out,
-        "tokens_sha256": found.tokens_sha256,
-        "n_tokens": found.n_tokens,
-        "n_sequences": found.n_sequences,
-        "metrics": {move.metric: _metric(move) for move in found.metrics},
-        "undefined": dict(found.undefined),
-        "other_formula": dict(found.refused),
-        "noted": list(found.noted),
-        "sequences": _both_ways(found.sequences),
-        "tokens": None if found.no_tokens else _both_ways(found.tokens),
-        "no_tokens": found.no_tokens or None,
+        "verdict": comparison.verdict,
+        "no_verdict": comparison.no_verdict or None,
+        "quality": comparison.quality,
+        "alpha": comparison.alpha,
+        "confidence": comparison.confidence,
+        "margin": comparison.margin,
+        "hook": comparison.hook,
+        "hook_out": comparison.hook_out,
+        "tokens_sha256": comparison.tokens_sha256,
+        "n_tokens": comparison.n_tokens,
+        "n_sequences": comparison.n_sequences,
+        "metrics": {move.metric: _plain_metric(move) for move in comparison.metrics},
+        "undefined": dict(comparison.undefined),
+        "other_formula": dict(comparison.refused),
+        "noted": list(comparison.noted),
+        "sequences": _plain_moves(comparison.sequences),
+        "tokens": None if no_tokens else _plain_moves(comparison.tokens),
+        "no_tokens": no_tokens or None,
     }
 
 
-def _metric(move: MetricMove) -> dict[str, Any]:
+def _plain_metric(move: MetricMove) -> dict[str, Any]:
     return {
         "unit": move.unit,
-        "before": _said(move.before.value),
-        "before_low": _said(move.before.low),
-        "before_high": _said(move.before.high),
-        "after": _said(move.after.value),
-        "after_low": _said(move.after.low),
-        "after_high": _said(move.after.high),
-        "difference": _said(move.difference),
-        "low": _said(move.low),
-        "high": _said(move.high),
-        "share": _said(move.share),
-        "p": _said(move.p_value),
+        "before": _finite(move.before.value),
+        "before_low": _finite(move.before.low),
+        "before_high": _finite(move.before.high),
+        "after": _finite(move.after.value),
+        "after_low": _finite(move.after.low),
+        "after_high": _finite(move.after.high),
+        "difference": _finite(move.difference),
+        "low": _finite(move.low),
+        "high": _finite(move.high),
+        "share": _finite(move.share),
+        "p": _finite(move.p_value),
         "outcome": move.outcome,
-        "variance_ratio": _said(move.variance_ratio),
+        "variance_ratio": _finite(move.variance_ratio),
     }
 
 
-def _both_ways(moved: Moved[Any]) -> dict[str, list[dict[str, Any]]]:
-    ways = {"worse": moved.worse, "better": moved.better}
-    return {way: [_item(item) for item in items] for way, items in ways.items()}
+def _plain_moves(moves: Moved[Any]) -> dict[str, list[dict[str, Any]]]:
+    directions = {"worse": moves.worse, "better": moves.better}
+    return {name: [_plain_item(item) for item in items] for name, items in directions.items()}
 
 
-def _item(item: MovedSequence | MovedToken) -> dict[str, Any]:
-    told = {
+def _plain_item(item: MovedSequence | MovedToken) -> dict[str, Any]:
+    plain = {
         "sequence": item.sequence,
-        "before": _said(item.before),
-        "after": _said(item.after),
+        "before": _finite(item.before),
+        "after": _finite(item.after),
         "source": item.source,
     }
     if isinstance(item, MovedSequence):
-        return {**told, "n_tokens": item.n_tokens, "text": item.text}
+        return {**plain, "n_tokens": item.n_tokens, "text": item.text}
     before, token, following = item.around
     text = {"text_before": before, "token": token, "next": following}
-    return {**told, "position": item.position, **text}
+    return {**plain, "position": item.position, **text}
 
 
-def _said(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
+    """Return the value, or None if it is not a finite number."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Report of one test → the properties that it has in JUnit XML: flat, numbers and words. Pure."""
+"""Report of one test → its properties in JUnit XML: flat, numbers and words. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PREFIX = "sae_guard."
 
 
 def junit_properties(report: CaseReport) -> list[tuple[str, str | int | float]]:
-    """List the properties of the one test that the report is of; empty values are left out."""
-    named: dict[str, Any] = {
+    """List the properties of the test that the report is about; empty values are left out."""
+    case_properties: dict[str, Any] = {
         "spec": report.case.spec_file,
         "name": report.case.document,
         "checkpoint": report.case.member,
     }
     return [
         (PREFIX + name, _builtin(value))
-        for name, value in [*named.items(), *_test(report)]
+        for name, value in [*case_properties.items(), *_test(report)]
         if value is not None and value != ""
     ]
 
@@ -68,7 +68,7 @@ def _numbers(verdict: Verdict) -> Iterator[tuple[str, Any]]:
 
 
 def _builtin(value: Any) -> str | int | float:
-    """Give the plain value: under xdist a report of any other kind is a test that is lost."""
+    """Return the value as a builtin: pytest-xdist loses a test whose report has anything else."""
     for kind in (int, float, str):
         if isinstance(value, kind):
             return kind(value)

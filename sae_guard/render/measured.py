@@ -1,4 +1,4 @@
-"""All metrics of a case, those without a threshold too → lines and rows. Pure."""
+"""All metrics of a case, with and without thresholds → lines and rows. Pure."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")
 
 
 def metric_table(report: CaseReport) -> Iterator[str]:
-    """Write a title and a row for each metric, in the order of the README, and then for each other
-    target of a threshold; what is undefined says why.
+    """Write a title, a row for each metric, and a row for each other target of a threshold.
+
+    Metrics are in the order of the README. A metric without a value has the reason in its row.
     """
     yield title(report)
     yield from path_lines(report.provenance)
     rows = [
-        _verdict_row(each) if isinstance(each, Verdict) else _value_row(each)
-        for each in _values(report)
+        _verdict_row(value) if isinstance(value, Verdict) else _value_row(value)
+        for value in _values(report)
     ]
     yield from table_lines([_TITLES, *rows], right=(1, 2, 4), indent="  ")
 
 
 def metric_rows(report: CaseReport) -> Iterator[dict[str, Any]]:
-    """Give the same as rows of a table for other programs."""
-    for each in _values(report):
+    """Return the same as rows of a table for other programs, by the names of its columns."""
+    for value in _values(report):
         yield {
             "spec": report.case.spec_file,
             "name": report.case.document,
             "checkpoint": report.case.member,
-            "metric": str(each.target),
-            **_exported(each),
-            "n_tokens": each.estimate.n_tokens if each.estimate else None,
-            "n_sequences": each.estimate.n_sequences if each.estimate else None,
+            "metric": str(value.target),
+            **_exported(value),
+            "n_tokens": value.estimate.n_tokens if value.estimate else None,
+            "n_sequences": value.estimate.n_sequences if value.estimate else None,
         }
 
 
 def _values(report: CaseReport) -> Iterator[Verdict | MetricValue]:
-    """The verdict on each metric, or else its value; then the verdicts on other targets."""
+    """Yield the verdict on each metric, or else its value; then the verdicts on other targets."""
     verdicts = {verdict.target: verdict for verdict in report.verdicts}
     for value in report.metrics:
         yield verdicts.pop(value.target, value)
@@ -72,33 +73,33 @@ def _value_row(value: MetricValue) -> tuple[str, ...]:
 
 
 def _without_name(name: str, message: str, *, remedy: bool) -> str:
-    """Why there is no value, without the metric's name and formula.
+    """Return the reason of a missing value, without the name and formula that it starts with.
 
     Args:
-        name: Of the target.
-        message: With both.
-        remedy: Whether to say what to do about it, which interests whoever bounds the metric.
+        name: Name of the target.
+        message: Reason with name and formula.
+        remedy: True to keep what to do about it, which only matters if the metric has a bound.
     """
-    why = message.removeprefix(name).removeprefix(": ")
-    if why.startswith(" = "):
-        return why.partition(": ")[2]
-    return (why if remedy else why.partition(": ")[0]).strip()
+    reason = message.removeprefix(name).removeprefix(": ")
+    if reason.startswith(" = "):
+        return reason.partition(": ")[2]
+    return (reason if remedy else reason.partition(": ")[0]).strip()
 
 
-def _exported(each: Verdict | MetricValue) -> dict[str, Any]:
-    estimate = asdict(each.estimate) if each.estimate else {}
+def _exported(value: Verdict | MetricValue) -> dict[str, Any]:
+    estimate = asdict(value.estimate) if value.estimate else {}
     row = {name: estimate.get(name) for name in ("value", "low", "high", "confidence")}
-    unit = METRICS[each.target.metric].unit
-    if isinstance(each, MetricValue):
+    unit = METRICS[value.target.metric].unit
+    if isinstance(value, MetricValue):
         none = dict.fromkeys(("min", "max", "headroom"))
-        return {**row, "unit": unit, **none, "verdict": "", "message": each.undefined}
-    threshold = each.threshold
+        return {**row, "unit": unit, **none, "verdict": "", "message": value.undefined}
+    threshold = value.threshold
     return {
         **row,
         "unit": "share" if threshold.relative else unit,
         "min": threshold.min,
         "max": threshold.max,
-        "headroom": each.headroom,
-        "verdict": each.status,
-        "message": each.message,
+        "headroom": value.headroom,
+        "verdict": value.status,
+        "message": value.message,
     }

@@ -1,7 +1,4 @@
-"""Points of two metrics → a headline, and a plot in lines of a terminal. Pure.
-
-The points may be records: there is one plot for what is comparable.
-"""
+"""Checkpoints in two metrics → a headline, and a plot in lines of a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +7,22 @@ from string import ascii_lowercase
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto, ParetoVerdict, Point
+from sae_guard.core.statistics import NOISE
 from sae_guard.errors import SetupError
 from sae_guard.history import Recorded
-from sae_guard.render.numbers import number
+from sae_guard.render.numbers import distinct_numbers, number
 from sae_guard.tables import table_lines
 
 _WIDTH, _HEIGHT = 56, 12
-"""Of the plot, in letters."""
+"""Size of the plot, in characters."""
 _NEW = "@"
-_LEFT_OUT_SHOWN = 5
+_MOST_LEFT_OUT = 5
+"""Number of records without a comparison that are listed; the others are counted."""
 _Range = tuple[float, float]
 
 
 def pareto_headline(verdict: ParetoVerdict) -> str:
-    """Whether a record dominates it, and which."""
+    """Say whether a record dominates the new checkpoint, which one, and by how much."""
     pareto, point = verdict.pareto, verdict.point
     better = verdict.dominated_by
     if not better:
@@ -32,15 +31,23 @@ def pareto_headline(verdict: ParetoVerdict) -> str:
             f"pareto: not dominated in {pareto.x} and {pareto.y} "
             f"({_at(pareto, point)}; {len(verdict.others)} {records})"
         )
-    others = f" and {len(better) - 1} more" if len(better) > 1 else ""
-    return (
-        f"pareto: dominated in {pareto.x} and {pareto.y} by {better[0].name}{others} "
-        f"({_at(pareto, better[0])}; here {_at(pareto, point)})"
-    )
+    record = better[0]
+    more = f" and {len(better) - 1} more" if len(better) > 1 else ""
+    x, y = _axis(pareto.x, record.x, point.x), _axis(pareto.y, record.y, point.y)
+    return f"pareto: dominated in {pareto.x} and {pareto.y} by {record.name}{more} ({x}; {y})"
+
+
+def _axis(name: str, record: float, new: float) -> str:
+    """Write a metric of the record and of the new checkpoint, and their difference."""
+    # Less than numeric noise counts as no difference, as in `Pareto.dominates`.
+    if abs(new - record) <= NOISE * max(abs(new), abs(record)):
+        return f"{name} {number(new)} in both"
+    record_text, new_text = distinct_numbers(record, new)
+    return f"{name} {record_text}, here {new_text}, {new - record:+.3g}"
 
 
 def pareto_failure(verdict: ParetoVerdict) -> str:
-    """The text of a failure: headline, where it is set, and the plot."""
+    """Write the text of a failure: headline, line of the spec, and plot."""
     pareto = verdict.pareto
     head = f"{pareto.where}: pareto: {{x: {pareto.x}, y: {pareto.y}}}"
     plot = plotted(pareto, verdict.others, verdict.point)
@@ -48,28 +55,35 @@ def pareto_failure(verdict: ParetoVerdict) -> str:
 
 
 def not_compared(verdict: ParetoVerdict) -> Iterator[str]:
-    """The newest records of other tokens or formulas, one of which could be the better one."""
-    older = len(verdict.left_out) - _LEFT_OUT_SHOWN
-    for line in verdict.left_out[-_LEFT_OUT_SHOWN:]:
+    """List the newest records of other tokens or formulas, one of which could be better."""
+    n_older = len(verdict.left_out) - _MOST_LEFT_OUT
+    for line in verdict.left_out[-_MOST_LEFT_OUT:]:
         yield f"not compared: {line}"
-    if older > 0:
-        yield f"not compared: {older} older"
+    if n_older > 0:
+        yield f"not compared: {n_older} older"
 
 
 def plotted(pareto: Pareto, points: Sequence[Point], new: Point | None = None) -> Iterator[str]:
-    """A plot of records, each a letter; capital ones and the dots between them are the frontier,
-    and ``@`` is the new point, which is drawn over all."""
-    every = [*points, *([new] if new else [])]
-    if not every:
+    """Draw records in two metrics, with a legend.
+
+    A record is a letter. Capital letters, and the dots between them, are the Pareto frontier.
+
+    Args:
+        pareto: The metrics on the axes.
+        points: The records.
+        new: The new checkpoint; it is drawn as ``@`` over everything else.
+    """
+    all_points = [*points, *([new] if new else [])]
+    if not all_points:
         return
-    frontier = pareto.frontier(every)
-    x_range, y_range = _range([p.x for p in every]), _range([p.y for p in every])
+    frontier = pareto.frontier(all_points)
+    x_range, y_range = _range([p.x for p in all_points]), _range([p.y for p in all_points])
     canvas = [[" "] * _WIDTH for _ in range(_HEIGHT)]
 
     def put(x: float, y: float, letter: str) -> None:
-        (left, right), (bottom, top) = x_range, y_range
-        row = round((top - y) / (top - bottom) * (_HEIGHT - 1))
-        canvas[row][round((x - left) / (right - left) * (_WIDTH - 1))] = letter
+        (x_min, x_max), (y_min, y_max) = x_range, y_range
+        row = round((y_max - y) / (y_max - y_min) * (_HEIGHT - 1))
+        canvas[row][round((x - x_min) / (x_max - x_min) * (_WIDTH - 1))] = letter
 
     for x, y in _stairs(pareto, frontier, x_range):
         put(x, y, "·")
@@ -91,20 +105,24 @@ def _letter(index: int, *, capital: bool) -> str:
 def _stairs(
     pareto: Pareto, frontier: Sequence[Point], x_range: _Range
 ) -> Iterator[tuple[float, float]]:
-    """The edge of what is dominated: from each point towards worse x, then to the next better y."""
+    """Trace the frontier as stairs: from each point towards worse x, then to the next better y.
+
+    Anything on the worse side of the stairs is dominated.
+    """
     higher = METRICS[pareto.x].direction == "higher"
     ordered = sorted(frontier, key=lambda p: p.x, reverse=higher)
     last = x_range[0] if higher else x_range[1]
     for point, after in zip(ordered, [*ordered[1:], None], strict=True):
         x = after.x if after else last
         for i in range(_WIDTH * 4 + 1):
-            share = i / (_WIDTH * 4)
-            yield point.x + (x - point.x) * share, point.y
+            fraction = i / (_WIDTH * 4)
+            yield point.x + (x - point.x) * fraction, point.y
             if after:
-                yield x, point.y + (after.y - point.y) * share
+                yield x, point.y + (after.y - point.y) * fraction
 
 
 def _range(values: Sequence[float]) -> _Range:
+    """Return the range of an axis: the values and some room on both sides."""
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
     return low - room, high + room
@@ -120,9 +138,9 @@ def _framed(
         label = top if row == 0 else bottom if row == _HEIGHT - 1 else ""
         yield f"  {label:>{margin}} │{''.join(letters)}".rstrip()
     yield f"  {'':{margin}} └{'─' * _WIDTH}"
-    left, right = map(number, x_range)
-    middle = f"{pareto.x}{_unit(pareto.x)}"
-    yield f"  {'':{margin}}  {left}{middle:^{_WIDTH - len(left) - len(right)}}{right}"
+    x_min, x_max = map(number, x_range)
+    label = f"{pareto.x}{_unit(pareto.x)}"
+    yield f"  {'':{margin}}  {x_min}{label:^{_WIDTH - len(x_min) - len(x_max)}}{x_max}"
 
 
 def _legend(
@@ -147,25 +165,26 @@ def _unit(name: str) -> str:
 
 
 _Group = tuple[str, ...]
+"""Spec, hook point, hash of the tokens and formula versions."""
 
 
 def frontiers(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
-    """A plot of the records of each spec that are of the same hook point, tokens and formulas.
+    """Draw a plot for each group of records with the same spec, hook point, tokens and formulas.
 
     Args:
-        records: In the order of time.
-        pareto: Of which two metrics.
+        records: The records, oldest first.
+        pareto: The metrics on the axes.
 
     Raises:
-        SetupError: No record has both.
+        SetupError: No record has both metrics.
     """
     groups: dict[_Group, list[Point]] = {}
-    for each in records:
-        x, y = (each.record.metrics.get(name) for name in (pareto.x, pareto.y))
+    for recorded in records:
+        x, y = (recorded.record.metrics.get(name) for name in (pareto.x, pareto.y))
         if x and y and x.value is not None and y.value is not None:
             versions = f"formula versions {x.formula_version} and {y.formula_version}"
-            point = Point(each.display_name, x.value, y.value)
-            groups.setdefault((*_place(each), versions), []).append(point)
+            point = Point(recorded.display_name, x.value, y.value)
+            groups.setdefault((*_measured_at(recorded), versions), []).append(point)
     if not groups:
         raise SetupError(f"no record has both {pareto.x} and {pareto.y}")
     for (spec, hook, tokens, versions), points in groups.items():
@@ -175,7 +194,8 @@ def frontiers(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
         yield ""
 
 
-def _place(recorded: Recorded) -> tuple[str, str, str]:
+def _measured_at(recorded: Recorded) -> tuple[str, str, str]:
+    """Return the spec, the hook point and the hash of the tokens."""
     record = recorded.record
     hook = f"{record.hook} → {record.hook_out}" if record.hook_out else record.hook
     return recorded.spec, hook, record.provenance["corpus"].get("sha256") or ""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sae_guard.core.controls import CHECKPOINT
 from sae_guard.core.diagnosis import Spelling
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.report import (
+    CONTROLS,
+    PARETO,
+    CaseRef,
     CaseReport,
     ContractResult,
     ControlsResult,
@@ -22,7 +27,8 @@ from sae_guard.render.threshold_changes import loosened_line
 from sae_guard.render.words import bounds, sample_words, shown_value
 from sae_guard.tables import table_lines
 
-_NOT_JUDGED_SHOWN = 5
+_MOST_NOT_JUDGED = 5
+"""Number of tests without a verdict that are listed; the others are counted."""
 
 
 def summary(
@@ -30,12 +36,14 @@ def summary(
 ) -> Iterator[str]:
     """Write a block for each case, then what was not judged, not gated, and recorded.
 
+    Cases that could not be measured come first.
+
     Args:
-        report: Of the run.
-        verbose: Whether to list checkpoints of specs that are not about them.
-        spelling: Of the options that a remedy comes with.
+        report: Report of the run.
+        verbose: True to list also the checkpoints that a spec does not gate.
+        spelling: Writes the options of a remedy as the shell has them.
     """
-    for case in report.cases:
+    for case in sorted(report.cases, key=lambda case: _unmeasured(case) is None):
         yield from case_lines(case, spelling)
         yield ""
     yield from _not_judged(report)
@@ -50,8 +58,17 @@ def summary(
 
 
 def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator[str]:
-    """Write a title, the load contract, the verdicts and what there is to know beside them."""
-    yield title(report)
+    """Write a title, the load contract, the verdicts, and remarks on how they were measured.
+
+    A case that could not be measured has the reason as its title. Only tests that have no verdict
+    for a reason of their own are listed below it.
+    """
+    unmeasured = _unmeasured(report)
+    if unmeasured is None:
+        yield title(report)
+    else:
+        yield from _unmeasured_lines(report.case, unmeasured)
+        report = _without_tests(report, unmeasured.tests)
     yield from path_lines(report.provenance)
     yield from _contract(report.contracts)
     if report.verdicts:
@@ -66,12 +83,64 @@ def case_lines(report: CaseReport, spelling: Spelling | None = None) -> Iterator
 
 
 def title(report: CaseReport) -> str:
-    """Name the case and say how much was measured."""
+    """Write the name of the case and how much of it was measured."""
     return str(report.case) + (f"  {sample_words(report.sample)}" if report.sample else "")
 
 
+@dataclass(frozen=True)
+class _Unmeasured:
+    """The reason why a case could not be measured, and the tests that it concerns."""
+
+    reason: str
+    tests: frozenset[str]
+    """Tests that have no verdict for this reason."""
+    n_not_run: int
+    """Number of these, without the parts of the load contract that were checked and are broken."""
+
+
+def _unmeasured(report: CaseReport) -> _Unmeasured | None:
+    """Return why the case could not be measured; None if it was, or if that is not known."""
+    errors = report.errors
+    contracts = {part.test for part in report.contracts}
+    judged = report.statuses.keys() - contracts
+    if report.sample is not None or not judged or judged - errors.keys():
+        return None
+    # Thresholds on changes and `pareto` can lack their baseline; other thresholds are without a
+    # verdict only because nothing was measured.
+    reasons = [v.message for v in report.verdicts if not v.target.change]
+    if not reasons:
+        reasons = [reason for reason, n in Counter(errors.values()).items() if n > 1]
+    if not reasons:
+        return None
+    tests = frozenset(test for test, message in errors.items() if message == reasons[0])
+    broken = {part.test for part in report.contracts if _is_broken(part)}
+    return _Unmeasured(reasons[0], tests, len(tests - broken))
+
+
+def _unmeasured_lines(case: CaseRef, unmeasured: _Unmeasured) -> Iterator[str]:
+    n = unmeasured.n_not_run
+    first, *rest = unmeasured.reason.rstrip(". \n").splitlines() or [""]
+    lines = [f"NOT MEASURED {case}: {first}", *(f"  {line}" for line in rest)]
+    lines[-1] += f"; {n} {'check' if n == 1 else 'checks'} not run"
+    yield from lines
+
+
+def _without_tests(report: CaseReport, tests: frozenset[str]) -> CaseReport:
+    """Leave out results of tests, but for the load contract, which has one line anyway.
+
+    A diagnosis is of a measurement, so there is none either.
+    """
+    return replace(
+        report,
+        diagnosis=None,
+        verdicts=tuple(v for v in report.verdicts if str(v.target) not in tests),
+        pareto=None if PARETO in tests else report.pareto,
+        controls=None if CONTROLS in tests else report.controls,
+    )
+
+
 def path_lines(provenance: Provenance | None) -> Iterator[str]:
-    """Say what is out of the ordinary in how it was measured, unless it was asked for."""
+    """Write what was unusual about the measurement; what the user asked for is not unusual."""
     paths = provenance.paths if provenance else {}
     because, clean_run = paths.get("because"), paths.get("clean run", "")
     if because not in (None, "asked for"):
@@ -83,7 +152,10 @@ def path_lines(provenance: Provenance | None) -> Iterator[str]:
 
 
 def pareto_lines(result: ParetoResult) -> Iterator[str]:
-    """Write the verdict, and of a pass what it was not compared with; failures tell the rest."""
+    """Write the verdict; below a pass, list the records that it was not compared with.
+
+    The text of a failure has the plot and these records.
+    """
     word = result.status if result.status == "pass" else result.status.upper()
     if result.comparison is None:
         yield f"  {word}: pareto: no verdict ({result.cause} error): {result.message}"
@@ -94,7 +166,7 @@ def pareto_lines(result: ParetoResult) -> Iterator[str]:
 
 
 def half_interval(verdict: Verdict) -> str:
-    """Write half of the interval, where there is one."""
+    """Write half of the width of the interval; empty if there is no interval."""
     estimate = verdict.estimate
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
@@ -102,10 +174,10 @@ def half_interval(verdict: Verdict) -> str:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """Write the verdict, in capitals where it is no pass, and what is to be known of it."""
+    """Write the verdict, in capitals unless it is a pass, with notes in parentheses."""
     word = verdict.status if verdict.status == "pass" else verdict.status.upper()
-    near = verdict.marginal and verdict.status in ("pass", "warn", "fail")
-    notes = ["marginal"] if near else []
+    is_marginal = verdict.marginal and verdict.status in ("pass", "warn", "fail")
+    notes = ["marginal"] if is_marginal else []
     if verdict.progress is not None:
         notes.append(f"after {verdict.progress.measured:,}")
     if verdict.change is not None and verdict.change.noted:
@@ -117,7 +189,7 @@ def verdict_words(verdict: Verdict) -> str:
 
 def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     """Write the load contract on one line."""
-    broken = [part.test for part in parts if part.status == "error" and part.cause == "load"]
+    broken = [part.test for part in parts if _is_broken(part)]
     holding = sum(part.status == "pass" for part in parts)
     rest = len(parts) - len(broken) - holding
     if broken:
@@ -125,6 +197,11 @@ def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
         yield f"  load contract: {holding} of {len(parts)} kept{unknown}"
+
+
+def _is_broken(part: ContractResult) -> bool:
+    """Return True if the part was checked and does not hold."""
+    return part.status == "error" and part.cause == "load"
 
 
 def _table(verdicts: Sequence[Verdict]) -> Iterator[str]:
@@ -149,13 +226,13 @@ def _distance(threshold: Threshold, value: float, digits: str) -> str:
 
 
 def _since(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Name the versions that the changes are from."""
+    """Write the versions that changes are measured from."""
     for baseline in dict.fromkeys(v.change.baseline for v in verdicts if v.change):
         yield f"  changes since {baseline}, on the same sequences"
 
 
 def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Say what an early verdict means, and why what is let through has none."""
+    """Write what an early verdict means, and why a threshold that passes is undecided."""
     for verdict in verdicts:
         if verdict.status == "undecided" and verdict.passes:
             yield f"  {verdict.target} is undecided: {verdict.message}"
@@ -168,13 +245,16 @@ def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _diagnosis(report: CaseReport, spelling: Spelling | None) -> Iterator[str]:
-    """Say what is suspected of a checkpoint that passes; of others their failures tell."""
+    """Write what is suspected of a checkpoint that passes.
+
+    Of a checkpoint that fails, the text of the failure has it.
+    """
     if report.diagnosis and all(verdict.passes for verdict in report.verdicts):
         yield from (f"  {line}" for line in report.diagnosis.lines("WARNING", spelling))
 
 
 def _controls(member: str, result: ControlsResult) -> Iterator[str]:
-    """Write the checkpoint beside its controls, and where it is not better than they are."""
+    """Write a table of the checkpoint and its controls, and which of these it does not beat."""
     if result.status == "error":
         yield f"  controls: no numbers ({result.cause} error): {result.message}"
         return
@@ -190,25 +270,26 @@ def _controls(member: str, result: ControlsResult) -> Iterator[str]:
 
 
 def _not_judged(report: RunReport) -> Iterator[str]:
-    shown = report.not_judged[:_NOT_JUDGED_SHOWN]
-    for each in shown:
-        yield f"NO VERDICT: {each.case.node_id(each.test)} {each.reason}"
-    if more := len(report.not_judged) - len(shown):
-        yield f"NO VERDICT: and {more} more"
+    for test in report.not_judged[:_MOST_NOT_JUDGED]:
+        yield f"NO VERDICT: {test.case.node_id(test.test)} {test.reason}"
+    n_more = len(report.not_judged) - _MOST_NOT_JUDGED
+    if n_more > 0:
+        yield f"NO VERDICT: and {n_more} more"
 
 
 def _not_gated(report: RunReport, *, verbose: bool) -> Iterator[str]:
-    """List specs without a checkpoint; those of other hook points and models if ``verbose``."""
-    for each in report.not_gated:
-        if each.member is None or verbose:
-            member = f" [{each.member}]" if each.member else ""
-            yield f"not gated: {each.spec}{member}: {each.reason}"
+    """List specs without a checkpoint; if ``verbose``, also checkpoints that a spec excludes."""
+    for pair in report.not_gated:
+        if pair.member is None or verbose:
+            member = f" [{pair.member}]" if pair.member else ""
+            yield f"not gated: {pair.spec}{member}: {pair.reason}"
 
 
 def _records(report: RunReport) -> Iterator[str]:
-    for each in report.records:
-        if each.path:
-            yield f"recorded: {each.path}"
-    for each in report.records:
-        if not each.path:
-            yield f"NOT RECORDED: {f'{each.case}: ' if each.case else ''}{each.refused}"
+    for record in report.records:
+        if record.path:
+            yield f"recorded: {record.path}"
+    for record in report.records:
+        if not record.path:
+            case = f"{record.case}: " if record.case else ""
+            yield f"NOT RECORDED: {case}{record.refused}"

@@ -1,4 +1,4 @@
-"""How thresholds went, and what of them is looser than it was → lines. Pure."""
+"""Thresholds from version to version, and loosened thresholds → lines. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sae_guard.tables import table_lines
 
 _TITLES = ("date", "name", "threshold", "old", "new", "change", "commit", "by")
 _WIDTH = 100
-"""Of lines that are wrapped."""
+"""Width at which lines are wrapped, in characters."""
 
 
-def tracks(found: Sequence[Track]) -> Iterator[str]:
-    """A block for each spec: what its thresholds started as, and a line for each that moved."""
-    for track in found:
+def tracks(histories: Sequence[Track]) -> Iterator[str]:
+    """Write a block for each spec: its first thresholds, then a line for each later change."""
+    for track in histories:
         yield track.start.spec
         yield from _start(track)
         rows = [_row(step, change) for step in track.steps for change in step.changes]
@@ -28,7 +28,7 @@ def tracks(found: Sequence[Track]) -> Iterator[str]:
 
 
 def loosened_line(spec: str, loosened: LoosenedThresholds) -> str:
-    """Say what of a spec is looser than at its last promotion."""
+    """Write which thresholds of a spec are looser than at its last promotion."""
     changes = "; ".join(map(_in_words, loosened.changes))
     return (
         f"LOOSER than at {loosened.label} (promoted {loosened.promoted.astimezone():%Y-%m-%d} by "
@@ -37,7 +37,7 @@ def loosened_line(spec: str, loosened: LoosenedThresholds) -> str:
 
 
 def _start(track: Track) -> Iterator[str]:
-    """The thresholds of the first record, wrapped between them."""
+    """Write the thresholds of the first record; lines are wrapped between thresholds."""
     record = track.start.record
     word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"
@@ -54,46 +54,47 @@ def _start(track: Track) -> Iterator[str]:
 
 
 def _bounds(row: ThresholdRow) -> str:
-    """Such as ``kl <= 0.25 (warn 0.23)``."""
+    """Write the bounds of a threshold, such as ``kl <= 0.25 (warn 0.23)``."""
     share = row.change == "share"
-    both = row.min is not None and row.max is not None
-    more = [
-        f"warn {f'{side} ' if both else ''}{_value(warn, share=share)}"
+    has_both = row.min is not None and row.max is not None
+    details = [
+        f"warn {f'{side} ' if has_both else ''}{_value(warn, share=share)}"
         for side, warn in (("min", row.warn_min), ("max", row.warn_max))
         if warn is not None
     ]
     if row.confidence is not None:
-        more.append(f"confidence {row.confidence:.12g}")
-        more += ["on_undecided warn"] if row.on_undecided == "warn" else []
+        details.append(f"confidence {row.confidence:.12g}")
+        details += ["on_undecided warn"] if row.on_undecided == "warn" else []
     low, high = (_value(end, share=share) for end in (row.min, row.max))
-    shown = f"{low}..{high}" if both else f">= {low}" if row.max is None else f"<= {high}"
-    shown = f"{_on_a_line(row.metric)} {shown}"
-    return f"{shown} ({', '.join(more)})" if more else shown
+    bounds = f"{low}..{high}" if has_both else f">= {low}" if row.max is None else f"<= {high}"
+    text = f"{_on_a_line(row.metric)} {bounds}"
+    return f"{text} ({', '.join(details)})" if details else text
 
 
 def _row(step: Step, change: ThresholdChange) -> tuple[str, ...]:
     record = step.recorded.record
     return (
         f"{record.created.astimezone():%Y-%m-%d}", _cut(record.name, 16),
-        _named(change), *_ends(change), change.change,
+        _bound_name(change), *_ends(change), change.change,
         _commit(record.git), _who(record.by),
     )  # fmt: skip
 
 
 def _in_words(change: ThresholdChange) -> str:
+    """Write one change, such as ``kl max 0.1 -> 0.2``."""
     old, new = _ends(change)
     if change.old is None:
-        return f"{_named(change)} {new} added"
+        return f"{_bound_name(change)} {new} added"
     if change.new is None:
-        return f"{_named(change)} {old} removed"
-    return f"{_named(change)} {old} -> {new}"
+        return f"{_bound_name(change)} {old} removed"
+    return f"{_bound_name(change)} {old} -> {new}"
 
 
 def _ends(change: ThresholdChange) -> tuple[str, str]:
     return _value(change.old, share=change.share), _value(change.new, share=change.share)
 
 
-def _named(change: ThresholdChange) -> str:
+def _bound_name(change: ThresholdChange) -> str:
     return f"{_on_a_line(change.threshold)} {change.key.replace('warn_', 'warn ')}"
 
 
@@ -110,7 +111,7 @@ def _commit(git: GitRow | None) -> str:
 
 
 def _who(by: str) -> str:
-    """Without the address, where there is a name."""
+    """Return the name of a git user without the address; the address if there is no name."""
     return _cut(_on_a_line(by).partition(" <")[0], 16)
 
 
@@ -119,5 +120,5 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _on_a_line(text: str) -> str:
-    """Whatever people are called."""
+    """Replace what is not printable, such as line breaks in names."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,4 +1,4 @@
-"""What becomes of bounds → lines. Pure."""
+"""Decisions on the bounds of a spec → lines. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _TITLES = ("bound", "checkpoint", "measured", "old", "new")
 
 
 def changes(decisions: Sequence[Decision]) -> Iterator[str]:
-    """A table of them; the checkpoint that a bound hangs on where there are several."""
+    """Write a table of the decisions.
+
+    If they follow from several checkpoints, a column has the one that each bound follows from.
+    """
     if not decisions:
         return
     rows = [_TITLES, *map(_row, decisions)]
@@ -24,24 +27,24 @@ def changes(decisions: Sequence[Decision]) -> Iterator[str]:
 
 
 def count(decisions: Sequence[Decision]) -> str:
-    """How many change, in words."""
-    moved = [decision for decision in decisions if decision.new is not None]
-    loosened = sum(decision.loosens for decision in moved)
-    told = [
-        f"{n} {'bound' if n == 1 else 'bounds'} {what}"
-        for n, what in ((len(moved) - loosened, "tightened"), (loosened, "loosened"))
-        if n
-    ]
-    return ", ".join(told) or "no bound changes"
+    """Count the bounds that change, in words."""
+    new_bounds = [decision for decision in decisions if decision.new is not None]
+    n_loosened = sum(decision.loosens for decision in new_bounds)
+    counts = (
+        (len(new_bounds) - n_loosened, "tightened"),
+        (n_loosened, "loosened"),
+    )
+    texts = [f"{n} {'bound' if n == 1 else 'bounds'} {verb}" for n, verb in counts if n]
+    return ", ".join(texts) or "no bound changes"
 
 
 def _row(decision: Decision) -> tuple[str, ...]:
     kind = "warn " if decision.warn else ""
-    by = decision.measured
+    source = decision.measured
     return (
         f"{decision.threshold.target} {kind}{decision.side}",
-        by.checkpoint if by else "",
-        number(by.value, beside=decision.old) if by else "",
+        source.checkpoint if source else "",
+        number(source.value, beside=decision.old) if source else "",
         f"{decision.old:.12g}",
         f"kept: {decision.kept}" if decision.new is None else f"{decision.new:f}",
     )

@@ -1,4 +1,4 @@
-"""How a metric went from record to record, drawn in lines of a terminal. Pure."""
+"""A metric from record to record → lines of a terminal that draw it. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sae_guard.render.numbers import number
 from sae_guard.tables import table_lines
 
 _WIDTH = 40
-"""Of the drawing, in letters."""
+"""Width of the drawing, in characters."""
 _DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "window": "in a window"}
 
 
 @dataclass(frozen=True)
-class Point:
+class TrendPoint:
     """A metric of a record."""
 
     recorded: Recorded
@@ -33,108 +33,126 @@ class Point:
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """Points of which are comparable: the same spec, hook point, tokens, formula and unit."""
+        """Spec, hook points, tokens, formula version and unit.
+
+        Only points of the same group are comparable.
+        """
         record = self.recorded.record
         tokens = record.provenance["corpus"].get("sha256") or ""
-        place = (record.hook, record.hook_out or "")
-        return (self.recorded.spec, *place, tokens, self.formula_version or 0, self.unit)
+        hooks = (record.hook, record.hook_out or "")
+        return (self.recorded.spec, *hooks, tokens, self.formula_version or 0, self.unit)
 
 
 def trend(records: Sequence[Recorded], name: str) -> Iterator[str]:
-    """The metric of each record with its interval and bounds, a block for what is comparable.
+    """Draw a metric of all records with intervals and bounds, one block per comparable group.
 
     Args:
-        records: In the order of time.
-        name: Of a metric, or of a threshold such as ``kl.p99``.
+        records: The records, oldest first.
+        name: Name of a metric, or of the target of a threshold, such as ``kl.p99``.
 
     Raises:
-        SetupError: No record has it.
+        SetupError: No record has the metric.
     """
     points = [_point(recorded, name) for recorded in records]
     if all(point is None for point in points):
-        seen = {row.metric for each in records for row in each.record.thresholds}
-        raise SetupError(f"no record has {name!r}; {allowed(name, seen | METRICS.keys())}")
-    found = sorted((point for point in points if point), key=lambda point: point.group)
-    for _, block in groupby(found, key=lambda point: point.group):
+        names = {row.metric for recorded in records for row in recorded.record.thresholds}
+        raise SetupError(f"no record has {name!r}; {allowed(name, names | METRICS.keys())}")
+    by_group = sorted((point for point in points if point), key=lambda point: point.group)
+    for _, block in groupby(by_group, key=lambda point: point.group):
         yield from _block(name, list(block))
         yield ""
 
 
-def _point(recorded: Recorded, name: str) -> Point | None:
+def _point(recorded: Recorded, name: str) -> TrendPoint | None:
     record = recorded.record
     threshold = next((row for row in record.thresholds if row.metric == name), None)
     metric = record.metrics.get(name)
     if metric is not None:
-        return Point(
+        return TrendPoint(
             recorded, metric.value, metric.low, metric.high, metric.unit,
             metric.formula_version, threshold,
         )  # fmt: skip
     if threshold is None:
         return None
-    about = record.metrics.get(name.partition("@")[0].partition(".")[0])
-    unit, version = (about.unit, about.formula_version) if about else ("", None)
+    # A quantile or a slice has the unit and the formula of its metric.
+    row = record.metrics.get(_metric_name(name))
+    unit, version = (row.unit, row.formula_version) if row else ("", None)
     unit = "share" if threshold.change == "share" else unit
-    return Point(recorded, threshold.value, threshold.low, threshold.high, unit, version, threshold)
+    return TrendPoint(
+        recorded, threshold.value, threshold.low, threshold.high, unit, version, threshold
+    )
 
 
-def _block(name: str, points: Sequence[Point]) -> Iterator[str]:
+def _metric_name(target: str) -> str:
+    """Return the metric of a target, such as ``kl`` of ``kl.p99@position=0..8``."""
+    return target.partition("@")[0].partition(".")[0]
+
+
+def _block(name: str, points: Sequence[TrendPoint]) -> Iterator[str]:
     first = points[0]
     spec, hook, hook_out, tokens, version, _ = first.group
-    known = METRICS.get(name.partition("@")[0].partition(".")[0])
-    told = [first.unit, _DIRECTIONS[known.direction] if known else ""]
-    about = ", ".join(filter(None, told))
-    yield f"{name}{f' ({about})' if about else ''}  {spec}"
-    place = f"{hook} → {hook_out}" if hook_out else hook
-    yield f"  {place}, tokens {tokens[:8] or '?'}, formula version {version or '?'}"
+    metric = METRICS.get(_metric_name(name))
+    remarks = [first.unit, _DIRECTIONS[metric.direction] if metric else ""]
+    in_parentheses = ", ".join(filter(None, remarks))
+    yield f"{name}{f' ({in_parentheses})' if in_parentheses else ''}  {spec}"
+    hooks = f"{hook} → {hook_out}" if hook_out else hook
+    yield f"  {hooks}, tokens {tokens[:8] or '?'}, formula version {version or '?'}"
     low, high = _range(points)
     rows = [_cells(point, low, high) for point in points]
     yield from table_lines(rows, right=(2,), indent="  ")
 
 
-def _cells(point: Point, low: float, high: float) -> tuple[str, ...]:
+def _cells(point: TrendPoint, low: float, high: float) -> tuple[str, ...]:
     record, threshold = point.recorded.record, point.threshold
     if point.value is None:
-        return (f"{record.created:%Y-%m-%d}", _named(point), "-", "", " " * _WIDTH, "undefined")
+        return (
+            f"{record.created:%Y-%m-%d}",
+            _version_name(point),
+            "-",
+            "",
+            " " * _WIDTH,
+            "undefined",
+        )
     half = ""
     if point.low is not None and point.high is not None:
         half = f"± {(point.high - point.low) / 2:.2g}"
     verdict = threshold.verdict if threshold else ""
-    shown = verdict if verdict == "pass" else verdict.upper()
     return (
-        f"{record.created:%Y-%m-%d}", _named(point), number(point.value), half,
-        _drawn(point, low, high), shown,
+        f"{record.created:%Y-%m-%d}", _version_name(point), number(point.value), half,
+        _drawn(point, low, high), verdict if verdict == "pass" else verdict.upper(),
     )  # fmt: skip
 
 
-def _named(point: Point) -> str:
+def _version_name(point: TrendPoint) -> str:
     record = point.recorded.record
     label = record.checkpoint.label
     name = record.name if label == record.name else f"{record.name} [{label}]"
     return name if len(name) <= 24 else f"…{name[-23:]}"
 
 
-def _range(points: Sequence[Point]) -> tuple[float, float]:
-    """What the drawing spans: all intervals, and the bounds that are not far from them."""
+def _range(points: Sequence[TrendPoint]) -> tuple[float, float]:
+    """Return the range of the drawing: all intervals, and the bounds that are close to them."""
     ends = [
         end for p in points for end in (p.low, p.value, p.high) if end is not None
     ]  # fmt: skip
     if not ends:
         return 0.0, 0.0
     low, high = min(ends), max(ends)
-    near = 3 * (high - low) or abs(high)
+    # A bound further away than this would press all points into a few characters.
+    margin = 3 * (high - low) or abs(high)
     bounds = [bound for point in points for bound in _bounds(point)]
-    some = [bound for bound in bounds if low - near <= bound <= high + near]
-    return min([low, *some]), max([high, *some])
+    close = [bound for bound in bounds if low - margin <= bound <= high + margin]
+    return min([low, *close]), max([high, *close])
 
 
-def _bounds(point: Point) -> list[float]:
+def _bounds(point: TrendPoint) -> list[float]:
     threshold = point.threshold
     both = (threshold.min, threshold.max) if threshold else ()
     return [bound for bound in both if bound is not None]
 
 
-def _drawn(point: Point, low: float, high: float) -> str:
-    """``├─●─┤`` is value and interval, ``│`` a bound."""
+def _drawn(point: TrendPoint, low: float, high: float) -> str:
+    """Draw value and interval as ``├─●─┤``, and a bound as ``│``."""
 
     def at(value: float) -> int:
         return round((value - low) / (high - low) * (_WIDTH - 1)) if high > low else _WIDTH // 2

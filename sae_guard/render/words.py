@@ -1,4 +1,4 @@
-"""Words for one verdict: its numbers, its headline, the text of a failure. Pure."""
+"""One verdict → its numbers, its headline, and the text of a failure. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sae_guard.render.numbers import number
 
 
 def headline(verdict: Verdict) -> str:
-    """Say the target, value, bound, interval and tokens on one line; or why there is no verdict."""
+    """Write target, value, bound, interval and tokens on one line; or why there is no verdict."""
     target, estimate = verdict.target, verdict.estimate
     if verdict.status == "error":
         return f"{target}: no verdict ({verdict.cause} error): {verdict.message}"
@@ -44,10 +44,10 @@ def failure(
     """Write the text of a failing threshold.
 
     Args:
-        verdict: Its headline and where it is set come first.
-        diagnosis: What is probably wrong.
-        worst: The text on which it shows most.
-        spelling: Of the options that a remedy comes with.
+        verdict: The verdict; its headline and the line of the spec come first.
+        diagnosis: What is probably wrong with the checkpoint.
+        worst: Tokens and sequences that the SAE changes most; None to leave them out.
+        spelling: Writes the options of a remedy as the shell has them.
     """
     lines = [headline(verdict), f"{verdict.threshold.where}: {bounds(verdict.threshold)}"]
     if causes := list(diagnosis.lines("probable cause", spelling)):
@@ -57,7 +57,7 @@ def failure(
 
 
 def shown_value(verdict: Verdict) -> str:
-    """Write the value; an estimate from some sequences, which is not the metric, is marked."""
+    """Write the value, after ``~`` if it is an early estimate and not yet the metric."""
     if verdict.estimate is None:
         return "-"
     value = verdict.estimate.value
@@ -67,7 +67,13 @@ def shown_value(verdict: Verdict) -> str:
 
 
 def quantity(threshold: Threshold, value: float, *, beside: float | None = None) -> str:
-    """Write a number as it is read: of a change with its sign, a share in percent."""
+    """Write a number of a threshold: a change with its sign, a relative change in percent.
+
+    Args:
+        threshold: The threshold that the number is about.
+        value: The number.
+        beside: A bound that the text must not read as, unless the two are equal.
+    """
     if threshold.relative:
         text = f"{number(100 * value, beside=None if beside is None else 100 * beside)}%"
     else:
@@ -76,7 +82,13 @@ def quantity(threshold: Threshold, value: float, *, beside: float | None = None)
 
 
 def bounds(threshold: Threshold, *, short: bool = False) -> str:
-    """Write the bounds as the summary shows them, or, longer, as the spec has them."""
+    """Write the bounds of a threshold.
+
+    Args:
+        threshold: The threshold.
+        short: True for the form of tables, such as ``<= 0.2`` or ``8..24``; False for that of the
+            spec, such as ``kl: max 0.2``.
+    """
     values = {
         side: _bound(threshold, bound)
         for side, bound in (("min", threshold.min), ("max", threshold.max))
@@ -94,12 +106,12 @@ def bounds(threshold: Threshold, *, short: bool = False) -> str:
 
 
 def p_value(p: float) -> str:
-    """Write a chance, as far as it can be told from none."""
+    """Write a p-value; the least one is ``p < 1e-99``."""
     return "p < 1e-99" if p < 1e-99 else f"p = {p:.2g}"
 
 
 def sample_words(sample: Sample) -> str:
-    """Say how much was measured."""
+    """Write how many tokens and sequences were measured."""
     part = "" if sample.n_sequences == sample.n_whole else f"of {sample.n_whole:,} "
     return f"{sample.n_tokens:,} tokens in {sample.n_sequences:,} {part}sequences"
 
@@ -110,7 +122,7 @@ def _bound(threshold: Threshold, bound: float) -> str:
 
 
 def _from_to(verdict: Verdict) -> str:
-    """Of a change, from where to where."""
+    """Write the two values of a change and its p-value; empty for a threshold on a value."""
     change = verdict.change
     if change is None:
         return ""

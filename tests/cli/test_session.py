@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.cli.session import gate_options, planned, read_specs, session_for
+from sae_guard.cli.session import create_session, gate_options, plan_cases, read_specs
 from sae_guard.errors import SetupError, SpecError
 from sae_guard.gate.options import EarlyOptions
 from tests.helpers.canned_session import write_checkpoint
@@ -28,7 +28,7 @@ def test_the_root_is_that_of_pytest_and_paths_start_from_here(project: Path) -> 
     options = gate_options(checkpoints=("v1",), baseline="none")
     assert (options.root, options.here) == (project, project / "saes")
     assert (options.checkpoints, options.baseline) == (("v1",), "none")
-    (case,) = planned(options)
+    (case,) = plan_cases(options)
     assert str(case.ref) == "thresholds/tiny.yaml::tiny [v1]"
 
 
@@ -47,7 +47,7 @@ def test_a_folder_of_records_starts_from_here(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def url(folder: str | None) -> str:
-        return session_for(gate_options(folder=folder), tuple).history.url
+        return create_session(gate_options(folder=folder), tuple).history.url
 
     assert url(None) == str(project / ".sae_guard" / "history")
     assert url("records") == str(project / "saes" / "records")
@@ -59,10 +59,10 @@ def test_a_folder_of_records_starts_from_here(
 
 def test_what_cannot_be_planned_is_refused(project: Path) -> None:
     with pytest.raises(SetupError, match="nowhere"):
-        planned(gate_options(checkpoints=("nowhere",)))
+        plan_cases(gate_options(checkpoints=("nowhere",)))
     (project / "thresholds" / "tiny.yaml").write_text("name: [")
     with pytest.raises(SpecError, match=r"^thresholds/tiny\.yaml:1: "):
-        planned(gate_options(checkpoints=("v1",)))
+        plan_cases(gate_options(checkpoints=("v1",)))
 
 
 def test_specs_are_called_by_their_path_from_the_root(project: Path) -> None:

@@ -186,7 +186,7 @@ def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
     for options in (["--allow-loosen"], ["--reason", "x"], ["--allow-loosen", "--reason", " "]):
         code, said = project.tighten(failed, *options)
         assert code == 2
-        assert "--allow-loosen and --reason go together: say why" in said
+        assert "--allow-loosen and --reason go together; say why" in said
     assert project.spec.read_bytes() == SPEC.encode()
     code, said = project.tighten(failed, "--allow-loosen", "--reason", "a wider dictionary")
     assert code == 0
@@ -216,24 +216,24 @@ EARLY = Progress(64, 256, 0.001)
     ("bad", "told"),
     [
         (case(verdict("kl", None, "error", cause="setup", message="0/0")),
-         "thresholds/s.yaml::layer 8::kl[v2] is an error, so nothing is known: 0/0"),
+         "thresholds/s.yaml::layer 8::kl[v2] is an error and has no value: 0/0"),
         (case(VALUES[0], contracts=(ContractResult("finite", "error", "load", "NaN"),)),
-         "thresholds/s.yaml::layer 8::load.finite[v2] is an error, so nothing is known: NaN"),
+         "thresholds/s.yaml::layer 8::load.finite[v2] is an error and has no value: NaN"),
         (case(VALUES[0], contracts=(ContractResult("finite", "undecided", "load", "no file"),)),
-         "load.finite[v2] is an error, so nothing is known: no file"),
-        (failing_zero(), "[control:zero] is fail: no number beside it holds"),
-        (case(verdict("kl", 0.1306, progress=EARLY)), "kl[v2] is early, by 64 of 256 sequences: "
-         "its value is not the metric; measure all of them"),
+         "load.finite[v2] is an error and has no value: no file"),
+        (failing_zero(), "[control:zero] is fail, so no number of this run"),
+        (case(verdict("kl", 0.1306, progress=EARLY)), "kl[v2] is an early "
+         "verdict on 64 of 256 sequences, so its value is not the metric"),
         (case(verdict("kl", None)), "has no value"),
         (case(VALUES[0], provenance=None),
-         "is of something else than the spec by now: model was null and is"),
+         "other settings than the spec has now: model was null and is"),
         (changed(hook="blocks.9.hook_resid_pre"),
          'hook was "blocks.9.hook_resid_pre" and is "blocks.8.hook_resid_pre"'),
         (changed(model={**PROVENANCE.model, "name": "gpt2-xl"}),
-         'by now: model was "gpt2-xl" and is "gpt2"\n'),
+         'has now: model was "gpt2-xl" and is "gpt2"\n'),
         (changed(model={**PROVENANCE.model, "dtype": "float16"}),
-         'by now: model.dtype was "float16" and is "float32"\n'),
-        (changed(corpus=OTHER), "by now: data.sequences was 8 and is 256\n"),
+         'has now: model.dtype was "float16" and is "float32"\n'),
+        (changed(corpus=OTHER), "has now: data.sequences was 8 and is 256\n"),
         (changed(formula_versions={"kl": 0}),
          "version of the formula of kl was 0 and is 1"),
     ],
@@ -301,7 +301,7 @@ def test_a_target_that_is_not_known_here_is_refused(
 def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
     code, said = project.tighten([ELSEWHERE])
     assert (code, said) == (
-        1, "Error: out.json has no verdict by thresholds/s.yaml; it has those by other/s.yaml\n"
+        1, "Error: out.json has no verdicts by thresholds/s.yaml; it has those by other/s.yaml\n"
     )  # fmt: skip
     code, said = project.tighten([])
     assert said.endswith("it has those by none\n")
@@ -312,11 +312,11 @@ def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
     )
     code, said = project.tighten(RUN, "--document", "blocks.9.hook_resid_pre")
     assert said == (
-        "Error: out.json has no verdict by thresholds/s.yaml::blocks.9.hook_resid_pre\n"
+        "Error: out.json has no verdicts by thresholds/s.yaml::blocks.9.hook_resid_pre\n"
     )
     code, said = project.tighten([case(VALUES[0], document="gone")])
     assert said == (
-        "Error: out.json has no verdict by the thresholds of thresholds/s.yaml, but by gone\n"
+        "Error: out.json has no verdicts by the thresholds of thresholds/s.yaml, only by gone\n"
     )
     both = [case(VALUES[0]), case(VALUES[0], file="s.yaml")]
     code, said = project.tighten(both)
@@ -360,7 +360,7 @@ def test_a_confidence_widens_by_the_interval(project: Project) -> None:
 def test_margins_that_are_none(project: Project, margin: str) -> None:
     code, said = project.tighten(RUN, "--margin", margin)
     assert code == 2
-    assert "allowed: 0% up to, and not with, 100%" in said
+    assert "allowed: from 0% to below 100%" in said
     assert project.spec.read_bytes() == SPEC.encode()
 
 

@@ -276,7 +276,7 @@ def test_records_of_something_else_are_refused(
     project.record(measured(0.05, **other))
     code, said = project.tighten("--to", "v1")
     assert code == 1
-    assert said.startswith("Error: v1: thresholds/tiny.yaml::tiny [first] is of something else")
+    assert said.startswith("Error: v1: thresholds/tiny.yaml::tiny [first] was measured with")
     assert told in said
     assert project.spec.read_text() == SPEC
 
@@ -290,10 +290,10 @@ def test_versions_that_are_none(project: Project) -> None:
         1, "Error: no record 'v3': give an id, its hash, or a name; allowed: v1, v2\n"
     )  # fmt: skip
     assert project.tighten("--to", "v2")[1] == (
-        "Error: v2 has no verdict by thresholds/tiny.yaml; it has those by specs/tiny.yaml\n"
+        "Error: v2 has no verdicts by thresholds/tiny.yaml; it has those by specs/tiny.yaml\n"
     )
     project.promote(other, "v1.2")
-    assert "v1.2 has no verdict by" in project.tighten("--to", "v1.2")[1]
+    assert "v1.2 has no verdicts by" in project.tighten("--to", "v1.2")[1]
     rows = Path(recorded.path) / "sequences.parquet"
     rows.write_bytes(rows.read_bytes()[:-1])
     assert project.tighten("--to", "v1")[1].endswith("parquet was changed: its sha256 is another\n")

@@ -116,7 +116,7 @@ def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
     folder = record_in(project)
     told = run("verify", "v1.2", "--sae", V2).output.splitlines()
     assert told[:5] == [
-        f"record    {folder.name} is as it was written, by the hash in its name",
+        f"record    {folder.name} is unchanged: its hash is the one in the name of its folder",
         "rows      8 sequences, 512 latents: unchanged, and its 19 metrics follow from them",
         "weights   cfg.json, sae_weights.safetensors: the same sha256",
         told[3],
@@ -147,13 +147,13 @@ def test_a_downloader_needs_the_record_and_the_checkpoint_alone(
     monkeypatch.chdir(elsewhere)
     shutil.rmtree(project)
     told = run("verify", "certificate", "--sae", V2, "--model", "model").output
-    assert told.startswith("record    certificate is not in a folder that is named by its hash")
+    assert told.startswith("record    certificate is in a folder without a hash in its name")
     assert f"note      model: {MODEL} in the record, {elsewhere}/model now\n" in told
     assert "confirmed: all 25 numbers of certificate\n" in told
 
 
 def test_a_record_is_named_in_many_ways(project: Path, unmeasured: None) -> None:
-    """All of them get as far as the weights, which are others."""
+    """All of them get as far as the weights, which differ."""
     folder = record_in(project)
     run("promote", "v1.2", "--as", "release", "--reason", "it is good")
     references: list[str | Path] = [
@@ -162,7 +162,7 @@ def test_a_record_is_named_in_many_ways(project: Path, unmeasured: None) -> None
     ]  # fmt: skip
     for reference in references:
         told = run("verify", reference, "--sae", V1, code=1).output
-        assert "NOT CONFIRMED: the weights are others:\n  cfg.json: sha256 " in told
+        assert "NOT CONFIRMED: the weights differ:\n  cfg.json: sha256 " in told
     run("verify", "v1.2", "--sae", V1, "--folder", project / ".sae_guard" / "history", code=1)
 
 
@@ -170,7 +170,7 @@ def test_a_folder_that_is_called_as_the_version_is_not_the_record(
     project: Path, unmeasured: None
 ) -> None:
     (project / "v1.2").mkdir()
-    assert "the weights are others" in run("verify", "v1.2", "--sae", V1, code=1).output
+    assert "the weights differ" in run("verify", "v1.2", "--sae", V1, code=1).output
 
 
 def test_another_checkpoint_is_named_by_its_files(project: Path, unmeasured: None) -> None:
@@ -292,12 +292,12 @@ def with_source(**changes: Any) -> Callable[[Measurement], Measurement]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_source(seed=1), "the tokens are others:\n  seed: 0 in the record, 1 now\n  sha256: "),
+        (with_source(seed=1), "the tokens differ:\n  seed: 0 in the record, 1 now\n  sha256: "),
         (
             with_source(modules=["csv"], jsonl=None, source_field=None),
-            "the tokens are others:\n  sha256: ",
+            "the tokens differ:\n  sha256: ",
         ),
-        (with_source(special_tokens="include"), "the tokens are others:\n  excluded_ids: [0] in"),
+        (with_source(special_tokens="include"), "the tokens differ:\n  excluded_ids: [0] in"),
     ],
 )
 def test_other_tokens_are_seen_before_they_are_measured(
@@ -314,7 +314,7 @@ def test_text_that_has_changed_gives_other_tokens(project: Path, unmeasured: Non
     other = SMALL.replace(str(HELD_OUT), "half.jsonl")
     (project / "other.yaml").write_text(other)
     told = run("verify", "v1.2", "--sae", V2, "--spec", "other.yaml", code=1).output
-    assert "NOT CONFIRMED: the tokens are others:\n  sha256: " in told
+    assert "NOT CONFIRMED: the tokens differ:\n  sha256: " in told
 
 
 def test_a_spec_may_say_where_model_and_data_are(project: Path) -> None:
@@ -332,7 +332,9 @@ def test_a_checkpoint_that_is_read_otherwise_is_another(project: Path, unmeasure
         return provenance(checkpoint=checkpoint)(measured)
 
     told = run("verify", forged(project, change), "--sae", V2, code=1).output
-    assert "the checkpoint is read otherwise:\n  normalize: layer_norm in the record, none" in told
+    assert (
+        "the checkpoint is read differently:\n  normalize: layer_norm in the record, none" in told
+    )
 
 
 def formula(record: Any) -> None:
@@ -364,8 +366,8 @@ def unknown(record: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (formula, "setup error): it is by sae_guard 0.1.0, whose formulas are others:\n  kl: 1 and "
-                  "2 in the record, 1 in this sae_guard"),
+        (formula, "setup error): it was measured by sae_guard 0.1.0, which has other formulas:\n"
+                  "  kl: 1 and 2 in the record, 1 in this sae_guard"),
         (source, "infrastructure error): {folder}: provenance.corpus.source: Field required"),
         (schema, "infrastructure error): {folder}/record.json: schema_version 9 is of a later"),
         (nowhere, "setup error): /nowhere/model is not a model folder"),
@@ -395,9 +397,9 @@ def test_what_cannot_be_compared_is_not_verified(
         (("nowhere://v9", "--sae", V2), "nowhere:"),
         (("v1.2", "--sae", SAES / "*"), "names 3 checkpoints, expected one"),
         (("v1.2",), "Missing option '--sae'"),
-        (("v1.2", "--sae", V2, "--tolerance", "nan"), "nan; allowed: 0 up to, and not with, 0.1"),
-        (("v1.2", "--sae", V2, "--tolerance", "-1"), "-1.0; allowed: 0 up to, and not with, 0.1"),
-        (("v1.2", "--sae", V2, "--tolerance", "0.1"), "0.1; allowed: 0 up to, and not with, 0.1"),
+        (("v1.2", "--sae", V2, "--tolerance", "nan"), "nan; allowed: from 0 to below 0.1"),
+        (("v1.2", "--sae", V2, "--tolerance", "-1"), "-1.0; allowed: from 0 to below 0.1"),
+        (("v1.2", "--sae", V2, "--tolerance", "0.1"), "0.1; allowed: from 0 to below 0.1"),
         (("v1.2", "--sae", V2, "--spec", "none"), "'none' is no file and no spec of this project"),
     ],
 )

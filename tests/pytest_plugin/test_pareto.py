@@ -39,7 +39,7 @@ def test_what_a_record_dominates_fails_and_the_frontier_is_shown(
     assert bad.pareto.where == "thresholds/tiny.yaml:6"
     shown = f"v1 [[]good] ({short})"
     result.stdout.fnmatch_lines(
-        [f"pareto: dominated in l0 and kl by {shown} (l0 *, kl *; here *)",
+        [f"pareto: dominated in l0 and kl by {shown} (l0 * in both; kl *, here *, +*)",
          "thresholds/tiny.yaml:6: pareto: {x: l0, y: kl}",
          "  kl (nats)", "*│*@*", f"  A {shown} *on the frontier",
          "  pass: pareto: not dominated in l0 and kl (l0 *; 1 record)",

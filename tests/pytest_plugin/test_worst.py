@@ -45,11 +45,12 @@ def test_the_first_failure_of_a_loss_shows_them(project: Project, mode: tuple[st
             "thresholds/tiny.yaml:6: kl: max 0.1",
             "",
             BLOCKS[0],
-            "  *  CE * → *, entropy * (sequence *, position *, ../text.txt)",
-            "    *«*» → «*»",
+            '  KL * after "*", next "*":',
+            "    loss * clean, * patched (../text.txt, sequence *, position *)",
             "",
             BLOCKS[1],
-            "  *  CE * → *, 14 tokens (sequence *, ../text.txt)",
+            '  mean KL * over 14 tokens of "*":',
+            "    loss * clean, * patched (../text.txt, sequence *)",
             "ce_patched * > 1 nats *",
         ]
     )
@@ -99,8 +100,8 @@ def test_a_nan_is_shown_with_its_place(project: Project) -> None:
         """
     result = project.run_damaged(damage, "--sae", "good", "--sae-json", "out.json")
     assert result.ret == 2
-    nan = "  nan  CE * → *, entropy * (sequence 0, position 1, ../text.txt)"
-    result.stdout.fnmatch_lines([BLOCKS[0], nan])
+    nan = ["  KL nan after *", "    loss * (../text.txt, sequence 0, position 1)"]
+    result.stdout.fnmatch_lines([BLOCKS[0], *nan])
     assert math.isnan(worst_cases(project)["tiny", "good"].tokens[0].kl)
 
 
@@ -141,9 +142,9 @@ def test_a_slice_by_source_is_selected_and_shown_alone(sources: Project) -> None
     name = "thresholds/tiny.yaml::tiny::kl@source=w*[dr]s[bad]"
     result = sources.run("--sae", "bad", name)
     result.assert_outcomes(failed=1)
-    shown = [line for line in result.outlines if line.startswith("  ") and "CE" in line]
+    shown = [line for line in result.outlines if line.startswith("    loss ")]
     assert len(shown) == 5
-    assert all(line.endswith(", words)") for line in shown)
+    assert all(" patched (words, sequence " in line for line in shown)
     result = sources.run("--sae", "bad", "--lf", "thresholds")
     result.assert_outcomes(failed=1)
 
@@ -180,7 +181,7 @@ def test_the_demo_by_source(pytester: pytest.Pytester, workers: tuple[str, ...])
     assert result.ret == 1
     for line in ("kl@source=k* > 0.02 nats *", "fvu@source=k* > 0.05 *", *BLOCKS):
         result.stdout.fnmatch_lines([line])
-    assert all(len(line) <= 100 for line in result.outlines if "→" in line)
+    assert all(len(line) <= 100 for line in result.outlines if "KL" in line or "loss" in line)
     (case,) = report_from_json(Path("out.json").read_bytes(), file="out.json").cases
     assert case.worst is not None
     values = [token.kl for token in case.worst.tokens]

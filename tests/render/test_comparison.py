@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Comparison, Version, compare
 from sae_guard.core.measurement import Around, Excerpts, Measurement
-from sae_guard.render import Compared, comparison_json, comparison_lines, verdict_line
+from sae_guard.render import ComparisonResult, comparison_json, comparison_lines, verdict_line
 from sae_guard.render.comparison import percent, probability, signed
 from sae_guard.testing import measurements
 from tests.helpers.changed_measurements import scaled, with_provenance
@@ -120,14 +120,17 @@ def test_what_moved_most_comes_with_its_text() -> None:
     told_b = replace(b, excerpts=told, sources=tuple(f"{row}.py" for row in range(8)))
     lines = list(comparison_lines(compared(told_b, a, tokens=1, sequences=1)))
     at = lines.index("tokens whose KL rose most, in nats:")
-    assert lines[at + 1] == (
-        f"  {signed(token.after - token.before)}  {token.before:.4g} → {token.after:.4g} "
-        f"(sequence {token.sequence}, position {token.position}, {token.sequence}.py)"
+    assert lines[at + 1].startswith(f'  KL {signed(token.after - token.before, digits=3)} after "…')
+    assert lines[at + 1].endswith(r"""x\nx\ndef", next "(":""")
+    assert lines[at + 2] == (
+        f"    {token.before:.3g} in v1, {token.after:.3g} in v2 "
+        f"({token.sequence}.py, sequence {token.sequence}, position {token.position})"
     )
-    assert lines[at + 2].endswith(r"x\nx\n«def» → «(»")
     at = lines.index("sequences whose mean KL fell most, in nats:")
-    assert f"(sequence {sequence.sequence}, 100 tokens, {sequence.sequence}.py)" in lines[at + 1]
-    assert lines[at + 2].startswith(r"    class A:\nclass A:\n")
+    change = signed(sequence.after - sequence.before, digits=3)
+    start = rf'  mean KL {change} over 100 tokens of "class A:\nclass A:\n'
+    assert lines[at + 1].startswith(start)
+    assert lines[at + 2].endswith(f" in v2 ({sequence.sequence}.py, sequence {sequence.sequence})")
     assert max(map(len, lines[1:])) <= 100
 
 
@@ -148,7 +151,9 @@ def test_lines_are_bounded_whatever_was_measured(
     assert all(line.isprintable() for line in lines)
     below = lines[lines.index("") :] if "" in lines else []
     assert all(len(line) <= 100 for line in below)
-    plain = json.loads(comparison_json([Compared("s", {}, {}, found)]), parse_constant=refuse)
+    plain = json.loads(
+        comparison_json([ComparisonResult("s", {}, {}, found)]), parse_constant=refuse
+    )
     assert plain["comparisons"][0]["verdict"] == found.verdict
 
 
@@ -159,8 +164,12 @@ def refuse(constant: str) -> None:
 def test_the_json_is_strict_and_has_every_number() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     found = compared(b, a, tokens=2, sequences=2)
-    refused = Compared("other", {"name": "v1"}, {"name": "v2"}, None, ("hook was a and is b",))
-    done = Compared("tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, found)
+    refused = ComparisonResult(
+        "other", {"name": "v1"}, {"name": "v2"}, None, ("hook was a and is b",)
+    )
+    done = ComparisonResult(
+        "tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, found
+    )
     document = json.loads(comparison_json([done, refused]), parse_constant=refuse)
     one, two = document["comparisons"]
     assert document["schema_version"] == 1
@@ -182,15 +191,17 @@ def test_the_json_is_strict_and_has_every_number() -> None:
     assert [s["after"] for s in one["sequences"]["better"]] == [
         s.after for s in found.sequences.better
     ]
-    without = json.loads(comparison_json([Compared("tiny", {}, {}, compared(ordinary()))]))
+    without = json.loads(comparison_json([ComparisonResult("tiny", {}, {}, compared(ordinary()))]))
     assert without["comparisons"][0]["tokens"] is None
     assert without["comparisons"][0]["no_tokens"].startswith("no values of single tokens")
 
 
 def test_the_keys_of_the_json_are_documented() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    refused = Compared("other", {}, {}, None, ("hook was a and is b",))
-    document = json.loads(comparison_json([Compared("tiny", {}, {}, compared(b, a)), refused]))
+    refused = ComparisonResult("other", {}, {}, None, ("hook was a and is b",))
+    document = json.loads(
+        comparison_json([ComparisonResult("tiny", {}, {}, compared(b, a)), refused])
+    )
     one, two = document["comparisons"]
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
     section = page.partition("## Two versions")[2].partition("\n## ")[0]

@@ -15,15 +15,22 @@ points = st.builds(Point, st.text("abc", min_size=1, max_size=12), st.floats(0, 
                    st.floats(0, 1e3))  # fmt: skip
 
 
-def test_the_headline_names_the_better_record_and_both_places() -> None:
+def test_the_headline_names_the_better_record_and_the_differences() -> None:
     assert pareto_headline(compared(PARETO, V1, [V2, V3])) == (
-        "pareto: dominated in l0 and kl by v2 (l0 15.98, kl 0.13; here l0 16, kl 0.21)"
+        "pareto: dominated in l0 and kl by v2 (l0 15.98, here 16, +0.02; kl 0.13, here 0.21, +0.08)"
     )
     assert pareto_headline(compared(PARETO, V1, [V2, V2])).startswith(
         "pareto: dominated in l0 and kl by v2 and 1 more ("
     )
     assert pareto_headline(compared(PARETO, V2, [V1, V3])) == (
         "pareto: not dominated in l0 and kl (l0 15.98, kl 0.13; 2 records)"
+    )
+
+
+def test_the_headline_has_digits_until_the_two_differ() -> None:
+    old, new = Point("v1", 16.0, 0.150312), Point("v2", 16.00000001, 0.150348)
+    assert pareto_headline(compared(PARETO, new, [old])) == (
+        "pareto: dominated in l0 and kl by v1 (l0 16 in both; kl 0.15031, here 0.15035, +3.6e-05)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,7 +57,9 @@ def test_a_report_that_was_written_and_read_has_the_same_lines(report: RunReport
 @given(run_reports)
 def test_each_case_has_a_block_and_each_test_without_a_verdict_a_line(report: RunReport) -> None:
     every = list(summary(report, verbose=True))
-    blocks = [line for case in report.cases for line in (*case_lines(case), "")]
+    texts = [[*case_lines(case), ""] for case in report.cases]
+    texts.sort(key=lambda block: not block[0].startswith("NOT MEASURED"))
+    blocks = [line for block in texts for line in block]
     assert every[: len(blocks)] == blocks
     rest = every[len(blocks) :]
     for beginning, expected in (
@@ -115,6 +118,66 @@ def test_the_summary_has_a_block_per_checkpoint_that_fits_80_columns() -> None:
         "not gated: thresholds/gpt2.yaml::x: why",
     ]
     assert max(map(len, written[1:4])) <= 80
+
+
+POINTER = "sae_weights.safetensors is a Git LFS pointer; run `git lfs pull`."
+
+
+def unmeasured(**parts: Any) -> CaseReport:
+    """Make the report of a checkpoint that cannot be read."""
+    error: dict[str, Any] = {"value": None, "cause": "load", "message": POINTER}
+    readable = ContractResult("readable", "error", "load", POINTER)
+    keys = ContractResult("keys", "undecided", "load", POINTER)
+    report = case_report(
+        verdict("error", "kl", **error),
+        verdict("error", "l0", **error),
+        contracts=(readable, keys),
+        pareto=ParetoResult(PARETO, "error", cause="load", message=POINTER),
+        **parts,
+    )
+    return replace(report, sample=None)
+
+
+def test_an_unmeasured_case_has_its_reason_once_and_comes_first() -> None:
+    assert lines(case_report(verdict(), member="v1"), unmeasured())[:4] == [
+        f"NOT MEASURED {TITLE}: {POINTER[:-1]}; 4 checks not run",
+        "  load contract BROKEN: load.readable; 0 kept, 1 not checked",
+        "",
+        "thresholds/demo.yaml::blocks.2.hook_resid_post [v1]  16,256 tokens in 128 sequences",
+    ]
+    failing = controls("error", rows={}, cause="load", message=POINTER)
+    assert lines(unmeasured(controls=failing))[0].endswith("; 5 checks not run")
+
+
+def test_below_an_unmeasured_case_are_only_errors_with_other_reasons() -> None:
+    missing = verdict(
+        "error", "kl.change", None, interval=None, cause="setup", message="v9 is not a version"
+    )
+    report = unmeasured()
+    written = lines(replace(report, verdicts=(missing, *report.verdicts)))
+    assert written[0] == f"NOT MEASURED {TITLE}: {POINTER[:-1]}; 4 checks not run"
+    assert [line.split() for line in written[3:]] == [
+        ["kl.change", "-", "<=", "+0.2", "-", "ERROR"], [],
+    ]  # fmt: skip
+    # A threshold that needs no baseline has the reason, even if it is the only one.
+    two = replace(report, verdicts=(missing, report.verdicts[0]), contracts=(), pareto=None)
+    assert lines(two)[0] == f"NOT MEASURED {TITLE}: {POINTER[:-1]}; 1 check not run"
+
+
+def test_a_reason_of_several_lines_ends_with_the_number_of_checks() -> None:
+    error: dict[str, Any] = {"value": None, "cause": "load", "message": "3 keys are unknown:\n  a"}
+    report = replace(case_report(verdict("error", **error)), sample=None)
+    assert lines(report) == [
+        f"NOT MEASURED {TITLE}: 3 keys are unknown:", "    a; 1 check not run", "",
+    ]  # fmt: skip
+
+
+def test_an_error_of_a_single_threshold_stays_in_the_table() -> None:
+    error = verdict("error", "kl.change", None, cause="setup", message="v9 is not a version")
+    for verdicts in ((verdict("pass"), error), (error,)):
+        written = lines(replace(case_report(*verdicts), sample=None))
+        assert written[0] == TITLE
+        assert written[-2].split() == ["kl.change", "-", "<=", "+0.2", "-", "ERROR"]
 
 
 PASSING: list[Status] = ["pass"] * 10
@@ -187,7 +250,8 @@ def test_the_summary_shows_changes_with_their_sign_and_says_since_when() -> None
 def test_pareto_is_a_line_below_the_table_and_a_pass_names_what_it_left_out() -> None:
     failing = case_report(verdict(), pareto=ParetoResult(PARETO, "fail", COMPARISON))
     assert lines(failing)[-2] == (
-        "  FAIL: pareto: dominated in l0 and kl by v2 (l0 15.98, kl 0.13; here l0 16, kl 0.21)"
+        "  FAIL: pareto: dominated in l0 and kl by v2 "
+        "(l0 15.98, here 16, +0.02; kl 0.13, here 0.21, +0.08)"
     )
     comparison = ParetoVerdict(PARETO, Point("v1", 16.0, 0.21), (Point("v3", 17.0, 0.3),), ("v0",))
     passing = case_report(pareto=ParetoResult(PARETO, "pass", comparison))

@@ -78,13 +78,13 @@ def test_the_worst_follow_what_is_probably_wrong() -> None:
     assert text.splitlines()[2:] == [
         "",
         "the largest KL of single tokens, in nats:",
-        "  9.312  CE 0.021 → 9.706, entropy 0.5 (sequence 17, position 83, arxiv/1.txt)",
-        "    \\n  for key in sort«ed» → «\\t(x)»",
-        "  nan  CE 2 → inf, entropy 1.25 (sequence 3, position 1)",
+        """  KL 9.31 after "\\n  for key in sorted", next "\\t(x)":""",
+        "    loss 0.021 clean, 9.71 patched (arxiv/1.txt, sequence 17, position 83)",
+        "  KL nan: loss 2 clean, inf patched (sequence 3, position 1)",
         "",
         "the largest mean KL of sequences, in nats:",
-        "  0.8123  CE 3.1 → 3.9, 1,260 tokens (sequence 42)",
-        '    def f():\\r\\n    """\\x1b[31m\\\\d',
+        """  mean KL 0.812 over 1,260 tokens of 'def f():\\r\\n    \"\"\"\\x1b[31m\\\\d':""",
+        "    loss 3.1 clean, 3.9 patched (sequence 42)",
     ]
     assert failure(verdict(), Diagnosis(), Worst((), ())) == failure(verdict(), Diagnosis())
 
