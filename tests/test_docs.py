@@ -24,6 +24,7 @@ from tests.helpers.pages import (
     Command,
     Reader,
     blocks,
+    import_libraries,
     make_project,
     missing_line,
     name_of,
@@ -191,6 +192,11 @@ def test_python_on_a_page_runs(
         exec(compile(code, page, "exec"), {"__name__": "page"})
 
 
+@pytest.fixture(scope="module")
+def _libraries() -> None:
+    import_libraries()
+
+
 AT_ONCE = ("README.md", "docs/tutorial/first-gate.md", "docs/reference/checkpoints.md")
 """Pages whose commands `make test` runs; the rest take long for what they hold."""
 
@@ -207,6 +213,7 @@ AT_ONCE = ("README.md", "docs/tutorial/first-gate.md", "docs/reference/checkpoin
         if any(isinstance(step, Command) for step in steps(page))
     ],
 )
+@pytest.mark.usefixtures("_libraries")
 def test_commands_on_a_page_print_what_it_shows(
     page: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

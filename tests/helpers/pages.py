@@ -113,13 +113,16 @@ def make_project(folder: Path) -> None:
     (folder / "thresholds" / "demo.yaml").write_text(spec, encoding="utf-8")
 
 
+def import_libraries() -> None:
+    """Import what a run of pytest in this process would import and forget; torch bears it once."""
+    for module in ("transformer_lens.model_bridge", "sae_guard.api", "pyarrow.parquet"):
+        importlib.import_module(module)
+
+
 class Reader:
     """Somebody who does what a page says."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
-        # A run in this process forgets the modules that it imports, and torch bears no second time.
-        for module in ("transformer_lens.model_bridge", "sae_guard.api", "pyarrow.parquet"):
-            importlib.import_module(module)
         self._pytester = pytester
         self._exit_code = 0
 
