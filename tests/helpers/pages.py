@@ -19,7 +19,7 @@ from sae_guard.demo import HELD_OUT, MODEL, SAES
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _STEP = re.compile(
-    r"^<!-- (?P<hidden>run|file|without): (?P<value>.*?) -->$"
+    r"^<!-- (?P<hidden>run|file|without|edit): (?P<value>.*?) -->$"
     r"|^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
@@ -69,14 +69,24 @@ class Deletion:
     path: str
 
 
-Step = Command | NewFile | Deletion
+@dataclass(frozen=True)
+class Edit:
+    """A change of a file of the project, which the page describes in words."""
+
+    path: str
+    old: str
+    new: str
+
+
+Step = Command | NewFile | Deletion | Edit
 
 
 def steps(page: Path) -> list[Step]:
     """List what a reader of the page does, in order.
 
-    A comment ``<!-- run: COMMAND -->`` is a step that the reader has done before, and
-    ``<!-- file: PATH -->`` names the file that the next block holds.
+    Comments are steps that the page need not show: ``<!-- run: COMMAND -->``,
+    ``<!-- edit: PATH: OLD -> NEW -->`` and ``<!-- without: PATH -->``. ``<!-- file: PATH -->`` names
+    the file that the next block holds.
     """
     found: list[Step] = []
     path = ""
@@ -85,6 +95,9 @@ def steps(page: Path) -> list[Step]:
             found.append(Command(match["value"]))
         elif match["hidden"] == "without":
             found.append(Deletion(match["value"]))
+        elif match["hidden"] == "edit":
+            edited, _, change = match["value"].partition(": ")
+            found.append(Edit(edited, *change.split(" -> ")))
         elif match["hidden"] == "file":
             path = match["value"]
         elif path:
@@ -134,6 +147,11 @@ class Reader:
             (folder / step.path).write_text(step.text, encoding="utf-8")
         elif isinstance(step, Deletion):
             (folder / step.path).unlink()
+        elif isinstance(step, Edit):
+            text = (folder / step.path).read_text(encoding="utf-8")
+            assert step.old in text
+            text = text.replace(step.old, step.new)
+            (folder / step.path).write_text(text, encoding="utf-8")
         else:
             printed = self._run(step.line).replace(str(folder), "/home/me")
             missing = missing_line(step.output, printed.splitlines())
@@ -187,6 +205,9 @@ def _words(line: str) -> list[str]:
 
 
 def _alike(expected: Sequence[str], printed: Sequence[str]) -> bool:
+    if expected[-3:] == [".", ".", "."] and printed[-3:] != expected[-3:]:  # the rest of the line
+        expected = expected[:-3]
+        printed = printed[: len(expected)]
     return len(expected) == len(printed) and all(map(_same, expected, printed))
 
 
