@@ -218,6 +218,9 @@ def test_commands_on_a_page_print_what_it_shows(
     page: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    settings = pytester.path / ".gitconfig"
+    settings.write_text("[user]\nname = Ada Lovelace\nemail = ada@example.org\n", encoding="utf-8")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
     make_project(pytester.path)
     reader = Reader(pytester)
     for step in steps(page):
