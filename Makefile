@@ -81,11 +81,11 @@ bench-early: $(VENV)/.installed  ## how often early verdicts are wrong, and what
 formats: $(SAELENS_VENV)/.installed docs  ## load what the libraries themselves write
 	$(SAELENS_VENV)/bin/pytest tests/saelens tests/upstream
 
-docs: $(VENV)/.installed  ## write docs/formats.md and the JSON Schemas of specs and reports anew
-	$(VENV)/bin/sae-guard schema > docs/spec.schema.json
-	$(VENV)/bin/sae-guard schema --report > docs/report.schema.json
+docs: $(VENV)/.installed  ## write docs/reference/formats.md and the JSON Schemas of specs and reports anew
+	$(VENV)/bin/sae-guard schema > docs/reference/spec.schema.json
+	$(VENV)/bin/sae-guard schema --report > docs/reference/report.schema.json
 	(echo '# Checkpoint formats'; echo; echo 'Written by `make docs` from the code.'; echo; \
-		$(VENV)/bin/sae-guard formats) > docs/formats.md
+		$(VENV)/bin/sae-guard formats) > docs/reference/formats.md
 
 train-demo: $(VENV)/.installed  ## write the demo's text, train its model and its SAEs anew
 	$(VENV)/bin/python -m sae_guard.demo.text

@@ -2,7 +2,7 @@
 
 From Python, ``sae_guard.run_gate(...)`` runs the same gate, and ``sae_guard.measure(...)`` measures
 without any spec. What is listed here, `sae_guard.errors` and `sae_guard.testing` is public
-(`docs/api.md`); every other module is private and may change.
+(`docs/reference/api.md`); every other module is private and may change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true, the core opens no file, and nothing imports torch too early.
+"""The page on architecture is true, the core opens no file, and nothing imports torch too early.
 
 What may import what is held by import-linter: `make lint`, contracts in pyproject.toml.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sae_guard"
 ROWS = re.findall(
     r"^\| (\d+) \| `(\w+)`(†?) \|",
-    (ROOT / "docs" / "architecture.md").read_text("utf-8"),
+    (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8"),
     re.MULTILINE,
 )
 TABLE = [(room, mark) for _, room, mark in ROWS]

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *("Makefile", "pyproject.toml", "CONTRIBUTING.md", "README.md", ".ci/run"),
-    *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")),
     *(
         "benchmarks/README.md",
         *sorted(f"benchmarks/{p.name}" for p in ROOT.glob("benchmarks/*.py")),

@@ -12,7 +12,7 @@ from typing import Any
 import sae_guard
 import sae_guard.errors
 
-PAGE = Path(__file__).parents[1].joinpath("docs", "api.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[1].joinpath("docs", "reference", "api.md").read_text(encoding="utf-8")
 PUBLIC = {getattr(sae_guard, name) for name in sae_guard.__all__}
 OWN_MODULES = {"sae_guard.errors", "sae_guard.testing"}
 """Modules that are public as they are; strategies draw objects of public classes."""

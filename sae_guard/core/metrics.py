@@ -58,7 +58,7 @@ class Metric:
     Margins of bounds are relative to the distance from it (`sae_guard.core.tightening`)."""
     tail: float = 10.0
     """Largest deviation that an early verdict assumes for an unseen sequence, as a multiple of the
-    distance from ``tail_from`` to the bound (`docs/statistics.md`, "Tail guard")."""
+    distance from ``tail_from`` to the bound (`docs/explanation/early-verdicts.md`)."""
 
     @property
     def sides(self) -> tuple[Side, ...]:

@@ -246,7 +246,7 @@ class ComparisonResult:
 
 
 def comparison_json(results: Sequence[ComparisonResult]) -> bytes:
-    """Write comparisons as strict JSON; `docs/statistics.md` explains its keys.
+    """Write comparisons as strict JSON; `docs/reference/report-json.md` explains its keys.
 
     Numbers that are not finite are null.
     """

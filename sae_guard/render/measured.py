@@ -20,7 +20,7 @@ _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")
 def metric_table(report: CaseReport) -> Iterator[str]:
     """Write a title, a row for each metric, and a row for each other target of a threshold.
 
-    Metrics are in the order of the README. A metric without a value has the reason in its row.
+    Metrics are in the order of `core.metrics`. A metric without a value has the reason in its row.
     """
     yield title(report)
     yield from path_lines(report.provenance)

@@ -20,7 +20,7 @@ from sae_guard.demo import SAES
 from sae_guard.specs import json_schema
 from tests.helpers.checkpoint_files import example_sae, tensors_of
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "spec.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "spec.schema.json"
 
 
 def test_schema_prints_the_schema_and_the_file_in_docs_is_that() -> None:

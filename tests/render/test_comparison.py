@@ -203,8 +203,9 @@ def test_the_keys_of_the_json_are_documented() -> None:
         comparison_json([ComparisonResult("tiny", {}, {}, compared(b, a)), refused])
     )
     one, two = document["comparisons"]
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
-    section = page.partition("## Two versions")[2].partition("\n## ")[0]
+    reference = Path(__file__).parents[2] / "docs" / "reference"
+    page = (reference / "report-json.md").read_text(encoding="utf-8")
+    section = page.partition("## The export of a comparison")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (`[^|]*) \| (.*) \|$", section, re.MULTILINE))
     keys = {key for cell in rows for key in re.findall(r"`(\w+)`", cell)}
     assert keys == one.keys() | two.keys()

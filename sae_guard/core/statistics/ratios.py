@@ -1,7 +1,7 @@
 """Ratios of pooled sums and quantiles, with intervals that are clustered by sequence.
 
 Tokens of one sequence are not independent, so that the sequence is the unit of sampling
-(`docs/architecture.md`, "Numbers"). Symbols: sequence i of n has the sums num_i and den_i over its
+(`docs/explanation/statistics.md`). Symbols: sequence i of n has the sums num_i and den_i over its
 scored tokens; R̂ = Σ num_i / Σ den_i.
 """
 

@@ -6,7 +6,7 @@ sequence (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, *Time-uniform ce
 and asymptotic confidence sequences*, Annals of Statistics 52(6), 2613; here for sampling without
 replacement) then stays valid after any number of looks. The t-statistic T is corrected for the
 skewness of the sample (Hall 1992, *On the removal of skewness by transformation*, JRSS B 54, 221).
-`docs/statistics.md` has the formulas, `benchmarks/early.py` the measured error rates.
+`docs/explanation/early-verdicts.md` has the formulas, `benchmarks/early.py` measures error rates.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def evidence_of_moments(
 def _evidence(
     mean: Sums, square: Sums, skewness: Sums, n: int, total: int, rule: Rule
 ) -> NDArray[np.float64]:
-    """Return log(2/√(1+r) · exp(a²/2) · Φ(a)), a = z·√(r/(1+r)); see `docs/statistics.md`.
+    """Return log(2/√(1+r) · exp(a²/2) · Φ(a)), a = z·√(r/(1+r)); see `docs/explanation/early-verdicts.md`.
 
     It is the likelihood ratio of z, T as a normal deviate, mixed over a half-normal distribution
     of positive effects. r grows with n/(1 − n/N) and is scaled by the boundary that is narrowest
