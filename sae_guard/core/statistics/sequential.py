@@ -109,7 +109,9 @@ def evidence_of_moments(
 def _evidence(
     mean: Sums, square: Sums, skewness: Sums, n: int, total: int, rule: Rule
 ) -> NDArray[np.float64]:
-    """Return log(2/√(1+r) · exp(a²/2) · Φ(a)), a = z·√(r/(1+r)); see `docs/explanation/early-verdicts.md`.
+    """Return log(2/√(1+r) · exp(a²/2) · Φ(a)), a = z·√(r/(1+r)).
+
+    See `docs/explanation/early-verdicts.md`.
 
     It is the likelihood ratio of z, T as a normal deviate, mixed over a half-normal distribution
     of positive effects. r grows with n/(1 − n/N) and is scaled by the boundary that is narrowest
