@@ -365,7 +365,7 @@ def control_sae(case: Case, session: GateSession) -> SAE:
         l0 = session.measurement(case.itself)["l0"]
         d_sae, stats = session.sae(case.itself).d_sae, session.activation_stats(case)
         k = min(max(1, round(l0)), d_sae)
-        some = stats.some.to(session.device)
+        some = stats.sample.to(session.device)
         return controls.random_directions(some, stats.mean, d_sae=d_sae, k=k)
     if case.control == "mean":
         return controls.mean_sae(session.activation_stats(case).mean).to(session.device)
