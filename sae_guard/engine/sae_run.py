@@ -18,7 +18,7 @@ from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.token_metrics import COUNTS, LATENTS, RECONSTRUCTIONS, ModelRun
 from sae_guard.model import Suffix
 from sae_guard.sae import SAE
-from sae_guard.sae.sparse_forward import Coded, code
+from sae_guard.sae.sparse_forward import SparseForward, sparse_forward
 
 
 class SaeRun:
@@ -143,7 +143,7 @@ class SaeRun:
         final = self.suffix.final_with(tokens, residual, self.site.replaced, edit)[:, :-1]
         return final[scored.to(final.device)]
 
-    def _run_sae(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> Coded:
+    def _run_sae(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> SparseForward:
         """Run the SAE, and sum the columns of its latents."""
         wide_dtype = torch.promote_types(x.dtype, torch.float32)
         scored = self.corpus.scored[rows]
@@ -152,7 +152,9 @@ class SaeRun:
         x = x.to(wide_dtype).flatten(0, 1).to(self.sae.device)
         # L0 needs no term: it is always computed, with the firings.
         terms = {name: term for name, term in LATENTS.items() if name != "l0"}
-        output = code(self.sae, x, scored=is_new, terms=terms, pairs=self.spread is not None)
+        output = sparse_forward(
+            self.sae, x, scored=is_new, terms=terms, pairs=self.spread is not None
+        )
         if output.pairs is not None:
             is_new_token = is_new.view(len(scored), -1)
             self._batch_spread = firing_spread(output.pairs, is_new_token, self.sae.d_sae).cpu()
