@@ -76,7 +76,7 @@ def _activations(
     """Return a function from windows to their activations, on the fast path where there is one."""
     suffix = Suffix.of(model, hook)
     if suffix is None:
-        return lambda rows: model.seen(corpus.tokens[rows], hook)[hook].flatten(2)
+        return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)
     source = suffix.source(hook)
     clean_runs = CleanRuns(
         model, model.unembedding, corpus, Memory.from_cache(cache, model, corpus), [source]

@@ -202,7 +202,7 @@ class CleanRuns:
             summary: True to return a `head.CleanSummary` where it suffices.
         """
         tokens = self.corpus.tokens[rows].to(self.model.device)
-        activations = self.model.seen(tokens, *dict.fromkeys([FINAL, *hooks]))
+        activations = self.model.activations(tokens, *dict.fromkeys([FINAL, *hooks]))
         shard = {name: {"activation": activations[name].flatten(2)} for name in hooks}
         scored = self.corpus.scored[rows, :-1]
         final = activations[FINAL][:, :-1]
@@ -241,7 +241,7 @@ class CleanRuns:
             name: sum(not self._memory.has(_file(name, i)) for i in shards) for name in names
         }
         hooks = [name for name, count in missing.items() if count and name != _HEAD]
-        activations = self.model.seen(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
+        activations = self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
         bytes_per_token = {name: activations[name][0, 0].nbytes for name in hooks}
         bytes_per_token[_HEAD] = activations[FINAL][0, 0].nbytes
         if self._stores_summary:

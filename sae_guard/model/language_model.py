@@ -176,8 +176,6 @@ class LanguageModel:
         self._run(tokens, _recorders(hooks, records), without_logits=True)
         return self._single(hooks, records)
 
-    seen = activations  # the name before the rename, which other modules still use
-
     def activation_with(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], hook: str
     ) -> Tensor:

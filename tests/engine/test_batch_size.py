@@ -118,7 +118,9 @@ def test_a_clean_run_needs_no_more_than_is_estimated(
     default_batch_size(model, length, plain=False)  # runs once, which allocates reused buffers
     tokens = torch.randint(VOCABULARY, (rows, length))
     with LiveBytes() as live:
-        activations = model.seen(tokens, FINAL, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out")
+        activations = model.activations(
+            tokens, FINAL, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
+        )
     assert len(activations) == 3
     estimate = rows * bytes_per_window(model, length, plain=False)
     assert live.peak <= estimate < 4 * live.peak

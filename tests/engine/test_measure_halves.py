@@ -82,7 +82,7 @@ def test_clean_loss_equals_that_of_float64_logits(
     model: LanguageModel, folder: Path, corpus: Corpus, sae: SAE
 ) -> None:
     tokens = corpus.tokens
-    final = model.seen(tokens, FINAL)[FINAL]
+    final = model.activations(tokens, FINAL)[FINAL]
     assert final.dtype == torch.bfloat16
     expected = cross_entropy(log_probs(folder, final), tokens)
     losses = formulas.cross_entropy(formulas.log_probs(model.logits(tokens))[:, :-1], tokens[:, 1:])
@@ -103,13 +103,13 @@ def test_kl_and_patched_losses_equal_those_of_float64_logits(
     model: LanguageModel, folder: Path, corpus: Corpus, sae: SAE
 ) -> None:
     tokens, scored = corpus.tokens, corpus.scored[:, :-1]
-    y = model.seen(tokens, HOOK)[HOOK]
+    y = model.activations(tokens, HOOK)[HOOK]
     with torch.inference_mode():
         edit = replacement_edit(sae(y.float())[0], corpus.patched)
     clean, patched = (
         log_probs(folder, final)
         for final in (
-            model.seen(tokens, FINAL)[FINAL],
+            model.activations(tokens, FINAL)[FINAL],
             model.activation_with(tokens, {HOOK: edit}, FINAL),
         )
     )
