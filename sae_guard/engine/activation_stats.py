@@ -74,7 +74,7 @@ def _activations(
     model: LanguageModel, corpus: Corpus, hook: str, cache: Cache | None
 ) -> Callable[[slice], Float[Tensor, "batch pos d_in"]]:
     """Return a function from windows to their activations, on the fast path where there is one."""
-    suffix = Suffix.of(model, hook)
+    suffix = Suffix.from_hooks(model, hook)
     if suffix is None:
         return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)
     source = suffix.source(hook)

@@ -207,7 +207,9 @@ def _measure(
     measurements: dict[int, Measurement] = {}
     default_reason = "asked for" if options.reference else "the hook points are in no block"
     reasons = dict.fromkeys(range(len(interventions)), default_reason)
-    suffixes = [None if options.reference else Suffix.of(model, *site.hooks) for site in sites]
+    suffixes = [
+        None if options.reference else Suffix.from_hooks(model, *site.hooks) for site in sites
+    ]
     runs = {
         index: SaeRun(
             suffix, interventions[index].sae, corpus, sites[index],
@@ -282,7 +284,7 @@ def hooks_to_store(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> lis
         also: Hook points of the later measurements; those that the model lacks are skipped.
     """
     existing = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
-    suffixes = [(Suffix.of(model, *hooks), hooks) for hooks in existing]
+    suffixes = [(Suffix.from_hooks(model, *hooks), hooks) for hooks in existing]
     return [name for suffix, hooks in suffixes if suffix for name in suffix.sources(*hooks)]
 
 

@@ -35,7 +35,7 @@ class Suffix:
     """The hook point of the SAE, if its activation is the residual that enters the suffix."""
 
     @classmethod
-    def of(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
+    def from_hooks(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
         """Return the shortest suffix of the model that contains the hook points.
 
         Args:

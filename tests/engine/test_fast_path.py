@@ -101,7 +101,7 @@ def test_logits_are_computed_in_chunks(
     tokens = torch.randint(1, 300, (12, 16), generator=torch.Generator().manual_seed(0))
     corpus = Corpus(tokens, frozenset({0}), {})
     monkeypatch.setattr(head, "_ELEMENTS", 64 * 300)
-    suffix = Suffix.of(gpt2, RESIDUAL)
+    suffix = Suffix.from_hooks(gpt2, RESIDUAL)
     assert suffix is not None
     run = SaeRun(suffix, make_sae(), corpus, HookSite(RESIDUAL, RESIDUAL))
     memory = Memory.from_cache(Cache(tmp_path) if warm else None, gpt2, corpus)

@@ -147,7 +147,7 @@ def test_a_suffix_on_several_devices_has_the_same_final_hidden_states(
     finals = []
     for placement in (None, device_map):
         model = load_model(model_folders["llama"], device_map=placement)
-        suffix = Suffix.of(model, hook)
+        suffix = Suffix.from_hooks(model, hook)
         assert suffix is not None
         clean = model.activations(TOKENS, suffix.entry, FINAL)
         final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)

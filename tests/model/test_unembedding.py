@@ -118,7 +118,7 @@ def test_float32_weights_are_shared_and_bfloat16_weights_copied_once(loaded: Loa
     torch.testing.assert_close(
         copy, half.bridge.unembed.original_component.weight.float(), rtol=0, atol=0
     )
-    suffix = Suffix.of(half, "blocks.1.hook_mlp_out")
+    suffix = Suffix.from_hooks(half, "blocks.1.hook_mlp_out")
     assert suffix is not None
     assert suffix.unembedding is half.unembedding
 
