@@ -87,7 +87,7 @@ class SharedSequence:
             return None
         pair = torch.tensor([index, int(is_match.nonzero()[0, 0])], device=tokens.device)
         edit = replacement_edit(activation.new_zeros(()), patched[pair])
-        final = suffix.final_with(tokens[pair], residual[pair], hook, edit)
+        final = suffix.final_hidden_with(tokens[pair], residual[pair], hook, edit)
         return shared if torch.equal(final[0], final[1]) else None
 
     @property
@@ -116,7 +116,7 @@ class SharedSequence:
     def final(self, value: Tensor) -> Float[Tensor, "pos d_model"]:
         """Return the final hidden states with ``value`` in place of the activation."""
         edit = replacement_edit(value, self.patched)
-        return self.suffix.final_with(self.tokens, self.residual, self.hook, edit)[0]
+        return self.suffix.final_hidden_with(self.tokens, self.residual, self.hook, edit)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class Ablation:
         tokens, scored = self.corpus.tokens[rows][selected], self.corpus.scored[rows, :-1][selected]
         edit = replacement_edit(value, self.corpus.patched[rows][selected].to(device))
         residual = residual[selected.to(residual.device)].to(device)
-        final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
+        final = self.suffix.final_hidden_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
         selected_losses = head.cross_entropy(self.suffix.unembedding, final, target)
         losses[selected] = token_table(selected_losses, scored)

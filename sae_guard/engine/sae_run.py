@@ -140,7 +140,7 @@ class SaeRun:
         edit = replacement_edit(replacement, self.corpus.patched[rows].to(device))
         tokens = self.corpus.tokens[rows].to(device)
         residual = clean_run.activations[self.suffix.entry]
-        final = self.suffix.final_with(tokens, residual, self.site.replaced, edit)[:, :-1]
+        final = self.suffix.final_hidden_with(tokens, residual, self.site.replaced, edit)[:, :-1]
         return final[scored.to(final.device)]
 
     def _run_sae(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> SparseForward:

@@ -80,7 +80,7 @@ class Suffix:
         """
         return list(dict.fromkeys([self.entry, *map(self.source, hooks)]))
 
-    def final_with(
+    def final_hidden_with(
         self, tokens: Int[Tensor, "batch pos"], residual: Hidden, hook: str, edit: Edit
     ) -> Hidden:
         """Return the final hidden states of a run with the activation at ``hook`` replaced.

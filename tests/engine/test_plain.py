@@ -38,7 +38,7 @@ def test_model_whose_blocks_cannot_be_skipped_takes_the_plain_path(
     def broken(self: Suffix, *args: Any) -> Tensor:
         raise IndexError("tuple index out of range\nand more")
 
-    monkeypatch.setattr(Suffix, "final_with", broken)
+    monkeypatch.setattr(Suffix, "final_hidden_with", broken)
     mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
     assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
     assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))

@@ -150,7 +150,7 @@ def test_a_suffix_on_several_devices_has_the_same_final_hidden_states(
         suffix = Suffix.from_hooks(model, hook)
         assert suffix is not None
         clean = model.activations(TOKENS, suffix.entry, FINAL)
-        final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
+        final = suffix.final_hidden_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
         assert not torch.equal(final, clean[FINAL])
         finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
         assert torch.equal(final, model.activation_with(TOKENS, {hook: lambda x: 2 * x}, FINAL))
