@@ -281,9 +281,10 @@ class HookPointColumns:
         stored = self._memory.read(name)
         if stored is None:
             parts: list[tuple[Tensor, Tensor]] = []
+            clean_hook = self.suffix.clean_hook(self.hook)
 
             def add_moments(rows: slice) -> None:
-                y = self._clean_runs.activation(rows, self.suffix.source(self.hook), self.suffix)
+                y = self._clean_runs.activation(rows, clean_hook, self.suffix)
                 parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
             for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
@@ -347,7 +348,7 @@ class HookPointColumns:
         return deviations_from(centre, total, square, scored.sum(dim=1))
 
     def _activation(self, clean_run: CleanRun) -> Float[Tensor, "batch pos d_out"]:
-        return clean_run.activations[self.suffix.source(self.hook)]
+        return clean_run.activations[self.suffix.clean_hook(self.hook)]
 
     def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
         assert self._ablation is not None

@@ -77,8 +77,8 @@ def _activations(
     suffix = Suffix.from_hooks(model, hook)
     if suffix is None:
         return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)
-    source = suffix.source(hook)
+    clean_hook = suffix.clean_hook(hook)
     clean_runs = CleanRuns(
-        model, model.unembedding, corpus, Memory.from_cache(cache, model, corpus), [source]
+        model, model.unembedding, corpus, Memory.from_cache(cache, model, corpus), [clean_hook]
     )
-    return lambda rows: clean_runs.for_rows(rows).activations[source]
+    return lambda rows: clean_runs.for_rows(rows).activations[clean_hook]

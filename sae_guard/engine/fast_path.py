@@ -77,7 +77,7 @@ class FastPath(SweepPath):
         self._centred = centred
         self._unembedding = model.unembedding
         self._corpus = corpus
-        hooks = [hook for run in runs for hook in run.suffix.sources(*run.site.hooks)]
+        hooks = [hook for run in runs for hook in run.suffix.clean_hooks(*run.site.hooks)]
         self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, hooks, also)
         self._hook_columns = {
             hook: HookPointColumns(run.suffix, corpus, hook, self.clean_runs, memory)
@@ -209,7 +209,7 @@ class FastPath(SweepPath):
         rows = slice(first, min(first + _COMPARED_SEQUENCES, batch.stop))
         clean_run = self.clean_runs.for_rows(rows)
         hook_columns = self._hook_columns[run.site.replaced]
-        y = clean_run.activations[run.suffix.source(run.site.replaced)]
+        y = clean_run.activations[run.suffix.clean_hook(run.site.replaced)]
         mean = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
         sums = {name: values[rows] for name, values in run.sums.items()}
         # Columns of a hook point that come from the cache were compared before they were stored.

@@ -285,7 +285,7 @@ def hooks_to_store(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> lis
     """
     existing = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
     suffixes = [(Suffix.from_hooks(model, *hooks), hooks) for hooks in existing]
-    return [name for suffix, hooks in suffixes if suffix for name in suffix.sources(*hooks)]
+    return [name for suffix, hooks in suffixes if suffix for name in suffix.clean_hooks(*hooks)]
 
 
 def build_measurement(

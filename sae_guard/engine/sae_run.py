@@ -89,7 +89,7 @@ class SaeRun:
         """
         tokens, scored = self.corpus.tokens[rows], self.corpus.scored[rows, :-1]
         x, y = (
-            clean_run.activations[self.suffix.source(hook)]
+            clean_run.activations[self.suffix.clean_hook(hook)]
             for hook in (self.site.read, self.site.replaced)
         )
         self.site.check_widths(x, y, tokens, self.sae)

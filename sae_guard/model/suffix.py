@@ -68,17 +68,17 @@ class Suffix:
         """Unembedding of the model."""
         return self.model.unembedding
 
-    def source(self, hook: str) -> str:
+    def clean_hook(self, hook: str) -> str:
         """Return the hook point at which a clean run has the activation of ``hook``."""
         return self.entry if hook == self._boundary else hook
 
-    def sources(self, *hooks: str) -> list[str]:
+    def clean_hooks(self, *hooks: str) -> list[str]:
         """Return the hook points whose clean activations runs of the suffix need.
 
         Args:
             hooks: Hook points that the runs read or replace.
         """
-        return list(dict.fromkeys([self.entry, *map(self.source, hooks)]))
+        return list(dict.fromkeys([self.entry, *map(self.clean_hook, hooks)]))
 
     def final_hidden_with(
         self, tokens: Int[Tensor, "batch pos"], residual: Hidden, hook: str, edit: Edit
