@@ -15,7 +15,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import batches, halve_on_oom, shard_size
 from sae_guard.engine.memory import Memory
-from sae_guard.model import FINAL, LanguageModel, Suffix, Unembedding
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix, Unembedding
 
 _HEAD = "head"  # stands for the clean predictions beside the hook points
 _Shard = dict[str, dict[str, Tensor]]
@@ -202,10 +202,10 @@ class CleanRuns:
             summary: True to return a `head.CleanSummary` where it suffices.
         """
         tokens = self.corpus.tokens[rows].to(self.model.device)
-        activations = self.model.activations(tokens, *dict.fromkeys([FINAL, *hooks]))
+        activations = self.model.activations(tokens, *dict.fromkeys([FINAL_HIDDEN, *hooks]))
         shard = {name: {"activation": activations[name].flatten(2)} for name in hooks}
         scored = self.corpus.scored[rows, :-1]
-        final = activations[FINAL][:, :-1]
+        final = activations[FINAL_HIDDEN][:, :-1]
         final = final[scored.to(final.device)]
         if summary and self._stores_summary:
             target = self.corpus.tokens[rows, 1:][scored]
@@ -241,9 +241,11 @@ class CleanRuns:
             name: sum(not self._memory.has(_file(name, i)) for i in shards) for name in names
         }
         hooks = [name for name, count in missing.items() if count and name != _HEAD]
-        activations = self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL, *hooks)
+        activations = self.model.activations(
+            torch.zeros(1, 2, dtype=torch.int64), FINAL_HIDDEN, *hooks
+        )
         bytes_per_token = {name: activations[name][0, 0].nbytes for name in hooks}
-        bytes_per_token[_HEAD] = activations[FINAL][0, 0].nbytes
+        bytes_per_token[_HEAD] = activations[FINAL_HIDDEN][0, 0].nbytes
         if self._stores_summary:
             bytes_per_token[_HEAD] = self.unembedding.weight[0].nbytes + 16
         tokens = self.size * context

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.model.language_model import FINAL, Edit, LanguageModel
+from sae_guard.model.language_model import FINAL_HIDDEN, Edit, LanguageModel
 from sae_guard.model.unembedding import Unembedding
 
 Hidden = Float[Tensor, "batch pos d_model"]
@@ -48,7 +48,7 @@ class Suffix:
         """
         matches = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hook) for hook in hooks]
         blocks = list(getattr(model.bridge, "blocks", ()))
-        if not all(matches) or not blocks or FINAL not in model.bridge.hook_dict:
+        if not all(matches) or not blocks or FINAL_HIDDEN not in model.bridge.hook_dict:
             return None
         first = min(int(match[1]) for match in matches if match)
         # The output of a block is the input of the next one, which is where the suffix can start.
@@ -99,7 +99,7 @@ class Suffix:
             # One hook point for both: the residual is put in and edited at once.
             edits = {self.entry: lambda entering: edit(residual.to(entering.device))}
         with self._without(self._blocks[: self.block]):
-            return self.model.activation_with(tokens, edits, FINAL)
+            return self.model.activation_with(tokens, edits, FINAL_HIDDEN)
 
     def activation_at(
         self, tokens: Int[Tensor, "batch pos"], hook: str
@@ -145,7 +145,7 @@ class Suffix:
 
         handle = self._blocks[0].register_forward_hook(inspect_output)
         try:
-            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL)
+            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL_HIDDEN)
         finally:
             handle.remove()
         return is_tuple[0]

@@ -24,7 +24,7 @@ from sae_guard.engine.batch_size import (
     fitting_batch_size,
     free_bytes,
 )
-from sae_guard.model import FINAL, LanguageModel, load_model
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, load_model
 from tests.helpers.tiny_models import VOCABULARY
 
 GB = 2**30
@@ -119,7 +119,7 @@ def test_a_clean_run_needs_no_more_than_is_estimated(
     tokens = torch.randint(VOCABULARY, (rows, length))
     with LiveBytes() as live:
         activations = model.activations(
-            tokens, FINAL, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
+            tokens, FINAL_HIDDEN, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
         )
     assert len(activations) == 3
     estimate = rows * bytes_per_window(model, length, plain=False)

@@ -16,7 +16,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.ablation import replacement_edit
-from sae_guard.model import FINAL, LanguageModel, load_model
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, load_model
 from sae_guard.sae import SAE
 from tests.helpers.small_measurements import make_sae
 from tests.helpers.ten_models import TEN
@@ -82,7 +82,7 @@ def test_clean_loss_equals_that_of_float64_logits(
     model: LanguageModel, folder: Path, corpus: Corpus, sae: SAE
 ) -> None:
     tokens = corpus.tokens
-    final = model.activations(tokens, FINAL)[FINAL]
+    final = model.activations(tokens, FINAL_HIDDEN)[FINAL_HIDDEN]
     assert final.dtype == torch.bfloat16
     expected = cross_entropy(log_probs(folder, final), tokens)
     losses = formulas.cross_entropy(formulas.log_probs(model.logits(tokens))[:, :-1], tokens[:, 1:])
@@ -109,8 +109,8 @@ def test_kl_and_patched_losses_equal_those_of_float64_logits(
     clean, patched = (
         log_probs(folder, final)
         for final in (
-            model.activations(tokens, FINAL)[FINAL],
-            model.activation_with(tokens, {HOOK: edit}, FINAL),
+            model.activations(tokens, FINAL_HIDDEN)[FINAL_HIDDEN],
+            model.activation_with(tokens, {HOOK: edit}, FINAL_HIDDEN),
         )
     )
     kl = (clean.exp() * (clean - patched)).sum(dim=-1)[:, :-1]
@@ -139,7 +139,7 @@ def test_edits_at_the_unembedding_change_the_returned_logits(model: LanguageMode
     assert bool((silenced == silenced[0, 0]).all())
     capped = model.logits_with(tokens, "unembed.hook_out", torch.zeros_like)
     assert not bool(capped.any())
-    final = model.logits_with(tokens, FINAL, torch.zeros_like)
+    final = model.logits_with(tokens, FINAL_HIDDEN, torch.zeros_like)
     torch.testing.assert_close(final.float(), silenced.float(), rtol=1e-2, atol=1e-2)
 
 
