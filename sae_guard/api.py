@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from sae_guard import engine
-from sae_guard.cache import Cache, chosen_root
+from sae_guard.cache import Cache, root_from_option
 from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
@@ -218,7 +218,7 @@ def measure_all(
     ]
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    root = chosen_root(None if isinstance(cache, bool) else str(cache)) if cache else None
+    root = root_from_option(None if isinstance(cache, bool) else str(cache)) if cache else None
     return engine.measure_all(
         model,
         interventions,

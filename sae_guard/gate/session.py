@@ -322,9 +322,9 @@ class GateSession:
 
     @cached_property
     def _cache(self) -> Cache | None:
-        from sae_guard.cache import Cache, chosen_root
+        from sae_guard.cache import Cache, root_from_option
 
-        root = chosen_root(self.options.cache)
+        root = root_from_option(self.options.cache)
         limit = int(self.options.cache_gib * 2**30)
         return Cache(self.options.here / root, limit) if root else None
 
