@@ -259,5 +259,5 @@ def diagnose(
         sae = load_sae(sae, device=model.device)
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    site = engine.HookSite.of(sae, hook, hook_out)
+    site = engine.HookSite.from_sae(sae, hook, hook_out)
     return diagnosis_of(None, examine(model, sae, corpus, site, thorough=True))

@@ -46,7 +46,7 @@ class CleanRuns:
         corpus: Corpus,
         memory: Memory,
         hooks: Iterable[str],
-        also: Iterable[str] = (),
+        later_hooks: Iterable[str] = (),
     ) -> None:
         """Prepare the runs; nothing is run yet.
 
@@ -56,7 +56,7 @@ class CleanRuns:
             corpus: Windows.
             memory: Cache entry of the model and corpus.
             hooks: Hook points whose activations are returned.
-            also: Further hook points that a run stores in the cache, if there is room.
+            later_hooks: Further hook points that a run stores in the cache, if there is room.
         """
         self.model = model
         self.unembedding = unembedding
@@ -68,7 +68,9 @@ class CleanRuns:
         self.no_room_reason = ""
         """Reason why the clean runs do not fit into the cache; empty if they do."""
         self._memory = memory
-        self._also = tuple(hook for hook in dict.fromkeys(also) if hook not in self.hooks)
+        self._later_hooks = tuple(
+            hook for hook in dict.fromkeys(later_hooks) if hook not in self.hooks
+        )
         counts = corpus.scored.sum(dim=1)
         self._scored_before = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._last_shard: tuple[slice, _Shard] | None = None
@@ -174,8 +176,10 @@ class CleanRuns:
 
     def _fill(self, index: int, windows: slice, missing: list[str], batch_size: int) -> _Shard:
         """Run a shard, store it with the further hook points, and return the missing parts."""
-        also = [hook for hook in self._also if not self._memory.has(_file(hook, index))]
-        names = [*missing, *also]
+        later_hooks = [
+            hook for hook in self._later_hooks if not self._memory.has(_file(hook, index))
+        ]
+        names = [*missing, *later_hooks]
         hooks = [name for name in names if name != _HEAD]
         parts: list[_Shard] = []
 
@@ -223,11 +227,11 @@ class CleanRuns:
     def _has_room(self) -> bool:
         """True if the cache has room for this measurement; drops further hook points without."""
         needed, further = (
-            self._missing_bytes(names) for names in ([*self.hooks, _HEAD], self._also)
+            self._missing_bytes(names) for names in ([*self.hooks, _HEAD], self._later_hooks)
         )
         if further and self._memory.reserve(needed + further):
             return True
-        self._also = ()
+        self._later_hooks = ()
         if self._memory.reserve(needed):
             return True
         self.no_room_reason = f"{needed / 2**30:.1f} GiB are more than it may hold"

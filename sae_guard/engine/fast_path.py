@@ -51,7 +51,7 @@ class FastPath(SweepPath):
         runs: Sequence[SaeRun],
         corpus: Corpus,
         memory: Memory,
-        also: Iterable[str] = (),
+        later_hooks: Iterable[str] = (),
         *,
         centred: bool = False,
     ) -> None:
@@ -62,7 +62,7 @@ class FastPath(SweepPath):
             runs: One run for each SAE.
             corpus: Windows.
             memory: Cache entry of the model and corpus.
-            also: Further hook points whose clean activations are stored in the cache.
+            later_hooks: Further hook points whose clean activations are stored in the cache.
             centred: True to compute μ early, so that metrics that use it are available early.
         """
         self.runs = list(runs)
@@ -78,7 +78,7 @@ class FastPath(SweepPath):
         self._unembedding = model.unembedding
         self._corpus = corpus
         hooks = [hook for run in runs for hook in run.suffix.clean_hooks(*run.site.hooks)]
-        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, hooks, also)
+        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, hooks, later_hooks)
         self._hook_columns = {
             hook: HookPointColumns(run.suffix, corpus, hook, self.clean_runs, memory)
             for hook, run in ((run.site.replaced, run) for run in runs)

@@ -21,7 +21,7 @@ class HookSite:
     replaced: str
 
     @classmethod
-    def of(cls, sae: SAE, hook: str, hook_out: str | None) -> HookSite:
+    def from_sae(cls, sae: SAE, hook: str, hook_out: str | None) -> HookSite:
         """Return the site of an SAE.
 
         Args:
@@ -110,5 +110,5 @@ class Intervention(NamedTuple):
 
     @property
     def site(self) -> HookSite:
-        """Site of the SAE; raises `LoadError` as `HookSite.of` does."""
-        return HookSite.of(self.sae, self.hook, self.hook_out)
+        """Site of the SAE; raises `LoadError` as `HookSite.from_sae` does."""
+        return HookSite.from_sae(self.sae, self.hook, self.hook_out)

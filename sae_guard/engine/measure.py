@@ -54,7 +54,7 @@ def measure(
     reference: bool = False,
     random_error: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> Measurement:
     """Measure every metric of an SAE in a model on a corpus.
@@ -72,7 +72,7 @@ def measure(
         random_error: True to measure also KL with a random error as long as the SAE's, which
             `kl_vs_random_error` needs. It costs one more patched run.
         cache: Cache that stores clean runs and unfinished measurements, or None.
-        also: Hook points of later measurements of this model and corpus: (read,), or (read,
+        later_hooks: Hook points of later measurements of this model and corpus: (read,), or (read,
             replaced) of a transcoder. A clean run stores their activations in the cache too.
         progress: Stream to draw a progress bar on, once the measurement takes longer than 2 s.
 
@@ -90,7 +90,7 @@ def measure(
     (measurement,) = measure_all(
         model, [Intervention(sae, hook, hook_out)], corpus, batch_size=batch_size,
         expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
-        cache=cache, also=also, progress=progress,
+        cache=cache, later_hooks=later_hooks, progress=progress,
     )  # fmt: skip
     return measurement
 
@@ -105,7 +105,7 @@ def measure_all(
     reference: bool = False,
     random_error: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> list[Measurement]:
     """Measure several SAEs, each by itself in the model, in one sweep that shares the clean run.
@@ -116,7 +116,7 @@ def measure_all(
         A measurement for each intervention, in the same order.
     """
     options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
+        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
         segments=[slice(0, len(corpus.tokens))],
     )  # fmt: skip
     return _measure(model, interventions, corpus, options)
@@ -135,7 +135,7 @@ def measure_until(
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> Measurement:
     """Measure the windows shard by shard until ``is_enough`` returns True.
@@ -159,7 +159,7 @@ def measure_until(
             confidence.
         reference: As in `measure`.
         cache: As in `measure`.
-        also: As in `measure`.
+        later_hooks: As in `measure`.
         progress: As in `measure`.
 
     Returns:
@@ -169,7 +169,7 @@ def measure_until(
         SaeGuardError: As in `measure`.
     """
     options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
+        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
         segments=sweep.shuffled_shards(corpus, intervention.sae), is_enough=is_enough,
         centred=centred, spread=spread,
     )  # fmt: skip
@@ -186,7 +186,7 @@ class _Options:
     reference: bool
     random_error: bool
     cache: Cache | None
-    also: Sequence[tuple[str, ...]]
+    later_hooks: Sequence[tuple[str, ...]]
     progress: TextIO | None
     segments: Sequence[slice]
     """Parts of the corpus in the order in which they are measured, as in `sweep.run`."""
@@ -220,8 +220,10 @@ def _measure(
     }  # fmt: skip
     if runs:
         memory = Memory.from_cache(options.cache, model, corpus)
-        also = hooks_to_store(model, options.also)
-        fast = FastPath(model, [*runs.values()], corpus, memory, also, centred=options.centred)
+        later_hooks = hooks_to_store(model, options.later_hooks)
+        fast = FastPath(
+            model, [*runs.values()], corpus, memory, later_hooks, centred=options.centred
+        )
         fast_interventions = [interventions[index] for index in runs]
         results = _measure_on_path(fast, model, fast_interventions, corpus, options)
         for index, result in zip(runs, results, strict=True):
@@ -276,14 +278,16 @@ def _measure_on_path(
     ]
 
 
-def hooks_to_store(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
+def hooks_to_store(model: LanguageModel, later_hooks: Sequence[tuple[str, ...]]) -> list[str]:
     """List the hook points whose clean activations later measurements need from the cache.
 
     Args:
         model: Language model.
-        also: Hook points of the later measurements; those that the model lacks are skipped.
+        later_hooks: Hook points of the later measurements; those that the model lacks are skipped.
     """
-    existing = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
+    existing = [
+        hooks for hooks in later_hooks if all(hook in model.bridge.hook_dict for hook in hooks)
+    ]
     suffixes = [(Suffix.from_hooks(model, *hooks), hooks) for hooks in existing]
     return [name for suffix, hooks in suffixes if suffix for name in suffix.clean_hooks(*hooks)]
 

@@ -151,7 +151,7 @@ class GateSession:
 
         if case.checkpoint is not None:
             check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
-        HookSite.of(sae, case.hook, case.hook_out)
+        HookSite.from_sae(sae, case.hook, case.hook_out)
 
     def _check_widths(self, case: Case, sae: SAE) -> None:
         model = self.model(case.spec)
@@ -234,7 +234,7 @@ class GateSession:
                 self.model(case.spec),
                 sae,
                 self.corpus(case.spec),
-                HookSite.of(sae, case.hook, case.hook_out),
+                HookSite.from_sae(sae, case.hook, case.hook_out),
                 thorough=thorough,
             )
         # It was measured: what keeps it from being examined keeps no verdict from being reached.
@@ -259,7 +259,7 @@ class GateSession:
                 "reference": self.options.reference,
                 "random_error": case.random_error,
                 "cache": self._cache,
-                "also": self._hooks_beside(case),
+                "later_hooks": self._hooks_beside(case),
                 "expect_clean_ce": spec.data.expect_clean_ce,
                 "progress": self._progress,
             }

@@ -118,8 +118,8 @@ def test_cached_measurement_is_not_run_again(
 def test_one_clean_run_serves_later_hook_points(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
-    also = [(MLP,), (LATE,), ("blocks.9.hook_resid_pre",), ("hook_embed",)]
-    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache, also=also)
+    later_hooks = [(MLP,), (LATE,), ("blocks.9.hook_resid_pre",), ("hook_embed",)]
+    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache, later_hooks=later_hooks)
     assert len(ran["clean"]) == 3
     for hook in (MLP, LATE):
         measurement = measure(gpt2, make_sae(), corpus, hook, cache=cache)

@@ -100,7 +100,7 @@ def outcome(good: Good, fault: Fault, folder: Path, *, thorough: bool = False) -
         return Outcome(error.contract)
     measurement = measure(planted.model, sae, planted.corpus, planted.hook)
     verdicts = [judge(measurement, threshold) for threshold in good.thresholds]
-    place = HookSite.of(sae, planted.hook, None)
+    place = HookSite.from_sae(sae, planted.hook, None)
     examination = examine(planted.model, sae, planted.corpus, place, thorough=thorough)
     return Outcome(
         values={name: measurement[name] for name in ("kl", "explained_variance", "l0")},
