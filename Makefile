@@ -58,7 +58,7 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed bench-engine bench-growth bench-exactness bench-early  ## all, two hours or so
 	$(VENV)/bin/python benchmarks/startup.py
-	$(VENV)/bin/python benchmarks/coding.py
+	$(VENV)/bin/python benchmarks/sparse_forward.py
 	$(VENV)/bin/python benchmarks/planted_faults.py
 	$(VENV)/bin/python benchmarks/history.py
 

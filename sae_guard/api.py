@@ -1,4 +1,4 @@
-"""Gating and measuring from Python, without pytest."""
+"""Run the gate and measure SAEs from Python, without pytest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from sae_guard import engine
-from sae_guard.cache import Cache, chosen_root
+from sae_guard.cache import Cache, root_from_option
 from sae_guard.checkpoints.contract import check
 from sae_guard.checkpoints.load import load_checkpoint
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
@@ -55,38 +55,44 @@ def run_gate(
     pytest prints.
 
     Args:
-        checkpoints: Paths, globs and references; without any, each spec gates its own default.
-        specs: Files or names of specs; without any, all of the project.
-        folder: Where the project is, and what relative paths start from.
-        hook: ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, of checkpoints that do not name it.
-        sae: What checkpoints do not say of themselves.
+        checkpoints: Paths, globs and references; if empty, each spec gates its own default.
+        specs: Files or names of specs; if empty, all specs of the project.
+        folder: Folder in the project; relative paths start from it.
+        hook: Hook point of checkpoints that do not name theirs: ``HOOK``, or ``HOOK:HOOK_OUT`` for
+            transcoders.
+        sae: Properties of the checkpoints that their files do not state.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
-        batch_size: Token windows per forward pass, at most.
-        controls: Also measure controls beside the checkpoints.
-        diagnose: Also try what else a checkpoint could be.
-        early: Whether verdicts may be reached before the whole token set is measured.
-        baseline: Recorded version that changes are since; ``none`` where there is none yet.
-        record: Keep what is measured as a record of this version.
-        history: Folder or URL of the records; None for the usual one.
-        cache: Whether, or where, to remember clean runs and measurements.
+        batch_size: Token windows per forward pass, at most; None chooses by window length and free
+            memory.
+        controls: True to measure control SAEs too.
+        diagnose: True to search for a cause of bad numbers, such as a wrong hook point.
+        early: Options for verdicts before the complete token set is measured; None for none.
+        baseline: Recorded version to compare with; ``none`` if there is none yet.
+        record: Version under which to record the measurements; None records nothing.
+        history: Folder or URL of the records; None for the default one.
+        cache: True to cache clean runs and measurements in the default folder, a path to cache them
+            there, False for no cache.
+
+    Returns:
+        Report with the verdict of every test.
 
     Raises:
-        SaeGuardError: There is nothing to gate, or it cannot be planned. What goes wrong later is
-            in the report.
+        SaeGuardError: There is nothing to gate, or the options contradict each other. Later errors
+            are in the report.
     """
-    here = Path(folder).absolute()
-    used_cache = None if cache is True else "off" if cache is False else str(cache)
+    start_folder = Path(folder).absolute()
+    cache_option = None if cache is True else "off" if cache is False else str(cache)
     return gate(
         GateOptions(
-            root=root_of(here),
-            here=here,
+            root=root_of(start_folder),
+            here=start_folder,
             checkpoints=tuple(map(str, checkpoints)),
             specs=tuple(map(str, specs)),
             hook=hook,
             sae=sae.model_dump(exclude_none=True) if sae else {},
             device=device,
             batch_size=batch_size,
-            cache=used_cache,
+            cache=cache_option,
             controls=controls,
             diagnose=diagnose,
             early=early or EarlyOptions(),
@@ -103,28 +109,33 @@ def load_sae(
     *,
     device: str | torch.device = "cpu",
 ) -> SAE:
-    """Load one checkpoint exactly, or refuse it.
+    """Load one checkpoint exactly, or raise an error.
 
     Args:
         reference: A path, ``path#name``, ``hf://organisation/repository/path@revision`` or
             ``sae_lens://release/id``.
-        options: What the checkpoint does not say of itself; it may not be contradicted.
-        device: Where the weights go.
+        options: Properties that the checkpoint does not state; they must not contradict it.
+        device: Device of the weights.
+
+    Returns:
+        SAE that fulfils the load contract.
 
     Raises:
-        SetupError: It names no checkpoint, or several.
-        LoadError: Unreadable, ambiguous, contradicted, of a format that is not read, or breaking
-            another part of the load contract.
-        InfrastructureError: It has to be downloaded and cannot be.
+        SetupError: The reference names no checkpoint, or several.
+        LoadError: The checkpoint is unreadable, ambiguous, contradicts the options, has an unknown
+            format, or breaks another part of the load contract.
+        InfrastructureError: The checkpoint cannot be downloaded.
     """
-    found = resolve(str(reference), Path.cwd())
-    if len(found) != 1:
-        raise SetupError(f"{reference} names {len(found)} checkpoints, expected one")
-    (checkpoint,) = found
-    said = merged(("the registry", checkpoint.options), ("options", options or NOTHING_SAID))
-    sae = load_checkpoint(checkpoint, said, device=device)
+    checkpoints = resolve(str(reference), Path.cwd())
+    if len(checkpoints) != 1:
+        raise SetupError(
+            f"{reference} names {len(checkpoints)} checkpoints, expected one: name a single one"
+        )
+    (checkpoint,) = checkpoints
+    sae_options = merged(("the registry", checkpoint.options), ("options", options or NOTHING_SAID))
+    sae = load_checkpoint(checkpoint, sae_options, device=device)
     for contract in get_args(Contract):
-        check(contract, sae, said)
+        check(contract, sae, sae_options)
     return sae
 
 
@@ -143,21 +154,25 @@ def measure(
     """Measure an SAE patched into a language model: ``measure(...)["kl"]``.
 
     Args:
-        model: A loaded model, or what `load_model` takes; for another device, dtype or processing
-            load it yourself.
-        sae: A loaded SAE, or what `load_sae` takes, if it needs no further options.
+        model: A loaded model, or a folder or name for `load_model`; for another device, dtype or
+            processing, load it first.
+        sae: A loaded SAE, or a reference for `load_sae`, if it needs no options.
         corpus: A corpus, or the `data` block of a spec as a mapping, whose relative paths start
             from the current folder.
         hook: Hook point that the SAE reads and replaces, such as ``blocks.8.hook_resid_pre``.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Token windows per forward pass; by default as their length and the memory allow.
-        random_error: Also measure what ``kl_vs_random_error`` needs.
-        cache: Whether to remember the clean run and the measurement in the user's cache folder (or
-            ``$SAE_GUARD_CACHE``), or in which folder.
-        progress: Draw a progress bar on stderr.
+        batch_size: Token windows per forward pass, at most; None chooses by window length and free
+            memory.
+        random_error: True to measure also the column that ``kl_vs_random_error`` needs.
+        cache: True to cache the clean run and the measurement in the user's cache folder (or
+            ``$SAE_GUARD_CACHE``), a path to cache them there, False for no cache.
+        progress: True to draw a progress bar on stderr.
+
+    Returns:
+        Measurement, from which ``measurement["kl"]`` computes a metric.
 
     Raises:
-        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+        SaeGuardError: Its ``cause`` is ``setup``, ``load`` or ``infrastructure``.
     """
     (measurement,) = measure_all(
         model=model, saes=[(sae, hook, hook_out)], corpus=corpus, batch_size=batch_size,
@@ -176,19 +191,23 @@ def measure_all(
     cache: bool | str | Path = False,
     progress: bool = False,
 ) -> list[Measurement]:
-    """Measure several SAEs, each alone in the model, in one sweep: one clean run serves all.
+    """Measure several SAEs, each by itself in the model, in one sweep that shares the clean run.
 
     Args:
-        model: As in `measure`, like the others.
-        saes: Each with its hook point, and a transcoder with its hook_out; all are loaded at once.
-        corpus: What all are measured on.
-        batch_size: Token windows per forward pass.
+        model: As in `measure`.
+        saes: (SAE, hook) of each SAE, or (SAE, hook, hook_out) of a transcoder. All are in memory
+            at the same time.
+        corpus: As in `measure`.
+        batch_size: As in `measure`.
         random_error: As in `measure`.
-        cache: Whether, or where, to remember clean runs and measurements.
-        progress: Draw a progress bar on stderr.
+        cache: As in `measure`.
+        progress: As in `measure`.
+
+    Returns:
+        Measurement of each SAE, in the order of ``saes``.
 
     Raises:
-        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+        SaeGuardError: Its ``cause`` is ``setup``, ``load`` or ``infrastructure``.
     """
     if not isinstance(model, LanguageModel):
         model = load_model(model)
@@ -199,7 +218,7 @@ def measure_all(
     ]
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    root = chosen_root(None if isinstance(cache, bool) else str(cache)) if cache else None
+    root = root_from_option(None if isinstance(cache, bool) else str(cache)) if cache else None
     return engine.measure_all(
         model,
         interventions,
@@ -219,13 +238,20 @@ def diagnose(
     hook: str,
     hook_out: str | None = None,
 ) -> Diagnosis:
-    """What else an SAE and its place could be: tried on one batch, as ``--sae-diagnose`` does.
+    """Try other settings and hook points of an SAE on one batch, as ``--sae-diagnose`` does.
 
-    ``print(diagnose(...))`` shows what is suspected, with the numbers and what to change, and what
-    was tried. Args as in `measure`.
+    ``print(diagnose(...))`` shows the suspected mistakes, with numbers and the change that corrects
+    them, and the settings that were tried.
+
+    Args:
+        model: As in `measure`.
+        sae: As in `measure`.
+        corpus: As in `measure`.
+        hook: As in `measure`.
+        hook_out: As in `measure`.
 
     Raises:
-        SaeGuardError: With its ``cause``: ``setup``, ``load`` or ``infrastructure``.
+        SaeGuardError: Its ``cause`` is ``setup``, ``load`` or ``infrastructure``.
     """
     if not isinstance(model, LanguageModel):
         model = load_model(model)
@@ -233,5 +259,5 @@ def diagnose(
         sae = load_sae(sae, device=model.device)
     if not isinstance(corpus, Corpus):
         corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
-    at = engine.HookSite.of(sae, hook, hook_out)
-    return diagnosis_of(None, examine(model, sae, corpus, at, thorough=True))
+    site = engine.HookSite.from_sae(sae, hook, hook_out)
+    return diagnosis_of(None, examine(model, sae, corpus, site, thorough=True))

@@ -1,4 +1,4 @@
-"""What can go wrong, by whose fault it is.
+"""Errors that sae_guard raises, by their cause.
 
 SaeGuardError
 ├── SetupError            the spec, the data or the model is at fault
@@ -19,26 +19,27 @@ Contract = Literal[
     "readable", "keys", "shapes", "finite", "activation", "threshold", "scale", "metadata",
     "deterministic", "batch_mates",
 ]  # fmt: skip
-"""What a checkpoint is held to before anything is measured; a test each, in this order."""
+"""Parts of the load contract, which are checked before anything is measured, in this order; each is
+a test of its own."""
 
 Option = Literal[
     "spec", "hook", "device", "batch_size", "cache", "controls", "diagnose", "record", "baseline",
     "fast", "alpha", "audit", "max_seconds", "max_sequences",
     "architecture", "k", "pre_bias", "normalize", "scale", "model", "allow_loosen",
 ]  # fmt: skip
-"""What a user can set. Each shell (pytest, the command line, Python) spells it in its own way, so
-that nothing below the shells writes an option's name into a message."""
+"""Name of an option of the user. Each shell (pytest, the command line, Python) spells it in its own
+way, so that no other module writes the spelling of an option into a message."""
 
 
 class SaeGuardError(Exception):
-    """Root of every error that sae_guard raises on purpose."""
+    """Base class of all errors that sae_guard raises on purpose."""
 
     cause: ClassVar[Cause] = "setup"
 
     def __init__(self, message: str, *, options: tuple[Option, ...] = ()) -> None:
         super().__init__(message)
         self.options = options
-        """Those that the message is about, or that would help; shells name them after it."""
+        """Options that caused the error or would avoid it; shells name them after the message."""
 
 
 class SetupError(SaeGuardError):
@@ -77,8 +78,14 @@ class InfrastructureError(SaeGuardError):
 
 
 def allowed(name: str, names: Iterable[str], *, limit: int = 8) -> str:
-    """The tail of an error message: the names nearest to ``name``, then what is allowed."""
+    """Return the end of an error message about a wrong name: similar names, then all allowed names.
+
+    Args:
+        name: Wrong name.
+        names: Allowed names.
+        limit: Number of allowed names that are listed, at most.
+    """
     names = sorted(set(names))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    similar = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     listed = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
-    return (f"did you mean {' or '.join(near)}? " if near else "") + f"allowed: {listed}"
+    return (f"did you mean {' or '.join(similar)}? " if similar else "") + f"allowed: {listed}"

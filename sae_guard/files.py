@@ -1,4 +1,4 @@
-"""Find files by the paths that people write, and write files whole."""
+"""Expand paths that users write, and write files atomically."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import BinaryIO
 
 
 def expanded(text: str) -> Path:
-    """With the home folder for ``~``; a ``~name`` that nobody is called stays, and is not found.
+    """Return the path with ``~`` replaced by the home folder.
 
-    `Path.expanduser` raises there.
+    A ``~name`` of an unknown user stays as it is, where `Path.expanduser` would raise.
     """
     return Path(os.path.expanduser(text))
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write the whole file or none of it, through links to it and with the mode that it had.
+    """Write a file atomically, with the mode of the file that it replaces.
+
+    If the path is a symbolic link, its target is written.
 
     Args:
-        path: The file; its folder exists.
-        content: The bytes, or what writes them into an open file.
+        path: File in an existing folder.
+        content: Bytes of the file, or a function that writes them into an open file.
 
     Raises:
-        OSError: The file cannot be written. Nothing has changed then.
+        OSError: The file cannot be written; it is unchanged.
     """
     target = path.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

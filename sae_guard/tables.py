@@ -1,4 +1,4 @@
-"""Rows of cells → lines in columns. Pure."""
+"""Lay out rows of cells as text in columns. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _GAP = "  "
 def table_lines(
     rows: Sequence[Sequence[str]], *, right: Collection[int] = (), indent: str = ""
 ) -> Iterator[str]:
-    """Put the cells in columns that are as wide as their longest cell.
+    """Lay out the cells in columns that are as wide as their longest cell.
 
     Args:
-        rows: Each with as many cells; titles are a row like the others.
-        right: Columns whose cells stand at the right end, by their index; others at the left.
-        indent: What every line starts with.
+        rows: Cells of each row; all rows have the same number. Titles are an ordinary row.
+        right: Indices of the columns that are aligned to the right; others are to the left.
+        indent: Text at the start of every line.
 
     Yields:
-        A line for each row, without blanks at its end.
+        One line for each row, without trailing blanks.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

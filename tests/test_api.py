@@ -1,4 +1,4 @@
-"""Measuring from Python, without pytest and without a spec file."""
+"""Measure from Python, without pytest and without a spec file."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ def test_errors_carry_their_cause() -> None:
         )
 
 
-def test_several_are_measured_as_each_alone() -> None:
-    both = sae_guard.measure_all(
+def test_measure_all_gives_the_same_numbers_as_measure() -> None:
+    measurements = sae_guard.measure_all(
         model=MODEL,
         saes=[(SAES / "v1", HOOK_NAME), (sae_guard.load_sae(SAES / "v3"), HOOK_NAME, None)],
         corpus=DATA,
     )
-    for name, found in zip(("v1", "v3"), both, strict=True):
-        alone = sae_guard.measure(model=MODEL, sae=SAES / name, corpus=DATA, hook=HOOK_NAME)
-        assert found["kl"] == pytest.approx(alone["kl"], rel=1e-6)
-        assert found.provenance.checkpoint["path"] == str(SAES / name)
+    for name, measurement in zip(("v1", "v3"), measurements, strict=True):
+        single = sae_guard.measure(model=MODEL, sae=SAES / name, corpus=DATA, hook=HOOK_NAME)
+        assert measurement["kl"] == pytest.approx(single["kl"], rel=1e-6)
+        assert measurement.provenance.checkpoint["path"] == str(SAES / name)
 
 
-def test_nothing_is_remembered_unless_asked_for(
+def test_measure_uses_a_cache_only_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(sae: str, cache: bool | str | Path) -> str:
-        found = sae_guard.measure(
+    def clean_run_path(sae: str, cache: bool | str | Path) -> str:
+        measurement = sae_guard.measure(
             model=MODEL, sae=SAES / sae, corpus=DATA, hook=HOOK_NAME, cache=cache
         )
-        return found.provenance.paths["clean run"]
+        return measurement.provenance.paths["clean run"]
 
     monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path / "default"))
-    assert measured("v1", cache=False) == "run"
+    assert clean_run_path("v1", cache=False) == "run"
     assert not (tmp_path / "default").exists()
-    assert measured("v1", cache=True) == "run, and remembered"
-    assert measured("v2", cache=True) == "remembered"
-    assert measured("v2", cache=tmp_path / "default") == "measured before"
-    assert measured("v2", cache=str(tmp_path / "other")) == "run, and remembered"
+    assert clean_run_path("v1", cache=True) == "run, and remembered"
+    assert clean_run_path("v2", cache=True) == "remembered"
+    assert clean_run_path("v2", cache=tmp_path / "default") == "measured before"
+    assert clean_run_path("v2", cache=str(tmp_path / "other")) == "run, and remembered"
 
 
 def test_every_public_name_resolves() -> None:

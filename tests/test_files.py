@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import pytest
 
-from sae_guard.cache import chosen_root
+from sae_guard.cache import root_from_option
 from sae_guard.corpus.sources import expand
 from sae_guard.errors import SetupError
 from sae_guard.files import expanded, write_whole
@@ -25,7 +25,7 @@ def test_a_tilde_is_the_home_folder_and_of_nobody_a_name(monkeypatch: pytest.Mon
 
 def test_a_path_of_nobody_is_not_found_and_no_crash(tmp_path: Path) -> None:
     assert ModelSpec(name=NOBODY).path_or_name(tmp_path) == tmp_path / NOBODY
-    assert chosen_root(NOBODY) == Path(NOBODY)
+    assert root_from_option(NOBODY) == Path(NOBODY)
     with pytest.raises(SetupError, match="nobody-is-called-so"):
         expand([NOBODY], tmp_path)
 

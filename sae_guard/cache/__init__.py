@@ -1,7 +1,7 @@
 """A cache of tensors on disk: bounded, and safe if processes share it or are killed at any time."""
 
 from sae_guard.cache.disk import CacheError
-from sae_guard.cache.root import chosen_root, default_root
+from sae_guard.cache.root import default_root, root_from_option
 from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, EntryInfo
 from sae_guard.cache.tensor_file import Tensors
 
@@ -12,6 +12,6 @@ __all__ = [
     "Entry",
     "EntryInfo",
     "Tensors",
-    "chosen_root",
     "default_root",
+    "root_from_option",
 ]

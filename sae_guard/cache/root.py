@@ -25,7 +25,7 @@ def default_root() -> Path:
     return expanded(variable) if variable else user_cache_path("sae-guard", appauthor=False)
 
 
-def chosen_root(text: str | None) -> Path | None:
+def root_from_option(text: str | None) -> Path | None:
     """Return the folder of the cache; None if the cache is switched off.
 
     Args:

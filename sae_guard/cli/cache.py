@@ -26,9 +26,9 @@ def cache(folder: Path | None, *, clear: bool) -> None:
 
     The default folder is $SAE_GUARD_CACHE, or the user's cache folder.
     """
-    from sae_guard.cache import Cache, chosen_root
+    from sae_guard.cache import Cache, root_from_option
 
-    root = folder or chosen_root(None)
+    root = folder or root_from_option(None)
     if root is None:
         raise click.ClickException("the cache is off ($SAE_GUARD_CACHE); name one with --folder")
     opened = Cache(root)

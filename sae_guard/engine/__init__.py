@@ -1,4 +1,4 @@
-"""(model, SAE, corpus, hook points) → `Measurement`."""
+"""Measure SAEs in a language model: (model, SAE, corpus, hook points) → `Measurement`."""
 
 from sae_guard.engine.activation_stats import ActivationStats, activation_stats
 from sae_guard.engine.intervention import HookSite, Intervention

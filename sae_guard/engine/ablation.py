@@ -1,11 +1,11 @@
-"""What stands beside an SAE: the losses with the activation ablated, and its deviation from μ.
+"""Columns of a hook point: the losses with its activation ablated, and its deviation from μ.
 
 An ablation replaces the activation by one value at every patched position. At a residual hook point
-the suffix then no longer depends on the sequence: one row serves all that leave the same positions
-unpatched.
+the rest of the model then no longer depends on the sequence: one run serves all sequences that
+leave the same positions unpatched.
 
-None of it depends on the SAE: with a cache it is computed once for a hook point, and a run that was
-stopped goes on from the shards it had finished.
+These columns do not depend on the SAE. With a cache they are computed once for a hook point, and a
+measurement that was interrupted continues after the last finished shard.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from torch import Tensor
 from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head
-from sae_guard.engine.batches import Rows, batches, in_halves, per_token
+from sae_guard.engine.batches import ShardedColumns, batches, halve_on_oom, token_table
 from sae_guard.engine.clean_run import CleanRun, CleanRuns
 from sae_guard.engine.memory import Memory, fingerprint
 from sae_guard.model import Edit, Suffix
 
 _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
-_SAME = 1e-5
-"""Relative to the largest value: kernels round a row by the shape of its batch."""
+# Relative to the largest activation: kernels round a row differently in batches of another shape.
+_RELATIVE_TOLERANCE = 1e-5
 
 
-def replacing(value: Tensor, patched: Bool[Tensor, "batch pos"]) -> Edit:
-    """The edit that puts ``value``, which broadcasts to the activation, at patched positions."""
+def replacement_edit(value: Tensor, patched: Bool[Tensor, "batch pos"]) -> Edit:
+    """Return the edit that replaces the activation at the patched positions by ``value``.
+
+    Args:
+        value: Broadcasts to the activation [batch, pos, d_out].
+        patched: Positions that are replaced.
+    """
 
     def edit(activation: Tensor) -> Tensor:
         mask = patched.to(activation.device).unsqueeze(-1)
@@ -42,16 +47,17 @@ def replacing(value: Tensor, patched: Bool[Tensor, "batch pos"]) -> Edit:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedRow:
-    """A sequence whose ablated run is that of all others like it."""
+class SharedSequence:
+    """A sequence whose ablated run gives the final hidden states of many other sequences too."""
 
     suffix: Suffix
     hook: str
     tokens: Int[Tensor, "1 pos"]
     patched: Bool[Tensor, "1 pos"]
     residual: Float[Tensor, "1 pos d_model"]
-    kept: Float[Tensor, "1 pos d_out"]
-    """The activation, of which the unpatched positions matter."""
+    """Residual stream that enters the suffix, from the clean run."""
+    activation: Float[Tensor, "1 pos d_out"]
+    """Clean activation at the hook point; only its unpatched positions matter."""
 
     @classmethod
     def find(
@@ -62,99 +68,114 @@ class SharedRow:
         patched: Bool[Tensor, "batch pos"],
         residual: Float[Tensor, "batch pos d_model"],
         activation: Float[Tensor, "batch pos d_out"],
-    ) -> SharedRow | None:
-        """A row like most, if the ablated run of another one is the same bit for bit.
+    ) -> SharedSequence | None:
+        """Return a sequence with the most common mask, if ablated runs prove to be shareable.
 
-        The other has other tokens. Only residual hook points are tried: that at others two runs
-        are the same is chance.
+        The proof: the ablated run of a matching sequence with other tokens is the same bit for
+        bit. Only residual hook points are tried, since equal runs at others are a coincidence.
         """
         if not hook.endswith(_RESIDUAL):
             return None
-        _, pattern, count = torch.unique(patched, return_inverse=True, return_counts=True, dim=0)
-        at = int((pattern == count.argmax()).nonzero()[0, 0])
-        one = slice(at, at + 1)
-        row = cls(suffix, hook, tokens[one], patched[one], residual[one], activation[one])
-        alike = row.matches(patched, activation) & (tokens != tokens[one]).any(dim=1)
-        if not bool(alike.any()):
+        _, mask_of_row, count = torch.unique(
+            patched, return_inverse=True, return_counts=True, dim=0
+        )
+        index = int((mask_of_row == count.argmax()).nonzero()[0, 0])
+        row = slice(index, index + 1)
+        shared = cls(suffix, hook, tokens[row], patched[row], residual[row], activation[row])
+        is_match = shared.matches(patched, activation) & (tokens != tokens[row]).any(dim=1)
+        if not bool(is_match.any()):
             return None
-        pair = torch.tensor([at, int(alike.nonzero()[0, 0])], device=tokens.device)
-        edit = replacing(activation.new_zeros(()), patched[pair])
-        final = suffix.final_with(tokens[pair], residual[pair], hook, edit)
-        return row if torch.equal(final[0], final[1]) else None
+        pair = torch.tensor([index, int(is_match.nonzero()[0, 0])], device=tokens.device)
+        edit = replacement_edit(activation.new_zeros(()), patched[pair])
+        final = suffix.final_hidden_with(tokens[pair], residual[pair], hook, edit)
+        return shared if torch.equal(final[0], final[1]) else None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What `restored` takes."""
-        return {name: getattr(self, name) for name in ("tokens", "patched", "residual", "kept")}
+        """Return the tensors that `from_tensors` takes."""
+        names = ("tokens", "patched", "residual", "activation")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def restored(cls, suffix: Suffix, hook: str, tensors: Mapping[str, Tensor]) -> SharedRow:
-        """The row of these tensors."""
+    def from_tensors(
+        cls, suffix: Suffix, hook: str, tensors: Mapping[str, Tensor]
+    ) -> SharedSequence:
+        """Return the sequence with these `tensors`, on the device of the model."""
         device = suffix.model.device
         return cls(suffix, hook, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def matches(
         self, patched: Bool[Tensor, "batch pos"], activation: Float[Tensor, "batch pos d_out"]
     ) -> Bool[Tensor, " batch"]:
-        """Which rows are like this one once they are ablated."""
-        difference = (activation - self.kept).abs().amax(dim=-1)
-        largest = self.kept.abs().amax(dim=-1)
-        same = patched | (difference <= _SAME * largest)
-        return same.all(dim=1) & (patched == self.patched).all(dim=1)
+        """Mark the sequences that equal this one after ablation: same mask, same unpatched rest."""
+        difference = (activation - self.activation).abs().amax(dim=-1)
+        largest = self.activation.abs().amax(dim=-1)
+        is_same = patched | (difference <= _RELATIVE_TOLERANCE * largest)
+        return is_same.all(dim=1) & (patched == self.patched).all(dim=1)
 
     def final(self, value: Tensor) -> Float[Tensor, "pos d_model"]:
-        """The final hidden states of the row with ``value`` in place of the activation."""
-        edit = replacing(value, self.patched)
-        return self.suffix.final_with(self.tokens, self.residual, self.hook, edit)[0]
+        """Return the final hidden states with ``value`` in place of the activation."""
+        edit = replacement_edit(value, self.patched)
+        return self.suffix.final_hidden_with(self.tokens, self.residual, self.hook, edit)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """Runs of a corpus with one value for the activation at a hook point."""
+    """Runs of a corpus in which one value replaces the activation at a hook point."""
 
     suffix: Suffix
     corpus: Corpus
     hook: str
-    shared: SharedRow | None
+    shared: SharedSequence | None
+    """Sequence that stands for all that match it; None if every window needs its own run."""
 
-    def alone(
+    def needs_own_run(
         self, rows: slice, activation: Float[Tensor, "batch pos d_out"]
     ) -> Bool[Tensor, " batch"]:
-        """Which windows have to be run one by one, by their clean activations; on the CPU."""
+        """Mark the windows that the shared sequence does not stand for, on the CPU.
+
+        Args:
+            rows: Windows of the corpus.
+            activation: Their clean activations at the hook point.
+        """
         patched = self.corpus.patched[rows]
         if self.shared is None:
             return torch.ones(len(patched), dtype=torch.bool)
         return ~self.shared.matches(patched.to(activation.device), activation).cpu()
 
-    def each(
+    def own_losses(
         self,
         value: Tensor,
         rows: slice,
-        only: Bool[Tensor, " batch"],
+        selected: Bool[Tensor, " batch"],
         residual: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, "batch pos-1"]:
-        """The cross-entropies of ``only`` these windows, run one by one; zero elsewhere.
+        """Return the cross-entropies of the selected windows, each run by itself; zero elsewhere.
 
         Args:
             value: Broadcasts to the activation.
-            rows: The windows.
-            only: Which of them.
-            residual: What goes into the first block of the suffix, of all of them.
+            rows: Windows of the corpus.
+            selected: Windows that are run.
+            residual: Residual stream that enters the suffix, of all windows.
         """
-        values = torch.zeros(self.corpus.scored[rows, :-1].shape)
-        if not bool(only.any()):
-            return values
+        losses = torch.zeros(self.corpus.scored[rows, :-1].shape)
+        if not bool(selected.any()):
+            return losses
         device = self.suffix.model.device
-        tokens, scored = self.corpus.tokens[rows][only], self.corpus.scored[rows, :-1][only]
-        edit = replacing(value, self.corpus.patched[rows][only].to(device))
-        residual = residual[only.to(residual.device)].to(device)
-        final = self.suffix.final_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
+        tokens, scored = self.corpus.tokens[rows][selected], self.corpus.scored[rows, :-1][selected]
+        edit = replacement_edit(value, self.corpus.patched[rows][selected].to(device))
+        residual = residual[selected.to(residual.device)].to(device)
+        final = self.suffix.final_hidden_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
-        values[only] = per_token(head.cross_entropy(self.suffix.unembedding, final, target), scored)
-        return values
+        selected_losses = head.cross_entropy(self.suffix.unembedding, final, target)
+        losses[selected] = token_table(selected_losses, scored)
+        return losses
 
-    def by_one(self, value: Tensor, rows: slice) -> Float[Tensor, "batch pos-1"]:
-        """The cross-entropies of these windows as if all shared the row; zero if none is."""
+    def shared_losses(self, value: Tensor, rows: slice) -> Float[Tensor, "batch pos-1"]:
+        """Return the cross-entropies of windows as if all matched the shared sequence.
+
+        Zero if there is no shared sequence.
+        """
         scored = self.corpus.scored[rows, :-1]
         if self.shared is None:
             return torch.zeros(scored.shape)
@@ -166,23 +187,24 @@ class Ablation:
 _COLUMNS = tuple(name for name, column in ALL_COLUMNS.items() if column.of_hook_point)
 _OF_TOKENS = tuple(name for name in _COLUMNS if ALL_COLUMNS[name].of_tokens)
 _PATHS = ("each sequence", "one row")
-_KEPT_BYTES = 2**30
-"""Of residuals that wait for μ where no cache holds them; beyond it the prefix runs again."""
+# Residuals that wait for μ without a cache; for further ones the clean run is repeated.
+_MAX_PENDING_BYTES = 2**30
 
 
 class Centre(NamedTuple):
-    """μ of the whole corpus, and how far its activations lie from it."""
+    """Mean activation μ of the scored tokens of the corpus, and the deviation from it."""
 
     mean: Float[Tensor, " d_out"]
+    """μ, float64, on the CPU."""
     sq_deviation: float
     """Σ‖y − μ‖² over all scored tokens."""
 
 
-class Ablated:
-    """The columns of a hook point that is replaced: its ablations, and its deviation from μ.
+class HookPointColumns:
+    """Columns of a hook point that is replaced: its ablated losses, and its deviation from μ.
 
-    μ is known at the end, unless it is found before. Until then there are Σy and Σ‖y‖² of each
-    sequence, in float64, and mean ablations wait.
+    Batches add Σy and Σ‖y‖² of each sequence, in float64, and the zero-ablated losses. The columns
+    that use μ follow when μ is known: after all batches, or earlier by `compute_centre`.
     """
 
     def __init__(
@@ -194,140 +216,159 @@ class Ablated:
         n, shape = len(corpus.tokens), corpus.scored[:, :-1].shape
         self.sums = {name: torch.full((n,), torch.nan, dtype=torch.float64) for name in _COLUMNS}
         self.tokens = {name: torch.full(shape, torch.nan) for name in _OF_TOKENS}
-        """NaN where windows were not filled in, and where μ was not known."""
+        """Token columns; NaN where windows are not filled in, or μ was not known."""
         self.centre: Centre | None = None
         self.finished = False
-        """Whether the columns of all windows are filled in."""
+        """True once the columns of all windows are filled in."""
         self.path = ""
-        """How ablations are run, once one was."""
+        """Entry of `_PATHS`: how ablations are run; empty before the first one."""
         self._clean_runs = clean_runs
         self._memory = memory
         self._ablation: Ablation | None = None
-        self._waiting: dict[tuple[int, int], Tensor] = {}
-        remembered = memory.read(f"at/{hook}/sums")
-        if remembered is not None:
-            self.sums = {name: remembered[name] for name in _COLUMNS}
-            self.tokens = {name: remembered[f"token.{name}"] for name in _OF_TOKENS}
-            self.path, self.finished = _PATHS[int(remembered["by_one"])], True
-            self.centre = Centre(remembered["mean"], float(self.sums["sq_deviation"].sum()))
+        self._pending_residuals: dict[tuple[int, int], Tensor] = {}
+        stored = memory.read(f"at/{hook}/sums")
+        if stored is not None:
+            self.sums = {name: stored[name] for name in _COLUMNS}
+            self.tokens = {name: stored[f"token.{name}"] for name in _OF_TOKENS}
+            self.path, self.finished = _PATHS[int(stored["is_shared"])], True
+            self.centre = Centre(stored["mean"], float(self.sums["sq_deviation"].sum()))
 
     def batch(self, rows: slice, clean_run: CleanRun) -> None:
-        """Compute what of some windows does not need μ."""
+        """Compute the numbers of some windows that do not need μ."""
         if self.finished:
             return
-        ablation = self._sought(rows, clean_run)
-        if self._rows.known(rows):
+        ablation = self._ablation_for(rows, clean_run)
+        if self._rows.has(rows):
             return
         y, residual = self._activation(clean_run), clean_run.activations[self.suffix.entry]
-        alone = ablation.alone(rows, y)
+        own_run = ablation.needs_own_run(rows, y)
         total, square = moments(y, self.corpus.scored[rows, :-1])
-        ce_zero = ablation.each(torch.zeros(()), rows, alone, residual)
-        values = {"alone": alone, "ce_zero": ce_zero, "total": total, "square": square}
+        ce_zero = ablation.own_losses(torch.zeros(()), rows, own_run, residual)
+        values = {"own_run": own_run, "ce_zero": ce_zero, "total": total, "square": square}
         self._rows.set(rows, values)
-        if bool(alone.any()) and not self._clean_runs.remembers:
-            waiting = sum(residuals.nbytes for residuals in self._waiting.values())
-            if waiting + residual.nbytes <= _KEPT_BYTES:
-                self._waiting[rows.start, rows.stop] = residual.cpu()
+        if bool(own_run.any()) and not self._clean_runs.uses_cache:
+            pending = sum(residuals.nbytes for residuals in self._pending_residuals.values())
+            if pending + residual.nbytes <= _MAX_PENDING_BYTES:
+                self._pending_residuals[rows.start, rows.stop] = residual.cpu()
 
     def finish(self, windows: Sequence[slice]) -> None:
-        """Fill in all columns: what needs μ, and what no batch has done."""
+        """Fill in all columns of all windows.
+
+        Args:
+            windows: Batches of the whole corpus; those that were not run are run now.
+        """
         if self.finished:
             return
         for rows in windows:
-            self._ensure(rows)
+            self._ensure_batch(rows)
         mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
         for rows in windows:
-            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+            halve_on_oom(lambda part: self._mean_ablate(part, mean), rows)
         self._set_columns(slice(0, len(self.corpus.tokens)), mean)
         self.centre = Centre(mean, float(self.sums["sq_deviation"].sum()))
         self.finished = True
-        by_one = torch.tensor(_PATHS.index(self.path))
+        is_shared = torch.tensor(_PATHS.index(self.path))
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
         self._memory.write(
-            f"at/{self.hook}/sums", {**self.sums, **tokens, "mean": mean, "by_one": by_one}
+            f"at/{self.hook}/sums", {**self.sums, **tokens, "mean": mean, "is_shared": is_shared}
         )
 
-    def find_centre(self) -> None:
-        """Find μ before the end, by clean runs of the whole corpus up to the hook point."""
+    def compute_centre(self) -> None:
+        """Compute μ before the batches, by clean runs of the whole corpus up to the hook point."""
         if self.centre is not None:
             return
         name, n = f"at/{self.hook}/mean", len(self.corpus.tokens)
-        remembered = self._memory.read(name)
-        if remembered is None:
+        stored = self._memory.read(name)
+        if stored is None:
             parts: list[tuple[Tensor, Tensor]] = []
+            clean_hook = self.suffix.clean_hook(self.hook)
 
-            def add(rows: slice) -> None:
-                y = self._clean_runs.activation(rows, self.suffix.source(self.hook), self.suffix)
+            def add_moments(rows: slice) -> None:
+                y = self._clean_runs.activation(rows, clean_hook, self.suffix)
                 parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
             for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
-                in_halves(add, rows)
+                halve_on_oom(add_moments, rows)
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
-            deviation = about(mean, total, square, self.corpus.scored.sum(dim=1))
-            remembered = {"mean": mean, "sq_deviation": deviation}
-            self._memory.write(name, remembered)
-        self.centre = Centre(remembered["mean"], float(remembered["sq_deviation"].sum()))
+            deviation = deviations_from(mean, total, square, self.corpus.scored.sum(dim=1))
+            stored = {"mean": mean, "sq_deviation": deviation}
+            self._memory.write(name, stored)
+        self.centre = Centre(stored["mean"], float(stored["sq_deviation"].sum()))
 
     def fill(self, rows: slice) -> None:
-        """Fill in the columns of some windows; those about μ only if it is known."""
+        """Fill in the columns of a batch; those that use μ only if μ is known."""
         if self.finished:
             return
-        self._ensure(rows)
+        self._ensure_batch(rows)
         mean = self.centre.mean if self.centre else None
         if mean is not None:
-            in_halves(lambda part: self._mean_ablate(part, mean), rows)
+            halve_on_oom(lambda part: self._mean_ablate(part, mean), rows)
         self._set_columns(rows, mean)
 
-    def _ensure(self, rows: slice) -> None:
-        """Compute what of some windows does not need μ, unless a batch has."""
-        if self._ablation is None or not self._rows.known(rows):
-            in_halves(lambda part: self.batch(part, self._clean_runs.of(part)), rows)
+    def _ensure_batch(self, rows: slice) -> None:
+        """Run `batch` unless it was run for these windows."""
+        if self._ablation is None or not self._rows.has(rows):
+            halve_on_oom(lambda part: self.batch(part, self._clean_runs.for_rows(part)), rows)
 
     def _set_columns(self, rows: slice, mean: Float[Tensor, " d_out"] | None) -> None:
         assert self._ablation is not None
-        scored, shared = self.corpus.scored[rows, :-1], self._ablation.by_one
-        only = self._rows["alone"][rows, None]
-        ce_zero = torch.where(only, self._rows["ce_zero"][rows], shared(torch.zeros(()), rows))
+        scored, shared_losses = self.corpus.scored[rows, :-1], self._ablation.shared_losses
+        own_run = self._rows["own_run"][rows, None]
+        ce_zero = torch.where(
+            own_run, self._rows["ce_zero"][rows], shared_losses(torch.zeros(()), rows)
+        )
         ce_mean = torch.full_like(ce_zero, torch.nan)
         if mean is not None:
-            ce_mean = torch.where(only, self._means["ce_mean"][rows], shared(mean, rows))
+            ce_mean = torch.where(
+                own_run, self._mean_rows["ce_mean"][rows], shared_losses(mean, rows)
+            )
             total, square = (self._rows[name][rows] for name in ("total", "square"))
-            self.sums["sq_deviation"][rows] = about(mean, total, square, scored.sum(dim=1))
+            n_scored = scored.sum(dim=1)
+            self.sums["sq_deviation"][rows] = deviations_from(mean, total, square, n_scored)
         for name, values in (("ce_zero", ce_zero), ("ce_mean", torch.where(scored, ce_mean, 0))):
             self.tokens[name][rows] = values
             self.sums[name][rows] = values.double().sum(dim=1)
 
     def losses(self, value: Tensor, rows: slice, clean_run: CleanRun) -> Float[Tensor, " batch"]:
-        """Sums of the cross-entropy of some windows with ``value`` for the activation."""
-        ablation = self._sought(rows, clean_run)
-        alone = ablation.alone(rows, self._activation(clean_run))
-        each = ablation.each(value, rows, alone, clean_run.activations[self.suffix.entry])
-        values = torch.where(alone[:, None], each, ablation.by_one(value, rows))
-        return values.double().sum(dim=1)
+        """Return Σ cross-entropy of each window with ``value`` in place of the activation."""
+        ablation = self._ablation_for(rows, clean_run)
+        own_run = ablation.needs_own_run(rows, self._activation(clean_run))
+        residual = clean_run.activations[self.suffix.entry]
+        own_losses = ablation.own_losses(value, rows, own_run, residual)
+        losses = torch.where(own_run[:, None], own_losses, ablation.shared_losses(value, rows))
+        return losses.double().sum(dim=1)
 
     def deviations(
         self, centre: Tensor, rows: slice, clean_run: CleanRun
     ) -> Float[Tensor, " batch"]:
-        """Σ‖y − centre‖² of some windows."""
+        """Return Σ‖y − centre‖² of each window."""
         scored = self.corpus.scored[rows, :-1]
-        return about(centre, *moments(self._activation(clean_run), scored), scored.sum(dim=1))
+        total, square = moments(self._activation(clean_run), scored)
+        return deviations_from(centre, total, square, scored.sum(dim=1))
 
     def _activation(self, clean_run: CleanRun) -> Float[Tensor, "batch pos d_out"]:
-        return clean_run.activations[self.suffix.source(self.hook)]
+        return clean_run.activations[self.suffix.clean_hook(self.hook)]
 
     def _mean_ablate(self, rows: slice, mean: Float[Tensor, " d_out"]) -> None:
         assert self._ablation is not None
-        alone = self._rows["alone"][rows]
-        if not bool(alone.any()) or self._means.known(rows):
+        own_run = self._rows["own_run"][rows]
+        if not bool(own_run.any()) or self._mean_rows.has(rows):
             return
-        residual = self._waiting.get((rows.start, rows.stop))
+        residual = self._pending_residuals.get((rows.start, rows.stop))
         if residual is None:
-            residual = self._clean_runs.of(rows).activations[self.suffix.entry]
-        self._means.set(rows, {"ce_mean": self._ablation.each(mean, rows, alone, residual)})
+            residual = self._clean_runs.for_rows(rows).activations[self.suffix.entry]
+        ce_mean = self._ablation.own_losses(mean, rows, own_run, residual)
+        self._mean_rows.set(rows, {"ce_mean": ce_mean})
 
-    def _sought(self, rows: slice, clean_run: CleanRun) -> Ablation:
-        """How ablations are run, by the first windows; what is remembered is of that way."""
+    def _ablation_for(self, rows: slice, clean_run: CleanRun) -> Ablation:
+        """Return the ablation, with a shared sequence if the first windows have one.
+
+        Args:
+            rows: Windows to look for a shared sequence in, if neither this process nor the cache
+                has decided whether there is one.
+            clean_run: Clean run of the windows.
+        """
         if self._ablation is not None:
             return self._ablation
         name = f"at/{self.hook}/shared"
@@ -339,25 +380,27 @@ class Ablated:
                     part[rows].to(device) for part in (self.corpus.tokens, self.corpus.patched)
                 )
                 residual = clean_run.activations[self.suffix.entry]
-                row = SharedRow.find(
+                sequence = SharedSequence.find(
                     self.suffix, self.hook, tokens, patched, residual, self._activation(clean_run)
                 )
-                tensors = row.tensors if row else {}
+                tensors = sequence.tensors if sequence else {}
                 self._memory.write(name, tensors)
-        shared = SharedRow.restored(self.suffix, self.hook, tensors) if tensors else None
+        shared = SharedSequence.from_tensors(self.suffix, self.hook, tensors) if tensors else None
         self._ablation = Ablation(self.suffix, self.corpus, self.hook, shared)
         self.path = _PATHS[shared is not None]
-        by = f"at/{self.hook}/{fingerprint(tensors)}"
-        self._rows = Rows(f"{by}/rows", self.corpus, self._memory)
-        self._means = Rows(f"{by}/means", self.corpus, self._memory)
+        # Numbers computed with another shared sequence have other names in the cache.
+        prefix = f"at/{self.hook}/{fingerprint(tensors)}"
+        self._rows = ShardedColumns(f"{prefix}/rows", self.corpus, self._memory)
+        self._mean_rows = ShardedColumns(f"{prefix}/means", self.corpus, self._memory)
         return self._ablation
 
 
 def moments(
     y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
 ) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
-    """Σy and Σ‖y‖² of the scored tokens of each sequence, in float64 on the CPU."""
+    """Return Σy and Σ‖y‖² over the scored tokens of each sequence, in float64 on the CPU."""
     values = y[:, :-1][scored.to(y.device)]
+    # MPS has no float64.
     values = (values.cpu() if values.device.type == "mps" else values).double()
     row = scored.nonzero()[:, 0].to(values.device)
     total = values.new_zeros(len(y), y.shape[-1]).index_add_(0, row, values)
@@ -365,12 +408,20 @@ def moments(
     return total.cpu(), square.cpu()
 
 
-def about(
+def deviations_from(
     centre: Float[Tensor, " d_out"],
     total: Float[Tensor, "batch d_out"],
     square: Float[Tensor, " batch"],
     n: Tensor,
 ) -> Float[Tensor, " batch"]:
-    """Σ‖y − centre‖² by the `moments` of n tokens; not below 0, which rounding could leave."""
+    """Return Σ‖y − centre‖² = Σ‖y‖² − 2·Σy·centre + n·‖centre‖² of each sequence.
+
+    Args:
+        centre: Vector that deviations are from.
+        total: Σy, from `moments`.
+        square: Σ‖y‖², from `moments`.
+        n: Number of scored tokens of each sequence.
+    """
     centre = centre.double()
+    # Rounding could leave a sum slightly below 0.
     return (square - 2 * (total @ centre) + n * centre.square().sum()).clamp(min=0)

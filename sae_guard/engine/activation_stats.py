@@ -1,4 +1,4 @@
-"""Activations of the clean model at one hook point: what the controls are made of."""
+"""Mean and a sample of the clean activations at one hook point, for building control SAEs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine.ablation import moments
-from sae_guard.engine.batch_size import windows
-from sae_guard.engine.batches import batches, in_halves, shard_size
+from sae_guard.engine.batch_size import default_batch_size
+from sae_guard.engine.batches import batches, halve_on_oom, shard_size
 from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory
 from sae_guard.model import LanguageModel, Suffix
 
 
 class ActivationStats(NamedTuple):
-    """Activations of the scored tokens of a corpus."""
+    """Statistics of the activations of a corpus's scored tokens at one hook point."""
 
     mean: Float[Tensor, " d_in"]
-    """μ, float64, on the CPU."""
-    some: Float[Tensor, "tokens d_in"]
-    """Those of the first windows, some thousands where there are as many."""
+    """Mean activation μ, float64, on the CPU."""
+    sample: Float[Tensor, "tokens d_in"]
+    """Activations of the scored tokens of the first shard: 4,096 tokens at most, or one window."""
 
 
 def activation_stats(
@@ -36,7 +36,15 @@ def activation_stats(
     batch_size: int | None = None,
     cache: Cache | None = None,
 ) -> ActivationStats:
-    """Read the activations at a hook point: what is remembered of them, or one clean run.
+    """Compute the statistics of a hook point, from the cache or by one clean run of the corpus.
+
+    Args:
+        model: Language model.
+        corpus: Windows whose scored tokens count.
+        hook: Hook point whose activations are read.
+        batch_size: Windows per forward pass, at most; None chooses by window length and free
+            memory.
+        cache: Cache that holds clean runs, or None.
 
     Raises:
         SetupError: The model has no such hook point.
@@ -44,31 +52,33 @@ def activation_stats(
     """
     model.check_hook(hook)
     n, context = corpus.tokens.shape
-    first, activations = shard_size(context), _activations(model, corpus, hook, cache)
+    shard, activations = shard_size(context), _activations(model, corpus, hook, cache)
     totals: list[Tensor] = []
-    some: list[Tensor] = []
+    samples: list[Tensor] = []
 
-    def add(rows: slice) -> None:
+    def add_batch(rows: slice) -> None:
         y, scored = activations(rows), corpus.scored[rows]
         total, _ = moments(y, scored[:, :-1])
-        head = slice(0, max(0, first - rows.start))
-        some.append(y[head][scored[head].to(y.device)])
+        in_first_shard = slice(0, max(0, shard - rows.start))
+        samples.append(y[in_first_shard][scored[in_first_shard].to(y.device)])
         totals.append(total.sum(dim=0))
 
-    size = batch_size or windows(model, context, plain=False)
-    for rows in batches(0, n, size, first):
-        in_halves(add, rows)
-    return ActivationStats(torch.stack(totals).sum(dim=0) / corpus.scored.sum(), torch.cat(some))
+    size = batch_size or default_batch_size(model, context, plain=False)
+    for rows in batches(0, n, size, shard):
+        halve_on_oom(add_batch, rows)
+    mean = torch.stack(totals).sum(dim=0) / corpus.scored.sum()
+    return ActivationStats(mean, torch.cat(samples))
 
 
 def _activations(
     model: LanguageModel, corpus: Corpus, hook: str, cache: Cache | None
 ) -> Callable[[slice], Float[Tensor, "batch pos d_in"]]:
-    suffix = Suffix.of(model, hook)
+    """Return a function from windows to their activations, on the fast path where there is one."""
+    suffix = Suffix.from_hooks(model, hook)
     if suffix is None:
-        return lambda rows: model.seen(corpus.tokens[rows], hook)[hook].flatten(2)
-    source = suffix.source(hook)
+        return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)
+    clean_hook = suffix.clean_hook(hook)
     clean_runs = CleanRuns(
-        model, model.unembedding, corpus, Memory.of(cache, model, corpus), [source]
+        model, model.unembedding, corpus, Memory.from_cache(cache, model, corpus), [clean_hook]
     )
-    return lambda rows: clean_runs.of(rows).activations[source]
+    return lambda rows: clean_runs.for_rows(rows).activations[clean_hook]

@@ -1,8 +1,8 @@
-"""How many windows go through the model at once: what is efficient, and what fits the memory.
+"""Choose how many windows go through the model at once, by efficiency and by free memory.
 
-The estimate is of a clean run with eager attention and of what the engine keeps beside it. It is a
-little high for every architecture rather than right for one; a batch that does not fit in spite of
-it is halved where memory is a GPU's, but where it is a CPU's the process would be killed.
+The memory estimate covers a clean run with eager attention and the tensors that the engine holds
+during it. It is a little high for all architectures rather than exact for one. If a batch is still
+too large, a GPU raises an error and the batch is halved, but on a CPU the process would be killed.
 """
 
 from __future__ import annotations
@@ -15,59 +15,73 @@ import torch
 
 from sae_guard.model import LanguageModel
 
-# Tokens, of the fast path: what a CPU's cache holds, and what fills an accelerator.
+# Tokens of a batch on the fast path: a CPU's cache holds 2**12, and 2**15 keep an accelerator busy.
 _TOKENS = {"cpu": 2**12}
-_TOKENS_ELSEWHERE = 2**15
-# Elements of one logits tensor of the plain path: 256 MB in float32 on an accelerator; on a CPU
-# what is larger than its cache takes three times as long.
+_DEFAULT_TOKENS = 2**15
+# Elements of one logits tensor on the plain path: 256 MB in float32 on an accelerator. On a CPU a
+# tensor that is larger than the cache takes three times as long.
 _LOGITS = {"cpu": 2**23}
-_LOGITS_ELSEWHERE = 2**26
+_DEFAULT_LOGITS = 2**26
 
 _LOGITS_ALIVE = 8
-"""Logits tensors of the plain path that are alive at once, in float32."""
-_CHUNKS = 2**29
-"""Bytes of what the engine computes in chunks, whatever the batch: latents, logits."""
-_SHARE = 0.5
-"""Of the free memory: the rest is for other processes and for what lies between allocations."""
+"""Number of float32 logits tensors that exist at once on the plain path."""
+_CHUNK_BYTES = 2**29
+"""Bytes of latents and logits, which are computed in chunks that do not depend on the batch."""
+_FREE_SHARE = 0.5
+"""Share of the free memory that a batch may use; other processes and fragmentation need the rest.
+"""
 
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def windows(model: LanguageModel, context: int, *, plain: bool) -> int:
-    """Windows per forward pass, at least 1.
+def default_batch_size(model: LanguageModel, context: int, *, plain: bool) -> int:
+    """Return the number of windows per forward pass, at least 1.
 
     Args:
-        model: On the devices whose memory is asked for.
+        model: Model on the devices whose free memory counts.
         context: Tokens per window.
-        plain: Whether every logit exists at once, as on the plain path.
+        plain: True if all logits of a batch exist at once, as on the plain path.
     """
-    # Before the memory is looked at: the first run makes what the model keeps from run to run.
+    # The first run allocates buffers that the model reuses, so it comes before free memory is read.
     model.logits(torch.zeros(1, 2, dtype=torch.int64))
-    limit = efficient(model.device.type, context, model.vocabulary_size, plain=plain)
+    limit = efficient_batch_size(model.device.type, context, model.vocabulary_size, plain=plain)
     free = free_bytes(_devices(model))
     if free is None:
         return limit
-    return min(limit, fitting(free, bytes_per_window(model, context, plain=plain)))
+    return min(limit, fitting_batch_size(free, bytes_per_window(model, context, plain=plain)))
 
 
-def efficient(kind: str, context: int, vocabulary: int, *, plain: bool) -> int:
-    """Windows beyond which nothing is gained, at least 1, on a device of this type."""
+def efficient_batch_size(device_type: str, context: int, vocabulary: int, *, plain: bool) -> int:
+    """Return the number of windows, at least 1, beyond which a batch is no faster per window.
+
+    Args:
+        device_type: ``torch.device.type``, such as ``cpu``.
+        context: Tokens per window.
+        vocabulary: Number of tokens in the vocabulary.
+        plain: As in `default_batch_size`.
+    """
     if plain:
-        return max(1, _LOGITS.get(kind, _LOGITS_ELSEWHERE) // (context * vocabulary))
-    # Two at least: whether windows share their ablations is seen in two of one batch.
-    return max(2, _TOKENS.get(kind, _TOKENS_ELSEWHERE) // context)
+        return max(1, _LOGITS.get(device_type, _DEFAULT_LOGITS) // (context * vocabulary))
+    # At least two: comparing two windows of a batch shows whether windows share their ablations.
+    return max(2, _TOKENS.get(device_type, _DEFAULT_TOKENS) // context)
 
 
-def fitting(free: int, per_window: int) -> int:
-    """Windows that fit into ``free`` bytes, at least 1."""
-    return max(1, int(free * _SHARE - _CHUNKS) // per_window)
+def fitting_batch_size(free: int, per_window: int) -> int:
+    """Return the number of windows that fit into ``free`` bytes, at least 1."""
+    return max(1, int(free * _FREE_SHARE - _CHUNK_BYTES) // per_window)
 
 
 def bytes_per_window(model: LanguageModel, context: int, *, plain: bool) -> int:
-    """What a window needs at most while its batch is measured, weights aside.
+    """Return an upper bound of the bytes that one window of a batch needs, besides the weights.
 
-    The factors are peaks of clean runs of GPT-2, Pythia, Llama and Gemma 2 on the bridge, each with
-    one width made large; that they peak at different moments is not made use of.
+    The factors were measured: peaks of clean runs of GPT-2, Pythia, Llama and Gemma 2 on the
+    TransformerLens bridge, with one width at a time made large. Their sum is an upper bound, since
+    the peaks occur at different moments.
+
+    Args:
+        model: Language model.
+        context: Tokens per window.
+        plain: As in `default_batch_size`.
     """
     cfg = model.bridge.cfg
     size = cfg.dtype.itemsize
@@ -77,8 +91,8 @@ def bytes_per_window(model: LanguageModel, context: int, *, plain: bool) -> int:
         + 8 * 4 * cfg.d_model  # activations, reconstructions and final states in float32
         + 8 * size * cfg.n_heads * cfg.d_head
         + 4 * size * (cfg.d_mlp or 4 * cfg.d_model) * experts
-        # Scores, and their softmax in float32.
-        + (6 + 2 * size + size * _kept_patterns(model)) * cfg.n_heads * context
+        # Attention scores, their softmax in float32, and patterns that the bridge stores.
+        + (6 + 2 * size + size * _stored_patterns(model)) * cfg.n_heads * context
     )
     if plain:
         per_token += _LOGITS_ALIVE * 4 * model.vocabulary_size
@@ -86,13 +100,13 @@ def bytes_per_window(model: LanguageModel, context: int, *, plain: bool) -> int:
 
 
 def free_bytes(devices: Iterable[torch.device]) -> int | None:
-    """Of the fullest of the devices; None where it is not known of any."""
-    found = [free for device in devices if (free := _free(device)) is not None]
-    return min(found, default=None)
+    """Return the free bytes of the device that has least; None if unknown for all devices."""
+    known_sizes = [free for device in devices if (free := _free(device)) is not None]
+    return min(known_sizes, default=None)
 
 
-def _kept_patterns(model: LanguageModel) -> int:
-    """Blocks whose attention patterns the bridge keeps after a run, as it does for GPT-2."""
+def _stored_patterns(model: LanguageModel) -> int:
+    """Count blocks whose attention pattern the bridge stores after a run, as it does for GPT-2."""
     attentions = [getattr(block, "attn", None) for block in getattr(model.bridge, "blocks", ())]
     return sum(getattr(attention, "_pattern", None) is not None for attention in attentions)
 
@@ -107,7 +121,7 @@ def _free(device: torch.device) -> int | None:
         return max(0, min([int(psutil.virtual_memory().available), *_cgroup_limits()]))
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # What torch has taken from the driver and not handed out is free as well.
+        # Memory that torch has reserved but not allocated to a tensor is free as well.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
     if device.type == "mps":
@@ -116,20 +130,20 @@ def _free(device: torch.device) -> int | None:
 
 
 def _cgroup_limits() -> list[int]:
-    """Free bytes of the process's control group and those around it, where they have limits."""
+    """List the free bytes of the process's control group and its parents that have a limit."""
     try:
         entries = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
-    own = [entry[3:].strip("/") for entry in entries if entry.startswith("0::")]
+    own = [entry[3:].strip("/") for entry in entries if entry.startswith("0::")]  # cgroup v2
     folders = [_CGROUPS, *(_CGROUPS / name for name in own)]
-    around = {parent for folder in folders for parent in (folder, *folder.parents)}
-    found = [
+    ancestors = {parent for folder in folders for parent in (folder, *folder.parents)}
+    limits = [
         _cgroup_free(folder)
-        for folder in around
+        for folder in ancestors
         if folder == _CGROUPS or _CGROUPS in folder.parents
     ]
-    return [free for free in found if free is not None]
+    return [free for free in limits if free is not None]
 
 
 def _cgroup_free(folder: Path) -> int | None:
@@ -137,10 +151,10 @@ def _cgroup_free(folder: Path) -> int | None:
         limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
         used = int((folder / "memory.current").read_text(encoding="utf-8"))
         stat = (folder / "memory.stat").read_text(encoding="utf-8").split()
-    except OSError:  # the group has none, or is not to be seen from inside a container
+    except OSError:  # no limit is set, or a container hides the group
         return None
     if limit == "max":
         return None
-    # Files that were read count as used, and give way to what needs the memory.
+    # The file cache counts as used, but the kernel frees it when a process needs the memory.
     counts = dict(zip(stat[::2], stat[1::2], strict=False))
     return int(limit) - used + int(counts.get("inactive_file", 0))

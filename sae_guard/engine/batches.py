@@ -1,4 +1,7 @@
-"""Which windows are run together, and numbers per window, remembered a shard at a time."""
+"""Split a corpus into batches, and hold numbers per window, which are stored shard by shard.
+
+A *shard* is a fixed group of consecutive windows: the unit in which the cache stores numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,44 @@ Step = TypeVar("Step")
 
 
 def shard_size(context: int) -> int:
-    """Windows that are remembered together: by their length alone, whatever fits the memory."""
+    """Return the number of windows in a shard; it depends on their length in tokens only.
+
+    It does not depend on the machine, so that every machine reads the shards of another.
+    """
     return max(1, _SHARD_TOKENS // context)
 
 
 def batches(start: int, stop: int, size: int, shard: int) -> list[slice]:
-    """Slices of at most ``size`` windows; each is in one shard, or some whole ones and the last."""
+    """Split windows into batches, each within one shard or of complete shards.
+
+    Args:
+        start: First window; the start of a shard if ``size`` is at least a shard.
+        stop: End of the windows; the last batch may end within a shard.
+        size: Windows of a batch, at most.
+        shard: Windows of a shard.
+    """
     if size < shard:
         borders = [*range(start - start % shard, stop, shard), stop]
         return [
-            slice(at, min(at + size, end))
+            slice(first, min(first + size, end))
             for begin, end in pairwise(borders)
-            for at in range(max(begin, start), end, size)
+            for first in range(max(begin, start), end, size)
         ]
     step = size // shard * shard
-    return [slice(at, min(at + step, stop)) for at in range(start, stop, step)]
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
-def with_bar(steps: Sequence[Step], name: str, progress: TextIO | None) -> Iterator[Step]:
-    """Yield the same, with a bar once they take longer than 2 s."""
+def with_progress_bar(steps: Sequence[Step], name: str, progress: TextIO | None) -> Iterator[Step]:
+    """Yield the steps, and draw a progress bar once they take longer than 2 s.
+
+    Args:
+        steps: Items of the loop.
+        name: Title of the bar.
+        progress: Stream to draw on; None draws nothing.
+    """
     if progress is None:
-        # Not even a bar that is off: its lock is shared with forked processes, and one of them that
-        # is killed while it holds the lock would stop all others.
+        # A disabled tqdm still creates a lock that forked processes share: if one of them is killed
+        # while it holds the lock, all others wait forever.
         yield from steps
         return
     bar: tqdm[NoReturn] = tqdm(
@@ -53,11 +72,15 @@ def with_bar(steps: Sequence[Step], name: str, progress: TextIO | None) -> Itera
             bar.update()
 
 
-def in_halves(run: Callable[[slice], None], rows: slice) -> None:
-    """Run the windows, in as many parts as fit the memory.
+def halve_on_oom(run: Callable[[slice], None], rows: slice) -> None:
+    """Run the windows; while they do not fit into GPU memory, run each half by itself.
+
+    Args:
+        run: Runs a batch. It must change nothing before it can no longer run out of memory.
+        rows: Windows to run.
 
     Raises:
-        InfrastructureError: Not even a single one fits.
+        InfrastructureError: A single window does not fit.
     """
     try:
         run(rows)
@@ -68,72 +91,84 @@ def in_halves(run: Callable[[slice], None], rows: slice) -> None:
     torch.cuda.empty_cache()
     middle = (rows.start + rows.stop) // 2
     for half in (slice(rows.start, middle), slice(middle, rows.stop)):
-        in_halves(run, half)
+        halve_on_oom(run, half)
 
 
-class Rows:
-    """Columns with a row per window, of which some are known; whole shards are remembered."""
+class ShardedColumns:
+    """Columns with one row per window, filled in batch by batch; complete shards are cached."""
 
     def __init__(self, name: str, corpus: Corpus, memory: Memory) -> None:
+        """Start without any row.
+
+        Args:
+            name: Folder of the shards in the cache entry.
+            corpus: Windows that the rows are of.
+            memory: Cache entry of the model and corpus.
+        """
         n, context = corpus.tokens.shape
-        self._known = torch.zeros(n, dtype=torch.bool)
+        self._is_filled = torch.zeros(n, dtype=torch.bool)
         self._columns: dict[str, Tensor] = {}
         self._name = name
         self._size = shard_size(context)
         self._memory = memory
 
     def __getitem__(self, name: str) -> Tensor:
-        """A column; zero where it is not known."""
-        return self._columns.get(name, torch.zeros(len(self._known), 1))
+        """Return a column; zero in rows that are not filled in."""
+        return self._columns.get(name, torch.zeros(len(self._is_filled), 1))
 
-    def known(self, rows: slice) -> bool:
-        """Whether these windows are known, from what is remembered, if need be."""
+    def has(self, rows: slice) -> bool:
+        """Return True if these rows are filled in, after reading their shards from the cache."""
         for index in self._shards(rows):
             shard = self._shard(index)
-            if not bool(self._known[shard].all()):
-                kept = self._memory.read(self._file(index))
-                if kept is not None:
-                    self._set(shard, kept)
-        return bool(self._known[rows].all())
+            if not bool(self._is_filled[shard].all()):
+                stored = self._memory.read(self._file(index))
+                if stored is not None:
+                    self._set(shard, stored)
+        return bool(self._is_filled[rows].all())
 
     def set(self, rows: slice, values: Mapping[str, Tensor]) -> None:
-        """Say the values of some windows; remember the shards that are whole by now."""
+        """Fill in rows, and store the shards that are complete now.
+
+        Args:
+            rows: Windows.
+            values: Column → one entry per window, along the first dimension.
+        """
         self._set(rows, values)
         for index in self._shards(rows):
             shard = self._shard(index)
-            if bool(self._known[shard].all()):
-                whole = {name: column[shard] for name, column in self._columns.items()}
-                self._memory.write(self._file(index), whole)
+            if bool(self._is_filled[shard].all()):
+                columns = {name: column[shard] for name, column in self._columns.items()}
+                self._memory.write(self._file(index), columns)
 
     def _set(self, rows: slice, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             if name not in self._columns:
-                self._columns[name] = value.new_zeros(len(self._known), *value.shape[1:])
+                self._columns[name] = value.new_zeros(len(self._is_filled), *value.shape[1:])
             self._columns[name][rows] = value
-        self._known[rows] = True
+        self._is_filled[rows] = True
 
     def _shards(self, rows: slice) -> range:
         return range(rows.start // self._size, -(-rows.stop // self._size))
 
     def _shard(self, index: int) -> slice:
-        return slice(index * self._size, min((index + 1) * self._size, len(self._known)))
+        return slice(index * self._size, min((index + 1) * self._size, len(self._is_filled)))
 
     def _file(self, index: int) -> str:
         return f"{self._name}/{index:06}"
 
 
-def per_row(
+def sequence_sums(
     values: Float[Tensor, " scored"], scored: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, " batch"]:
-    """Float64 sums per sequence of the values of its scored tokens, on the CPU."""
+    """Sum the values of the scored tokens of each sequence, in float64 on the CPU."""
     sums = torch.zeros(len(scored), dtype=torch.float64)
     return sums.index_add_(0, scored.nonzero()[:, 0], values.cpu().double())
 
 
-def per_token(
+def token_table(
     values: Float[Tensor, " scored"], scored: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
-    """The values where they belong, in float32, on the CPU; 0 where nothing is scored."""
+    """Put the values at the positions of the scored tokens, in float32 on the CPU; 0 elsewhere."""
     table = torch.zeros(scored.shape)
     table[scored] = values.cpu().float()
     return table

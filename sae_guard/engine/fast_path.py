@@ -1,6 +1,6 @@
-"""The fast path: a clean run for several SAEs, at any hook points of a model, and a suffix each.
+"""The fast path: one clean run for several SAEs, and for each SAE a run of the blocks after it.
 
-Proof comes before use: its first batch is compared with the plain path, on the first sequences.
+It is verified before it is used: its first batch is compared with the plain path.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sae_guard.corpus import Corpus
 from sae_guard.engine import head, plain
-from sae_guard.engine.ablation import Ablated
-from sae_guard.engine.batches import in_halves
+from sae_guard.engine.ablation import HookPointColumns
+from sae_guard.engine.batches import halve_on_oom
 from sae_guard.engine.clean_run import CleanRuns
 from sae_guard.engine.memory import Memory, Tensors, run_name
 from sae_guard.engine.sae_run import SaeRun
@@ -25,19 +25,21 @@ from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel
 
 _SAVE_EVERY = 5.0
-"""Seconds of work that a run which is stopped may lose."""
-_OF_OTHER_MODELS = (SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
-"""What a model that is built otherwise raises where blocks are taken out of it."""
-# Per token, absolute and relative: what float32 logits of another batch shape differ by, and what
-# the residuals of half-precision models do, which are rounded to 8 bits.
-_TOLERANCE, _TOLERANCE_OF_HALVES = 1e-4, 5e-2
-_PROOF_SEQUENCES = 2
+"""Seconds of work that are lost, at most, when a measurement is interrupted."""
+# Raised by models whose blocks cannot be skipped, because they are built in another way.
+_UNSUPPORTED_MODEL_ERRORS = (
+    SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
+)  # fmt: skip
+# Tolerated difference per token, absolute and relative: batches of another shape round float32
+# logits differently; half-precision models round the residual stream to as few as 8 bits.
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
+_COMPARED_SEQUENCES = 2
 
 
 class FastPath(SweepPath):
-    """The runs of the SAEs, and what they share.
+    """Measures several SAEs batch by batch.
 
-    A batch is one clean run, if that is not remembered, and of each SAE a run of the blocks from
+    A batch is one clean run, unless that is in the cache, and for each SAE a run of the blocks from
     its hook point on.
     """
 
@@ -49,202 +51,224 @@ class FastPath(SweepPath):
         runs: Sequence[SaeRun],
         corpus: Corpus,
         memory: Memory,
-        also: Iterable[str] = (),
+        later_hooks: Iterable[str] = (),
         *,
         centred: bool = False,
     ) -> None:
+        """Prepare the measurement; nothing is run yet.
+
+        Args:
+            model: Language model.
+            runs: One run for each SAE.
+            corpus: Windows.
+            memory: Cache entry of the model and corpus.
+            later_hooks: Further hook points whose clean activations are stored in the cache.
+            centred: True to compute μ early, so that metrics that use it are available early.
+        """
         self.runs = list(runs)
-        """Of the SAEs that it is not given up for."""
+        """Runs of the SAEs that the path is not rejected for."""
         self.memory = memory
         self.names = {run: _name(run) for run in runs} if memory.entry else {}
-        """By what they are remembered."""
-        self.hook = ", ".join(dict.fromkeys(run.at.read for run in runs))
-        self._all = list(runs)
+        """Run → its name in the cache entry."""
+        self.hook = ", ".join(dict.fromkeys(run.site.read for run in runs))
+        self._all_runs = list(runs)
         self._reasons: dict[SaeRun, str] = {}
-        self._proved = False
+        self._compared = False
         self._centred = centred
         self._unembedding = model.unembedding
         self._corpus = corpus
-        sources = [name for run in runs for name in run.suffix.sources(*run.at.hooks)]
-        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, sources, also)
-        self._ablated = {
-            run.at.replaced: Ablated(run.suffix, corpus, run.at.replaced, self.clean_runs, memory)
-            for run in runs
+        hooks = [hook for run in runs for hook in run.suffix.clean_hooks(*run.site.hooks)]
+        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, hooks, later_hooks)
+        self._hook_columns = {
+            hook: HookPointColumns(run.suffix, corpus, hook, self.clean_runs, memory)
+            for hook, run in ((run.site.replaced, run) for run in runs)
         }
         self._saved = time.monotonic()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time measure each of the SAEs."""
+        """Make other processes that measure one of these SAEs wait."""
         with ExitStack() as locks:
             for name in sorted(set(self.names.values())):
                 locks.enter_context(self.memory.lock(name))
             yield
 
-    def begin(self, stretches: Sequence[slice], windows: Iterable[slice]) -> None:
-        """Go on from where earlier runs of the same were; one of no use is not written over."""
+    def begin(self, segments: Sequence[slice], windows: Iterable[slice]) -> None:
+        """Continue interrupted runs from the cache.
+
+        A cached run that cannot be continued is not overwritten: another measurement may need it.
+        """
         for run, name in list(self.names.items()):
             tensors = self.memory.read(name)
             if tensors is None:
                 continue
-            if _usable(tensors, run, stretches):
+            if _can_resume(tensors, run, segments):
                 run.restore(tensors)
             else:
                 del self.names[run]
 
     def run(self, rows: slice) -> None:
-        """Run a batch, unless it was run before; prove the path by the first one."""
+        """Run a batch, unless it was run before; compare the first one with the plain path."""
         if all(bool(run.done[rows].all()) for run in self.runs):
             return
-        if self._proved:
-            in_halves(self.batch, rows)
+        if self._compared:
+            halve_on_oom(self.batch, rows)
         else:
-            self._run_and_prove(rows)
-        if self._proved:
+            self._run_and_compare(rows)
+        if self._compared:
             self._save()
 
     @property
-    def given_up(self) -> bool:
-        """Say whether the path is not to be taken for any of its SAEs."""
+    def is_rejected(self) -> bool:
+        """True if the path is rejected for all its SAEs."""
         return not self.runs
 
     @property
-    def whole(self) -> bool:
-        """Say whether no window is left to run."""
+    def is_complete(self) -> bool:
+        """True if all windows were run."""
         return all(bool(run.done.all()) for run in self.runs)
 
-    def complete(self, windows: Sequence[slice]) -> None:
-        """Fill in the columns of the hook points; those about μ if the path is centred."""
-        for ablated in self._ablated.values():
+    def fill_early(self, windows: Sequence[slice]) -> None:
+        """Fill in the columns of the hook points; those that use μ if the path is centred."""
+        for hook_columns in self._hook_columns.values():
             if self._centred:
-                ablated.find_centre()
+                hook_columns.compute_centre()
             for rows in windows:
-                ablated.fill(rows)
+                hook_columns.fill(rows)
 
     def stop(self) -> None:
-        """Remember how far the runs are."""
+        """Store the runs as they are."""
         self._save(now=True)
 
     def finish(self, windows: Sequence[slice]) -> None:
-        """Compute what needs μ, of all batches."""
+        """Fill in the columns that use μ, of all batches."""
         self._save(now=True)
-        for hook in dict.fromkeys(run.at.replaced for run in self.runs):
-            self._ablated[hook].finish(windows)
+        for hook in dict.fromkeys(run.site.replaced for run in self.runs):
+            self._hook_columns[hook].finish(windows)
 
     def results(self) -> list[PathResult | str]:
-        """Return of each SAE what is measured by now, or why it is given up."""
-        return [self._reasons.get(run) or self._result(run) for run in self._all]
+        """Return the result for each SAE, or the reason why the path is rejected for it."""
+        return [self._reasons.get(run) or self._result(run) for run in self._all_runs]
 
     def batch(self, rows: slice) -> None:
-        """Run everything of these windows that does not need μ."""
-        clean_run = self.clean_runs.of(rows)
+        """Compute the numbers of some windows that do not need μ."""
+        clean_run = self.clean_runs.for_rows(rows)
         runs = [run for run in self.runs if not bool(run.done[rows].all())]
         finals = [(run, *final) for run in runs for final in run.finals(rows, clean_run).items()]
         target = self._corpus.tokens[rows, 1:][self._corpus.scored[rows, :-1]]
-        others = [(model_run, final) for _, model_run, final in finals]
-        losses = head.losses(self._unembedding, clean_run.predictions, others, target)
-        for ablated in self._ablated.values():
-            ablated.batch(rows, clean_run)
+        replaced = [(model_run, final) for _, model_run, final in finals]
+        losses = head.losses(self._unembedding, clean_run.predictions, replaced, target)
+        for hook_columns in self._hook_columns.values():
+            hook_columns.batch(rows, clean_run)
         columns = {run: dict(losses.clean) for run in runs}
-        for (run, *_), values in zip(finals, losses.others, strict=True):
+        for (run, *_), values in zip(finals, losses.replaced, strict=True):
             columns[run] |= values
-        # Last: a batch that did not fit is run again.
+        # Last, since a batch that runs out of memory is run again and must not count twice.
         for run in runs:
             run.take(rows, columns[run])
 
     def _save(self, *, now: bool = False) -> None:
-        """Remember how far the runs are, every few seconds."""
+        """Store the runs, unless that was done a few seconds ago.
+
+        Args:
+            now: True to store them in any case.
+        """
         if now or time.monotonic() - self._saved > _SAVE_EVERY:
             for run, name in self.names.items():
                 if run in self.runs:
                     self.memory.write(name, run.tensors)
             self._saved = time.monotonic()
 
-    def _run_and_prove(self, rows: slice) -> None:
-        """Run one of the first batches, and give up the SAEs of which it proves no good.
+    def _run_and_compare(self, rows: slice) -> None:
+        """Run a batch, and reject the path for SAEs whose numbers differ from the plain path's.
 
-        A batch without a scored token proves nothing. In a model that is built otherwise than the
-        suffix takes it for, all are given up.
+        A batch without a scored token decides nothing. The path is rejected for all SAEs if the
+        model is built in another way than `Suffix` expects.
         """
         try:
-            in_halves(self.batch, rows)
+            halve_on_oom(self.batch, rows)
             if not bool(self._corpus.scored[rows].any()):
                 return
-            checked = {run: self._difference(run, rows) for run in self.runs}
-            self._reasons |= {run: reason for run, reason in checked.items() if reason}
-        except _OF_OTHER_MODELS as error:
+            differences = {run: self._difference(run, rows) for run in self.runs}
+            self._reasons |= {run: reason for run, reason in differences.items() if reason}
+        except _UNSUPPORTED_MODEL_ERRORS as error:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             self._reasons |= dict.fromkeys(self.runs, reason)
         self.runs = [run for run in self.runs if run not in self._reasons]
-        self._proved = True
+        self._compared = True
 
     def _difference(self, run: SaeRun, batch: slice) -> str:
-        """Name a sum of the first scored sequences that is not that of the plain path; or nothing.
+        """Return how a sum of the first scored sequences differs from the plain path's, or "".
 
         Args:
-            run: After the batch.
-            batch: With a scored token.
+            run: Run of an SAE, after the batch.
+            batch: Windows with a scored token.
         """
         scored = run.corpus.scored[batch].any(dim=1)
         first = batch.start + int(scored.nonzero()[0])
-        rows = slice(first, min(first + _PROOF_SEQUENCES, batch.stop))
-        clean_run, ablated = self.clean_runs.of(rows), self._ablated[run.at.replaced]
-        y = clean_run.activations[run.suffix.source(run.at.replaced)]
+        rows = slice(first, min(first + _COMPARED_SEQUENCES, batch.stop))
+        clean_run = self.clean_runs.for_rows(rows)
+        hook_columns = self._hook_columns[run.site.replaced]
+        y = clean_run.activations[run.suffix.clean_hook(run.site.replaced)]
         mean = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
         sums = {name: values[rows] for name, values in run.sums.items()}
-        # What is remembered of a hook point was proved before.
-        if not ablated.finished:
+        # Columns of a hook point that come from the cache were compared before they were stored.
+        if not hook_columns.finished:
             for name, value_of in ABLATIONS.items():
-                sums[name] = ablated.losses(value_of(mean), rows, clean_run)
-            sums["sq_deviation"] = ablated.deviations(mean, rows, clean_run)
+                sums[name] = hook_columns.losses(value_of(mean), rows, clean_run)
+            sums["sq_deviation"] = hook_columns.deviations(mean, rows, clean_run)
         expected = plain.batch(
-            run.suffix.model, run.sae, run.corpus, run.at, rows,
-            None if ablated.finished else mean, random_error=run.random_error,
+            run.suffix.model, run.sae, run.corpus, run.site, rows,
+            None if hook_columns.finished else mean, random_error=run.random_error,
         ).sums  # fmt: skip
-        half = run.suffix.model.identity["dtype"] in ("float16", "bfloat16")
-        tolerance = _TOLERANCE_OF_HALVES if half else _TOLERANCE
+        is_half = run.suffix.model.identity["dtype"] in ("float16", "bfloat16")
+        tolerance = _HALF_TOLERANCE if is_half else _TOLERANCE
         n = expected["n_tokens"].clamp(min=1)
         for name, values in expected.items():
-            mine, theirs = sums[name] / n, values / n
-            if _far(mine, theirs, tolerance):
-                both = f"{mine.tolist()}, {theirs.tolist()}"
+            fast_mean, plain_mean = sums[name] / n, values / n
+            if _differs(fast_mean, plain_mean, tolerance):
+                both = f"{fast_mean.tolist()}, {plain_mean.tolist()}"
                 return f"{name} differs from that of the whole model: {both}"
         return ""
 
     def _result(self, run: SaeRun) -> PathResult:
-        ablated = self._ablated[run.at.replaced]
+        hook_columns = self._hook_columns[run.site.replaced]
         paths = {
             "forward": f"from block {run.suffix.block} on",
-            "ablations": ablated.path,
+            "ablations": hook_columns.path,
             "clean run": self.clean_runs.path,
         }
-        sums, tokens = {**run.sums, **ablated.sums}, {**run.tokens, **ablated.tokens}
-        mean, sq_deviation = ablated.centre or (None, None)
+        sums = {**run.sums, **hook_columns.sums}
+        tokens = {**run.tokens, **hook_columns.tokens}
+        mean, sq_deviation = hook_columns.centre or (None, None)
         return PathResult(sums, tokens, run.firings, mean, paths, run.spread, sq_deviation)
 
 
 def _name(run: SaeRun) -> str:
-    return run_name(run.sae, run.at, random_error=run.random_error)
+    return run_name(run.sae, run.site, random_error=run.random_error)
 
 
-def _usable(tensors: Tensors, run: SaeRun, stretches: Sequence[slice]) -> bool:
-    """Say whether a run can go on from these tensors.
+def _can_resume(tensors: Tensors, run: SaeRun, segments: Sequence[slice]) -> bool:
+    """Return True if a run can continue from cached tensors.
 
-    They need all that is asked for. A window may be done only in the first stretches, up to one
-    that is not done: after that one a look counts the firings of all windows.
+    They must hold the firing spread if it is requested. No window after the first incomplete
+    segment may be done: firings are one sum over all windows that were run, so an early result
+    would count the firings of windows that it does not contain.
     """
     done = tensors["done"]
     if bool(done.all()):
         return True
     if run.spread is not None and "spread" not in tensors:
         return False
-    whole = [bool(done[rows].all()) for rows in stretches]
-    return not any(bool(done[rows].any()) for rows in stretches[whole.index(False) + 1 :])
+    is_complete = [bool(done[rows].all()) for rows in segments]
+    return not any(bool(done[rows].any()) for rows in segments[is_complete.index(False) + 1 :])
 
 
-def _far(mine: Float[Tensor, " rows"], theirs: Float[Tensor, " rows"], tolerance: float) -> bool:
-    finite = mine.isfinite() & theirs.isfinite()
-    # What is not finite in both is no difference: a verdict on it will not be reached.
-    either = mine.isfinite() | theirs.isfinite()
-    far = (mine - theirs).abs() > tolerance * (1 + theirs.abs())
-    return bool(((far | ~finite) & either).any())
+def _differs(
+    fast: Float[Tensor, " rows"], reference: Float[Tensor, " rows"], tolerance: float
+) -> bool:
+    both_finite = fast.isfinite() & reference.isfinite()
+    # Numbers that are finite on neither path are no difference: no verdict is based on them.
+    any_finite = fast.isfinite() | reference.isfinite()
+    is_off = (fast - reference).abs() > tolerance * (1 + reference.abs())
+    return bool(((is_off | ~both_finite) & any_finite).any())

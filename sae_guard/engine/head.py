@@ -1,6 +1,6 @@
-"""From final hidden states to losses: the unembedding, in chunks of tokens.
+"""Compute losses from final hidden states, by unembedding chunks of tokens.
 
-[batch, pos, vocab] never exists: what is alive at once is a constant times `_ELEMENTS`.
+Logits [batch, pos, vocab] never exist at once: the memory in use is a constant times `_ELEMENTS`.
 """
 
 from __future__ import annotations
@@ -16,91 +16,92 @@ from sae_guard.engine import token_metrics as formulas
 from sae_guard.engine.token_metrics import LOSSES, Loss, ModelRun, Predictions
 from sae_guard.model import Unembedding
 
-# Of one logits tensor, of which about eight are alive at once; larger ones fall out of caches.
+# Elements of one logits tensor; about eight exist at once. Larger ones do not fit a CPU's cache.
 _ELEMENTS = 2**22
-# With fewer, reading the unembedding matrix costs more than multiplying by it.
-_LEAST_TOKENS = 64
+# With fewer tokens in a chunk, reading the unembedding matrix costs more than multiplying by it.
+_MIN_TOKENS = 64
 
 
-class Final(NamedTuple):
-    """The clean run by its final hidden states: its logits are computed once more."""
+class FinalStates(NamedTuple):
+    """Final hidden states of a clean run, from which its logits are computed again."""
 
     hidden: Float[Tensor, "tokens d_model"]
 
-    def part(self, at: slice) -> Final:
-        """Of these tokens."""
-        return Final(self.hidden[at])
+    def part(self, tokens: slice) -> FinalStates:
+        """Return the final hidden states of some tokens."""
+        return FinalStates(self.hidden[tokens])
 
 
-class Summary(NamedTuple):
-    """The clean run by what KL and cross-entropy need of it, where logits are W·h + b.
+class CleanSummary(NamedTuple):
+    """Numbers of a clean run that suffice for KL and cross-entropy, where logits are W·h + b.
 
     With P the clean distribution of a token and ē = Σ_v P(v)·W_v,
 
         KL(P‖Q) = (log Z_q − ē·h_q) − (log Z_p − ē·h_p)
 
-    for any run Q with final hidden state h_q: Σ_v P(v)·b_v is in both halves.
+    for any run Q with final hidden state h_q; the term Σ_v P(v)·b_v cancels.
     """
 
-    row: Float[Tensor, "tokens d_model"]
-    """ē."""
+    mean_row: Float[Tensor, "tokens d_model"]
+    """Mean row ē of the unembedding matrix under P."""
     offset: Float[Tensor, " tokens"]
-    """log Z_p − ē·h_p, float64."""
+    """Difference log Z_p − ē·h_p, float64."""
     cross_entropy: Float[Tensor, " tokens"]
+    """Cross-entropy of the clean run, float64."""
     entropy: Float[Tensor, " tokens"]
-    """Both of the clean run, float64."""
+    """Entropy of the clean run, float64."""
 
-    def part(self, at: slice) -> Summary:
-        """Of these tokens."""
-        return Summary(*(value[at] for value in self))
+    def part(self, tokens: slice) -> CleanSummary:
+        """Return the summary of some tokens."""
+        return CleanSummary(*(value[tokens] for value in self))
 
 
-Clean = Final | Summary
+Clean = FinalStates | CleanSummary
 
 
 Values = Mapping[str, Float[Tensor, " tokens"]]
-"""Column → its values."""
+"""Column → one value per token."""
 
 
 class Losses(NamedTuple):
-    """Columns of runs on the same tokens."""
+    """Loss columns of several runs on the same tokens."""
 
     clean: Values
-    others: list[Values]
-    """Of each other run."""
+    replaced: list[Values]
+    """Columns of each run with the activation replaced."""
 
 
-class _Scores(NamedTuple):
-    """What a run with the activation replaced gives without log-probabilities of all tokens."""
+class _ReplacedRun(NamedTuple):
+    """Numbers of a run with the activation replaced, without its log-probabilities."""
 
     final: Float[Tensor, "tokens d_model"]
     log_z: Float[Tensor, " tokens"]
     cross_entropy: Float[Tensor, " tokens"]
 
 
-def _kl_by_summary(clean: Summary, scores: _Scores) -> Float[Tensor, " tokens"]:
-    along = _along(clean.row, scores.final).to(scores.log_z)
-    # Of two equal distributions rounding leaves what may be below zero.
-    return (scores.log_z - along - clean.offset.to(scores.log_z)).clamp_min(0)
+def _kl_from_summary(clean: CleanSummary, replaced: _ReplacedRun) -> Float[Tensor, " tokens"]:
+    product = _exact_dot(clean.mean_row, replaced.final).to(replaced.log_z)
+    # Rounding could leave KL of two equal distributions slightly below zero.
+    return (replaced.log_z - product - clean.offset.to(replaced.log_z)).clamp_min(0)
 
 
-_OF_SUMMARY: Mapping[Loss, Callable[[Summary], Tensor]] = {
+_CLEAN_LOSSES: Mapping[Loss, Callable[[CleanSummary], Tensor]] = {
     formulas.cross_entropy_of: lambda clean: clean.cross_entropy,
     formulas.entropy_of: lambda clean: clean.entropy,
 }
-_BESIDE_SUMMARY: Mapping[Loss, Callable[[Summary, _Scores], Tensor]] = {
-    formulas.kl_of: _kl_by_summary,
-    formulas.cross_entropy_of: lambda clean, scores: scores.cross_entropy,
+_REPLACED_LOSSES: Mapping[Loss, Callable[[CleanSummary, _ReplacedRun], Tensor]] = {
+    formulas.kl_of: _kl_from_summary,
+    formulas.cross_entropy_of: lambda clean, replaced: replaced.cross_entropy,
 }
 
 
 def summary_suffices() -> bool:
-    """Say whether every loss has a formula over a `Summary`, which then replaces a clean `Final`.
+    """Return True if every loss can be computed from a `CleanSummary` instead of `FinalStates`.
 
-    A loss without one needs the clean log-probabilities: its formula in `token_metrics` will do.
+    A loss that cannot needs the clean log-probabilities, for its formula in `token_metrics`.
     """
     return all(
-        loss in (_OF_SUMMARY if run == "clean run" else _BESIDE_SUMMARY)
+        loss in (_CLEAN_LOSSES if run == "clean run" else _REPLACED_LOSSES)
         for run, losses in LOSSES.items()
         for loss in losses.values()
     )
@@ -111,66 +112,68 @@ def summarise(
     unembedding: Unembedding,
     final: Float[Tensor, "tokens d_model"],
     target: Int[Tensor, " tokens"],
-) -> Summary:
-    """The summary of a clean run; costs two unembeddings.
+) -> CleanSummary:
+    """Summarise a clean run, at the cost of two unembeddings.
 
     Args:
-        unembedding: A linear one.
+        unembedding: Linear unembedding.
         final: Final hidden states.
-        target: The actual next tokens.
+        target: Next tokens of the text.
     """
     parts = []
     for part in _chunks(len(final), unembedding):
         logits = unembedding.logits(final[part])
         largest = logits.amax(dim=-1, keepdim=True)
-        cross_entropy = -_at(logits, target[part])
-        weights = logits.sub_(largest).exp_()  # in place: no tensor is larger
+        cross_entropy = -_target_logits(logits, target[part])
+        weights = logits.sub_(largest).exp_()  # in place, since this is the largest tensor
         total = weights.sum(dim=-1, keepdim=True)
         log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
-        row = (weights @ unembedding.weight) / total
-        offset = log_z - _along(row, final[part])
+        mean_row = (weights @ unembedding.weight) / total
+        offset = log_z - _exact_dot(mean_row, final[part])
         entropy = offset - _exact(weights @ unembedding.bias) / _exact(total).squeeze(-1)
-        parts.append(Summary(row, offset, cross_entropy + log_z, entropy))
-    return Summary(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        parts.append(CleanSummary(mean_row, offset, cross_entropy + log_z, entropy))
+    return CleanSummary(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
 def losses(
     unembedding: Unembedding,
     clean: Clean,
-    others: Sequence[tuple[ModelRun, Float[Tensor, "tokens d_model"]]],
+    replaced: Sequence[tuple[ModelRun, Float[Tensor, "tokens d_model"]]],
     target: Int[Tensor, " tokens"],
 ) -> Losses:
-    """Compute the columns of the clean run, and of runs with the activation replaced.
+    """Compute the loss columns of the clean run and of runs with the activation replaced.
+
+    Each run costs one unembedding; a clean run given as a `CleanSummary` costs none.
 
     Args:
-        unembedding: Final hidden states → logits.
-        clean: The clean run; with its `Summary`, each other run costs one unembedding, with its
-            `Final` there is one more for all of them together.
-        others: What the others are, and their final hidden states.
-        target: The actual next tokens.
+        unembedding: Unembedding of the model.
+        clean: Predictions of the clean run.
+        replaced: Kind and final hidden states of each run with the activation replaced.
+        target: Next tokens of the text.
     """
     parts = []
-    for at in _chunks(len(target), unembedding):
-        some, finals = clean.part(at), [(run, final[at]) for run, final in others]
-        if isinstance(some, Summary):
-            parts.append(_beside_summary(unembedding, some, finals, target[at]))
+    for chunk in _chunks(len(target), unembedding):
+        clean_part = clean.part(chunk)
+        finals = [(run, final[chunk]) for run, final in replaced]
+        if isinstance(clean_part, CleanSummary):
+            parts.append(_losses_from_summary(unembedding, clean_part, finals, target[chunk]))
         else:
-            parts.append(_beside_final(unembedding, some, finals, target[at]))
+            parts.append(_losses_from_states(unembedding, clean_part, finals, target[chunk]))
     return Losses(
-        _joined([part.clean for part in parts]),
-        [_joined(chunks) for chunks in zip(*(part.others for part in parts), strict=True)],
+        _concatenate([part.clean for part in parts]),
+        [_concatenate(chunks) for chunks in zip(*(part.replaced for part in parts), strict=True)],
     )
 
 
-def _joined(chunks: Sequence[Values]) -> Values:
+def _concatenate(chunks: Sequence[Values]) -> Values:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _beside_final(
+def _losses_from_states(
     unembedding: Unembedding,
-    clean: Final,
-    others: Sequence[tuple[ModelRun, Tensor]],
+    clean: FinalStates,
+    replaced: Sequence[tuple[ModelRun, Tensor]],
     target: Tensor,
 ) -> Losses:
     log_p = formulas.log_probs(unembedding.logits(clean.hidden))
@@ -181,33 +184,34 @@ def _beside_final(
 
     return Losses(
         values("clean run", log_p),
-        [values(run, formulas.log_probs(unembedding.logits(final))) for run, final in others],
+        [values(run, formulas.log_probs(unembedding.logits(final))) for run, final in replaced],
     )
 
 
-def _beside_summary(
+def _losses_from_summary(
     unembedding: Unembedding,
-    clean: Summary,
-    others: Sequence[tuple[ModelRun, Tensor]],
+    clean: CleanSummary,
+    replaced: Sequence[tuple[ModelRun, Tensor]],
     target: Tensor,
 ) -> Losses:
     def values(run: ModelRun, final: Tensor) -> Values:
-        scores = _scores(unembedding, final, target)
-        return {name: _BESIDE_SUMMARY[loss](clean, scores) for name, loss in LOSSES[run].items()}
+        numbers = _replaced_run(unembedding, final, target)
+        return {name: _REPLACED_LOSSES[loss](clean, numbers) for name, loss in LOSSES[run].items()}
 
     return Losses(
-        {name: _OF_SUMMARY[loss](clean) for name, loss in LOSSES["clean run"].items()},
-        [values(run, final) for run, final in others],
+        {name: _CLEAN_LOSSES[loss](clean) for name, loss in LOSSES["clean run"].items()},
+        [values(run, final) for run, final in replaced],
     )
 
 
-def _scores(unembedding: Unembedding, final: Tensor, target: Tensor) -> _Scores:
+def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _ReplacedRun:
     logits = unembedding.logits(final)
-    cross_entropy = -_at(logits, target)
+    cross_entropy = -_target_logits(logits, target)
     largest = logits.amax(dim=-1, keepdim=True)
-    total = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True)  # in place: no tensor is larger
+    # In place, since this is the largest tensor.
+    total = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True)
     log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
-    return _Scores(final, log_z, cross_entropy + log_z)
+    return _ReplacedRun(final, log_z, cross_entropy + log_z)
 
 
 @torch.inference_mode()
@@ -216,7 +220,7 @@ def cross_entropy(
     final: Float[Tensor, "tokens d_model"],
     target: Int[Tensor, " tokens"],
 ) -> Float[Tensor, " tokens"]:
-    """−log Q(actual next token) of each final hidden state, in nats."""
+    """Return −log Q(next token of the text) of each final hidden state, in nats."""
     parts = []
     for part in _chunks(len(target), unembedding):
         log_q = formulas.log_probs(unembedding.logits(final[part]))
@@ -230,7 +234,7 @@ def shared_cross_entropy(
     final: Float[Tensor, "pos d_model"],
     target: Int[Tensor, "sequences pos"],
 ) -> Float[Tensor, "sequences pos"]:
-    """The same where one final hidden state per position serves all sequences."""
+    """Compute `cross_entropy` where all sequences share one final hidden state per position."""
     parts = []
     for part in _chunks(len(final), unembedding):
         log_q = formulas.log_probs(unembedding.logits(final[part]))
@@ -238,13 +242,13 @@ def shared_cross_entropy(
     return torch.cat(parts, dim=1)
 
 
-def _at(logits: Tensor, target: Tensor) -> Float[Tensor, " tokens"]:
+def _target_logits(logits: Tensor, target: Tensor) -> Float[Tensor, " tokens"]:
     return _exact(logits.gather(1, target.to(logits.device).unsqueeze(-1)).squeeze(-1))
 
 
-def _along(row: Tensor, final: Tensor) -> Float[Tensor, " tokens"]:
-    """ē·h; the halves of KL nearly cancel, so that these products must not be rounded."""
-    return (_exact(row) * _exact(final.to(row.device))).sum(dim=-1)
+def _exact_dot(mean_row: Tensor, final: Tensor) -> Float[Tensor, " tokens"]:
+    """Return ē·h in float64: the two halves of KL nearly cancel, so float32 would be too coarse."""
+    return (_exact(mean_row) * _exact(final.to(mean_row.device))).sum(dim=-1)
 
 
 def _exact(value: Tensor) -> Tensor:
@@ -252,5 +256,5 @@ def _exact(value: Tensor) -> Tensor:
 
 
 def _chunks(tokens: int, unembedding: Unembedding) -> list[slice]:
-    step = max(_LEAST_TOKENS, _ELEMENTS // unembedding.vocabulary_size)
-    return [slice(at, at + step) for at in range(0, max(tokens, 1), step)]
+    step = max(_MIN_TOKENS, _ELEMENTS // unembedding.vocabulary_size)
+    return [slice(start, start + step) for start in range(0, max(tokens, 1), step)]

@@ -1,4 +1,4 @@
-"""An SAE in a model: where it reads, and where its reconstruction goes."""
+"""An SAE in a model: which activation it reads, and which one its reconstruction replaces."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from sae_guard.sae import SAE
 
 @dataclass(frozen=True)
 class HookSite:
-    """The hook points that an SAE reads and replaces; they are two where it is a transcoder."""
+    """Hook point that an SAE reads, and the one that it replaces; a transcoder has two of them."""
 
     read: str
     replaced: str
 
     @classmethod
-    def of(cls, sae: SAE, hook: str, hook_out: str | None) -> HookSite:
-        """Make the site of an SAE; raise `LoadError` where it is no SAE for such a site."""
+    def from_sae(cls, sae: SAE, hook: str, hook_out: str | None) -> HookSite:
+        """Return the site of an SAE.
+
+        Args:
+            sae: Loaded SAE.
+            hook: Hook point that it reads, and replaces unless it is a transcoder.
+            hook_out: Hook point that a transcoder replaces; None for other SAEs.
+
+        Raises:
+            LoadError: A transcoder without ``hook_out``, or ``hook_out`` for another SAE.
+        """
         if sae.transcoder and hook_out is None:
             raise LoadError(
                 f"{sae.source.path} is a transcoder, which replaces another activation than it "
@@ -39,7 +48,7 @@ class HookSite:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """List the hook points, each once: where it reads first, where it writes last."""
+        """Return the distinct hook points: the one that is read first, the replaced one last."""
         return (self.read,) if self.read == self.replaced else (self.read, self.replaced)
 
     def clean(
@@ -49,7 +58,11 @@ class HookSite:
         Float[Tensor, "batch pos d_in"],
         Float[Tensor, "batch pos d_out"],
     ]:
-        """Run the model clean: logits, the activation that is read, the one that is replaced."""
+        """Run the model clean.
+
+        Returns:
+            Logits, the activation that is read, and the activation that is replaced.
+        """
         logits, activations = model.logits_and_activations(tokens, *self.hooks)
         return logits, activations[0], activations[-1]
 
@@ -60,11 +73,23 @@ class HookSite:
         tokens: Int[Tensor, "batch pos"],
         sae: SAE,
     ) -> None:
-        """Raise unless what is read and what is replaced are as wide as the SAE."""
+        """Check that the activations have one vector per token, as wide as the SAE.
+
+        Args:
+            x: Activation that is read.
+            y: Activation that is replaced.
+            tokens: Token ids that were run.
+            sae: SAE.
+
+        Raises:
+            SetupError: A hook point has no vector per token.
+            LoadError: The SAE has another width.
+        """
         for value, hook, name in ((x, self.read, "d_in"), (y, self.replaced, "d_out")):
             if value.shape[:2] != tokens.shape or value.ndim != 3:
                 raise SetupError(
-                    f"{hook} gives {list(value.shape)}, no activation per token can be replaced"
+                    f"{hook} has shape {list(value.shape)}, but an SAE needs one vector per token: "
+                    f"[{tokens.shape[0]}, {tokens.shape[1]}, width]; use another hook point"
                 )
             if value.shape[-1] != getattr(sae, name):
                 raise LoadError(
@@ -75,15 +100,15 @@ class HookSite:
 
 
 class Intervention(NamedTuple):
-    """An SAE and where its reconstruction is put."""
+    """An SAE and the hook points at which it is put into the model."""
 
     sae: SAE
     hook: str
-    """Hook point that it reads, and whose activation the reconstruction replaces."""
+    """Hook point that the SAE reads, and whose activation the reconstruction replaces."""
     hook_out: str | None = None
     """Hook point that a transcoder replaces instead."""
 
     @property
-    def at(self) -> HookSite:
-        """Make its site; raise `LoadError` where it is no SAE for such a site."""
-        return HookSite.of(self.sae, self.hook, self.hook_out)
+    def site(self) -> HookSite:
+        """Site of the SAE; raises `LoadError` as `HookSite.from_sae` does."""
+        return HookSite.from_sae(self.sae, self.hook, self.hook_out)

@@ -1,4 +1,4 @@
-"""Measure: which path is taken, and what is checked before and after."""
+"""Measure SAEs: choose the path, check the inputs before and the numbers after."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sae_guard.core.statistics import ratio_interval
 from sae_guard.core.worst_tokens import worst
 from sae_guard.corpus import Corpus, excerpts
 from sae_guard.engine import sweep
-from sae_guard.engine.batch_size import windows
+from sae_guard.engine.batch_size import default_batch_size
 from sae_guard.engine.fast_path import FastPath
 from sae_guard.engine.intervention import Intervention
 from sae_guard.engine.memory import Memory
@@ -31,15 +31,15 @@ from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, Suffix
 from sae_guard.sae import SAE
 
-_SURE_OF_CLEAN_CE = 0.9999
-"""Confidence with which the first rows have to say that the setup is wrong."""
+_CLEAN_CE_CONFIDENCE = 0.9999
+"""Confidence of the interval by which a part of the rows shows that the setup is wrong."""
 
-# More than are shown of all tokens: those that are shown of a slice shall have their text too.
+# More than a report shows of all tokens, so that the ones it shows of a slice have text too.
 _TOKENS_WITH_TEXT, _SEQUENCES_WITH_TEXT = 64, 16
 
 
-Look = Callable[[Measurement], bool]
-"""What has been measured so far → whether that is enough."""
+IsEnough = Callable[[Measurement], bool]
+"""Function that says of the measurement so far whether measuring may stop."""
 
 
 def measure(
@@ -54,40 +54,43 @@ def measure(
     reference: bool = False,
     random_error: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> Measurement:
-    """Measure every metric of the SAE at ``hook`` of the model on the corpus.
+    """Measure every metric of an SAE in a model on a corpus.
 
     Args:
-        model: Runs on its own device.
-        sae: May lie on another device than the model.
-        corpus: The fixed token set.
+        model: Language model, which runs on its own device.
+        sae: SAE, which may be on another device than the model.
+        corpus: Fixed token set.
         hook: Hook point that the SAE reads, and whose activation the reconstruction replaces.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Windows per forward pass, at most; None picks a number by their length and by
-            the memory that is free. It changes the result by rounding only.
-        expect_clean_ce: Lowest and highest clean cross-entropy, in nats, that a sane setup has.
-        reference: Run the whole model for everything, as an audit of the fast path.
-        random_error: Also measure KL with a random error as long as that of the SAE, which
-            `kl_vs_random_error` needs and which costs a patched run more.
-        cache: Where to remember clean runs, and how far measurements are.
-        also: Hook points, or pairs of what transcoders read and replace, of other measurements of
-            the model on the corpus: with a cache, a clean run that is due remembers them too.
-        progress: Where to draw a progress bar, once the measurement takes longer than 2 s.
+        batch_size: Windows per forward pass, at most; None chooses by window length and free
+            memory. It changes the result by rounding only.
+        expect_clean_ce: Lowest and highest clean cross-entropy of a correct setup, in nats.
+        reference: True to run the complete model for everything, as an audit of the fast path.
+        random_error: True to measure also KL with a random error as long as the SAE's, which
+            `kl_vs_random_error` needs. It costs one more patched run.
+        cache: Cache that stores clean runs and unfinished measurements, or None.
+        later_hooks: Hook points of later measurements of this model and corpus: (read,), or (read,
+            replaced) of a transcoder. A clean run stores their activations in the cache too.
+        progress: Stream to draw a progress bar on, once the measurement takes longer than 2 s.
+
+    Returns:
+        One row per window, with the sums of every column.
 
     Raises:
         SetupError: Unknown hook point, a window longer than the model's context, tokens outside
             its vocabulary, a clean loss outside ``expect_clean_ce``, or a hook point without
             effect on the logits.
-        LoadError: The SAE's width is not the width of the hook point, or a transcoder is given
-            without ``hook_out``, or the other way round.
+        LoadError: The SAE has another width than the hook point, is a transcoder without
+            ``hook_out``, or has a ``hook_out`` and is no transcoder.
         InfrastructureError: Out of memory.
     """
     (measurement,) = measure_all(
         model, [Intervention(sae, hook, hook_out)], corpus, batch_size=batch_size,
         expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
-        cache=cache, also=also, progress=progress,
+        cache=cache, later_hooks=later_hooks, progress=progress,
     )  # fmt: skip
     return measurement
 
@@ -102,16 +105,19 @@ def measure_all(
     reference: bool = False,
     random_error: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> list[Measurement]:
-    """Measure several SAEs, each alone in the model, in one sweep: they share its clean run.
+    """Measure several SAEs, each by itself in the model, in one sweep that shares the clean run.
 
-    Args and raises as `measure`; the SAEs are in memory at the same time.
+    Args and errors as for `measure`; the SAEs are in memory at the same time.
+
+    Returns:
+        A measurement for each intervention, in the same order.
     """
     options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
-        stretches=[slice(0, len(corpus.tokens))],
+        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
+        segments=[slice(0, len(corpus.tokens))],
     )  # fmt: skip
     return _measure(model, interventions, corpus, options)
 
@@ -120,7 +126,7 @@ def measure_until(
     model: LanguageModel,
     intervention: Intervention,
     corpus: Corpus,
-    look: Look,
+    is_enough: IsEnough,
     *,
     centred: bool,
     spread: bool = False,
@@ -129,38 +135,43 @@ def measure_until(
     expect_clean_ce: tuple[float, float] | None = None,
     reference: bool = False,
     cache: Cache | None = None,
-    also: Sequence[tuple[str, ...]] = (),
+    later_hooks: Sequence[tuple[str, ...]] = (),
     progress: TextIO | None = None,
 ) -> Measurement:
-    """Measure the windows, a shard at a time, until ``look`` has seen enough.
+    """Measure the windows shard by shard until ``is_enough`` returns True.
 
-    What was measured whole before is given whole. Looks are taken after each shard, whatever the
-    batches are, so that they do not depend on the machine; none is taken of all windows.
+    ``is_enough`` is called after each shard, whatever the batch size, so that its decisions do not
+    depend on the machine. It is not called after the last shard, nor if the cache holds the
+    complete measurement, which is then returned.
 
     Args:
-        model: As in `measure`, like all that is not named here.
-        intervention: The SAE and its hook points.
-        corpus: Of windows in random order.
-        look: Asked after each shard.
-        centred: Whether the metrics about μ are asked for: clean runs of the whole corpus up to the
-            hook point find it first. Otherwise their columns are NaN where it is not known, unless
-            all rows are measured.
-        spread: Whether to count how evenly latents fire on the sequences.
+        model: As in `measure`.
+        intervention: SAE and its hook points.
+        corpus: Windows in random order.
+        is_enough: Decides whether measuring may stop.
+        centred: True if metrics that use the mean activation μ are needed early. μ then comes from
+            clean runs of the whole corpus up to the hook point. Otherwise the columns that use μ
+            are NaN unless all windows are measured.
+        spread: True to measure how evenly latents fire on the sequences.
         random_error: As in `measure`.
         batch_size: As in `measure`.
-        expect_clean_ce: As in `measure`; of some rows, a loss that is surely outside.
+        expect_clean_ce: As in `measure`; while rows are missing, the limits must be missed with
+            confidence.
         reference: As in `measure`.
         cache: As in `measure`.
-        also: As in `measure`.
+        later_hooks: As in `measure`.
         progress: As in `measure`.
 
+    Returns:
+        A measurement with the rows of the shards that were measured.
+
     Raises:
-        SaeGuardError: As `measure`.
+        SaeGuardError: As in `measure`.
     """
     options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, also, progress,
-        stretches=sweep.shuffled(corpus, intervention.sae), look=look, centred=centred,
-        spread=spread,
+        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
+        segments=sweep.shuffled_shards(corpus, intervention.sae), is_enough=is_enough,
+        centred=centred, spread=spread,
     )  # fmt: skip
     (measurement,) = _measure(model, [intervention], corpus, options)
     return measurement
@@ -168,19 +179,19 @@ def measure_until(
 
 @dataclass(frozen=True)
 class _Options:
-    """How to measure: what `measure` and `measure_until` take."""
+    """Arguments of `measure` and `measure_until`."""
 
     batch_size: int | None
     expect_clean_ce: tuple[float, float] | None
     reference: bool
     random_error: bool
     cache: Cache | None
-    also: Sequence[tuple[str, ...]]
+    later_hooks: Sequence[tuple[str, ...]]
     progress: TextIO | None
-    stretches: Sequence[slice]
-    """As `sweep.run` takes them."""
-    look: Look = lambda measurement: False
-    """Of one SAE."""
+    segments: Sequence[slice]
+    """Parts of the corpus in the order in which they are measured, as in `sweep.run`."""
+    is_enough: IsEnough = lambda measurement: False
+    """Stopping rule of the measurement of one SAE."""
     centred: bool = False
     spread: bool = False
 
@@ -188,15 +199,17 @@ class _Options:
 def _measure(
     model: LanguageModel, interventions: Sequence[Intervention], corpus: Corpus, options: _Options
 ) -> list[Measurement]:
-    """Measure on the fast path, and on the plain one what it is not to be taken for."""
-    sites = [intervention.at for intervention in interventions]
-    for name in (hook for at in sites for hook in at.hooks):
-        model.check_hook(name)
+    """Measure on the fast path, or on the plain path where the fast one cannot be used."""
+    sites = [intervention.site for intervention in interventions]
+    for hook in (hook for site in sites for hook in site.hooks):
+        model.check_hook(hook)
     check_tokens(model, corpus)
     measurements: dict[int, Measurement] = {}
-    because = "asked for" if options.reference else "the hook points are in no block"
-    reasons = dict.fromkeys(range(len(interventions)), because)
-    suffixes = [None if options.reference else Suffix.of(model, *at.hooks) for at in sites]
+    default_reason = "asked for" if options.reference else "the hook points are in no block"
+    reasons = dict.fromkeys(range(len(interventions)), default_reason)
+    suffixes = [
+        None if options.reference else Suffix.from_hooks(model, *site.hooks) for site in sites
+    ]
     runs = {
         index: SaeRun(
             suffix, interventions[index].sae, corpus, sites[index],
@@ -206,67 +219,80 @@ def _measure(
         if suffix is not None
     }  # fmt: skip
     if runs:
-        memory, names = Memory.of(options.cache, model, corpus), sources(model, options.also)
-        fast = FastPath(model, [*runs.values()], corpus, memory, names, centred=options.centred)
-        tables = _swept(fast, model, [interventions[index] for index in runs], corpus, options)
-        for index, table in zip(runs, tables, strict=True):
-            if isinstance(table, str):
-                reasons[index] = table
+        memory = Memory.from_cache(options.cache, model, corpus)
+        later_hooks = hooks_to_store(model, options.later_hooks)
+        fast = FastPath(
+            model, [*runs.values()], corpus, memory, later_hooks, centred=options.centred
+        )
+        fast_interventions = [interventions[index] for index in runs]
+        results = _measure_on_path(fast, model, fast_interventions, corpus, options)
+        for index, result in zip(runs, results, strict=True):
+            if isinstance(result, str):
+                reasons[index] = result
             else:
-                measurements[index] = table
+                measurements[index] = result
     for index in [index for index in reasons if index not in measurements]:
         plain = PlainPath(
-            model, interventions[index].sae, corpus, sites[index], because=reasons[index],
+            model, interventions[index].sae, corpus, sites[index], reason=reasons[index],
             random_error=options.random_error, spread=options.spread,
         )  # fmt: skip
-        (table,) = _swept(plain, model, [interventions[index]], corpus, options)
-        assert isinstance(table, Measurement)
-        measurements[index] = table
+        (result,) = _measure_on_path(plain, model, [interventions[index]], corpus, options)
+        assert isinstance(result, Measurement)
+        measurements[index] = result
     return [measurements[index] for index in range(len(interventions))]
 
 
-def _swept(
+def _measure_on_path(
     path: SweepPath,
     model: LanguageModel,
     interventions: Sequence[Intervention],
     corpus: Corpus,
     options: _Options,
 ) -> list[Measurement | str]:
-    """Measure on a path; return of each SAE its measurement, or why the path is not to be taken."""
+    """Measure on a path; return for each SAE its measurement, or why the path is rejected."""
 
-    def tables(stretches: Sequence[slice]) -> list[Measurement | str]:
+    def measurements_of(segments: Sequence[slice]) -> list[Measurement | str]:
         mask = np.zeros(len(corpus.tokens), dtype=np.bool_)
-        for part in stretches:
-            mask[part] = True
+        for segment in segments:
+            mask[segment] = True
         rows = np.flatnonzero(mask)
         return [
             result
             if isinstance(result, str)
-            else tabled(model, intervention, corpus, result, options.expect_clean_ce, rows)
+            else build_measurement(
+                model, intervention, corpus, result, options.expect_clean_ce, rows
+            )
             for intervention, result in zip(interventions, path.results(), strict=True)
         ]
 
-    def enough(stretches: Sequence[slice]) -> bool:
-        (table,) = tables(stretches)
-        return isinstance(table, Measurement) and options.look(table)
+    def is_enough(segments: Sequence[slice]) -> bool:
+        (measurement,) = measurements_of(segments)
+        return isinstance(measurement, Measurement) and options.is_enough(measurement)
 
     context = corpus.tokens.shape[1]
-    size = options.batch_size or windows(model, context, plain=path.every_logit)
-    stretches = sweep.run(path, corpus, options.stretches, size, enough, options.progress)
+    size = options.batch_size or default_batch_size(model, context, plain=path.every_logit)
+    segments = sweep.run(path, corpus, options.segments, size, is_enough, options.progress)
     return [
-        table if isinstance(table, str) else with_excerpts(table, corpus, model.tokenizer)
-        for table in tables(stretches)
+        result if isinstance(result, str) else add_excerpts(result, corpus, model.tokenizer)
+        for result in measurements_of(segments)
     ]
 
 
-def sources(model: LanguageModel, also: Sequence[tuple[str, ...]]) -> list[str]:
-    """What a clean run has to remember for other measurements, as far as the model has it."""
-    known = [hooks for hooks in also if all(hook in model.bridge.hook_dict for hook in hooks)]
-    suffixes = [(Suffix.of(model, *hooks), hooks) for hooks in known]
-    return [name for suffix, hooks in suffixes if suffix for name in suffix.sources(*hooks)]
+def hooks_to_store(model: LanguageModel, later_hooks: Sequence[tuple[str, ...]]) -> list[str]:
+    """List the hook points whose clean activations later measurements need from the cache.
+
+    Args:
+        model: Language model.
+        later_hooks: Hook points of the later measurements; those that the model lacks are skipped.
+    """
+    existing = [
+        hooks for hooks in later_hooks if all(hook in model.bridge.hook_dict for hook in hooks)
+    ]
+    suffixes = [(Suffix.from_hooks(model, *hooks), hooks) for hooks in existing]
+    return [name for suffix, hooks in suffixes if suffix for name in suffix.clean_hooks(*hooks)]
 
 
-def tabled(
+def build_measurement(
     model: LanguageModel,
     intervention: Intervention,
     corpus: Corpus,
@@ -274,16 +300,28 @@ def tabled(
     expect_clean_ce: tuple[float, float] | None,
     rows: NDArray[np.int64],
 ) -> Measurement:
-    """Make the table of these rows; raise `SetupError` if what was measured cannot be right."""
-    whole = len(rows) == len(corpus.tokens)
+    """Build the measurement of some rows.
+
+    Args:
+        model: Language model.
+        intervention: SAE and its hook points.
+        corpus: Windows.
+        result: Numbers of a path.
+        expect_clean_ce: As in `measure`.
+        rows: Indices of the windows that were measured.
+
+    Raises:
+        SetupError: The clean loss or the effect of an ablation shows that the setup is wrong.
+    """
+    is_complete = len(rows) == len(corpus.tokens)
     sums = {name: column.numpy()[rows] for name, column in result.sums.items()}
     if expect_clean_ce is not None:
-        _check_clean_ce(sums, expect_clean_ce, whole=whole)
+        _check_clean_ce(sums, expect_clean_ce, is_complete=is_complete)
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
-        hook = intervention.at.replaced
+        hook = intervention.site.replaced
         raise SetupError(
-            f"zeros at hook point {hook!r} of {model.name} leave every loss as it was: "
-            "replacing this activation has no effect, so nothing can be measured here"
+            f"hook point {hook!r} of {model.name} has no effect: zeros there leave every loss as "
+            "it was, so nothing can be measured; use another hook point"
         )
     tokens = TokenTable(
         corpus.scored[:, :-1].numpy()[rows],
@@ -297,63 +335,74 @@ def tabled(
         tokens,
         tuple(corpus.sources[row] for row in rows) if corpus.sources else (),
         spread=None if result.spread is None else FiringSpread(*result.spread.numpy()),
-        whole_sq_deviation=None if whole else result.sq_deviation,
+        whole_sq_deviation=None if is_complete else result.sq_deviation,
     )
 
 
-def with_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
-    """The measurement, with the text of the worst of it."""
-    texts = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
-    places = [(token.sequence, token.position) for token in texts.tokens]
-    sequences = [sequence.sequence for sequence in texts.sequences]
-    return replace(measurement, excerpts=excerpts(corpus, tokenizer, places, sequences))
+def add_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
+    """Return the measurement with the text around its worst tokens and of its worst sequences."""
+    worst_places = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
+    positions = [(token.sequence, token.position) for token in worst_places.tokens]
+    sequences = [sequence.sequence for sequence in worst_places.sequences]
+    return replace(measurement, excerpts=excerpts(corpus, tokenizer, positions, sequences))
 
 
 def _check_clean_ce(
-    sums: Mapping[str, NDArray[np.float64]], expected: tuple[float, float], *, whole: bool
+    sums: Mapping[str, NDArray[np.float64]], expected: tuple[float, float], *, is_complete: bool
 ) -> None:
-    """Raise unless the clean loss is as expected; of some rows, unless it may still become so."""
+    """Raise `SetupError` if the clean loss, or its interval while rows are missing, is outside."""
     low = high = sums["ce_clean"].sum() / sums["n_tokens"].sum()
-    if not whole:
+    if not is_complete:
         interval = ratio_interval(
-            sums["ce_clean"], sums["n_tokens"], float(low), confidence=_SURE_OF_CLEAN_CE
+            sums["ce_clean"], sums["n_tokens"], float(low), confidence=_CLEAN_CE_CONFIDENCE
         )
         low, high = interval or (-math.inf, math.inf)
     if not (low <= expected[1] and high >= expected[0]):
         clean = sums["ce_clean"].sum() / sums["n_tokens"].sum()
         raise SetupError(
-            f"clean cross-entropy is {clean:.4f} nats, expect_clean_ce allows "
-            f"[{expected[0]}, {expected[1]}]: wrong text, tokenizer, BOS or model"
+            f"clean cross-entropy is {clean:.4f} nats, but expect_clean_ce allows "
+            f"[{expected[0]}, {expected[1]}]: check the text, tokenizer, BOS and model"
         )
 
 
 def check_tokens(model: LanguageModel, corpus: Corpus) -> None:
-    """Raise `SetupError` unless the model can run the windows, and a token is scored."""
+    """Check that the model can run the windows, and that a token is scored.
+
+    Raises:
+        SetupError: No token is scored, a window is longer than the model's context, or a token id
+            is outside the vocabulary.
+    """
     if not bool(corpus.scored[:, :-1].any()):
-        raise SetupError("no token is scored: every position holds an excluded token")
+        raise SetupError(
+            "no token is scored: every position holds an excluded token; exclude fewer tokens or "
+            "use other text"
+        )
     length, largest = corpus.tokens.shape[1], int(corpus.tokens.max())
     if length > model.context_size:
         raise SetupError(
-            f"windows of {length} tokens, but {model.name} has {model.context_size} positions"
+            f"the windows have {length} tokens, but {model.name} has {model.context_size} "
+            "positions; use shorter windows"
         )
-    if largest >= model.vocabulary_size or int(corpus.tokens.min()) < 0:
+    smallest = int(corpus.tokens.min())
+    if largest >= model.vocabulary_size or smallest < 0:
+        token = smallest if smallest < 0 else largest
         raise SetupError(
-            f"token id {largest} is outside the vocabulary of {model.name} "
-            f"({model.vocabulary_size} tokens): the tokens are another tokenizer's"
+            f"token id {token} is outside the vocabulary of {model.name}, 0 to "
+            f"{model.vocabulary_size - 1}; use tokens of the model's own tokenizer"
         )
 
 
 def _provenance(
     model: LanguageModel, intervention: Intervention, corpus: Corpus, result: PathResult
 ) -> Provenance:
-    at, mean = intervention.at, result.mean
+    site, mean = intervention.site, result.mean
     packages = ("sae-guard", "torch", "transformers", "transformer-lens")
     return Provenance(
         model=model.identity,
         checkpoint=intervention.sae.identity,
         corpus=corpus.identity,
-        hook=at.read,
-        hook_out=None if at.read == at.replaced else at.replaced,
+        hook=site.read,
+        hook_out=None if site.read == site.replaced else site.replaced,
         mean_sha256="" if mean is None else sha256(mean.numpy().tobytes()).hexdigest(),
         formula_versions={name: metric.version for name, metric in METRICS.items()},
         versions={

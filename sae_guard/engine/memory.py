@@ -1,4 +1,4 @@
-"""What the engine remembers of a model and a corpus, and by which name."""
+"""The cache entry of a model and a corpus, and the names under which the engine stores tensors."""
 
 from __future__ import annotations
 
@@ -26,19 +26,28 @@ _PACKAGES = ("torch", "transformers", "transformer-lens")
 
 
 class Memory:
-    """An entry of the cache or, without one, nothing that is remembered.
+    """Cache entry of a model and a corpus; without one, nothing is stored.
 
-    Trouble with the disk ends its use, not the measurement.
+    An error of the disk ends the use of the entry, but not the measurement.
     """
 
-    def __init__(self, entry: Entry | None = None, trouble: str = "") -> None:
+    def __init__(self, entry: Entry | None = None, failure: str = "") -> None:
         self.entry = entry
-        self.trouble = trouble
-        """Why nothing is remembered any more, although it was asked for."""
+        self.failure = failure
+        """Reason why a requested cache is not used; empty if there is none."""
 
     @classmethod
-    def of(cls, cache: Cache | None, model: LanguageModel, corpus: Corpus) -> Memory:
-        """What is remembered of this model and corpus, by the content of both and of our code."""
+    def from_cache(cls, cache: Cache | None, model: LanguageModel, corpus: Corpus) -> Memory:
+        """Open the entry of a model and a corpus.
+
+        The key of the entry is a hash of everything that numbers depend on: weights, configuration,
+        tokens, device, the code of the engine and the versions of its libraries.
+
+        Args:
+            cache: Cache, or None to store nothing.
+            model: Language model.
+            corpus: Windows.
+        """
         if cache is None:
             return cls()
         weights = model.bridge.original_model.state_dict()
@@ -61,16 +70,16 @@ class Memory:
             return cls(None, str(error))
 
     def read(self, name: str) -> Tensors | None:
-        """Tensors by their name; None where there are none."""
-        found = None if self.entry is None else self.entry.read(name)
-        return None if found is None else found.tensors
+        """Return the tensors stored under a name, or None."""
+        stored = None if self.entry is None else self.entry.read(name)
+        return None if stored is None else stored.tensors
 
     def has(self, name: str) -> bool:
-        """Whether there are some."""
+        """Return True if tensors are stored under the name."""
         return self.entry is not None and self.entry.has(name)
 
     def write(self, name: str, tensors: Tensors) -> None:
-        """Remember tensors."""
+        """Store tensors under a name."""
         if self.entry is None:
             return
         try:
@@ -80,17 +89,17 @@ class Memory:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Let one process at a time do what this names."""
-        with ExitStack() as held:
+        """Hold the lock of a name: other processes wait for it."""
+        with ExitStack() as locks:
             if self.entry is not None:
                 try:
-                    held.enter_context(self.entry.lock(name))
+                    locks.enter_context(self.entry.lock(name))
                 except CacheError as error:
                     self._stop(error)
             yield
 
     def reserve(self, n_bytes: int) -> bool:
-        """Whether so many bytes more will fit; makes room for them."""
+        """Make room for so many bytes more; return False if they do not fit."""
         try:
             return self.entry is not None and self.entry.reserve(n_bytes)
         except CacheError as error:
@@ -98,37 +107,44 @@ class Memory:
             return False
 
     def _stop(self, error: CacheError) -> None:
-        self.entry, self.trouble = None, str(error)
+        self.entry, self.failure = None, str(error)
 
 
 def fingerprint(tensors: Tensors) -> str:
-    """Hash of names, dtypes, shapes and every bit."""
-    hashed, seen = xxhash.xxh3_128(), dict[tuple[Any, ...], str]()
+    """Hash the names, dtypes, shapes and bits of tensors."""
+    hasher, hashes = xxhash.xxh3_128(), dict[tuple[Any, ...], str]()
     for name, tensor in sorted(tensors.items()):
-        what = f"{tensor.dtype}:{list(tensor.shape)}"
-        place = (tensor.device, tensor.data_ptr(), tensor.stride(), what)
-        if place not in seen:  # a bridge names each weight several times
+        layout = f"{tensor.dtype}:{list(tensor.shape)}"
+        storage = (tensor.device, tensor.data_ptr(), tensor.stride(), layout)
+        if storage not in hashes:  # the bridge lists each weight under several names
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            seen[place] = xxhash.xxh3_128_hexdigest(flat.numpy().data)
-        hashed.update(f"{name}:{what}:{seen[place]};".encode())
-    return hashed.hexdigest()
+            hashes[storage] = xxhash.xxh3_128_hexdigest(flat.numpy().data)
+        hasher.update(f"{name}:{layout}:{hashes[storage]};".encode())
+    return hasher.hexdigest()
 
 
-def run_name(sae: SAE, at: HookSite, *, random_error: bool = False) -> str:
-    """By what the measurement of an SAE at a place, with or without a random error, is
-    remembered.
+def run_name(sae: SAE, site: HookSite, *, random_error: bool = False) -> str:
+    """Return the name under which the run of an SAE is stored.
+
+    Args:
+        sae: SAE.
+        site: Hook points that it reads and replaces.
+        random_error: True if KL with a random error is measured too.
     """
     parts = {
-        "sae": contents(sae),
+        "sae": sae_parts(sae),
         "device": _device(sae.device),
-        "at": asdict(at),
+        "at": asdict(site),
         "random_error": random_error,
     }
     return f"runs/{digest(parts)}"
 
 
-def contents(sae: SAE) -> dict[str, Any]:
-    """What an SAE is, wherever it comes from and wherever it lies."""
+def sae_parts(sae: SAE) -> dict[str, Any]:
+    """Return everything that identifies an SAE: weights, settings, activation function.
+
+    The file that it was loaded from and its device are not part of it.
+    """
     tensors = {name: value for name, value in vars(sae).items() if isinstance(value, Tensor)}
     settings = {
         name: value
@@ -151,5 +167,5 @@ def _device(device: torch.device) -> str:
 
 
 def digest(parts: Mapping[str, Any]) -> str:
-    """Of what can be JSON, or told apart by its text."""
+    """Hash a mapping of JSON values; other values are hashed by their `repr`."""
     return xxhash.xxh3_128_hexdigest(json.dumps(parts, sort_keys=True, default=repr).encode())

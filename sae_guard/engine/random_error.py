@@ -1,7 +1,7 @@
-"""Errors as long as an SAE's in random directions: what its error is compared with.
+"""Random errors as long as the error of an SAE, as a baseline for the effect of that error.
 
-Gurnee, *SAE reconstruction errors are (empirically) pathological* (2024): the error of an SAE does
-several times the harm of a random one of its length.
+Gurnee, *SAE reconstruction errors are (empirically) pathological* (2024): the error of an SAE
+raises KL several times as much as a random error of the same length.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from torch.nn.functional import normalize
 from sae_guard.corpus import Corpus
 
 
-def directions(corpus: Corpus, rows: Iterable[int], width: int) -> Float[Tensor, "batch pos width"]:
-    """A unit vector for each token, uniform on the sphere; float32, on the CPU.
+def unit_directions(
+    corpus: Corpus, rows: Iterable[int], width: int
+) -> Float[Tensor, "batch pos width"]:
+    """Draw a unit vector for each token, uniformly from the sphere; float32, on the CPU.
 
-    Those of a window depend on the corpus and on the window's place in it alone, so that all SAEs
-    get the same ones, in batches of whatever size and on whatever device.
+    The vectors of a window depend only on the corpus and the index of the window, so that all SAEs
+    get the same ones, for any batch size and on any device.
+
+    Args:
+        corpus: Windows.
+        rows: Indices of the windows.
+        width: Dimension of the vectors, d_out.
     """
     shape = (corpus.tokens.shape[1], width)
-    of_corpus = int(corpus.sha256[:16], 16)
-    drawn = [
-        np.random.Generator(np.random.Philox(key=np.array([of_corpus, row], dtype=np.uint64)))
+    corpus_seed = int(corpus.sha256[:16], 16)
+    # Normal coordinates, normalised, are uniform on the sphere.
+    normals = [
+        np.random.Generator(np.random.Philox(key=np.array([corpus_seed, row], dtype=np.uint64)))
         .standard_normal(shape, dtype=np.float32)
         for row in rows
     ]  # fmt: skip
-    return normalize(torch.from_numpy(np.stack(drawn)), dim=-1)
+    return normalize(torch.from_numpy(np.stack(normals)), dim=-1)
 
 
 def with_random_error(
@@ -39,6 +47,13 @@ def with_random_error(
     corpus: Corpus,
     rows: Iterable[int],
 ) -> Float[Tensor, "batch pos d_out"]:
-    """y + ‖y − ŷ‖·u, u the `directions` of these windows: as far from y as ŷ is."""
+    """Return y + ‖y − ŷ‖·u, which is as far from y as ŷ is; u are `unit_directions`.
+
+    Args:
+        y: Activation.
+        y_hat: Its reconstruction.
+        corpus: Windows.
+        rows: Indices of the windows of the batch.
+    """
     length: Tensor = torch.linalg.vector_norm(y - y_hat, dim=-1, keepdim=True)
-    return y + length * directions(corpus, rows, y.shape[-1]).to(y)
+    return y + length * unit_directions(corpus, rows, y.shape[-1]).to(y)

@@ -1,4 +1,4 @@
-"""The runs of one SAE on the fast path: it is patched into the suffix of the model."""
+"""The runs of one SAE on the fast path: only the blocks after its hook point are run."""
 
 from __future__ import annotations
 
@@ -10,36 +10,45 @@ from torch import Tensor
 
 from sae_guard.core.metrics import ALL_COLUMNS
 from sae_guard.corpus import Corpus
-from sae_guard.engine.ablation import replacing
-from sae_guard.engine.batches import per_row, per_token
+from sae_guard.engine.ablation import replacement_edit
+from sae_guard.engine.batches import sequence_sums, token_table
 from sae_guard.engine.clean_run import CleanRun
 from sae_guard.engine.intervention import HookSite
 from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.token_metrics import COUNTS, LATENTS, RECONSTRUCTIONS, ModelRun
 from sae_guard.model import Suffix
 from sae_guard.sae import SAE
-from sae_guard.sae.sparse_forward import Coded, code
+from sae_guard.sae.sparse_forward import SparseForward, sparse_forward
 
 
 class SaeRun:
-    """The columns of every sequence but those of the hook point, batch by batch."""
+    """Columns of one SAE, filled in batch by batch; `HookPointColumns` are kept apart."""
 
     def __init__(
         self,
         suffix: Suffix,
         sae: SAE,
         corpus: Corpus,
-        at: HookSite,
+        site: HookSite,
         *,
         random_error: bool = False,
         spread: bool = False,
     ) -> None:
+        """Prepare the columns; nothing is run yet.
+
+        Args:
+            suffix: Blocks of the model that contain the hook points, and those after them.
+            sae: SAE.
+            corpus: Windows.
+            site: Hook points that the SAE reads and replaces.
+            random_error: As in `engine.measure`.
+            spread: As in `engine.measure_until`.
+        """
         self.suffix = suffix
         self.sae = sae
         self.corpus = corpus
-        self.at = at
+        self.site = site
         self.random_error = random_error
-        """Whether KL with a random error of the same length is measured too."""
         n, shape = len(corpus.tokens), corpus.scored[:, :-1].shape
         columns = {
             name: column
@@ -57,32 +66,39 @@ class SaeRun:
         self.firings = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.done = torch.zeros(n, dtype=torch.bool)
         self.spread = torch.zeros(2, sae.d_sae, dtype=torch.float64) if spread else None
-        """Where asked for, Σ c² and Σ c·n over sequences with c firings of a latent on n tokens."""
-        self._fired = self.firings
-        """Of the batch whose losses are to come."""
-        self._spread = self.spread
+        """Sums Σc² and Σc·n over sequences of n scored tokens, c of which a latent fires on; None
+        unless requested."""
+        # Of the batch between `finals` and `take`.
+        self._batch_firings = self.firings
+        self._batch_spread = self.spread
 
     def finals(
         self, rows: slice, clean_run: CleanRun
     ) -> dict[ModelRun, Float[Tensor, "scored d_model"]]:
-        """Compute the final hidden states of the scored tokens with the reconstruction patched in,
-        and with the random error if it is measured.
+        """Return the final hidden states of the scored tokens in each run with a replacement.
 
-        What is known of the windows without their losses is summed.
+        Also sums the columns that need no losses. Call `take` with the losses afterwards.
+
+        Args:
+            rows: Windows.
+            clean_run: Clean run of the windows.
+
+        Raises:
+            SetupError: A hook point has no vector per token, or cannot be replaced.
+            LoadError: The SAE has another width than a hook point.
         """
         tokens, scored = self.corpus.tokens[rows], self.corpus.scored[rows, :-1]
         x, y = (
-            clean_run.activations[self.suffix.source(hook)]
-            for hook in (self.at.read, self.at.replaced)
+            clean_run.activations[self.suffix.clean_hook(hook)]
+            for hook in (self.site.read, self.site.replaced)
         )
-        self.at.check_widths(x, y, tokens, self.sae)
+        self.site.check_widths(x, y, tokens, self.sae)
         y = y.to(torch.promote_types(y.dtype, torch.float32))
-        coded = self._code(x, rows)
-        y_hat = coded.reconstruction.view(*x.shape[:2], -1).to(y)
-        target, picked = tokens[:, 1:][scored], scored.to(y.device)
-        self._sum(rows, {name: count(target) for name, count in COUNTS.items()})
-        self._sum(rows, {
-            name: formula(y, y_hat)[:, :-1][picked] for name, formula in RECONSTRUCTIONS.items()
+        y_hat = self._run_sae(x, rows).reconstruction.view(*x.shape[:2], -1).to(y)
+        target, is_scored = tokens[:, 1:][scored], scored.to(y.device)
+        self._add(rows, {name: count(target) for name, count in COUNTS.items()})
+        self._add(rows, {
+            name: formula(y, y_hat)[:, :-1][is_scored] for name, formula in RECONSTRUCTIONS.items()
         })  # fmt: skip
         finals: dict[ModelRun, Tensor] = {"patched run": self._final_with(y_hat, rows, clean_run)}
         if self.random_error:
@@ -91,22 +107,27 @@ class SaeRun:
         return finals
 
     def take(self, rows: slice, losses: Mapping[str, Float[Tensor, " scored"]]) -> None:
-        """Sum the losses of the windows whose `finals` were the last; they are done."""
-        self._sum(rows, losses)
-        self.firings = self.firings + self._fired
-        if self.spread is not None and self._spread is not None:
-            self.spread = self.spread + self._spread
+        """Add the losses of the windows of the last call of `finals`, and mark them as done.
+
+        Args:
+            rows: Windows.
+            losses: Column → value of each scored token.
+        """
+        self._add(rows, losses)
+        self.firings = self.firings + self._batch_firings
+        if self.spread is not None and self._batch_spread is not None:
+            self.spread = self.spread + self._batch_spread
         self.done[rows] = True
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `restore` takes."""
+        """Return the tensors that `restore` takes."""
         tokens = {f"token.{name}": values for name, values in self.tokens.items()}
         spread = {} if self.spread is None else {"spread": self.spread}
         return {**self.sums, **tokens, **spread, "firings": self.firings, "done": self.done}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from where the run of these tensors was."""
+        """Continue the run that had these `tensors`."""
         self.sums = {name: tensors[name] for name in self.sums}
         self.tokens = {name: tensors[f"token.{name}"] for name in self.tokens}
         self.firings, self.done = tensors["firings"], tensors["done"]
@@ -116,55 +137,62 @@ class SaeRun:
         self, replacement: Float[Tensor, "batch pos d_out"], rows: slice, clean_run: CleanRun
     ) -> Float[Tensor, "scored d_model"]:
         device, scored = self.suffix.model.device, self.corpus.scored[rows, :-1]
-        edit = replacing(replacement, self.corpus.patched[rows].to(device))
-        tokens, residual = (
-            self.corpus.tokens[rows].to(device),
-            clean_run.activations[self.suffix.entry],
-        )
-        final = self.suffix.final_with(tokens, residual, self.at.replaced, edit)[:, :-1]
+        edit = replacement_edit(replacement, self.corpus.patched[rows].to(device))
+        tokens = self.corpus.tokens[rows].to(device)
+        residual = clean_run.activations[self.suffix.entry]
+        final = self.suffix.final_hidden_with(tokens, residual, self.site.replaced, edit)[:, :-1]
         return final[scored.to(final.device)]
 
-    def _code(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> Coded:
-        """Code the activations, and sum the columns of the latents."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+    def _run_sae(self, x: Float[Tensor, "batch pos d_in"], rows: slice) -> SparseForward:
+        """Run the SAE, and sum the columns of its latents."""
+        wide_dtype = torch.promote_types(x.dtype, torch.float32)
         scored = self.corpus.scored[rows]
-        # Of windows that were done before, in other batches, the firings are counted.
-        new = (scored & ~self.done[rows, None]).flatten().to(self.sae.device)
-        x = x.to(wide).flatten(0, 1).to(self.sae.device)
-        # L0 is counted in any case, with the firings.
+        # Firings of windows that were done before, in other batches, are counted already.
+        is_new = (scored & ~self.done[rows, None]).flatten().to(self.sae.device)
+        x = x.to(wide_dtype).flatten(0, 1).to(self.sae.device)
+        # L0 needs no term: it is always computed, with the firings.
         terms = {name: term for name, term in LATENTS.items() if name != "l0"}
-        coded = code(self.sae, x, scored=new, terms=terms, pairs=self.spread is not None)
-        if coded.pairs is not None:
-            self._spread = spread_of(coded.pairs, new.view(len(scored), -1), self.sae.d_sae).cpu()
-        picked = scored.flatten().to(self.sae.device)
-        columns = {"l0": coded.l0, **coded.sums}
-        self._sum(rows, {name: values[picked] for name, values in columns.items()})
-        self._fired = coded.firings.cpu()
-        return coded
+        output = sparse_forward(
+            self.sae, x, scored=is_new, terms=terms, pairs=self.spread is not None
+        )
+        if output.pairs is not None:
+            is_new_token = is_new.view(len(scored), -1)
+            self._batch_spread = firing_spread(output.pairs, is_new_token, self.sae.d_sae).cpu()
+        is_scored = scored.flatten().to(self.sae.device)
+        columns = {"l0": output.l0, **output.sums}
+        self._add(rows, {name: values[is_scored] for name, values in columns.items()})
+        self._batch_firings = output.firings.cpu()
+        return output
 
-    def _sum(self, rows: slice, values: Mapping[str, Float[Tensor, " scored"]]) -> None:
+    def _add(self, rows: slice, values: Mapping[str, Float[Tensor, " scored"]]) -> None:
+        """Fill in the rows of columns from the values of the scored tokens."""
         scored = self.corpus.scored[rows, :-1]
         for name, value in values.items():
             if name in self.sums:
-                self.sums[name][rows] = per_row(value, scored)
+                self.sums[name][rows] = sequence_sums(value, scored)
             if name in self.tokens:
-                self.tokens[name][rows] = per_token(value, scored)
+                self.tokens[name][rows] = token_table(value, scored)
 
 
-def spread_of(
+def firing_spread(
     pairs: Int[Tensor, "2 active"], scored: Bool[Tensor, "batch pos"], d_sae: int
 ) -> Float[Tensor, "2 d_sae"]:
     """Sum c² and c·n over sequences of n scored tokens, c of which a latent is active on.
 
     Args:
-        pairs: Scored tokens, as a flat batch numbers them, each with an active latent.
-        scored: Which tokens are.
-        d_sae: Latents.
+        pairs: Token index in the flattened batch (row 0) and latent index (row 1) of every active
+            latent of the scored tokens.
+        scored: Mask of the scored tokens.
+        d_sae: Number of latents.
+
+    Returns:
+        Σc² (row 0) and Σc·n (row 1) of each latent, in float64 (float32 on MPS).
     """
     token, latent = pairs
     row_of = torch.arange(len(scored), device=pairs.device).repeat_interleave(scored.shape[1])
-    where, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
-    exact = torch.float32 if pairs.device.type == "mps" else torch.float64
-    c, n = count.to(exact), scored.sum(dim=1).to(exact)[where // d_sae]
+    # One number stands for (sequence, latent), so that equal ones can be counted.
+    key, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
+    wide_dtype = torch.float32 if pairs.device.type == "mps" else torch.float64
+    c, n = count.to(wide_dtype), scored.sum(dim=1).to(wide_dtype)[key // d_sae]
     sums: Tensor = c.new_zeros(2, d_sae)
-    return sums.index_add_(1, where % d_sae, torch.stack([c * c, c * n]))
+    return sums.index_add_(1, key % d_sae, torch.stack([c * c, c * n]))

@@ -53,7 +53,7 @@ class ExaminedBatch:
         """
         missing = [hook for hook in dict.fromkeys(hooks) if hook not in self._activations]
         if missing:
-            activations = self.model.seen(self.corpus.tokens, *missing)
+            activations = self.model.activations(self.corpus.tokens, *missing)
             # The heads of hook_z and the like are one width to an SAE.
             self._activations.update({name: x.flatten(2) for name, x in activations.items()})
 
@@ -72,7 +72,7 @@ class ExaminedBatch:
         if hook in self._activations:
             return True
         try:
-            self.model.seen(torch.zeros(1, 2, dtype=torch.int64), hook)
+            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), hook)
         except SetupError:
             return False
         return True

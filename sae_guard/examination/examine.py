@@ -16,7 +16,7 @@ from sae_guard.examination.fitting import compute_fit, share_along_ones, share_n
 from sae_guard.examination.trials import Trials, nearby_sites
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
-from sae_guard.sae.sparse_forward import code
+from sae_guard.sae.sparse_forward import sparse_forward
 
 _FEWEST_TOKENS = 64
 """Fewest ordinary tokens to examine: sums over fewer say too little."""
@@ -88,7 +88,7 @@ def examine_as_loaded(batch: ExaminedBatch, sae: SAE) -> tuple[Examination, Int[
         batch.activations(hook)[scored.to(batch.activations(hook).device)]
         for hook in (batch.site.read, batch.site.replaced)
     )
-    forward = code(sae, x.to(sae.device))
+    forward = sparse_forward(sae, x.to(sae.device))
     y, y_hat = y.cpu().double(), forward.reconstruction.cpu().double()
     ordinary = batch.ordinary[scored]
     l0 = float(forward.l0.cpu()[ordinary].double().mean())

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from sae_guard.core.diagnosis import Fit
 from sae_guard.sae import SAE
-from sae_guard.sae.sparse_forward import code
+from sae_guard.sae.sparse_forward import sparse_forward
 
 
 def fit_sae(sae: SAE, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]) -> Fit:
     """Run the SAE on ``x`` and return how well it reconstructs ``y`` (``x`` itself, in an SAE)."""
-    forward = code(sae, x.to(sae.device))
+    forward = sparse_forward(sae, x.to(sae.device))
     return compute_fit(y, forward.reconstruction, float(forward.l0.cpu().double().mean()))
 
 

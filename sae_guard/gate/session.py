@@ -152,7 +152,7 @@ class GateSession:
 
         if case.checkpoint is not None:
             check_metadata(case.spec, sae.source.declared, str(case.checkpoint))
-        HookSite.of(sae, case.hook, case.hook_out)
+        HookSite.from_sae(sae, case.hook, case.hook_out)
 
     def _check_widths(self, case: Case, sae: SAE) -> None:
         model = self.model(case.spec)
@@ -235,7 +235,7 @@ class GateSession:
                 self.model(case.spec),
                 sae,
                 self.corpus(case.spec),
-                HookSite.of(sae, case.hook, case.hook_out),
+                HookSite.from_sae(sae, case.hook, case.hook_out),
                 thorough=thorough,
             )
         # The measurement stands: without an examination there still is a verdict.
@@ -260,7 +260,7 @@ class GateSession:
                 "reference": self.options.reference,
                 "random_error": case.random_error,
                 "cache": self._cache,
-                "also": self._hooks_beside(case),
+                "later_hooks": self._hooks_beside(case),
                 "expect_clean_ce": spec.data.expect_clean_ce,
                 "progress": self._progress,
             }
@@ -325,9 +325,9 @@ class GateSession:
 
     @cached_property
     def _cache(self) -> Cache | None:
-        from sae_guard.cache import Cache, chosen_root
+        from sae_guard.cache import Cache, root_from_option
 
-        root = chosen_root(self.options.cache)
+        root = root_from_option(self.options.cache)
         limit = int(self.options.cache_gib * 2**30)
         return Cache(self.options.here / root, limit) if root else None
 
@@ -372,7 +372,7 @@ def control_sae(case: Case, session: GateSession) -> SAE:
         l0 = session.measurement(case.itself)["l0"]
         d_sae, stats = session.sae(case.itself).d_sae, session.activation_stats(case)
         k = min(max(1, round(l0)), d_sae)
-        sample = stats.some.to(session.device)
+        sample = stats.sample.to(session.device)
         return controls.random_directions(sample, stats.mean, d_sae=d_sae, k=k)
     if case.control == "mean":
         return controls.mean_sae(session.activation_stats(case).mean).to(session.device)

@@ -30,7 +30,7 @@ Processing = Literal["raw", "hooked"]
 Records = dict[str, list[Tensor]]
 """Hook point → its activations in a run, one for each time that it fired."""
 
-FINAL = "ln_final.hook_out"
+FINAL_HIDDEN = "ln_final.hook_out"
 """Hook point of the final hidden states, which the unembedding turns into logits."""
 
 
@@ -176,8 +176,6 @@ class LanguageModel:
         self._run(tokens, _recorders(hooks, records), without_logits=True)
         return self._single(hooks, records)
 
-    seen = activations  # the name before the rename, which other modules still use
-
     def activation_with(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], hook: str
     ) -> Tensor:
@@ -246,8 +244,8 @@ class LanguageModel:
         if not self._recomputes_logits or any("unembed" in hook for hook, _ in hooks):
             return self._run(tokens, hooks)
         records: Records = {}
-        self._run(tokens, [*hooks, *_recorders([FINAL], records)])
-        final = records[FINAL][0]
+        self._run(tokens, [*hooks, *_recorders([FINAL_HIDDEN], records)])
+        final = records[FINAL_HIDDEN][0]
         return self.unembedding.logits(final.flatten(0, 1)).view(*final.shape[:2], -1)
 
     @cached_property
@@ -258,12 +256,12 @@ class LanguageModel:
         logits (Cohere, Granite) or project the final hidden states before the unembedding.
         """
         half = self.bridge.cfg.dtype.itemsize < 4
-        if not half or FINAL not in self.bridge.hook_dict or not self.unembedding.has_matrix:
+        if not half or FINAL_HIDDEN not in self.bridge.hook_dict or not self.unembedding.has_matrix:
             return False
         tokens = torch.arange(16).view(2, 8) % self.vocabulary_size
         records: Records = {}
-        own_logits = self._run(tokens, _recorders([FINAL], records))
-        finals = [final.flatten(0, 1) for final in records.get(FINAL, ())]
+        own_logits = self._run(tokens, _recorders([FINAL_HIDDEN], records))
+        finals = [final.flatten(0, 1) for final in records.get(FINAL_HIDDEN, ())]
         return len(finals) == 1 and self.unembedding.reproduces(finals[0], own_logits.flatten(0, 1))
 
     @cached_property

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_guard.model.language_model import FINAL, Edit, LanguageModel
+from sae_guard.model.language_model import FINAL_HIDDEN, Edit, LanguageModel
 from sae_guard.model.unembedding import Unembedding
 
 Hidden = Float[Tensor, "batch pos d_model"]
@@ -35,7 +35,7 @@ class Suffix:
     """The hook point of the SAE, if its activation is the residual that enters the suffix."""
 
     @classmethod
-    def of(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
+    def from_hooks(cls, model: LanguageModel, *hooks: str) -> Suffix | None:
         """Return the shortest suffix of the model that contains the hook points.
 
         Args:
@@ -48,7 +48,7 @@ class Suffix:
         """
         matches = [re.fullmatch(r"blocks\.(\d+)\.(.+)", hook) for hook in hooks]
         blocks = list(getattr(model.bridge, "blocks", ()))
-        if not all(matches) or not blocks or FINAL not in model.bridge.hook_dict:
+        if not all(matches) or not blocks or FINAL_HIDDEN not in model.bridge.hook_dict:
             return None
         first = min(int(match[1]) for match in matches if match)
         # The output of a block is the input of the next one, which is where the suffix can start.
@@ -68,19 +68,19 @@ class Suffix:
         """Unembedding of the model."""
         return self.model.unembedding
 
-    def source(self, hook: str) -> str:
+    def clean_hook(self, hook: str) -> str:
         """Return the hook point at which a clean run has the activation of ``hook``."""
         return self.entry if hook == self._boundary else hook
 
-    def sources(self, *hooks: str) -> list[str]:
+    def clean_hooks(self, *hooks: str) -> list[str]:
         """Return the hook points whose clean activations runs of the suffix need.
 
         Args:
             hooks: Hook points that the runs read or replace.
         """
-        return list(dict.fromkeys([self.entry, *map(self.source, hooks)]))
+        return list(dict.fromkeys([self.entry, *map(self.clean_hook, hooks)]))
 
-    def final_with(
+    def final_hidden_with(
         self, tokens: Int[Tensor, "batch pos"], residual: Hidden, hook: str, edit: Edit
     ) -> Hidden:
         """Return the final hidden states of a run with the activation at ``hook`` replaced.
@@ -99,7 +99,7 @@ class Suffix:
             # One hook point for both: the residual is put in and edited at once.
             edits = {self.entry: lambda entering: edit(residual.to(entering.device))}
         with self._without(self._blocks[: self.block]):
-            return self.model.activation_with(tokens, edits, FINAL)
+            return self.model.activation_with(tokens, edits, FINAL_HIDDEN)
 
     def activation_at(
         self, tokens: Int[Tensor, "batch pos"], hook: str
@@ -145,7 +145,7 @@ class Suffix:
 
         handle = self._blocks[0].register_forward_hook(inspect_output)
         try:
-            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL)
+            self.model.activations(torch.zeros(1, 2, dtype=torch.int64), FINAL_HIDDEN)
         finally:
             handle.remove()
         return is_tuple[0]

@@ -22,8 +22,9 @@ from sae_guard.sae.autoencoder import SAE
 
 _ELEMENTS = 2**24  # 64 MiB of float32 pre-activations
 
-# `benchmarks/coding.py` (d_in 768, d_sae 24,576, EPYC): gathering and the dense product cost the
-# same at a share of 1/24 with two threads and 1/12 with one; for TopK later than for JumpReLU.
+# Measured by `benchmarks/sparse_forward.py` (d_in 768, d_sae 24,576, EPYC): gathering and the dense
+# product cost the same at a share of 1/24 with two threads and 1/12 with one; for TopK later than
+# for JumpReLU.
 _GATHER_UP_TO = 1 / 32
 
 # After the encoder, CPUs work on this many latents at a time: temporary tensors that fit in the
@@ -267,8 +268,3 @@ class _ChunkForward:
         """Split a chunk [tokens, d_sae] into blocks of `_BLOCK` latents, on CPUs only."""
         rows = _BLOCK // self.sae.d_sae if chunk.device.type == "cpu" else len(chunk)
         return torch.split(chunk, max(1, rows))
-
-
-# The names before the rename, for modules that still import them.
-code = sparse_forward
-Coded = SparseForward

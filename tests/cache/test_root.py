@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.cache import Cache, CacheError, chosen_root, default_root
+from sae_guard.cache import Cache, CacheError, default_root, root_from_option
 from tests.helpers.cache_entries import KEY
 
 
@@ -43,9 +43,9 @@ def test_a_folder_from_an_option_takes_precedence_and_off_gives_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path))
-    assert chosen_root(None) == tmp_path
-    assert chosen_root("~/own") == Path.home() / "own"
-    assert chosen_root("off") is None
+    assert root_from_option(None) == tmp_path
+    assert root_from_option("~/own") == Path.home() / "own"
+    assert root_from_option("off") is None
     monkeypatch.setenv("SAE_GUARD_CACHE", "off")
-    assert chosen_root(None) is None
-    assert chosen_root("own") == Path("own")
+    assert root_from_option(None) is None
+    assert root_from_option("own") == Path("own")

@@ -109,7 +109,9 @@ def test_the_bound_on_live_latents_holds_on_real_activations() -> None:
     model = load_model(MODEL)
     block = {"jsonl": str(HELD_OUT), "sequences": 256, "prepend_bos": True}
     corpus = build_corpus(read_data(block), model.tokenizer, Path.cwd())
-    activations = [model.seen(corpus.tokens[at : at + 32], HOOK_NAME) for at in range(0, 256, 32)]
+    activations = [
+        model.activations(corpus.tokens[at : at + 32], HOOK_NAME) for at in range(0, 256, 32)
+    ]
     x = torch.cat([activation[HOOK_NAME] for activation in activations])
     centred = x - x[corpus.scored].mean(dim=0)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Ablations are the same however they are run."""
+"""Ablations give the same losses with a shared sequence and with runs of their own."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 
 
 @pytest.mark.parametrize("hook", [RESIDUAL, MLP])
-def test_ablations_do_not_depend_on_how_they_are_run(
+def test_shared_and_separate_ablations_give_the_same_numbers(
     gpt2: LanguageModel, corpus: Corpus, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
     monkeypatch.setattr(ablation, "_RESIDUAL", ("nothing",))
-    alone = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
-    assert alone.provenance.paths["ablations"] == "each sequence"
-    assert_same(shared, alone)
-    monkeypatch.setattr(ablation, "_KEPT_BYTES", 0)  # the prefix runs again for μ
+    separate = measure(gpt2, make_sae(), corpus, hook, batch_size=4)
+    assert separate.provenance.paths["ablations"] == "each sequence"
+    assert_same(shared, separate)
+    monkeypatch.setattr(ablation, "_MAX_PENDING_BYTES", 0)  # repeats clean runs for μ
     assert_same(shared, measure(gpt2, make_sae(), corpus, hook, batch_size=4))

@@ -1,4 +1,4 @@
-"""What the clean model shows at a hook point, against whole runs one window at a time."""
+"""Statistics of activations, compared with complete runs of one window at a time."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two windows: three of them."""
+    """Make shards of two windows, so that the corpus has three."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, "hook_embed"])
 @pytest.mark.parametrize("size", [None, 1, 3])
-def test_it_is_what_whole_runs_show(
+def test_statistics_equal_those_of_complete_runs(
     gpt2: LanguageModel, corpus: Corpus, hook: str, size: int | None, tmp_path: Path
 ) -> None:
     windows = [gpt2.logits_and_activation(row[None], hook)[1][0] for row in corpus.tokens]
-    scored = [x[keep] for x, keep in zip(windows, corpus.scored, strict=True)]
+    scored = [x[mask] for x, mask in zip(windows, corpus.scored, strict=True)]
     for cache in (None, Cache(tmp_path), Cache(tmp_path)):
-        found = activation_stats(gpt2, corpus, hook, batch_size=size, cache=cache)
-        assert found.mean.dtype == torch.float64
-        torch.testing.assert_close(found.mean.float(), torch.cat(scored).mean(dim=0))
-        torch.testing.assert_close(found.some, torch.cat(scored[:2]))
+        stats = activation_stats(gpt2, corpus, hook, batch_size=size, cache=cache)
+        assert stats.mean.dtype == torch.float64
+        torch.testing.assert_close(stats.mean.float(), torch.cat(scored).mean(dim=0))
+        torch.testing.assert_close(stats.sample, torch.cat(scored[:2]))
 
 
-def test_what_a_measurement_left_is_not_run_again(
+def test_clean_runs_of_a_measurement_are_reused(
     gpt2: LanguageModel, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = measure(gpt2, make_sae(), corpus, HOOKS[0], cache=Cache(tmp_path))
-    assert measured.provenance.paths["clean run"] == "run, and remembered"
+    measurement = measure(gpt2, make_sae(), corpus, HOOKS[0], cache=Cache(tmp_path))
+    assert measurement.provenance.paths["clean run"] == "run, and remembered"
     expected = activation_stats(gpt2, corpus, HOOKS[0])
 
     def never(*_: object) -> None:
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(CleanRuns, "_run", never)
-    found = activation_stats(gpt2, corpus, HOOKS[0], batch_size=2, cache=Cache(tmp_path))
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.some, expected.some)
+    stats = activation_stats(gpt2, corpus, HOOKS[0], batch_size=2, cache=Cache(tmp_path))
+    torch.testing.assert_close(stats.mean, expected.mean)
+    torch.testing.assert_close(stats.sample, expected.sample)
 
 
-def test_a_hook_point_that_is_not_there_is_refused(gpt2: LanguageModel, corpus: Corpus) -> None:
+def test_unknown_hook_point_is_a_setup_error(gpt2: LanguageModel, corpus: Corpus) -> None:
     with pytest.raises(SetupError, match=r"did you mean blocks\.1\.hook_resid_pre"):
         activation_stats(gpt2, corpus, "blocks.1.hook_resid_prae")

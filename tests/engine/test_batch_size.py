@@ -1,4 +1,4 @@
-"""How many windows go through the model at once: never more than fit or than is efficient."""
+"""The default batch size is no larger than fits into memory, nor than is efficient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedTokenizerFast
 
 from sae_guard.engine import batch_size
-from sae_guard.engine.batch_size import bytes_per_window, efficient, fitting, free_bytes, windows
-from sae_guard.model import FINAL, LanguageModel, load_model
+from sae_guard.engine.batch_size import (
+    bytes_per_window,
+    default_batch_size,
+    efficient_batch_size,
+    fitting_batch_size,
+    free_bytes,
+)
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, load_model
 from tests.helpers.tiny_models import VOCABULARY
 
 GB = 2**30
@@ -49,11 +55,11 @@ def build(architecture: str, context: int = CONTEXT) -> Any:
     return getattr(transformers, f"{name}ForCausalLM")(config)
 
 
-_weakly: Any = StorageWeakRef
+_weak_reference: Any = StorageWeakRef
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes that were alive at once, of the storages that operations made."""
+    """Records the peak number of bytes that the results of operations occupy at once."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -62,12 +68,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {id_of(tensor) for tensor in tensors((args, kwargs))}
+        inputs = {id_of(tensor) for tensor in tensors((args, kwargs))}
         for tensor in tensors(result):
-            if id_of(tensor) not in given:  # else it is a target, or was changed in place
+            if id_of(tensor) not in inputs:  # else it is an `out=` or was changed in place
                 storage = tensor.untyped_storage()
-                self._alive[id_of(tensor)] = _weakly(storage), storage.nbytes()
-        self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
+                self._alive[id_of(tensor)] = _weak_reference(storage), storage.nbytes()
+        self._alive = {
+            key: (reference, size)
+            for key, (reference, size) in self._alive.items()
+            if not reference.expired()
+        }
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return result
 
@@ -80,7 +90,7 @@ def id_of(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def test_live_bytes_are_those_of_a_sum_done_by_hand() -> None:
+def test_live_bytes_equal_a_sum_by_hand() -> None:
     with LiveBytes() as live:
         first = torch.zeros(1000)  # 4000 bytes
         second = first + 1  # 8000
@@ -105,11 +115,13 @@ def test_a_clean_run_needs_no_more_than_is_estimated(
     build(architecture).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     model = load_model(tmp_path, dtype=dtype)
-    windows(model, length, plain=False)  # what it keeps from run to run is known after one
+    default_batch_size(model, length, plain=False)  # runs once, which allocates reused buffers
     tokens = torch.randint(VOCABULARY, (rows, length))
     with LiveBytes() as live:
-        kept = model.seen(tokens, FINAL, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out")
-    assert len(kept) == 3
+        activations = model.activations(
+            tokens, FINAL_HIDDEN, "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
+        )
+    assert len(activations) == 3
     estimate = rows * bytes_per_window(model, length, plain=False)
     assert live.peak <= estimate < 4 * live.peak
     with LiveBytes() as live:
@@ -123,19 +135,19 @@ def test_a_clean_run_needs_no_more_than_is_estimated(
     context=st.integers(3, 2**17),
     vocabulary=st.integers(2, 2**18),
 )
-def test_what_is_efficient_is_within_its_caps(kind: str, context: int, vocabulary: int) -> None:
-    fast = efficient(kind, context, vocabulary, plain=False)
+def test_efficient_sizes_are_within_their_caps(kind: str, context: int, vocabulary: int) -> None:
+    fast = efficient_batch_size(kind, context, vocabulary, plain=False)
     assert fast == 2 or fast * context <= (2**12 if kind == "cpu" else 2**15)
-    plain = efficient(kind, context, vocabulary, plain=True)
+    plain = efficient_batch_size(kind, context, vocabulary, plain=True)
     assert plain >= 1
     assert plain == 1 or plain * context * vocabulary <= (2**23 if kind == "cpu" else 2**26)
 
 
 @given(free=st.integers(-(2**40), 2**40), more=st.integers(0, 2**40), window=st.integers(1, 2**40))
-def test_what_fits_grows_with_the_memory_and_fits(free: int, more: int, window: int) -> None:
-    found = fitting(free, window)
-    assert 1 <= found <= fitting(free + more, window)
-    assert found == 1 or found * window <= free / 2
+def test_fitting_size_fits_and_grows_with_memory(free: int, more: int, window: int) -> None:
+    size = fitting_batch_size(free, window)
+    assert 1 <= size <= fitting_batch_size(free + more, window)
+    assert size == 1 or size * window <= free / 2
 
 
 @given(context=st.integers(3, 63), plain=st.booleans())
@@ -146,26 +158,29 @@ def test_a_longer_window_needs_more(gpt2: LanguageModel, context: int, plain: bo
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_fewer_windows_of_more_tokens_and_in_less_memory(
+def test_batches_shrink_with_longer_windows_and_with_less_memory(
     gpt2: LanguageModel, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: dict[int, list[int]] = {}
+    contexts = (8, 16, 32, 64)
+    sizes: dict[int, list[int]] = {}
     for free in (0, GB, GB + 2**24, GB + 2**27, 64 * GB):
         monkeypatch.setattr(batch_size, "_free", lambda device, free=free: free)
-        found[free] = [windows(gpt2, context, plain=plain) for context in (8, 16, 32, 64)]
-        assert found[free] == sorted(found[free], reverse=True)
-    by_memory = list(zip(*found.values(), strict=True))
-    assert all(list(each) == sorted(each) for each in by_memory)
-    assert set(found[0]) == {1}
-    assert found[64 * GB] == [efficient("cpu", c, VOCABULARY, plain=plain) for c in (8, 16, 32, 64)]
-    assert found[GB] != found[64 * GB]
+        sizes[free] = [default_batch_size(gpt2, context, plain=plain) for context in contexts]
+        assert sizes[free] == sorted(sizes[free], reverse=True)
+    for sizes_by_memory in zip(*sizes.values(), strict=True):
+        assert list(sizes_by_memory) == sorted(sizes_by_memory)
+    assert set(sizes[0]) == {1}
+    assert sizes[64 * GB] == [
+        efficient_batch_size("cpu", context, VOCABULARY, plain=plain) for context in contexts
+    ]
+    assert sizes[GB] != sizes[64 * GB]
 
 
-def test_where_nothing_is_known_of_the_memory_it_is_what_is_efficient(
+def test_batch_size_is_the_efficient_one_where_free_memory_is_unknown(
     gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_size, "_free", lambda device: None)
-    assert windows(gpt2, 64, plain=False) == 64
+    assert default_batch_size(gpt2, 64, plain=False) == 64
 
 
 def test_the_fullest_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +190,7 @@ def test_the_fullest_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_bytes([torch.device("xpu:0")]) is None
 
 
-def test_the_cpu_has_some_memory_and_no_more_than_the_machine() -> None:
+def test_free_memory_of_the_cpu_is_within_that_of_the_machine() -> None:
     import psutil
 
     free = free_bytes([CPU])
@@ -185,7 +200,7 @@ def test_the_cpu_has_some_memory_and_no_more_than_the_machine() -> None:
 
 @pytest.fixture
 def control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree of which the process is in ``outer/inner``."""
+    """Make a tree of control groups; the process is in ``outer/inner``."""
     (tmp_path / "outer" / "inner").mkdir(parents=True)
     own = tmp_path / "cgroup"
     own.write_text("4:memory:/elsewhere\n0::/outer/inner\n")
@@ -200,19 +215,19 @@ def limit(group: Path, most: str, used: int, files: int) -> None:
     (group / "memory.stat").write_text(f"anon {used - files}\ninactive_file {files}\nslab 3\n")
 
 
-def test_a_control_group_may_have_less(control_groups: Path) -> None:
+def test_limits_of_control_groups_reduce_free_memory(control_groups: Path) -> None:
     machine = free_bytes([CPU])
     assert machine is not None
     limit(control_groups / "outer", "1000000", 400000, 100000)
     limit(control_groups / "outer" / "inner", "max", 10**15, 0)
-    assert free_bytes([CPU]) == 700000  # files that were read give way
+    assert free_bytes([CPU]) == 700000  # the file cache counts as free
     limit(control_groups / "outer" / "inner", "500000", 300000, 0)
     assert free_bytes([CPU]) == 200000
     limit(control_groups, "100", 200, 0)
     assert free_bytes([CPU]) == 0
 
 
-def test_of_a_control_group_without_limits_it_is_the_machine(control_groups: Path) -> None:
+def test_control_group_without_limit_leaves_the_memory_of_the_machine(control_groups: Path) -> None:
     limit(control_groups, "max", 10**15, 0)
     free = free_bytes([CPU])
     assert free is not None
@@ -223,7 +238,7 @@ def test_of_a_control_group_without_limits_it_is_the_machine(control_groups: Pat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_has_some_memory_and_no_more_than_it_has() -> None:
+def test_free_memory_of_a_gpu_is_within_its_total() -> None:
     device = torch.device("cuda:0")
     free = free_bytes([device])
     assert free is not None

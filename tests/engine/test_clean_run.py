@@ -1,4 +1,4 @@
-"""What all SAEs on the same windows share is run once."""
+"""SAEs that are measured on the same windows share one clean run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 @pytest.mark.parametrize(
     "hooks", [[RESIDUAL, RESIDUAL], [RESIDUAL, MLP, "blocks.2.hook_resid_post"]]
 )
-def test_several_are_measured_as_each_alone_by_one_clean_run(
+def test_several_saes_share_one_clean_run_and_keep_their_numbers(
     gpt2: LanguageModel, corpus: Corpus, hooks: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patches = [
+    interventions = [
         Intervention(replace(make_sae(), scale_out=i + 1.0), hook) for i, hook in enumerate(hooks)
     ]
-    alone = [measure(gpt2, patch.sae, corpus, patch.hook) for patch in patches]
-    right, runs = CleanRuns._run, []
+    single = [
+        measure(gpt2, intervention.sae, corpus, intervention.hook) for intervention in interventions
+    ]
+    original, runs = CleanRuns._run, []
 
-    def run(self: CleanRuns, rows: slice, *others: Any, **more: Any) -> Any:
+    def run(self: CleanRuns, rows: slice, *arguments: Any, **options: Any) -> Any:
         runs.append(rows)
-        return right(self, rows, *others, **more)
+        return original(self, rows, *arguments, **options)
 
     monkeypatch.setattr(CleanRuns, "_run", run)
-    for mine, theirs in zip(measure_all(gpt2, patches, corpus, batch_size=3), alone, strict=True):
+    for mine, theirs in zip(
+        measure_all(gpt2, interventions, corpus, batch_size=3), single, strict=True
+    ):
         assert_same(mine, theirs)
         assert mine.provenance.hook == theirs.provenance.hook
-    proofs = [slice(0, 2)] * len(hooks)
-    assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *proofs]))
+    comparisons = [slice(0, 2)] * len(hooks)
+    assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *comparisons]))

@@ -1,4 +1,4 @@
-"""The cache key: a change in any module that a number depends on makes another key."""
+"""A change in any module that numbers depend on changes the hash, and so the cache key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.engine.code_hash import PACKAGE, code_hash, sources
+from sae_guard.engine.code_hash import PACKAGE, code_hash, source_files
 
 MEASURING = """
 import json, sys
@@ -35,19 +35,21 @@ print(json.dumps([
 
 @pytest.fixture(scope="module")
 def measuring_modules(model_folders: dict[str, Path]) -> set[Path]:
-    """The modules of the package that a process has imported when it has measured."""
-    done = subprocess.run(
+    """Return the modules of the package that a process imports to measure."""
+    process = subprocess.run(
         [sys.executable, "-c", MEASURING, str(model_folders["gpt2"])],
         capture_output=True,
         text=True,
         check=True,
     )
-    return {Path(file).relative_to(PACKAGE) for _, file in json.loads(done.stdout.splitlines()[-1])}
+    return {
+        Path(file).relative_to(PACKAGE) for _, file in json.loads(process.stdout.splitlines()[-1])
+    }
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the package's modules."""
+    """Copy the modules of the package."""
     for path in PACKAGE.rglob("*.py"):
         copy = tmp_path / "sae_guard" / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def fresh_hash(package: Path) -> str:
     return code_hash.__wrapped__(package)
 
 
-def test_every_module_that_measuring_imports_is_part_of_the_key(
+def test_every_module_imported_by_measuring_changes_the_hash(
     measuring_modules: set[Path], package: Path
 ) -> None:
     assert len(measuring_modules) > 30
@@ -67,28 +69,28 @@ def test_every_module_that_measuring_imports_is_part_of_the_key(
     for module in measuring_modules:
         content = (package / module).read_bytes()
         (package / module).write_bytes(content + b"\n")
-        assert fresh_hash(package) != original, f"{module} changed and the key did not"
+        assert fresh_hash(package) != original, f"{module} changed but the hash did not"
         (package / module).write_bytes(content)
     assert fresh_hash(package) == original
 
 
-def test_the_key_is_the_same_wherever_the_package_lies(package: Path) -> None:
+def test_hash_does_not_depend_on_the_folder_of_the_package(package: Path) -> None:
     assert fresh_hash(package) == code_hash()
 
 
-def test_a_module_that_cannot_measure_is_not_part_of_the_key(package: Path) -> None:
+def test_modules_that_measuring_does_not_import_are_not_hashed(package: Path) -> None:
     original = fresh_hash(package)
     (package / "cli" / "__init__.py").write_text("")
     assert fresh_hash(package) == original
 
 
-def test_an_empty_list_of_modules_is_an_error(package: Path) -> None:
+def test_package_without_engine_is_an_error(package: Path) -> None:
     shutil.rmtree(package / "engine")
     with pytest.raises(FileNotFoundError, match="engine holds no Python module"):
-        sources(package)
+        source_files(package)
 
 
-def test_an_imported_module_that_is_not_there_is_an_error(package: Path) -> None:
+def test_missing_imported_module_is_an_error(package: Path) -> None:
     (package / "errors.py").unlink()
     with pytest.raises(FileNotFoundError, match=r"sae_guard\.errors is not in"):
-        sources(package)
+        source_files(package)

@@ -1,4 +1,4 @@
-"""The fast path gives what the plain one gives, within its bounds on memory."""
+"""The fast path gives the numbers of the plain path, within its bounds on memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import HookSite, head, measure
-from sae_guard.engine.ablation import Ablated
+from sae_guard.engine.ablation import HookPointColumns
 from sae_guard.engine.clean_run import CleanRun
 from sae_guard.engine.fast_path import FastPath
 from sae_guard.engine.memory import Memory
@@ -36,44 +36,42 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_equals_the_reference(gpt2: LanguageModel, corpus: Corpus, hook: str) -> None:
-    mine = measure(gpt2, make_sae(), corpus, hook, random_error=True)
+def test_fast_path_equals_the_reference(gpt2: LanguageModel, corpus: Corpus, hook: str) -> None:
+    fast = measure(gpt2, make_sae(), corpus, hook, random_error=True)
     reference = measure(gpt2, make_sae(), corpus, hook, random_error=True, reference=True)
-    assert_same(mine, reference)
+    assert_same(fast, reference)
     first = 2 if hook.endswith("resid_post") else 1
-    assert mine.provenance.paths["forward"] == f"from block {first} on"
+    assert fast.provenance.paths["forward"] == f"from block {first} on"
     shared = "one row" if "resid" in hook else "each sequence"
-    assert mine.provenance.paths["ablations"] == shared
+    assert fast.provenance.paths["ablations"] == shared
     assert reference.provenance.paths == {"forward": "whole model", "because": "asked for"}
 
 
-def test_what_follows_the_last_block_is_the_unembedding(
-    gpt2: LanguageModel, corpus: Corpus
-) -> None:
+def test_last_residual_needs_the_unembedding_only(gpt2: LanguageModel, corpus: Corpus) -> None:
     hook = "blocks.2.hook_resid_post"
-    mine = measure(gpt2, make_sae(), corpus, hook)
-    assert_same(mine, measure(gpt2, make_sae(), corpus, hook, reference=True))
-    assert mine.provenance.paths == {
+    fast = measure(gpt2, make_sae(), corpus, hook)
+    assert_same(fast, measure(gpt2, make_sae(), corpus, hook, reference=True))
+    assert fast.provenance.paths == {
         "forward": "from block 3 on", "ablations": "one row", "clean run": "run",
     }  # fmt: skip
 
 
-def test_a_batch_that_does_not_fit_is_halved(
+def test_batch_that_runs_out_of_memory_is_halved(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = measure(gpt2, make_sae(), corpus, MLP, batch_size=6)
-    right, ran = Ablated.batch, []
+    expected = measure(gpt2, make_sae(), corpus, MLP, batch_size=6)
+    original, sizes = HookPointColumns.batch, []
 
-    def limited(self: Ablated, rows: slice, base: CleanRun) -> None:
+    def limited(self: HookPointColumns, rows: slice, clean_run: CleanRun) -> None:
         n = rows.stop - rows.start
-        ran.append(n)  # at the last moment: what was done must not count twice
+        sizes.append(n)  # late in the batch: earlier steps must not count twice
         if n > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        right(self, rows, base)
+        original(self, rows, clean_run)
 
-    monkeypatch.setattr(Ablated, "batch", limited)
-    assert_same(measure(gpt2, make_sae(), corpus, MLP, batch_size=6), whole)
-    assert ran == [6, 3, 1, 2, 3, 1, 2]
+    monkeypatch.setattr(HookPointColumns, "batch", limited)
+    assert_same(measure(gpt2, make_sae(), corpus, MLP, batch_size=6), expected)
+    assert sizes == [6, 3, 1, 2, 3, 1, 2]
 
     def never(self: FastPath, rows: slice) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -84,7 +82,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the largest tensor that any operation made."""
+    """Records the size of the largest result of any operation."""
 
     elements = 0
 
@@ -97,16 +95,16 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_logits_exist_in_chunks_only(
+def test_logits_are_computed_in_chunks(
     gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, warm: bool
 ) -> None:
     tokens = torch.randint(1, 300, (12, 16), generator=torch.Generator().manual_seed(0))
     corpus = Corpus(tokens, frozenset({0}), {})
     monkeypatch.setattr(head, "_ELEMENTS", 64 * 300)
-    suffix = Suffix.of(gpt2, RESIDUAL)
+    suffix = Suffix.from_hooks(gpt2, RESIDUAL)
     assert suffix is not None
     run = SaeRun(suffix, make_sae(), corpus, HookSite(RESIDUAL, RESIDUAL))
-    memory = Memory.of(Cache(tmp_path) if warm else None, gpt2, corpus)
+    memory = Memory.from_cache(Cache(tmp_path) if warm else None, gpt2, corpus)
     path = FastPath(gpt2, [run], corpus, memory)
     with Largest() as largest:  # type: ignore[no-untyped-call]
         path.batch(slice(0, 12))

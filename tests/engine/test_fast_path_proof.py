@@ -1,4 +1,4 @@
-"""The fast path gives way where it differs from the plain one."""
+"""The fast path is rejected where its numbers differ from the plain path's."""
 
 from __future__ import annotations
 
@@ -27,37 +27,39 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
     return likely_corpus(model_folders["gpt2"])
 
 
-def test_what_differs_from_the_plain_path_gives_way_to_it(
+def test_fast_path_that_differs_is_rejected(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reference = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True)
-    right, cache = Unembedding.logits, Cache(tmp_path)
-    monkeypatch.setattr(Unembedding, "logits", lambda self, final: right(self, final) * 1.01)
-    for _ in range(2):  # what was given up is not remembered
-        mine = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
-        assert_same(mine, reference)
-        assert mine.provenance.paths["forward"] == "whole model"
-        assert mine.provenance.paths["because"].startswith("kl ")
+    original, cache = Unembedding.logits, Cache(tmp_path)
+    monkeypatch.setattr(Unembedding, "logits", lambda self, final: original(self, final) * 1.01)
+    for _ in range(2):  # a rejected run is not cached
+        measurement = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
+        assert_same(measurement, reference)
+        assert measurement.provenance.paths["forward"] == "whole model"
+        assert measurement.provenance.paths["because"].startswith("kl ")
 
 
-def test_of_several_only_what_differs_gives_way(
+def test_fast_path_is_rejected_only_for_the_sae_that_differs(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, wrong = SaeRun.take, replace(make_sae(), scale_out=2.0)
+    original, wrong = SaeRun.take, replace(make_sae(), scale_out=2.0)
 
     def take(self: SaeRun, rows: slice, losses: Any) -> None:
-        right(self, rows, losses)
+        original(self, rows, losses)
         if self.sae is wrong:
             self.sums["l1"][rows] += 1
 
     monkeypatch.setattr(SaeRun, "take", take)
-    patches = [
+    interventions = [
         Intervention(make_sae(), RESIDUAL),
         Intervention(wrong, RESIDUAL),
         Intervention(make_sae(), MLP),
     ]
-    found = measure_all(gpt2, patches, corpus, batch_size=2)
-    for patch, measurement in zip(patches, found, strict=True):
-        assert_same(measurement, measure(gpt2, patch.sae, corpus, patch.hook, reference=True))
-    forward = [measurement.provenance.paths["forward"] for measurement in found]
+    measurements = measure_all(gpt2, interventions, corpus, batch_size=2)
+    for intervention, measurement in zip(interventions, measurements, strict=True):
+        assert_same(
+            measurement, measure(gpt2, intervention.sae, corpus, intervention.hook, reference=True)
+        )
+    forward = [measurement.provenance.paths["forward"] for measurement in measurements]
     assert forward == ["from block 1 on", "whole model", "from block 1 on"]

@@ -1,4 +1,4 @@
-"""Losses from final hidden states, beside their definition in float64."""
+"""Losses from final hidden states, compared with their definition in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENS = 40
 def make(
     seed: int, width: int, vocabulary: int, scale: float, *, shift: float = 0.0
 ) -> tuple[Unembedding, Tensor, Tensor]:
-    """A linear unembedding whose logits are about ``scale``, final hidden states, targets."""
+    """Make a linear unembedding with logits of about ``scale``, final hidden states and targets."""
     generator = torch.Generator().manual_seed(seed)
     module = torch.nn.Linear(width, vocabulary)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def make(
 
 
 class _Bridge:
-    """As much of TransformerLens's unembedding as is asked for."""
+    """Stub of the parts of TransformerLens's unembedding that are used."""
 
     def __init__(self, module: torch.nn.Linear) -> None:
         self.W_U, self.b_U = module.weight.T, module.bias
@@ -68,7 +68,7 @@ def exact(unembedding: Unembedding, final: Tensor) -> Tensor:
     scale=st.sampled_from([0.01, 1.0, 5.0, 30.0]),
     nearness=st.sampled_from([0.0, 1e-4, 1e-2, 1.0]),
 )
-def test_both_ways_are_the_definition(
+def test_losses_from_states_and_summaries_equal_the_definition(
     seed: int, width: int, vocabulary: int, scale: float, nearness: float
 ) -> None:
     unembedding, p, target = make(seed, width, vocabulary, scale)
@@ -76,18 +76,18 @@ def test_both_ways_are_the_definition(
     log_p, log_q = exact(unembedding, p), exact(unembedding, q)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     at = torch.arange(TOKENS), target
-    for clean in (head.Final(p), head.summarise(unembedding, p, target)):
-        found = head.losses(unembedding, clean, [patched(q), patched(p)], target)
-        (mine, ce), (nothing, same) = ((each["kl"], each["ce_patched"]) for each in found.others)
+    for clean in (head.FinalStates(p), head.summarise(unembedding, p, target)):
+        losses = head.losses(unembedding, clean, [patched(q), patched(p)], target)
+        (mine, ce), (nothing, same) = ((run["kl"], run["ce_patched"]) for run in losses.replaced)
         # Rounding of float32 logits as large as these.
         per_token = 1e-4 * max(1.0, scale / 5)
         for value, expected in (
             (mine, kl),
             (ce, -log_q[at]),
-            (found.clean["ce_clean"], -log_p[at]),
+            (losses.clean["ce_clean"], -log_p[at]),
         ):
             torch.testing.assert_close(value.double(), expected, atol=per_token, rtol=1e-5)
-        # And of the result, of hundreds of nats, which is made of float32 as well.
+        # The mean, of up to hundreds of nats, is rounded to float32 as well.
         large = max(10.0, 2 * scale, 5 * float(kl.mean()))
         assert float((mine.double() - kl).mean().abs()) < 1e-6 * large
         assert bool((mine >= 0).all())
@@ -96,55 +96,57 @@ def test_both_ways_are_the_definition(
 
 
 @pytest.mark.parametrize("summary", [False, True])
-def test_the_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, *, summary: bool) -> None:
+def test_losses_do_not_depend_on_the_chunks(
+    monkeypatch: pytest.MonkeyPatch, *, summary: bool
+) -> None:
     unembedding, p, target = make(0, 16, 100, 2.0)
 
     def losses() -> head.Losses:
-        clean = head.summarise(unembedding, p, target) if summary else head.Final(p)
+        clean = head.summarise(unembedding, p, target) if summary else head.FinalStates(p)
         return head.losses(unembedding, clean, [patched(p + 0.1)], target)
 
-    whole = losses()
-    monkeypatch.setattr(head, "_LEAST_TOKENS", 1)
+    unchunked = losses()
+    monkeypatch.setattr(head, "_MIN_TOKENS", 1)
     monkeypatch.setattr(head, "_ELEMENTS", 700)
-    found = losses()
-    # Other shapes and numbers of threads add float32 products in another order.
-    torch.testing.assert_close(found.others[0], whole.others[0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.clean, whole.clean, atol=1e-5, rtol=1e-5)
+    chunked = losses()
+    # Chunks of another shape sum float32 products in another order.
+    torch.testing.assert_close(chunked.replaced[0], unchunked.replaced[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(chunked.clean, unchunked.clean, atol=1e-5, rtol=1e-5)
 
 
 def test_a_bias_and_a_shift_of_all_rows_change_no_divergence() -> None:
-    """What the unembedding adds to every logit alike is in no distribution."""
+    """A constant added to all logits of a token changes no distribution."""
     (plain, p, target), (shifted, _, _) = (make(3, 16, 50, 1.0, shift=s) for s in (0.0, 3.0))
     q = p + 0.3
     kl = [
-        head.losses(u, head.summarise(u, p, target), [patched(q)], target).others[0]["kl"]
+        head.losses(u, head.summarise(u, p, target), [patched(q)], target).replaced[0]["kl"]
         for u in (plain, shifted)
     ]
     torch.testing.assert_close(kl[0], kl[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_no_number(value: float) -> None:
+def test_non_finite_states_give_non_finite_losses_of_their_token(value: float) -> None:
     unembedding, p, target = make(0, 16, 100, 2.0)
     q = p.clone()
     q[3, 2] = value
-    for clean in (head.Final(p), head.summarise(unembedding, p, target)):
-        (values,) = head.losses(unembedding, clean, [patched(q)], target).others
+    for clean in (head.FinalStates(p), head.summarise(unembedding, p, target)):
+        (values,) = head.losses(unembedding, clean, [patched(q)], target).replaced
         kl, ce = values["kl"], values["ce_patched"]
         assert not bool(kl[3].isfinite())
         assert not bool(ce[3].isfinite())
         assert bool(kl[:3].isfinite().all())
 
 
-def test_one_row_that_all_share_is_scored_with_each_ones_targets() -> None:
+def test_shared_states_are_scored_with_the_targets_of_each_sequence() -> None:
     unembedding, p, _ = make(0, 16, 100, 2.0)
     target = torch.randint(100, (5, TOKENS), generator=torch.Generator().manual_seed(1))
-    found = head.shared_cross_entropy(unembedding, p, target)
-    for row, expected in zip(target, found, strict=True):
+    shared = head.shared_cross_entropy(unembedding, p, target)
+    for row, expected in zip(target, shared, strict=True):
         torch.testing.assert_close(head.cross_entropy(unembedding, p, row), expected)
 
 
-def test_a_loss_without_a_formula_over_summaries_needs_the_clean_states(
+def test_loss_without_a_summary_formula_uses_the_final_states(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert head.summary_suffices()
@@ -160,6 +162,6 @@ def test_a_loss_without_a_formula_over_summaries_needs_the_clean_states(
     assert not head.summary_suffices()
     unembedding, p, target = make(0, 16, 100, 2.0)
     log_p, log_q = exact(unembedding, p), exact(unembedding, q := p + 0.1)
-    (values,) = head.losses(unembedding, head.Final(p), [patched(q)], target).others
+    (values,) = head.losses(unembedding, head.FinalStates(p), [patched(q)], target).replaced
     expected = (log_q.exp() * (log_q - log_p)).sum(dim=-1)
     torch.testing.assert_close(values["reversed_kl"].double(), expected, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Where an SAE reads and where it writes has to be where such an SAE may."""
+"""The hook points of an SAE must match its kind and its widths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
     return likely_corpus(model_folders["gpt2"])
 
 
-def test_a_transcoder_needs_two_hook_points(gpt2: LanguageModel, corpus: Corpus) -> None:
+def test_hook_points_must_match_the_kind_and_widths_of_the_sae(
+    gpt2: LanguageModel, corpus: Corpus
+) -> None:
     transcoder = replace(make_sae(), transcoder=True)
     with pytest.raises(LoadError, match=r"test is a transcoder, .* name that hook point as `hook"):
         measure(gpt2, transcoder, corpus, HOOKS[0])

@@ -1,4 +1,4 @@
-"""The engine's fast path is its plain path, and that the definition, in ten architectures."""
+"""In ten architectures the fast path equals the plain path, and that equals the definition."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def took_the_fast_path(measurement: Measurement) -> bool:
     ("processing", "layer", "place"),
     [pytest.param(*case, marks=() if case in TELLING else pytest.mark.slow) for case in CASES],
 )
-def test_the_fast_path_is_the_plain_path(
+def test_fast_path_equals_the_plain_path(
     loaded: Loaded, corpus: Corpus, processing: Processing, layer: int, place: str, tmp_path: Path
 ) -> None:
     """Cold, filling the cache, and warm: with what another SAE's measurement left there."""
@@ -189,20 +189,20 @@ def test_the_fast_path_is_the_plain_path(
 
 
 @pytest.mark.parametrize("place", PLACES[1:])
-def test_the_plain_path_is_the_definition(
+def test_plain_path_equals_the_definition(
     loaded: Loaded, raw: Any, corpus: Corpus, place: str
 ) -> None:
     model = loaded("raw")
     skip_unsupported(model, place)
     few = Corpus(corpus.tokens[[1, 4], :14], corpus.excluded)
-    found = measure_at(model, few, 1, place, reference=True)
+    plain = measure_at(model, few, 1, place, reference=True)
     expected = naive.metrics(
         raw, sae_in_float64(sae_for(model, place)), list(few.tokens), set(few.excluded),
         *at_layer(1, place),
     )  # fmt: skip
     for name in set(expected) - {"reconstruction_score", "reconstruction_score[mean]"}:
         # Both scores are made of the four cross-entropies; a random model may find ablation good.
-        assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
+        assert plain[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
 
 
 @pytest.mark.parametrize("place", ["hook_resid_mid", "hook_mlp_out"])
@@ -210,9 +210,11 @@ def test_hooked_processing_changes_no_loss(loaded: Loaded, corpus: Corpus, place
     """It folds norms and centres what they centre anyway: ablations hurt as they hurt before."""
     raw, hooked = loaded("raw"), loaded("hooked")
     skip_unsupported(raw, place)
-    found = [measure_at(model, corpus, 1, place, reference=True) for model in (raw, hooked)]
+    measurements = [measure_at(model, corpus, 1, place, reference=True) for model in (raw, hooked)]
     for column in ("ce_clean", "ce_zero", "ce_mean"):
-        np.testing.assert_allclose(found[0].sums[column], found[1].sums[column], atol=2e-3)
+        np.testing.assert_allclose(
+            measurements[0].sums[column], measurements[1].sums[column], atol=2e-3
+        )
 
 
 @pytest.mark.parametrize("architecture", PARALLEL)
@@ -224,13 +226,15 @@ def test_parallel_blocks_have_no_residual_between_attention_and_mlp(
 
 
 @pytest.mark.skipif(not BEFORE_4, reason="it fires in TransformerLens 4")
-def test_a_hook_point_that_is_there_and_never_fires_is_refused(ten_folders: Folders) -> None:
+def test_hook_point_that_never_fires_is_a_setup_error(ten_folders: Folders) -> None:
     with pytest.raises(SetupError, match=r"blocks\.1\.mlp\.hook_in' of .*opt fired 0 times"):
         load_model(ten_folders("opt")).width("blocks.1.mlp.hook_in")
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_windows_with_and_without_bos(loaded: Loaded, corpus: Corpus, bos: bool) -> None:
+def test_fast_path_equals_the_plain_path_with_and_without_bos(
+    loaded: Loaded, corpus: Corpus, bos: bool
+) -> None:
     """Nothing is excluded but BOS, so that ablated windows are all the same from the hook on."""
     tokens = corpus.tokens.clamp(min=FIRST)
     if bos:
@@ -242,19 +246,19 @@ def test_windows_with_and_without_bos(loaded: Loaded, corpus: Corpus, bos: bool)
 
 
 @pytest.mark.parametrize("batch_size", [1, None])
-def test_what_is_wrong_is_found_where_nothing_is_scored_in_the_first_windows(
+def test_wrong_logits_are_detected_if_the_first_windows_have_no_scored_token(
     ten_folders: Folders, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a model with a scale behind its unembedding that the fast path knows nothing of."""
+    """The logits are scaled in a way that the fast path does not know."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(FIRST, VOCABULARY, (4, 16), generator=generator)
     tokens[:2] = EXCLUDED
     windows = Corpus(tokens, frozenset({EXCLUDED}))
     model, right = load_model(ten_folders("gpt2")), Unembedding.logits
     monkeypatch.setattr(Unembedding, "logits", lambda self, final: 2 * right(self, final))
-    found = measure_at(model, windows, 1, "hook_mlp_out", batch_size=batch_size)
-    assert not took_the_fast_path(found)
-    assert_equal(found, measure_at(model, windows, 1, "hook_mlp_out", reference=True))
+    measurement = measure_at(model, windows, 1, "hook_mlp_out", batch_size=batch_size)
+    assert not took_the_fast_path(measurement)
+    assert_equal(measurement, measure_at(model, windows, 1, "hook_mlp_out", reference=True))
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma3"])
@@ -269,7 +273,7 @@ def test_what_is_wrong_is_found_where_nothing_is_scored_in_the_first_windows(
         ("blocks.1.hook_resid_mid", "blocks.1.hook_resid_mid"),
     ],
 )
-def test_places_of_other_kinds(
+def test_fast_path_equals_the_plain_path_at_unusual_hook_points(
     ten_folders: Folders, architecture: str, hook: str, hook_out: str | None
 ) -> None:
     """Other names of residuals, transcoders across blocks, and one that writes where it reads."""

@@ -22,16 +22,20 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
 
 @pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_out", "blocks.1.hook_resid_post"])
 @pytest.mark.parametrize("device_map", DEVICE_MAPS, ids=str)
-def test_every_number_is_that_of_the_undivided_model(
+def test_divided_model_gives_the_numbers_of_the_undivided_one(
     model_folders: dict[str, Path], corpus: Corpus, device_map: DeviceMap, hook: str
 ) -> None:
-    whole = load_model(model_folders["llama"])
+    undivided = load_model(model_folders["llama"])
     spread = load_model(model_folders["llama"], device_map=device_map)
-    expected = measure(whole, make_sae(), corpus, hook, reference=True)
+    expected = measure(undivided, make_sae(), corpus, hook, reference=True)
     for reference in (False, True):
-        found = measure(spread, make_sae(), corpus, hook, reference=reference)
-        assert (found.provenance.paths["forward"] == "whole model") == reference
+        measurement = measure(spread, make_sae(), corpus, hook, reference=reference)
+        assert (measurement.provenance.paths["forward"] == "whole model") == reference
         for column in COLUMNS:
             np.testing.assert_allclose(
-                found.sums[column], expected.sums[column], rtol=1e-5, atol=1e-4, err_msg=column
+                measurement.sums[column],
+                expected.sums[column],
+                rtol=1e-5,
+                atol=1e-4,
+                err_msg=column,
             )

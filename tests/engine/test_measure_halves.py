@@ -1,4 +1,4 @@
-"""Models of halves are measured with logits of float32, on the plain path and on the fast one."""
+"""Half-precision models are measured with float32 logits, on both paths."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from sae_guard.corpus import Corpus
 from sae_guard.engine import measure
 from sae_guard.engine import token_metrics as formulas
-from sae_guard.engine.ablation import replacing
-from sae_guard.model import FINAL, LanguageModel, load_model
+from sae_guard.engine.ablation import replacement_edit
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, load_model
 from sae_guard.sae import SAE
 from tests.helpers.small_measurements import make_sae
 from tests.helpers.ten_models import TEN
@@ -25,7 +25,7 @@ from tests.helpers.tiny_models import VOCABULARY
 BOS, ROWS, LENGTH, CAP = 0, 6, 24, 3.0
 HOOK = "blocks.1.hook_mlp_out"
 LOUDER = 8
-"""Times what they are at first: logits of a size that trained models have, and halves round."""
+"""Factor of the unembedding that gives logits as large as those of trained models."""
 
 
 @pytest.fixture(scope="module", params=TEN)
@@ -63,7 +63,7 @@ def sae(model: LanguageModel) -> SAE:
 
 
 def log_probs(folder: Path, final: Tensor) -> Tensor:
-    """In float64, of final hidden states and of the matrix that transformers reads."""
+    """Compute log-probabilities in float64, from final hidden states and the unembedding matrix."""
     raw: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     head = raw.get_output_embeddings()
     logits: Tensor = final.double() @ head.weight.detach().double().T
@@ -78,15 +78,15 @@ def cross_entropy(log_p: Tensor, tokens: Tensor) -> Tensor:
     return -log_p[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
 
 
-def test_the_clean_loss_is_that_of_float64_logits(
+def test_clean_loss_equals_that_of_float64_logits(
     model: LanguageModel, folder: Path, corpus: Corpus, sae: SAE
 ) -> None:
     tokens = corpus.tokens
-    final = model.seen(tokens, FINAL)[FINAL]
+    final = model.activations(tokens, FINAL_HIDDEN)[FINAL_HIDDEN]
     assert final.dtype == torch.bfloat16
     expected = cross_entropy(log_probs(folder, final), tokens)
-    found = formulas.cross_entropy(formulas.log_probs(model.logits(tokens))[:, :-1], tokens[:, 1:])
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    losses = formulas.cross_entropy(formulas.log_probs(model.logits(tokens))[:, :-1], tokens[:, 1:])
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=1e-5)
     plain = measure(model, sae, corpus, HOOK, reference=True, batch_size=ROWS)
     scored = corpus.scored[:, :-1]
     mean = float(expected[scored].mean())
@@ -99,18 +99,18 @@ def test_the_clean_loss_is_that_of_float64_logits(
     assert abs(float(rounded[scored].mean()) - mean) > 1e-5
 
 
-def test_so_are_kl_and_the_losses_of_patched_runs(
+def test_kl_and_patched_losses_equal_those_of_float64_logits(
     model: LanguageModel, folder: Path, corpus: Corpus, sae: SAE
 ) -> None:
     tokens, scored = corpus.tokens, corpus.scored[:, :-1]
-    y = model.seen(tokens, HOOK)[HOOK]
+    y = model.activations(tokens, HOOK)[HOOK]
     with torch.inference_mode():
-        edit = replacing(sae(y.float())[0], corpus.patched)
+        edit = replacement_edit(sae(y.float())[0], corpus.patched)
     clean, patched = (
         log_probs(folder, final)
         for final in (
-            model.seen(tokens, FINAL)[FINAL],
-            model.activation_with(tokens, {HOOK: edit}, FINAL),
+            model.activations(tokens, FINAL_HIDDEN)[FINAL_HIDDEN],
+            model.activation_with(tokens, {HOOK: edit}, FINAL_HIDDEN),
         )
     )
     kl = (clean.exp() * (clean - patched)).sum(dim=-1)[:, :-1]
@@ -120,7 +120,7 @@ def test_so_are_kl_and_the_losses_of_patched_runs(
     assert plain["ce_patched"] == pytest.approx(ce_patched, rel=1e-6)
 
 
-def test_the_fast_path_rounds_no_more_than_the_plain_one(
+def test_fast_path_rounds_no_more_than_the_plain_path(
     model: LanguageModel, corpus: Corpus, sae: SAE
 ) -> None:
     fast, plain = (
@@ -132,25 +132,25 @@ def test_the_fast_path_rounds_no_more_than_the_plain_one(
         np.testing.assert_allclose(fast.sums[column], plain.sums[column], rtol=1e-4, atol=1e-4)
 
 
-def test_an_edit_at_the_unembedding_is_of_the_logits_that_are_given(model: LanguageModel) -> None:
+def test_edits_at_the_unembedding_change_the_returned_logits(model: LanguageModel) -> None:
     tokens = torch.arange(8, 20)[None]
     assert model.logits(tokens).dtype == torch.float32
     silenced = model.logits_with(tokens, "unembed.hook_in", torch.zeros_like)
     assert bool((silenced == silenced[0, 0]).all())
     capped = model.logits_with(tokens, "unembed.hook_out", torch.zeros_like)
     assert not bool(capped.any())
-    final = model.logits_with(tokens, FINAL, torch.zeros_like)
+    final = model.logits_with(tokens, FINAL_HIDDEN, torch.zeros_like)
     torch.testing.assert_close(final.float(), silenced.float(), rtol=1e-2, atol=1e-2)
 
 
-def test_logits_that_the_model_scales_are_its_own(
+def test_logits_that_the_model_scales_are_returned_as_they_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Cohere and Granite do, behind their unembedding."""
+    """Cohere and Granite scale their logits after the unembedding."""
     model = load_model(folder, dtype="bfloat16")
     tokens = torch.arange(8, 20)[None]
 
-    def scale(module: Any, given: Any, output: Any) -> Any:
+    def scale(module: Any, arguments: Any, output: Any) -> Any:
         output.logits = output.logits * 0.5
         return output
 
@@ -162,7 +162,7 @@ def test_logits_that_the_model_scales_are_its_own(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_whole_models_give_their_own_logits(folder: Path, dtype: str) -> None:
+def test_full_precision_models_give_their_own_logits(folder: Path, dtype: str) -> None:
     model = load_model(folder, dtype=dtype)
     tokens = torch.arange(8, 20)[None]
     with torch.inference_mode():

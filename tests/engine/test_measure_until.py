@@ -1,4 +1,4 @@
-"""Measuring until enough was seen: the same rows as of the whole, in an order nobody chooses."""
+"""Early stopping: the rows equal those of a complete measurement, in a pseudo-random order."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Intervention, batches, fast_path, measure, measure_until, sweep
-from sae_guard.engine.ablation import Ablated, Centre
+from sae_guard.engine.ablation import Centre, HookPointColumns
 from sae_guard.engine.sae_run import SaeRun
-from sae_guard.engine.sweep import shuffled
+from sae_guard.engine.sweep import shuffled_shards
 from sae_guard.errors import SetupError
 from sae_guard.model import LanguageModel, load_model
 from sae_guard.sae.activations import TopK
@@ -30,7 +30,7 @@ ABOUT_MEAN = ("ce_mean", "sq_deviation")
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two windows: three of them."""
+    """Make shards of two windows, so that the corpus has three, and save after every batch."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
     monkeypatch.setattr(fast_path, "_SAVE_EVERY", 0)
 
@@ -46,68 +46,69 @@ def model(model_folders: dict[str, Path]) -> LanguageModel:
 
 
 def enough_after(
-    shards: int, seen: list[Measurement] | None = None
+    shards: int, calls: list[Measurement] | None = None
 ) -> Callable[[Measurement], bool]:
-    """A look that has seen enough after so many shards."""
-    seen = [] if seen is None else seen
+    """Return a stopping rule that stops after so many shards, and records its calls."""
+    calls = [] if calls is None else calls
 
-    def look(measurement: Measurement) -> bool:
-        seen.append(measurement)
-        return len(seen) >= shards
+    def is_enough(measurement: Measurement) -> bool:
+        calls.append(measurement)
+        return len(calls) >= shards
 
-    return look
+    return is_enough
 
 
 def never(_: Measurement) -> bool:
     return False
 
 
-def assert_rows_of(part: Measurement, whole: Measurement, *, but: tuple[str, ...] = ()) -> None:
-    """Every column of the rows that ``part`` has, and of their tokens."""
+def assert_rows_of(part: Measurement, complete: Measurement, *, but: tuple[str, ...] = ()) -> None:
+    """Compare all columns of the rows of ``part``; those in ``but`` must be NaN."""
     rows = part.sequences
     assert part.tokens is not None
-    assert whole.tokens is not None
+    assert complete.tokens is not None
     for name in COLUMNS:
         if name in but:
             assert np.isnan(part.sums[name]).all(), name
         else:
             np.testing.assert_allclose(
-                part.sums[name], whole.sums[name][rows], rtol=1e-5, atol=1e-4, err_msg=name
+                part.sums[name], complete.sums[name][rows], rtol=1e-5, atol=1e-4, err_msg=name
             )
     for name, values in part.tokens.columns.items():
         if name not in but:
             np.testing.assert_allclose(
-                values, whole.tokens.columns[name][rows], rtol=1e-4, atol=1e-4, err_msg=name
+                values, complete.tokens.columns[name][rows], rtol=1e-4, atol=1e-4, err_msg=name
             )
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["fast", "reference"])
 @pytest.mark.parametrize("hook", [RESIDUAL, MLP])
-def test_the_rows_are_those_of_the_whole(
+def test_rows_equal_those_of_the_complete_measurement(
     model: LanguageModel, corpus: Corpus, hook: str, reference: bool
 ) -> None:
     sae = make_sae()
-    whole = measure(model, sae, corpus, hook)
-    seen: list[Measurement] = []
+    complete = measure(model, sae, corpus, hook)
+    calls: list[Measurement] = []
     part = measure_until(
         model,
         Intervention(sae, hook),
         corpus,
-        enough_after(2, seen),
+        enough_after(2, calls),
         centred=True,
         reference=reference,
     )
-    assert [m.n_sequences for m in seen] == [2, 4]
-    np.testing.assert_array_equal(part.sequences, seen[-1].sequences)
-    first = [row for rows in shuffled(corpus, sae)[:2] for row in range(rows.start, rows.stop)]
-    assert part.sequences.tolist() == sorted(first)
-    assert_rows_of(part, whole)
+    assert [m.n_sequences for m in calls] == [2, 4]
+    np.testing.assert_array_equal(part.sequences, calls[-1].sequences)
+    first_shards = shuffled_shards(corpus, sae)[:2]
+    first_rows = [row for rows in first_shards for row in range(rows.start, rows.stop)]
+    assert part.sequences.tolist() == sorted(first_rows)
+    assert_rows_of(part, complete)
     latents = torch.from_numpy(part.firings)
     assert 0 < int(latents.sum()) == round(part.sums["l0"].sum())
     assert not part.whole
 
 
-def test_without_the_mean_its_columns_are_no_numbers(model: LanguageModel, corpus: Corpus) -> None:
+def test_columns_that_use_the_mean_are_nan_without_it(model: LanguageModel, corpus: Corpus) -> None:
     sae = make_sae()
     part = measure_until(model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False)
     assert_rows_of(part, measure(model, sae, corpus, RESIDUAL), but=ABOUT_MEAN)
@@ -116,49 +117,50 @@ def test_without_the_mean_its_columns_are_no_numbers(model: LanguageModel, corpu
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["fast", "reference"])
-def test_who_never_sees_enough_gets_the_whole(
+def test_measurement_is_complete_if_it_never_stops(
     model: LanguageModel, corpus: Corpus, reference: bool
 ) -> None:
-    patch = Intervention(make_sae(), RESIDUAL)
-    found = measure_until(model, patch, corpus, never, centred=False, reference=reference)
-    whole = measure(model, patch.sae, corpus, RESIDUAL)
-    assert found.whole
-    assert_rows_of(found, whole)
-    np.testing.assert_array_equal(found.firings, whole.firings)
-    assert math.isfinite(found["explained_variance"])
+    intervention = Intervention(make_sae(), RESIDUAL)
+    measurement = measure_until(
+        model, intervention, corpus, never, centred=False, reference=reference
+    )
+    complete = measure(model, intervention.sae, corpus, RESIDUAL)
+    assert measurement.whole
+    assert_rows_of(measurement, complete)
+    np.testing.assert_array_equal(measurement.firings, complete.firings)
+    assert math.isfinite(measurement["explained_variance"])
 
 
-def test_the_order_is_by_the_content_of_tokens_and_sae(corpus: Corpus) -> None:
+def test_order_depends_on_the_content_of_tokens_and_sae_only(corpus: Corpus) -> None:
     many = Corpus(corpus.tokens.repeat(10, 1), corpus.excluded)
     sae, other = make_sae(), replace(make_sae(), scale_out=2.0)
-    order = shuffled(many, sae)
+    order = shuffled_shards(many, sae)
     starts = [rows.start for rows in order]
     assert sorted(starts) == list(range(0, len(many.tokens), 2))
-    assert (
-        shuffled(many, replace(make_sae(), source=replace(sae.source, path="elsewhere"))) == order
-    )
-    assert shuffled(many, other) != order
-    assert shuffled(Corpus(many.tokens + 1), sae) != order
+    same_content = replace(make_sae(), source=replace(sae.source, path="elsewhere"))
+    assert shuffled_shards(many, same_content) == order
+    assert shuffled_shards(many, other) != order
+    assert shuffled_shards(Corpus(many.tokens + 1), sae) != order
     assert starts != sorted(starts)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_looks_do_not_depend_on_the_batches(
+def test_stopping_does_not_depend_on_the_batch_size(
     model: LanguageModel, corpus: Corpus, batch_size: int
 ) -> None:
-    seen: list[Measurement] = []
+    calls: list[Measurement] = []
     measure_until(
-        model, Intervention(make_sae(), MLP), corpus, enough_after(2, seen), centred=True,
+        model, Intervention(make_sae(), MLP), corpus, enough_after(2, calls), centred=True,
         batch_size=batch_size,
     )  # fmt: skip
-    assert [m.n_sequences for m in seen] == [2, 4]
-    whole = measure(model, make_sae(), corpus, MLP)
-    for part in seen:
-        assert_rows_of(part, whole)
+    assert [m.n_sequences for m in calls] == [2, 4]
+    complete = measure(model, make_sae(), corpus, MLP)
+    for part in calls:
+        assert_rows_of(part, complete)
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["fast", "reference"])
-def test_how_latents_spread_is_counted_by_sequence(
+def test_firing_spread_is_counted_by_sequence(
     model: LanguageModel, corpus: Corpus, reference: bool
 ) -> None:
     sae = replace(make_sae(), activation=TopK(3))
@@ -178,18 +180,18 @@ def test_how_latents_spread_is_counted_by_sequence(
 
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Windows that went through the suffix with an SAE."""
-    finals, seen = SaeRun.finals, list[int]()
+    """Record the windows that go through the suffix with an SAE."""
+    finals, rows_run = SaeRun.finals, list[int]()
 
-    def run(self: SaeRun, rows: slice, *others: object) -> object:
-        seen.extend(range(rows.start, rows.stop))
-        return finals(self, rows, *others)  # type: ignore[arg-type]
+    def run(self: SaeRun, rows: slice, *arguments: object) -> object:
+        rows_run.extend(range(rows.start, rows.stop))
+        return finals(self, rows, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SaeRun, "finals", run)
-    return seen
+    return rows_run
 
 
-def test_the_whole_run_goes_on_where_the_early_one_stopped(
+def test_complete_run_continues_where_the_early_one_stopped(
     model: LanguageModel, corpus: Corpus, tmp_path: Path, patched: list[int]
 ) -> None:
     cache, sae = Cache(tmp_path), make_sae()
@@ -202,25 +204,25 @@ def test_the_whole_run_goes_on_where_the_early_one_stopped(
     assert_rows_of(again, part if part.whole else measure(model, sae, corpus, RESIDUAL))
     assert sorted(patched[:4]) == part.sequences.tolist() == again.sequences.tolist()
     patched.clear()
-    whole = measure(model, sae, corpus, RESIDUAL, cache=cache, batch_size=2)
+    complete = measure(model, sae, corpus, RESIDUAL, cache=cache, batch_size=2)
     assert sorted(patched) == sorted({*range(len(corpus.tokens))} - {*part.sequences.tolist()})
     patched.clear()
-    known = measure_until(
+    cached = measure_until(
         model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=True, cache=cache
     )
-    assert known.whole
+    assert cached.whole
     assert not patched
-    assert_rows_of(known, whole)
+    assert_rows_of(cached, complete)
 
 
-def test_a_run_of_other_rows_is_left_as_it_is(
+def test_cached_run_of_other_rows_is_left_as_it_is(
     model: LanguageModel, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     patched: list[int],
 ) -> None:  # fmt: skip
-    """A whole run that was stopped has rows that are not the first of the order."""
+    """An interrupted complete run has rows that are not the first of the early order."""
     cache, sae = Cache(tmp_path), make_sae()
-    last = shuffled(corpus, sae)[-1]
-    monkeypatch.setattr(sweep, "shuffled", lambda *_: [last])
+    last = shuffled_shards(corpus, sae)[-1]
+    monkeypatch.setattr(sweep, "shuffled_shards", lambda *_: [last])
     measure_until(
         model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache
     )
@@ -229,11 +231,11 @@ def test_a_run_of_other_rows_is_left_as_it_is(
     part = measure_until(
         model, Intervention(sae, RESIDUAL), corpus, enough_after(1), centred=False, cache=cache
     )
-    assert part.sequences.tolist() == [shuffled(corpus, sae)[0].start + at for at in (0, 1)]
+    assert part.sequences.tolist() == [shuffled_shards(corpus, sae)[0].start + at for at in (0, 1)]
     assert int(part.firings.sum()) == round(part.sums["l0"].sum())
 
 
-def test_an_early_run_that_was_stopped_within_a_shard_goes_on(
+def test_early_run_interrupted_within_a_shard_continues(
     model: LanguageModel, corpus: Corpus, tmp_path: Path, patched: list[int]
 ) -> None:
     cache, sae, right = Cache(tmp_path), make_sae(), SaeRun.take
@@ -266,21 +268,21 @@ def test_an_early_run_that_was_stopped_within_a_shard_goes_on(
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_mean_is_that_of_the_whole_set(
+def test_mean_is_that_of_the_complete_corpus(
     model: LanguageModel, corpus: Corpus, tmp_path: Path, cached: bool
 ) -> None:
-    """It comes from runs of the blocks before the hook point only."""
-    found: list[Centre] = []
-    find_centre = Ablated.find_centre
+    """μ comes from runs of the blocks up to the hook point."""
+    centres: list[Centre] = []
+    compute_centre = HookPointColumns.compute_centre
 
-    def spy(self: Ablated) -> None:
-        find_centre(self)
+    def spy(self: HookPointColumns) -> None:
+        compute_centre(self)
         assert self.centre is not None
-        found.append(self.centre)
+        centres.append(self.centre)
 
     cache = Cache(tmp_path) if cached else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ablated, "find_centre", spy)
+        patch.setattr(HookPointColumns, "compute_centre", spy)
         for _ in range(2):
             part = measure_until(
                 model,
@@ -291,14 +293,16 @@ def test_the_mean_is_that_of_the_whole_set(
                 cache=cache,
             )
     x = model.logits_and_activation(corpus.tokens, MLP)[1].double()[corpus.scored]
-    for each in found:
-        torch.testing.assert_close(each.mean, x.mean(dim=0), rtol=1e-6, atol=1e-7)
+    for centre in centres:
+        torch.testing.assert_close(centre.mean, x.mean(dim=0), rtol=1e-6, atol=1e-7)
         expected = float((x - x.mean(dim=0)).square().sum())
-        assert each.sq_deviation == pytest.approx(expected, rel=1e-6)
-    assert part.whole_sq_deviation == found[-1].sq_deviation
+        assert centre.sq_deviation == pytest.approx(expected, rel=1e-6)
+    assert part.whole_sq_deviation == centres[-1].sq_deviation
 
 
-def test_a_clean_loss_that_is_surely_wrong_ends_it(model: LanguageModel, corpus: Corpus) -> None:
+def test_clean_loss_outside_the_limits_with_confidence_is_an_error(
+    model: LanguageModel, corpus: Corpus
+) -> None:
     ask = {"centred": False, "expect_clean_ce": (0.0, 0.1)}
     with pytest.raises(SetupError, match="clean cross-entropy"):
         measure_until(model, Intervention(make_sae(), RESIDUAL), corpus, never, **ask)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is remembered of a model and a corpus: for whom it holds, and that trouble ends nothing."""
+"""The cache of a model and a corpus: its keys, its use, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHER = 2.0
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two windows: three of them."""
+    """Make shards of two windows, so that the corpus has three, and save after every batch."""
     monkeypatch.setattr(batches, "_SHARD_TOKENS", 48)
     monkeypatch.setattr(fast_path, "_SAVE_EVERY", 0)
 
@@ -48,21 +48,21 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, int]]]:
-    """Windows of the clean runs and of the patched ones."""
+    """Record the windows of the clean runs and of the patched ones."""
     clean, patched = CleanRuns._run, SaeRun.finals
-    seen: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
+    rows_run: dict[str, list[tuple[int, int]]] = {"clean": [], "patched": []}
 
-    def run(self: CleanRuns, rows: slice, *others: Any, **more: Any) -> Any:
-        seen["clean"].append((rows.start, rows.stop))
-        return clean(self, rows, *others, **more)
+    def run(self: CleanRuns, rows: slice, *arguments: Any, **options: Any) -> Any:
+        rows_run["clean"].append((rows.start, rows.stop))
+        return clean(self, rows, *arguments, **options)
 
-    def finals(self: SaeRun, rows: slice, *others: Any) -> Any:
-        seen["patched"].append((rows.start, rows.stop))
-        return patched(self, rows, *others)
+    def finals(self: SaeRun, rows: slice, *arguments: Any) -> Any:
+        rows_run["patched"].append((rows.start, rows.stop))
+        return patched(self, rows, *arguments)
 
     monkeypatch.setattr(CleanRuns, "_run", run)
     monkeypatch.setattr(SaeRun, "finals", finals)
-    return seen
+    return rows_run
 
 
 def other_sae() -> SAE:
@@ -79,7 +79,7 @@ def assert_same(mine: Measurement, theirs: Measurement) -> None:
 
 @pytest.mark.parametrize("hook", [RESIDUAL, MLP])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
-def test_what_fills_the_cache_and_what_reads_it_measure_the_same(
+def test_measurements_that_fill_and_read_the_cache_are_equal(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, hook: str, size: int
 ) -> None:
     reference = measure(gpt2, make_sae(), corpus, hook, reference=True)
@@ -90,7 +90,7 @@ def test_what_fills_the_cache_and_what_reads_it_measure_the_same(
         assert_same(warm, reference)
 
 
-def test_a_second_sae_runs_its_own_part_only(
+def test_second_sae_reuses_the_clean_run(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
     measure(gpt2, other_sae(), corpus, RESIDUAL, cache=cache)
@@ -100,7 +100,7 @@ def test_a_second_sae_runs_its_own_part_only(
     assert warm.provenance.paths["clean run"] == "remembered"
 
 
-def test_the_same_measurement_is_not_run_again(
+def test_cached_measurement_is_not_run_again(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
     first = measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
@@ -115,19 +115,19 @@ def test_the_same_measurement_is_not_run_again(
     assert again.provenance.paths["clean run"] == "measured before"
 
 
-def test_one_clean_run_serves_the_hook_points_that_are_to_come(
+def test_one_clean_run_serves_later_hook_points(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
-    also = [(MLP,), (LATE,), ("blocks.9.hook_resid_pre",), ("hook_embed",)]
-    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache, also=also)
+    later_hooks = [(MLP,), (LATE,), ("blocks.9.hook_resid_pre",), ("hook_embed",)]
+    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache, later_hooks=later_hooks)
     assert len(ran["clean"]) == 3
     for hook in (MLP, LATE):
-        found = measure(gpt2, make_sae(), corpus, hook, cache=cache)
-        assert_same(found, measure(gpt2, make_sae(), corpus, hook, reference=True))
+        measurement = measure(gpt2, make_sae(), corpus, hook, cache=cache)
+        assert_same(measurement, measure(gpt2, make_sae(), corpus, hook, reference=True))
     assert len(ran["clean"]) == 3
 
 
-def test_a_run_that_was_stopped_goes_on(
+def test_interrupted_run_continues(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, ran: dict[str, list[tuple[int, int]]]
 ) -> None:
     right, reference = SaeRun.take, measure(gpt2, make_sae(), corpus, MLP)
@@ -142,12 +142,12 @@ def test_a_run_that_was_stopped_goes_on(
         with pytest.raises(KeyboardInterrupt):
             measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=2)
     ran["patched"].clear()
-    # In other batches: of what was done before, nothing is counted twice.
+    # Windows that were done before are not run again.
     assert_same(measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=2), reference)
     assert ran["patched"] == [(2, 4), (4, 6)]
 
 
-def test_windows_that_are_done_are_not_counted_again_in_other_batches(
+def test_windows_are_counted_once_if_a_run_continues_in_other_batches(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache
 ) -> None:
     reference, right = measure(gpt2, make_sae(), corpus, MLP), SaeRun.take
@@ -161,12 +161,12 @@ def test_windows_that_are_done_are_not_counted_again_in_other_batches(
         patch.setattr(SaeRun, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
             measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=1)
-    whole = measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=6)
-    assert_same(whole, reference)
+    continued = measure(gpt2, make_sae(), corpus, MLP, cache=cache, batch_size=6)
+    assert_same(continued, reference)
 
 
 @pytest.mark.parametrize("hook", [RESIDUAL, MLP])
-def test_every_damaged_file_is_computed_anew(
+def test_every_damaged_file_is_computed_again(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, hook: str
 ) -> None:
     first = measure(gpt2, make_sae(), corpus, hook, cache=cache)
@@ -184,11 +184,11 @@ def test_every_damaged_file_is_computed_anew(
         assert_same(measure(gpt2, make_sae(), corpus, hook, cache=cache), first)
 
 
-def test_what_is_remembered_is_of_this_model_and_corpus(
+def test_cache_key_depends_on_the_content_of_model_and_corpus(
     model_folders: dict[str, Path], corpus: Corpus, cache: Cache, tmp_path: Path
 ) -> None:
     def key(model: LanguageModel, windows: Corpus = corpus) -> str:
-        entry = Memory.of(cache, model, windows).entry
+        entry = Memory.from_cache(cache, model, windows).entry
         assert entry is not None
         return entry.key
 
@@ -199,7 +199,7 @@ def test_what_is_remembered_is_of_this_model_and_corpus(
     changed = load_model(folder)
     with torch.no_grad():
         changed.bridge.original_model.transformer.h[2].mlp.c_fc.weight[0, 0] += 1e-3
-    others = [
+    other_keys = [
         key(changed),
         key(load_model(folder, processing="hooked")),
         key(load_model(folder, dtype="bfloat16")),
@@ -207,7 +207,7 @@ def test_what_is_remembered_is_of_this_model_and_corpus(
         key(load_model(folder), Corpus(corpus.tokens[:-1], corpus.excluded)),
         key(load_model(folder), Corpus(corpus.tokens, frozenset({0}))),
     ]
-    assert len({mine, *others}) == 1 + len(others)
+    assert len({mine, *other_keys}) == 1 + len(other_keys)
 
 
 CHANGES: list[Callable[[SAE], SAE]] = [
@@ -225,7 +225,7 @@ CHANGES: list[Callable[[SAE], SAE]] = [
 ]
 
 
-def test_a_measurement_is_of_this_sae_at_this_place() -> None:
+def test_run_name_depends_on_the_sae_and_its_hook_points() -> None:
     at = HookSite(RESIDUAL, RESIDUAL)
     names = [run_name(change(make_sae()), at) for change in CHANGES]
     names += [run_name(make_sae(), at), run_name(make_sae(), HookSite(MLP, MLP))]
@@ -236,7 +236,7 @@ def test_a_measurement_is_of_this_sae_at_this_place() -> None:
     assert run_name(elsewhere, at) == run_name(make_sae(), at)
 
 
-def test_a_fingerprint_is_of_names_shapes_dtypes_and_bits() -> None:
+def test_fingerprint_depends_on_names_shapes_dtypes_and_bits() -> None:
     a = torch.arange(6, dtype=torch.float32)
     different = [
         {"a": a}, {"b": a}, {"a": a.view(2, 3)}, {"a": a.view(3, 2)}, {"a": a.view(torch.int32)},
@@ -257,14 +257,14 @@ def troubled(tmp_path: Path) -> Iterator[tuple[Cache, str]]:
     yield Cache(tmp_path / "small", limit=2**12), "GiB are more than it may hold"
 
 
-def test_trouble_with_the_cache_is_told_and_ends_nothing(
+def test_cache_errors_are_reported_and_do_not_stop_the_measurement(
     gpt2: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
     reference = measure(gpt2, make_sae(), corpus, RESIDUAL)
     for cache, why in troubled(tmp_path):
         for _ in range(2):
-            found = measure(gpt2, other_sae(), corpus, RESIDUAL, cache=cache)
-            path = found.provenance.paths["clean run"]
+            measurement = measure(gpt2, other_sae(), corpus, RESIDUAL, cache=cache)
+            path = measurement.provenance.paths["clean run"]
             if path == "measured before":  # what is small fits
                 assert cache.limit < 2**13
                 continue
@@ -273,21 +273,21 @@ def test_trouble_with_the_cache_is_told_and_ends_nothing(
         assert_same(measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache), reference)
 
 
-def test_a_disk_that_fills_up_meanwhile(
+def test_disk_that_fills_up_does_not_stop_the_measurement(
     gpt2: LanguageModel, corpus: Corpus, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference, left = measure(gpt2, make_sae(), corpus, MLP), [4]
+    reference, renames_left = measure(gpt2, make_sae(), corpus, MLP), [4]
     import os
 
     right = os.replace
 
     def limited(source: Any, target: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+        renames_left[0] -= 1
+        if renames_left[0] < 0:
             raise OSError(28, "No space left on device")
         right(source, target)
 
     monkeypatch.setattr(os, "replace", limited)
-    found = measure(gpt2, make_sae(), corpus, MLP, cache=cache)
-    assert_same(found, reference)
-    assert "No space left on device" in found.provenance.paths["clean run"]
+    measurement = measure(gpt2, make_sae(), corpus, MLP, cache=cache)
+    assert_same(measurement, reference)
+    assert "No space left on device" in measurement.provenance.paths["clean run"]

@@ -54,7 +54,7 @@ class Child:
         assert self._connection.recv() == message
 
     def silent(self, seconds: float) -> bool:
-        """Whether it says nothing for so long."""
+        """Return True if the process sends nothing for so many seconds."""
         return not self._connection.poll(seconds)
 
     def kill(self, *, after: float = 0.0) -> None:
@@ -68,8 +68,8 @@ class Child:
                 time.sleep(0.002)
             process.kill()
 
-    def found(self) -> tuple[Measurement, float] | None:
-        """What it measured, and the seconds of work; None if it was killed before."""
+    def result(self) -> tuple[Measurement, float] | None:
+        """Return the measurement and the seconds of work; None if the process was killed."""
         message: Any = None
         with suppress(EOFError, OSError):
             while not isinstance(message, tuple):
@@ -86,10 +86,10 @@ class Child:
         return None
 
     def measurement(self) -> Measurement:
-        """What it measured; it was not killed."""
-        found = self.found()
-        assert found is not None
-        return found[0]
+        """Return the measurement of a process that was not killed."""
+        result = self.result()
+        assert result is not None
+        return result[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,27 +112,27 @@ def reference(case: Case) -> Measurement:
     return killed.measured(case, None)
 
 
-def assert_right(found: Measurement, case: Case) -> None:
-    """No sequence is missing or counted twice."""
-    assert_equal(found, reference(replace(case, batch_size=SHARD)))
-    assert found.provenance.paths["forward"] == "from block 1 on"
+def assert_right(measurement: Measurement, case: Case) -> None:
+    """Check that no sequence is missing or counted twice."""
+    assert_equal(measurement, reference(replace(case, batch_size=SHARD)))
+    assert measurement.provenance.paths["forward"] == "from block 1 on"
 
 
 def memory_of(case: Case, folder: Path) -> Memory:
-    """What the cache in the folder remembers of the case's model and corpus."""
-    return Memory.of(Cache(folder), killed.the_model(), killed.the_corpus(case.corpus))
+    """Return the cache entry, in the folder, of the model and corpus of the case."""
+    return Memory.from_cache(Cache(folder), killed.the_model(), killed.the_corpus(case.corpus))
 
 
 def saved(case: Case, folder: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Of which windows the cache has what depends on the SAE."""
-    kept = memory_of(case, folder).read(
+    """Return the mask of the windows that are done in the cached run of the SAE."""
+    tensors = memory_of(case, folder).read(
         run_name(killed.the_sae(case.sae), HookSite(case.hook, case.hook))
     )
-    return np.zeros(N, dtype=np.bool_) if kept is None else kept["done"].numpy()
+    return np.zeros(N, dtype=np.bool_) if tensors is None else tensors["done"].numpy()
 
 
 def lock_is_held(case: Case, folder: Path, name: str) -> bool:
-    """Whether a process holds a lock whose name begins so."""
+    """Return True if a process holds a lock whose name starts with ``name``."""
     entry = memory_of(case, folder).entry
     assert entry is not None
     for path in entry.folder.rglob("*.lock"):
@@ -146,38 +146,38 @@ def lock_is_held(case: Case, folder: Path, name: str) -> bool:
 
 
 def go_on(case: Case, folder: Path, log: Path) -> int:
-    """Measure right, running only what is not saved; the number of windows saved."""
-    done = saved(case, folder)
-    due = [rows for rows in batches(0, N, case.batch_size, SHARD) if not done[rows].all()]
+    """Continue a run, check that only missing windows are run; return the number of saved ones."""
+    is_done = saved(case, folder)
+    due = [rows for rows in batches(0, N, case.batch_size, SHARD) if not is_done[rows].all()]
     log.unlink(missing_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         killed.log_windows(log, patch.setattr)
-        found = killed.measured(case, folder)
-    assert_right(found, case)
+        measurement = killed.measured(case, folder)
+    assert_right(measurement, case)
     expected = Counter(row for rows in due for row in range(rows.start, rows.stop))
     assert windows_run(log)["patched"] == expected
-    return int(done.sum())
+    return int(is_done.sum())
 
 
 def go_on_elsewhere(case: Case, folder: Path, copy: Path) -> int:
-    """The same in a copy, so that the folder stays as the killed process left it."""
+    """Call `go_on` in a copy, so that the folder stays as the killed process left it."""
     entry = memory_of(case, copy).entry
     assert entry is not None
     shutil.rmtree(copy)
 
-    def others(parent: str, names: list[str]) -> list[str]:
-        """Entries of other corpora, which take long to copy."""
+    def other_entries(parent: str, names: list[str]) -> list[str]:
+        """Return the entries of other corpora, which take long to copy."""
         return [name for name in names if Path(parent).name == "v1" and name != entry.key]
 
-    shutil.copytree(folder, copy, ignore=others)
+    shutil.copytree(folder, copy, ignore=other_entries)
     return go_on(case, copy, copy / ".log")
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_a_measurement_goes_on_and_stays_right(tmp_path: Path) -> None:
+def test_measurement_killed_at_random_moments_continues_correctly(tmp_path: Path) -> None:
     chance, folder, log = random.Random(0), tmp_path / "cache", tmp_path / "log"
     folder.mkdir()
-    undisturbed = Child(Case(MLP), tmp_path / "other", log).found()
+    undisturbed = Child(Case(MLP), tmp_path / "other", log).result()
     assert undisturbed is not None
     seconds = undisturbed[1]
     kills, came_through, progress = 0, 0, list[int]()
@@ -190,15 +190,15 @@ def test_killed_at_random_moments_a_measurement_goes_on_and_stays_right(tmp_path
             child = Child(case, folder, log)
             child.expect("begins")
             child.kill(after=chance.uniform(0, 0.6 * seconds))
-            found = child.found()
-            if found is None:
+            result = child.result()
+            if result is None:
                 kills += 1
                 if kills % 2:
                     copy = tmp_path / f"copy{kills}"
                     progress.append(go_on_elsewhere(case, folder, copy))
             else:
                 came_through += 1
-                assert_right(found[0], case)
+                assert_right(result[0], case)
                 cases[case.hook] = replace(case, sae=case.sae + 1)
         for case in sorted(touched, key=str):
             go_on(case, folder, log)
@@ -219,11 +219,13 @@ OF_A_RUN = [
 
 
 @pytest.mark.parametrize("hook", [RESIDUAL, pytest.param(MLP, marks=pytest.mark.slow)])
-def test_killed_while_it_writes_a_file_of_every_kind(hook: str, tmp_path: Path) -> None:
+def test_measurement_killed_while_writing_any_kind_of_file_continues(
+    hook: str, tmp_path: Path
+) -> None:
     """One process after the other, each going on where the last one was killed."""
     folder, log = tmp_path / "cache", tmp_path / "log"
     for stop in OF_A_RUN:
-        assert Child(Case(hook), folder, log, stop=stop).found() is None, stop
+        assert Child(Case(hook), folder, log, stop=stop).result() is None, stop
     assert go_on(Case(hook), folder, log) > 0
     # What does not depend on the SAE was not damaged, and is all there.
     go_on(Case(hook, sae=1), folder, log)
@@ -232,7 +234,7 @@ def test_killed_while_it_writes_a_file_of_every_kind(hook: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_processes_that_measure_the_same_at_once_run_it_once(
+def test_processes_that_measure_the_same_run_it_once(
     hook: str, processes: int, tmp_path: Path
 ) -> None:
     folder, log = tmp_path / "cache", tmp_path / "log"
@@ -246,7 +248,7 @@ def test_processes_that_measure_the_same_at_once_run_it_once(
 
 
 @pytest.mark.slow
-def test_processes_that_measure_different_saes_at_once_share_the_clean_run(tmp_path: Path) -> None:
+def test_processes_that_measure_different_saes_share_the_clean_run(tmp_path: Path) -> None:
     folder, log = tmp_path / "cache", tmp_path / "log"
     for corpus, hook in enumerate(HOOKS):
         cases = [Case(hook, sae, corpus) for sae in range(3)]
@@ -269,7 +271,7 @@ def test_processes_that_measure_different_saes_at_once_share_the_clean_run(tmp_p
         (Stop("open", r"at/.*/shared\."), "at/", 0, Case(MLP, sae=1)),
     ],
 )
-def test_killed_with_locks_held_it_leaves_them_and_its_work_to_another(
+def test_killed_process_leaves_its_locks_and_work_to_another(
     pause: Stop, lock: str, saved_before: int, other: Case, tmp_path: Path
 ) -> None:
     case, folder, log = Case(MLP), tmp_path / "cache", tmp_path / "killed"
@@ -284,7 +286,7 @@ def test_killed_with_locks_held_it_leaves_them_and_its_work_to_another(
     assert second.silent(0.5)  # longer than a measurement takes
     assert saved(case, folder).sum() == saved_before
     first.kill()
-    assert first.found() is None
+    assert first.result() is None
     assert_right(second.measurement(), other)
     assert not lock_is_held(case, folder, lock)
     if other == case:
@@ -294,7 +296,7 @@ def test_killed_with_locks_held_it_leaves_them_and_its_work_to_another(
 
 
 @pytest.mark.slow
-def test_of_two_at_once_either_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+def test_either_of_two_processes_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     chance, kills = random.Random(1), 0
     for attempt in range(6):
         folder, log = tmp_path / str(attempt), tmp_path / "log"
@@ -306,7 +308,7 @@ def test_of_two_at_once_either_may_be_killed_at_any_moment(tmp_path: Path) -> No
             child.expect("sweeps")
         killed_one = chance.choice([0, 1])
         children[killed_one].kill(after=chance.uniform(0, 0.15))
-        kills += children[killed_one].found() is None
+        kills += children[killed_one].result() is None
         assert_right(children[1 - killed_one].measurement(), cases[1 - killed_one])
         go_on(cases[killed_one], folder, log)
     assert kills

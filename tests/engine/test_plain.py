@@ -1,4 +1,4 @@
-"""What takes the plain path, and why it says it does; its batches are halved where they must be."""
+"""Measurements that take the plain path, the reason they give, and batches that are halved."""
 
 from __future__ import annotations
 
@@ -25,36 +25,42 @@ def corpus(model_folders: dict[str, Path]) -> Corpus:
     return likely_corpus(model_folders["gpt2"])
 
 
-def test_a_hook_in_no_block_takes_the_plain_path(gpt2: LanguageModel, corpus: Corpus) -> None:
+def test_hook_point_outside_the_blocks_takes_the_plain_path(
+    gpt2: LanguageModel, corpus: Corpus
+) -> None:
     paths = measure(gpt2, make_sae(), corpus, "hook_embed").provenance.paths
     assert paths == {"forward": "whole model", "because": "the hook points are in no block"}
 
 
-def test_a_model_whose_blocks_cannot_be_taken_out_takes_the_plain_path(
+def test_model_whose_blocks_cannot_be_skipped_takes_the_plain_path(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Suffix, *args: Any) -> Tensor:
         raise IndexError("tuple index out of range\nand more")
 
-    monkeypatch.setattr(Suffix, "final_with", broken)
+    monkeypatch.setattr(Suffix, "final_hidden_with", broken)
     mine = measure(gpt2, make_sae(), corpus, RESIDUAL)
     assert mine.provenance.paths["because"] == "IndexError: tuple index out of range"
     assert_same(mine, measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True))
 
 
-def test_a_batch_that_does_not_fit_is_halved(
+def test_batch_that_runs_out_of_memory_is_halved(
     gpt2: LanguageModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, right, sizes = measure(gpt2, make_sae(), corpus, RESIDUAL), plain.batch, list[int]()
+    expected, original, sizes = (
+        measure(gpt2, make_sae(), corpus, RESIDUAL),
+        plain.batch,
+        list[int](),
+    )
 
     def limited(*arguments: Any, **options: Any) -> plain.Batch:
         rows = arguments[4]
         sizes.append(rows.stop - rows.start)
         if sizes[-1] > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return right(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(plain, "batch", limited)
     halved = measure(gpt2, make_sae(), corpus, RESIDUAL, reference=True, batch_size=6)
-    assert_same(halved, whole)
+    assert_same(halved, expected)
     assert sizes == [6, 3, 1, 2, 3, 1, 2]

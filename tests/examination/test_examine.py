@@ -84,7 +84,7 @@ def test_a_transcoder_is_examined(gpt2: LanguageModel, corpus: Corpus) -> None:
         torch.randn(32, 48, generator=generator), torch.randn(48, 32, generator=generator),
         torch.zeros(48), torch.ones(32), ReLU(), SaeSource("x", "x"), transcoder=True,
     )  # fmt: skip
-    site = HookSite.of(sae, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    site = HookSite.from_sae(sae, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
     examination = examine(gpt2, sae, corpus, site, thorough=True)
     assert examination is not None
     assert examination.pairing is None

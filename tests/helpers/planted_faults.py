@@ -100,7 +100,7 @@ def outcome(good: Good, fault: Fault, folder: Path, *, thorough: bool = False) -
         return Outcome(error.contract)
     measurement = measure(planted.model, sae, planted.corpus, planted.hook)
     verdicts = [judge(measurement, threshold) for threshold in good.thresholds]
-    place = HookSite.of(sae, planted.hook, None)
+    place = HookSite.from_sae(sae, planted.hook, None)
     examination = examine(planted.model, sae, planted.corpus, place, thorough=thorough)
     return Outcome(
         values={name: measurement[name] for name in ("kl", "explained_variance", "l0")},
@@ -169,7 +169,7 @@ def _doubled_pre_bias(sae: SAE) -> SAE | None:
 
 def _in_scaled_units(good: Good, clean: Planted, folder: Path) -> Planted:
     """As trained on activations of mean norm √d, whose factor was lost."""
-    x = good.model.seen(good.corpus.tokens[:8], good.hook)[good.hook].flatten(2)
+    x = good.model.activations(good.corpus.tokens[:8], good.hook)[good.hook].flatten(2)
     norm = x[good.corpus.scored[:8]].norm(dim=-1).mean()
     scale = float(good.sae.d_in**0.5 / norm)
     sae = _with_b_dec(good.sae, good.sae.b_dec * scale)

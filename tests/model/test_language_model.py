@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sae_guard.errors import SetupError
-from sae_guard.model import FINAL, DeviceMap, LanguageModel, Suffix, load_model
+from sae_guard.model import FINAL_HIDDEN, DeviceMap, LanguageModel, Suffix, load_model
 from tests.helpers.device_maps import DEVICE_MAPS
 from tests.helpers.tiny_models import ARCHITECTURES, VOCABULARY
 
@@ -147,13 +147,15 @@ def test_a_suffix_on_several_devices_has_the_same_final_hidden_states(
     finals = []
     for placement in (None, device_map):
         model = load_model(model_folders["llama"], device_map=placement)
-        suffix = Suffix.of(model, hook)
+        suffix = Suffix.from_hooks(model, hook)
         assert suffix is not None
-        clean = model.activations(TOKENS, suffix.entry, FINAL)
-        final = suffix.final_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
-        assert not torch.equal(final, clean[FINAL])
+        clean = model.activations(TOKENS, suffix.entry, FINAL_HIDDEN)
+        final = suffix.final_hidden_with(TOKENS, clean[suffix.entry], hook, lambda x: 2 * x)
+        assert not torch.equal(final, clean[FINAL_HIDDEN])
         finals.append(suffix.unembedding.logits(final.flatten(0, 1)))
-        assert torch.equal(final, model.activation_with(TOKENS, {hook: lambda x: 2 * x}, FINAL))
+        assert torch.equal(
+            final, model.activation_with(TOKENS, {hook: lambda x: 2 * x}, FINAL_HIDDEN)
+        )
     assert torch.equal(*finals)
 
 

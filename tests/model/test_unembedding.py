@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_guard.errors import SetupError
-from sae_guard.model import FINAL, LanguageModel, Suffix, Unembedding, load_model
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix, Unembedding, load_model
 from tests.helpers.ten_models import TEN
 from tests.helpers.tiny_models import VOCABULARY
 
@@ -81,7 +81,7 @@ def test_logits_of_the_final_hidden_states_are_those_of_the_model(
     loaded: Load, architecture: str, dtype: str
 ) -> None:
     model = loaded(architecture, dtype)
-    final = model.activations(TOKENS, FINAL)[FINAL].flatten(0, 1)
+    final = model.activations(TOKENS, FINAL_HIDDEN)[FINAL_HIDDEN].flatten(0, 1)
     with torch.inference_mode():
         own = model.bridge(TOKENS, attention_mask=torch.ones_like(TOKENS)).flatten(0, 1)
     assert own.dtype == getattr(torch, dtype)
@@ -100,7 +100,7 @@ def test_logits_use_the_weights_of_hooked_processing(
     folder_of: Callable[[str], Path], architecture: str, dtype: str
 ) -> None:
     model = load_model(folder_of(architecture), dtype=dtype, processing="hooked")
-    final = model.activations(TOKENS, FINAL)[FINAL].flatten(0, 1)
+    final = model.activations(TOKENS, FINAL_HIDDEN)[FINAL_HIDDEN].flatten(0, 1)
     with torch.inference_mode():
         own = model.bridge(TOKENS, attention_mask=torch.ones_like(TOKENS)).flatten(0, 1)
     assert model.unembedding.reproduces(final, own)
@@ -118,7 +118,7 @@ def test_float32_weights_are_shared_and_bfloat16_weights_copied_once(loaded: Loa
     torch.testing.assert_close(
         copy, half.bridge.unembed.original_component.weight.float(), rtol=0, atol=0
     )
-    suffix = Suffix.of(half, "blocks.1.hook_mlp_out")
+    suffix = Suffix.from_hooks(half, "blocks.1.hook_mlp_out")
     assert suffix is not None
     assert suffix.unembedding is half.unembedding
 

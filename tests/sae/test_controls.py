@@ -151,7 +151,7 @@ def measurements(demo: tuple[LanguageModel, Corpus, str]) -> dict[str, Measureme
         "zero": zero_sae(v2.d_in),
         "mean": mean_sae(stats.mean),
         "permuted": permuted_decoder(v2),
-        "random": random_directions(stats.some, stats.mean, d_sae=v2.d_sae, k=16),
+        "random": random_directions(stats.sample, stats.mean, d_sae=v2.d_sae, k=16),
     }
     interventions = [Intervention(sae, hook) for sae in saes_by_name.values()]
     measurements = measure_all(model, interventions, corpus, random_error=True)

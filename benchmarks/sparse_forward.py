@@ -1,11 +1,11 @@
 """Where gathering decoder rows stops being cheaper than multiplying by the whole decoder.
 
-    python benchmarks/coding.py [d_sae [d_in [tokens]]]
+    python benchmarks/sparse_forward.py [d_sae [d_in [tokens]]]
 
-Codes the same tokens in both ways, in turns in one process, for several numbers of active latents,
-by a TopK SAE and by a JumpReLU one whose active latents are not named by its activation. Prints
-medians, their ratio, and the memory that each way took on top of weights and inputs, from a process
-of its own. Times are CPU time where it runs on CPUs, so that other processes disturb them less.
+Runs SAEs on the same tokens in both ways, in turns in one process, for several numbers of active
+latents: a TopK SAE, and a JumpReLU SAE, whose activation function does not select the active
+latents. Prints medians, their ratio, and the memory that each way takes besides weights and inputs,
+from a process of its own. On CPUs the times are CPU time, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae_guard.sae import SAE, SaeSource
 from sae_guard.sae.activations import Activation, JumpReLU, TopK
-from sae_guard.sae.sparse_forward import code
+from sae_guard.sae.sparse_forward import sparse_forward
 
 RUNS = 3
 ACTIVE = (16, 64, 256, 1024, 2048)
@@ -47,27 +47,27 @@ def prepared(active: int, d_sae: int, d_in: int, tokens: int) -> tuple[dict[str,
 
 
 def seconds(sae: SAE, x: Tensor, gather_up_to: float) -> float:
-    """Time of one coding."""
+    """Return the seconds of one forward pass of the SAE."""
     clock = time.perf_counter if DEVICE == "cuda" else time.process_time
     start = clock()
-    code(sae, x, gather_up_to=gather_up_to)
+    sparse_forward(sae, x, gather_up_to=gather_up_to)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     return clock() - start
 
 
 def peak(name: str, way: str, active: int, *size: int) -> float:
-    """MiB that one coding adds to the peak memory of this process, which has done nothing else."""
+    """Return the MiB that one forward pass adds to the peak memory of a fresh process."""
     saes, x = prepared(active, *size)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        code(saes[name], x, gather_up_to=WAYS[way])
+        sparse_forward(saes[name], x, gather_up_to=WAYS[way])
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    code(saes[name], x[:1])  # the libraries' own buffers
+    sparse_forward(saes[name], x[:1])  # the libraries' own buffers
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (Linux)
     resident = resident_peak()
-    code(saes[name], x, gather_up_to=WAYS[way])
+    sparse_forward(saes[name], x, gather_up_to=WAYS[way])
     return resident_peak() - resident
 
 
