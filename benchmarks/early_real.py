@@ -14,7 +14,7 @@ from engine_tools import count
 from transformers import AutoTokenizer
 
 from sae_guard.checkpoints.load import load
-from sae_guard.core.early_verdicts import needs_mean, stands
+from sae_guard.core.early_verdicts import early_verdict, needs_mean
 from sae_guard.core.measurement import Measurement, TokenTable
 from sae_guard.core.metrics import metric
 from sae_guard.core.statistics.sequential import Rule
@@ -124,7 +124,7 @@ def early_and_whole(
     for _ in range(shuffles):
         order, total = generator.permutation(measurement.n_sequences), measurement.n_sequences
         for n in range(64, total, EVERY):
-            found = stands(rows(measurement, np.sort(order[:n])), threshold, rule, 1)
+            found = early_verdict(rows(measurement, np.sort(order[:n])), threshold, rule, 1)
             if found is not None:
                 used.append(n / total)
                 wrong += found.status != whole

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.early_verdicts import stands
+from sae_guard.core.early_verdicts import early_verdict
 from sae_guard.core.measurement import Measurement, Provenance
 from sae_guard.core.metrics import COLUMNS
 from sae_guard.core.statistics.sequential import Rule, above_zero
@@ -49,7 +49,7 @@ def beside(drawn: tuple[NDArray[np.float64], NDArray[np.float64]], rule: Rule) -
             found = np.stack(state(sets, np.arange(len(ratio)), n, rule), axis=1)
             for row, (crossed, kept) in enumerate(found):
                 measurement = _measurement(numerator[row, :n], denominator[row, :n], total)
-                verdict = stands(measurement, Threshold("kl", max=sets.bound[row]), rule, 1)
+                verdict = early_verdict(measurement, Threshold("kl", max=sets.bound[row]), rule, 1)
                 said = verdict.status if verdict else None
                 assert said == ("fail" if crossed else "pass" if kept else None)
 

@@ -19,7 +19,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import ALL_COLUMNS, Side, metric
 from sae_guard.core.statistics import NOISE
 from sae_guard.core.statistics.sequential import Rule, above_zero, evidence_of_moments
-from sae_guard.core.targets import WORST, Terms, beyond, estimate, level, terms
+from sae_guard.core.targets import WORST, Terms, counts_past_bound, estimate, level, terms
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Progress, Status, Verdict, undefined
 from sae_guard.errors import UndefinedMetricError
@@ -69,13 +69,13 @@ class Early:
         bounds = sum(len(_bounds(threshold)) for threshold in self.thresholds)
         for threshold in self.thresholds:
             if threshold not in self.verdicts:
-                verdict = stands(measurement, threshold, self.rule, bounds)
+                verdict = early_verdict(measurement, threshold, self.rule, bounds)
                 if verdict is not None:
                     self.verdicts[threshold] = verdict
         return len(self.verdicts) == len(set(self.thresholds))
 
 
-def stands(
+def early_verdict(
     measurement: Measurement, threshold: Threshold, rule: Rule, bounds: int
 ) -> Verdict | None:
     """Return the verdict that the rows so far allow; None where more are needed.
@@ -226,7 +226,7 @@ def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound:
     origin, tail = definition.tail_from, definition.tail
     if (share := level(target.statistic)) is not None:
         # p99 ≤ t iff at most 1 % of the tokens are above t; p99 ≥ t iff less than 99 % are below.
-        ratio_terms = beyond(measurement, target, bound, side)
+        ratio_terms = counts_past_bound(measurement, target, bound, side)
         side, bound = ("max", 1 - share) if side == "max" else ("max", share)
         origin, tail = 0.0, min(_QUANTILE_TAIL, (1 - bound) / bound)
     else:

@@ -296,7 +296,7 @@ def terms(measurement: Measurement, target: Target) -> Terms:
     return _terms(_sums(measurement, target)[0], metric(target.metric))
 
 
-def present(measurement: Measurement, target: Target) -> NDArray[np.bool_]:
+def nonempty_sequences(measurement: Measurement, target: Target) -> NDArray[np.bool_]:
     """Return which sequences have a scored token in the slice, shape [n_sequences].
 
     The others are no clusters: they would only inflate n.
@@ -305,7 +305,7 @@ def present(measurement: Measurement, target: Target) -> NDArray[np.bool_]:
     return nonempty
 
 
-def beyond(measurement: Measurement, target: Target, bound: float, side: Side) -> Terms:
+def counts_past_bound(measurement: Measurement, target: Target, bound: float, side: Side) -> Terms:
     """Count the tokens past a bound on a quantile, and all tokens of the slice, per sequence.
 
     Raises:

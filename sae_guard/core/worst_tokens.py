@@ -12,7 +12,13 @@ from sae_guard.core.measurement import NO_TEXT, Measurement
 from sae_guard.core.targets import Slice
 from sae_guard.errors import UndefinedMetricError
 
-ABOUT = ("kl", "ce_increase", "ce_patched", "reconstruction_score", "reconstruction_score[mean]")
+EXPLAINED_METRICS = (
+    "kl",
+    "ce_increase",
+    "ce_patched",
+    "reconstruction_score",
+    "reconstruction_score[mean]",
+)
 """Metrics whose failures the worst tokens help to explain."""
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_guard.core.diagnosis import OTHER_PLACE, SCALED_DECODER, Setting
+from sae_guard.core.diagnosis import OTHER_HOOK_POINT, SCALED_DECODER, Setting
 from sae_guard.engine import HookSite
 from sae_guard.sae import SAE, Normalize
 
@@ -120,7 +120,7 @@ def at_site(sae: SAE, site: HookSite) -> Variant:
     if site.read != site.replaced:
         hook, value = f"{site.read}, hook_out: {site.replaced}", ":".join(site.hooks)
     return Variant(
-        OTHER_PLACE,
+        OTHER_HOOK_POINT,
         f"hook: {hook}",
         f"`hook: {hook}` in the spec, or, where the checkpoint names no hook point, for one run",
         sae,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 
-from sae_guard.core.comparison import Baseline, formula_difference, other_things
+from sae_guard.core.comparison import Baseline, formula_difference, setting_differences
 from sae_guard.core.measurement import Measurement, Provenance
 from sae_guard.core.pareto import Pareto, ParetoVerdict, Point, compared
 from sae_guard.core.thresholds import Threshold
@@ -162,7 +162,7 @@ def _point_or_reason(recorded: Recorded, pareto: Pareto, new: Provenance) -> Poi
         old = Provenance(**record.provenance)
     except TypeError as error:
         raise HistoryError(f"pareto: {recorded.path}: provenance: {error}") from None
-    reasons = other_things(old, new)
+    reasons = setting_differences(old, new)
     reasons += filter(None, (formula_difference(old, new, name) for name in (pareto.x, pareto.y)))
     if reasons:
         return reasons[0]

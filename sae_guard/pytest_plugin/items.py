@@ -161,10 +161,10 @@ class GateItem(pytest.Item):
 
     def _worst(self, verdict: Verdict) -> Worst | None:
         """The worst of what is looked at, in the first failure that it explains."""
-        from sae_guard.core.worst_tokens import ABOUT, worst
+        from sae_guard.core.worst_tokens import EXPLAINED_METRICS, worst
 
         target = verdict.target
-        if target.metric not in ABOUT or self._first_of_case(_SHOWN) != self.nodeid:
+        if target.metric not in EXPLAINED_METRICS or self._first_of_case(_SHOWN) != self.nodeid:
             return None
         measurement = session_of(self.config).judged(self.test.case).measurement
         return worst(measurement, tokens=3, sequences=2, slice=target.slice)

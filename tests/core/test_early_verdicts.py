@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sae_guard.core.early_verdicts import Early, needs_mean, needs_spread, stands
+from sae_guard.core.early_verdicts import Early, early_verdict, needs_mean, needs_spread
 from sae_guard.core.measurement import (
     TOKEN_COLUMNS,
     FiringSpread,
@@ -77,7 +77,7 @@ def prefixes(measurement: Measurement) -> Iterator[Measurement]:
 
 def status_of(measurement: Measurement, threshold: Threshold) -> Status | None:
     """Return the status of the early verdict in a gate of one bound; None without a verdict."""
-    verdict = stands(measurement, threshold, RULE, 1)
+    verdict = early_verdict(measurement, threshold, RULE, 1)
     return verdict.status if verdict else None
 
 
@@ -127,7 +127,7 @@ def test_no_verdict_before_the_minimum_of_sequences(
     measurement = drawn(seed % 5)
     threshold = bounded(measurement, target, 5.0, is_kept=is_kept)
     n = 2 + seed % 62
-    assert stands(first(measurement, n), threshold, RULE, 1) is None
+    assert early_verdict(first(measurement, n), threshold, RULE, 1) is None
 
 
 def test_no_early_verdict_on_the_bound_or_within_noise_of_it() -> None:
@@ -172,13 +172,13 @@ def test_the_known_deviation_of_the_whole_set_is_used() -> None:
     }
     soon = first(measurement, 128)
     for threshold, status in thresholds.items():
-        verdict = stands(soon, threshold, RULE, 1)
+        verdict = early_verdict(soon, threshold, RULE, 1)
         assert verdict is not None
         assert verdict.status == status == judge(measurement, threshold).status
         assert verdict.estimate is not None
         assert threshold.allows(verdict.estimate.value) is (status == "pass")
         unknown = dataclasses.replace(soon, whole_sq_deviation=None)
-        assert stands(unknown, threshold, RULE, 1) is None
+        assert early_verdict(unknown, threshold, RULE, 1) is None
 
 
 def test_warn_is_an_early_verdict() -> None:
@@ -190,7 +190,7 @@ def test_warn_is_an_early_verdict() -> None:
         "fail": Threshold("kl", max=value / 2, warn_max=value / 3),
     }
     for status, threshold in cases.items():
-        verdict = stands(first(measurement, 300), threshold, RULE, 2)
+        verdict = early_verdict(first(measurement, 300), threshold, RULE, 2)
         assert verdict is not None
         assert verdict.status == status == judge(measurement, threshold).status
 
@@ -225,10 +225,10 @@ def test_sums_that_are_not_finite_are_an_error_at_once(bad: float) -> None:
     kl = measurement.sums["kl"].copy()
     kl[1] = bad
     broken = first(dataclasses.replace(measurement, sums={**measurement.sums, "kl": kl}), 10)
-    verdict = stands(broken, Threshold("kl", max=1.0), RULE, 1)
+    verdict = early_verdict(broken, Threshold("kl", max=1.0), RULE, 1)
     assert verdict is not None
     assert (verdict.status, verdict.cause) == ("error", "load")
-    assert stands(broken, Threshold("l0", max=1e9), RULE, 1) is None
+    assert early_verdict(broken, Threshold("l0", max=1e9), RULE, 1) is None
 
 
 def test_a_missing_column_waits_for_the_final_error() -> None:
@@ -243,15 +243,15 @@ def test_an_uncertain_denominator_waits() -> None:
     zero = measurement.sums["ce_clean"] + generator.standard_normal(TOTAL)
     measurement = dataclasses.replace(measurement, sums={**measurement.sums, "ce_zero": zero})
     threshold = Threshold("reconstruction_score", min=-1e3)
-    assert stands(first(measurement, 380), threshold, RULE, 1) is None
+    assert early_verdict(first(measurement, 380), threshold, RULE, 1) is None
 
 
 def test_confidence_and_a_kept_worst_sequence_wait_for_the_end() -> None:
     measurement = drawn(7)
     soon = first(measurement, 380)
-    assert stands(soon, Threshold("kl", max=10.0, confidence=0.99), RULE, 1) is None
-    assert stands(soon, Threshold("kl.worst_sequence", max=10.0), RULE, 1) is None
-    crossed = stands(first(measurement, 3), Threshold("kl.worst_sequence", max=0.0), RULE, 1)
+    assert early_verdict(soon, Threshold("kl", max=10.0, confidence=0.99), RULE, 1) is None
+    assert early_verdict(soon, Threshold("kl.worst_sequence", max=10.0), RULE, 1) is None
+    crossed = early_verdict(first(measurement, 3), Threshold("kl.worst_sequence", max=0.0), RULE, 1)
     assert crossed is not None
     assert crossed.status == "fail"
 
@@ -276,15 +276,18 @@ def test_dense_latents_are_decided_by_those_that_are_certain() -> None:
     soon = latents(rates, 96)
     assert {b: status_of(soon, Threshold("dense_latents", max=b)) for b in at} == at
     ambiguous = np.concatenate([np.full(8, 0.2), np.full(192, 0.0999)])
-    assert stands(latents(ambiguous, 96), Threshold("dense_latents", max=0.041), RULE, 1) is None
+    assert (
+        early_verdict(latents(ambiguous, 96), Threshold("dense_latents", max=0.041), RULE, 1)
+        is None
+    )
     unknown = dataclasses.replace(latents(rates, 96), spread=None)
-    assert stands(unknown, Threshold("dense_latents", max=0.5), RULE, 1) is None
+    assert early_verdict(unknown, Threshold("dense_latents", max=0.5), RULE, 1) is None
 
 
 def test_a_share_of_dead_latents_within_the_bound_passes_early() -> None:
     rates = np.concatenate([np.zeros(10), np.full(90, 0.01)])
-    assert stands(latents(rates, 40), Threshold("dead_latents", max=0.05), RULE, 1) is None
-    verdict = stands(latents(rates, 40), Threshold("dead_latents", max=0.1), RULE, 1)
+    assert early_verdict(latents(rates, 40), Threshold("dead_latents", max=0.05), RULE, 1) is None
+    verdict = early_verdict(latents(rates, 40), Threshold("dead_latents", max=0.1), RULE, 1)
     assert verdict is not None
     assert verdict.status == "pass"
 

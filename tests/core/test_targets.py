@@ -95,7 +95,7 @@ def test_a_quantile_is_the_inverse_empirical_distribution(
     )
     target = Target(name, statistic, part)
     if not values:
-        why = "no (token is scored|sequence comes from) there"
+        why = "no (token of the slice is scored|sequence comes from this source)"
         with pytest.raises(UndefinedMetricError, match=why):
             estimate(measured(table), target)
         return

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Baseline, change
-from sae_guard.core.early_verdicts import stands
+from sae_guard.core.early_verdicts import early_verdict
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.statistics.sequential import Rule
 from sae_guard.core.targets import Slice, Target
@@ -149,5 +149,5 @@ def test_another_device_warns_and_is_an_error_when_strict() -> None:
 def test_a_change_gets_no_early_verdict() -> None:
     partial = ordinary(n=200, of=1000)
     absolute, changed = Threshold("kl", max=9.0), Threshold("kl.change", max=9.0)
-    assert stands(partial, absolute, Rule(), 1) is not None
-    assert stands(partial, changed, Rule(), 1) is None
+    assert early_verdict(partial, absolute, Rule(), 1) is not None
+    assert early_verdict(partial, changed, Rule(), 1) is None

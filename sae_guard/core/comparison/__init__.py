@@ -6,7 +6,7 @@ from sae_guard.core.comparison.comparable import (
     NotComparableError,
     differences,
     formula_difference,
-    other_things,
+    setting_differences,
 )
 from sae_guard.core.comparison.compare import Comparison, compare
 from sae_guard.core.comparison.metric_move import MetricMove, Outcome, Standing, Version
@@ -29,5 +29,5 @@ __all__ = [
     "compare",
     "differences",
     "formula_difference",
-    "other_things",
+    "setting_differences",
 ]

@@ -13,7 +13,7 @@ from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import metric
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.statistics.paired import Sums, check_share, move
-from sae_guard.core.targets import WORST, Target, estimate, level, present, terms
+from sae_guard.core.targets import WORST, Target, estimate, level, nonempty_sequences, terms
 from sae_guard.errors import UndefinedMetricError
 
 
@@ -144,7 +144,7 @@ def _nonempty(before: Measurement, after: Measurement, target: Target) -> NDArra
     """Return which sequences have a token in the slice; the others are no clusters."""
     if target.slice is None:
         return np.ones(after.n_sequences, dtype=np.bool_)
-    return present(before, target) | present(after, target)
+    return nonempty_sequences(before, target) | nonempty_sequences(after, target)
 
 
 def _sums(measurement: Measurement, target: Target, value: float, rows: NDArray[np.bool_]) -> Sums:

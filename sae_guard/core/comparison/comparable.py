@@ -48,13 +48,13 @@ def differences(before: Measurement, after: Measurement) -> Differences:
     whether it is the same model.
     """
     old, new = before.provenance, after.provenance
-    refused = other_things(old, new)
+    refused = setting_differences(old, new)
     if not refused:
         refused += _clean_model_differences(before, after)
     return Differences(tuple(refused), tuple(_sentences(_environments(old, new))))
 
 
-def other_things(before: Provenance, after: Provenance) -> list[str]:
+def setting_differences(before: Provenance, after: Provenance) -> list[str]:
     """Return the differences in hook point, model settings and token set, one sentence each."""
     reasons = [*_sentences(_hook_points(before, after)), *_sentences(_token_sets(before, after))]
     if before.corpus.get("sha256") is None:

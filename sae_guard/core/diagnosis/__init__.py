@@ -14,11 +14,11 @@ from sae_guard.core.diagnosis.examination import (
     Suspicion,
     Trial,
 )
-from sae_guard.core.diagnosis.misfit import OTHER_PLACE, SCALED_DECODER
+from sae_guard.core.diagnosis.misfit import OTHER_HOOK_POINT, SCALED_DECODER
 
 __all__ = [
     "NAMES",
-    "OTHER_PLACE",
+    "OTHER_HOOK_POINT",
     "SCALED_DECODER",
     "Diagnosis",
     "Examination",

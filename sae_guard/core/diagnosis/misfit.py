@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from sae_guard.core.diagnosis.examination import NOTHING_LEFT, Examination, Fit, Suspicion, Trial
 
-OTHER_PLACE = "other-layer"
+OTHER_HOOK_POINT = "other-layer"
 SCALED_DECODER = "scaled decoder"
 """Name of the variant in which x̂ is multiplied by its best factor, which always improves the fit.
 """
@@ -63,7 +63,7 @@ def accepted(examination: Examination) -> Trial | None:
         and trial.fit.unexplained <= _BETTER * loaded.unexplained
         and (
             trial.fit.constant <= loaded.constant
-            if trial.name == OTHER_PLACE
+            if trial.name == OTHER_HOOK_POINT
             else not examination.sound
         )
     ] or _sparser(examination)
@@ -105,7 +105,7 @@ def _pairing(examination: Examination) -> Suspicion | None:
     )
     trial = accepted(examination)
     if trial is not None and trial.name == "decoder-permuted":
-        evidence = f"{cosines}; with these {compared(trial.fit, examination.loaded)}"
+        evidence = f"{cosines}; with these {comparison_text(trial.fit, examination.loaded)}"
         return Suspicion(trial.name, evidence, trial.remedy, trial.options)
     return Suspicion(
         "encoder-mismatch",
@@ -119,7 +119,7 @@ def _tried(examination: Examination) -> Suspicion | None:
     trial = accepted(examination)
     if trial is None:
         return None
-    evidence = f"with {trial.change} {compared(trial.fit, examination.loaded)}"
+    evidence = f"with {trial.change} {comparison_text(trial.fit, examination.loaded)}"
     return Suspicion(trial.name, evidence, trial.remedy, trial.options)
 
 
@@ -145,7 +145,8 @@ def _scaled(examination: Examination) -> Suspicion | None:
     return Suspicion(
         "scale",
         f"the best factor for x̂ is {loaded.factor:.3f}, where training leaves 1; with it "
-        f"{compared(trial.fit, loaded)}; decoder rows have norms from {low:.3g} to {high:.3g}",
+        f"{comparison_text(trial.fit, loaded)}; decoder rows have norms from {low:.3g} to "
+        f"{high:.3g}",
         f"the decoder seems to be multiplied by {1 / loaded.factor:.3g}: look for a factor that "
         "was folded twice, or not undone",
     )
@@ -215,7 +216,7 @@ def _row_norm(examination: Examination) -> float | None:
     return 1.0 if abs(low - 1) < _SAME_LENGTH else low
 
 
-def compared(fit: Fit, loaded: Fit) -> str:
+def comparison_text(fit: Fit, loaded: Fit) -> str:
     """Return a text that compares the fit of a variant with that of the SAE as loaded."""
     text = (
         f"explained variance is {fit.explained_variance:.3f} (as loaded "

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Sums = NDArray[np.float64]
+Values = NDArray[np.float64]
 """Array of g_i, shape [..., n]; the leading axes are independent sets, as in simulations."""
 
 
@@ -38,7 +38,7 @@ class Rule:
 
 
 def above_zero(
-    g: Sums,
+    g: Values,
     total: int,
     *,
     alpha: float,
@@ -73,7 +73,7 @@ def above_zero(
     return decided & (_evidence(mean, square, skewness, n + 1, total, rule) >= needed)
 
 
-def log_evidence(g: Sums, total: int, *, rule: Rule) -> NDArray[np.float64]:
+def log_evidence(g: Values, total: int, *, rule: Rule) -> NDArray[np.float64]:
     """Return the log of the evidence (an e-value) for Σ g_i > 0, a mixture over effect sizes.
 
     If Σ g_i ≤ 0, the probability that it ever exceeds −log α is asymptotically at most α.
@@ -90,7 +90,7 @@ def log_evidence(g: Sums, total: int, *, rule: Rule) -> NDArray[np.float64]:
 
 
 def evidence_of_moments(
-    first: Sums, second: Sums, n: int, total: int, *, rule: Rule
+    first: Values, second: Values, n: int, total: int, *, rule: Rule
 ) -> NDArray[np.float64]:
     """Return the log evidence from Σ g and Σ g² over n sequences, without skewness correction.
 
@@ -107,7 +107,7 @@ def evidence_of_moments(
 
 
 def _evidence(
-    mean: Sums, square: Sums, skewness: Sums, n: int, total: int, rule: Rule
+    mean: Values, square: Values, skewness: Values, n: int, total: int, rule: Rule
 ) -> NDArray[np.float64]:
     """Return log(2/√(1+r) · exp(a²/2) · Φ(a)), a = z·√(r/(1+r)).
 
@@ -132,7 +132,7 @@ def _evidence(
 
 
 def _studentised(
-    mean: Sums, square: Sums, skewness: Sums, n: int, fraction: float
+    mean: Values, square: Values, skewness: Values, n: int, fraction: float
 ) -> NDArray[np.float64]:
     """Return the mean over its standard error, corrected for skewness (Hall 1992).
 
@@ -149,7 +149,7 @@ def _studentised(
     return np.where(square > 0, t, np.where(square == 0, certain, np.nan))
 
 
-def _moments(g: Sums) -> tuple[Sums, Sums, Sums]:
+def _moments(g: Values) -> tuple[Values, Values, Values]:
     """Return mean, variance (divided by n) and skewness over the last axis.
 
     The skewness is 0 where the variance is 0.

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sae_guard.core.diagnosis import (
-    OTHER_PLACE,
+    OTHER_HOOK_POINT,
     SCALED_DECODER,
     Fit,
     Pairing,
@@ -29,12 +29,12 @@ def test_a_sound_examination_is_not_suspected(factor: float, architecture: str) 
 
 def test_rounding_errors_are_no_misfit() -> None:
     loaded = fit(explained_variance=1 - 1e-9, constant=0.9)
-    better = (trial(OTHER_PLACE, explained_variance=1.0, constant=0.0),)
+    better = (trial(OTHER_HOOK_POINT, explained_variance=1.0, constant=0.0),)
     assert names(examined(loaded=loaded, trials=better)) == ()
 
 
 @pytest.mark.parametrize(
-    "name", ["pre-bias", "normalize", "scale", "space", "k", "topk-as-relu", OTHER_PLACE]
+    "name", ["pre-bias", "normalize", "scale", "space", "k", "topk-as-relu", OTHER_HOOK_POINT]
 )
 def test_a_fitting_trial_is_suspected_with_its_numbers(name: str) -> None:
     diagnosis = diagnose(None, examined(loaded=BAD, trials=(trial("k", factor=0.9), trial(name))))
@@ -71,11 +71,13 @@ def test_the_best_fitting_trial_is_suspected() -> None:
 
 
 def test_another_hook_point_can_beat_a_sound_fit() -> None:
-    assert names(examined(trials=(trial(OTHER_PLACE, explained_variance=0.92),))) == (OTHER_PLACE,)
+    assert names(examined(trials=(trial(OTHER_HOOK_POINT, explained_variance=0.92),))) == (
+        OTHER_HOOK_POINT,
+    )
     for short in (
-        trial(OTHER_PLACE, explained_variance=0.905),
-        trial(OTHER_PLACE, explained_variance=0.95, constant=0.02),
-        trial(OTHER_PLACE, explained_variance=0.95, factor=0.9),
+        trial(OTHER_HOOK_POINT, explained_variance=0.905),
+        trial(OTHER_HOOK_POINT, explained_variance=0.95, constant=0.02),
+        trial(OTHER_HOOK_POINT, explained_variance=0.95, factor=0.9),
     ):
         assert names(examined(trials=(short,))) == ()
 
