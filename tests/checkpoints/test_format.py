@@ -30,7 +30,7 @@ LAYOUTS = (
     (None, "params.npz"),  # Gemma Scope
     ("conf.yaml", "latest_ckpt.safetensors"),  # temporal SAEs
 )
-"""Of folders whose files may lie in one folder: the order in which they are tried."""
+"""Layouts whose files may lie in one folder, in the order in which they are tried."""
 
 
 def put(folder: Path, *names: str | None) -> None:
