@@ -25,7 +25,7 @@ _SAME_SCALE = 1e-4
 
 
 @dataclass(frozen=True)
-class Facts:
+class ForwardSettings:
     """Settings of the forward pass, which differ between SAEs with the same tensors.
 
     Every value comes from the checkpoint, its format or the options; none is guessed.
@@ -47,11 +47,11 @@ class Facts:
     transcoder: bool = False
 
 
-def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
+def check_agreement(settings: ForwardSettings, options: SaeOptions, path: Path) -> None:
     """Raise `LoadError` where the options contradict the checkpoint."""
     names: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize")
     for name in names:
-        required, stored = getattr(options, name), getattr(facts, name)
+        required, stored = getattr(options, name), getattr(settings, name)
         if required is not None and required != stored:
             raise LoadError(
                 f"{path} says {name} {stored!r}, the `sae` options say {required!r}; allowed: "
@@ -60,11 +60,11 @@ def check_agreement(facts: Facts, options: SaeOptions, path: Path) -> None:
                 options=(name,),
             )
     if isinstance(options.scale, float) and not math.isclose(
-        options.scale, facts.scale_in, rel_tol=_SAME_SCALE
+        options.scale, settings.scale_in, rel_tol=_SAME_SCALE
     ):
         raise LoadError(
-            f"{path} has scale {facts.scale_in:g}, the `sae` options say {options.scale}; allowed: "
-            f"{facts.scale_in:g}, or no scale in the options",
+            f"{path} has scale {settings.scale_in:g}, the `sae` options say {options.scale}; "
+            f"allowed: {settings.scale_in:g}, or no scale in the options",
             "scale",
             options=("scale",),
         )
@@ -100,14 +100,16 @@ def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
     }
 
 
-def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, path: Path) -> SAE:
+def assemble(
+    tensors: Mapping[str, Tensor], settings: ForwardSettings, source: SaeSource, path: Path
+) -> SAE:
     """Build the SAE from its tensors, and check that they fit each other.
 
     Args:
         tensors: ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_enc`` [d_sae], ``b_dec``
             [d_out] and those of the activation; optionally ``b_pre`` [d_in], ``latent_scale``
             [d_sae] and, in transcoders, ``W_skip`` [d_out, d_in].
-        facts: Settings of the forward pass.
+        settings: Settings of the forward pass.
         source: Provenance.
         path: The weights file, for messages.
 
@@ -118,9 +120,9 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
     from sae_guard.checkpoints.tensor_files import check_shapes, float32
     from sae_guard.sae import SAE
 
-    check_shapes(tensors, _shapes(tensors, facts, path), path)
+    check_shapes(tensors, _shapes(tensors, settings, path), path)
     weights = float32(tensors, path)
-    activation = _activation(weights, facts, path)
+    activation = _activation(weights, settings, path)
     b_enc = weights.get("b_enc")
     return SAE(
         weights["W_enc"],
@@ -129,19 +131,21 @@ def assemble(tensors: Mapping[str, Tensor], facts: Facts, source: SaeSource, pat
         weights["b_dec"],
         activation,
         source,
-        b_pre=weights.get("b_pre", weights["b_dec"]) if facts.pre_bias else None,
-        normalize=facts.normalize,
-        denormalize=facts.denormalize,
-        rescale_by_decoder_norm=facts.rescale_by_decoder_norm,
+        b_pre=weights.get("b_pre", weights["b_dec"]) if settings.pre_bias else None,
+        normalize=settings.normalize,
+        denormalize=settings.denormalize,
+        rescale_by_decoder_norm=settings.rescale_by_decoder_norm,
         latent_scale=weights.get("latent_scale"),
-        scale_in=facts.scale_in,
-        scale_out=facts.scale_out,
+        scale_in=settings.scale_in,
+        scale_out=settings.scale_out,
         W_skip=weights.get("W_skip"),
-        transcoder=facts.transcoder,
+        transcoder=settings.transcoder,
     )
 
 
-def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    tensors: Mapping[str, Tensor], settings: ForwardSettings, path: Path
+) -> dict[str, tuple[int, ...]]:
     """Return the expected shapes, from those of ``W_dec`` and, in a transcoder, of ``W_enc``."""
     for name, sizes in (("W_dec", "[d_sae, d_out]"), ("W_enc", "[d_in, d_sae]")):
         matrix = tensors.get(name)
@@ -152,13 +156,13 @@ def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str
                 "keys" if matrix is None else "shapes",
             )
     d_sae, d_out = tensors["W_dec"].shape
-    d_in = tensors["W_enc"].shape[0] if facts.transcoder else d_out
+    d_in = tensors["W_enc"].shape[0] if settings.transcoder else d_out
     per_latent = {
         "jumprelu": ("b_enc", "threshold"),
         "gated": ("b_gate", "b_mag", "r_mag"),
-    }.get(facts.architecture, ("b_enc",))
+    }.get(settings.architecture, ("b_enc",))
     optional: dict[str, tuple[int, ...]] = {"b_pre": (d_in,), "latent_scale": (d_sae,)}
-    if facts.transcoder:
+    if settings.transcoder:
         optional["W_skip"] = (d_out, d_in)
     return {
         "W_enc": (d_in, d_sae),
@@ -169,43 +173,43 @@ def _shapes(tensors: Mapping[str, Tensor], facts: Facts, path: Path) -> dict[str
     }
 
 
-def _activation(weights: Mapping[str, Tensor], facts: Facts, path: Path) -> Activation:
+def _activation(weights: Mapping[str, Tensor], settings: ForwardSettings, path: Path) -> Activation:
     from sae_guard.sae.activations import AbsTopK, Gated, GroupMax, ReLU, TanhReLU, TopK
 
     with_k: Mapping[str, Callable[[int], Activation]] = {
         "topk": TopK, "abstopk": AbsTopK, "groupmax": GroupMax,
     }  # fmt: skip
-    if facts.architecture in with_k:
+    if settings.architecture in with_k:
         d_sae = len(weights["b_enc"])
-        if facts.k is None or not 1 <= facts.k <= d_sae:
+        if settings.k is None or not 1 <= settings.k <= d_sae:
             raise LoadError(
-                f"{path}: k is {facts.k}, allowed: 1 to {d_sae}, the number of latents",
+                f"{path}: k is {settings.k}, allowed: 1 to {d_sae}, the number of latents",
                 "activation",
             )
-        if facts.architecture == "groupmax" and d_sae % facts.k:
+        if settings.architecture == "groupmax" and d_sae % settings.k:
             raise LoadError(
-                f"{path}: k is {facts.k}, allowed in a groupmax SAE: a divisor of {d_sae}, the "
+                f"{path}: k is {settings.k}, allowed in a groupmax SAE: a divisor of {d_sae}, the "
                 "number of latents",
                 "activation",
             )
-        return with_k[facts.architecture](facts.k)
-    if facts.k is not None:
+        return with_k[settings.architecture](settings.k)
+    if settings.k is not None:
         raise LoadError(
-            f"{path}: k is {facts.k}, but a {facts.architecture} SAE has no k; remove k, or set "
-            "the architecture to topk",
+            f"{path}: k is {settings.k}, but a {settings.architecture} SAE has no k; remove k, or "
+            "set the architecture to topk",
             "activation",
         )
-    if facts.architecture == "jumprelu":
-        return _jumprelu(weights["threshold"], facts, path)
-    if facts.architecture == "gated":
+    if settings.architecture == "jumprelu":
+        return _jumprelu(weights["threshold"], settings, path)
+    if settings.architecture == "gated":
         return Gated(weights["b_gate"], weights["b_mag"], weights["r_mag"])
-    return TanhReLU() if facts.architecture == "tanh_relu" else ReLU()
+    return TanhReLU() if settings.architecture == "tanh_relu" else ReLU()
 
 
-def _jumprelu(threshold: Tensor, facts: Facts, path: Path) -> JumpReLU:
+def _jumprelu(threshold: Tensor, settings: ForwardSettings, path: Path) -> JumpReLU:
     from sae_guard.sae.activations import JumpReLU
 
-    activation = JumpReLU(threshold, inclusive=facts.inclusive)
+    activation = JumpReLU(threshold, inclusive=settings.inclusive)
     if not activation.trained:
         raise LoadError(
             f"{path}: thresholds are {float(threshold.min()):g} to {float(threshold.max()):g}: "

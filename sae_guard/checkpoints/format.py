@@ -43,7 +43,7 @@ class FolderLayout:
 
 
 @dataclass(frozen=True)
-class ConfigBeside:
+class ConfigLocation:
     """Location of the config for a weights file that the user names directly."""
 
     config: str
@@ -163,7 +163,7 @@ class Format:
     holds: str
     """Kinds of SAEs in the format, and the options they need, for the documentation."""
     folders: tuple[FolderLayout, ...] = ()
-    config_layouts: tuple[ConfigBeside, ...] = ()
+    config_locations: tuple[ConfigLocation, ...] = ()
     """Locations of the config for weights that the user names directly."""
     configs_above: tuple[str, ...] = ()
     """Names of further configs, beside the weights or up to two folders above, to download too."""

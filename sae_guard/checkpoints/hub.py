@@ -58,9 +58,9 @@ def _candidate_files(path: str) -> list[str]:
         files += [str(target / name) for name in names]
         configs = [(name, n) for name in format.configs_above for n in (0, 1)]
         configs += [
-            (layout.config.format(stem=target.stem), n)
-            for layout in format.config_layouts
-            for n in layout.levels_up
+            (location.config.format(stem=target.stem), n)
+            for location in format.config_locations
+            for n in location.levels_up
         ]
         files += [str(parents[n] / name) for name, n in configs if n < len(parents)]
     return files

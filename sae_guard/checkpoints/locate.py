@@ -16,8 +16,8 @@ from sae_guard.files import expanded
 SUFFIXES = (".pt", ".pth", ".safetensors", ".npz", ".pkl", ".pkl.gz")
 """Suffixes of the containers that `tensor_files` reads."""
 _FOLDERS = sorted((f for format in FORMATS for f in format.folders), key=lambda f: f.rank)
-_CONFIG_LAYOUTS = sorted(
-    (layout for format in FORMATS for layout in format.config_layouts), key=lambda c: c.rank
+_CONFIG_LOCATIONS = sorted(
+    (location for format in FORMATS for location in format.config_locations), key=lambda c: c.rank
 )
 
 
@@ -41,7 +41,7 @@ def _paths(path: Path) -> tuple[Path, Path | None] | None:
         folders = (layout.files_in(path) for layout in _FOLDERS)
         return next((paths for paths in folders if paths is not None), None)
     if path.is_file() and path.name.endswith(SUFFIXES):
-        configs = (layout.file_of(path) for layout in _CONFIG_LAYOUTS)
+        configs = (location.file_of(path) for location in _CONFIG_LOCATIONS)
         return path, next((config for config in configs if config is not None), None)
     return None
 

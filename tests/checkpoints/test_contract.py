@@ -27,13 +27,13 @@ PARTS = get_args(Contract)
 
 def broken(sae: SAE, options: SaeOptions = NOTHING_SAID) -> dict[str, str]:
     """Part → what breaks it."""
-    found: dict[str, str] = {}
+    failures: dict[str, str] = {}
     for part in PARTS:
         try:
             check(part, sae, options)
         except LoadError as error:
-            found[error.contract] = str(error).removeprefix(f"{sae.source.path}: ")
-    return found
+            failures[error.contract] = str(error).removeprefix(f"{sae.source.path}: ")
+    return failures
 
 
 def damaged(sae: SAE, name: str, at: tuple[int, ...], value: float) -> SAE:
@@ -45,13 +45,13 @@ def damaged(sae: SAE, name: str, at: tuple[int, ...], value: float) -> SAE:
 @given(saes(transcoders=True))
 def test_sound_saes_keep_every_part_and_what_is_truly_said_of_them(sae: SAE) -> None:
     assert broken(sae) == {}
-    said = SaeOptions(
+    options = SaeOptions(
         architecture=sae.activation.architecture,  # type: ignore[arg-type]
         k=getattr(sae.activation, "k", None),
         pre_bias=sae.b_pre is not None,
         normalize=sae.normalize,
     )
-    assert broken(sae, said) == {}
+    assert broken(sae, options) == {}
 
 
 @pytest.mark.parametrize("sae", [identity_sae(6), zero_sae(6)], ids=["identity", "zero"])
@@ -60,7 +60,7 @@ def test_the_controls_keep_it(sae: SAE) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("options", "message"),
     [
         ({"architecture": "standard"}, "architecture is 'topk', the `sae` options say 'standard'"),
         ({"k": 4}, "k is 3, the `sae` options say 4"),
@@ -68,10 +68,10 @@ def test_the_controls_keep_it(sae: SAE) -> None:
         ({"normalize": "layer_norm"}, "normalize is 'none', "),
     ],
 )
-def test_an_activation_other_than_was_said(said: dict[str, Any], message: str) -> None:
-    found = broken(example_sae("topk"), SaeOptions(**said))
-    assert found.keys() == {"activation"}
-    assert found["activation"].startswith(message)
+def test_an_activation_other_than_was_said(options: dict[str, Any], message: str) -> None:
+    failures = broken(example_sae("topk"), SaeOptions(**options))
+    assert failures.keys() == {"activation"}
+    assert failures["activation"].startswith(message)
 
 
 def test_a_k_where_there_is_none() -> None:
@@ -82,9 +82,9 @@ def test_a_k_where_there_is_none() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weights_that_are_not_finite(name: str, value: float) -> None:
     at = (2, 3) if name.startswith("W") else (2,)
-    whole = replace(example_sae(), W_skip=torch.zeros(6, 6), transcoder=True, b_pre=torch.zeros(6))
-    found = broken(damaged(whole, name, at, value))
-    assert found["finite"] == f"{name} holds values that are not finite"
+    sae = replace(example_sae(), W_skip=torch.zeros(6, 6), transcoder=True, b_pre=torch.zeros(6))
+    failures = broken(damaged(sae, name, at, value))
+    assert failures["finite"] == f"{name} holds values that are not finite"
 
 
 @pytest.mark.parametrize("name", ["b_gate", "b_mag", "r_mag"])
@@ -109,8 +109,8 @@ def test_thresholds_of_which_some_are_zero_are_kept() -> None:
 @pytest.mark.parametrize("name", ["scale_in", "scale_out"])
 @pytest.mark.parametrize("value", [0.0, -1.0, torch.inf, torch.nan])
 def test_scales_that_are_none(name: str, value: float) -> None:
-    found = broken(replace(example_sae(), **{name: value}))  # type: ignore[arg-type]
-    assert found["scale"] == f"{name} is {value}, expected a number above 0"
+    failures = broken(replace(example_sae(), **{name: value}))  # type: ignore[arg-type]
+    assert failures["scale"] == f"{name} is {value}, expected a number above 0"
 
 
 def double(activation: Callable[[Tensor], Tensor], architecture: str = "standard") -> SAE:
@@ -120,8 +120,8 @@ def double(activation: Callable[[Tensor], Tensor], architecture: str = "standard
         def __call__(self, q: Tensor) -> Tensor:
             return activation(q)
 
-    whole = example_sae(architecture)
-    return replace(whole, activation=Double())
+    sae = example_sae(architecture)
+    return replace(sae, activation=Double())
 
 
 def counter() -> Callable[[Tensor], Tensor]:
@@ -140,8 +140,8 @@ def counter() -> Callable[[Tensor], Tensor]:
     ids=["counter", "noise", "little noise", "dropout"],
 )
 def test_latents_that_differ_the_second_time(activation: Callable[[Tensor], Tensor]) -> None:
-    found = broken(double(activation))
-    assert found == {"deterministic": "the same activations give other latents the second time"}
+    failures = broken(double(activation))
+    assert failures == {"deterministic": "the same activations give other latents the second time"}
 
 
 def test_the_batch_is_not_blamed_for_what_is_not_deterministic() -> None:
@@ -152,7 +152,7 @@ def test_the_batch_is_not_blamed_for_what_is_not_deterministic() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_latents_that_are_not_finite(value: float) -> None:
-    """Of sound weights: one latent for activations of any length, or for long ones alone."""
+    """Check sound weights whose latents are not finite for all, or only for long activations."""
     everywhere = double(lambda q: torch.where(q > 0, value, 0.0))
     long = double(lambda q: torch.where(q > q.max() * 0.9, value, torch.relu(q)))
     for sae in (everywhere, long):
@@ -169,7 +169,7 @@ def test_latents_that_are_not_finite_the_second_time_only() -> None:
 
 
 def batch_topk(k: int) -> Callable[[Tensor], Tensor]:
-    """As in training: the k · n largest of all n tokens."""
+    """Return the activation of training: the k · n largest latents of all n tokens."""
 
     def activation(q: Tensor) -> Tensor:
         least = q.flatten().topk(k * len(q)).values[-1]
@@ -190,8 +190,8 @@ MIXING: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MIXING)
 def test_latents_that_depend_on_the_batch(name: str) -> None:
-    found = broken(double(MIXING[name]))
-    assert found == {
+    failures = broken(double(MIXING[name]))
+    assert failures == {
         "batch_mates": "the latents of a token depend on the tokens beside it in the batch"
     }
 

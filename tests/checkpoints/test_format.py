@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.checkpoints.format import ConfigBeside, FolderLayout
+from sae_guard.checkpoints.format import ConfigLocation, FolderLayout
 from sae_guard.checkpoints.formats import FORMATS
 from sae_guard.checkpoints.locate import files_at
 
@@ -30,7 +30,7 @@ LAYOUTS = (
     (None, "params.npz"),  # Gemma Scope
     ("conf.yaml", "latest_ckpt.safetensors"),  # temporal SAEs
 )
-"""Of folders whose files may lie in one folder: the order in which they are tried."""
+"""Layouts whose files may lie in one folder, in the order in which they are tried."""
 
 
 def put(folder: Path, *names: str | None) -> None:
@@ -97,7 +97,7 @@ def test_a_layout_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_the_nearest_config_is_taken(tmp_path: Path) -> None:
-    layout = ConfigBeside("{stem}.yaml", r"runs/\w+\.pt", levels_up=(0, 2))
+    layout = ConfigLocation("{stem}.yaml", r"runs/\w+\.pt", levels_up=(0, 2))
     weights = tmp_path / "runs" / "a.pt"
     put(tmp_path, "runs/a.pt", "a.yaml")
     assert layout.file_of(weights) is None
@@ -106,4 +106,4 @@ def test_the_nearest_config_is_taken(tmp_path: Path) -> None:
     put(tmp_path, "runs/a.yaml")
     assert layout.file_of(weights) == tmp_path / "runs" / "a.yaml"
     assert layout.file_of(tmp_path / "other" / "a.pt") is None
-    assert ConfigBeside("a.json", r".*", levels_up=(9,)).file_of(Path("a.pt")) is None
+    assert ConfigLocation("a.json", r".*", levels_up=(9,)).file_of(Path("a.pt")) is None

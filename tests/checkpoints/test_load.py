@@ -31,7 +31,7 @@ Writer = Callable[[SAE, Path], Written | None]
 
 
 def is_plain(sae: SAE, *, pre_bias: bool) -> bool:
-    """Whether nothing but the activation and a pre-bias is out of the ordinary."""
+    """Return whether only the activation and a pre-bias differ from a standard SAE."""
     return (
         not sae.transcoder
         and sae.normalize == "none"
@@ -127,13 +127,13 @@ def sparsify(sae: SAE, folder: Path) -> Written | None:
         TopK: {"activation": "topk"}, GroupMax: {"activation": "groupmax"},
         AbsTopK: {"activation": "topk", "signed": True},
     }  # fmt: skip
-    said = kinds.get(type(sae.activation))
-    if said is None or not is_plain(sae, pre_bias=True):
+    activation_fields = kinds.get(type(sae.activation))
+    if activation_fields is None or not is_plain(sae, pre_bias=True):
         return None
     tensors = linear(sae) | {"W_dec": sae.W_dec, "b_dec": sae.b_dec}
     del tensors["decoder.weight"]
     save_file(tensors, folder / "sae.safetensors")
-    config = {**said, "k": getattr(sae.activation, "k", None), "d_in": sae.d_in}
+    config = {**activation_fields, "k": getattr(sae.activation, "k", None), "d_in": sae.d_in}
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder, NOTHING_SAID
 
@@ -176,9 +176,9 @@ def openai(sae: SAE, folder: Path) -> Written | None:
     plain = is_plain(sae, pre_bias=True)
     if not plain or not isinstance(sae.activation, ReLU):
         return None
-    held = {**linear(sae), "pre_bias": sae.b_dec, "latent_bias": sae.b_enc, "activation": "ReLU"}
-    del held["encoder.bias"]
-    torch.save(held, folder / "8.pt")
+    entries = {**linear(sae), "pre_bias": sae.b_dec, "latent_bias": sae.b_enc, "activation": "ReLU"}
+    del entries["encoder.bias"]
+    torch.save(entries, folder / "8.pt")
     return folder / "8.pt", NOTHING_SAID
 
 
@@ -186,8 +186,8 @@ def tied(sae: SAE, folder: Path) -> Written | None:
     """The state dict of AI Safety Foundation's library, with an axis of one component."""
     if not isinstance(sae.activation, ReLU) or not is_plain(sae, pre_bias=True):
         return None
-    held = {**linear(sae), "tied_bias": sae.b_dec}
-    torch.save({name: tensor[None].clone() for name, tensor in held.items()}, folder / "sae.pt")
+    entries = {**linear(sae), "tied_bias": sae.b_dec}
+    torch.save({name: tensor[None].clone() for name, tensor in entries.items()}, folder / "sae.pt")
     return folder / "sae.pt", NOTHING_SAID
 
 

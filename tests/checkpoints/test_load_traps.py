@@ -83,18 +83,18 @@ def test_trap_unit_norm_means_four_things() -> None:
     length = X.norm(dim=-1, keepdim=True)
     centred = X - X.mean(dim=-1, keepdim=True)
     deviation = (centred**2).sum(dim=-1, keepdim=True).div(5).sqrt()  # unbiased: d - 1
-    given = {
+    variants = {
         "scale": (replace(plain, scale_in=0.3), X * 0.3),
         "constant_norm_rescale": (
             replace(plain, normalize="constant_norm_rescale"), X / length * 6**0.5,
         ),
         "layer_norm": (replace(plain, normalize="layer_norm"), centred / (deviation + 1e-5)),
     }  # fmt: skip
-    seen: list[Tensor] = [plain.encode(X)]
-    for sae, x in given.values():
+    latents: list[Tensor] = [plain.encode(X)]
+    for sae, x in variants.values():
         torch.testing.assert_close(sae.encode(X), plain.encode(x))
-        assert not any(torch.allclose(sae.encode(X), other) for other in seen)
-        seen.append(sae.encode(X))
+        assert not any(torch.allclose(sae.encode(X), other) for other in latents)
+        latents.append(sae.encode(X))
 
 
 def test_trap_a_bare_file_does_not_say_its_normalisation(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_trap_a_bare_file_does_not_say_its_normalisation(tmp_path: Path) -> None
 
 def test_trap_a_threshold_is_exceeded_strictly() -> None:
     at = torch.tensor([0.5, 0.5])
-    above = torch.nextafter(at, torch.ones(2))
+    next_larger = torch.nextafter(at, torch.ones(2))
     assert not JumpReLU(at)(at).any()
-    assert bool(JumpReLU(at)(above).all())
+    assert bool(JumpReLU(at)(next_larger).all())
     assert bool(JumpReLU(at, inclusive=True)(at).all())
 
 
@@ -124,13 +124,13 @@ def test_trap_hook_z_is_flattened_over_its_heads(
     model_folders: dict[str, Path], architecture: str
 ) -> None:
     model = load_model(model_folders[architecture])
-    seen: list[Tensor] = []
+    activations: list[Tensor] = []
     model.bridge.run_with_hooks(
-        TOKENS, fwd_hooks=[("blocks.1.attn.hook_z", lambda x, hook: seen.append(x.clone()))]
+        TOKENS, fwd_hooks=[("blocks.1.attn.hook_z", lambda x, hook: activations.append(x.clone()))]
     )
     _, flat = model.logits_and_activation(TOKENS, "blocks.1.attn.hook_z")
     assert flat.ndim == 3
-    torch.testing.assert_close(flat, seen[0].flatten(2))
+    torch.testing.assert_close(flat, activations[0].flatten(2))
 
 
 def test_trap_a_default_bridge_is_not_centred(

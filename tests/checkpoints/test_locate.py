@@ -23,7 +23,7 @@ def releases(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "names"),
     [
         ("v1", ["v1"]),
         ("v1/cfg.json", ["v1"]),
@@ -36,8 +36,8 @@ def releases(tmp_path: Path) -> Path:
         ("note*", ["notes.txt"]),
     ],
 )
-def test_find(releases: Path, pattern: str, found: list[str]) -> None:
-    assert find(pattern, releases) == [releases / name for name in found]
+def test_find(releases: Path, pattern: str, names: list[str]) -> None:
+    assert find(pattern, releases) == [releases / name for name in names]
 
 
 def test_a_path_with_the_characters_of_a_glob(tmp_path: Path) -> None:

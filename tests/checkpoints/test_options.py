@@ -16,10 +16,10 @@ from sae_guard.errors import SetupError
 
 def test_options_of_all_sources_add_up() -> None:
     assert merged() == SaeOptions()
-    found = merged(
+    options = merged(
         ("a", SaeOptions(k=3, pre_bias=False)), ("b", SaeOptions()), ("c", SaeOptions(k=3, scale=2))
     )
-    assert found == SaeOptions(k=3, pre_bias=False, scale=2.0)
+    assert options == SaeOptions(k=3, pre_bias=False, scale=2.0)
 
 
 @pytest.mark.parametrize(

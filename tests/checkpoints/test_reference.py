@@ -36,30 +36,30 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v2", f"@{COMMIT}"])
 def test_the_hub_is_read_from_its_cache(cache: Path, revision: str) -> None:
-    (found,) = resolve(f"hf://someone/saes/layer_3/width_10{revision}", Path("/"))
-    assert found.path == cache / "layer_3" / "width_10"
-    assert str(found) == f"hf://someone/saes/layer_3/width_10@{COMMIT}"
+    (checkpoint,) = resolve(f"hf://someone/saes/layer_3/width_10{revision}", Path("/"))
+    assert checkpoint.path == cache / "layer_3" / "width_10"
+    assert str(checkpoint) == f"hf://someone/saes/layer_3/width_10@{COMMIT}"
 
 
 def test_a_name_in_a_file_of_the_hub(cache: Path) -> None:
     (cache / "saes.pt").write_bytes(b"")
-    (found,) = resolve("hf://someone/saes/saes.pt@main#blocks.1", Path("/"))
-    assert (found.path, found.name) == (cache / "saes.pt", "blocks.1")
-    assert str(found) == f"hf://someone/saes/saes.pt@{COMMIT}#blocks.1"
+    (checkpoint,) = resolve("hf://someone/saes/saes.pt@main#blocks.1", Path("/"))
+    assert (checkpoint.path, checkpoint.name) == (cache / "saes.pt", "blocks.1")
+    assert str(checkpoint) == f"hf://someone/saes/saes.pt@{COMMIT}#blocks.1"
 
 
 def test_only_the_files_of_the_checkpoint_are_asked_for(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, list[str]] = {}
+    requests: dict[str, list[str]] = {}
 
     def download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked[repository] = allow_patterns
+        requests[repository] = allow_patterns
         return str(cache)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     fetch("hf://someone/saes/layer_3/width_10")
-    names = set(asked["someone/saes"])
+    names = set(requests["someone/saes"])
     assert {
         "layer_3/width_10",
         "layer_3/width_10/cfg.json",
@@ -136,10 +136,10 @@ def list_of_releases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("list_of_releases")
 def test_a_release_of_saelens_with_what_only_the_list_knows(cache: Path) -> None:
-    (found,) = resolve("sae_lens://mine/layer_3", Path("/"))
-    assert found.path == cache / "layer_3" / "width_10"
-    assert found.options == SaeOptions(scale=0.5, normalize="none")
-    assert str(found).startswith("hf://someone/saes/layer_3/width_10@")
+    (checkpoint,) = resolve("sae_lens://mine/layer_3", Path("/"))
+    assert checkpoint.path == cache / "layer_3" / "width_10"
+    assert checkpoint.options == SaeOptions(scale=0.5, normalize="none")
+    assert str(checkpoint).startswith("hf://someone/saes/layer_3/width_10@")
 
 
 @pytest.mark.usefixtures("list_of_releases")

@@ -19,7 +19,7 @@ from tests.helpers.pickled_files import WAYS, written
 @pytest.mark.parametrize("how", WAYS)
 def test_plain_values_are_themselves(tmp_path: Path, how: str) -> None:
     shared = [1, 2]
-    held = {
+    saved = {
         "numbers": [0, 1, -1, 255, 256, 65536, -(2**31), 2**62, -(2**62), 2**100, 1.5, -0.0],
         "texts": ("", "a", "é", "x" * 300, "😀"),
         "bytes": [b"", b"ab", b"\x00\xff" * 200],
@@ -30,16 +30,16 @@ def test_plain_values_are_themselves(tmp_path: Path, how: str) -> None:
         "shared": [shared, shared],
         "torch": [torch.float32, torch.bfloat16, torch.uint8],
     }
-    assert read_entries(written(how, held, tmp_path / "sae.pkl")) == held
+    assert read_entries(written(how, saved, tmp_path / "sae.pkl")) == saved
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_a_state_dict_with_the_versions_of_its_modules(tmp_path: Path, how: str) -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    held = module.state_dict()
-    entries = read_entries(written(how, held, tmp_path / "sae.pt"))
-    assert list(entries) == list(held)
-    assert all(torch.equal(entries[name], tensor) for name, tensor in held.items())
+    saved = module.state_dict()
+    entries = read_entries(written(how, saved, tmp_path / "sae.pt"))
+    assert list(entries) == list(saved)
+    assert all(torch.equal(entries[name], tensor) for name, tensor in saved.items())
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -51,10 +51,10 @@ def test_a_list_at_the_top(tmp_path: Path, how: str, kind: Any) -> None:
     assert entries["__list__"][1] == {"l1": 0.1}
 
 
-@pytest.mark.parametrize("held", [torch.ones(2), 3, "text", None], ids=str)
-def test_anything_else_is_refused(tmp_path: Path, held: Any) -> None:
-    path = written("zip", held, tmp_path / "sae.pt")
-    with pytest.raises(LoadError, match=f"holds a {type(held).__name__}, expected a state dict"):
+@pytest.mark.parametrize("saved", [torch.ones(2), 3, "text", None], ids=str)
+def test_anything_else_is_refused(tmp_path: Path, saved: Any) -> None:
+    path = written("zip", saved, tmp_path / "sae.pt")
+    with pytest.raises(LoadError, match=f"holds a {type(saved).__name__}, expected a state dict"):
         read_entries(path)
 
 

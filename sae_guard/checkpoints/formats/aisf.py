@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
@@ -88,15 +88,15 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if state.oldest:
         _check_unit_norm(tensors["decoder.weight"], path)
     architecture = _architecture(state, options, path)
-    facts = Facts(architecture, None, pre_bias=True, normalize="none")
-    check_agreement(facts, options, path)
+    settings = ForwardSettings(architecture, None, pre_bias=True, normalize="none")
+    check_agreement(settings, options, path)
     source = opened.source(
         "AI Safety Foundation",
         *([_RELU] if state.config is None and options.architecture is None else []),
         stored_dtype=str(tensors["encoder.weight"].dtype).removeprefix("torch."),
         hook_name=name,
     )
-    return assemble(renamed(tensors, _NAMES), facts, source, path)
+    return assemble(renamed(tensors, _NAMES), settings, source, path)
 
 
 def _state(opened: Opened) -> _State:

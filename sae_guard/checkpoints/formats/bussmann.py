@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
+from sae_guard.checkpoints.assemble import (
+    ForwardSettings,
+    assemble,
+    check_agreement,
+    check_sizes,
+    oriented,
+)
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions
@@ -46,8 +52,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     config, path = opened.config or {}, opened.config_file or opened.path
     tensors = opened.tensors
     kind = _kind(config, tensors, path)
-    facts = _facts(kind, config, path)
-    check_agreement(facts, options, path)
+    settings = _settings(kind, config, path)
+    check_agreement(settings, options, path)
     if kind not in ("vanilla", "jumprelu") and "b_enc" in tensors:
         tensors["b_enc"] = tensors["b_enc"].new_zeros(tensors["b_enc"].shape)
     if "jumprelu.log_threshold" in tensors:
@@ -57,7 +63,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     matrices, notes = oriented(tensors)
     declaration = neel.names_in_config(opened)
     source = opened.source("Bussmann", *_assumed(kind), *notes, declaration=declaration)
-    sae = assemble(matrices, facts, source, opened.weights)
+    sae = assemble(matrices, settings, source, opened.weights)
     check_sizes(config, {"act_size": sae.d_in, "dict_size": sae.d_sae}, path)
     return sae
 
@@ -90,7 +96,7 @@ def _kind(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     return kind
 
 
-def _facts(kind: str, config: Mapping[str, Any], path: Path) -> Facts:
+def _settings(kind: str, config: Mapping[str, Any], path: Path) -> ForwardSettings:
     normalised, k = config.get("input_unit_norm"), config.get("top_k")
     if not isinstance(normalised, bool):
         raise LoadError(f"{path}: input_unit_norm is {normalised!r}, expected true or false")
@@ -104,7 +110,7 @@ def _facts(kind: str, config: Mapping[str, Any], path: Path) -> Facts:
         )
     if kind == "topk" and type(k) is not int:
         raise LoadError(f"{path}: top_k is {k!r}, expected a whole number", "activation")
-    return Facts(
+    return ForwardSettings(
         _TYPES[kind],
         k if kind == "topk" else None,
         pre_bias=kind != "jumprelu",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, oriented
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, oriented
 from sae_guard.checkpoints.declarations import (
     Declaration,
     components,
@@ -19,7 +19,7 @@ from sae_guard.checkpoints.declarations import (
     text_or_none,
 )
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
+from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 
@@ -95,13 +95,15 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     architecture = _architecture(tensors, config, opened)
     if _THRESHOLD in tensors:
         tensors["threshold"] = _per_latent(tensors)
-    facts = Facts(architecture, None, pre_bias=False, normalize="none", transcoder=True)
-    check_agreement(facts, options, opened.weights)
+    settings = ForwardSettings(
+        architecture, None, pre_bias=False, normalize="none", transcoder=True
+    )
+    check_agreement(settings, options, opened.weights)
     matrices, notes = oriented(tensors, transposed=("W_enc",))
     relu_is_assumed = architecture == "standard" and config.get("activation") is None
     assumed = (_INPUT, _RELU) if relu_is_assumed else (_INPUT,)
     source = opened.source("circuit-tracer", *assumed, *notes, declaration=declare(opened))
-    return assemble(matrices, facts, source, opened.weights)
+    return assemble(matrices, settings, source, opened.weights)
 
 
 def _architecture(tensors: Mapping[str, Tensor], config: Mapping[str, Any], opened: Opened) -> str:
@@ -140,7 +142,7 @@ FORMAT = Format(
     recognised_by="`layer_N.safetensors` with `config.yaml` (`feature_input_hook`), or with "
     "`W_enc` as [d_sae, d_in] and `W_dec` as [d_sae, d_out]",
     holds="standard and jumprelu per-layer transcoders, with or without a skip connection",
-    config_layouts=(ConfigBeside("config.yaml", rf".*/{_WEIGHTS}"),),
+    config_locations=(ConfigLocation("config.yaml", rf".*/{_WEIGHTS}"),),
     declare=declare,
     declares_first=True,
     matches=matches,

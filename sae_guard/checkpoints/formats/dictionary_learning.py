@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened, is_tensor
+from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError, allowed
 
@@ -140,7 +140,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     tensors = opened.tensors
     k = _k(tensors, trainer, options, opened) if sae_class.architecture == "topk" else None
     buffer = _object(opened, opened.config or {}, "buffer")
-    facts = Facts(
+    settings = ForwardSettings(
         sae_class.architecture,
         k,
         sae_class.pre_bias,
@@ -149,7 +149,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale,
         transcoder=buffer.get("io") == "in_and_out",
     )
-    check_agreement(facts, options, opened.weights)
+    check_agreement(settings, options, opened.weights)
     assumed = () if "dict_class" in trainer else (f"the class is {name}, by the keys",)
     source = opened.source(
         f"dictionary_learning {name}" + (" backup" if backup else ""),
@@ -157,7 +157,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         model_name=trainer.get("lm_name"),
         layer=trainer.get("layer"),
     )
-    return assemble(_canonical(tensors, sae_class), facts, source, opened.weights)
+    return assemble(_canonical(tensors, sae_class), settings, source, opened.weights)
 
 
 def _object(opened: Opened, values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -271,7 +271,9 @@ FORMAT = Format(
     holds=f"{', '.join(CLASSES)}, and backups of interrupted runs; without a config, TopK and "
     "BatchTopK have the same keys and need the option architecture (topk or jumprelu)",
     folders=(FolderLayout("config.json", "ae.pt"),),
-    config_layouts=(ConfigBeside("config.json", r".*/ae(_\d+)?\.pt", levels_up=(0, 1), rank=1),),
+    config_locations=(
+        ConfigLocation("config.json", r".*/ae(_\d+)?\.pt", levels_up=(0, 1), rank=1),
+    ),
     declare=declare,
     matches=matches,
     read=read,

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
+from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 
@@ -92,8 +92,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         )
     lengths = stored.float().norm(dim=1)
     canonical["W_dec"] = normalize(stored.float(), dim=1)
-    facts = Facts("standard", None, pre_bias=False, normalize="none")
-    check_agreement(facts, options, path)
+    settings = ForwardSettings("standard", None, pre_bias=False, normalize="none")
+    check_agreement(settings, options, path)
     config = opened.config or {}
     model = config.get("tlens_model_name")
     source = dotted.source(
@@ -104,7 +104,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         model_name=model if isinstance(model, str) else None,
         context_size=_context_size(config),
     )
-    sae = assemble(canonical, facts, source, path)
+    sae = assemble(canonical, settings, source, path)
     if opened.config is not None:
         _check_config(opened.config, sae, opened)
     return sae
@@ -143,7 +143,7 @@ FORMAT = Format(
     recognised_by="the keys `HOOK.encoder.0.weight` and `HOOK.decoder.weight`, with hyphens for "
     "the dots of the hook point; `final_config.yaml` may lie beside",
     holds="standard SAEs; one of several is `samples_400000.pt#blocks.6.hook_resid_pre`",
-    config_layouts=(ConfigBeside(_CONFIG, r".*/samples_\d+\.pt"),),
+    config_locations=(ConfigLocation(_CONFIG, r".*/samples_\d+\.pt"),),
     declare=declare,
     matches=matches,
     read=read,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement
 from sae_guard.checkpoints.declarations import Declaration, components, last_match
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -82,7 +82,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         kind, scale = "embedding", _sqrt_d(tensors)
         if "W_dec" in tensors:
             tensors["latent_scale"] = tensors["W_dec"].new_full(tensors["W_dec"].shape[:1], scale)
-    facts = Facts(
+    settings = ForwardSettings(
         "jumprelu",
         None,
         pre_bias=False,
@@ -90,9 +90,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_in=1 / scale,
         transcoder=names.transcoder,
     )
-    check_agreement(facts, options, opened.weights)
+    check_agreement(settings, options, opened.weights)
     source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], declaration=names.declaration)
-    return assemble(tensors, facts, source, opened.weights)
+    return assemble(tensors, settings, source, opened.weights)
 
 
 def _sqrt_d(tensors: dict[str, Tensor]) -> float:

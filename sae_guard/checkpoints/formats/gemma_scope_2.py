@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.declarations import Declaration, components, last_match, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened
+from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 
@@ -123,11 +123,13 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             )
     if skip is not None:
         tensors["W_skip"] = skip.T.contiguous() if skip.ndim == 2 else skip
-    facts = Facts("jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder)
-    check_agreement(facts, options, path)
+    settings = ForwardSettings(
+        "jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder
+    )
+    check_agreement(settings, options, path)
     assumed = (_FOLDED,) if assumption is None else (_FOLDED, assumption)
     source = opened.source("Gemma Scope 2", *assumed, declaration=declare(opened))
-    sae = assemble(tensors, facts, source, opened.weights)
+    sae = assemble(tensors, settings, source, opened.weights)
     check_sizes(opened.config or {}, {"width": sae.d_sae}, path)
     return sae
 
@@ -174,7 +176,7 @@ FORMAT = Format(
     recognised_by="`params.safetensors`, or the keys `w_enc`, `w_dec` and `threshold`",
     holds="jumprelu SAEs and transcoders, with or without a skip connection",
     folders=(FolderLayout("config.json", _WEIGHTS), FolderLayout(None, _WEIGHTS)),
-    config_layouts=(ConfigBeside("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
+    config_locations=(ConfigLocation("config.json", rf".*/{re.escape(_WEIGHTS)}"),),
     declare=declare,
     declares_first=True,
     matches=lambda opened: (

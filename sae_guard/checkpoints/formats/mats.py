@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import saelens_before_6
 from sae_guard.checkpoints.options import SaeOptions
@@ -70,8 +70,8 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
         )
     if latent_scale is not None:
         canonical["latent_scale"] = latent_scale
-    facts = Facts("standard", None, pre_bias=True, normalize="none", transcoder=True)
-    check_agreement(facts, options, opened.weights)
+    settings = ForwardSettings("standard", None, pre_bias=True, normalize="none", transcoder=True)
+    check_agreement(settings, options, opened.weights)
     source = opened.source(
         "mats_sae_training transcoder",
         model_name=config.get("model_name"),
@@ -80,7 +80,7 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
         prepend_bos=config.get("prepend_bos"),
         context_size=config.get("context_size"),
     )
-    sae = assemble(canonical, facts, source, opened.weights)
+    sae = assemble(canonical, settings, source, opened.weights)
     d_out = config.get("d_out")
     stated = {"d_sae": None, **config, "d_out": config["d_in"] if d_out is None else d_out}
     sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}

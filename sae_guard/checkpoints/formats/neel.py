@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, oriented
+from sae_guard.checkpoints.assemble import (
+    ForwardSettings,
+    assemble,
+    check_agreement,
+    check_sizes,
+    oriented,
+)
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, Format, Opened
+from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
 
 if TYPE_CHECKING:
@@ -48,13 +54,13 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     Raises:
         LoadError: The sizes in the config differ from those of the weights.
     """
-    facts = Facts("standard", None, pre_bias=True, normalize="none")
-    check_agreement(facts, options, opened.weights)
+    settings = ForwardSettings("standard", None, pre_bias=True, normalize="none")
+    check_agreement(settings, options, opened.weights)
     config = opened.config or {}
     tensors, notes = oriented(opened.tensors)
     assumed = (_ASSUMED, _FIRST_RUNS) if "d_mlp" in config else (_ASSUMED,)
     source = opened.source("Neel 1L", *assumed, *notes, declaration=names_in_config(opened))
-    sae = assemble(tensors, facts, source, opened.weights)
+    sae = assemble(tensors, settings, source, opened.weights)
     sizes = {"act_size": sae.d_in, "d_mlp": sae.d_in, "dict_size": sae.d_sae}
     check_sizes(config, sizes, opened.config_file or opened.weights)
     return sae
@@ -64,7 +70,7 @@ FORMAT = Format(
     name="Neel 1L",
     recognised_by="`NAME.pt` with `NAME_cfg.json`",
     holds="standard SAEs",
-    config_layouts=(ConfigBeside("{stem}_cfg.json", r".*", rank=-1),),
+    config_locations=(ConfigLocation("{stem}_cfg.json", r".*", rank=-1),),
     declare=lambda files: names_in_config(files) if matches(files) else None,
     matches=matches,
     read=read,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, components
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
@@ -63,8 +63,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     """
     entries = dict(opened.entries)
     _check_released(entries, options, opened)
-    facts = _facts(entries, opened)
-    check_agreement(facts, options, opened.weights)
+    settings = _settings(entries, opened)
+    check_agreement(settings, options, opened.weights)
     weights = {
         name: value for name, value in entries.items() if name not in (*_STATISTICS, *_ACTIVATION)
     }
@@ -74,8 +74,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             f"{opened.weights}: not understood: {', '.join(unknown)}; allowed: tensors, and "
             f"{', '.join(_ACTIVATION)}"
         )
-    source = opened.source("OpenAI", _assumption(facts), declaration=by_names(opened.weights))
-    return assemble(_canonical(weights, opened), facts, source, opened.weights)
+    source = opened.source("OpenAI", _assumption(settings), declaration=by_names(opened.weights))
+    return assemble(_canonical(weights, opened), settings, source, opened.weights)
 
 
 def _check_released(entries: Mapping[str, Any], options: SaeOptions, opened: Opened) -> None:
@@ -110,10 +110,10 @@ def _canonical(tensors: dict[str, Any], opened: Opened) -> dict[str, Tensor]:
     return {**canonical, "W_dec": tied}
 
 
-def _facts(entries: dict[str, Any], opened: Opened) -> Facts:
+def _settings(entries: dict[str, Any], opened: Opened) -> ForwardSettings:
     activation = entries.get("activation", "ReLU")  # the files of v1 do not state it
     if activation == "ReLU":
-        return Facts("standard", None, pre_bias=True, normalize="none")
+        return ForwardSettings("standard", None, pre_bias=True, normalize="none")
     state = entries.get("activation_state_dict", {})
     k = entries.get("activation.k", state.get("k") if isinstance(state, dict) else None)
     after = entries.get(
@@ -124,11 +124,13 @@ def _facts(entries: dict[str, Any], opened: Opened) -> Facts:
             f"{opened.weights}: activation is {activation!r} with k {k!r} and postact_fn "
             f"{after!r}, allowed: 'ReLU', or 'TopK' with a whole number and 'ReLU'"
         )
-    return Facts("topk", k, pre_bias=True, normalize="layer_norm")
+    return ForwardSettings("topk", k, pre_bias=True, normalize="layer_norm")
 
 
-def _assumption(facts: Facts) -> str:
-    applied = "normalised as by a layer norm" if facts.architecture == "topk" else "not normalised"
+def _assumption(settings: ForwardSettings) -> str:
+    applied = (
+        "normalised as by a layer norm" if settings.architecture == "topk" else "not normalised"
+    )
     return f"the input is {applied}, as OpenAI's code does with this activation"
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import Facts
+from sae_guard.checkpoints.assemble import ForwardSettings
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
@@ -85,7 +85,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         config, (_norm(opened, config.hooks[0]), _norm(opened, config.hooks[1])), options,
         may_be_folded=since_2025_06,
     )  # fmt: skip
-    facts = Facts(
+    settings = ForwardSettings(
         architecture,
         k_of(config, architecture),
         pre_bias=_pre_bias(opened, config, since_2025_06=since_2025_06),
@@ -97,9 +97,9 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    assumptions = _assumptions(opened, config, facts)
+    assumptions = _assumptions(opened, config, settings)
     source = opened.source("OpenMOSS", *assumptions, declaration=declare(opened))
-    return finish(opened, config, tensors, facts, options, source)
+    return finish(opened, config, tensors, settings, options, source)
 
 
 def _take_threshold(tensors: dict[str, Tensor], config: Config, opened: Opened) -> None:
@@ -138,8 +138,8 @@ def _pre_bias(opened: Opened, config: Config, *, since_2025_06: bool) -> bool:
     return biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
 
 
-def _assumptions(opened: Opened, config: Config, facts: Facts) -> Iterator[str]:
-    scaled = facts.scale_in != 1 or facts.scale_out != 1
+def _assumptions(opened: Opened, config: Config, settings: ForwardSettings) -> Iterator[str]:
+    scaled = settings.scale_in != 1 or settings.scale_out != 1
     rounded = {
         str(value.dtype).removeprefix("torch.")
         for name, value in opened.entries.items()
@@ -150,12 +150,12 @@ def _assumptions(opened: Opened, config: Config, facts: Facts) -> Iterator[str]:
     if scaled and "W_E" not in opened.entries:
         yield "OpenMOSS folded no scale into the weights that it saved before 2025-06"
     folded = config.norm == "inference" or (config.norm == "dataset-wise" and not scaled)
-    if folded and facts.architecture == "jumprelu":
+    if folded and settings.architecture == "jumprelu":
         yield (
             "thresholds are in the units of the weights: OpenMOSS does not rescale them when it "
             "folds the scale into the weights"
         )
-    if facts.architecture == "topk" and "W_E" not in opened.entries:
+    if settings.architecture == "topk" and "W_E" not in opened.entries:
         yield (
             "each token has at least top_k positive pre-activations: for one with fewer, OpenMOSS "
             "before 2025-06 let every latent through, the negative ones too"

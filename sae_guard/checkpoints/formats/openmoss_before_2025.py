@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts
+from sae_guard.checkpoints.assemble import ForwardSettings
 from sae_guard.checkpoints.files import CheckpointFiles
-from sae_guard.checkpoints.format import ConfigBeside, FolderLayout, Format, Opened
+from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
     LM_CONFIG,
@@ -80,7 +80,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         tensors["threshold"] = per_latent.new_full(per_latent.shape, threshold * unit)
     if pre_bias and scale_in != scale_out and "b_dec" in tensors:
         tensors["b_pre"] = tensors["b_dec"].float() * (scale_in / scale_out)
-    facts = Facts(
+    settings = ForwardSettings(
         architecture,
         k_of(config, architecture),
         pre_bias=pre_bias,
@@ -90,8 +90,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         scale_out=scale_out,
         transcoder=config.transcoder,
     )
-    source = opened.source(FORMAT.name, *_assumptions(facts), declaration=declare(opened))
-    return finish(opened, config, tensors, facts, options, source)
+    source = opened.source(FORMAT.name, *_assumptions(settings), declaration=declare(opened))
+    return finish(opened, config, tensors, settings, options, source)
 
 
 def _architecture(config: Config, options: SaeOptions) -> str:
@@ -124,13 +124,13 @@ def _norm(config: Config, side: str) -> Norm:
     return Norm(name, value)
 
 
-def _assumptions(facts: Facts) -> Iterator[str]:
-    if facts.scale_in != 1 or facts.scale_out != 1:
+def _assumptions(settings: ForwardSettings) -> Iterator[str]:
+    if settings.scale_in != 1 or settings.scale_out != 1:
         yield (
             "lm_saes 1 saved weights into which no scale is folded, and folds it while loading; "
             "here it is applied to the input, so that latents are in units of the scaled input"
         )
-    if facts.rescale_by_decoder_norm == "latents":
+    if settings.rescale_by_decoder_norm == "latents":
         yield "latents are multiplied by the norms of their decoder rows, as lm_saes 1 folds them"
 
 
@@ -147,7 +147,7 @@ FORMAT = Format(
     "gated linear unit; a topk SAE with a `jump_relu_threshold` needs the option architecture "
     "(topk or jumprelu)",
     folders=tuple(FolderLayout(_CONFIG, weights) for weights in _WEIGHTS),
-    config_layouts=(ConfigBeside(_CONFIG, r"checkpoints/.*", levels_up=(1,), rank=1),),
+    config_locations=(ConfigLocation(_CONFIG, r"checkpoints/.*", levels_up=(1,), rank=1),),
     configs_above=(LM_CONFIG,),
     declare=declare,
     matches=matches,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import Opened
@@ -242,13 +242,13 @@ def finish(
     opened: Opened,
     config: Config,
     tensors: Mapping[str, Tensor],
-    facts: Facts,
+    settings: ForwardSettings,
     options: SaeOptions,
     source: SaeSource,
 ) -> SAE:
     """Build the SAE, and check the options and the sizes in the config; raises `LoadError`."""
-    check_agreement(facts, options, config.path)
-    sae = assemble(tensors, facts, source, opened.weights)
+    check_agreement(settings, options, config.path)
+    sae = assemble(tensors, settings, source, opened.weights)
     d_model = config.d_model
     has_d_sae = config.values.get("d_sae") is not None  # only lm_saes 1 writes it
     d_sae = config.number("d_sae") if has_d_sae else d_model * config.number("expansion_factor")

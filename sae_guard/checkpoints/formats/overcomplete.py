@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats.overcomplete_module import (
     CLASSES,
@@ -72,32 +72,32 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         if any(f"{name}.".startswith(f"{prefix}.") for name in opened.entries):
             raise LoadError(f"{path}: not read: {reason}; allowed: a linear encoder", "keys")
     tensors = float32(opened.tensors, path)
-    facts = _facts(tensors, module, options, path)
-    check_agreement(facts, options, path)
+    settings = _settings(tensors, module, options, path)
+    check_agreement(settings, options, path)
     dictionary = compute(tensors, module, path)
     canonical = _canonical(tensors, dictionary.rows, path)
     if module is not None and module.threshold is not None:
         canonical["threshold"] = dictionary.rows.new_full((len(dictionary.rows),), module.threshold)
-    elif facts.architecture == "jumprelu" and "thresholds" in canonical:
+    elif settings.architecture == "jumprelu" and "thresholds" in canonical:
         canonical["threshold"] = canonical.pop("thresholds").exp()
     assumed = dictionary.assumed
     if module is not None and module.name == "BatchTopKSAE":
         assumed += ("latents are those of evaluation mode, with its running_threshold",)
     if module is None:
         assumed += ("codes are relu of the encoder, as in overcomplete by default",)
-    return assemble(canonical, facts, opened.source("overcomplete", *assumed), path)
+    return assemble(canonical, settings, opened.source("overcomplete", *assumed), path)
 
 
-def _facts(
+def _settings(
     tensors: Mapping[str, Tensor], module: Module | None, options: SaeOptions, path: Path
-) -> Facts:
+) -> ForwardSettings:
     if module is not None:
         architecture, k = CLASSES[module.name], module.k
     elif "thresholds" in tensors:
         architecture, k = "jumprelu", None
     else:
         architecture, k = _architecture(options, path)
-    return Facts(
+    return ForwardSettings(
         architecture, k, pre_bias=False, normalize="none", inclusive=architecture == "jumprelu"
     )
 

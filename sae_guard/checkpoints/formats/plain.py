@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import Facts, assemble, oriented, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, oriented, renamed
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
@@ -36,8 +36,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: An option is missing or contradicts the tensors, or the tensors do not fit.
     """
     tensors, notes = oriented(_canonical(opened.tensors))
-    facts = _facts(tensors, options, opened.path)
-    return assemble(tensors, facts, opened.source("plain state dict", *notes), opened.weights)
+    settings = _settings(tensors, options, opened.path)
+    return assemble(tensors, settings, opened.source("plain state dict", *notes), opened.weights)
 
 
 def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed(tensors, LINEAR)
 
 
-def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Facts:
+def _settings(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> ForwardSettings:
     candidates = _candidates(tensors)
     architecture = options.architecture or (candidates[0] if len(candidates) == 1 else None)
     if architecture is not None and architecture not in candidates:
@@ -75,7 +75,7 @@ def _facts(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) -> Fa
     if missing or architecture is None or options.pre_bias is None or options.normalize is None:
         raise ambiguous(f"{path} is ambiguous", "activation", *missing.items())
     scale = options.scale if isinstance(options.scale, float) else 1.0
-    return Facts(
+    return ForwardSettings(
         architecture,
         options.k,
         options.pre_bias,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
@@ -124,8 +124,8 @@ def build(
     architecture = _one_of(config, "architecture", tuple(kinds), path)
     kind = kinds[architecture]
     scale = scale_of(_normalization(config, path), opened.path, options, path)
-    facts = _facts(config, architecture, kind, scale.factor, path)
-    check_agreement(facts, options, path)
+    settings = _settings(config, architecture, kind, scale.factor, path)
+    check_agreement(settings, options, path)
     in_training = architecture in saelens_training.BATCHTOPK
     source = opened.source(
         format_name,
@@ -141,7 +141,7 @@ def build(
     _check_optional(tensors, kind, opened.weights)
     if latent_scale is not None:
         tensors = {**tensors, "latent_scale": latent_scale}
-    sae = assemble(tensors, facts, source, opened.weights)
+    sae = assemble(tensors, settings, source, opened.weights)
     sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
     required = ("d_in", "d_sae", "d_out") if sae.transcoder else ("d_in", "d_sae")
     check_sizes(dict.fromkeys(required) | {**config}, sizes, path)
@@ -170,9 +170,9 @@ def version(config: Mapping[str, Any]) -> str | None:
     return None if value is None else str(value)
 
 
-def _facts(
+def _settings(
     config: Mapping[str, Any], architecture: str, kind: Kind, scale: float, path: Path
-) -> Facts:
+) -> ForwardSettings:
     fields = _COMMON | kind.fields | saelens_training.fields(architecture)
     unknown = sorted(set(config) - fields)
     if unknown:
@@ -194,7 +194,7 @@ def _facts(
         )
     normalization = _normalization(config, path)
     rescaled = _flag(config, "rescale_acts_by_decoder_norm", path, default=False)
-    return Facts(
+    return ForwardSettings(
         architecture=kind.activation,
         k=k,
         pre_bias=pre_bias,

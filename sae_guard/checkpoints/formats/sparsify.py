@@ -12,7 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import Facts, assemble, check_agreement, check_sizes, renamed
+from sae_guard.checkpoints.assemble import (
+    ForwardSettings,
+    assemble,
+    check_agreement,
+    check_sizes,
+    renamed,
+)
 from sae_guard.checkpoints.declarations import Declaration, has_post_norms, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
@@ -88,8 +94,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     tensors = opened.tensors
     _check_kind(tensors, opened.weights)
     transcode, skip = (_flag(config, name, path) for name in ("transcode", "skip_connection"))
-    facts = _facts(config, path, transcode=transcode)
-    check_agreement(facts, options, path)
+    settings = _settings(config, path, transcode=transcode)
+    check_agreement(settings, options, path)
     if skip != ("W_skip" in tensors):
         verb = "has" if "W_skip" in tensors else "does not have"
         raise LoadError(
@@ -102,7 +108,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     )
     source = opened.source("sparsify", assumption, declaration=declare(opened))
     # `assemble` allows W_skip only in transcoders, but here SAEs may have a skip connection too.
-    assembled_as = replace(facts, transcoder=True) if skip else facts
+    assembled_as = replace(settings, transcoder=True) if skip else settings
     sae = replace(
         assemble(renamed(tensors, _LINEAR), assembled_as, source, opened.weights),
         transcoder=transcode,
@@ -126,7 +132,7 @@ def _check_kind(tensors: Collection[str], path: Path) -> None:
         )
 
 
-def _facts(config: Mapping[str, Any], path: Path, *, transcode: bool) -> Facts:
+def _settings(config: Mapping[str, Any], path: Path, *, transcode: bool) -> ForwardSettings:
     unknown = sorted(config.keys() - _FIELDS)
     if unknown:
         raise LoadError(f"{path}: {', '.join(unknown)}: not understood; allowed: {sorted(_FIELDS)}")
@@ -140,7 +146,7 @@ def _facts(config: Mapping[str, Any], path: Path, *, transcode: bool) -> Facts:
         )
     if type(k) is not int:
         raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
-    return Facts(
+    return ForwardSettings(
         "abstopk" if signed else str(activation),
         k,
         pre_bias=not transcode,

@@ -48,7 +48,7 @@ def weights(*axis: int) -> dict[str, Tensor]:
 
 
 def save(path: Path, state_dict: Any, **config: Any) -> Path:
-    """As the library: a pydantic object of its own classes, which are gone when it is read."""
+    """Save as the library does: a pydantic object of its classes, which are removed for reading."""
     sizes = {"n_input_features": 6, "n_learned_features": 10, "n_components": None}
     state = SparseAutoencoderState(
         config=SparseAutoencoderConfig(**{**sizes, **config}), state_dict=state_dict
@@ -57,15 +57,15 @@ def save(path: Path, state_dict: Any, **config: Any) -> Path:
     parents = [MODULE.rsplit(".", level)[0] for level in (2, 1)]
     for name in (*parents, MODULE):
         sys.modules[name] = types.ModuleType(name)
-    before = [each.__module__ for each in classes]
-    for each in classes:
-        each.__module__ = MODULE
-        setattr(sys.modules[MODULE], each.__name__, each)
+    before = [cls.__module__ for cls in classes]
+    for cls in classes:
+        cls.__module__ = MODULE
+        setattr(sys.modules[MODULE], cls.__name__, cls)
     try:
         torch.save(state, path)
     finally:
-        for each, module in zip(classes, before, strict=True):
-            each.__module__ = module
+        for cls, module in zip(classes, before, strict=True):
+            cls.__module__ = module
         for name in (*parents, MODULE):
             del sys.modules[name]
     return path
@@ -147,12 +147,12 @@ def test_components_by_their_hook_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [{"type": "tanh_encoder"}, {"sae_type": "normalized_sae", "noise_scale": 0.0}],
 )
-def test_trap_tanh_of_a_fork_is_only_in_its_config(tmp_path: Path, said: dict[str, Any]) -> None:
+def test_trap_tanh_of_a_fork_is_only_in_its_config(tmp_path: Path, fields: dict[str, Any]) -> None:
     w = weights()
-    path = save(tmp_path / "sae.pt", w, **said)
+    path = save(tmp_path / "sae.pt", w, **fields)
     compare(load(path), w, tanh=True)
     with pytest.raises(LoadError, match="says architecture 'tanh_relu'"):
         load(path, SaeOptions(architecture="standard"))
@@ -162,9 +162,9 @@ def test_trap_tanh_of_a_fork_is_only_in_its_config(tmp_path: Path, said: dict[st
 
 def test_checkpoint_of_lightning_does_not_say_its_activation(tmp_path: Path) -> None:
     w = weights()
-    held = {f"sparse_autoencoder.{name}": tensor for name, tensor in w.items()}
-    held["train_metrics.activity.fired"] = torch.zeros(10, dtype=torch.int64)
-    torch.save({"state_dict": held, "pytorch-lightning_version": "2.1"}, tmp_path / "sae.pt")
+    tensors = {f"sparse_autoencoder.{name}": tensor for name, tensor in w.items()}
+    tensors["train_metrics.activity.fired"] = torch.zeros(10, dtype=torch.int64)
+    torch.save({"state_dict": tensors, "pytorch-lightning_version": "2.1"}, tmp_path / "sae.pt")
     with pytest.raises(LoadError, match=r"ambiguous(.|\n)*sae.architecture: standard, or"):
         load(tmp_path / "sae.pt")
     compare(load(tmp_path / "sae.pt", SaeOptions(architecture="standard")), w)

@@ -97,9 +97,9 @@ def same(a: SAE, b: SAE) -> bool:
 
 @pytest.mark.parametrize("name", ["AutoEncoder", "GatedAutoEncoder", "MatryoshkaBatchTopKSAE"])
 def test_decisive_keys_need_no_config(tmp_path: Path, name: str) -> None:
-    whole = load(write(tmp_path, name))
+    with_config = load(write(tmp_path, name))
     (tmp_path / "config.json").unlink()
-    assert same(load(tmp_path / "ae.pt"), whole)
+    assert same(load(tmp_path / "ae.pt"), with_config)
 
 
 def test_topk_or_batchtopk_has_to_be_said_without_a_config(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def weights(hook: str) -> dict[str, Tensor]:
 
 
 def write(folder: Path, *hooks: str, saes: Any = None, **changes: Any) -> Path:
-    held = {
+    tensors = {
         f"{hook.replace('.', '-')}.{name}": tensor
         for hook in hooks
         for name, tensor in weights(hook).items()
@@ -55,7 +55,7 @@ def write(folder: Path, *hooks: str, saes: Any = None, **changes: Any) -> Path:
         "saes": {**settings, **saes} if isinstance(saes, dict) else saes or settings,
     }
     (folder / "final_config.yaml").write_text(yaml.dump({**config, **changes}))
-    torch.save(held, folder / "samples_400000.pt")
+    torch.save(tensors, folder / "samples_400000.pt")
     return folder / "samples_400000.pt"
 
 
@@ -141,9 +141,9 @@ def test_configs_that_are_refused(tmp_path: Path, saes: Any, message: str) -> No
 
 def test_tensors_that_are_refused(tmp_path: Path) -> None:
     def message(**changes: Tensor) -> str:
-        held = {f"blocks-0-hook_z.{name}": t for name, t in weights(HOOKS[0]).items()}
-        held = {n: t for n, t in {**held, **changes}.items() if t.numel()}
-        torch.save(held, tmp_path / "sae.pt")
+        tensors = {f"blocks-0-hook_z.{name}": t for name, t in weights(HOOKS[0]).items()}
+        tensors = {n: t for n, t in {**tensors, **changes}.items() if t.numel()}
+        torch.save(tensors, tmp_path / "sae.pt")
         with pytest.raises(LoadError) as caught:
             load(tmp_path / "sae.pt", name="blocks.0.hook_z")
         return str(caught.value)

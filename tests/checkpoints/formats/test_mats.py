@@ -44,9 +44,9 @@ def write(path: Path, config: Any, tensors: Any = None) -> Path:
     module.LanguageModelSAERunnerConfig = LanguageModelSAERunnerConfig  # type: ignore[attr-defined]
     sys.modules |= {"sae_training": package, "sae_training.config": module}
     try:
-        held = LanguageModelSAERunnerConfig(**config) if isinstance(config, dict) else config
+        cfg = LanguageModelSAERunnerConfig(**config) if isinstance(config, dict) else config
         state = tensors_of(example_sae()) if tensors is None else tensors
-        torch.save({"cfg": held, "state_dict": state}, path)
+        torch.save({"cfg": cfg, "state_dict": state}, path)
     finally:
         del sys.modules["sae_training"], sys.modules["sae_training.config"]
     return path

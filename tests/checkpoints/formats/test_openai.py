@@ -20,15 +20,15 @@ TOPK = {"activation": "TopK", "activation.k": 3, "activation.postact_fn": "ReLU"
 
 
 def write(path: Path, *, released: bool = True, **entries: Any) -> dict[str, Any]:
-    held = {
+    weights = {
         "pre_bias": draw(6), "latent_bias": draw(10), "encoder.weight": draw(10, 6),
         "decoder.weight": draw(6, 10, seed=1),
         "stats_last_nonzero": torch.zeros(10, dtype=torch.int64),
         **(STATISTICS if released else {}),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({**held, **entries}, path)
-    return held
+    torch.save({**weights, **entries}, path)
+    return weights
 
 
 @pytest.mark.parametrize("entries", [{}, {"activation": "ReLU", "activation_state_dict": {}}])
@@ -40,21 +40,21 @@ def test_relu(tmp_path: Path, entries: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "entries",
     [
         {"activation_state_dict": OrderedDict(k=3, postact_fn="ReLU")},
         {"activation.k": 3, "activation.postact_fn": "ReLU"},
     ],
 )
 def test_trap_topk_normalises_without_saying_so_and_may_keep_fewer_than_k(
-    tmp_path: Path, said: dict[str, Any]
+    tmp_path: Path, entries: dict[str, Any]
 ) -> None:
-    w = write(tmp_path / "8.pt", activation="TopK", **said)
+    w = write(tmp_path / "8.pt", activation="TopK", **entries)
     mean = X.mean(-1, keepdim=True)
     deviation = (X - mean).std(-1, keepdim=True)
     normalised = (X - mean) / (deviation + 1e-5)
     pre = (normalised - w["pre_bias"]) @ w["encoder.weight"].T + w["latent_bias"] - 4
-    write(tmp_path / "8.pt", activation="TopK", latent_bias=w["latent_bias"] - 4, **said)
+    write(tmp_path / "8.pt", activation="TopK", latent_bias=w["latent_bias"] - 4, **entries)
     top = pre.topk(3, dim=-1)
     latents = torch.zeros_like(pre).scatter(-1, top.indices, torch.relu(top.values))
     assert bool(((latents != 0).sum(-1) < 3).any())

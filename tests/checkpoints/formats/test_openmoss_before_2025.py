@@ -204,6 +204,6 @@ def test_trap_bfloat16_weights_are_computed_in_float32(tmp_path: Path) -> None:
         norms={"in": 5, "out": 0.7},
     )  # fmt: skip
     sae = load(tmp_path)
-    whole = {name: tensor.to(torch.float32) for name, tensor in half.items()}
-    check(sae, *run_v1(whole, config, "jumprelu"), unit=sae.scale_out)
+    widened = {name: tensor.to(torch.float32) for name, tensor in half.items()}
+    check(sae, *run_v1(widened, config, "jumprelu"), unit=sae.scale_out)
     assert sae.source.declared["stored_dtype"] == "bfloat16"

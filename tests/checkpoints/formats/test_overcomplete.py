@@ -28,18 +28,18 @@ def draw(*shape: int) -> Tensor:
 def weights(**changes: Tensor | None) -> dict[str, Tensor]:
     """The state dict of an SAE after a step of training; changes of None take a tensor out."""
     rows = nn.functional.normalize(draw(10, 6), dim=1)
-    held: dict[str, Tensor | None] = {
+    tensors: dict[str, Tensor | None] = {
         "encoder.final_block.0.weight": draw(10, 6),
         "encoder.final_block.0.bias": draw(10),
         "dictionary._weights": rows * torch.linspace(0.97, 1.03, 10)[:, None],
         "dictionary.multiplier": torch.tensor(0.0),
         **changes,
     }
-    return {name: tensor for name, tensor in held.items() if tensor is not None}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def save(path: Path, held: Mapping[str, Tensor]) -> Path:
-    torch.save(dict(held), path)
+def save(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    torch.save(dict(tensors), path)
     return path
 
 
@@ -139,12 +139,12 @@ def test_encoders_made_from_the_dictionary(tmp_path: Path, tied: bool, bias: boo
     if bias:
         w["encoder.bias"] = draw(10)
     sae = load(save(tmp_path / "sae.pt", w), TOPK)
-    made = unit(rows) * torch.tensor(0.3).exp()
+    dictionary = unit(rows) * torch.tensor(0.3).exp()
     encoder = {
-        "encoder.final_block.0.weight": made if tied else draw(10, 6),
+        "encoder.final_block.0.weight": dictionary if tied else draw(10, 6),
         "encoder.final_block.0.bias": draw(10) if bias else torch.zeros(10),
     }
-    compare(sae, encoder, made, topk)
+    compare(sae, encoder, dictionary, topk)
 
 
 def archetypal(**changes: Tensor) -> dict[str, Tensor]:
@@ -269,17 +269,17 @@ def my_own() -> None:
 
 def save_module(path: Path, module: nn.Module) -> Path:
     name = "overcomplete.sae.dictionary"
-    made = (MLPEncoder, DictionaryLayer, TopKSAE, BatchTopKSAE, Mine, normalize_max_l1, my_own)
+    objects = (MLPEncoder, DictionaryLayer, TopKSAE, BatchTopKSAE, Mine, normalize_max_l1, my_own)
     parents = ["overcomplete", "overcomplete.sae", name]
     sys.modules.update({parent: types.ModuleType(parent) for parent in parents})
     try:
-        for each in made:
-            each.__module__ = name
-            setattr(sys.modules[name], each.__name__, each)
+        for item in objects:
+            item.__module__ = name
+            setattr(sys.modules[name], item.__name__, item)
         torch.save(module, path)
     finally:
-        for each in made:
-            each.__module__ = __name__
+        for item in objects:
+            item.__module__ = __name__
         for parent in parents:
             del sys.modules[parent]
     return path

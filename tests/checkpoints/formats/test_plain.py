@@ -114,16 +114,16 @@ def test_left_over_keys_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "found"),
+    ("content", "message"),
     [
         ({}, "holds nothing"),
         ({"W_enc": torch.ones(2), "step": 3}, r"holds 'step' \(int\)"),
         ({"state_dict": {"W_enc": torch.ones(2)}}, r"'state_dict' \(dict\)"),
     ],
 )
-def test_what_is_no_tensor_is_named(tmp_path: Path, held: Any, found: str) -> None:
-    torch.save(held, tmp_path / "sae.pt")
-    with pytest.raises(LoadError, match=found):
+def test_what_is_no_tensor_is_named(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "sae.pt")
+    with pytest.raises(LoadError, match=message):
         load(tmp_path / "sae.pt")
 
 
@@ -162,8 +162,8 @@ def test_trap_square_matrices_lie_as_the_names_say(tmp_path: Path) -> None:
         "W_dec": torch.randn(6, 6, generator=generator), "b_dec": torch.randn(6),
     }  # fmt: skip
     options = SaeOptions(architecture="standard", pre_bias=False, normalize="none")
-    for name, held in (("a.pt", tensors), ("b.pt", as_linear(tensors))):
-        sae = load(write(tmp_path / name, held), options)
+    for name, stored in (("a.pt", tensors), ("b.pt", as_linear(tensors))):
+        sae = load(write(tmp_path / name, stored), options)
         assert torch.equal(sae.W_enc, tensors["W_enc"])
         assert torch.equal(sae.W_dec, tensors["W_dec"])
         assert not sae.source.assumptions

@@ -75,7 +75,7 @@ def test_trap_saes_that_mix_positions_or_layers_are_refused_by_their_keys(
 
 
 @pytest.mark.parametrize(
-    ("config", "weights", "said", "message"),
+    ("config", "weights", "content", "message"),
     [
         ("cfg.json", "sae_weights.safetensors", {"architecture": "temporal"}, TEMPORAL),
         ("cfg.json", "sae_weights.safetensors", {"architecture": "matching_pursuit"}, PURSUIT),
@@ -88,9 +88,9 @@ def test_trap_saes_that_mix_positions_or_layers_are_refused_by_their_keys(
     ],
 )
 def test_by_config(
-    tmp_path: Path, config: str, weights: str, said: dict[str, Any], message: str
+    tmp_path: Path, config: str, weights: str, content: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / config).write_text(json.dumps(said))  # which is YAML as well
+    (tmp_path / config).write_text(json.dumps(content))  # which is YAML as well
     if weights.endswith(".pt"):
         torch.save(PLAIN, tmp_path / weights)
     else:
@@ -114,11 +114,11 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
         module = ModuleType(module_name)
         for name in (module_name.partition(".")[0], module_name):
             monkeypatch.setitem(sys.modules, name, module)
-        made = type(class_name, (), {"__module__": module_name})
-        setattr(module, class_name, made)
-        whole = made()
-        whole.autoencoders = [torch.ones(2, 2)]
-        return whole
+        cls = type(class_name, (), {"__module__": module_name})
+        setattr(module, class_name, cls)
+        instance = cls()
+        instance.autoencoders = [torch.ones(2, 2)]
+        return instance
 
     return make
 
@@ -126,8 +126,8 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
 def test_learned_dicts(tmp_path: Path, foreign: Callable[[str, str], Any]) -> None:
     one = foreign("autoencoders.learned_dict", "UntiedSAE")
     path = tmp_path / "learned_dicts.pt"
-    for held in ([(one, {"l1_alpha": 0.1}), (one, {})], {"0": one}, one):
-        torch.save(held, path)
+    for content in ([(one, {"l1_alpha": 0.1}), (one, {})], {"0": one}, one):
+        torch.save(content, path)
         with pytest.raises(LoadError, match="recognised as learned dicts and refused: they are"):
             load(path)
 
@@ -140,9 +140,9 @@ def test_sae_group(tmp_path: Path, foreign: Callable[[str, str], Any]) -> None:
 
 
 def test_trap_a_list_that_holds_itself_is_no_circle(tmp_path: Path) -> None:
-    held: list[Any] = []
-    held.append(held)
-    opened = Opened(path=tmp_path, weights=tmp_path, entries={"__list__": held})
+    content: list[Any] = []
+    content.append(content)
+    opened = Opened(path=tmp_path, weights=tmp_path, entries={"__list__": content})
     assert not any(row.matches(opened) for row in refused.FORMATS)
 
 

@@ -174,8 +174,8 @@ def write_transcoder(folder: Path, architecture: str, *, drop: str = "", **chang
     tensors |= changes.pop("tensors", {})
     tensors.pop(drop, None)
     sae = example_sae()
-    whole = {"architecture": architecture, "d_out": 5, "apply_b_dec_to_input": False, **changes}
-    return write_saelens(folder, sae, config=config_of(sae, **whole), tensors=tensors)
+    config = {"architecture": architecture, "d_out": 5, "apply_b_dec_to_input": False, **changes}
+    return write_saelens(folder, sae, config=config_of(sae, **config), tensors=tensors)
 
 
 @pytest.mark.parametrize("architecture", TRANSCODERS)

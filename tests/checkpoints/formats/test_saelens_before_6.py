@@ -150,8 +150,8 @@ def test_trap_a_scale_that_is_not_stored_has_to_be_said(tmp_path: Path) -> None:
     folder = write(tmp_path, "standard", 2, normalize_activations=True)
     folded = load(folder, SaeOptions(scale="folded"))
     assert torch.equal(folded(X).reconstruction, example_sae()(X).reconstruction)
-    said = load(folder, SaeOptions(scale=0.5))(X).reconstruction
-    torch.testing.assert_close(said, example_sae()(X * 0.5).reconstruction / 0.5)
+    reconstruction = load(folder, SaeOptions(scale=0.5))(X).reconstruction
+    torch.testing.assert_close(reconstruction, example_sae()(X * 0.5).reconstruction / 0.5)
 
 
 def test_trap_a_run_of_version_5_in_progress_keeps_its_scale_beside_it(tmp_path: Path) -> None:

@@ -129,9 +129,11 @@ def test_trap_a_scale_in_the_state_of_the_activations_store_is_applied(tmp_path:
     torch.testing.assert_close(load(folder)(X).reconstruction, scaled(0.25))
 
 
-@pytest.mark.parametrize("said", ["none", "layer_norm"])
-def test_trap_a_stored_scale_contradicts_another_normalisation(tmp_path: Path, said: str) -> None:
-    folder = write(tmp_path, normalize_activations=said)
+@pytest.mark.parametrize("normalization", ["none", "layer_norm"])
+def test_trap_a_stored_scale_contradicts_another_normalisation(
+    tmp_path: Path, normalization: str
+) -> None:
+    folder = write(tmp_path, normalize_activations=normalization)
     scaler = folder / "activation_scaler.json"
     scaler.write_text('{"scaling_factor": null, "has_whitening": false}')
     load(folder)  # as every finished run has it
@@ -171,8 +173,8 @@ def test_trap_a_scale_that_is_nowhere_has_to_be_said(tmp_path: Path) -> None:
         ]
     folded = load(folder, SaeOptions(scale="folded"))
     assert torch.equal(folded(X).reconstruction, example_sae()(X).reconstruction)
-    said = load(folder, SaeOptions(scale=0.5))
-    torch.testing.assert_close(said(X).reconstruction, scaled(0.5))
+    sae = load(folder, SaeOptions(scale=0.5))
+    torch.testing.assert_close(sae(X).reconstruction, scaled(0.5))
 
 
 def test_trap_a_whitening_is_read_only_where_it_is_folded(tmp_path: Path) -> None:
@@ -214,8 +216,8 @@ def test_trap_thresholds_of_batchtopk_that_were_not_folded(
     if run is None:
         metadata = {"training_architecture_details": DETAILS, **metadata}
     else:
-        kept = {"architecture": "batchtopk", **DETAILS, **run} if run else run
-        (tmp_path / "runner_cfg.json").write_text(json.dumps({"sae": kept}))
+        run_config = {"architecture": "batchtopk", **DETAILS, **run} if run else run
+        (tmp_path / "runner_cfg.json").write_text(json.dumps({"sae": run_config}))
     folder = write(tmp_path, "jumprelu", metadata={"sae_lens_version": version, **metadata})
     warning = saelens_training.warning(load(folder).source.declared)
     assert (warning is not None) == (warned is not None)

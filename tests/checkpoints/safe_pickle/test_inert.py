@@ -77,6 +77,6 @@ def test_what_is_plain() -> None:
 )  # fmt: skip
 def test_every_other_global_is_a_record(name: str) -> None:
     module, _, attribute = name.rpartition(".")
-    found = Unpickler(Stream(io.BytesIO(), 0)).find_class(module, attribute)
-    assert issubclass(found, Record)
-    assert isinstance(found("rm", shell=True), Record)
+    cls = Unpickler(Stream(io.BytesIO(), 0)).find_class(module, attribute)
+    assert issubclass(cls, Record)
+    assert isinstance(cls("rm", shell=True), Record)

@@ -21,7 +21,7 @@ def test_a_stream_hands_out_what_is_there() -> None:
             stream.read(count)
     with pytest.raises(ValueError, match="3 bytes, but the file has 2 left"):
         stream.readinto(bytearray(3))
-    with pytest.raises(ValueError, match="longer than 10 bytes"):
+    with pytest.raises(ValueError, match="longer than the limit of 10 bytes"):
         Stream(io.BytesIO(bytes(20)), 20).readline(10)
     shorter = Stream(io.BytesIO(b"a"), 4)  # than it was when it was opened
     with pytest.raises(ValueError, match="ends 3 bytes early"):

@@ -39,15 +39,15 @@ def variants(tensor: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tensors_are_those_that_torch_reads(tmp_path: Path, how: str, dtype: torch.dtype) -> None:
-    held = variants((torch.randn(6, 4) * 3).to(dtype))
-    path = written(how, held, tmp_path / "sae.pt")
+    saved = variants((torch.randn(6, 4) * 3).to(dtype))
+    path = written(how, saved, tmp_path / "sae.pt")
     entries = read_entries(path)
-    assert entries.keys() == held.keys()
-    for name, tensor in held.items():
-        found = entries[name]
-        assert (found.dtype, found.shape) == (dtype, tensor.shape)
-        assert found.stride() == tensor.stride() or 0 in tensor.shape
-        assert found.contiguous().view(-1).view(torch.uint8).tolist() == (
+    assert entries.keys() == saved.keys()
+    for name, tensor in saved.items():
+        loaded = entries[name]
+        assert (loaded.dtype, loaded.shape) == (dtype, tensor.shape)
+        assert loaded.stride() == tensor.stride() or 0 in tensor.shape
+        assert loaded.contiguous().view(-1).view(torch.uint8).tolist() == (
             tensor.contiguous().view(-1).view(torch.uint8).tolist()
         )
     # torch 2.13 cannot read its own old files of the dtypes that have no class of storage.
@@ -59,8 +59,8 @@ def test_tensors_are_those_that_torch_reads(tmp_path: Path, how: str, dtype: tor
 @pytest.mark.parametrize("how", WAYS)
 def test_parameters_and_shared_tensors(tmp_path: Path, how: str) -> None:
     weight = nn.Parameter(torch.randn(3, 2))
-    held = {"a": weight, "b": weight, "view": weight.data[1:], "grad": weight.data}
-    entries = read_entries(written(how, held, tmp_path / "sae.pt"))
+    saved = {"a": weight, "b": weight, "view": weight.data[1:], "grad": weight.data}
+    entries = read_entries(written(how, saved, tmp_path / "sae.pt"))
     assert torch.equal(entries["a"], weight.data)
     assert torch.equal(entries["b"], weight.data)
     assert torch.equal(entries["view"], weight.data[1:])
