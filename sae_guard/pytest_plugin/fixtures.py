@@ -1,4 +1,4 @@
-"""Fixtures for people's own tests: each such test runs once per spec and checkpoint."""
+"""Fixtures for tests of the user. A test that uses one runs once per spec and checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test that uses the fixtures one run per case of the plan."""
+    """Parametrize a test that uses the fixtures: one run per case of the plan."""
     if "sae_case" not in metafunc.fixturenames:
         return
     cases = [case for case in plan_of(metafunc.config).cases if case.checkpoint]
@@ -33,7 +33,7 @@ def sae_case(request: pytest.FixtureRequest) -> Case:
     """The spec and checkpoint that the other fixtures are about."""
     case: Case | None = request.param
     if case is None:
-        pytest.skip("no checkpoint: give --sae CHECKPOINT, or a spec with a default checkpoint")
+        pytest.skip("no checkpoint: name one with --sae CHECKPOINT, or `checkpoint` in a spec")
     return case
 
 
@@ -63,5 +63,5 @@ def sae(sae_case: Case, pytestconfig: pytest.Config) -> SAE:
 
 @pytest.fixture(scope="session")
 def sae_measurement(sae_case: Case, pytestconfig: pytest.Config) -> Measurement:
-    """What was measured: ``sae_measurement["kl"]`` is a metric's value."""
+    """The measurement: ``sae_measurement["kl"]`` is a metric's value."""
     return session_of(pytestconfig).measurement(sae_case)

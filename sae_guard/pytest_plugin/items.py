@@ -1,4 +1,4 @@
-"""Spec file → documents → the tests of each case, as pytest collects, runs and reports them."""
+"""Collectors and items of the gate: spec file → documents → tests of each case."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from sae_guard.gate.case_tests import CaseTest, Obstacle, TestRun
     from sae_guard.specs import Spec
 
-_Firsts = dict[str, str]
-_TOLD, _EXPLAINED, _SHOWN = (pytest.StashKey[_Firsts]() for _ in range(3))
+_FirstTests = dict[str, str]
+"""Key of a case → node id of its first test that failed in some way."""
+_FIRST_ERROR, _FIRST_DIAGNOSIS, _FIRST_WORST = (pytest.StashKey[_FirstTests]() for _ in range(3))
 
 
 class GateFailure(Exception):
-    """A test failed for a reason that needs no traceback; the message is the failure text."""
+    """Failure of a gate test. pytest prints its message without a traceback."""
 
 
 class SpecFile(pytest.File):
     """A YAML file of specs."""
 
     def collect(self) -> Iterator[pytest.Collector]:
-        """Give one collector per document; a malformed file is a collection error."""
+        """Yield one collector per document; a malformed file is a collection error."""
         try:
             plan = plan_of(self.config)
             for spec in self.config.stash[RUN_PLAN].documents(self.path):
@@ -45,21 +46,21 @@ class SpecFile(pytest.File):
 
 
 class SpecDocument(pytest.Collector):
-    """One document: a model, a hook point and a token set with their thresholds."""
+    """One spec: a model, a hook point and a token set with their thresholds."""
 
     def __init__(self, *, spec: Spec, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Give the tests of each checkpoint that the spec gates."""
+        """Yield the tests of each case of the spec."""
         from sae_guard.gate.case_tests import list_tests
 
         for case in plan_of(self.config).of(self.spec):
             for test in list_tests(case):
                 name = case.ref.test_name(test.name)
-                # The id as text: pytest 9 then parses the brackets as it does those in its cache,
-                # without which --lf does not know its own failures.
+                # An explicit node id: pytest 9 then parses its brackets as it parses those in its
+                # cache. Otherwise --lf would not find the failed tests.
                 yield GateItem.from_parent(
                     self, name=name, nodeid=f"{self.nodeid}::{name}", test=test
                 )
@@ -68,9 +69,9 @@ class SpecDocument(pytest.Collector):
 class GateItem(pytest.Item):
     """One test of a case.
 
-    What keeps it from a verdict is raised in its setup, an ERROR for pytest; what does not pass, in
-    its call, a FAILURE. A broken part of the load contract is a failure too. Either way there is no
-    verdict on the SAE, and the run's exit code is 2.
+    Without a verdict it raises in its setup: pytest reports an ERROR. If the verdict is no pass, it
+    raises in its call: pytest reports a FAILURE. A broken part of the load contract is a FAILURE of
+    its own test, and yet no verdict on the SAE: the exit code of the run is 2.
     """
 
     def __init__(self, *, test: CaseTest, **kwargs: Any) -> None:
@@ -80,11 +81,11 @@ class GateItem(pytest.Item):
 
     @property
     def report(self) -> CaseReport | None:
-        """What the test found, once it was set up."""
+        """Report of the test; None before its setup."""
         return self._run.report if self._run else None
 
     def setup(self) -> None:
-        """Run the test; raise where it gives no verdict."""
+        """Run the test; raise if it has no verdict."""
         from sae_guard.gate.case_tests import run
         from sae_guard.render import junit_properties
 
@@ -110,32 +111,32 @@ class GateItem(pytest.Item):
             raise GateFailure(pareto_failure(pareto.comparison))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any) -> Any:
-        """Give the failure text as it is; whatever else happened, with its traceback."""
+        """Return the message of a `GateFailure`; any other exception with its traceback."""
         if isinstance(excinfo.value, GateFailure):
             return str(excinfo.value)
         return super().repr_failure(excinfo, *args)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        """Say where it stands in the spec, for editors and reports."""
+        """Return file, line and name of the test, for editors and reports."""
         line = self.test.line - 1 if self.test.line else None
-        # With the space it is no end of the node id, whose dots pytest would show as colons.
+        # With the space the name is no suffix of the node id: pytest would replace its dots.
         return self.path, line, f"{self.test.case.spec.name}::{self.name} "
 
     def _breaks(self, obstacle: Obstacle) -> bool:
-        """Whether the obstacle is the part of the load contract that this test is about."""
+        """Return whether the obstacle is the part of the load contract that this test checks."""
         return self.test.contract is not None and obstacle.contract == self.test.contract
 
     def _error_text(self, obstacle: Obstacle) -> str:
-        """The whole error in one test of the case, a pointer to it in the others."""
-        teller = self.nodeid
+        """Return the error; in all tests of the case but one, a pointer to that one."""
+        full_text_in = self.nodeid
         if obstacle.concerns_case:
-            teller = self._test_of_contract(obstacle) or self._first_of_case(_TOLD)
+            full_text_in = self._test_of_contract(obstacle) or self._first_of_case(_FIRST_ERROR)
         message = with_options(obstacle.message, obstacle.options)
-        text = message if teller == self.nodeid else f"not measured, see {teller}"
+        text = message if full_text_in == self.nodeid else f"not measured, see {full_text_in}"
         return f"{obstacle.cause} error: {text}"
 
     def _test_of_contract(self, obstacle: Obstacle) -> str | None:
-        """The test of the part of the load contract that is broken, if it runs."""
+        """Return the node id of the test of the broken part of the load contract, if it runs."""
         from sae_guard.core.report import contract_test
 
         if obstacle.contract is None:
@@ -151,32 +152,35 @@ class GateItem(pytest.Item):
         return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)
 
     def _diagnosis(self) -> Diagnosis:
-        """What is probably wrong, in the first failure of the case."""
+        """Return the probable causes in the first failure of the case; nothing in later ones."""
         from sae_guard.core.diagnosis import Diagnosis
 
-        if self._first_of_case(_EXPLAINED) != self.nodeid:
+        if self._first_of_case(_FIRST_DIAGNOSIS) != self.nodeid:
             return Diagnosis()
         session, case = session_of(self.config), self.test.case
         return session.diagnosis(case, session.judged(case).measurement)
 
     def _worst(self, verdict: Verdict) -> Worst | None:
-        """The worst of what is looked at, in the first failure that it explains."""
+        """Return the worst tokens in the first failure of the case that they explain."""
         from sae_guard.core.worst_tokens import EXPLAINED_METRICS, worst
 
         target = verdict.target
-        if target.metric not in EXPLAINED_METRICS or self._first_of_case(_SHOWN) != self.nodeid:
+        if (
+            target.metric not in EXPLAINED_METRICS
+            or self._first_of_case(_FIRST_WORST) != self.nodeid
+        ):
             return None
         measurement = session_of(self.config).judged(self.test.case).measurement
         return worst(measurement, tokens=3, sequences=2, slice=target.slice)
 
-    def _first_of_case(self, firsts: pytest.StashKey[_Firsts]) -> str:
-        """Node id of the test that says what concerns all tests of what the case measures."""
-        by_key = self.config.stash.setdefault(firsts, {})
-        return by_key.setdefault(self.test.case.key, self.nodeid)
+    def _first_of_case(self, key: pytest.StashKey[_FirstTests]) -> str:
+        """Return the node id of the first test of the case that asked with this key."""
+        first_tests = self.config.stash.setdefault(key, {})
+        return first_tests.setdefault(self.test.case.key, self.nodeid)
 
 
 def attach_report(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Let the test's report cross from a worker of pytest-xdist: as text, which nothing refuses."""
+    """Attach the test's report to that of pytest, as text, which pytest-xdist can send."""
     if isinstance(item, GateItem) and item.report is not None:
         from sae_guard.core.report import CaseReport
         from sae_guard.core.report_json import to_plain
@@ -186,7 +190,7 @@ def attach_report(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def attached_report(report: pytest.TestReport) -> CaseReport | None:
-    """Read what `attach_report` attached; None where it attached nothing."""
+    """Return the report that `attach_report` attached; None without one."""
     text = getattr(report, "sae_guard", None)
     if text is None:
         return None

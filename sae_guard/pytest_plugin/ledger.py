@@ -1,6 +1,6 @@
-"""The controller's side of a run: it takes the reports of tests, and ends the run with its own.
+"""The controller's part of a run: collect the reports of tests, and write the report of the run.
 
-The plugin is registered on the controller only; under pytest-xdist the tests run elsewhere.
+The plugin is registered on the controller only; with pytest-xdist, workers run the tests.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 
 class LedgerPlugin:
-    """Notes the tests that are expected and reported, and raises the exit code where a pass would
-    be wrong.
-    """
+    """Plugin of the controller: compares reported with expected tests, and sets the exit code."""
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
         self._config = config
@@ -40,11 +38,11 @@ class LedgerPlugin:
         self._report: RunReport | None = None
 
     def check_options(self) -> None:
-        """Fail before the slow part where nothing can come of the run.
+        """Check the options before anything slow.
 
         Raises:
-            pytest.UsageError: There is no spec, no case for a checkpoint, no such baseline, or no
-                place to record or to write to.
+            pytest.UsageError: There is no spec, no spec gates a checkpoint, the baseline is no
+                version, or the record or the report cannot be written.
         """
         gate, json = self._options.gate, self._options.json
         if gate.gates:
@@ -61,20 +59,20 @@ class LedgerPlugin:
             try:
                 json.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                given = self._config.getoption("sae_json")
-                raise pytest.UsageError(f"--sae-json {given}: {error}") from None
+                path = self._config.getoption("sae_json")
+                raise pytest.UsageError(f"--sae-json {path}: {error}") from None
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Serially, the controller collects itself."""
+        """Expect the tests that this process collected, in a run without workers."""
         self._expect([item.nodeid for item in session.items])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
-        """Under xdist only the workers collect."""
+        """Expect the tests that a worker of pytest-xdist collected."""
         self._expect(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the report of a test; note failed ones that carry none."""
+        """Add the report of a test to the ledger, or note that it failed without one."""
         if self._ledger is None or not self._ledger.expects(report.nodeid):
             return
         try:
@@ -89,20 +87,20 @@ class LedgerPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Raise the exit code where a pass would be wrong; record; write the report."""
+        """Raise the exit code if the run is no pass; record; write the report."""
         if session.config.option.collectonly or not self._reports(session):
             return
         result = self._new_ledger().result()
         session.exitstatus = result.exit_code(int(session.exitstatus))
         records = self._record(result)
-        if session.exitstatus == pytest.ExitCode.OK and any(each.refused for each in records):
+        if session.exitstatus == pytest.ExitCode.OK and any(record.refused for record in records):
             session.exitstatus = EXIT_ERROR
         self._report = self._assembled(result, records, int(session.exitstatus))
         if self._options.json is not None:
             self._write_json(self._options.json, self._report)
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """Write the table of verdicts, and what was not gated and why."""
+        """Write the summary of the gate to the terminal."""
         if self._report is None:
             return
         from sae_guard.render import summary
@@ -114,7 +112,8 @@ class LedgerPlugin:
                 terminalreporter.write_line(line)
 
     def _expect(self, node_ids: list[str]) -> None:
-        """Read the plan only where tests of a spec file were collected: it takes imports."""
+        """Expect a report of these tests, if any of them belongs to a spec file."""
+        # The plan takes slow imports, so a run without tests of the gate does not read it.
         run_plan = self._config.stash[RUN_PLAN]
         spec_files = {run_plan.display(path) for path in run_plan.spec_files}
         if any(node_id.partition("::")[0] in spec_files for node_id in node_ids):
@@ -128,7 +127,7 @@ class LedgerPlugin:
         return self._ledger
 
     def _plan(self) -> Plan:
-        """The plan; an empty one where it cannot be made, which its collection has reported."""
+        """Return the plan; an empty one if it is invalid, which the collection has reported."""
         from sae_guard.gate.planning import Plan
 
         try:
@@ -137,11 +136,11 @@ class LedgerPlugin:
             return Plan((), ())
 
     def _reports(self, session: pytest.Session) -> bool:
-        """Whether the run has anything to do with us."""
-        asked = self._options.gate.gates or self._options.json or self._recorder
+        """Return whether the run has a report of the gate."""
+        requested = self._options.gate.gates or self._options.json or self._recorder
         nothing_ran = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         idle_specs = nothing_ran and bool(self._config.stash[RUN_PLAN].spec_files)
-        return bool(asked) or self._ledger is not None or idle_specs
+        return bool(requested) or self._ledger is not None or idle_specs
 
     def _record(self, result: LedgerResult) -> tuple[RecordResult, ...]:
         if self._recorder is None:
@@ -160,14 +159,14 @@ class LedgerPlugin:
         )
 
     def _judged(self, case: Case) -> JudgedOrError | None:
-        """What was measured of the case, here or by a worker."""
+        """Return the measurement of the case, by this process or a worker; None without one."""
         folder = self._config.stash.get(SHARED_FOLDER, None)
         if folder is None:
             return session_of(self._config).judged_before(case)
         from sae_guard.gate.early import key
         from sae_guard.pytest_plugin.sharing import SharedFolder
 
-        return SharedFolder(folder).left(key(self._options.gate.early, case))
+        return SharedFolder(folder).result(key(self._options.gate.early, case))
 
     def _assembled(
         self, result: LedgerResult, records: tuple[RecordResult, ...], exit_code: int

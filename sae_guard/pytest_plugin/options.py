@@ -1,4 +1,4 @@
-"""The plugin's options, ended in one frozen dataclass."""
+"""The options of the plugin, read into one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sae_guard.gate.project import SPECS
 OPTIONS = pytest.StashKey["Options"]()
 
 EXIT_ERROR = 2
-"""No verdict could be reached: the spec, the checkpoint, the model or the machine is at fault.
+"""Exit code of a run without a verdict: spec, checkpoint, model or machine is at fault.
 
-1 is pytest's own code for failed tests: a threshold is crossed.
+A crossed threshold ends with 1, pytest's own code for failed tests.
 """
 
-_SAE_OPTIONS = {
+_SAE_OPTIONS = {  # key in the `sae` block of a spec → name of the option in pytest
     "architecture": "sae_arch",
     "k": "sae_k",
     "pre_bias": "sae_pre_bias",
@@ -38,32 +38,32 @@ _SAE_OPTIONS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line and the ini file ask for."""
+    """Options of the command line and the ini file."""
 
     gate: GateOptions
     json: Path | None
-    """Where to write the report of the run."""
+    """File to write the report of the run to; None for no file."""
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> Options:
         """Read the options of a run."""
-        here = config.invocation_params.dir
+        folder = config.invocation_params.dir
         json = config.getoption("sae_json")
-        said = {key: config.getoption(option) for key, option in _SAE_OPTIONS.items()}
+        sae = {key: config.getoption(option) for key, option in _SAE_OPTIONS.items()}
         names = ("device", "batch_size", "reference", "cache", "cache_gib", "controls", "diagnose",
                  "baseline", "record", "hook")  # fmt: skip
         gate = GateOptions(
             root=config.rootpath,
-            here=here,
+            here=folder,
             checkpoints=tuple(config.getoption("sae")),
             specs=tuple(config.getoption("sae_spec")),
             spec_globs=tuple(config.getini("sae_specs")),
-            sae={key: value for key, value in said.items() if value is not None},
+            sae={key: value for key, value in sae.items() if value is not None},
             early=early_options(config),
             history=config.getini("sae_history") or None,
             **{name: config.getoption(f"sae_{name}") for name in names},
         )
-        return cls(gate, here / json if json else None)
+        return cls(gate, folder / json if json else None)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -81,23 +81,22 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="gate by this spec only: a YAML file, or the name of one in the spec folder; "
-        "repeatable",
+        help="gate by this spec only: a YAML file, or its name in the spec folder; repeatable",
     )
     group.addoption(
         "--sae-device",
         default="auto",
         metavar="DEVICE",
         type=device,
-        help="auto (cuda, mps or cpu), cpu, mps, cuda or cuda:N; several GPUs are spread over "
-        "xdist workers",
+        help="measure on this device: auto (cuda, mps or cpu), cpu, mps, cuda or cuda:N; xdist "
+        "workers take the GPUs in turn",
     )
     group.addoption(
         "--sae-batch-size",
         default=None,
         metavar="N",
-        type=whole("--sae-batch-size"),
-        help="token windows per forward pass (default: chosen by their length and the device)",
+        type=positive_integer("--sae-batch-size"),
+        help="token windows per forward pass (default: depends on their length and the device)",
     )
     _add_run_options(group)
     _add_early_options(group)
@@ -112,32 +111,36 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _add_run_options(group: pytest.OptionGroup) -> None:
-    """What is measured and written beside the verdicts."""
+    """Declare options on what to measure and write beside the verdicts."""
     group.addoption(
-        "--sae-json", default=None, metavar="FILE", help="write all verdicts to this JSON file"
+        "--sae-json",
+        default=None,
+        metavar="FILE",
+        help="write the report of the run to this JSON file",
     )
     group.addoption(
         "--sae-controls",
         action="store_true",
-        help="measure controls beside the checkpoint: what is known beforehand (identity, zero, "
-        "mean) and what null models get (permuted decoder, random directions, random errors)",
+        help="measure controls with known results (identity, zero, mean) and null models (permuted "
+        "decoder, random directions, random errors) beside the checkpoint",
     )
     group.addoption(
         "--sae-diagnose",
         action="store_true",
-        help="try on one batch what else the checkpoint and its place could be (hook points, "
-        "pre-bias, normalisation, scale, architecture, k), and name what fits",
+        help="try other hook points and settings (pre-bias, normalisation, scale, architecture, k) "
+        "on one batch, and name those that fit the checkpoint better",
     )
     group.addoption(
         "--sae-reference",
         action="store_true",
-        help="audit: run the whole model for everything instead of what the hook point changes",
+        help="audit: run the whole model for every number, instead of the blocks that the hook "
+        "point changes",
     )
     group.addoption(
         "--sae-cache",
         default=None,
         metavar="FOLDER|off",
-        help="where to remember clean runs and how far measurements are (default: "
+        help="cache clean runs and unfinished measurements in this folder, or not at all (default: "
         "$SAE_GUARD_CACHE, or the user's cache folder)",
     )
     group.addoption(
@@ -145,22 +148,22 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         default=CACHE_GIB,
         metavar="GIB",
         type=number("--sae-cache-gib"),
-        help=f"what the cache may hold (default: {CACHE_GIB}); the least recently used goes first",
+        help=f"size limit of the cache (default: {CACHE_GIB}); the least recently used goes first",
     )
 
 
 def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
-    """What is recorded, and which record is compared with."""
+    """Declare options on the record of the run and on its baseline."""
     group.addoption(
         "--sae-record",
         default=None,
         metavar="NAME",
-        help="keep what is measured as a record of this version, such as v1.2, with thresholds and "
-        "verdicts, in the folder of the ini option sae_history",
+        help="record measurements, thresholds and verdicts as this version, such as v1.2, in the "
+        "folder of the ini option sae_history",
     )
     parser.addini(
         "sae_history",
-        "folder of the records, relative to the root folder, or any URL that fsspec knows "
+        "folder of the records, relative to the root folder, or a URL that fsspec supports "
         "(default: $SAE_GUARD_HISTORY, or .sae_guard/history)",
         default="",
     )
@@ -168,83 +171,89 @@ def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> No
         "--sae-baseline",
         default=None,
         metavar="VERSION",
-        help="recorded version that max_increase and max_decrease compare with: a label that was "
-        "promoted, or a record's name or id (default: `baseline` in the spec); none leaves these "
-        "thresholds out, for the first version",
+        help="compare max_increase and max_decrease with this version: a promoted label, or a "
+        "record's name or id (default: `baseline` in the spec); for the first version, none leaves "
+        "these thresholds out",
     )
 
 
 def _add_sae_options(group: pytest.OptionGroup) -> None:
-    """What a checkpoint may be unable to say of itself; the spec has the same keys."""
+    """Declare options for facts that a checkpoint may not contain; a spec has the same keys."""
     group.addoption(
-        "--sae-arch", metavar="NAME", help="architecture, as `sae: {architecture: …}` in a spec"
+        "--sae-arch",
+        metavar="NAME",
+        help="architecture of the SAE, as `sae: {architecture: …}` in a spec",
     )
     group.addoption(
-        "--sae-k", metavar="K", type=whole("--sae-k"), help="active latents of a TopK SAE"
+        "--sae-k",
+        metavar="K",
+        type=positive_integer("--sae-k"),
+        help="number of active latents of a TopK SAE",
     )
     group.addoption(
         "--sae-pre-bias",
         metavar="true|false",
         type=flag("--sae-pre-bias"),
-        help="whether b_dec is taken off the input",
+        help="true if the SAE subtracts b_dec from its input",
     )
-    group.addoption("--sae-norm", metavar="NAME", help="normalisation of the input")
+    group.addoption("--sae-norm", metavar="NAME", help="normalisation of the SAE's input")
     group.addoption(
         "--sae-scale",
         metavar="FACTOR",
         type=number_or_text,
-        help="what the input is multiplied by: a number, folded or stored",
+        help="factor on the SAE's input: a number, folded or stored",
     )
     group.addoption(
         "--sae-hook",
         metavar="HOOK[:HOOK_OUT]",
-        help="hook point (and, for a transcoder, the one it replaces) of checkpoints that do not "
-        "say it",
+        help="hook point of checkpoints that do not declare it; for a transcoder, also the one it "
+        "replaces",
     )
 
 
 def early_options(config: pytest.Config) -> EarlyOptions:
-    """Read what the command line says of early verdicts."""
+    """Read the options of early verdicts."""
     names = [field.name for field in fields(EarlyOptions) if field.name != "never"]
     return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
 
 
 def _add_early_options(group: pytest.OptionGroup) -> None:
-    """Declare the options."""
+    """Declare the options of early verdicts."""
     group.addoption(
         "--sae-fast",
         action="store_true",
-        help="stop as soon as every verdict is that of the whole token set but for a chance of α",
+        help="stop as soon as every verdict is reached; it differs from that of the whole token "
+        "set with a chance of at most α",
     )
     group.addoption(
         "--sae-alpha",
         metavar="ALPHA",
-        type=number("--sae-alpha", below=0.5),
-        help=f"α of --sae-fast, which this implies (default: the spec's, or {ALPHA})",
+        type=number("--sae-alpha", maximum=0.5),
+        help=f"α of --sae-fast (default: the spec's, or {ALPHA}); implies --sae-fast",
     )
     group.addoption(
         "--sae-audit",
         action="store_true",
-        help="run to the end all the same, and say whether the early verdicts hold",
+        help="measure all sequences nevertheless, and say whether the early verdicts hold",
     )
     group.addoption(
         "--sae-max-seconds",
         metavar="SECONDS",
         type=number("--sae-max-seconds"),
-        help="end a measurement after this long; what is not decided by then is undecided "
-        "(implies --sae-fast)",
+        help="end a measurement after this time; open verdicts are undecided then; implies "
+        "--sae-fast",
     )
     group.addoption(
         "--sae-max-sequences",
         metavar="N",
-        type=whole("--sae-max-sequences"),
-        help="end a measurement with the shard in which the Nth sequence is; what is not decided "
-        "by then is undecided (implies --sae-fast)",
+        type=positive_integer("--sae-max-sequences"),
+        help="end a measurement after the shard with the Nth sequence; open verdicts are undecided "
+        "then; implies --sae-fast",
     )
 
 
-def whole(option: str) -> Callable[[str], int]:
-    """A whole number from 1 on."""
+def positive_integer(option: str) -> Callable[[str], int]:
+    """Return a parser of whole numbers from 1 on; it raises `pytest.UsageError`."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < 1:
@@ -254,24 +263,25 @@ def whole(option: str) -> Callable[[str], int]:
     return parse
 
 
-def number(option: str, *, above: float = 0, below: float = math.inf) -> Callable[[str], float]:
-    """A number between the two."""
+def number(option: str, *, minimum: float = 0, maximum: float = math.inf) -> Callable[[str], float]:
+    """Return a parser of numbers between two bounds, exclusive; it raises `pytest.UsageError`."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not above < value < below:
-            most = "" if math.isinf(below) else f" and below {below:g}"
-            raise pytest.UsageError(f"{option} {text!r}; allowed: a number above {above:g}{most}")
+        if not minimum < value < maximum:
+            upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
+            allowed = f"a number above {minimum:g}{upper}"
+            raise pytest.UsageError(f"{option} {text!r}; allowed: {allowed}")
         return value
 
     return parse
 
 
 def flag(option: str) -> Callable[[str], bool]:
-    """``true`` or ``false``."""
+    """Return a parser of ``true`` and ``false``; it raises `pytest.UsageError`."""
 
     def parse(text: str) -> bool:
         if text not in ("true", "false"):
@@ -282,7 +292,7 @@ def flag(option: str) -> Callable[[str], bool]:
 
 
 def number_or_text(text: str) -> float | str:
-    """A number where it is one."""
+    """Return the number in the text; without one, the text."""
     try:
         return float(text)
     except ValueError:
@@ -290,7 +300,7 @@ def number_or_text(text: str) -> float | str:
 
 
 def device(text: str) -> str:
-    """Read a device; whether the machine has it is found out later."""
+    """Check the form of a device; the session checks whether the machine has it."""
     if not DEVICE.fullmatch(text):
         raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
     return text

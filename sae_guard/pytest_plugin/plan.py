@@ -1,4 +1,4 @@
-"""The plan of a run as pytest shows it: what is wrong with it is a usage error."""
+"""The plan of a pytest run; errors of the plan are usage errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RUN_PLAN = pytest.StashKey[RunPlan]()
 
 @contextmanager
 def as_usage_errors(*about: Option) -> Iterator[None]:
-    """Turn errors into `pytest.UsageError`.
+    """Turn errors of sae_guard into `pytest.UsageError`.
 
     Args:
-        about: The options that ask for what is done here, for errors that name none.
+        about: Options that an error is about if it names none itself.
     """
     try:
         yield
@@ -35,7 +35,10 @@ def as_usage_errors(*about: Option) -> Iterator[None]:
 
 
 def plan_of(config: pytest.Config) -> Plan:
-    """Give the plan of the run; raises `pytest.UsageError`. A lost machine ends the run."""
+    """Return the plan of the run; raises `pytest.UsageError`.
+
+    An infrastructure error, such as a failed download, ends the run.
+    """
     with as_usage_errors():
         try:
             return config.stash[RUN_PLAN].plan
@@ -44,7 +47,7 @@ def plan_of(config: pytest.Config) -> Plan:
 
 
 def gates(config: pytest.Config, path: Path) -> bool:
-    """Say whether a file is a spec file of the run; raises `pytest.UsageError`."""
+    """Return whether a file is a spec file of the run; raises `pytest.UsageError`."""
     if path.suffix not in (".yaml", ".yml"):
         return False
     with as_usage_errors():

@@ -1,7 +1,7 @@
-"""The project's folder, also where pytest takes a checkpoint for a test path.
+"""Correct the root folder where pytest takes a checkpoint for a test path.
 
-pytest looks for its root folder and ini file before it knows the options of plugins. In
-``--sae PATH`` it sees a test path, and where that lies outside of the project, it looks there.
+pytest determines its root folder and ini file before it knows the options of plugins. It takes the
+PATH of ``--sae PATH`` for a test path; if that is outside the project, the root folder is wrong.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import pytest
 from sae_guard.gate.project import ini_file_of, is_ini, root_without_ini
 
 
-def mend_root(config: pytest.Config, given: Namespace) -> None:
-    """Give the run the root folder that it would have without our options.
+def correct_root(config: pytest.Config, options: Namespace) -> None:
+    """Set the root folder that the run would have without the options of this plugin.
 
     Raises:
-        pytest.UsageError: Another ini file was read than the project's, which cannot be mended.
+        pytest.UsageError: pytest has read another ini file than that of the project. It is too late
+            to correct that.
     """
-    values = [*given.sae, *given.sae_spec, *filter(None, [given.sae_json])]
-    if not values or given.rootdir or given.inifilename:
+    values = [*options.sae, *options.sae_spec, *filter(None, [options.sae_json])]
+    if not values or options.rootdir or options.inifilename:
         return
-    here = config.invocation_params.dir
-    paths = [here / path.split("::")[0] for path in given.file_or_dir]
-    start = Path(os.path.commonpath(paths)) if paths else here
+    folder = config.invocation_params.dir
+    paths = [folder / path.split("::")[0] for path in options.file_or_dir]
+    start = Path(os.path.commonpath(paths)) if paths else folder
     ini = ini_file_of(start)
     read = config.inipath if config.inipath and is_ini(config.inipath) else None
     if ini != read:
-        option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(given, name))
-        written = f"--{option.replace('_', '-')}"
+        option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(options, name))
+        spelling = f"--{option.replace('_', '-')}"
         raise pytest.UsageError(
-            f"pytest takes the value of {written} for a test path, looks for its root folder "
+            f"pytest takes the value of {spelling} for a test path, looks for its root folder "
             f"there ({config.rootpath}) and reads {read or 'no ini file'} instead of "
-            f"{ini or 'none'}; write {written}={values[0]}"
+            f"{ini or 'none'}; write {spelling}={values[0]}"
         )
     if ini is None:
-        config._rootpath = root_without_ini(here, start)
+        config._rootpath = root_without_ini(folder, start)

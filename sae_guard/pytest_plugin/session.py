@@ -1,4 +1,4 @@
-"""The session of a test process, made when it is first needed."""
+"""The gate session of a pytest process, created when it is first needed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 _SESSION = pytest.StashKey["GateSession"]()
 _PROGRESS = pytest.StashKey[TextIO | None]()
 SHARED_FOLDER = pytest.StashKey[Path]()
-"""Where the workers of pytest-xdist leave results for each other."""
+"""Folder in which the workers of pytest-xdist share results."""
 WORKER_INPUT = "sae_guard_shared"
+"""Key of that folder in the input of a worker."""
 
 
 def prepare(config: pytest.Config) -> None:
-    """Note what has to be known before pytest captures output."""
+    """Store the shared folder and the stream for progress bars, before pytest captures output."""
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker_input is not None:
         config.stash[SHARED_FOLDER] = Path(worker_input[WORKER_INPUT])
         config.stash[_PROGRESS] = None
         return
-    # Capture is not on yet, so this is the terminal's stderr for good.
+    # pytest does not capture yet, so this copy stays the stderr of the terminal.
     stderr = os.fdopen(os.dup(2), "w", encoding="utf-8")
     config.add_cleanup(stderr.close)
-    shown = stderr.isatty() and not os.environ.get("CI")
-    config.stash[_PROGRESS] = stderr if shown else None
+    interactive = stderr.isatty() and not os.environ.get("CI")
+    config.stash[_PROGRESS] = stderr if interactive else None
 
 
 def session_of(config: pytest.Config) -> GateSession:
-    """Give the session of this process."""
+    """Return the session of this process."""
     if _SESSION not in config.stash:
         from sae_guard.gate.session import GateSession
         from sae_guard.pytest_plugin.sharing import SharedFolder

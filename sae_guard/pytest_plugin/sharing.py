@@ -1,6 +1,6 @@
-"""What the workers of pytest-xdist share: whoever takes a case's lock first measures it.
+"""Share results between workers of pytest-xdist: the first one to lock a case measures it.
 
-Errors are left for the others too, with their cause.
+Errors are shared too, with their cause.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sae_guard.gate.session import JudgedOrError
 
 
 class SharedFolder:
-    """A folder of the run in which processes leave results for each other."""
+    """Folder of the run in which processes share results: `SharedResults` as files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def judged(self, key: str, make: Callable[[], JudgedOrError]) -> JudgedOrError:
-        """Take what the first process to ask left, or be the first."""
+    def judged(self, key: str, compute: Callable[[], JudgedOrError]) -> JudgedOrError:
+        """Return the result that another process stored, or compute and store it."""
         with FileLock(self._folder / f"{key}.lock"):
-            left = self.left(key)
-            if left is not None:
-                return left
-            result = make()
+            stored = self.result(key)
+            if stored is not None:
+                return stored
+            result = compute()
             if isinstance(result, SaeGuardError):
                 self._write(f"{key}.error", _error_to_plain(result))
             else:
@@ -40,23 +40,23 @@ class SharedFolder:
                 save(result.measurement, self._folder / f"{key}.npz")
             return result
 
-    def left(self, key: str) -> JudgedOrError | None:
-        """Read what a process left; None where none has left anything yet."""
-        stored = self._folder / f"{key}.npz"
-        if stored.exists():
-            return Judged.from_plain(load(stored), self._read(f"{key}.json"))
+    def result(self, key: str) -> JudgedOrError | None:
+        """Read the result that a process stored; None without one."""
+        path = self._folder / f"{key}.npz"
+        if path.exists():
+            return Judged.from_plain(load(path), self._read(f"{key}.json"))
         if (self._folder / f"{key}.error").exists():
             return _error_from_plain(self._read(f"{key}.error"))
         return None
 
-    def diagnosis(self, key: str, make: Callable[[], Diagnosis]) -> Diagnosis:
-        """Take what the first process to ask left, or be the first."""
+    def diagnosis(self, key: str, compute: Callable[[], Diagnosis]) -> Diagnosis:
+        """Return the diagnosis that another process stored, or compute and store it."""
         name = f"{key}.diagnosis"
         with FileLock(self._folder / f"{name}.lock"):
             if (self._folder / name).exists():
-                left: Diagnosis = from_plain(Diagnosis, self._read(name), source=name)
-                return left
-            result = make()
+                stored: Diagnosis = from_plain(Diagnosis, self._read(name), source=name)
+                return stored
+            result = compute()
             self._write(name, to_plain(Diagnosis, result))
             return result
 
@@ -81,5 +81,5 @@ def _error_from_plain(plain: dict[str, Any]) -> SaeGuardError:
     options = tuple(plain["options"])
     if plain["contract"] is not None:
         return LoadError(plain["message"], plain["contract"], options=options)
-    kinds = {"setup": SetupError, "infrastructure": InfrastructureError}
-    return kinds[plain["cause"]](plain["message"], options=options)
+    classes = {"setup": SetupError, "infrastructure": InfrastructureError}
+    return classes[plain["cause"]](plain["message"], options=options)

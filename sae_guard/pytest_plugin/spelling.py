@@ -1,4 +1,4 @@
-"""How pytest's command line spells what errors and suspicions name by the option alone."""
+"""Spell the options of errors and suspicions as on pytest's command line."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ SPELLINGS: Mapping[Option, str] = MappingProxyType(
         "scale": "--sae-scale",
     }
 )
-"""Of the options that pytest has; others are left out of what it prints."""
+"""Option → its spelling in pytest. Messages leave out options that pytest does not have."""
 
 
 def spelled(error: SaeGuardError) -> str:
-    """Give the message and, in parentheses, the options that it is about."""
+    """Return the message of an error with its options, in parentheses."""
     return with_options(str(error), error.options)
 
 
 def with_options(message: str, options: Iterable[Option]) -> str:
-    """Append the options, in parentheses, to a message that is about them."""
+    """Return a message with options appended, in parentheses."""
     words = ", ".join(SPELLINGS[option] for option in options if option in SPELLINGS)
     return f"{message} ({words})" if words else message
 
 
 def spelled_options(suspicion: Suspicion) -> str:
-    """Give what to add to the command line, such as ``--sae-arch topk --sae-k 32``."""
+    """Return the arguments that follow a suspicion, such as ``--sae-arch topk --sae-k 32``."""
     words = [
         word
         for option, value in suspicion.options

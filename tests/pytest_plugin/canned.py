@@ -1,8 +1,7 @@
-"""A measurement without measuring: importing this in a conftest takes torch out of the run.
+"""Replace measuring with fixed numbers: a conftest that imports this gates without torch.
 
-The load contract is kept by whatever lies there.
-
-It is copied into the project, so it imports nothing of the tests.
+Every checkpoint keeps the load contract. The module is copied into the project, so it imports
+nothing of the tests.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ KL = {"good": 0.01, "bad": 0.5}
 
 
 def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement:
-    """Every sum is 8 per sequence of 8 tokens, but for KL."""
+    """Return a measurement whose sums are 8 per sequence of 8 tokens, except that of KL."""
     sums = {name: np.full(4, 8.0) for name in COLUMNS}
     sums["kl"] = np.full(4, 8.0 * KL[case.member])
     sums["sq_error"] = np.full(4, 0.1)
@@ -33,11 +32,11 @@ def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement:
 
 
 def check(self: GateSession, case: Case, contract: Contract) -> None:
-    """Nothing is loaded, so nothing is broken."""
+    """Accept every checkpoint: nothing is loaded."""
 
 
 def diagnosis(self: GateSession, case: Case, measurement: Measurement) -> Diagnosis:
-    """Nothing is examined, so nothing is suspected."""
+    """Return an empty diagnosis: nothing is examined."""
     return Diagnosis()
 
 

@@ -21,7 +21,7 @@ def project(pytester: pytest.Pytester, model_folders: dict[str, Path]) -> Projec
 
 @pytest.fixture
 def long(project: Project) -> Project:
-    """The project, with enough text to stop early."""
+    """The project with enough text for early verdicts."""
     from tests.helpers.tiny_models import TEXT
     from tests.pytest_plugin.projects import LONG_SPEC
 

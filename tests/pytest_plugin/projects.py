@@ -1,4 +1,4 @@
-"""Making and running the project that the plugin tests gate."""
+"""The project that the tests of the plugin gate: write it, and run pytest in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-import transformer_lens.model_bridge  # noqa: F401 a run in this process forgets what it imports
+import transformer_lens.model_bridge  # noqa: F401 pytester unloads what only a run imports
 
 import sae_guard
-import sae_guard.api  # likewise
+import sae_guard.api  # imported here for the same reason
 from sae_guard.core.report import CONTROLS, PARETO, CaseReport, RunReport
 from sae_guard.core.report_json import report_from_json
 from sae_guard.core.statistics import Estimate
@@ -44,18 +44,18 @@ thresholds:
   l0: {{min: 1, max: 90}}
   explained_variance: {{min: 0.9}}
 """
-"""Of 3 shards of 64 windows, of which two decide for the third."""
+"""Spec with 3 shards of 64 windows; the first ones decide all thresholds."""
 CONTRACT = tuple(f"load.{part}" for part in get_args(Contract))
 PARTS = len(CONTRACT)
-"""Tests that come before the thresholds of each checkpoint."""
+"""Number of tests of the load contract, which come before the thresholds of a checkpoint."""
 in_every_mode = pytest.mark.parametrize("mode", ["plain", "no xdist", "-n0", "-n2"], indirect=True)
-"""For tests of what must not depend on how pytest is run: ``mode`` with workers, not slow."""
+"""Marker: run a test in every ``mode``, and in that with workers not only among slow tests."""
 METADATA = {"sae_lens_version": "6.0.0", "model_name": "tiny", "hook_name": HOOK}
 
 
 @dataclass
 class Project:
-    """The folder of a project, and pytest in it."""
+    """A project in a temporary folder, and runs of pytest in it."""
 
     pytester: pytest.Pytester
     model: Path
@@ -75,15 +75,15 @@ class Project:
         (self.path / "thresholds" / name).write_text(text, encoding="utf-8")
 
     def run(self, *args: str) -> pytest.RunResult:
-        """Run pytest here; in this process unless workers are asked for."""
+        """Run pytest in the project: in this process, or in a subprocess if it has workers."""
         if any(arg.startswith("-n") and arg != "-n0" for arg in args):
             return self.pytester.runpytest_subprocess(*args)
         return self.pytester.runpytest_inprocess(*args)
 
     def run_damaged(self, damage: str, *args: str) -> pytest.RunResult:
-        """Run pytest in processes of its own, after the code in ``damage``.
+        """Run pytest in a subprocess with ``damage`` as its conftest.
 
-        ``import canned`` in it replaces measuring, which saves seconds where it is not the point.
+        ``import canned`` in it replaces measuring, which saves seconds.
         """
         source = Path(__file__).with_name("canned.py").read_text(encoding="utf-8")
         (self.path / "canned.py").write_text(source, encoding="utf-8")
@@ -95,11 +95,11 @@ class Project:
         return report_from_json((self.path / "out.json").read_bytes(), file="out.json")
 
     def cases(self) -> dict[str, CaseReport]:
-        """Member → its report, where there is one spec."""
+        """Return the reports of the cases by member, in a project with one spec."""
         return {case.case.member: case for case in self.report().cases}
 
     def outcomes(self) -> dict[str, Verdict]:
-        """Threshold and checkpoint, such as ``kl[good]`` → what came of it."""
+        """Return the verdicts by threshold and checkpoint, such as ``kl[good]``."""
         return {
             case.case.test_name(verdict.target): verdict
             for case in self.report().cases
@@ -107,12 +107,15 @@ class Project:
         }
 
     def estimates(self) -> dict[str, Estimate]:
-        """Threshold and checkpoint → the number that was judged, where there is one."""
-        found = self.outcomes().items()
-        return {name: verdict.estimate for name, verdict in found if verdict.estimate is not None}
+        """Return the judged estimates by threshold and checkpoint."""
+        return {
+            name: verdict.estimate
+            for name, verdict in self.outcomes().items()
+            if verdict.estimate is not None
+        }
 
     def verdicts(self, kind: str = "threshold") -> dict[str, str]:
-        """Test and checkpoint → verdict, of the tests of a kind: ``contract``, ``pareto``, …."""
+        """Return statuses by test and checkpoint, for one kind of tests, such as ``pareto``."""
         return {
             case.case.test_name(test): status
             for case in self.report().cases
@@ -122,14 +125,14 @@ class Project:
 
 
 def kind_of(test: str) -> str:
-    """Name the kind of a test of a case."""
+    """Return the kind of a test of a case."""
     if test in (PARETO, CONTROLS):
         return test
     return "contract" if test in CONTRACT else "threshold"
 
 
 def make_project(pytester: pytest.Pytester, model: Path) -> Project:
-    """Text, a spec and two SAEs."""
+    """Write a project with text, a spec and two SAEs."""
     project = Project(pytester, model)
     pytester.makefile(".ini", pytest="[pytest]\n")
     (project.path / "text.txt").write_text(TEXT * 40, encoding="utf-8")

@@ -17,10 +17,10 @@ WITH_CHANGES = (
 
 
 def record(project: Project, name: str, *args: str) -> Recorded:
-    """A record of the good SAE by the spec as it is."""
+    """Record the good SAE by the current spec."""
     assert project.run("--sae", "good", "--sae-record", name, *args).ret == 0
-    found, _ = history(project).records()
-    return next(each for each in found if each.record.name == name)
+    records, _ = history(project).records()
+    return next(recorded for recorded in records if recorded.record.name == name)
 
 
 def promote(project: Project, recorded: Recorded, label: str) -> None:
@@ -34,18 +34,18 @@ def promote(project: Project, recorded: Recorded, label: str) -> None:
 
 @pytest.fixture
 def promoted(project: Project) -> Recorded:
-    """The good SAE is v1.2, and the spec has thresholds on changes."""
+    """Record of the good SAE, promoted as v1.2; the spec has thresholds on changes."""
     project.write_spec(project.spec.replace(CHANGES, WITH_CHANGES))
     recorded = record(project, "first", "--sae-baseline=none")
     promote(project, recorded, "v1.2")
     return recorded
 
 
-def test_a_version_is_held_to_the_baseline(
+def test_changes_are_judged_against_the_baseline(
     project: Project, promoted: Recorded, mode: tuple[str, ...]
 ) -> None:
-    asked = ("--sae", "good", "--sae", "bad", "--sae-baseline", "v1.2", "--sae-json", "out.json")
-    result = project.run(*asked, "--sae-record", "second", *mode)
+    args = ("--sae", "good", "--sae", "bad", "--sae-baseline", "v1.2", "--sae-json", "out.json")
+    result = project.run(*args, "--sae-record", "second", *mode)
     assert result.ret == 1
     verdicts = project.verdicts()
     names = ("kl.change", "kl.p99.change", "l0.change")
@@ -54,32 +54,33 @@ def test_a_version_is_held_to_the_baseline(
     short = promoted.id.rpartition("-")[2]
     outcomes = project.outcomes()
     verdict, of_tail = outcomes["kl.change[bad]"], outcomes["kl.p99.change[bad]"]
-    moved = verdict.change
-    assert moved is not None
+    change = verdict.change
+    assert change is not None
     assert of_tail.change is not None
     assert of_tail.estimate is not None
-    assert moved.baseline == f"v1.2 ({short})"
-    assert moved.before == promoted.record.metrics["kl"].value
-    assert moved.after == outcomes["kl[bad]"].value
-    assert verdict.value == pytest.approx(moved.after - moved.before)
-    assert moved.p_value is not None
-    assert moved.p_value < 1e-3
+    assert change.baseline == f"v1.2 ({short})"
+    assert change.before == promoted.record.metrics["kl"].value
+    assert change.after == outcomes["kl[bad]"].value
+    assert verdict.value == pytest.approx(change.after - change.before)
+    assert change.p_value is not None
+    assert change.p_value < 1e-3
     assert of_tail.change.before == promoted.record.views["kl.p99"].value
     assert of_tail.estimate.low is None
     result.stdout.fnmatch_lines([f"  changes since v1.2 ({short}), on the same sequences"])
-    kept = {each.record.checkpoint.label: each.record for each in history(project).records()[0]}
-    (told,) = (row for row in kept["bad"].thresholds if row.metric == "kl.change")
-    assert (told.change, told.verdict, told.max) == ("difference", "fail", 0.05)
-    assert (told.before, told.value) == (moved.before, verdict.value)
-    assert told.baseline == f"v1.2 ({short})"
+    recorded, _ = history(project).records()
+    by_member = {one.record.checkpoint.label: one.record for one in recorded}
+    (row,) = (row for row in by_member["bad"].thresholds if row.metric == "kl.change")
+    assert (row.change, row.verdict, row.max) == ("difference", "fail", 0.05)
+    assert (row.before, row.value) == (change.before, verdict.value)
+    assert row.baseline == f"v1.2 ({short})"
 
 
-def test_the_first_version_has_none_and_later_ones_need_one(
+def test_without_a_version_thresholds_on_changes_are_an_error(
     project: Project, mode: tuple[str, ...]
 ) -> None:
     project.write_spec(project.spec.replace(CHANGES, WITH_CHANGES))
-    asked = ("--sae", "good", "--sae-json", "out.json", "--sae-record", "v1", *mode)
-    result = project.run(*asked)
+    args = ("--sae", "good", "--sae-json", "out.json", "--sae-record", "v1", *mode)
+    result = project.run(*args)
     assert result.ret == 2
     assert project.verdicts()["kl[good]"] == "pass"
     assert project.verdicts()["kl.change[good]"] == "error"
@@ -87,7 +88,7 @@ def test_the_first_version_has_none_and_later_ones_need_one(
         ["*kl.change needs a baseline (thresholds/tiny.yaml:6): name a *(--sae-baseline)",
          "NOT RECORDED: *kl.change needs a baseline *"]
     )  # fmt: skip
-    result = project.run(*asked, "--sae-baseline=none")
+    result = project.run(*args, "--sae-baseline=none")
     assert result.ret == 0
     assert set(project.verdicts()) == {"kl[good]", "l0[good]", "explained_variance[good]"}
     result.stdout.fnmatch_lines(["baseline none: left out 3 thresholds that earlier versions set"])
@@ -107,9 +108,7 @@ def test_the_spec_names_a_baseline_and_the_command_line_another(
     assert project.run("--sae", "good", "--sae-baseline", promoted.id).ret == 0
 
 
-def test_what_names_no_version_ends_before_anything_is_measured(
-    project: Project, promoted: Recorded
-) -> None:
+def test_an_unknown_baseline_is_a_usage_error(project: Project, promoted: Recorded) -> None:
     result = project.run("--sae", "good", "--sae-baseline", "v9")
     assert result.ret == 4
     result.stderr.fnmatch_lines(
@@ -123,7 +122,7 @@ def test_what_names_no_version_ends_before_anything_is_measured(
     result.stderr.fnmatch_lines(["*tiny.yaml::tiny has thresholds on changes only: *"])
 
 
-def test_a_baseline_that_nothing_asks_for_is_told(project: Project) -> None:
+def test_a_baseline_that_no_threshold_uses_is_noted(project: Project) -> None:
     record(project, "v1")
     result = project.run("--sae", "good", "--sae-baseline", "v1")
     assert result.ret == 0
@@ -131,7 +130,7 @@ def test_a_baseline_that_nothing_asks_for_is_told(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "difference"),
     [
         ("sequences: 8", "sequences: 9", "policy: n_sequences was 8 and is 9"),
         ("context: 16", "context: 15", "policy: context was 16 and is 15"),
@@ -140,8 +139,8 @@ def test_a_baseline_that_nothing_asks_for_is_told(project: Project) -> None:
     ],
 )
 @pytest.mark.usefixtures("promoted")
-def test_other_tokens_and_policies_are_an_error_that_says_what_differs(
-    project: Project, old: str, new: str, said: str
+def test_a_baseline_on_other_tokens_is_an_error_with_the_difference(
+    project: Project, old: str, new: str, difference: str
 ) -> None:
     text = (project.path / "text.txt").read_text(encoding="utf-8")
     (project.path / "other.txt").write_text("Once " + text, encoding="utf-8")
@@ -152,11 +151,11 @@ def test_other_tokens_and_policies_are_an_error_that_says_what_differs(
     verdicts = project.verdicts()
     assert verdicts["kl.change[good]"] == verdicts["l0.change[good]"] == "error"
     assert verdicts["kl[good]"] == "pass"
-    result.stdout.fnmatch_lines([f"*kl.change: not comparable with v1.2 (*): *{said}*"])
+    result.stdout.fnmatch_lines([f"*kl.change: not comparable with v1.2 (*): *{difference}*"])
 
 
 @pytest.mark.parametrize(("strict", "code", "verdict"), [(False, 0, "warn"), (True, 2, "error")])
-def test_other_versions_of_libraries_warn_or_strictly_are_an_error(
+def test_other_library_versions_are_a_warning_or_with_strict_env_an_error(
     project: Project, promoted: Recorded, strict: bool, code: int, verdict: str
 ) -> None:
     record = promoted.record
@@ -164,9 +163,9 @@ def test_other_versions_of_libraries_warn_or_strictly_are_an_error(
     older = record.model_copy(
         update={"name": "older", "provenance": {**record.provenance, "versions": versions}}
     )
-    kept = history(project)
+    own_history = history(project)
     folder = project.path / ".sae_guard/history/records" / promoted.id
-    kept.add(older, {name: (folder / name).read_bytes() for name in record.files})
+    own_history.add(older, {name: (folder / name).read_bytes() for name in record.files})
     spec = project.spec.replace(CHANGES, WITH_CHANGES)
     project.write_spec(spec + f"strict_env: {str(strict).lower()}\n")
     result = project.run("--sae", "good", "--sae-baseline", "older", "--sae-json", "out.json")
@@ -175,8 +174,8 @@ def test_other_versions_of_libraries_warn_or_strictly_are_an_error(
     result.stdout.fnmatch_lines(["*torch was 1.0 and is *"])
 
 
-def test_an_early_run_goes_to_the_end(project: Project, promoted: Recorded) -> None:
-    asked = ("--sae", "good", "--sae-baseline", "v1.2", "--sae-fast", "--sae-json", "out.json")
-    assert project.run(*asked).ret == 0
+def test_a_threshold_on_a_change_has_no_early_verdict(project: Project, promoted: Recorded) -> None:
+    args = ("--sae", "good", "--sae-baseline", "v1.2", "--sae-fast", "--sae-json", "out.json")
+    assert project.run(*args).ret == 0
     assert project.estimates()["kl.change[good]"].n_sequences == 8
     assert project.outcomes()["kl.change[good]"].progress is None

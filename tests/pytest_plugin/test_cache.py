@@ -1,4 +1,4 @@
-"""The cache, seen from the command line: what a second run costs, and what it says."""
+"""``--sae-cache``: which runs reuse results, and what the summary says of it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
 from tests.pytest_plugin.projects import HOOK, METADATA, Project
 
-SAID = "*measured before, the same weights, tokens and code; without a cache it is run anew"
+MEASURED_BEFORE = (
+    "*measured before, the same weights, tokens and code; without a cache it is run anew"
+)
 
 
 def paths(project: Project) -> dict[str, str]:
-    """Checkpoint → where the clean run came from."""
-    found = {case.case.member: case.provenance for case in project.report().cases}
-    return {name: told.paths["clean run"] for name, told in found.items() if told is not None}
+    """Return the source of the clean run by checkpoint."""
+    cases = project.report().cases
+    return {c.case.member: c.provenance.paths["clean run"] for c in cases if c.provenance}
 
 
 def values(project: Project) -> dict[str, float]:
+    """Return the judged values by threshold and checkpoint."""
     return {name: estimate.value for name, estimate in project.estimates().items()}
 
 
-def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
+def test_a_second_checkpoint_reuses_the_clean_run_and_a_second_run_all(
     project: Project,
 ) -> None:
     options = ("--sae-cache=kept", "--sae-json=out.json")
@@ -39,10 +42,10 @@ def test_the_second_checkpoint_is_warm_and_the_second_run_measures_nothing(
     again = project.run("--sae=good", "--sae=bad", *options)
     assert paths(project) == {"good": "measured before", "bad": "measured before"}
     assert {name: values(project)[name] for name in first} == first
-    again.stdout.fnmatch_lines([SAID])
+    again.stdout.fnmatch_lines([MEASURED_BEFORE])
     without = project.run("--sae=good", "--sae-cache=off", "--sae-json=out.json")
     assert paths(project) == {"good": "run"}
-    without.stdout.no_fnmatch_line(SAID)
+    without.stdout.no_fnmatch_line(MEASURED_BEFORE)
     assert len(Cache(project.path / "kept").entries()) == 1
 
 
@@ -65,7 +68,7 @@ def test_the_environment_names_the_folder(
     assert not (project.path / "off").exists()
 
 
-def test_a_threshold_that_changes_measures_nothing(
+def test_another_bound_needs_no_measurement(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.run("--sae=bad", "--sae-cache=kept").assert_outcomes(passed=11, failed=2)
@@ -98,7 +101,7 @@ def test_one_clean_run_serves_all_hook_points_of_a_run(
     assert len(runs) == 1
 
 
-def test_trouble_is_told_and_is_no_verdict(project: Project) -> None:
+def test_an_unusable_cache_is_reported_and_changes_no_verdict(project: Project) -> None:
     (project.path / "file").write_text("no folder", encoding="utf-8")
     result = project.run("--sae=good", "--sae-cache=file", "--sae-json=out.json")
     assert result.ret == 0

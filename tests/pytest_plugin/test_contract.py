@@ -1,4 +1,4 @@
-"""The load contract: what breaks a part, what is said of it, and that nothing passes beside it."""
+"""The load contract: what breaks each part, how that is reported, and that nothing passes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OF_BATCH = """
 
 
 def rewrite(folder: Path, *, drop: str = "", tensors: Any = None, **config: Any) -> None:
-    """The good SAE anew, with another config, and tensors changed or dropped."""
+    """Write the good SAE with another config, and with tensors changed or dropped."""
     sae = identity_sae(32)
-    whole = {**tensors_of(sae), **(tensors or {})}
-    whole.pop(drop, None)
+    changed = {**tensors_of(sae), **(tensors or {})}
+    changed.pop(drop, None)
     metadata = {"metadata": METADATA, **config}
-    write_saelens(folder, sae, config=config_of(sae, **metadata), tensors=whole)
+    write_saelens(folder, sae, config=config_of(sae, **metadata), tensors=changed)
 
 
 def truncate(folder: Path) -> None:
@@ -77,7 +77,7 @@ LOADING: dict[str, tuple[Callable[[Path], None], str]] = {
         "normalize_activations is 'expected_average_only_in'",
     ),
 }
-"""Parts that break while the checkpoint is loaded: damage and message."""
+"""Part that breaks while the checkpoint is loaded → damage and message."""
 LOADED: dict[str, tuple[Callable[[Path], None], str]] = {
     "shapes": (narrow, "d_in is 16, but blocks.1.hook_resid_post of "),
     "metadata": (
@@ -85,7 +85,7 @@ LOADED: dict[str, tuple[Callable[[Path], None], str]] = {
         "it was trained with prepend_bos false, the spec has `data: {prepend_bos: true}`",
     ),
 }
-"""Parts that break once it is."""
+"""Part that breaks after the checkpoint is loaded → damage and message."""
 BEHAVIOUR = {
     "deterministic": (
         lambda self, q: torch.relu(q + torch.rand_like(q)),
@@ -96,7 +96,7 @@ BEHAVIOUR = {
         "the latents of a token depend on the tokens beside it in the batch",
     ),
 }
-"""Parts that no file can break: what takes the place of ReLU."""
+"""Part that no file can break → function that replaces ReLU, and message."""
 
 
 def expect_broken(
@@ -106,7 +106,7 @@ def expect_broken(
     message: str,
     unchecked: Iterable[str] = (),
 ) -> None:
-    """The part FAILS and says why; what it keeps from being checked and thresholds point to it."""
+    """Assert that the part fails with this message; unchecked parts and thresholds point to it."""
     unchecked = {f"load.{name}[good]" for name in unchecked}
     broken = f"load.{part}[good]"
     assert result.ret == 2
@@ -120,19 +120,19 @@ def expect_broken(
     assert [line for line in lines if line.startswith("FAILED ")] == [f"FAILED {NODE}{broken}"]
     pointing = {line.removeprefix(f"ERROR {NODE}") for line in lines if line.startswith("ERROR ")}
     assert pointing == errors | unchecked
-    told = [line for line in result.outlines if line.startswith("load error: ")]
-    (full,) = [line for line in told if "not measured" not in line]
+    errors_printed = [line for line in result.outlines if line.startswith("load error: ")]
+    (full,) = [line for line in errors_printed if "not measured" not in line]
     assert message in full
     pointers = [f"load error: not measured, see {NODE}{broken}"] * len(pointing)
-    assert [line for line in told if line != full] == pointers
-    kept = PARTS - 1 - len(unchecked)
-    summary = f"  load contract BROKEN: load.{part}; {kept} kept, {len(unchecked)} not checked"
+    assert [line for line in errors_printed if line != full] == pointers
+    passing = PARTS - 1 - len(unchecked)
+    summary = f"  load contract BROKEN: load.{part}; {passing} kept, {len(unchecked)} not checked"
     assert summary in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def others(part: str) -> set[str]:
-    """What cannot be checked of an SAE that was not loaded; that it was read is known."""
+def unchecked_parts(part: str) -> set[str]:
+    """Return the parts that cannot be checked of an SAE that this part keeps from loading."""
     return set(get_args(Contract)) - {part, "readable"}
 
 
@@ -141,15 +141,15 @@ def test_every_part_has_a_checkpoint_that_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("part", LOADING)
-def test_broken_while_loading(project: Project, part: str) -> None:
+def test_a_part_that_breaks_while_loading(project: Project, part: str) -> None:
     damage, message = LOADING[part]
     damage(project.path / "good")
     result = project.run("--sae", "good", "--sae-json", "out.json")
-    expect_broken(project, result, part, message, unchecked=others(part))
+    expect_broken(project, result, part, message, unchecked=unchecked_parts(part))
 
 
 @pytest.mark.parametrize("part", LOADED)
-def test_broken_once_loaded(project: Project, part: str) -> None:
+def test_a_part_that_breaks_after_loading(project: Project, part: str) -> None:
     damage, message = LOADED[part]
     damage(project.path / "good")
     result = project.run("--sae", "good", "--sae-json", "out.json")
@@ -157,7 +157,9 @@ def test_broken_once_loaded(project: Project, part: str) -> None:
 
 
 @pytest.mark.parametrize("part", BEHAVIOUR)
-def test_broken_behaviour(project: Project, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_the_behaviour_breaks(
+    project: Project, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     activation, message = BEHAVIOUR[part]
     monkeypatch.setattr(ReLU, "__call__", activation)
     result = project.run("--sae", "good", "--sae-json", "out.json")
@@ -180,7 +182,7 @@ def test_an_activation_over_the_whole_batch_breaks_batch_mates(
 
 
 @pytest.mark.parametrize("part", ["keys", pytest.param("batch_mates", marks=pytest.mark.slow)])
-def test_broken_beside_workers(project: Project, part: str) -> None:
+def test_a_broken_part_in_a_run_with_workers(project: Project, part: str) -> None:
     args = ("--sae", "good", "--sae-json", "out.json", "-n2", "--dist", "loadfile")
     if part == "batch_mates":
         result = project.run_damaged(OF_BATCH, *args)
@@ -188,11 +190,11 @@ def test_broken_beside_workers(project: Project, part: str) -> None:
     else:
         damage, message = LOADING[part]
         damage(project.path / "good")
-        expect_broken(project, project.run(*args), part, message, unchecked=others(part))
+        expect_broken(project, project.run(*args), part, message, unchecked=unchecked_parts(part))
 
 
 @pytest.mark.parametrize("part", ["keys", "metadata", "deterministic", "batch_mates"])
-def test_a_deselected_contract_is_held_all_the_same(
+def test_a_deselected_contract_is_checked_nevertheless(
     project: Project, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if part in BEHAVIOUR:
@@ -204,12 +206,12 @@ def test_a_deselected_contract_is_held_all_the_same(
     result = project.run("--sae", "good", "-k", "kl or l0")
     assert result.ret == 2
     result.assert_outcomes(errors=2, deselected=PARTS + 1)
-    told = [line for line in result.outlines if line.startswith("load error: ")]
-    assert message in told[0]
-    assert told[1:] == [f"load error: not measured, see {NODE}kl[good]"]
+    errors_printed = [line for line in result.outlines if line.startswith("load error: ")]
+    assert message in errors_printed[0]
+    assert errors_printed[1:] == [f"load error: not measured, see {NODE}kl[good]"]
 
 
-def test_the_contract_in_the_report(project: Project) -> None:
+def test_the_report_has_every_part_of_the_contract(project: Project) -> None:
     LOADING["finite"][0](project.path / "good")
     project.run("--sae", "good", "--sae", "bad", "--sae-json", "out.json")
     good, bad = project.report().cases
@@ -225,7 +227,7 @@ def test_the_contract_in_the_report(project: Project) -> None:
     }
 
 
-def test_junit_tells_the_broken_part_from_what_it_keeps_from_being_checked(
+def test_junit_has_a_failure_for_the_broken_part_and_errors_for_others(
     project: Project,
 ) -> None:
     LOADING["keys"][0](project.path / "good")
@@ -236,7 +238,7 @@ def test_junit_tells_the_broken_part_from_what_it_keeps_from_being_checked(
     ]
     errors = [case.get("name") for case in root.iter("testcase") if case.find("error") is not None]
     assert failed == ["load.keys[good]"]
-    assert len(errors) == len(others("keys")) + len(THRESHOLDS)
+    assert len(errors) == len(unchecked_parts("keys")) + len(THRESHOLDS)
     case = root.find(".//testcase[@name='load.keys[good]']")
     assert case is not None
     properties = {p.get("name"): p.get("value") for p in case.iter("property")}

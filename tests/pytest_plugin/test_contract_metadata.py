@@ -1,4 +1,4 @@
-"""What a checkpoint says of its training against the spec; transcoders, which have two places."""
+"""Metadata of a checkpoint that contradict the spec; transcoders, with two hook points."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from tests.pytest_plugin.projects import (
 
 READ, WRITTEN = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 DATA = "prepend_bos: true"
-SILENT = {"sae_lens_version": "6.0.0", "model_name": "tiny"}
+WITHOUT_HOOK = {"sae_lens_version": "6.0.0", "model_name": "tiny"}
 
 
 def expect_metadata_broken(project: Project, message: str, *args: str) -> None:
-    """The part FAILS with the message; the thresholds point to it; the others are kept."""
+    """Assert that only ``metadata`` is broken, with this message, and thresholds point to it."""
     result = project.run("--sae", "good", "--sae-json", "out.json", *args)
     assert result.ret == 2
-    kept = dict.fromkeys((f"{part}[good]" for part in CONTRACT), "pass")
-    assert project.verdicts("contract") == {**kept, "load.metadata[good]": "error"}
+    contract = dict.fromkeys((f"{part}[good]" for part in CONTRACT), "pass")
+    assert project.verdicts("contract") == {**contract, "load.metadata[good]": "error"}
     result.assert_outcomes(failed=1, passed=PARTS - 1, errors=3)
-    told = [line for line in result.outlines if line.startswith("load error: ")]
+    errors = [line for line in result.outlines if line.startswith("load error: ")]
     pointer = "load error: not measured, see thresholds/tiny.yaml::tiny::load.metadata[good]"
-    assert told.count(pointer) == 3
-    (full,) = [line for line in told if line != pointer]
+    assert errors.count(pointer) == 3
+    (full,) = [line for line in errors if line != pointer]
     assert message in full
 
 
 def write(project: Project, metadata: dict[str, Any]) -> None:
+    """Write the good SAE with these metadata."""
     sae = identity_sae(32)
     write_saelens(project.path / "good", sae, config=config_of(sae, metadata=metadata))
 
 
 @pytest.mark.parametrize(
-    ("said", "old", "new", "message"),
+    ("metadata", "old", "new", "message"),
     [
         (
             {"prepend_bos": False},
@@ -88,34 +89,34 @@ def write(project: Project, metadata: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_other_words_than_the_spec(
-    project: Project, said: dict[str, Any], old: str, new: str, message: str
+def test_metadata_that_contradict_the_spec_break_the_contract(
+    project: Project, metadata: dict[str, Any], old: str, new: str, message: str
 ) -> None:
-    write(project, {**METADATA, **said})
+    write(project, {**METADATA, **metadata})
     project.write_spec(project.spec.replace(old, new))
     expect_metadata_broken(project, message)
 
 
-def test_words_that_agree_with_the_spec(project: Project) -> None:
+def test_metadata_that_agree_with_the_spec_pass(project: Project) -> None:
     arguments = {"center_writing_weights": False}
-    said = {"prepend_bos": True, "exclude_special_tokens": True}
-    write(project, {**METADATA, **said, "model_from_pretrained_kwargs": arguments})
+    metadata = {"prepend_bos": True, "exclude_special_tokens": True}
+    write(project, {**METADATA, **metadata, "model_from_pretrained_kwargs": arguments})
     result = project.run("--sae", "good")
     assert result.ret == 0
     result.assert_outcomes(passed=PARTS + 3)
 
 
-def write_single_file(project: Project, **said: Any) -> Path:
-    """mats_sae_training: the config is inside of the file, which is not opened for the plan."""
+def write_single_file(project: Project, **metadata: Any) -> Path:
+    """Write a mats_sae_training file, whose config is read only when the file is loaded."""
     sae = identity_sae(32)
-    config = {"d_in": 32, "d_sae": 64, "apply_b_dec_to_input": False, **said}
+    config = {"d_in": 32, "d_sae": 64, "apply_b_dec_to_input": False, **metadata}
     path = project.path / "good.pt"
     torch.save({"cfg": config, "state_dict": tensors_of(sae)}, path)
     return path
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("metadata", "message"),
     [
         (
             {"hook_point": "blocks.0.hook_resid_post", "model_name": "tiny"},
@@ -125,10 +126,10 @@ def write_single_file(project: Project, **said: Any) -> Path:
         ({"hook_point": HOOK, "model_name": 5}, "model_name is 5, expected text"),
     ],
 )
-def test_what_only_the_loaded_file_says(
-    project: Project, said: dict[str, Any], message: str
+def test_metadata_inside_of_a_file_are_checked_when_it_is_loaded(
+    project: Project, metadata: dict[str, Any], message: str
 ) -> None:
-    path = write_single_file(project, **said)
+    path = write_single_file(project, **metadata)
     result = project.run("--sae", str(path), "--sae-json", "out.json")
     assert result.ret == 2
     result.assert_outcomes(failed=1, passed=PARTS - 1, errors=3)
@@ -136,14 +137,14 @@ def test_what_only_the_loaded_file_says(
     assert project.verdicts("contract")["load.metadata[good]"] == "error"
 
 
-def test_a_file_that_agrees_with_the_spec_once_loaded(project: Project) -> None:
+def test_metadata_inside_of_a_file_that_agree_with_the_spec_pass(project: Project) -> None:
     path = write_single_file(project, hook_point=HOOK, model_name="tiny", prepend_bos=True)
     result = project.run("--sae", str(path))
     assert result.ret == 0
     result.assert_outcomes(passed=PARTS + 3)
 
 
-def test_the_command_line_does_not_overrule_what_the_file_says_once_loaded(
+def test_the_hook_option_does_not_overrule_metadata_inside_of_a_file(
     project: Project,
 ) -> None:
     write_single_file(project, hook_point="blocks.0.hook_resid_post", model_name="tiny")
@@ -154,7 +155,7 @@ def test_the_command_line_does_not_overrule_what_the_file_says_once_loaded(
 
 
 def write_transcoder(project: Project, metadata: dict[str, Any]) -> Path:
-    """Of SAELens, from the MLP's input to its output."""
+    """Write a transcoder of SAELens, from the input of an MLP to its output."""
     generator = torch.Generator().manual_seed(4)
     sae = identity_sae(32)
     tensors = {
@@ -170,6 +171,7 @@ def write_transcoder(project: Project, metadata: dict[str, Any]) -> Path:
 
 
 def transcoder_spec(project: Project) -> str:
+    """Return the text of a spec of the transcoder."""
     return (
         project.spec.replace(f"hook: {HOOK}", f"hook: {READ}\nhook_out: {WRITTEN}")
         .replace("kl: {max: 0.1}", "kl: {max: 100}")
@@ -177,10 +179,10 @@ def transcoder_spec(project: Project) -> str:
     )
 
 
-def test_a_transcoder_and_its_controls(project: Project) -> None:
+def test_a_transcoder_is_gated_with_its_controls(project: Project) -> None:
     write_likely_tokens(project)
-    said = {**METADATA, "hook_name": READ, "hook_name_out": WRITTEN, "prepend_bos": True}
-    folder = write_transcoder(project, said)
+    metadata = {**METADATA, "hook_name": READ, "hook_name_out": WRITTEN, "prepend_bos": True}
+    folder = write_transcoder(project, metadata)
     spec = transcoder_spec(project).replace("text: ../text.txt", "tokens: ../tokens.npy")
     project.write_spec(spec)
     result = project.run("--sae", "good", "--sae-controls", "--sae-json", "out.json")
@@ -198,9 +200,9 @@ def test_a_transcoder_and_its_controls(project: Project) -> None:
     }
     cases = project.cases()
     assert cases["good"].controls is not None
-    beside = cases["good"].controls.rows
-    # What is read has other directions than what is written: none of them are drawn.
-    assert list(beside) == [
+    rows = cases["good"].controls.rows
+    # Random directions are missing: those of the input say nothing about the output.
+    assert list(rows) == [
         "checkpoint", "random error", "permuted decoder", "mean", "zero", "identity",
     ]  # fmt: skip
     data = {"tokens": str(project.path / "tokens.npy"), "context": 16, "sequences": 8}
@@ -208,32 +210,32 @@ def test_a_transcoder_and_its_controls(project: Project) -> None:
         model=project.model, sae=folder, corpus={**data, "prepend_bos": True}, hook=READ,
         hook_out=WRITTEN, random_error=True,
     )  # fmt: skip
-    assert beside["random error"]["kl"] == pytest.approx(measured["kl_random_error"])
+    assert rows["random error"]["kl"] == pytest.approx(measured["kl_random_error"])
     outcomes = project.outcomes()
     assert [outcomes[f"{name}[good]"].value for name in metrics] == [
         measured[name] for name in metrics
     ]
-    for member, places in {"good": (READ, WRITTEN), "control:identity": (WRITTEN, None)}.items():
+    for member, hooks in {"good": (READ, WRITTEN), "control:identity": (WRITTEN, None)}.items():
         provenance = cases[member].provenance
         assert provenance is not None
-        assert (provenance.hook, provenance.hook_out) == places
+        assert (provenance.hook, provenance.hook_out) == hooks
 
 
-def test_a_transcoder_under_a_spec_of_saes(project: Project) -> None:
-    write_transcoder(project, SILENT)
+def test_a_transcoder_breaks_the_contract_of_a_spec_of_saes(project: Project) -> None:
+    write_transcoder(project, WITHOUT_HOOK)
     message = "good is a transcoder, which replaces another activation than it reads: name that"
     expect_metadata_broken(project, message)
 
 
-def test_an_sae_under_a_spec_of_transcoders(project: Project) -> None:
-    write(project, SILENT)
+def test_an_sae_breaks_the_contract_of_a_spec_of_transcoders(project: Project) -> None:
+    write(project, WITHOUT_HOOK)
     project.write_spec(transcoder_spec(project))
     message = f"good is no transcoder: it replaces what it reads, but `hook_out: {WRITTEN}` stands"
     expect_metadata_broken(project, message)
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("metadata", "message"),
     [
         ({"hook_name": READ}, f"it replaces what it reads, the spec's hook_out is {WRITTEN}"),
         (
@@ -242,19 +244,21 @@ def test_an_sae_under_a_spec_of_transcoders(project: Project) -> None:
         ),
     ],
 )
-def test_what_is_said_of_the_second_place_is_known_before_loading(
-    project: Project, said: dict[str, str], message: str
+def test_a_contradicting_replaced_hook_point_is_a_usage_error(
+    project: Project, metadata: dict[str, str], message: str
 ) -> None:
-    write_transcoder(project, {**SILENT, **said})
+    write_transcoder(project, {**WITHOUT_HOOK, **metadata})
     project.write_spec(transcoder_spec(project))
     result = project.run("--sae", "good")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*no spec gates */good:", f"*{message}*"])
 
 
-@pytest.mark.parametrize("said", [{}, {"hook_name": READ}, {"hook_name_out": WRITTEN}])
-def test_the_command_line_says_both_places(project: Project, said: dict[str, str]) -> None:
-    write_transcoder(project, {**SILENT, **said})
+@pytest.mark.parametrize("metadata", [{}, {"hook_name": READ}, {"hook_name_out": WRITTEN}])
+def test_the_hook_option_names_both_hook_points_of_a_transcoder(
+    project: Project, metadata: dict[str, str]
+) -> None:
+    write_transcoder(project, {**WITHOUT_HOOK, **metadata})
     project.write_spec(transcoder_spec(project))
     result = project.run("--sae", "good", "--sae-hook", f"{READ}:{WRITTEN}")
     assert result.ret == 0, result.stdout.str()

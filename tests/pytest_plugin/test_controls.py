@@ -1,4 +1,4 @@
-"""`--sae-controls`: what stands beside a checkpoint, the same however pytest is run."""
+"""`--sae-controls`: controls and null models beside a checkpoint, in every mode of running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KNOWN = sum(map(len, CONTROLS.values()))
 
 @pytest.fixture
 def trained(project: Project) -> Project:
-    """``good`` is no identity any more, so that its error is one; ablation hurts the model."""
+    """Project in which ``good`` has an error, and ablation hurts the model."""
     sae = identity_sae(32)
     config = config_of(sae, metadata=METADATA)
     write_saelens(project.path / "good", replace(sae, W_dec=sae.W_dec * 0.9), config=config)
@@ -33,20 +33,22 @@ def trained(project: Project) -> Project:
 
 
 def controls(project: Project, checkpoint: str = "good") -> ControlsResult:
-    """What stands beside the checkpoint."""
+    """Return the result of the test of controls."""
     result = project.cases()[checkpoint].controls
     assert result is not None
     return result
 
 
-def test_the_controls_stand_beside_the_checkpoint(trained: Project, mode: tuple[str, ...]) -> None:
+def test_controls_are_reported_beside_the_checkpoint(
+    trained: Project, mode: tuple[str, ...]
+) -> None:
     result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json", *mode)
     assert result.ret == 0
     result.assert_outcomes(passed=PARTS + 3 + 1 + KNOWN)
     assert set(trained.verdicts().values()) == {"pass"}
-    found = controls(trained)
-    assert found.status == "pass"
-    rows, own = found.rows, trained.outcomes()
+    result_of_controls = controls(trained)
+    assert result_of_controls.status == "pass"
+    rows, own = result_of_controls.rows, trained.outcomes()
     assert list(rows) == ROWS
     for name in ("kl", "l0", "explained_variance"):
         assert rows["checkpoint"][name] == own[f"{name}[good]"].value
@@ -64,12 +66,12 @@ def test_the_controls_stand_beside_the_checkpoint(trained: Project, mode: tuple[
 
 
 def test_the_numbers_are_the_same_on_the_plain_path(trained: Project) -> None:
-    found = []
+    rows = []
     for options in ((), ("--sae-reference",)):
         result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json", *options)
         assert result.ret == 0
-        found.append(controls(trained).rows)
-    fast, plain = found
+        rows.append(controls(trained).rows)
+    fast, plain = rows
     assert list(fast) == list(plain)
     for name, row in fast.items():
         for metric, value in row.items():
@@ -77,13 +79,13 @@ def test_the_numbers_are_the_same_on_the_plain_path(trained: Project) -> None:
             assert plain[name][metric] == same
 
 
-def test_a_checkpoint_that_does_not_beat_a_baseline_is_warned_about(project: Project) -> None:
-    """Whose decoder is nothing, so that a permuted one is nothing too."""
+def test_a_checkpoint_worse_than_a_null_model_is_a_warning(project: Project) -> None:
+    """The decoder of ``bad`` is zero, and so is the permuted one."""
     result = project.run("--sae=bad", "--sae-controls", "--sae-json=out.json", "-k", "controls")
     assert result.ret == 0
     result.assert_outcomes(passed=1)
-    found = controls(project, "bad")
-    assert (found.status, found.message.partition(",")[0]) == (
+    result_of_controls = controls(project, "bad")
+    assert (result_of_controls.status, result_of_controls.message.partition(",")[0]) == (
         "warn", "KL 0.874 is not below that of the permuted decoder",
     )  # fmt: skip
     result.stdout.fnmatch_lines(["  WARNING: KL 0.874 is not below that of the permuted decoder*"])
@@ -99,9 +101,9 @@ def test_a_control_that_cannot_be_measured_is_an_error(
     monkeypatch.setattr("sae_guard.sae.controls.random_directions", broken)
     result = trained.run("--sae=good", "--sae-controls", "--sae-json=out.json")
     assert result.ret == 2
-    found = controls(trained)
-    assert (found.status, found.cause) == ("error", "infrastructure")
-    assert not found.rows
+    result_of_controls = controls(trained)
+    assert (result_of_controls.status, result_of_controls.cause) == ("error", "infrastructure")
+    assert not result_of_controls.rows
     assert set(trained.verdicts().values()) == {"pass"}
     result.stdout.fnmatch_lines(
         ["  controls: no numbers (infrastructure error): no room for directions"]
@@ -118,12 +120,12 @@ def test_a_checkpoint_without_kl_has_no_comparison(
     options = ("--sae=good", "--sae-controls", "--sae-json=out.json", "-k", "controls")
     result = trained.run(*options)
     assert result.ret == 2
-    found = controls(trained)
-    assert (found.status, found.cause) == ("error", "load")
-    assert found.message.startswith("good: kl = ")
+    result_of_controls = controls(trained)
+    assert (result_of_controls.status, result_of_controls.cause) == ("error", "load")
+    assert result_of_controls.message.startswith("good: kl = ")
 
 
-def test_a_spec_may_bound_the_harm_beside_that_of_a_random_error(trained: Project) -> None:
+def test_a_spec_can_bound_kl_relative_to_that_of_a_random_error(trained: Project) -> None:
     text = trained.spec.replace("kl: {max: 0.1}", "kl_vs_random_error: {max: 1000}")
     trained.write_spec(text + "slices: [{position: 4.., thresholds: {kl_random_error: {min: 1}}}]")
     result = trained.run("--sae=good", "--sae-json=out.json")
@@ -131,7 +133,7 @@ def test_a_spec_may_bound_the_harm_beside_that_of_a_random_error(trained: Projec
     verdicts = trained.verdicts()
     assert verdicts["kl_vs_random_error[good]"] == "pass"
     assert verdicts["kl_random_error@position=4..[good]"] == "fail"
-    beside = trained.estimates()["kl_vs_random_error[good]"]
-    assert beside.low is not None
-    assert beside.high is not None
-    assert beside.low < beside.value < beside.high
+    ratio = trained.estimates()["kl_vs_random_error[good]"]
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert ratio.low < ratio.value < ratio.high

@@ -1,4 +1,4 @@
-"""What is suspected is said: in the first failure of a checkpoint, or in the summary of a pass."""
+"""Probable causes: in the first failure of a checkpoint, or in the summary of a pass."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BOTH = ("kl[v1]", "explained_variance[v1]")
 
 @pytest.fixture
 def demo(pytester: pytest.Pytester) -> Project:
-    """A project that gates the demo's SAEs."""
+    """Project that gates the SAEs of the demo."""
     project = make_project(pytester, MODEL)
     project.write_spec(SPEC)
     return project
 
 
 def write(project: Project, name: str, **changes: object) -> None:
-    """The demo's v1 with changes, not saying where it belongs."""
+    """Write v1 of the demo with changes, and without its hook point."""
     from sae_guard.api import load_sae
 
     sae = replace(load_sae(SAES / "v1"), **changes)  # type: ignore[arg-type]
@@ -39,6 +39,7 @@ def write(project: Project, name: str, **changes: object) -> None:
 
 
 def permuted(project: Project) -> None:
+    """Write v1 with the rows of its decoder permuted."""
     import torch
 
     from sae_guard.api import load_sae
@@ -49,12 +50,13 @@ def permuted(project: Project) -> None:
 
 
 def scaled(project: Project) -> None:
+    """Write v1 with a decoder that is 10 % too large."""
     from sae_guard.api import load_sae
 
     write(project, "v1", W_dec=load_sae(SAES / "v1").W_dec * 1.1)
 
 
-def test_the_first_failure_of_a_checkpoint_says_what_is_suspected(
+def test_the_first_failure_of_a_checkpoint_has_the_probable_cause(
     demo: Project, mode: tuple[str, ...]
 ) -> None:
     permuted(demo)
@@ -71,7 +73,7 @@ def test_the_first_failure_of_a_checkpoint_says_what_is_suspected(
     assert [suspicion.name for suspicion in diagnosis.suspicions] == ["decoder-permuted"]
 
 
-def test_a_passing_run_warns(demo: Project, mode: tuple[str, ...]) -> None:
+def test_the_summary_of_a_pass_has_the_probable_cause(demo: Project, mode: tuple[str, ...]) -> None:
     scaled(demo)
     result = demo.run("--sae", "v1", "--sae-json", "out.json", *mode)
     assert result.ret == 0
@@ -85,7 +87,7 @@ def test_a_passing_run_warns(demo: Project, mode: tuple[str, ...]) -> None:
     )
 
 
-def test_a_sound_checkpoint_is_not_warned_of(demo: Project) -> None:
+def test_a_sound_checkpoint_has_no_warning(demo: Project) -> None:
     write(demo, "v1")
     result = demo.run("--sae", "v1", "--sae-json", "out.json", "--sae-controls")
     assert result.ret == 0
@@ -93,7 +95,7 @@ def test_a_sound_checkpoint_is_not_warned_of(demo: Project) -> None:
     assert {case.diagnosis for case in demo.report().cases} == {None}
 
 
-def test_what_was_asked_for_is_tried_and_shown(demo: Project) -> None:
+def test_the_option_diagnose_shows_what_was_tried(demo: Project) -> None:
     write(demo, "v1")
     other = SPEC.replace("blocks.2", "blocks.1")
     demo.write_spec(other)
@@ -123,7 +125,7 @@ def test_what_was_asked_for_is_tried_and_shown(demo: Project) -> None:
     assert "WARNING" not in healthy.stdout.str()
 
 
-def test_what_cannot_be_examined_is_measured_all_the_same(demo: Project) -> None:
+def test_a_checkpoint_that_cannot_be_examined_has_verdicts_nevertheless(demo: Project) -> None:
     few = SPEC.replace("context: 64, sequences: 16", "context: 8, sequences: 4")
     demo.write_spec(few.replace("0.03", "9").replace("0.9", "-9"))
     write(demo, "v1")

@@ -1,4 +1,4 @@
-"""``--sae-fast`` and its kin, the same however pytest is run."""
+"""``--sae-fast`` and the other options of early verdicts, in every mode of running pytest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sae_guard.core.verdicts import Progress
 from tests.pytest_plugin.projects import LONG_SPEC, Project
 
 
-def test_verdicts_stand_early_and_are_those_of_the_whole(
+def test_early_verdicts_equal_those_on_the_whole_token_set(
     long: Project, mode: tuple[str, ...]
 ) -> None:
     arguments = ("--sae", "good", "--sae", "bad", "--sae-json", "out.json", *mode)
     assert long.run(*arguments).ret == 1
-    whole = long.verdicts()
+    final = long.verdicts()
     result = long.run(*arguments, "--sae-fast")
     assert result.ret == 1
-    assert long.verdicts() == whole
+    assert long.verdicts() == final
     assert {verdict.progress for verdict in long.outcomes().values()} == {Progress(64, 192, 0.001)}
     assert {estimate.n_sequences for estimate in long.estimates().values()} == {64}
     result.stdout.fnmatch_lines(
@@ -33,11 +33,12 @@ def test_verdicts_stand_early_and_are_those_of_the_whole(
 
 
 def alphas(project: Project) -> set[float | None]:
-    progress = [verdict.progress for verdict in project.outcomes().values()]
-    return {each.alpha if each else None for each in progress}
+    """Return α of the early verdicts; None for a verdict on all sequences."""
+    progresses = [verdict.progress for verdict in project.outcomes().values()]
+    return {progress.alpha if progress else None for progress in progresses}
 
 
-def test_a_spec_may_ask_for_it(long: Project) -> None:
+def test_a_spec_can_turn_on_early_verdicts(long: Project) -> None:
     text = LONG_SPEC.replace("{model}", str(long.model))
     long.write_spec(text.replace("thresholds:", "fast: true\nalpha: 0.01\nthresholds:"))
     assert long.run("--sae", "good", "--sae-json", "out.json").ret == 0
@@ -46,7 +47,9 @@ def test_a_spec_may_ask_for_it(long: Project) -> None:
     assert alphas(long) == {0.002}
 
 
-def test_an_audit_runs_on_and_says_whether_they_hold(long: Project, mode: tuple[str, ...]) -> None:
+def test_an_audit_checks_early_verdicts_on_all_sequences(
+    long: Project, mode: tuple[str, ...]
+) -> None:
     result = long.run("--sae", "good", "--sae-json", "out.json", "--sae-audit", *mode)
     assert result.ret == 0
     verdicts = long.outcomes().values()
@@ -56,7 +59,7 @@ def test_an_audit_runs_on_and_says_whether_they_hold(long: Project, mode: tuple[
     result.stdout.fnmatch_lines(["  kl * pass (early: pass after 64 of 192 sequences, held)"])
 
 
-def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[str, ...]) -> None:
+def test_a_budget_leaves_open_verdicts_undecided(long: Project, mode: tuple[str, ...]) -> None:
     text = LONG_SPEC.replace("{model}", str(long.model)).replace(
         "max: 0.1", "max: 0.1, confidence: 0.9"
     )
@@ -81,7 +84,7 @@ def test_a_budget_that_ends_it_leaves_it_undecided(long: Project, mode: tuple[st
     seconds.stdout.fnmatch_lines(["  kl * UNDECIDED (after 64)"])
 
 
-def test_what_is_broken_is_an_error_whatever_was_seen(long: Project) -> None:
+def test_a_nan_is_an_error_in_an_early_run_too(long: Project) -> None:
     damage = """
         import torch
         from sae_guard.engine import token_metrics as tokens
@@ -93,7 +96,7 @@ def test_what_is_broken_is_an_error_whatever_was_seen(long: Project) -> None:
     assert long.verdicts()["kl[good]"] == "error"
 
 
-def test_the_fixture_is_never_of_a_prefix(long: Project) -> None:
+def test_the_fixture_has_the_measurement_of_all_sequences(long: Project) -> None:
     long.pytester.makepyfile(
         test_mine="def test_mine(sae_measurement): assert sae_measurement.n_sequences == 192"
     )
@@ -111,7 +114,7 @@ def test_the_fixture_is_never_of_a_prefix(long: Project) -> None:
         (("--sae-max-sequences", "1.5"), "--sae-max-sequences '1.5'; allowed: a whole number*"),
     ],
 )
-def test_wrong_options_are_refused(
+def test_an_invalid_value_is_a_usage_error(
     project: Project, arguments: tuple[str, ...], message: str
 ) -> None:
     result = project.run("--sae", "good", *arguments)

@@ -18,7 +18,7 @@ def test_a_checkpoint_that_is_not_there(project: Project) -> None:
     result.stderr.fnmatch_lines(["*sae_guard: no checkpoint at */godd; *did you mean good?*"])
 
 
-def test_a_project_without_specs(project: Project) -> None:
+def test_a_checkpoint_in_a_project_without_specs_is_a_usage_error(project: Project) -> None:
     (project.path / "thresholds" / "tiny.yaml").unlink()
     result = project.run("--sae", "good")
     assert result.ret == USAGE
@@ -58,7 +58,7 @@ SETUP = {
 
 
 @pytest.mark.parametrize("case", SETUP)
-def test_setup_errors(project: Project, case: str) -> None:
+def test_a_setup_error_is_printed_once_and_is_no_verdict(project: Project, case: str) -> None:
     old, new, message = SETUP[case]
     project.write_spec(project.spec.replace(old, new))
     if case == "an unknown hook":
@@ -71,19 +71,19 @@ def test_setup_errors(project: Project, case: str) -> None:
     broken = {"load.shapes[good]"} if without_model else set()  # what needs a model of the contract
     result.assert_outcomes(passed=PARTS - len(broken), errors=3 + len(broken))
     assert set(project.verdicts().values()) == {"error"}
-    kept = {n for n, verdict in project.verdicts("contract").items() if verdict == "pass"}
-    assert kept == project.verdicts("contract").keys() - broken
-    told = [line for line in result.outlines if line.startswith("setup error: ")]
-    assert message in told[0]
+    passing = {n for n, status in project.verdicts("contract").items() if status == "pass"}
+    assert passing == project.verdicts("contract").keys() - broken
+    errors = [line for line in result.outlines if line.startswith("setup error: ")]
+    assert message in errors[0]
     first = broken.pop() if without_model else "kl[good]"
     pointer = f"setup error: not measured, see thresholds/tiny.yaml::tiny::{first}"
-    assert told[1:] == [pointer] * (len(told) - 1)
-    assert len(told) == (4 if without_model else 3)
+    assert errors[1:] == [pointer] * (len(errors) - 1)
+    assert len(errors) == (4 if without_model else 3)
     assert "BROKEN" not in result.stdout.str()
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_two_documents_of_one_measurement_tell_an_error_once(project: Project) -> None:
+def test_specs_that_share_a_measurement_print_its_error_once(project: Project) -> None:
     spec = project.spec.replace("text.txt", "gone.txt")
     project.write_spec(f"{spec}---\n{spec.replace('name: tiny', 'name: again')}")
     result = project.run("--sae", "good")
@@ -94,7 +94,7 @@ def test_two_documents_of_one_measurement_tell_an_error_once(project: Project) -
     assert errors[1:] == [pointer] * 5
 
 
-def test_load_errors(project: Project) -> None:
+def test_a_broken_checkpoint_is_an_error_even_beside_a_failing_one(project: Project) -> None:
     weights = project.path / "good/sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     result = project.run("--sae", "good", "--sae", "bad")
@@ -104,7 +104,7 @@ def test_load_errors(project: Project) -> None:
 
 
 def test_an_undefined_metric_is_no_verdict(project: Project) -> None:
-    """The windows could hold the tokens that it needs, but many are left out of the scoring."""
+    """The windows have enough tokens, but too few of them are scored."""
     (the,) = make_tokenizer()(" the")["input_ids"]
     text = project.spec.replace("sequences: 8", f"sequences: 72, special_tokens: [0, {the}]")
     project.write_spec(text + "  dense_latents: {max: 0.5}\n")
@@ -118,7 +118,7 @@ def test_an_undefined_metric_is_no_verdict(project: Project) -> None:
     )
 
 
-def test_a_budget_that_no_windows_reach_is_found_when_the_spec_is_read(project: Project) -> None:
+def test_too_few_tokens_for_a_metric_are_an_error_of_the_spec(project: Project) -> None:
     project.write_spec(project.spec + "  dead_latents: {max: 0.5}\n")
     result = project.run("--sae", "good")
     assert result.ret == NO_VERDICT
@@ -137,13 +137,15 @@ def test_a_budget_that_no_windows_reach_is_found_when_the_spec_is_read(project: 
         (("--sae-batch-size", "0"), "--sae-batch-size '0'; allowed: a whole number from 1 on"),
     ],
 )
-def test_usage(project: Project, args: tuple[str, ...], message: str) -> None:
+def test_invalid_values_are_usage_errors(
+    project: Project, args: tuple[str, ...], message: str
+) -> None:
     result = project.run("--sae", "good", *args)
     assert result.ret == USAGE
     assert message in result.stderr.str()
 
 
-def test_a_device_that_the_machine_lacks(project: Project) -> None:
+def test_a_device_that_the_machine_lacks_is_a_setup_error(project: Project) -> None:
     result = project.run("--sae", "good", "--sae-device", "cuda:63")
     assert result.ret == NO_VERDICT
     result.stdout.fnmatch_lines(["setup error: device cuda:63: this machine has * CUDA*"])

@@ -22,8 +22,8 @@ def test_a_good_sae_passes(project: Project, mode: tuple[str, ...]) -> None:
     assert result.ret == 0
     result.assert_outcomes(passed=PARTS + 3)
     assert project.verdicts() == PASSED
-    kept = {f"{part}[good]": "pass" for part in CONTRACT}
-    assert list(project.verdicts("contract").items()) == list(kept.items())
+    contract = {f"{part}[good]": "pass" for part in CONTRACT}
+    assert list(project.verdicts("contract").items()) == list(contract.items())
 
 
 @in_every_mode
@@ -66,7 +66,7 @@ def test_a_nan_is_never_a_pass(project: Project, workers: tuple[str, ...]) -> No
     result.stdout.fnmatch_lines(["*kl: no verdict (load error): kl = *not finite*"])
 
 
-def test_the_json_file_is_strict_and_whole(project: Project) -> None:
+def test_the_json_file_is_strict_json_with_the_whole_report(project: Project) -> None:
     project.run("--sae", "bad", "--sae-json", "made/out.json")
     text = (project.path / "made/out.json").read_text()
     document = json.loads(text, parse_constant=pytest.fail)
@@ -86,11 +86,11 @@ def test_the_json_file_is_strict_and_whole(project: Project) -> None:
     assert first["estimate"]["low"] < first["estimate"]["value"] < first["estimate"]["high"]
     assert first["headroom"] == 0.1 - first["estimate"]["value"]
     assert case["provenance"]["checkpoint"]["path"] == str(project.path / "bad")
-    assert [each["target"] for each in case["metrics"]] == [*METRICS]
+    assert [metric["target"] for metric in case["metrics"]] == [*METRICS]
     assert len(case["worst"]["tokens"]) == 10
 
 
-def test_junit_properties(project: Project) -> None:
+def test_junit_has_the_verdict_as_properties(project: Project) -> None:
     project.run("--sae", "bad", "--junitxml", "junit.xml")
     case = ET.parse(project.path / "junit.xml").getroot().find(".//testcase[@name='kl[bad]']")
     assert case is not None
@@ -104,7 +104,7 @@ def test_junit_properties(project: Project) -> None:
     assert str(failure.get("message")).startswith("kl ")
 
 
-def test_a_warning_passes_and_is_seen(project: Project) -> None:
+def test_a_warning_passes_and_is_in_the_summary(project: Project) -> None:
     project.write_spec(project.spec.replace("max: 40", "max: 40, warn: {max: 3}"))
     result = project.run("--sae", "good")
     assert result.ret == 0
@@ -126,7 +126,7 @@ def test_controls_run_beside_the_checkpoint(project: Project) -> None:
         pytest.param(("-n2", "--dist", "load"), id="-n2", marks=pytest.mark.slow),
     ],
 )
-def test_measured_once(project: Project, workers: tuple[str, ...]) -> None:
+def test_each_case_is_measured_once(project: Project, workers: tuple[str, ...]) -> None:
     """Each case is measured by one process, and its tests share the measurement."""
     damage = """
         from pathlib import Path
@@ -147,10 +147,10 @@ def test_measured_once(project: Project, workers: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(("then", "code"), [("fail", 1), ("warn", 0)])
-def test_an_interval_that_holds_the_bound_is_no_pass_unless_the_spec_says_so(
+def test_an_interval_around_the_bound_passes_only_if_the_spec_says_so(
     project: Project, mode: tuple[str, ...], then: str, code: int
 ) -> None:
-    """Of the bad SAE, KL is 0.874 ± 0.024."""
+    """The KL of the bad SAE is 0.874 ± 0.024."""
     bounds = f"kl: {{max: 0.88, confidence: 0.99, on_undecided: {then}}}\n"
     project.write_spec(project.spec.partition("thresholds:")[0] + f"thresholds:\n  {bounds}")
     result = project.run("--sae=bad", "--sae-json=out.json", *mode)

@@ -1,4 +1,4 @@
-"""What pytest loses on the way is no pass: the controller keeps its own account."""
+"""A test whose report is lost makes the run an error: the controller expects every report."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_report_that_cannot_be_read_is_no_pass(project: Project) -> None:
         ("each", "plain['verdicts'][0]['status'] = 'warn'", "kl", "kl"),
     ],
 )
-def test_two_workers_that_disagree_are_no_pass(
+def test_contradicting_reports_of_two_workers_are_an_error(
     project: Project, how: str, change: str, test: str, part: str
 ) -> None:
     """With ``load`` each of the two tests has a worker of its own; with ``each`` both have both."""
@@ -132,7 +132,7 @@ def test_a_failure_that_another_plugin_hides_still_fails(project: Project) -> No
     assert project.run_damaged(FLATTERED, "--sae", "bad").ret == 1
 
 
-def test_skipped_is_not_passed(project: Project) -> None:
+def test_a_skipped_test_is_no_pass(project: Project) -> None:
     result = project.run_damaged(SKIPPED, "--sae", "good")
     assert result.ret == 2
     result.stdout.fnmatch_lines(
@@ -140,8 +140,8 @@ def test_skipped_is_not_passed(project: Project) -> None:
     )
 
 
-def test_rerun_failures_keep_the_last_word(project: Project) -> None:
-    """-x leaves tests unreported on purpose, and the run has failed already."""
+def test_after_a_failure_unreported_tests_leave_the_run_failed(project: Project) -> None:
+    """-x leaves tests unreported on purpose; the run has failed already."""
     result = project.run("--sae", "bad", "-x")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["NO VERDICT: *l0[[]bad] was collected and never reported"])

@@ -20,12 +20,12 @@ IN_PROCESS = ((), ("-p", "no:xdist"), ("-n0",))
 
 
 class Scenario(NamedTuple):
-    """What is run, and what comes of it."""
+    """Arguments of a run, and its expected results."""
 
     args: tuple[str, ...]
     exit_code: int
     verdicts: dict[str, str]
-    """Some of them."""
+    """Expected statuses of some tests, by test and checkpoint."""
 
 
 SCENARIOS = {
@@ -59,7 +59,7 @@ SCENARIOS = {
 
 @pytest.fixture
 def versions(project: Project) -> Project:
-    """``good`` is v1; ``broken`` cannot be read; the spec ``long`` is of many sequences."""
+    """Project with ``good`` recorded as v1, an unreadable ``broken`` and a spec with more text."""
     (project.path / "long.txt").write_text(TEXT * 2500, encoding="utf-8")
     project.write_spec(LONG_SPEC.replace("{model}", str(project.model)), "long.yaml")
     project.write_spec(project.spec.replace("thresholds:\n  kl: {max: 0.1}\n", ASKING))
@@ -75,13 +75,13 @@ def versions(project: Project) -> Project:
 
 
 def run(project: Project, scenario: Scenario, *mode: str) -> tuple[int, bytes]:
-    """Give the exit code and the report as text."""
+    """Return the exit code and the report as bytes."""
     result = project.run(*scenario.args, "--sae-json=out.json", *mode)
     return int(result.ret), (project.path / "out.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_in_one_process(versions: Project, name: str) -> None:
+def test_modes_in_one_process_have_the_same_report(versions: Project, name: str) -> None:
     scenario = SCENARIOS[name]
     code, text = run(versions, scenario)
     assert code == scenario.exit_code
@@ -102,8 +102,8 @@ def test_in_one_process(versions: Project, name: str) -> None:
     "name",
     [pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS if name != "all"] + ["all"],
 )
-def test_on_workers(versions: Project, name: str) -> None:
+def test_a_run_with_workers_has_the_same_report(versions: Project, name: str) -> None:
     scenario = SCENARIOS[name]
-    alone = run(versions, scenario)
-    assert alone[0] == scenario.exit_code
-    assert run(versions, scenario, "-n2", "--dist=load") == alone
+    serial = run(versions, scenario)
+    assert serial[0] == scenario.exit_code
+    assert run(versions, scenario, "-n2", "--dist=load") == serial

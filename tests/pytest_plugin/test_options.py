@@ -1,4 +1,4 @@
-"""What the command line says of SAEs: used where the file is silent, refused where it is not."""
+"""Options on the SAE complete a checkpoint and a spec, and must not contradict them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.helpers.checkpoint_files import config_of, tensors_of, write_saelens
 from tests.pytest_plugin.projects import CONTRACT, HOOK, METADATA, PARTS, Project
 
 USAGE, NO_VERDICT = 4, 2
-SAID = ("--sae-arch", "standard", "--sae-pre-bias", "false", "--sae-norm", "none")
+COMPLETE = ("--sae-arch", "standard", "--sae-pre-bias", "false", "--sae-norm", "none")
 TOPK = ("--sae-arch", "topk", "--sae-k", "3", "--sae-pre-bias", "true", "--sae-norm", "layer_norm")
 
 
 @pytest.fixture
 def plain(project: Project) -> Project:
-    """With ``plain.pt``: the tensors of the good SAE, and not a word on them."""
+    """Project with ``plain.pt``: the tensors of the good SAE, without metadata."""
     torch.save(tensors_of(identity_sae(32)), project.path / "plain.pt")
     return project
 
 
 def error_of(result: pytest.RunResult) -> str:
-    """The text of a usage error."""
+    """Return the text of a usage error."""
     assert result.ret == USAGE
     text = result.stderr.str()
     assert "ERROR: " in text
@@ -34,13 +34,13 @@ def error_of(result: pytest.RunResult) -> str:
 
 
 def checkpoint_of(project: Project) -> dict[str, Any]:
-    """What was measured, by the provenance."""
+    """Return the facts on the checkpoint in the provenance."""
     provenance = project.cases()["plain"].provenance
     assert provenance is not None
     return dict(provenance.checkpoint)
 
 
-def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
+def test_a_state_dict_without_options_is_ambiguous(plain: Project) -> None:
     result = plain.run("--sae", "plain.pt", "--sae-json", "out.json")
     assert result.ret == NO_VERDICT
     assert plain.verdicts("contract")["load.activation[plain]"] == "error"
@@ -54,9 +54,9 @@ def test_a_state_dict_of_which_nothing_is_said(plain: Project) -> None:
     )
 
 
-def test_a_state_dict_of_which_all_is_said(plain: Project, mode: tuple[str, ...]) -> None:
+def test_options_complete_a_state_dict(plain: Project, mode: tuple[str, ...]) -> None:
     args = ("--sae", "plain.pt", "--sae-json", "out.json", "--sae-hook", HOOK)
-    result = plain.run(*args, *SAID, *mode)
+    result = plain.run(*args, *COMPLETE, *mode)
     assert result.ret == 0, result.stdout.str()
     result.assert_outcomes(passed=PARTS + 3)
     assert plain.verdicts()["kl[plain]"] == "pass"
@@ -64,7 +64,7 @@ def test_a_state_dict_of_which_all_is_said(plain: Project, mode: tuple[str, ...]
     assert facts.items() <= checkpoint_of(plain).items()
 
 
-def test_topk_with_a_pre_bias_normalised_and_scaled(plain: Project) -> None:
+def test_options_of_a_topk_sae_reach_the_provenance(plain: Project) -> None:
     args = ("--sae", "plain.pt", "--sae-json", "out.json", "--sae-scale", "0.5")
     result = plain.run(*args, *TOPK)
     assert result.ret == 1  # three latents of 64 reconstruct too little
@@ -76,21 +76,21 @@ def test_topk_with_a_pre_bias_normalised_and_scaled(plain: Project) -> None:
     assert plain.outcomes()["l0[plain]"].value == 3
 
 
-def test_the_spec_and_the_command_line_add_up(plain: Project) -> None:
+def test_options_of_spec_and_command_line_are_merged(plain: Project) -> None:
     block = "sae: {architecture: standard, pre_bias: false}\nhook:"
     plain.write_spec(plain.spec.replace("hook:", block))
     result = plain.run("--sae", "plain.pt", "--sae-norm", "none", "--sae-pre-bias", "false")
     assert result.ret == 0
 
 
-def test_a_default_checkpoint_takes_the_options_too(plain: Project) -> None:
+def test_options_apply_to_default_checkpoints_too(plain: Project) -> None:
     plain.write_spec(plain.spec.replace("hook:", "checkpoint: ../plain.pt\nhook:"))
     assert plain.run().ret == NO_VERDICT
-    plain.run(*SAID).assert_outcomes(passed=PARTS + 3)
+    plain.run(*COMPLETE).assert_outcomes(passed=PARTS + 3)
 
 
 @pytest.mark.parametrize(
-    ("block", "option", "asked", "message"),
+    ("block", "option", "value", "message"),
     [
         ("architecture: topk", "--sae-arch", "jumprelu", "architecture is 'topk' by {} and 'jump"),
         ("k: 3", "--sae-k", "4", "k is 3 by {} and 4 by the command line"),
@@ -99,34 +99,34 @@ def test_a_default_checkpoint_takes_the_options_too(plain: Project) -> None:
         ("scale: 2.0", "--sae-scale", "folded", "scale is 2.0 by {} and 'folded' by the command"),
     ],
 )
-def test_the_command_line_against_the_spec(
-    project: Project, block: str, option: str, asked: str, message: str
+def test_an_option_that_contradicts_the_spec_is_a_usage_error(
+    project: Project, block: str, option: str, value: str, message: str
 ) -> None:
     project.write_spec(project.spec.replace("hook:", f"sae: {{{block}}}\nhook:"))
-    text = error_of(project.run("--sae", "good", option, asked))
+    text = error_of(project.run("--sae", "good", option, value))
     assert message.format("the `sae` block of tiny.yaml::tiny") in text
     assert f"{project.path}/good: " in text
 
 
 @pytest.mark.parametrize(
-    ("option", "asked", "part", "message"),
+    ("option", "value", "part", "message"),
     [
         ("--sae-arch", "topk", "activation", "says architecture 'standard', the `sae` options say"),
         ("--sae-norm", "layer_norm", "activation", "says normalize 'none', the `sae` options say"),
         ("--sae-scale", "0.5", "scale", "has scale 1, the `sae` options say 0.5"),
     ],
 )
-def test_the_command_line_against_the_checkpoint(
-    project: Project, option: str, asked: str, part: str, message: str
+def test_an_option_that_contradicts_the_checkpoint_is_a_load_error(
+    project: Project, option: str, value: str, part: str, message: str
 ) -> None:
-    result = project.run("--sae", "good", option, asked, "--sae-json", "out.json")
+    result = project.run("--sae", "good", option, value, "--sae-json", "out.json")
     assert result.ret == NO_VERDICT
     assert project.verdicts("contract")[f"load.{part}[good]"] == "error"
     result.stdout.fnmatch_lines([f"load error: {project.path}/good/cfg.json {message}*"])
 
 
 @pytest.mark.parametrize(
-    ("option", "asked", "message"),
+    ("option", "value", "message"),
     [
         ("--sae-arch", "relu", "architecture 'relu'; allowed: standard, tanh_relu, topk, "),
         ("--sae-k", "0", "--sae-k '0'; allowed: a whole number from 1 on"),
@@ -139,8 +139,10 @@ def test_the_command_line_against_the_checkpoint(
         ("--sae-scale", "half", "scale 'half'; allowed: a number above 0, folded, stored"),
     ],
 )
-def test_wrong_values(project: Project, option: str, asked: str, message: str) -> None:
-    text = error_of(project.run("--sae", "good", f"{option}={asked}"))
+def test_an_invalid_value_is_a_usage_error(
+    project: Project, option: str, value: str, message: str
+) -> None:
+    text = error_of(project.run("--sae", "good", f"{option}={value}"))
     assert message in text
     assert option in text
 
@@ -148,10 +150,10 @@ def test_wrong_values(project: Project, option: str, asked: str, message: str) -
 OTHER = "blocks.0.hook_resid_post"
 
 
-def test_the_hook_point_of_a_silent_checkpoint(plain: Project) -> None:
+def test_the_hook_option_completes_a_checkpoint_without_hook_point(plain: Project) -> None:
     first = plain.spec.replace("name: tiny", "name: first").replace(HOOK, OTHER)
     plain.write_spec(f"{first}---\n{plain.spec}")
-    text = error_of(plain.run("--sae", "plain.pt", *SAID))
+    text = error_of(plain.run("--sae", "plain.pt", *COMPLETE))
     assert "does not declare its model and hook point, and several specs could gate it" in text
     assert text.rstrip().endswith("(--sae-spec, --sae-hook)")
     for hook, name in ((HOOK, "tiny"), (OTHER, "first")):
@@ -160,36 +162,36 @@ def test_the_hook_point_of_a_silent_checkpoint(plain: Project) -> None:
         assert not any("::tiny" in node for node in nodes if name == "first")
 
 
-@pytest.mark.parametrize("asked", [OTHER, f"{HOOK}:blocks.1.hook_mlp_out", "nothing", ":", ""])
-def test_a_hook_point_that_no_spec_gates(plain: Project, asked: str) -> None:
-    text = error_of(plain.run("--sae", "plain.pt", f"--sae-hook={asked}", *SAID))
+@pytest.mark.parametrize("hook", [OTHER, f"{HOOK}:blocks.1.hook_mlp_out", "nothing", ":", ""])
+def test_a_hook_option_that_no_spec_has_is_a_usage_error(plain: Project, hook: str) -> None:
+    text = error_of(plain.run("--sae", "plain.pt", f"--sae-hook={hook}", *COMPLETE))
     assert f"no spec gates {plain.path}/plain.pt:" in text
     assert f"tiny.yaml::tiny ({plain.model}, {HOOK}): it" in text
 
 
-@pytest.mark.parametrize("asked", [OTHER, f"{OTHER}:{HOOK}"])
-def test_the_hook_point_against_what_the_checkpoint_declares(project: Project, asked: str) -> None:
-    text = error_of(project.run("--sae", "good", "--sae-hook", asked))
+@pytest.mark.parametrize("hook", [OTHER, f"{OTHER}:{HOOK}"])
+def test_the_hook_option_must_not_contradict_the_checkpoint(project: Project, hook: str) -> None:
+    text = error_of(project.run("--sae", "good", "--sae-hook", hook))
     assert f"{project.path}/good declares hook point {HOOK}," in text
-    assert f" {asked} (--sae-hook)" in text
+    assert f" {hook} (--sae-hook)" in text
 
 
-def test_the_replaced_hook_point_against_what_the_checkpoint_declares(project: Project) -> None:
+def test_the_hook_option_must_not_contradict_the_replaced_hook_point(project: Project) -> None:
     sae = identity_sae(32)
     metadata = {**METADATA, "hook_name_out": "blocks.1.hook_mlp_out"}
     config = config_of(sae, metadata=metadata, architecture="transcoder", d_out=32)
     write_saelens(project.path / "good", sae, config=config)
-    for asked in (HOOK, f"{HOOK}:{OTHER}"):
-        text = error_of(project.run("--sae", "good", "--sae-hook", asked))
+    for hook in (HOOK, f"{HOOK}:{OTHER}"):
+        text = error_of(project.run("--sae", "good", "--sae-hook", hook))
         assert "declares hook point blocks.1.hook_mlp_out," in text
-        assert f" {asked} (--sae-hook)" in text
+        assert f" {hook} (--sae-hook)" in text
 
 
-def test_a_hook_point_that_the_checkpoint_says_too(project: Project) -> None:
+def test_the_hook_option_may_repeat_the_hook_point_of_the_checkpoint(project: Project) -> None:
     assert project.run("--sae", "good", "--sae-hook", HOOK).ret == 0
 
 
-def test_a_name_for_a_file_that_holds_one_sae(project: Project) -> None:
+def test_a_reference_to_a_named_sae_in_a_file_with_one_sae_is_an_error(project: Project) -> None:
     result = project.run("--sae", "good#layer_3", "--sae-json", "out.json")
     assert result.ret == NO_VERDICT
     assert project.verdicts("contract")["load.readable[good#layer_3]"] == "error"
@@ -198,7 +200,7 @@ def test_a_name_for_a_file_that_holds_one_sae(project: Project) -> None:
 
 
 def write_two(path: Path) -> None:
-    """AI Safety Foundation: the first is the good SAE, the second reconstructs nothing."""
+    """Write the good SAE and one that outputs 0, in the format of AI Safety Foundation."""
     sae = identity_sae(32)
     W_dec = sae.W_dec.T.contiguous()
     tensors = {
@@ -210,7 +212,7 @@ def write_two(path: Path) -> None:
     torch.save(tensors, path)
 
 
-def test_several_saes_of_one_file(project: Project) -> None:
+def test_two_saes_of_one_file_are_gated_by_their_index(project: Project) -> None:
     write_two(project.path / "two.pt")
     args = ("--sae", "two.pt#0", "--sae", "two.pt#1", "--sae-json", "out.json")
     result = project.run(*args, "--sae-arch", "standard")
@@ -225,7 +227,9 @@ def test_several_saes_of_one_file(project: Project) -> None:
     result.stdout.fnmatch_lines(["load error: */two.pt holds 2 SAEs; say which: */two.pt#0 or *"])
 
 
-def test_the_hub_offline(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_reference_is_an_error_offline(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(project.path / "hub"))
     reference = "hf://someone/saes/layer_3@main"

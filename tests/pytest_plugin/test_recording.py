@@ -1,4 +1,4 @@
-"""``--sae-record`` keeps what a run measured, however it is run, and only what is whole."""
+"""``--sae-record``: which cases are recorded, with which content, in every mode of running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from sae_guard.history import History, Recorded
 from tests.pytest_plugin.projects import Project
 
-UNFINISHED = """
+LOST_REPORT = """
     import pytest
 
     @pytest.hookimpl(wrapper=True)
@@ -22,52 +22,53 @@ UNFINISHED = """
 
 
 def records(project: Project, folder: str = ".sae_guard/history") -> dict[str, Recorded]:
-    """By the label of the checkpoint."""
-    found, unreadable = History(str(project.path / folder)).records()
+    """Return the records in the history, by the name of their checkpoint."""
+    recorded, unreadable = History(str(project.path / folder)).records()
     assert unreadable == ()
-    return {each.record.checkpoint.label: each for each in found}
+    return {one.record.checkpoint.label: one for one in recorded}
 
 
-def test_each_checkpoint_is_recorded_with_its_verdicts(
+def test_checkpoints_are_recorded_with_their_verdicts(
     project: Project, mode: tuple[str, ...]
 ) -> None:
-    asked = ("--sae", "good", "--sae", "bad", "--sae-record", "v1.2", "--sae-json", "out.json")
-    result = project.run(*asked, *mode)
+    args = ("--sae", "good", "--sae", "bad", "--sae-record", "v1.2", "--sae-json", "out.json")
+    result = project.run(*args, *mode)
     assert result.ret == 1
-    found = records(project)
-    assert set(found) == {"good", "bad"}
+    by_member = records(project)
+    assert set(by_member) == {"good", "bad"}
     verdicts = project.verdicts()
-    for label, recorded in found.items():
+    for member, recorded in by_member.items():
         record = recorded.record
         assert (record.name, record.spec.name, record.by != "") == ("v1.2", "tiny", True)
         assert record.spec.file == "thresholds/tiny.yaml"
-        told = {f"{row.metric}[{label}]": row.verdict for row in record.thresholds}
-        assert told == {name: v for name, v in verdicts.items() if name.endswith(f"[{label}]")}
+        statuses = {f"{row.metric}[{member}]": row.verdict for row in record.thresholds}
+        assert statuses == {n: v for n, v in verdicts.items() if n.endswith(f"[{member}]")}
         outcomes = project.outcomes()
         for row in record.thresholds:
-            assert row.value == outcomes[f"{row.metric}[{label}]"].value
-            assert row.headroom == outcomes[f"{row.metric}[{label}]"].headroom
+            assert row.value == outcomes[f"{row.metric}[{member}]"].value
+            assert row.headroom == outcomes[f"{row.metric}[{member}]"].headroom
         measurement = History(str(project.path / ".sae_guard/history")).measurement(recorded)
-        assert measurement["kl"] == record.metrics["kl"].value == outcomes[f"kl[{label}]"].value
-        provenance = project.cases()[label].provenance
+        assert measurement["kl"] == record.metrics["kl"].value == outcomes[f"kl[{member}]"].value
+        provenance = project.cases()[member].provenance
         assert provenance is not None
         assert measurement.provenance.checkpoint == provenance.checkpoint
         result.stdout.fnmatch_lines([f"recorded: .sae_guard/history/records/{recorded.id}"])
-    assert found["good"].record.run == found["bad"].record.run
-    assert (found["good"].record.verdict, found["bad"].record.verdict) == ("pass", "fail")
+    good, bad = by_member["good"].record, by_member["bad"].record
+    assert good.run == bad.run
+    assert (good.verdict, bad.verdict) == ("pass", "fail")
 
 
-def test_what_is_measured_once_is_recorded_as_often_as_it_is_asked_for(project: Project) -> None:
-    asked = ("--sae", "good", "--sae-record")
-    assert [project.run(*asked, name).ret for name in ("v1", "v1", "v2")] == [0, 0, 0]
-    found, _ = History(str(project.path / ".sae_guard/history")).records()
-    assert [each.record.name for each in found] == ["v1", "v1", "v2"]
-    assert len({each.record.run for each in found}) == 3
-    assert len({each.record.metrics["kl"].value for each in found}) == 1
+def test_every_run_adds_a_record_even_with_the_same_name(project: Project) -> None:
+    args = ("--sae", "good", "--sae-record")
+    assert [project.run(*args, name).ret for name in ("v1", "v1", "v2")] == [0, 0, 0]
+    recorded, _ = History(str(project.path / ".sae_guard/history")).records()
+    assert [one.record.name for one in recorded] == ["v1", "v1", "v2"]
+    assert len({one.record.run for one in recorded}) == 3
+    assert len({one.record.metrics["kl"].value for one in recorded}) == 1
 
 
 @pytest.mark.parametrize("mode", [(), ("-n2",)], ids=["plain", "-n2"])
-def test_a_case_with_an_error_is_not_recorded_and_others_are(
+def test_a_case_with_an_error_is_not_recorded_but_others_are(
     project: Project, mode: tuple[str, ...]
 ) -> None:
     (project.path / "bad" / "sae_weights.safetensors").write_bytes(b"nothing")
@@ -83,19 +84,19 @@ def test_a_case_with_an_error_is_not_recorded_and_others_are(
 
 
 def test_a_case_with_a_lost_verdict_is_not_recorded(project: Project) -> None:
-    result = project.run_damaged(UNFINISHED, "--sae", "good", "--sae-record", "v1")
+    result = project.run_damaged(LOST_REPORT, "--sae", "good", "--sae-record", "v1")
     assert result.ret == 2
     assert records(project) == {}
     result.stdout.fnmatch_lines(["NOT RECORDED: *l0[[]good] was collected and never reported"])
 
 
-def test_deselected_thresholds_are_in_the_record_all_the_same(project: Project) -> None:
+def test_a_record_has_the_verdicts_of_deselected_thresholds_too(project: Project) -> None:
     assert project.run("--sae", "good", "--sae-record", "v1", "-k", "kl").ret == 0
     thresholds = records(project)["good"].record.thresholds
     assert [row.metric for row in thresholds] == ["kl", "l0", "explained_variance"]
 
 
-def test_nothing_measured_is_no_success(project: Project) -> None:
+def test_a_run_that_measures_nothing_cannot_be_recorded(project: Project) -> None:
     result = project.run("--sae", "good", "--sae-record", "v1", "-k", "load")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["NOT RECORDED: * [[]good]: it was not measured: *"])
@@ -111,24 +112,24 @@ def test_controls_are_not_recorded(project: Project) -> None:
     assert set(records(project)) == {"good"}
 
 
-def test_estimates_are_refused_before_and_after(long: Project) -> None:
-    asked = ("--sae", "good", "--sae-record", "v1")
+def test_early_estimates_are_not_recorded(long: Project) -> None:
+    args = ("--sae", "good", "--sae-record", "v1")
     for option in (("--sae-fast",), ("--sae-max-sequences", "64")):
-        result = long.run(*asked, *option)
+        result = long.run(*args, *option)
         assert result.ret == 4
         result.stderr.fnmatch_lines(
             ["*good: a record needs all sequences*: audit them (--sae-record, --sae-audit)"]
         )
-    result = long.run(*asked, "--sae-audit", "--sae-max-sequences", "64")
+    result = long.run(*args, "--sae-audit", "--sae-max-sequences", "64")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["NOT RECORDED: *: 64 of the 192 sequences were measured, *"])
     assert records(long) == {}
-    assert long.run(*asked, "--sae-audit").ret == 0
+    assert long.run(*args, "--sae-audit").ret == 0
     (row, *_) = records(long)["good"].record.thresholds
     assert row.audit == "pass after 64 of 192 sequences, held"
 
 
-def test_the_folder_is_where_the_ini_file_says(project: Project, tmp_path: Path) -> None:
+def test_the_ini_file_names_the_folder_of_the_history(project: Project, tmp_path: Path) -> None:
     project.pytester.makefile(".ini", pytest="[pytest]\nsae_history = versions\n")
     assert project.run("--sae", "good", "--sae-record", "v1").ret == 0
     assert set(records(project, "versions")) == {"good"}
@@ -140,7 +141,7 @@ def test_the_folder_is_where_the_ini_file_says(project: Project, tmp_path: Path)
     result.stdout.fnmatch_lines([f"recorded: {tmp_path}/elsewhere/records/*-v1-*"])
 
 
-def test_the_environment_may_name_the_folder(
+def test_the_environment_names_the_folder_of_the_history(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAE_GUARD_HISTORY", "from-here")
@@ -156,7 +157,7 @@ def test_the_environment_may_name_the_folder(
         ("v1", "nowhere://h", "*: nowhere://h/records: Protocol not known: nowhere (--sae-record)"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_before_it_is_measured(
+def test_an_invalid_name_or_history_is_an_error_before_measuring(
     project: Project, name: str, history: str, message: str
 ) -> None:
     project.pytester.makefile(".ini", pytest=f"[pytest]\nsae_history = {history}\n")

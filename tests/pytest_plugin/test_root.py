@@ -1,4 +1,4 @@
-"""Checkpoints outside of the project, which pytest takes for test paths."""
+"""Checkpoints outside the project do not change the root folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.pytest_plugin.projects import PARTS, Project
 
 @pytest.fixture
 def outside(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy of ``good`` outside the project."""
     folder = tmp_path_factory.mktemp("elsewhere") / "releases"
     shutil.copytree(project.path / "good", folder / "good")
     return folder / "good"
@@ -21,7 +22,7 @@ def outside(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "workers",
     [pytest.param((), id="plain"), pytest.param(("-n2",), id="-n2", marks=pytest.mark.slow)],
 )
-def test_a_project_without_an_ini_file(
+def test_without_an_ini_file_the_root_folder_is_corrected(
     project: Project, outside: Path, workers: tuple[str, ...]
 ) -> None:
     (project.path / "pytest.ini").unlink()
@@ -33,7 +34,7 @@ def test_a_project_without_an_ini_file(
     assert (project.path / ".pytest_cache").exists()
 
 
-def test_an_ini_file_that_pytest_passes_over_is_an_error_with_the_way_out(
+def test_an_ini_file_that_pytest_misses_is_an_error_with_a_remedy(
     project: Project, outside: Path
 ) -> None:
     result = project.run("--sae", str(outside))
@@ -46,7 +47,7 @@ def test_an_ini_file_that_pytest_passes_over_is_an_error_with_the_way_out(
     project.run("--sae", str(outside), "--rootdir", ".").assert_outcomes(passed=PARTS + 3)
 
 
-def test_a_checkpoint_inside_needs_nothing(project: Project) -> None:
+def test_a_checkpoint_inside_the_project_needs_no_correction(project: Project) -> None:
     for ini in ("pytest.ini", None):
         if ini is None:
             (project.path / "pytest.ini").unlink()
@@ -54,7 +55,7 @@ def test_a_checkpoint_inside_needs_nothing(project: Project) -> None:
         project.run("--sae", str(project.path / "good")).assert_outcomes(passed=PARTS + 3)
 
 
-def test_the_ini_file_of_another_project_is_not_taken(project: Project, outside: Path) -> None:
+def test_the_ini_file_of_another_project_is_an_error(project: Project, outside: Path) -> None:
     (project.path / "pytest.ini").unlink()
     (outside / "pytest.ini").write_text("[pytest]\n")
     result = project.run("--sae", str(outside))
@@ -62,13 +63,13 @@ def test_the_ini_file_of_another_project_is_not_taken(project: Project, outside:
     result.stderr.fnmatch_lines([f"*reads {outside}/pytest.ini instead of none; write --sae=*"])
 
 
-def test_a_pyproject_without_a_word_on_pytest_is_a_root(
+def test_a_pyproject_without_a_pytest_section_marks_the_root_folder(
     project: Project, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project.path / "pytest.ini").unlink()
     (project.path / "pyproject.toml").write_text("[project]\nname = 'mine'\n")
-    below = project.path / "below"
-    below.mkdir()
-    monkeypatch.chdir(below)
+    folder = project.path / "below"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     for checkpoint in ("../good", str(outside)):
         project.run("--sae", checkpoint).assert_outcomes(passed=PARTS + 3)

@@ -1,4 +1,4 @@
-"""The report of a run is the same whatever order tests run in, and wherever they do."""
+"""The report of a run does not depend on the order of the tests, or on their process."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ ARGS = (
 
 
 def section(result: pytest.RunResult) -> list[str]:
-    """The lines that the run ends with."""
+    """Return the lines of the summary of the gate."""
     (start,) = (n for n, line in enumerate(result.outlines) if line.strip("=") == " sae guard ")
     after = result.outlines[start + 1 :]
     return after[: next(n for n, line in enumerate(after) if line.startswith("="))]
 
 
 def junit(project: Project) -> dict[str | None, Any]:
-    """Test → its properties and how it ended; the text of a failure depends on the first one."""
+    """Return properties and errors by test; of an error only its first line."""
     root = ET.parse(project.path / "junit.xml").getroot()
     return {
         case.get("name"): (
-            [(each.get("name"), each.get("value")) for each in case.iter("property")],
+            [(p.get("name"), p.get("value")) for p in case.iter("property")],
             [
-                (each.tag, str(each.get("message")).partition("\n")[0])
+                (tag, str(element.get("message")).partition("\n")[0])
                 for tag in ("failure", "error")
-                for each in case.iter(tag)
+                for element in case.iter(tag)
             ],
         )
         for case in root.iter("testcase")
@@ -52,17 +52,17 @@ def junit(project: Project) -> dict[str | None, Any]:
 
 
 def rendered(project: Project) -> list[str]:
-    """The lines that the report, read back from its JSON, is rendered to."""
+    """Return the summary that is rendered from the JSON report."""
     return list(summary(project.report(), spelling=spelled_options))
 
 
 def output(project: Project, result: pytest.RunResult) -> tuple[Any, ...]:
-    """All that a run tells: exit code, terminal, JSON and JUnit."""
+    """Return all results of a run: exit code, terminal, JSON and JUnit."""
     return result.ret, section(result), (project.path / "out.json").read_bytes(), junit(project)
 
 
 @pytest.mark.parametrize("workers", [(), MANY], ids=["plain", "-n2"])
-def test_the_order_of_tests_and_their_process_change_nothing(
+def test_results_do_not_depend_on_the_order_or_process_of_tests(
     project: Project, workers: tuple[str, ...]
 ) -> None:
     ordered = output(project, project.run(*ARGS))
@@ -81,8 +81,8 @@ def test_the_order_of_tests_and_their_process_change_nothing(
     assert rendered(project) == shuffled[1]
 
 
-def test_the_report_that_is_read_back_is_rendered_as_the_run_ended(project: Project) -> None:
-    """With all that a report can have: `test_modes` compares it with that of several workers."""
+def test_the_json_report_renders_to_the_summary_of_the_run(project: Project) -> None:
+    """The report has every optional part; `test_modes` compares it with that of workers."""
     project.write_spec(project.spec.replace("name: tiny", "name: idle"), "idle.yaml")
     (project.path / "broken").mkdir()
     result = project.run(*ARGS, "--sae", "broken", "--sae-controls", "--sae-diagnose")

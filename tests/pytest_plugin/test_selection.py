@@ -1,4 +1,4 @@
-"""What a run gates: checkpoints, specs, arguments, and pytest's own selection."""
+"""Which tests a run has: by checkpoints, specs, arguments and pytest's own selection."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ NODES = [f"thresholds/tiny.yaml::tiny::{name}[good]" for name in NAMES]
 
 
 def node_ids(project: Project, *args: str) -> list[str]:
+    """Return the node ids that pytest collects."""
     result = project.run("--collect-only", "-q", *args)
     return [line for line in result.outlines if "::" in line]
 
 
-def test_node_ids_are_stable_and_hold_no_values(project: Project) -> None:
+def test_node_ids_do_not_depend_on_the_bounds(project: Project) -> None:
     assert node_ids(project, "--sae", "good") == NODES
     project.write_spec(project.spec.replace("max: 0.1", "max: 0.2"))
     assert node_ids(project, "--sae", "good") == NODES
 
 
-def test_a_document_without_a_name_is_called_by_its_hook(project: Project) -> None:
+def test_a_spec_without_a_name_is_named_by_its_hook_point(project: Project) -> None:
     project.write_spec(project.spec.replace("name: tiny\n", ""))
-    named = [f"thresholds/tiny.yaml::{HOOK}::{name}[good]" for name in NAMES]
-    assert node_ids(project, "--sae", "good") == named
+    nodes = [f"thresholds/tiny.yaml::{HOOK}::{name}[good]" for name in NAMES]
+    assert node_ids(project, "--sae", "good") == nodes
 
 
-def test_sae_repeats_and_takes_globs(project: Project) -> None:
+def test_the_option_sae_can_be_repeated_and_takes_globs(project: Project) -> None:
     both = node_ids(project, "--sae", "good", "--sae", "bad")
     assert len(both) == 2 * len(NODES)
     assert sorted(node_ids(project, "--sae", "*d")) == sorted(both)
     assert node_ids(project, "--sae", "good", "--sae", "goo*") == NODES  # one checkpoint, once
 
 
-def test_only_the_gate_runs_with_sae_alone(project: Project) -> None:
+def test_with_sae_and_no_arguments_only_the_gate_runs(project: Project) -> None:
     project.pytester.makepyfile(test_other="def test_other(): assert False")
     assert node_ids(project, "--sae", "good") == NODES
     assert node_ids(project) == ["test_other.py::test_other"]
-    named = node_ids(project, "--sae", "good", "test_other.py", "thresholds/tiny.yaml")
-    assert named == ["test_other.py::test_other", *NODES]
+    nodes = node_ids(project, "--sae", "good", "test_other.py", "thresholds/tiny.yaml")
+    assert nodes == ["test_other.py::test_other", *NODES]
 
 
 def test_a_node_id_can_be_run(project: Project) -> None:
@@ -46,7 +47,7 @@ def test_a_node_id_can_be_run(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_k_x_and_lf(project: Project) -> None:
+def test_the_options_k_x_and_lf_of_pytest_work(project: Project) -> None:
     project.run("--sae", "bad", "-k", "l0").assert_outcomes(passed=1, deselected=PARTS + 2)
     first = project.run("--sae", "bad", "-x")
     assert first.ret == 1
@@ -57,7 +58,7 @@ def test_k_x_and_lf(project: Project) -> None:
     again.assert_outcomes(failed=2)
 
 
-def test_quiet_and_verbose(project: Project) -> None:
+def test_quiet_and_verbose_output(project: Project) -> None:
     quiet = project.run("--sae", "good", "-q")
     quiet.stdout.fnmatch_lines(["thresholds/tiny.yaml::tiny [[]good]*", "  kl * pass"])
     quiet.stdout.no_fnmatch_line("*PASSED*")
@@ -65,7 +66,7 @@ def test_quiet_and_verbose(project: Project) -> None:
     verbose.stdout.fnmatch_lines([f"{NODES[0].replace('[', '[[]')} PASSED*"])
 
 
-def test_the_default_checkpoint_runs_and_others_say_why_they_do_not(project: Project) -> None:
+def test_specs_without_a_default_checkpoint_are_reported_as_not_gated(project: Project) -> None:
     project.write_spec(project.spec.replace("hook:", "checkpoint: ../good\nhook:"))
     project.write_spec(project.spec.replace("name: tiny", "name: idle"), "idle.yaml")
     result = project.run()
@@ -77,7 +78,7 @@ def test_the_default_checkpoint_runs_and_others_say_why_they_do_not(project: Pro
     assert node_ids(project, "--sae", "bad")[0] == "thresholds/idle.yaml::idle::load.readable[bad]"
 
 
-def test_a_project_that_gates_nothing_says_so(project: Project) -> None:
+def test_a_project_that_gates_nothing_is_reported(project: Project) -> None:
     result = project.run()
     assert result.ret == 5  # pytest's code for no tests
     result.stdout.fnmatch_lines(["not gated: thresholds/tiny.yaml::tiny: it names no default*"])
@@ -95,21 +96,21 @@ def test_sae_spec_selects_by_name_or_path(project: Project) -> None:
     project.write_spec(project.spec.replace("name: tiny", "name: second"), "second.yaml")
     assert len(node_ids(project, "--sae", "good")) == 2 * len(NODES)
     for spec in ("second", "second.yaml", "thresholds/second.yaml"):
-        found = node_ids(project, "--sae", "good", "--sae-spec", spec)
-        assert found[0] == "thresholds/second.yaml::second::load.readable[good]"
-        assert len(found) == len(NODES)
+        nodes = node_ids(project, "--sae", "good", "--sae-spec", spec)
+        assert nodes[0] == "thresholds/second.yaml::second::load.readable[good]"
+        assert len(nodes) == len(NODES)
     result = project.run("--sae", "good", "--sae-spec", "secnd")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*: 'secnd' is no file*did you mean second?* (--sae-spec)"])
 
 
-def test_specs_elsewhere_by_ini_option(project: Project) -> None:
+def test_the_ini_option_names_the_folder_of_specs(project: Project) -> None:
     (project.path / "thresholds").rename(project.path / "gates")
     project.pytester.makefile(".ini", pytest="[pytest]\nsae_specs = gates/*.yaml\n")
     assert node_ids(project, "--sae", "good")[0] == "gates/tiny.yaml::tiny::load.readable[good]"
 
 
-def test_several_documents_and_checkpoints_of_other_hooks(project: Project) -> None:
+def test_a_checkpoint_is_not_gated_by_specs_of_other_hook_points(project: Project) -> None:
     other = project.spec.replace(HOOK, "blocks.0.hook_mlp_out").replace("name: tiny", "name: mlp")
     project.write_spec(project.spec + "---\n" + other)
     assert node_ids(project, "--sae", "good") == NODES
@@ -119,15 +120,15 @@ def test_several_documents_and_checkpoints_of_other_hooks(project: Project) -> N
     )
 
 
-def test_from_a_folder_below(project: Project) -> None:
-    below = project.path / "below"
-    below.mkdir()
+def test_a_run_in_a_subfolder_gates_the_project(project: Project) -> None:
+    folder = project.path / "below"
+    folder.mkdir()
     project.pytester.makefile(".ini", pytest="[pytest]\n")
-    project.pytester._request.getfixturevalue("monkeypatch").chdir(below)
+    project.pytester._request.getfixturevalue("monkeypatch").chdir(folder)
     assert node_ids(project, "--sae", "../good") == NODES
 
 
-def test_a_spec_outside_of_the_root_folder(project: Project) -> None:
+def test_a_spec_outside_the_root_folder_is_gated(project: Project) -> None:
     root = project.path / "root"
     root.mkdir()
     (root / "pytest.ini").write_text("[pytest]\n")

@@ -1,4 +1,4 @@
-"""What crosses from one xdist worker to another."""
+"""Results and errors that workers of pytest-xdist share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Failing(GateSession):
-    """A session whose measuring always fails, and counts."""
+    """Session that counts its measurements, each of which fails."""
 
     def __init__(self, folder: Path, error: SaeGuardError) -> None:
         options = GateOptions(root=folder, here=folder)
@@ -32,7 +32,7 @@ class Failing(GateSession):
 
 
 class FakeCase:
-    """As much of a case as sharing needs."""
+    """The part of a case that sharing needs."""
 
     key = "abc"
 

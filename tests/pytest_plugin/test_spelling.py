@@ -1,4 +1,4 @@
-"""Errors and suspicions name options; pytest adds how its command line spells them."""
+"""Options of errors and suspicions are spelled as on pytest's command line."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_options_follow_the_message(options: tuple[Option, ...], end: str) -> No
         ((("model", "gpt2"),), ""),
     ],
 )
-def test_a_suspicion_says_what_to_add(options: tuple[Setting, ...], text: str) -> None:
+def test_a_suspicion_has_arguments_to_add(options: tuple[Setting, ...], text: str) -> None:
     assert spelled_options(Suspicion("k", "L0 is off", "this", options)) == text

@@ -1,4 +1,4 @@
-"""The plugin costs a pytest run that has nothing to do with SAEs next to nothing."""
+"""A pytest run without SAEs imports almost nothing of sae_guard, and nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pytest_plugin.projects import Project
 HEAVY = {"torch", "transformers", "transformer_lens", "datasets", "scipy", "jaxtyping"}
 IDLE = {*HEAVY, "numpy", "pydantic", "yaml"}
 LIGHT = {"errors", "files", "gate", "gate.options", "gate.project", "gate.run_plan"}
-"""Our modules that a run imports which has nothing to do with SAEs, beside the plugin's own."""
+"""Modules of sae_guard, besides the plugin's own, that a run without SAEs imports."""
 RUN = """
 import sys, pytest
 code = pytest.main(["-p", "sae_guard.pytest_plugin", *sys.argv[1:]])
@@ -24,17 +24,17 @@ sys.exit(code)
 
 
 def imported(folder: Path, *args: str) -> set[str]:
-    """The modules that a pytest run imports, without other people's plugins."""
-    done = subprocess.run(
+    """Return the modules that a pytest run without other plugins imports."""
+    process = subprocess.run(
         [sys.executable, "-c", RUN, *args], cwd=folder, capture_output=True, text=True,
         check=False, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return set(done.stdout.splitlines()[-1].removeprefix("modules:").split())
+    assert process.returncode == 0, process.stdout + process.stderr
+    return set(process.stdout.splitlines()[-1].removeprefix("modules:").split())
 
 
 @pytest.mark.parametrize("args", [("--help",), ("-q", "test_other.py"), ("-q",)])
-def test_an_idle_run_imports_nothing_of_weight(project: Project, args: tuple[str, ...]) -> None:
+def test_a_run_without_saes_imports_nothing_heavy(project: Project, args: tuple[str, ...]) -> None:
     project.pytester.makepyfile(test_other="def test_other(): pass")
     (project.path / "thresholds" / "tiny.yaml").unlink()
     modules = imported(project.path, *args)

@@ -1,4 +1,4 @@
-"""A run of the gate, the bounds tightened to it, and the gate once more."""
+"""Gate, tighten the bounds to the report, and gate again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ slices: [{position: ..8, thresholds: {kl: {max: 9, confidence: 0.99}}}]
 """
 
 
-def test_what_the_gate_writes_tightens_its_spec_which_the_checkpoint_then_keeps(
+def test_a_spec_tightened_from_a_report_passes_with_less_headroom(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sae = identity_sae(32)

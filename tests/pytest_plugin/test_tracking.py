@@ -1,4 +1,4 @@
-"""The summary says which thresholds are looser than at the last promoted version."""
+"""The summary lists thresholds that are looser than at the last promoted version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ thresholds:
   cosine: {min: 0.5}
 """
 SAME = OLD.replace("0.08", "0.1").replace("  cosine: {min: 0.5}\n", "")
-TOLD = (
+LOOSER = (
     "LOOSER than at v1.2 (promoted 2026-11-20 by A <a@b>): thresholds/tiny.yaml::tiny "
     "kl max 0.08 -> 0.1; cosine min 0.5 removed"
 )
@@ -34,15 +34,16 @@ UNREAD = "WARNING: thresholds of the last promoted version cannot be read: "
 
 
 def promote(history: History, recorded: Recorded, label: str = "v1.2", **more: Any) -> str:
-    told: dict[str, Any] = {
+    """Promote a record; return the id of the promotion."""
+    default: dict[str, Any] = {
         "record": recorded.id, "spec": recorded.spec, "by": "A <a@b>", "reason": "good",
         "created": datetime(2026, 11, 20, 10, 30, tzinfo=UTC), "schema_version": 1,
     }  # fmt: skip
-    return history.promote(Promotion(label=label, **{**told, **more}))
+    return history.promote(Promotion(label=label, **{**default, **more}))
 
 
 def released(project: Project, folder: str = FOLDER, text: str = OLD) -> tuple[History, Recorded]:
-    """A version was recorded and promoted."""
+    """Record and promote a version."""
     history = History(str(project.path / folder))
     recorded = record_one(history, project.path / "before", ordinary(0.04), text=text)
     promote(history, recorded)
@@ -50,53 +51,58 @@ def released(project: Project, folder: str = FOLDER, text: str = OLD) -> tuple[H
 
 
 def gate(project: Project, *args: str) -> pytest.RunResult:
+    """Gate ``good`` without measuring it."""
     return project.run_damaged(CANNED, "--sae", "good", "--sae-json", "out.json", *args)
 
 
-def said(result: pytest.RunResult) -> list[str]:
+def notices(result: pytest.RunResult) -> list[str]:
+    """Return the lines on looser thresholds, and warnings."""
     return [line for line in result.outlines if line.startswith(("LOOSER", "WARNING"))]
 
 
 def looser(project: Project) -> list[LoosenedThresholds]:
+    """Return the looser thresholds in the JSON report."""
     return [case.loosened for case in project.report().cases if case.loosened]
 
 
-def test_what_is_looser_is_told_however_it_is_run(project: Project, mode: tuple[str, ...]) -> None:
+def test_looser_thresholds_are_reported_in_every_mode(
+    project: Project, mode: tuple[str, ...]
+) -> None:
     released(project)
     result = gate(project, *mode)
     assert result.ret == 0
-    assert said(result) == [TOLD]
-    (found,) = looser(project)
-    assert found.label == "v1.2"
-    assert [(each.threshold, each.key, each.old, each.new) for each in found.changes] == [
+    assert notices(result) == [LOOSER]
+    (loosened,) = looser(project)
+    assert loosened.label == "v1.2"
+    assert [(c.threshold, c.key, c.old, c.new) for c in loosened.changes] == [
         ("kl", "max", 0.08, 0.1), ("cosine", "min", 0.5, None),
     ]  # fmt: skip
 
 
-def test_it_changes_no_verdict_and_is_told_while_recording_and_of_what_was_deselected(
+def test_looser_thresholds_change_no_verdict_and_include_deselected_ones(
     project: Project,
 ) -> None:
     released(project)
     result = project.run_damaged(CANNED, "--sae", "bad", "--sae-record", "v1.3", "-k", "l0 or kl")
     assert result.ret == 1
-    assert said(result) == [TOLD]
+    assert notices(result) == [LOOSER]
     result = project.run_damaged(CANNED, "--sae", "good", "-k", "explained")
-    assert (result.ret, said(result)) == (0, [TOLD])
+    assert (result.ret, notices(result)) == (0, [LOOSER])
 
 
-def test_where_nothing_is_looser_nothing_is_said(project: Project) -> None:
+def test_without_looser_thresholds_nothing_is_reported(project: Project) -> None:
     result = gate(project)
-    assert (result.ret, said(result), looser(project)) == (0, [], [])
+    assert (result.ret, notices(result), looser(project)) == (0, [], [])
     assert not (project.path / FOLDER).exists()
     history, recorded = released(project, text=SAME)
     promote(history, recorded, "other", spec="thresholds/tiny.yaml::other")
-    # Nothing else is read.
+    # A damaged record that no promotion names is not read.
     record_one(history, project.path / "before", ordinary(), text=OLD)
     for path in (project.path / FOLDER / "records").glob("2*"):
         if path.name != recorded.id:
             (path / "record.json").write_text("{")
     result = gate(project)
-    assert (result.ret, said(result), looser(project)) == (0, [], [])
+    assert (result.ret, notices(result), looser(project)) == (0, [], [])
 
 
 def test_the_last_promotion_counts_whatever_its_label(project: Project) -> None:
@@ -104,23 +110,23 @@ def test_the_last_promotion_counts_whatever_its_label(project: Project) -> None:
     loose = record_one(history, project.path / "before", ordinary(0.04), text=SAME)
     later = datetime(2026, 11, 20, 11, 30, tzinfo=UTC)
     promote(history, loose, "v1.1", created=later)
-    assert said(gate(project)) == []
+    assert notices(gate(project)) == []
     promote(history, tight, "v1.0", created=later + timedelta(minutes=1))
-    assert said(gate(project)) == [TOLD.replace("v1.2", "v1.0")]
+    assert notices(gate(project)) == [LOOSER.replace("v1.2", "v1.0")]
 
 
-def test_the_history_is_the_one_that_records_are_written_to(
+def test_thresholds_are_compared_with_the_configured_history(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released(project, "versions")
     released(project, "named", SAME)
     monkeypatch.setenv("SAE_GUARD_HISTORY", "versions")
-    assert said(gate(project)) == [TOLD]
+    assert notices(gate(project)) == [LOOSER]
     project.pytester.makefile(".ini", pytest="[pytest]\nsae_history = named\n")
-    assert said(gate(project)) == []
+    assert notices(gate(project)) == []
     url = (project.path / "versions").as_uri()
     project.pytester.makefile(".ini", pytest=f"[pytest]\nsae_history = {url}\n")
-    assert said(gate(project)) == [TOLD]
+    assert notices(gate(project)) == [LOOSER]
 
 
 def changed(project: Project, recorded: Recorded) -> str:
@@ -159,30 +165,30 @@ def nowhere(project: Project, recorded: Recorded) -> str:
 
 
 @pytest.mark.parametrize("damage", [changed, gone, no_id, promotion, a_file, nowhere])
-def test_what_cannot_be_read_is_a_warning(project: Project, damage: Any) -> None:
-    why = damage(project, released(project)[1])
+def test_an_unreadable_promotion_or_history_is_a_warning(project: Project, damage: Any) -> None:
+    reason = damage(project, released(project)[1])
     result = gate(project)
     assert result.ret == 0
-    assert len(said(result)) == 1
-    result.stdout.fnmatch_lines([f"{UNREAD}{why}".replace("[", "[[]")])
+    assert len(notices(result)) == 1
+    result.stdout.fnmatch_lines([f"{UNREAD}{reason}".replace("[", "[[]")])
     assert looser(project) == []
 
 
-def test_runs_that_gate_nothing_read_nothing(project: Project) -> None:
+def test_a_run_that_gates_nothing_reads_no_history(project: Project) -> None:
     (project.path / ".sae_guard").write_text("no folder")
     project.pytester.makepyfile(test_mine="def test_mine(): pass")
     result = project.run("test_mine.py")
-    assert (result.ret, said(result)) == (0, [])
+    assert (result.ret, notices(result)) == (0, [])
     result = project.run("--sae", "good", "--collect-only")
-    assert (result.ret, said(result)) == (0, [])
+    assert (result.ret, notices(result)) == (0, [])
 
 
-def test_specs_that_are_not_in_the_run_are_not_compared(project: Project) -> None:
+def test_specs_outside_the_run_are_not_compared(project: Project) -> None:
     released(project)
     other = project.spec.replace("name: tiny", "name: other")
     project.write_spec(other, "other.yaml")
-    assert said(gate(project)) == [TOLD]
-    assert said(gate(project, "thresholds/tiny.yaml")) == [TOLD]
+    assert notices(gate(project)) == [LOOSER]
+    assert notices(gate(project, "thresholds/tiny.yaml")) == [LOOSER]
     for args in (("--sae-spec", "other"), ("thresholds/other.yaml",)):
         result = gate(project, *args)
-        assert (result.ret, said(result)) == (0, [])
+        assert (result.ret, notices(result)) == (0, [])

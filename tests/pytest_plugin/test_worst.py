@@ -18,7 +18,7 @@ EVERY_WORKER = ("-n2", "--dist", "load")
 
 
 def worst_cases(project: Project) -> dict[tuple[str, str], Worst]:
-    """Document and checkpoint → what ``--sae-json out.json`` wrote of them."""
+    """Return the worst tokens and sequences in the report, by document and checkpoint."""
     return {
         (case.case.document, case.case.member): case.worst
         for case in project.report().cases
@@ -27,7 +27,7 @@ def worst_cases(project: Project) -> dict[tuple[str, str], Worst]:
 
 
 def measured(project: Project, checkpoint: str) -> sae_guard.Measurement:
-    """The same in this process."""
+    """Measure the checkpoint in this process."""
     corpus = {
         "text": str(project.path / "text.txt"), "context": 16, "sequences": 8, "prepend_bos": True,
     }  # fmt: skip
@@ -35,7 +35,9 @@ def measured(project: Project, checkpoint: str) -> sae_guard.Measurement:
     return sae_guard.measure(model=project.model, sae=path, corpus=corpus, hook=HOOK)
 
 
-def test_the_first_failure_of_a_loss_shows_them(project: Project, mode: tuple[str, ...]) -> None:
+def test_the_first_failure_of_a_loss_shows_worst_tokens_and_sequences(
+    project: Project, mode: tuple[str, ...]
+) -> None:
     project.write_spec(project.spec.replace("  l0", "  ce_patched: {max: 1}\n  l0"))
     result = project.run("--sae", "bad", "--sae-json", "out.json", *mode)
     assert result.ret == 1
@@ -55,22 +57,26 @@ def test_the_first_failure_of_a_loss_shows_them(project: Project, mode: tuple[st
         ]
     )
     assert [result.outlines.count(block) for block in BLOCKS] == [1, 1]
-    found = worst(measured(project, "bad"))
+    expected = worst(measured(project, "bad"))
     (case,) = worst_cases(project).values()
     assert list(worst_cases(project)) == [("tiny", "bad")]
     assert (len(case.tokens), len(case.sequences)) == (10, 5)
-    for read, sequence in zip(case.sequences, found.sequences, strict=True):
+    for read, sequence in zip(case.sequences, expected.sequences, strict=True):
         assert read.kl == pytest.approx(sequence.kl)
         assert (read.sequence, read.text) == (sequence.sequence, sequence.text)
-    for told, token in zip(case.tokens, found.tokens, strict=True):
-        assert told.kl == pytest.approx(token.kl)
-        assert (told.sequence, told.position) == (token.sequence, token.position)
-        assert (told.before, told.token, told.next) == (token.before, token.token, token.next)
-        assert told.next
-        assert told.source == "../text.txt"
+    for reported, token in zip(case.tokens, expected.tokens, strict=True):
+        assert reported.kl == pytest.approx(token.kl)
+        assert (reported.sequence, reported.position) == (token.sequence, token.position)
+        assert (reported.before, reported.token, reported.next) == (
+            token.before,
+            token.token,
+            token.next,
+        )
+        assert reported.next
+        assert reported.source == "../text.txt"
 
 
-def test_of_a_checkpoint_that_passes_only_the_json_has_them(project: Project) -> None:
+def test_only_the_json_has_the_worst_tokens_of_a_passing_checkpoint(project: Project) -> None:
     result = project.run("--sae", "good", "--sae", "bad", "--sae-json", "out.json", "-k", "l0")
     assert result.ret == 0
     assert not any(block in result.stdout.str() for block in BLOCKS)
@@ -78,20 +84,20 @@ def test_of_a_checkpoint_that_passes_only_the_json_has_them(project: Project) ->
 
 
 @pytest.mark.slow
-def test_of_several_workers_the_json_takes_one(project: Project) -> None:
+def test_the_json_of_several_workers_has_the_worst_tokens_once(project: Project) -> None:
     result = project.run("--sae", "bad", "--sae-json", "out.json", *EVERY_WORKER)
     assert result.ret == 1
     assert list(worst_cases(project)) == [("tiny", "bad")]
 
 
-def test_two_documents_of_one_measurement_have_one_each(project: Project) -> None:
+def test_specs_that_share_a_measurement_have_worst_tokens_each(project: Project) -> None:
     again = project.spec.replace("name: tiny\n", "name: again\n")
     project.write_spec(f"{project.spec}---\n{again}")
     project.run("--sae", "bad", "--sae-json", "out.json")
     assert list(worst_cases(project)) == [("tiny", "bad"), ("again", "bad")]
 
 
-def test_a_nan_is_shown_with_its_place(project: Project) -> None:
+def test_a_nan_is_shown_with_its_position(project: Project) -> None:
     damage = """
         import torch
         from sae_guard.engine import token_metrics as tokens
@@ -110,7 +116,7 @@ def test_a_nan_is_shown_with_its_place(project: Project) -> None:
 
 @pytest.fixture
 def sources(project: Project) -> Project:
-    """Text of two kinds: rows that name it, of one file."""
+    """Project with text of two sources, named in the rows of one file."""
     letters, words = "abcdefgh", (project.path / "text.txt").read_text(encoding="utf-8")
     other = " ".join(letters[i % 8] + letters[i % 5] for i in range(900))
     rows = [{"text": words, "meta": {"set": "words"}}, {"text": other, "meta": {"set": "x"}}]
@@ -121,6 +127,7 @@ def sources(project: Project) -> Project:
 
 
 def with_slice(project: Project, glob: str, bounds: str) -> None:
+    """Add a slice by source to the spec."""
     spec = (project.path / "thresholds" / "tiny.yaml").read_text(encoding="utf-8")
     project.write_spec(f"{spec}slices:\n  - source: {glob!r}\n    thresholds: {bounds}\n")
 
@@ -132,8 +139,8 @@ def test_a_slice_by_source_is_a_test_of_its_own(sources: Project, mode: tuple[st
     verdicts = sources.verdicts()
     for name in ("kl", "kl.p99", "fvu"):
         assert verdicts[f"{name}@source=w*[dr]s[bad]"] == "fail"
-    part, whole = (sources.estimates()[f"kl{name}[bad]"] for name in ("@source=w*[dr]s", ""))
-    assert 0 < part.n_sequences < whole.n_sequences == 16
+    part, full = (sources.estimates()[f"kl{name}[bad]"] for name in ("@source=w*[dr]s", ""))
+    assert 0 < part.n_sequences < full.n_sequences == 16
     assert part.n_tokens == 14 * part.n_sequences
 
 
@@ -142,14 +149,14 @@ def test_a_slice_by_source_is_selected_and_shown_alone(sources: Project) -> None
     name = "thresholds/tiny.yaml::tiny::kl@source=w*[dr]s[bad]"
     result = sources.run("--sae", "bad", name)
     result.assert_outcomes(failed=1)
-    shown = [line for line in result.outlines if line.startswith("    loss ")]
-    assert len(shown) == 5
-    assert all(" patched (words, sequence " in line for line in shown)
+    lines = [line for line in result.outlines if line.startswith("    loss ")]
+    assert len(lines) == 5
+    assert all(" patched (words, sequence " in line for line in lines)
     result = sources.run("--sae", "bad", "--lf", "thresholds")
     result.assert_outcomes(failed=1)
 
 
-def test_a_source_that_is_not_there_is_no_verdict(sources: Project) -> None:
+def test_a_source_without_text_is_a_setup_error(sources: Project) -> None:
     with_slice(sources, "arxiv*", "{kl: {max: 0.1}}")
     result = sources.run("--sae", "good", "--sae-json", "out.json")
     assert result.ret == 2
@@ -169,7 +176,7 @@ DEMO = Path(sae_guard.__file__).parents[1] / "thresholds" / "demo.yaml"
 
 @pytest.mark.parametrize("workers", [(), EVERY_WORKER], ids=["plain", "-n2"])
 def test_the_demo_by_source(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
-    """The hurried release, whose failures are shown in the text of its documents."""
+    """Gate v3 of the demo, whose failures show the text of their documents."""
     text = DEMO.read_text(encoding="utf-8").replace("../sae_guard", f"{DEMO.parents[1]}/sae_guard")
     pytester.mkdir("thresholds").joinpath("demo.yaml").write_text(
         text + "slices:\n  - source: k*\n    thresholds: {kl: {max: 0.02}, fvu: {max: 0.05}}\n"
