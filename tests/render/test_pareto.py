@@ -1,4 +1,4 @@
-"""The frontier as users see it: every point is drawn where it is, and named."""
+"""The Pareto frontier: headline, plot and legend."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_headline_has_digits_until_the_two_differ() -> None:
     )
 
 
-def test_a_failure_has_the_line_the_plot_and_what_was_left_out() -> None:
+def test_a_failure_has_spec_line_plot_and_records_left_out() -> None:
     text = pareto_failure(compared(PARETO, V1, [V2, V3], ["v0 (abc): other tokens"]))
     lines = text.splitlines()
     assert lines[1] == "thresholds/demo.yaml:30: pareto: {x: l0, y: kl}"
@@ -46,15 +46,15 @@ def test_a_failure_has_the_line_the_plot_and_what_was_left_out() -> None:
     ]
 
 
-def test_of_many_that_were_left_out_the_newest_are_named() -> None:
+def test_of_many_records_left_out_the_newest_are_listed() -> None:
     names = [f"v{i}" for i in range(8)]
-    told = list(not_compared(compared(PARETO, V2, [V3], names)))
-    assert told == [*(f"not compared: v{i}" for i in range(3, 8)), "not compared: 3 older"]
+    lines = list(not_compared(compared(PARETO, V2, [V3], names)))
+    assert lines == [*(f"not compared: v{i}" for i in range(3, 8)), "not compared: 3 older"]
     assert list(not_compared(compared(PARETO, V2, [V3]))) == []
 
 
 @pytest.mark.parametrize("pareto", [PARETO, Pareto("reconstruction_score", "cosine")])
-def test_points_lie_where_they_are_and_stairs_between_those_of_the_frontier(pareto: Pareto) -> None:
+def test_points_are_to_scale_and_stairs_join_the_frontier(pareto: Pareto) -> None:
     drawn = list(plotted(pareto, [Point("a", 0, 1), Point("b", 1, 0)], Point("new", 0.5, 0.5)))
     rows = [line for line in drawn if "│" in line]
     at = {
@@ -72,7 +72,7 @@ def test_points_lie_where_they_are_and_stairs_between_those_of_the_frontier(pare
 
 
 @given(st.lists(points, max_size=30), st.none() | points)
-def test_every_point_is_in_the_legend_and_lines_are_of_a_width_to_read(
+def test_every_point_is_in_the_legend_within_80_columns(
     every: list[Point], new: Point | None
 ) -> None:
     lines = list(plotted(PARETO, every, new))

@@ -1,4 +1,4 @@
-"""A record beside what is measured again, in lines."""
+"""Numbers of a record and of a new measurement, in lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_row_for_each_number_and_why_it_differs() -> None:
     ]
 
 
-def test_what_measured_otherwise_is_named() -> None:
+def test_other_devices_and_versions_are_listed() -> None:
     was = ordinary().provenance
     assert list(differently_made(was, was)) == []
     now = replace(was, device="cuda:0", versions={"python": "3.13.1"}, model={"name": "./gpt2"})
