@@ -92,8 +92,8 @@ def test_history_lists_when_thresholds_changed(records: list[Recorded], tmp_path
     history = History(str(tmp_path / ".sae_guard" / "history"))
     loose = SPEC.replace("max: 0.1", "max: 0.3")
     record_one(history, tmp_path / "specs", ordinary(0.2), name="v3", text=loose, label="third")
-    output = run("history", "--thresholds").output.splitlines()
-    tiny, start, titles, row, _, other, _, same, _ = output
+    lines = run("history", "--thresholds").output.splitlines()
+    tiny, start, titles, row, _, other, _, same, _ = lines
     assert (tiny, other) == ("thresholds/tiny.yaml::tiny", "thresholds/tiny.yaml::other")
     assert start.endswith("-, someone): kl <= 0.1, l0 1..40 (warn max 20)")
     assert titles.split() == ["date", "name", "threshold", "old", "new", "change", "commit", "by"]

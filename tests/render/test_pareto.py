@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.pareto import Pareto, Point, compared
-from sae_guard.render import not_compared, pareto_failure, pareto_headline, plotted
+from sae_guard.render import not_compared, pareto_failure, pareto_headline, scatter_plot
 
 PARETO = Pareto("l0", "kl", "thresholds/demo.yaml", 30)
 V1, V2, V3 = Point("v1", 16.0, 0.21), Point("v2", 15.98, 0.13), Point("v3", 15.8, 0.37)
@@ -55,7 +55,7 @@ def test_of_many_records_left_out_the_newest_are_listed() -> None:
 
 @pytest.mark.parametrize("pareto", [PARETO, Pareto("reconstruction_score", "cosine")])
 def test_points_are_to_scale_and_stairs_join_the_frontier(pareto: Pareto) -> None:
-    drawn = list(plotted(pareto, [Point("a", 0, 1), Point("b", 1, 0)], Point("new", 0.5, 0.5)))
+    drawn = list(scatter_plot(pareto, [Point("a", 0, 1), Point("b", 1, 0)], Point("new", 0.5, 0.5)))
     rows = [line for line in drawn if "│" in line]
     at = {
         letter: (line.index(letter), row)
@@ -75,7 +75,7 @@ def test_points_are_to_scale_and_stairs_join_the_frontier(pareto: Pareto) -> Non
 def test_every_point_is_in_the_legend_within_80_columns(
     every: list[Point], new: Point | None
 ) -> None:
-    lines = list(plotted(PARETO, every, new))
+    lines = list(scatter_plot(PARETO, every, new))
     assert (lines == []) == (not every and new is None)
     assert sum(", kl " in line for line in lines) == len(every) + (new is not None)
     assert all(len(line) <= 80 for line in lines if ", kl " not in line)

@@ -14,7 +14,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import loosened, track_thresholds
-from sae_guard.render import loosened_line, tracks
+from sae_guard.render import loosened_line, track_lines
 from tests.helpers.recorded import SPEC, ordinary, record_one
 from tests.helpers.reports import LOOSENED
 
@@ -65,7 +65,7 @@ def records(tmp_path: Path) -> list[Recorded]:
 
 
 def lines(records: list[Recorded], *indices: int) -> list[str]:
-    return list(tracks(track_thresholds(records, {records[at].id for at in indices})))
+    return list(track_lines(track_thresholds(records, {records[at].id for at in indices})))
 
 
 def test_a_spec_has_its_first_thresholds_and_a_table_of_changes(records: list[Recorded]) -> None:
@@ -83,7 +83,7 @@ def test_changes_start_from_the_record_before(records: list[Recorded]) -> None:
     assert first.split()[:4] == ["2026-11-27", "v2", "kl", "max"]
     assert lines(records, 0)[2:] == ["  none moved in 1 run", ""]
     same = changed(records[0], run="another")
-    assert list(tracks(track_thresholds([records[0], same], {same.id})))[2:] == [
+    assert list(track_lines(track_thresholds([records[0], same], {same.id})))[2:] == [
         "  none moved in 2 runs",
         "",
     ]
@@ -92,13 +92,13 @@ def test_changes_start_from_the_record_before(records: list[Recorded]) -> None:
 def test_the_first_thresholds_include_pareto(records: list[Recorded]) -> None:
     row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
     first = changed(records[0], pareto=row)
-    _, start, more, *_ = tracks(track_thresholds([first], {first.id}))
+    _, start, more, *_ = track_lines(track_thresholds([first], {first.id}))
     assert (start, more) == (TABLE.splitlines()[1] + ",", "    pareto l0, kl")
 
 
 def test_a_record_without_thresholds_started_as_none(records: list[Recorded]) -> None:
     bare = changed(records[0], thresholds=())
-    _, start, *_ = tracks(track_thresholds([bare], {bare.id}))
+    _, start, *_ = track_lines(track_thresholds([bare], {bare.id}))
     assert start == "  started as v0 (2026-11-25, -, Ada Lovelace): none"
 
 
@@ -111,7 +111,7 @@ def test_shares_are_in_percent(records: list[Recorded]) -> None:
         return changed(records[0], thresholds=(row,), run=run)
 
     old, new = bounded(0.02, "a"), bounded(0.03, "b")
-    _, start, _, row, _ = tracks(track_thresholds([old, new], {old.id}))
+    _, start, _, row, _ = track_lines(track_thresholds([old, new], {old.id}))
     assert start.endswith(": kl.change -5%..2% (warn max 0.5%)")
     assert row.split()[2:7] == ["kl.change", "max", "2%", "3%", "loosened"]
 
