@@ -98,7 +98,7 @@ def _print_history(
     """
     from sae_guard.history import export as tables
     from sae_guard.history.threshold_changes import track_thresholds
-    from sae_guard.render import frontiers, tracks, trend
+    from sae_guard.render import frontier_plots, track_lines, trend
 
     history = open_history(folder)
     all_records, promotions, unreadable = read_records(history)
@@ -115,11 +115,11 @@ def _print_history(
         _echo(_promotions(records, promotions, set() if is_filtered else missing))
     elif thresholds:
         ids = {recorded.id for recorded in records}
-        _echo(tracks(track_thresholds(all_records, ids)))
+        _echo(track_lines(track_thresholds(all_records, ids)))
     elif metric is not None:
         _echo(trend(records, metric))
     elif pareto is not None:
-        _echo(frontiers(records, _axes(pareto)))
+        _echo(frontier_plots(records, _axes(pareto)))
     else:
         _echo(_table(records, promotions))
     return not unreadable

@@ -214,15 +214,15 @@ def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
 def _report(
     path: Path, decisions_by_spec: _Decisions, margin: str, reason: str, *, dry_run: bool
 ) -> Iterator[str]:
-    from sae_guard.render import changes, count
+    from sae_guard.render import decision_counts, decision_table
 
     for spec, decisions in decisions_by_spec:
         remark = f"margin {margin}" if decisions else "kept: not measured"
         yield f"{path}::{spec.name}  {remark}"
-        yield from changes(decisions)
+        yield from decision_table(decisions)
         yield ""
     all_decisions = [decision for _, decisions in decisions_by_spec for decision in decisions]
-    yield f"{path}: {count(all_decisions)}{', nothing is written' if dry_run else ''}"
+    yield f"{path}: {decision_counts(all_decisions)}{', nothing is written' if dry_run else ''}"
     if any(decision.loosens for decision in all_decisions):
         yield f"loosened because: {reason}"
 

@@ -232,17 +232,17 @@ def _check_numbers(
 ) -> list[NumberCheck]:
     """Compare the new measurement with the record, and print each number."""
     from sae_guard.history.confirmation import confirm, confirm_tokens, unverified_claims
-    from sae_guard.render import confirmed, differently_made
+    from sae_guard.render import confirmation_table, provenance_differences
 
     record = record_folder.recorded.record
     numbers = confirm(record, rows, measured, tolerance)
     if (tokens := record_folder.token_kl()) is not None:
         numbers.append(confirm_tokens(tokens, measured.token_kl, tolerance))
-    differently = differently_made(rows.provenance, measured.provenance)
-    for line in (*differently, *unverified_claims(record)):
+    differences = provenance_differences(rows.provenance, measured.provenance)
+    for line in (*differences, *unverified_claims(record)):
         click.echo(f"note      {line}")
     click.echo(f"measured  again; tolerance {tolerance:g} of a value, or what rounding makes of 0")
-    for line in confirmed(numbers):
+    for line in confirmation_table(numbers):
         click.echo(line)
     return numbers
 

@@ -11,30 +11,29 @@ from sae_guard.render.junit import junit_properties
 from sae_guard.render.measured import metric_rows, metric_table
 from sae_guard.render.numbers import number
 from sae_guard.render.pareto import (
-    frontiers,
+    frontier_plots,
     not_compared,
     pareto_failure,
     pareto_headline,
-    plotted,
+    scatter_plot,
 )
 from sae_guard.render.terminal_summary import pareto_lines, summary
-from sae_guard.render.threshold_changes import loosened_line, tracks
-from sae_guard.render.tightening import changes, count
+from sae_guard.render.threshold_changes import loosened_line, track_lines
+from sae_guard.render.tightening import decision_counts, decision_table
 from sae_guard.render.trend import trend
-from sae_guard.render.verification import confirmed, differently_made
+from sae_guard.render.verification import confirmation_table, provenance_differences
 from sae_guard.render.words import failure, headline
 
 __all__ = [
     "COLUMNS",
     "ComparisonResult",
-    "changes",
     "comparison_json",
     "comparison_lines",
-    "confirmed",
-    "count",
-    "differently_made",
+    "confirmation_table",
+    "decision_counts",
+    "decision_table",
     "failure",
-    "frontiers",
+    "frontier_plots",
     "headline",
     "junit_properties",
     "loosened_line",
@@ -45,9 +44,10 @@ __all__ = [
     "pareto_failure",
     "pareto_headline",
     "pareto_lines",
-    "plotted",
+    "provenance_differences",
+    "scatter_plot",
     "summary",
-    "tracks",
+    "track_lines",
     "trend",
     "verdict_line",
     "worst_lines",

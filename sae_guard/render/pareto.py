@@ -50,7 +50,7 @@ def pareto_failure(verdict: ParetoVerdict) -> str:
     """Write the text of a failure: headline, line of the spec, and plot."""
     pareto = verdict.pareto
     head = f"{pareto.where}: pareto: {{x: {pareto.x}, y: {pareto.y}}}"
-    plot = plotted(pareto, verdict.others, verdict.point)
+    plot = scatter_plot(pareto, verdict.others, verdict.point)
     return "\n".join([pareto_headline(verdict), head, "", *plot, *not_compared(verdict)])
 
 
@@ -63,7 +63,9 @@ def not_compared(verdict: ParetoVerdict) -> Iterator[str]:
         yield f"not compared: {n_older} older"
 
 
-def plotted(pareto: Pareto, points: Sequence[Point], new: Point | None = None) -> Iterator[str]:
+def scatter_plot(
+    pareto: Pareto, points: Sequence[Point], new: Point | None = None
+) -> Iterator[str]:
     """Draw records in two metrics, with a legend.
 
     A record is a letter. Capital letters, and the dots between them, are the Pareto frontier.
@@ -168,7 +170,7 @@ _Group = tuple[str, ...]
 """Spec, hook point, hash of the tokens and formula versions."""
 
 
-def frontiers(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
+def frontier_plots(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
     """Draw a plot for each group of records with the same spec, hook point, tokens and formulas.
 
     Args:
@@ -190,7 +192,7 @@ def frontiers(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
     for (spec, hook, tokens, versions), points in groups.items():
         yield f"{pareto.y} against {pareto.x}  {spec}"
         yield f"  {hook}, tokens {tokens[:8] or '?'}, {versions}"
-        yield from plotted(pareto, points)
+        yield from scatter_plot(pareto, points)
         yield ""
 
 

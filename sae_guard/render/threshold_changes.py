@@ -14,7 +14,7 @@ _WIDTH = 100
 """Width at which lines are wrapped, in characters."""
 
 
-def tracks(histories: Sequence[Track]) -> Iterator[str]:
+def track_lines(histories: Sequence[Track]) -> Iterator[str]:
     """Write a block for each spec: its first thresholds, then a line for each later change."""
     for track in histories:
         yield track.start.spec

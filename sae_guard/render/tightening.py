@@ -11,7 +11,7 @@ from sae_guard.tables import table_lines
 _TITLES = ("bound", "checkpoint", "measured", "old", "new")
 
 
-def changes(decisions: Sequence[Decision]) -> Iterator[str]:
+def decision_table(decisions: Sequence[Decision]) -> Iterator[str]:
     """Write a table of the decisions.
 
     If they follow from several checkpoints, a column has the one that each bound follows from.
@@ -26,7 +26,7 @@ def changes(decisions: Sequence[Decision]) -> Iterator[str]:
         yield from table_lines(without, right=(1, 2), indent="  ")
 
 
-def count(decisions: Sequence[Decision]) -> str:
+def decision_counts(decisions: Sequence[Decision]) -> str:
     """Count the bounds that change, in words."""
     new_bounds = [decision for decision in decisions if decision.new is not None]
     n_loosened = sum(decision.loosens for decision in new_bounds)

@@ -9,7 +9,7 @@ from sae_guard.history.confirmation import NumberCheck
 from sae_guard.tables import table_lines
 
 
-def confirmed(numbers: Sequence[NumberCheck]) -> Iterator[str]:
+def confirmation_table(numbers: Sequence[NumberCheck]) -> Iterator[str]:
     """Write a table with a row for each number, and why it is not confirmed."""
     rows = [
         (
@@ -25,7 +25,7 @@ def confirmed(numbers: Sequence[NumberCheck]) -> Iterator[str]:
     return table_lines([titles, *rows], right=(1, 2, 3), indent="  ")
 
 
-def differently_made(recorded: Provenance, now: Provenance) -> Iterator[str]:
+def provenance_differences(recorded: Provenance, now: Provenance) -> Iterator[str]:
     """List other devices, library versions and model names; the tolerance is for these."""
     pairs: list[tuple[str, str | None, str | None]] = [("device", recorded.device, now.device)]
     pairs += [

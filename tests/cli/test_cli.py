@@ -1,4 +1,4 @@
-"""The command."""
+"""``sae-guard`` and its commands that need no history: schema, formats, inspect, cache."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.helpers.checkpoint_files import example_sae, tensors_of
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "spec.schema.json"
 
 
-def test_schema_prints_the_schema_and_the_file_in_docs_is_that() -> None:
+def test_schema_prints_the_schema_that_is_in_docs() -> None:
     result = CliRunner().invoke(main, ["schema"])
     assert result.exit_code == 0
     assert json.loads(result.output) == json_schema()
     assert SCHEMA.read_text(encoding="utf-8") == result.output
 
 
-def test_help_and_version() -> None:
+def test_help_and_version_are_printed() -> None:
     assert "pytest --sae CHECKPOINT" in CliRunner().invoke(main, ["--help"]).output
     assert "sae-guard, version" in CliRunner().invoke(main, ["--version"]).output
     assert CliRunner().invoke(main, ["measur"]).exit_code == 2
 
 
-def test_formats_are_those_of_the_page_in_docs() -> None:
+def test_formats_prints_the_table_that_is_in_docs() -> None:
     result = CliRunner().invoke(main, ["formats"])
     assert result.exit_code == 0
     page = (SCHEMA.parent / "formats.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_formats_are_those_of_the_page_in_docs() -> None:
     assert all(row.name in page for row in FORMATS)
 
 
-def test_inspect_says_what_was_recognised() -> None:
+def test_inspect_prints_format_activation_and_hashes() -> None:
     result = CliRunner().invoke(main, ["inspect", str(SAES / "v1")])
     assert result.exit_code == 0
     rows = {
@@ -58,7 +58,7 @@ def test_inspect_says_what_was_recognised() -> None:
     assert rows["gated at"] == "sae-guard-demo, blocks.2.hook_resid_post"
 
 
-def test_inspect_warns_and_names_assumptions(tmp_path: Path) -> None:
+def test_inspect_prints_warnings_and_assumptions(tmp_path: Path) -> None:
     sae = example_sae("jumprelu")
     halves = {name: t.bfloat16() for name, t in tensors_of(sae).items()}
     torch.save(halves, tmp_path / "sae.pt")
@@ -74,7 +74,7 @@ def test_inspect_warns_and_names_assumptions(tmp_path: Path) -> None:
     assert "b_dec is not taken off the input" in result.output
 
 
-def test_inspect_refuses_with_the_reason(tmp_path: Path) -> None:
+def test_inspect_refuses_an_ambiguous_checkpoint_with_the_reason(tmp_path: Path) -> None:
     torch.save(tensors_of(example_sae()), tmp_path / "sae.pt")
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "sae.pt")])
     assert result.exit_code == 1
@@ -82,8 +82,8 @@ def test_inspect_refuses_with_the_reason(tmp_path: Path) -> None:
     assert "sae.architecture: standard or topk" in result.output
 
 
-def described(name: str, *, sequences: int = 512, context: int = 128) -> dict[str, Any]:
-    """As the engine describes an entry."""
+def description(name: str, *, sequences: int = 512, context: int = 128) -> dict[str, Any]:
+    """Return a description of an entry, as the engine writes it."""
     return {
         "model": {"name": name, "revision": None, "processing": "raw", "dtype": "float32"},
         "corpus": {"n_sequences": sequences, "context": context, "sha256": "0" * 64},
@@ -91,7 +91,7 @@ def described(name: str, *, sequences: int = 512, context: int = 128) -> dict[st
 
 
 def fill(root: Path, descriptions: list[dict[str, Any]]) -> int:
-    """Entries of 40,000 bytes and some, last used in this order; all bytes in the cache."""
+    """Write entries of some 40,000 bytes, last used in this order; return the size of the cache."""
     cache = Cache(root)
     for number, description in enumerate(descriptions):
         entry = cache.entry(f"{number:08x}{number:08x}", description)
@@ -100,10 +100,12 @@ def fill(root: Path, descriptions: list[dict[str, Any]]) -> int:
     return sum(stored.bytes for stored in cache.entries())
 
 
-def test_cache_lists_what_it_holds_most_recent_first(
+def test_cache_lists_entries_most_recently_used_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = fill(tmp_path / "c", [described("gpt2"), described("google/gemma-2-2b", context=1024)])
+    used = fill(
+        tmp_path / "c", [description("gpt2"), description("google/gemma-2-2b", context=1024)]
+    )
     monkeypatch.setenv("SAE_GUARD_CACHE", str(tmp_path / "c"))
     result = CliRunner().invoke(main, ["cache"])
     assert result.exit_code == 0
@@ -122,13 +124,13 @@ def test_cache_lists_what_it_holds_most_recent_first(
     assert "the cache is off ($SAE_GUARD_CACHE); name one with --folder" in result.output
 
 
-def test_cache_tolerates_any_description_in_lines_of_a_terminals_width(tmp_path: Path) -> None:
+def test_cache_fits_any_description_into_100_columns(tmp_path: Path) -> None:
     odd = [
         {},
         {"model": 7, "corpus": ["a"]},
         {"model": {"name": None}, "corpus": {"context": 128}},
-        described("/home/someone/\x1b[31m\n/" + "deep/" * 60 + "checkpoint-12000"),
-        described("\x1b[31m\n", sequences=4096, context=1024),
+        description("/home/someone/\x1b[31m\n/" + "deep/" * 60 + "checkpoint-12000"),
+        description("\x1b[31m\n", sequences=4096, context=1024),
     ]
     fill(tmp_path / "c", odd)
     result = CliRunner().invoke(main, ["cache", "--folder", str(tmp_path / "c")])
@@ -142,8 +144,8 @@ def test_cache_tolerates_any_description_in_lines_of_a_terminals_width(tmp_path:
     assert max(map(len, [titles, *rows])) <= 100
 
 
-def test_cache_clear_removes_all_and_says_how_much(tmp_path: Path) -> None:
-    used = fill(tmp_path / "c", [described("gpt2")] * 3)
+def test_cache_clear_removes_all_entries_and_prints_their_size(tmp_path: Path) -> None:
+    used = fill(tmp_path / "c", [description("gpt2")] * 3)
     folder = ["--folder", str(tmp_path / "c")]
     result = CliRunner().invoke(main, ["cache", "--clear", *folder])
     assert result.output == f"removed {used / 1024:.1f} KiB from {tmp_path / 'c'}\n"
@@ -151,7 +153,7 @@ def test_cache_clear_removes_all_and_says_how_much(tmp_path: Path) -> None:
     assert result.output == f"{tmp_path / 'c'}: 0 B of 20.0 GiB (0%), 0 entries\n"
 
 
-def test_cache_clears_no_folder_but_a_cache(tmp_path: Path) -> None:
+def test_cache_clear_refuses_a_folder_that_is_no_cache(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
     (tmp_path / "v1" / "sae.pt").write_text("a release")
     for options in ([], ["--clear"]):

@@ -19,7 +19,7 @@ from tests.helpers.recorded import SPEC, ordinary, record_one
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
-    """Of two versions at two specs; the second fails one. The project is the current folder."""
+    """Records of two versions at two specs, one of which the second version fails."""
     monkeypatch.chdir(tmp_path)
     history = History(str(tmp_path / ".sae_guard" / "history"))
     other = SPEC.replace("name: tiny", "name: other").replace("blocks.1", "blocks.2")
@@ -46,18 +46,18 @@ def promote(*arguments: str, code: int = 0) -> str:
 
 def test_history_lists_records_the_oldest_first(records: list[Recorded]) -> None:
     titles, *rows = run("history").output.splitlines()
-    shown = ["kl", "ce_increase", "l0", "fvu"]
-    assert titles.split() == ["recorded", "name", "spec", "checkpoint", *shown, "verdict", "id"]
-    assert [row.split()[-1] for row in rows] == [each.id[-12:] for each in records]
+    metrics = ["kl", "ce_increase", "l0", "fvu"]
+    assert titles.split() == ["recorded", "name", "spec", "checkpoint", *metrics, "verdict", "id"]
+    assert [row.split()[-1] for row in rows] == [recorded.id[-12:] for recorded in records]
     assert rows[0].split()[2:5] == ["v1", "tiny", "first"]
-    values = [f"{each.record.metrics['kl'].value:.4g}" for each in records]
+    values = [f"{recorded.record.metrics['kl'].value:.4g}" for recorded in records]
     assert [row.split()[5] for row in rows] == values
     assert [row.split()[-2] for row in rows] == ["pass", "pass", "FAIL", "pass"]
     assert max(map(len, [titles, *rows])) <= 100
 
 
 @pytest.mark.parametrize(
-    ("arguments", "chosen"),
+    ("arguments", "indices"),
     [
         (("--spec", "tiny"), [0, 2]),
         (("--spec", "thresholds/*::other"), [1, 3]),
@@ -69,44 +69,46 @@ def test_history_lists_records_the_oldest_first(records: list[Recorded]) -> None
         (("--spec", "tiny", "--name", "v2", "--last", "3"), [2]),
     ],
 )
-def test_history_is_filtered(
-    records: list[Recorded], arguments: tuple[str, ...], chosen: list[int]
+def test_history_is_filtered_by_globs(
+    records: list[Recorded], arguments: tuple[str, ...], indices: list[int]
 ) -> None:
     _, *rows = run("history", *arguments).output.splitlines()
-    assert [row.split()[-1] for row in rows] == [records[i].id[-12:] for i in chosen]
+    assert [row.split()[-1] for row in rows] == [records[i].id[-12:] for i in indices]
 
 
-def test_a_filter_that_matches_nothing_says_what_would(records: list[Recorded]) -> None:
-    told = run("history", "--name", "v3", code=1).output
-    assert "/.sae_guard/history has --name 'v3'; allowed: v1, v2\n" in told
+def test_a_filter_that_matches_nothing_lists_what_would_match(records: list[Recorded]) -> None:
+    output = run("history", "--name", "v3", code=1).output
+    assert "/.sae_guard/history has --name 'v3'; allowed: v1, v2\n" in output
 
 
 def test_history_draws_a_metric(records: list[Recorded]) -> None:
-    told = run("history", "--metric", "kl", "--spec", "tiny").output
-    assert told.startswith("kl (nats, lower is better)  thresholds/tiny.yaml::tiny\n")
-    assert told.count("●") == 2
+    output = run("history", "--metric", "kl", "--spec", "tiny").output
+    assert output.startswith("kl (nats, lower is better)  thresholds/tiny.yaml::tiny\n")
+    assert output.count("●") == 2
     assert "'cosin'; did you mean cosine" in run("history", "--metric", "cosin", code=1).output
 
 
-def test_history_tells_when_thresholds_moved(records: list[Recorded], tmp_path: Path) -> None:
+def test_history_lists_when_thresholds_changed(records: list[Recorded], tmp_path: Path) -> None:
     history = History(str(tmp_path / ".sae_guard" / "history"))
     loose = SPEC.replace("max: 0.1", "max: 0.3")
     record_one(history, tmp_path / "specs", ordinary(0.2), name="v3", text=loose, member="third")
-    told = run("history", "--thresholds").output.splitlines()
-    tiny, start, titles, row, _, other, _, same, _ = told
+    lines = run("history", "--thresholds").output.splitlines()
+    tiny, start, titles, row, _, other, _, same, _ = lines
     assert (tiny, other) == ("thresholds/tiny.yaml::tiny", "thresholds/tiny.yaml::other")
     assert start.endswith("-, someone): kl <= 0.1, l0 1..40 (warn max 20)")
     assert titles.split() == ["date", "name", "threshold", "old", "new", "change", "commit", "by"]
     assert row.split()[1:] == ["v3", "kl", "max", "0.1", "0.3", "loosened", "-", "someone"]
     assert same == "  none moved in 2 runs"
     assert row in run("history", "--thresholds", "--checkpoint", "third").output
-    chosen = run("history", "--thresholds", "--name", "v2", "--spec", "tiny").output
-    assert chosen.endswith("tiny.yaml::tiny\n" + start + "\n  none moved in 1 run\n\n")
+    output = run("history", "--thresholds", "--name", "v2", "--spec", "tiny").output
+    assert output.endswith("tiny.yaml::tiny\n" + start + "\n  none moved in 1 run\n\n")
     refused = run("history", "--thresholds", "--metric", "kl", code=2).output
     assert "--metric and --thresholds do not go together" in refused
 
 
-def test_history_is_exported_in_three_ways(records: list[Recorded], tmp_path: Path) -> None:
+def test_history_is_exported_as_csv_json_and_parquet(
+    records: list[Recorded], tmp_path: Path
+) -> None:
     promote(records[0].id)
     for ending in (".csv", ".json", ".parquet"):
         assert "4 records in " in run("history", "--export", f"out{ending}").output
@@ -124,29 +126,29 @@ def test_history_is_exported_in_three_ways(records: list[Recorded], tmp_path: Pa
             ]  # fmt: skip
         assert from_csv[number]["dead_latents"] == ""
         assert from_json[number]["dead_latents"] is None
-    told = run("history", "--export", "out.xls", code=1).output
-    assert "cannot export '.xls'; allowed: .csv, .json, .parquet" in told
+    output = run("history", "--export", "out.xls", code=1).output
+    assert "cannot export '.xls'; allowed: .csv, .json, .parquet" in output
     assert "cannot be written" in run("history", "--export", "none/out.csv", code=1).output
 
 
-def test_history_is_found_from_below_by_the_environment_and_by_option(
+def test_history_is_found_from_subfolders_by_variable_and_by_option(
     records: list[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run("history").output
-    below = tmp_path / "a" / "b"
-    below.mkdir(parents=True)
-    monkeypatch.chdir(below)
-    assert run("history").output == whole
-    assert run("history", "--folder", "../../.sae_guard/history").output == whole
+    expected = run("history").output
+    subfolder = tmp_path / "a" / "b"
+    subfolder.mkdir(parents=True)
+    monkeypatch.chdir(subfolder)
+    assert run("history").output == expected
+    assert run("history", "--folder", "../../.sae_guard/history").output == expected
     os.rename(tmp_path / ".sae_guard", tmp_path / "moved")
-    assert f"no records in {below}/.sae_guard/history; `pytest" in run("history", code=1).output
+    assert f"no records in {subfolder}/.sae_guard/history; `pytest" in run("history", code=1).output
     monkeypatch.setenv("SAE_GUARD_HISTORY", str(tmp_path / "moved" / "history"))
-    assert run("history").output == whole
+    assert run("history").output == expected
     url = (tmp_path / "moved" / "history").as_uri()
-    assert run("history", "--folder", url).output == whole
+    assert run("history", "--folder", url).output == expected
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_shown(records: list[Recorded]) -> None:
+def test_unreadable_records_are_warned_of_and_the_others_listed(records: list[Recorded]) -> None:
     file = Path(records[1].path) / "record.json"
     file.write_text("{}")
     result = run("history", code=1)
@@ -154,11 +156,11 @@ def test_what_cannot_be_read_is_told_and_the_rest_shown(records: list[Recorded])
     assert len(result.stdout.splitlines()) == 4
 
 
-def test_a_promotion_keeps_who_when_and_why(records: list[Recorded]) -> None:
+def test_a_promotion_records_who_when_and_why(records: list[Recorded]) -> None:
     first, second, *_ = records
-    told = promote(first.id, second.id[-12:])
-    assert told == "".join(
-        f"promoted {each.id} as v1.2 ({each.spec})\n" for each in (first, second)
+    output = promote(first.id, second.id[-12:])
+    assert output == "".join(
+        f"promoted {recorded.id} as v1.2 ({recorded.spec})\n" for recorded in (first, second)
     )
     titles, *rows = run("history").output.splitlines()
     assert titles.split()[-2:] == ["promoted", "id"]
@@ -172,17 +174,17 @@ def test_a_promotion_keeps_who_when_and_why(records: list[Recorded]) -> None:
     assert len(listed) == 4
 
 
-def test_a_failed_record_and_a_taken_label_have_to_be_meant(records: list[Recorded]) -> None:
+def test_a_failed_record_and_a_used_label_need_force(records: list[Recorded]) -> None:
     first, _, failed, _ = records
     assert "the verdict on" in promote(failed.id, code=1)
     promote(first.id)
     assert f"{first.id} ({first.spec}) is v1.2 already" in promote(first.id, code=1)
-    told = promote(failed.id, code=1)
-    assert f"v1.2 of {first.spec} is {first.id}, promoted by " in told
-    assert f"--force puts {failed.id} in its place" in told
+    output = promote(failed.id, code=1)
+    assert f"v1.2 of {first.spec} is {first.id}, promoted by " in output
+    assert f"--force puts {failed.id} in its place" in output
     promote(failed.id, "--force")
-    shown = run("history").output.splitlines()
-    assert ["v1.2" in row for row in shown[1:]] == [False, False, True, False]
+    rows = run("history").output.splitlines()
+    assert ["v1.2" in row for row in rows[1:]] == [False, False, True, False]
     assert run("history", "--promotions").output.count("  (no longer)\n") == 1
     run("history", "--export", "out.json")
     rows = json.loads(Path("out.json").read_text(encoding="utf-8"))
@@ -205,7 +207,7 @@ def test_wrong_promotions_are_refused(
     assert run("history", "--promotions").output == ""
 
 
-def test_a_promotion_has_a_reason_and_a_record_that_is_whole(records: list[Recorded]) -> None:
+def test_a_promotion_needs_a_reason_and_an_unchanged_record(records: list[Recorded]) -> None:
     first, _, _, last = records
     assert "--reason is empty" in run(
         "promote", first.id, "--as", "x", "--reason", " ", code=2
@@ -216,7 +218,7 @@ def test_a_promotion_has_a_reason_and_a_record_that_is_whole(records: list[Recor
     assert run("history", "--promotions").output == ""  # all or none
 
 
-def test_a_promotion_whose_record_is_gone_is_listed(records: list[Recorded]) -> None:
+def test_a_promotion_whose_record_is_missing_is_listed(records: list[Recorded]) -> None:
     first, second = records[:2]
     promote(first.id, second.id)
     shutil.rmtree(first.path)
@@ -224,34 +226,34 @@ def test_a_promotion_whose_record_is_gone_is_listed(records: list[Recorded]) -> 
     assert listed[0].endswith(f"  v1.2  {first.spec}")
     assert listed[1].startswith(f"  {first.id}, which is no readable record, by ")
     assert listed[3].startswith(f"  {second.id}, by ")
-    chosen = run("history", "--promotions", "--spec", second.record.spec.name).output
-    assert first.id not in chosen
-    assert second.id in chosen
+    output = run("history", "--promotions", "--spec", second.record.spec.name).output
+    assert first.id not in output
+    assert second.id in output
 
 
-def test_one_label_is_one_record_of_a_spec(records: list[Recorded]) -> None:
+def test_a_label_cannot_be_two_records_of_one_spec(records: list[Recorded]) -> None:
     first, _, failed, _ = records
     assert "several of these records are of one spec" in promote(
         first.id, failed.id, "--force", code=1
     )
 
 
-def test_pareto_draws_what_is_comparable_in_one_plot(records: list[Recorded]) -> None:
+def test_pareto_draws_one_plot_per_comparable_group(records: list[Recorded]) -> None:
     lines = run("history", "--pareto", "l0,kl").output.splitlines()
     titles = [line for line in lines if line.startswith("kl against l0")]
     assert titles == [f"kl against l0  {records[at].spec}" for at in (0, 1)]
-    places = [next(line for line in lines if each.short in line) for each in records]
+    places = [next(line for line in lines if recorded.short in line) for recorded in records]
     ends = [place.endswith("on the frontier") for place in places]
     assert ends == [True, False, False, True]
     assert records[0].short not in run("history", "--pareto", "l0, kl", "--spec", "other").output
 
 
 @pytest.mark.parametrize(
-    ("axes", "said", "code"),
+    ("axes", "message", "code"),
     [("l0", "expected two metrics, such as l0,kl", 2),
      ("l0,kll", "y is 'kll'; did you mean kl?", 2),
      ("l0,kl_vs_random_error", "no record has both l0 and kl_vs_random_error", 1)],
 )  # fmt: skip
 @pytest.mark.usefixtures("records")
-def test_pareto_of_what_is_not_there_is_refused(axes: str, said: str, code: int) -> None:
-    assert said in " ".join(run("history", "--pareto", axes, code=code).output.split())
+def test_pareto_refuses_unknown_and_missing_metrics(axes: str, message: str, code: int) -> None:
+    assert message in " ".join(run("history", "--pareto", axes, code=code).output.split())

@@ -30,7 +30,7 @@ V1, V2 = SAES / "v1", SAES / "v2"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, without a cache."""
+    """A project in the current folder, without a cache."""
     monkeypatch.setenv("SAE_GUARD_CACHE", "off")
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
     root = make_small(tmp_path / "project")
@@ -40,37 +40,37 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def canned(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
-    """What was asked to be measured; nothing is, and of "broken" there is an error."""
-    asked: list[Case] = []
+    """Cases that would be measured; measurements are canned, and "broken" is an error."""
+    cases: list[Case] = []
 
     def measure(self: GateSession, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
-        asked.append(case)
+        cases.append(case)
         if case.member == "broken":
             return InfrastructureError("out of memory", options=("batch_size", "cache"))
-        found = with_tokens(ordinary(0.3 if case.member == "worse" else 0.05))
+        measurement = with_tokens(ordinary(0.3 if case.member == "worse" else 0.05))
         if case.member == "nan":
-            found.sums["kl"][:] = math.nan
-        return found
+            measurement.sums["kl"][:] = math.nan
+        return measurement
 
     monkeypatch.setattr(GateSession, "_measure", measure)
     monkeypatch.setattr(GateSession, "diagnosis", lambda *_: Diagnosis())
-    return asked
+    return cases
 
 
 def copies(root: Path, *names: str) -> list[str]:
-    """Checkpoints of these names."""
+    """Write checkpoints of these names."""
     for name in names:
         shutil.copytree(V2, root / name)
     return list(names)
 
 
 def rows_of(output: str) -> dict[str, list[str]]:
-    """Metric → the cells after it, of the last table."""
+    """Return the cells of the last table, by metric."""
     lines = [line.split() for line in output.splitlines() if line.startswith("  ")]
     return {cells[0]: cells[1:] for cells in lines}
 
 
-def test_every_metric_is_shown_and_exported_as_it_was_measured(project: Path) -> None:
+def test_every_metric_is_printed_and_exported_as_measured(project: Path) -> None:
     result = run("measure", V2, "--export", "out.json")
     first, *_ = result.output.splitlines()
     assert first == "thresholds/small.yaml::small [v2]  496 tokens in 8 sequences"
@@ -82,16 +82,19 @@ def test_every_metric_is_shown_and_exported_as_it_was_measured(project: Path) ->
     )  # fmt: skip
     exported = {row["metric"]: row for row in json.loads((project / "out.json").read_text())}
     assert list(exported) == [*METRICS, "kl.p99", "kl@position=0..8"]
-    for name, told in exported.items():
+    for name, row in exported.items():
         if name not in METRICS or "random_error" in name or name.endswith("latents"):
             continue
-        found = measured.estimate(name)
-        assert found.low is not None
-        assert found.high is not None
-        assert told["value"] == pytest.approx(found.value, rel=1e-6)
-        assert [told["low"], told["high"]] == pytest.approx([found.low, found.high], rel=1e-6)
-        assert rows[name][:2] == [f"{told['value']:.4g}", f"{(found.high - found.low) / 2:.2g}"]
-        assert (told["unit"], told["n_tokens"], told["n_sequences"]) == (
+        estimate = measured.estimate(name)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert row["value"] == pytest.approx(estimate.value, rel=1e-6)
+        assert [row["low"], row["high"]] == pytest.approx([estimate.low, estimate.high], rel=1e-6)
+        assert rows[name][:2] == [
+            f"{row['value']:.4g}",
+            f"{(estimate.high - estimate.low) / 2:.2g}",
+        ]
+        assert (row["unit"], row["n_tokens"], row["n_sequences"]) == (
             METRICS[name].unit, 496, 8
         )  # fmt: skip
     assert " ".join(rows["kl"][2:]) == "nats <= 0.25 pass"
@@ -106,56 +109,57 @@ def test_every_metric_is_shown_and_exported_as_it_was_measured(project: Path) ->
 
 
 @pytest.mark.usefixtures("canned")
-def test_a_crossed_threshold_is_shown_and_is_no_error(project: Path) -> None:
+def test_a_crossed_threshold_is_printed_and_is_no_error(project: Path) -> None:
     rows = rows_of(run("measure", *copies(project, "worse")).output)
     assert " ".join(rows["kl"][-4:]) == "nats <= 0.25 FAIL"
     assert " ".join(rows["l0"][-2:]) == "8..24 pass"
 
 
 @pytest.mark.usefixtures("canned")
-def test_what_is_recorded_is_what_was_measured(project: Path) -> None:
-    below = project / "below"
-    below.mkdir()
+def test_a_record_has_the_measured_values(project: Path) -> None:
+    subfolder = project / "below"
+    subfolder.mkdir()
     result = run("measure", *copies(project, "good", "worse"), "--record", "v1.2")
-    found, unreadable = History(str(project / ".sae_guard" / "history")).records()
+    records, unreadable = History(str(project / ".sae_guard" / "history")).records()
     assert unreadable == ()
     assert [line for line in result.output.splitlines() if line.startswith("recorded: ")] == [
-        f"recorded: .sae_guard/history/records/{each.id}" for each in found
+        f"recorded: .sae_guard/history/records/{recorded.id}" for recorded in records
     ]
-    assert [each.record.verdict for each in found] == ["pass", "fail"]
-    assert len({each.record.run for each in found}) == 1
-    for each in found:
-        assert (each.record.name, each.record.spec.file) == ("v1.2", "thresholds/small.yaml")
+    assert [recorded.record.verdict for recorded in records] == ["pass", "fail"]
+    assert len({recorded.record.run for recorded in records}) == 1
+    for recorded in records:
+        assert (recorded.record.name, recorded.record.spec.file) == (
+            "v1.2",
+            "thresholds/small.yaml",
+        )
 
 
 @pytest.mark.usefixtures("canned")
-def test_the_root_is_that_of_pytest_wherever_it_is_run(
+def test_the_root_folder_is_the_one_that_pytest_finds(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     copies(project, "good")
-    below = project / "below"
-    below.mkdir()
-    monkeypatch.chdir(below)
+    subfolder = project / "below"
+    subfolder.mkdir()
+    monkeypatch.chdir(subfolder)
     assert run("measure", "../good", "--record", "a").output.startswith("thresholds/small.yaml::")
-    (found,), _ = History(str(project / ".sae_guard" / "history")).records()
-    assert found.record.spec.file == "thresholds/small.yaml"
+    (recorded,), _ = History(str(project / ".sae_guard" / "history")).records()
+    assert recorded.record.spec.file == "thresholds/small.yaml"
     run("measure", "../good", "--record", "a", "--folder", "here")
-    assert len(History(str(below / "here")).records()[0]) == 1
+    assert len(History(str(subfolder / "here")).records()[0]) == 1
     monkeypatch.setenv("SAE_GUARD_HISTORY", str(tmp_path / "there"))
     run("measure", "../good", "--record", "a")
     assert len(History(str(tmp_path / "there")).records()[0]) == 1
 
 
-def test_all_are_tried_and_what_failed_is_told_at_the_end(
-    project: Path, canned: list[Case]
-) -> None:
+def test_every_checkpoint_is_tried_and_errors_come_last(project: Path, canned: list[Case]) -> None:
     names = copies(project, "broken", "good", "nan")
     result = run("measure", *names, "--record", "v1", code=1)
     assert [case.member for case in canned] == names
-    found, _ = History(str(project / ".sae_guard" / "history")).records()
-    assert [each.record.checkpoint.label for each in found] == ["good"]
-    told = result.output[result.output.index("Error: ") :].splitlines()
-    assert told == [
+    records, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert [recorded.record.checkpoint.label for recorded in records] == ["good"]
+    output = result.output[result.output.index("Error: ") :].splitlines()
+    assert output == [
         "Error: thresholds/small.yaml::small [broken]: infrastructure error: out of memory "
         "(--batch-size, --cache)",
         "NOT RECORDED: thresholds/small.yaml::small [nan]: kl = "
@@ -169,12 +173,12 @@ def test_a_checkpoint_that_breaks_the_contract_is_not_measured(project: Path) ->
     (name,) = copies(project, "cut")
     weights = project / name / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    told = run("measure", name, code=1).output
-    assert told.startswith("Error: thresholds/small.yaml::small [cut]: load error: ")
-    assert "sae_weights.safetensors" in told
+    output = run("measure", name, code=1).output
+    assert output.startswith("Error: thresholds/small.yaml::small [cut]: load error: ")
+    assert "sae_weights.safetensors" in output
 
 
-def test_specs_are_measured_one_after_the_other(project: Path, canned: list[Case]) -> None:
+def test_specs_are_measured_one_by_one(project: Path, canned: list[Case]) -> None:
     other = SMALL.replace("name: small", "name: other")
     (project / "thresholds" / "other.yaml").write_text(other)
     names = copies(project, "a", "b")
@@ -193,7 +197,7 @@ def test_specs_are_measured_one_after_the_other(project: Path, canned: list[Case
 
 @pytest.mark.parametrize("ending", [".csv", ".json", ".parquet"])
 @pytest.mark.usefixtures("canned")
-def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
+def test_rows_are_exported_as_csv_json_and_parquet(project: Path, ending: str) -> None:
     names = copies(project, "good", "worse")
     result = run("measure", *names, "--export", f"out{ending}")
     n = 2 * (len(METRICS) + 2)
@@ -235,7 +239,7 @@ def test_rows_are_exported_in_three_ways(project: Path, ending: str) -> None:
         (("good", "--record", "v1", "--folder", "nowhere://h"), 1, "nowhere://h/records: Prot"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_told_before_anything_is_measured(
+def test_wrong_options_are_refused_before_measuring(
     project: Path, canned: list[Case], arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     copies(project, "good")
@@ -243,19 +247,19 @@ def test_wrong_use_is_told_before_anything_is_measured(
     assert canned == []
 
 
-def test_a_checkpoint_that_nothing_gates_is_an_error(project: Path, canned: list[Case]) -> None:
+def test_a_checkpoint_without_a_spec_is_an_error(project: Path, canned: list[Case]) -> None:
     copies(project, "good")
     spec = project / "thresholds" / "small.yaml"
     spec.write_text(SMALL.replace("blocks.2", "blocks.1"))
-    told = run("measure", "good", code=1).output
-    assert f"no spec gates {project}/good:" in told
-    assert "its hook point is blocks.2.hook_resid_post" in told
+    output = run("measure", "good", code=1).output
+    assert f"no spec gates {project}/good:" in output
+    assert "its hook point is blocks.2.hook_resid_post" in output
     spec.write_text(SMALL.replace("max: 24", "max: x"))
     assert "thresholds/small.yaml:7: " in run("measure", "good", code=1).output
     spec.unlink()
-    told = run("measure", "good", code=1).output
-    assert f"no file in {project} matches thresholds/*.yaml, thresholds/*.yml" in told
-    assert "(--spec)" in told
+    output = run("measure", "good", code=1).output
+    assert f"nothing matches thresholds/*.yaml, thresholds/*.yml in {project}, and none " in output
+    assert "is named (--spec)" in output
     assert canned == []
 
 
@@ -263,8 +267,8 @@ def test_a_named_spec_that_gates_nothing_is_an_error(project: Path, canned: list
     copies(project, "good")
     other = project / "other.yaml"
     other.write_text(SMALL.replace("blocks.2", "blocks.1"))
-    told = run("measure", "good", "--spec", "small", "--spec", "other.yaml", code=1).output
-    assert "other.yaml gates nothing:\n  good: its hook point is blocks.2.hook_resid_post" in told
+    output = run("measure", "good", "--spec", "small", "--spec", "other.yaml", code=1).output
+    assert "other.yaml gates nothing:\n  good: its hook point is blocks.2.hook_resid_post" in output
     assert canned == []
 
 
@@ -275,8 +279,8 @@ CHANGE = SMALL.replace("max: 0.25,", "max: 0.25, max_increase: 2%,")
 def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     names = copies(project, "good", "worse")
     (project / "thresholds" / "small.yaml").write_text(CHANGE)
-    told = run("measure", "good").output
-    assert "ERROR: needs a baseline (thresholds/small.yaml:6): name a version, or set" in told
+    output = run("measure", "good").output
+    assert "ERROR: needs a baseline (thresholds/small.yaml:6): name a version, or set" in output
     assert "NOT RECORDED" in run("measure", "good", "--record", "v1", code=1).output
     first = run("measure", "good", "--record", "v1", "--baseline", "none").output
     assert "kl.change" not in first
@@ -288,12 +292,12 @@ def test_thresholds_on_changes_compare_with_a_version(project: Path) -> None:
     run("measure", names[1], "--baseline", "v1", "--export", "out.json")
     units = {row["metric"]: row["unit"] for row in json.loads(Path("out.json").read_bytes())}
     assert (units["kl"], units["kl.change"]) == ("nats", "share")
-    found, _ = History(str(project / ".sae_guard" / "history")).records()
-    assert [row.metric for row in found[1].record.thresholds if row.change] == ["kl.change"]
+    records, _ = History(str(project / ".sae_guard" / "history")).records()
+    assert [row.metric for row in records[1].record.thresholds if row.change] == ["kl.change"]
 
 
 @pytest.mark.usefixtures("canned")
-def test_metrics_are_shown_where_no_threshold_has_a_baseline(project: Path) -> None:
+def test_metrics_are_printed_without_any_baseline(project: Path) -> None:
     copies(project, "good")
     spec = SMALL.partition("thresholds:")[0] + "thresholds: {kl: {max_increase: 2%}}\n"
     (project / "thresholds" / "small.yaml").write_text(spec)
@@ -303,23 +307,27 @@ def test_metrics_are_shown_where_no_threshold_has_a_baseline(project: Path) -> N
 
 
 @pytest.mark.usefixtures("canned")
-def test_pareto_is_told_beside_the_records(project: Path) -> None:
+def test_the_pareto_verdict_is_printed_and_recorded(project: Path) -> None:
     names = copies(project, "good", "worse")
     spec = project / "thresholds" / "small.yaml"
     spec.write_text(SMALL.replace("thresholds:\n", "thresholds:\n  pareto: {x: l0, y: kl}\n", 1))
-    told = run("measure", "good", "--record", "v1", code=1).output
-    assert "  ERROR: pareto: no verdict (setup error): thresholds/small.yaml:6: pareto: no " in told
-    assert "NOT RECORDED: thresholds/small.yaml::small [good]: thresholds/small.yaml:6: par" in told
+    output = run("measure", "good", "--record", "v1", code=1).output
+    assert (
+        "  ERROR: pareto: no verdict (setup error): thresholds/small.yaml:6: pareto: no " in output
+    )
+    assert (
+        "NOT RECORDED: thresholds/small.yaml::small [good]: thresholds/small.yaml:6: par" in output
+    )
     run("measure", "good", "--record", "v1", "--baseline", "none")
-    told = run("measure", names[1], "--record", "v2").output
-    assert "  FAIL: pareto: dominated in l0 and kl by v1 [good] " in told
-    assert "not compared" not in told
+    output = run("measure", names[1], "--record", "v2").output
+    assert "  FAIL: pareto: dominated in l0 and kl by v1 [good] " in output
+    assert "not compared" not in output
     history = History(str(project / ".sae_guard" / "history"))
-    found, _ = history.records()
-    assert found[1].record.pareto is not None
-    assert found[1].record.pareto.verdict == "fail"
-    other = {**found[0].record.provenance, "corpus": {"sha256": "0" * 64}}
-    files = {name: (Path(found[0].path) / name).read_bytes() for name in found[0].record.files}
-    history.add(found[0].record.model_copy(update={"name": "v0", "provenance": other}), files)
-    told = run("measure", "good").output
-    assert "; 2 records)\n    not compared: v0 [good] (" in told
+    records, _ = history.records()
+    assert records[1].record.pareto is not None
+    assert records[1].record.pareto.verdict == "fail"
+    other = {**records[0].record.provenance, "corpus": {"sha256": "0" * 64}}
+    files = {name: (Path(records[0].path) / name).read_bytes() for name in records[0].record.files}
+    history.add(records[0].record.model_copy(update={"name": "v0", "provenance": other}), files)
+    output = run("measure", "good").output
+    assert "; 2 records)\n    not compared: v0 [good] (" in output

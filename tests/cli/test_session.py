@@ -1,4 +1,4 @@
-"""What a command line asks for, as the gate has it."""
+"""Options of a command as options of the gate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.recorded import SPEC
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project, of which a folder below is the current one."""
+    """The root folder of a project, of which a subfolder is the current folder."""
     monkeypatch.delenv("SAE_GUARD_HISTORY", raising=False)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "thresholds").mkdir()
@@ -24,7 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_root_is_that_of_pytest_and_paths_start_from_here(project: Path) -> None:
+def test_the_root_is_that_of_pytest_and_paths_start_from_the_current_folder(project: Path) -> None:
     options = gate_options(checkpoints=("v1",), baseline="none")
     assert (options.root, options.here) == (project, project / "saes")
     assert (options.checkpoints, options.baseline) == (("v1",), "none")
@@ -32,18 +32,18 @@ def test_the_root_is_that_of_pytest_and_paths_start_from_here(project: Path) -> 
     assert str(case.ref) == "thresholds/tiny.yaml::tiny [v1]"
 
 
-def test_everything_is_measured_whole(project: Path) -> None:
+def test_early_verdicts_are_off(project: Path) -> None:
     assert gate_options().early == EarlyOptions(never=True)
 
 
-def test_what_is_not_said_of_saes_is_left_to_the_spec(project: Path) -> None:
+def test_unused_options_about_saes_are_left_to_the_spec(project: Path) -> None:
     assert gate_options({"k": 4, "architecture": None, "pre_bias": False}).sae == {
         "k": 4, "pre_bias": False,
     }  # fmt: skip
     assert gate_options().sae == {}
 
 
-def test_a_folder_of_records_starts_from_here(
+def test_a_folder_of_records_starts_from_the_current_folder(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def url(folder: str | None) -> str:
@@ -57,7 +57,7 @@ def test_a_folder_of_records_starts_from_here(
     assert url("records") == str(project / "saes" / "records")
 
 
-def test_what_cannot_be_planned_is_refused(project: Path) -> None:
+def test_unknown_checkpoints_and_malformed_specs_are_refused(project: Path) -> None:
     with pytest.raises(SetupError, match="nowhere"):
         plan_cases(gate_options(checkpoints=("nowhere",)))
     (project / "thresholds" / "tiny.yaml").write_text("name: [")
@@ -65,7 +65,7 @@ def test_what_cannot_be_planned_is_refused(project: Path) -> None:
         plan_cases(gate_options(checkpoints=("v1",)))
 
 
-def test_specs_are_called_by_their_path_from_the_root(project: Path) -> None:
+def test_a_spec_is_named_by_its_path_from_the_root(project: Path) -> None:
     (spec,) = read_specs(project / "thresholds" / "tiny.yaml")
     assert spec.spec_file == "thresholds/tiny.yaml"
     (project / "thresholds" / "bad.yaml").write_text("name: [")

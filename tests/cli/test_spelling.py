@@ -11,7 +11,7 @@ from sae_guard.core.diagnosis import Setting, Suspicion
 from sae_guard.errors import Option, SetupError
 
 
-def test_some_command_has_every_option_that_is_spelled() -> None:
+def test_every_spelling_is_an_option_of_some_command() -> None:
     context = click.Context(main)
     names = {
         name
@@ -32,7 +32,7 @@ def test_some_command_has_every_option_that_is_spelled() -> None:
         (("controls",), ""),
     ],
 )
-def test_options_follow_the_message(options: tuple[Option, ...], end: str) -> None:
+def test_options_of_an_error_follow_its_message(options: tuple[Option, ...], end: str) -> None:
     assert spelled(SetupError("no such version", options=options)) == f"no such version{end}"
 
 
@@ -46,5 +46,5 @@ def test_options_follow_the_message(options: tuple[Option, ...], end: str) -> No
         ((("diagnose", ""),), ""),
     ],
 )
-def test_a_suspicion_says_what_to_add(options: tuple[Setting, ...], text: str) -> None:
+def test_a_suspicion_is_spelled_as_options(options: tuple[Setting, ...], text: str) -> None:
     assert spelled_options(Suspicion("k", "L0 is off", "this", options)) == text

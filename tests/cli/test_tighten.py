@@ -1,4 +1,4 @@
-"""``sae-guard tighten``, from the file that the gate writes to the spec."""
+"""``sae-guard tighten --from``: from the report of a run to the spec."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ ELSEWHERE = case(verdict("kl", 0.3), member="v9", file="other/s.yaml")
 RUN = [case(*VALUES, contracts=FINITE), ELSEWHERE]
 
 
-class Project:
+class ReportProject:
     def __init__(self, folder: Path) -> None:
         self.spec = folder / "thresholds" / "s.yaml"
         self.spec.parent.mkdir()
@@ -97,17 +97,17 @@ class Project:
     def run(self, *options: str) -> tuple[int, str]:
         arguments = ["tighten", str(self.spec), "--from", str(self.out), *options]
         result = CliRunner().invoke(main, arguments)
-        said = result.output.replace(f"{self.spec.parents[1]}/", "")
-        return result.exit_code, said
+        output = result.output.replace(f"{self.spec.parents[1]}/", "")
+        return result.exit_code, output
 
 
-def words(said: str) -> str:
-    return " ".join(said.split())
+def words(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def project(tmp_path: Path) -> ReportProject:
+    return ReportProject(tmp_path)
 
 
 TIGHT = (
@@ -118,11 +118,11 @@ TIGHT = (
 )  # fmt: skip
 
 
-def test_bounds_follow_what_was_measured_and_nothing_else_changes(project: Project) -> None:
+def test_bounds_move_to_measured_values_and_nothing_else_changes(project: ReportProject) -> None:
     project.spec.chmod(0o640)
-    code, said = project.tighten(RUN)
+    code, output = project.tighten(RUN)
     assert code == 0
-    assert said == (
+    assert output == (
         "thresholds/s.yaml::layer 8  margin 5%\n"
         "  bound                 measured   old  new\n"
         "  kl max                  0.1306  0.25  0.138\n"
@@ -139,18 +139,18 @@ def test_bounds_follow_what_was_measured_and_nothing_else_changes(project: Proje
     assert project.spec.read_bytes() == TIGHT.encode()
     assert project.spec.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in project.spec.parent.iterdir()] == ["s.yaml"]
-    code, said = project.tighten(RUN)
+    code, output = project.tighten(RUN)
     assert code == 0
-    assert said.endswith("thresholds/s.yaml: no bound changes\n")
+    assert output.endswith("thresholds/s.yaml: no bound changes\n")
     assert project.spec.read_bytes() == TIGHT.encode()
 
 
-def test_dry_run_shows_the_difference_and_writes_nothing(project: Project) -> None:
-    code, said = project.tighten([case(VALUES[0])], "--dry-run", "--margin", "0.5")
+def test_dry_run_shows_the_difference_and_writes_nothing(project: ReportProject) -> None:
+    code, output = project.tighten([case(VALUES[0])], "--dry-run", "--margin", "0.5")
     assert code == 0
-    assert "kl.p99 max 2 kept: not measured" in words(said)
-    assert "2 bounds tightened, nothing is written\n--- thresholds/s.yaml\n+++" in said
-    changed = [line for line in said.splitlines() if line.startswith(("-", "+"))][2:]
+    assert "kl.p99 max 2 kept: not measured" in words(output)
+    assert "2 bounds tightened, nothing is written\n--- thresholds/s.yaml\n+++" in output
+    changed = [line for line in output.splitlines() if line.startswith(("-", "+"))][2:]
     assert changed == [
         "-  kl: {max: 0.25, warn: 0.23, p99: {max: 2}}  # max: 0.25 was v1's",
         "+  kl: {max: 0.196, warn: 0.181, p99: {max: 2}}  # max: 0.25 was v1's",
@@ -158,39 +158,43 @@ def test_dry_run_shows_the_difference_and_writes_nothing(project: Project) -> No
     assert project.spec.read_bytes() == SPEC.encode()
 
 
-def test_several_checkpoints_all_keep_their_bounds_and_one_can_be_chosen(project: Project) -> None:
+def test_bounds_hold_for_all_checkpoints_or_the_selected_one(project: ReportProject) -> None:
     first = case(verdict("kl", 0.2), verdict("kl.p99", 0.5), member="v1")
     both = [case(*VALUES[:2]), first]
-    code, said = project.tighten(both, "--dry-run")
+    code, output = project.tighten(both, "--dry-run")
     assert code == 0
-    assert "  kl max                v1               0.2  0.25  0.21\n" in said
-    assert "  kl.p99 max            v2              1.25     2  1.32\n" in said
-    code, said = project.tighten(both, "--dry-run", "--checkpoint", "v2")
-    assert "  kl max                  0.1306  0.25  0.138\n" in said
-    code, said = project.tighten(both, "--checkpoint", "v3")
-    assert (code, said) == (1, "Error: out.json has no checkpoint 'v3'; allowed: v1, v2\n")
-    code, said = project.tighten([both[0], dataclasses.replace(first, verdicts=first.verdicts[:1])])
-    assert (code, said) == (
+    assert "  kl max                v1               0.2  0.25  0.21\n" in output
+    assert "  kl.p99 max            v2              1.25     2  1.32\n" in output
+    code, output = project.tighten(both, "--dry-run", "--checkpoint", "v2")
+    assert "  kl max                  0.1306  0.25  0.138\n" in output
+    code, output = project.tighten(both, "--checkpoint", "v3")
+    assert (code, output) == (1, "Error: out.json has no checkpoint 'v3'; allowed: v1, v2\n")
+    code, output = project.tighten(
+        [both[0], dataclasses.replace(first, verdicts=first.verdicts[:1])]
+    )
+    assert (code, output) == (
         1, "Error: out.json has layer 8::kl.p99 of v2 and not of v1; choose by --checkpoint\n"
     )  # fmt: skip
 
 
-def test_nothing_is_loosened_unless_it_is_said_why(project: Project) -> None:
+def test_loosening_a_bound_needs_a_reason(project: ReportProject) -> None:
     good = verdict("l0", 23.5)
     failed = [case(verdict("kl", 0.3, "fail"), good)]
-    code, said = project.tighten(failed)
+    code, output = project.tighten(failed)
     assert code == 1
-    assert "s.yaml:7: kl of v2 is 0.3, which crosses max 0.25\nbounds are tightened to what" in said
-    code, said = project.tighten([case(good)], "--dry-run")
-    assert "l0 max 23.5 24 kept: would be 25, which is looser" in words(said)
+    assert (
+        "s.yaml:7: kl of v2 is 0.3, which crosses max 0.25\nbounds are tightened to what" in output
+    )
+    code, output = project.tighten([case(good)], "--dry-run")
+    assert "l0 max 23.5 24 kept: would be 25, which is looser" in words(output)
     for options in (["--allow-loosen"], ["--reason", "x"], ["--allow-loosen", "--reason", " "]):
-        code, said = project.tighten(failed, *options)
+        code, output = project.tighten(failed, *options)
         assert code == 2
-        assert "--allow-loosen and --reason go together; say why" in said
+        assert "--allow-loosen and --reason go together; say why" in output
     assert project.spec.read_bytes() == SPEC.encode()
-    code, said = project.tighten(failed, "--allow-loosen", "--reason", "a wider dictionary")
+    code, output = project.tighten(failed, "--allow-loosen", "--reason", "a wider dictionary")
     assert code == 0
-    assert said.endswith(
+    assert output.endswith(
         "1 bound tightened, 3 bounds loosened\nloosened because: a wider dictionary\n"
     )
     assert b"{max: 0.315, warn: 0.308, p99" in project.spec.read_bytes()
@@ -203,7 +207,7 @@ def changed(**values: Any) -> CaseReport:
 
 
 def failing_zero(**parts: Any) -> CaseReport:
-    """Report a control that does not hold."""
+    """Return the report of a control whose threshold is crossed."""
     verdict_on_zero = verdict("reconstruction_score", 0.5, "fail", **parts)
     return case(verdict_on_zero, member="control:zero")
 
@@ -213,7 +217,7 @@ EARLY = Progress(64, 256, 0.001)
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("unusable", "message"),
     [
         (case(verdict("kl", None, "error", cause="setup", message="0/0")),
          "thresholds/s.yaml::layer 8::kl[v2] is an error and has no value: 0/0"),
@@ -238,107 +242,105 @@ EARLY = Progress(64, 256, 0.001)
          "version of the formula of kl was 0 and is 1"),
     ],
 )  # fmt: skip
-def test_what_is_no_value_of_the_metric_is_refused(
-    project: Project, bad: CaseReport, told: str
+def test_reports_without_a_usable_value_are_refused(
+    project: ReportProject, unusable: CaseReport, message: str
 ) -> None:
     other = case(VALUES[2], member="v1")
-    code, said = project.tighten([other, bad])
+    code, output = project.tighten([other, unusable])
     assert code == 1
-    assert told in said
+    assert message in output
     assert project.spec.read_bytes() == SPEC.encode()
 
 
-def test_a_model_in_a_folder_may_be_in_another_one_there(project: Project) -> None:
+def test_the_folder_of_a_model_can_be_elsewhere(project: ReportProject) -> None:
     text = SPEC.replace("model: gpt2\r", "model: ./models/tiny\r")
     project.spec.write_bytes(text.encode())
     folder = "/ci/thresholds/models/tiny"
-    there = changed(model={**PROVENANCE.model, "name": folder})
-    assert project.tighten([there])[0] == 0
+    elsewhere = changed(model={**PROVENANCE.model, "name": folder})
+    assert project.tighten([elsewhere])[0] == 0
     other = changed(model={**PROVENANCE.model, "name": folder.replace("tiny", "large")})
-    code, said = project.tighten([other])
+    code, output = project.tighten([other])
     assert code == 1
-    assert 'model was "large" and is "tiny"\n' in said
+    assert 'model was "large" and is "tiny"\n' in output
 
 
-def test_controls_are_no_checkpoints(project: Project) -> None:
+def test_controls_do_not_bound_anything(project: ReportProject) -> None:
     control = case(verdict("kl", 0.0), member="control:identity")
     compared = dataclasses.replace(RUN[0], controls=ControlsResult("warn", {}))
-    code, said = project.tighten([control, compared, *RUN[1:]], "--dry-run")
+    code, output = project.tighten([control, compared, *RUN[1:]], "--dry-run")
     assert code == 0
-    assert "6 bounds tightened" in said
-    assert "identity" not in said
+    assert "6 bounds tightened" in output
+    assert "identity" not in output
 
 
-def test_what_no_version_here_writes_is_passed_over(project: Project) -> None:
+def test_unknown_keys_of_a_report_are_ignored(project: ReportProject) -> None:
     project.tighten(RUN)
     project.spec.write_bytes(SPEC.encode())
     document = json.loads(project.out.read_bytes())
     document["cases"][0] |= {"colours": ["red"]}
     document["cases"][0]["verdicts"][0] |= {"hue": 0.5}
     project.out.write_text(json.dumps({**document, "later": 1}), encoding="utf-8")
-    code, said = project.run()
-    assert (code, said.splitlines()[-1]) == (0, "thresholds/s.yaml: 6 bounds tightened")
+    code, output = project.run()
+    assert (code, output.splitlines()[-1]) == (0, "thresholds/s.yaml: 6 bounds tightened")
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [("new.p9", "unknown metric 'new'"), ("kl@colour=1..2", "no slice 'colour=1..2'")],
 )
-def test_a_target_that_is_not_known_here_is_refused(
-    project: Project, target: str, told: str
-) -> None:
+def test_an_unknown_target_is_refused(project: ReportProject, target: str, message: str) -> None:
     project.tighten(RUN)
     project.spec.write_bytes(SPEC.encode())
     document = json.loads(project.out.read_bytes())
     document["cases"][0]["verdicts"][0]["threshold"]["target"] = target
     project.out.write_text(json.dumps(document), encoding="utf-8")
-    code, said = project.run()
+    code, output = project.run()
     assert code == 1
-    assert told in said
+    assert message in output
     assert project.spec.read_bytes() == SPEC.encode()
 
 
-def test_the_spec_and_its_documents_are_found_or_not(project: Project) -> None:
-    code, said = project.tighten([ELSEWHERE])
-    assert (code, said) == (
+def test_a_report_of_other_specs_or_documents_is_refused(project: ReportProject) -> None:
+    code, output = project.tighten([ELSEWHERE])
+    assert (code, output) == (
         1, "Error: out.json has no verdicts by thresholds/s.yaml; it has those by other/s.yaml\n"
     )  # fmt: skip
-    code, said = project.tighten([])
-    assert said.endswith("it has those by none\n")
-    code, said = project.tighten(RUN, "--document", "layer 9")
-    assert said == (
+    code, output = project.tighten([])
+    assert output.endswith("it has those by none\n")
+    code, output = project.tighten(RUN, "--document", "layer 9")
+    assert output == (
         "Error: thresholds/s.yaml has no document 'layer 9'; did you mean layer 8? allowed: "
         "blocks.9.hook_resid_pre, layer 8\n"
     )
-    code, said = project.tighten(RUN, "--document", "blocks.9.hook_resid_pre")
-    assert said == (
+    code, output = project.tighten(RUN, "--document", "blocks.9.hook_resid_pre")
+    assert output == (
         "Error: out.json has no verdicts by thresholds/s.yaml::blocks.9.hook_resid_pre\n"
     )
-    code, said = project.tighten([case(VALUES[0], document="gone")])
-    assert said == (
+    code, output = project.tighten([case(VALUES[0], document="gone")])
+    assert output == (
         "Error: out.json has no verdicts by the thresholds of thresholds/s.yaml, only by gone\n"
     )
     both = [case(VALUES[0]), case(VALUES[0], file="s.yaml")]
-    code, said = project.tighten(both)
-    assert said.endswith("has specs that could be thresholds/s.yaml: s.yaml, thresholds/s.yaml\n")
+    code, output = project.tighten(both)
+    assert output.endswith("has specs that could be thresholds/s.yaml: s.yaml, thresholds/s.yaml\n")
     absolute = case(VALUES[0], file=str(project.spec))
     assert project.tighten([absolute], "--document", "layer 8")[0] == 0
 
 
-def test_a_shared_bound_is_refused_by_its_line(project: Project) -> None:
+def test_a_bound_shared_by_an_anchor_is_refused_with_its_line(project: ReportProject) -> None:
     text = SPEC.replace("kl: {max: 0.25", "kl: {max: &b 0.25").replace(
         "l0: {min: 8, max: 24}", "mse: {max: *b}"
     )
     project.spec.write_bytes(text.encode())
-    code, said = project.tighten([case(VALUES[0])])
+    code, output = project.tighten([case(VALUES[0])])
     assert code == 1
-    assert said.startswith(
+    assert output.startswith(
         "Error: thresholds/s.yaml:7: `thresholds.kl.max` has an anchor that line 8"
     )
     assert project.spec.read_bytes() == text.encode()
 
 
-def test_a_confidence_widens_by_the_interval(project: Project) -> None:
+def test_a_bound_with_confidence_leaves_room_for_the_interval(project: ReportProject) -> None:
     text = SPEC.replace("warn: 0.23,", "confidence: 0.99,").replace(
         "{max: 2}", "{max: 2, confidence: 0.99}"
     )
@@ -349,22 +351,22 @@ def test_a_confidence_widens_by_the_interval(project: Project) -> None:
             verdict("kl.p99", None, estimate=Estimate(1.2, 1.1, 1.3, 9, 256)),
         )
     ]
-    code, said = project.tighten(run)
+    code, output = project.tighten(run)
     assert code == 0
     # 0.13 + 0.01 · 2.5950 / 1.9693 + 5 % of 0.13, by tables of Student's t with 255 degrees.
-    assert "kl max 0.13 0.25 0.15 " in words(said)
-    assert "kl.p99 max 2 kept: no interval of confidence 0.99 is known" in words(said)
+    assert "kl max 0.13 0.25 0.15 " in words(output)
+    assert "kl.p99 max 2 kept: no interval of confidence 0.99 is known" in words(output)
 
 
 @pytest.mark.parametrize("margin", ["5", "100%", "-1%", "x%", "nan", "", "1e999"])
-def test_margins_that_are_none(project: Project, margin: str) -> None:
-    code, said = project.tighten(RUN, "--margin", margin)
+def test_wrong_margins_are_refused(project: ReportProject, margin: str) -> None:
+    code, output = project.tighten(RUN, "--margin", margin)
     assert code == 2
-    assert "allowed: from 0% to below 100%" in said
+    assert "allowed: from 0% to below 100%" in output
     assert project.spec.read_bytes() == SPEC.encode()
 
 
-def test_a_link_to_the_spec_stays_one(project: Project, tmp_path: Path) -> None:
+def test_a_symbolic_link_to_the_spec_stays_a_link(project: ReportProject, tmp_path: Path) -> None:
     real = tmp_path / "real.yaml"
     project.spec.rename(real)
     project.spec.symlink_to(real)
@@ -375,7 +377,7 @@ def test_a_link_to_the_spec_stays_one(project: Project, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "out.json: not JSON: "),
         ('{"a": NaN}', "out.json: not JSON: NaN is no number of JSON"),
@@ -383,10 +385,12 @@ def test_a_link_to_the_spec_stays_one(project: Project, tmp_path: Path) -> None:
         ("[]", "out.json: not a report of sae_guard: it has no `schema_version`"),
     ],
 )
-def test_files_of_something_else(project: Project, text: str, told: str) -> None:
+def test_a_file_that_is_no_report_is_refused(
+    project: ReportProject, text: str, message: str
+) -> None:
     project.out.write_text(text)
-    code, said = project.run()
+    code, output = project.run()
     assert code == 1
-    assert told in said
+    assert message in output
     project.out.write_bytes(b"\xff")
     assert "out.json: not JSON: 'utf-8' codec" in project.run()[1]

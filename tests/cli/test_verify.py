@@ -1,4 +1,4 @@
-"""``sae-guard verify``: a record is confirmed, or said to differ, or not to be verifiable."""
+"""``sae-guard verify``: a record is confirmed, differs, or cannot be verified."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ V1, V2 = SAES / "v1", SAES / "v2"
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a record of v2, which `sae-guard measure` has made."""
+    """A project with a record of v2 by `sae-guard measure`, shared by all tests."""
     root = make_small(tmp_path_factory.mktemp("recorded") / "project")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAE_GUARD_CACHE", "off")
@@ -42,7 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, to be changed; it is the current folder."""
+    """A copy of the project that a test can change; it is the current folder."""
     root = tmp_path / "project"
     shutil.copytree(recorded, root)
     monkeypatch.chdir(root)
@@ -51,7 +51,7 @@ def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To measure is an error."""
+    """Make measuring an error."""
 
     def measurement(self: GateSession, case: Case) -> Measurement:
         raise AssertionError("it was measured")
@@ -65,12 +65,12 @@ def record_in(project: Path) -> Path:
 
 
 def certificate(project: Path) -> Path:
-    """The record, in a folder whose name vouches for nothing."""
+    """Copy the record to a folder without a hash in its name."""
     return Path(shutil.copytree(record_in(project), project / "certificate"))
 
 
 def edited(folder: Path, change: Callable[[Any], None]) -> Path:
-    """The folder, with other words in its record.json."""
+    """Replace text in the record.json of a folder."""
     file = folder / "record.json"
     record = json.loads(file.read_text(encoding="utf-8"))
     change(record)
@@ -79,10 +79,10 @@ def edited(folder: Path, change: Callable[[Any], None]) -> Path:
 
 
 def forged(project: Path, change: Callable[[Measurement], Measurement], **claims: Any) -> str:
-    """A record of other numbers that contradicts nothing, and whose hashes are right."""
-    found = RecordFolder.from_url(str(record_in(project)))
-    measurement = change(found.measurement())
-    record = found.recorded.record
+    """Write a record of other numbers that is consistent and whose hashes are right."""
+    record_folder = RecordFolder.from_url(str(record_in(project)))
+    measurement = change(record_folder.measurement())
+    record = record_folder.recorded.record
     files = to_parquet(measurement)
     metrics = {}
     for name, row in record.metrics.items():
@@ -93,7 +93,7 @@ def forged(project: Path, change: Callable[[Measurement], Measurement], **claims
         metrics[name] = row.model_copy(
             update={"value": now.value, "low": now.low, "high": now.high}
         )
-    made: Record = record.model_copy(
+    forged_record: Record = record.model_copy(
         update={
             "files": file_rows(measurement, files), "metrics": metrics, "thresholds": tuple(
                 row if row.metric not in metrics else row.model_copy(update={
@@ -103,7 +103,7 @@ def forged(project: Path, change: Callable[[Measurement], Measurement], **claims
             ), "provenance": provenance_json(measurement.provenance), **claims,
         }
     )  # fmt: skip
-    return History(str(project / "forged")).add(made, files).path
+    return History(str(project / "forged")).add(forged_record, files).path
 
 
 def _headroom(row: ThresholdRow, value: float | None) -> float:
@@ -114,16 +114,16 @@ def _headroom(row: ThresholdRow, value: float | None) -> float:
 
 def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
     folder = record_in(project)
-    told = run("verify", "v1.2", "--sae", V2).output.splitlines()
-    assert told[:5] == [
+    output = run("verify", "v1.2", "--sae", V2).output.splitlines()
+    assert output[:5] == [
         f"record    {folder.name} is unchanged: its hash is the one in the name of its folder",
         "rows      8 sequences, 512 latents: unchanged, and its 19 metrics follow from them",
         "weights   cfg.json, sae_weights.safetensors: the same sha256",
-        told[3],
+        output[3],
         "measured  again; tolerance 0.0001 of a value, or what rounding makes of 0",
     ]
-    assert told[3].startswith("tokens    sha256 ")
-    rows = {line.split()[0]: line.split()[1:] for line in told[6:-1]}
+    assert output[3].startswith("tokens    sha256 ")
+    rows = {line.split()[0]: line.split()[1:] for line in output[6:-1]}
     assert list(rows) == [
         "n_sequences", "n_tokens", "firings", *METRICS, "kl.p99", "kl@position=0..8",
         "token_kl",
@@ -133,27 +133,27 @@ def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
     assert kl is not None
     assert rows["kl"][0] == f"{kl:.8g}"
     assert rows["dead_latents"][:2] == ["-", "-"]
-    assert told[-1] == f"confirmed: all {len(rows)} numbers of {folder.name}"
+    assert output[-1] == f"confirmed: all {len(rows)} numbers of {folder.name}"
 
 
-def test_a_downloader_needs_the_record_and_the_checkpoint_alone(
+def test_record_and_checkpoint_are_enough_to_verify(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither history, spec file nor the old place of the model."""
+    """Without history, spec file and the old folder of the model."""
     elsewhere = tmp_path / "downloads"
     elsewhere.mkdir()
     shutil.copytree(record_in(project), elsewhere / "certificate")
     shutil.copytree(MODEL, elsewhere / "model")
     monkeypatch.chdir(elsewhere)
     shutil.rmtree(project)
-    told = run("verify", "certificate", "--sae", V2, "--model", "model").output
-    assert told.startswith("record    certificate is in a folder without a hash in its name")
-    assert f"note      model: {MODEL} in the record, {elsewhere}/model now\n" in told
-    assert "confirmed: all 25 numbers of certificate\n" in told
+    output = run("verify", "certificate", "--sae", V2, "--model", "model").output
+    assert output.startswith("record    certificate is in a folder without a hash in its name")
+    assert f"note      model: {MODEL} in the record, {elsewhere}/model now\n" in output
+    assert "confirmed: all 25 numbers of certificate\n" in output
 
 
-def test_a_record_is_named_in_many_ways(project: Path, unmeasured: None) -> None:
-    """All of them get as far as the weights, which differ."""
+def test_a_record_is_an_id_hash_name_label_or_folder(project: Path, unmeasured: None) -> None:
+    """All references lead to the record, whose weights differ."""
     folder = record_in(project)
     run("promote", "v1.2", "--as", "release", "--reason", "it is good")
     references: list[str | Path] = [
@@ -161,48 +161,44 @@ def test_a_record_is_named_in_many_ways(project: Path, unmeasured: None) -> None
         folder.relative_to(project), folder.as_uri(), certificate(project),
     ]  # fmt: skip
     for reference in references:
-        told = run("verify", reference, "--sae", V1, code=1).output
-        assert "NOT CONFIRMED: the weights differ:\n  cfg.json: sha256 " in told
+        output = run("verify", reference, "--sae", V1, code=1).output
+        assert "NOT CONFIRMED: the weights differ:\n  cfg.json: sha256 " in output
     run("verify", "v1.2", "--sae", V1, "--folder", project / ".sae_guard" / "history", code=1)
 
 
-def test_a_folder_that_is_called_as_the_version_is_not_the_record(
-    project: Path, unmeasured: None
-) -> None:
+def test_a_folder_with_the_name_of_a_version_is_no_record(project: Path, unmeasured: None) -> None:
     (project / "v1.2").mkdir()
     assert "the weights differ" in run("verify", "v1.2", "--sae", V1, code=1).output
 
 
-def test_another_checkpoint_is_named_by_its_files(project: Path, unmeasured: None) -> None:
+def test_another_checkpoint_is_refused_with_its_files(project: Path, unmeasured: None) -> None:
     shutil.copytree(V2, project / "mine")
     shutil.copyfile(V1 / "sae_weights.safetensors", project / "mine" / "sae_weights.safetensors")
     config = json.loads((V1 / "cfg.json").read_text())
     (project / "mine" / "cfg.json").write_text(json.dumps(config))
-    told = run("verify", "v1.2", "--sae", "mine", code=1).output
+    output = run("verify", "v1.2", "--sae", "mine", code=1).output
     old, new = (
-        sha256((each / "sae_weights.safetensors").read_bytes()).hexdigest()[:12]
-        for each in (V2, V1)
+        sha256((release / "sae_weights.safetensors").read_bytes()).hexdigest()[:12]
+        for release in (V2, V1)
     )
-    assert f"sae_weights.safetensors: sha256 {old}… in the record, {new}…" in told
-    assert "in the checkpoint" in told
+    assert f"sae_weights.safetensors: sha256 {old}… in the record, {new}…" in output
+    assert "in the checkpoint" in output
 
 
-def test_a_changed_number_is_found_out_by_the_hash_in_the_name(
-    project: Path, unmeasured: None
-) -> None:
+def test_a_changed_number_breaks_the_hash_in_the_name(project: Path, unmeasured: None) -> None:
     folder = record_in(project)
 
     def better(record: Any) -> None:
         record["metrics"]["kl"]["value"] /= 2
 
     edited(folder, better)
-    told = run("verify", folder, "--sae", V2, code=1).output
-    assert told == (
+    output = run("verify", folder, "--sae", V2, code=1).output
+    assert output == (
         f"NOT CONFIRMED: {folder}/record.json was changed since it was written: its hash differs\n"
     )
-    told = run("verify", "v1.2", "--sae", V2, code=2).output
-    assert "record.json was changed since it was written" in told
-    assert "NOT VERIFIED (setup error): no record 'v1.2'" in told
+    output = run("verify", "v1.2", "--sae", V2, code=2).output
+    assert "record.json was changed since it was written" in output
+    assert "NOT VERIFIED (setup error): no record 'v1.2'" in output
 
 
 def kl_value(record: Any) -> None:
@@ -235,20 +231,20 @@ def tokens(record: Any) -> None:
         (tokens, "n_tokens is 497 in record.json, and 496 by what is beside it"),
     ],
 )
-def test_a_number_that_does_not_follow_from_the_rows_contradicts_them(
+def test_numbers_that_do_not_follow_from_the_rows_are_refused(
     project: Path, unmeasured: None, change: Callable[[Any], None], message: str
 ) -> None:
     folder = edited(certificate(project), change)
-    told = run("verify", folder, "--sae", V2, code=1).output
-    assert f"NOT CONFIRMED: the record contradicts itself:\n  {message}" in told
+    output = run("verify", folder, "--sae", V2, code=1).output
+    assert f"NOT CONFIRMED: the record contradicts itself:\n  {message}" in output
 
 
-def test_changed_rows_are_found_out(project: Path, unmeasured: None) -> None:
+def test_changed_rows_are_refused(project: Path, unmeasured: None) -> None:
     folder = certificate(project)
     rows = folder / "sequences.parquet"
     rows.write_bytes(rows.read_bytes()[:-1] + b"x")
-    told = run("verify", folder, "--sae", V2, code=1).output
-    assert f"NOT CONFIRMED: {rows} was changed: its sha256 is another\n" in told
+    output = run("verify", folder, "--sae", V2, code=1).output
+    assert f"NOT CONFIRMED: {rows} was changed: its sha256 is another\n" in output
 
 
 def halved_kl(measurement: Measurement) -> Measurement:
@@ -266,7 +262,7 @@ def other_latents(measurement: Measurement) -> Measurement:
 def test_a_forged_record_differs_from_what_is_measured(
     project: Path, change: Callable[[Measurement], Measurement], differ: set[str]
 ) -> None:
-    """Its hashes are right and it contradicts nothing; only measuring finds it out."""
+    """A forgery that is consistent and has the right hashes is only found by measuring."""
     result = run("verify", forged(project, change), "--sae", V2, code=1)
     lines = result.output.splitlines()
     assert {line.split()[0] for line in lines if " DIFFERS" in line} == differ
@@ -278,7 +274,7 @@ def provenance(**changes: Any) -> Callable[[Measurement], Measurement]:
 
 
 def with_source(**changes: Any) -> Callable[[Measurement], Measurement]:
-    """Of other data than its hash is of; None takes a key away."""
+    """Replace keys of the data source but not the hash of the tokens; None removes a key."""
 
     def change(measured: Measurement) -> Measurement:
         corpus = measured.provenance.corpus
@@ -300,40 +296,40 @@ def with_source(**changes: Any) -> Callable[[Measurement], Measurement]:
         (with_source(special_tokens="include"), "the tokens differ:\n  excluded_ids: [0] in"),
     ],
 )
-def test_other_tokens_are_seen_before_they_are_measured(
+def test_other_tokens_are_refused_before_measuring(
     project: Path, unmeasured: None, change: Callable[[Measurement], Measurement], message: str
 ) -> None:
-    told = run("verify", forged(project, change), "--sae", V2, code=1).output
-    assert f"NOT CONFIRMED: {message}" in told
+    output = run("verify", forged(project, change), "--sae", V2, code=1).output
+    assert f"NOT CONFIRMED: {message}" in output
 
 
 def test_text_that_has_changed_gives_other_tokens(project: Path, unmeasured: None) -> None:
-    """By a spec of one's own, whose place is the same."""
+    """The spec file with the other data is given by an option."""
     lines = HELD_OUT.read_text(encoding="utf-8").splitlines(keepends=True)
     (project / "half.jsonl").write_text("".join(lines[::2]), encoding="utf-8")
     other = SMALL.replace(str(HELD_OUT), "half.jsonl")
     (project / "other.yaml").write_text(other)
-    told = run("verify", "v1.2", "--sae", V2, "--spec", "other.yaml", code=1).output
-    assert "NOT CONFIRMED: the tokens differ:\n  sha256: " in told
+    output = run("verify", "v1.2", "--sae", V2, "--spec", "other.yaml", code=1).output
+    assert "NOT CONFIRMED: the tokens differ:\n  sha256: " in output
 
 
-def test_a_spec_may_say_where_model_and_data_are(project: Path) -> None:
+def test_a_spec_can_say_where_model_and_data_are(project: Path) -> None:
     (project / "own.yaml").write_text(SMALL.replace("max: 0.25", "max: 9"))
     assert "confirmed: all 25" in run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml").output
     (project / "own.yaml").write_text(SMALL.replace("blocks.2", "blocks.1"))
-    told = run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml", code=2).output
-    assert "NOT VERIFIED (setup error): " in told
-    assert "own.yaml has 0 specs of blocks.2.hook_resid_post" in told
+    output = run("verify", "v1.2", "--sae", V2, "--spec", "own.yaml", code=2).output
+    assert "NOT VERIFIED (setup error): " in output
+    assert "own.yaml has 0 specs of blocks.2.hook_resid_post" in output
 
 
-def test_a_checkpoint_that_is_read_otherwise_is_another(project: Path, unmeasured: None) -> None:
+def test_a_checkpoint_that_is_read_differently_is_refused(project: Path, unmeasured: None) -> None:
     def change(measured: Measurement) -> Measurement:
         checkpoint = {**measured.provenance.checkpoint, "normalize": "layer_norm"}
         return provenance(checkpoint=checkpoint)(measured)
 
-    told = run("verify", forged(project, change), "--sae", V2, code=1).output
+    output = run("verify", forged(project, change), "--sae", V2, code=1).output
     assert (
-        "the checkpoint is read differently:\n  normalize: layer_norm in the record, none" in told
+        "the checkpoint is read differently:\n  normalize: layer_norm in the record, none" in output
     )
 
 
@@ -354,9 +350,9 @@ def nowhere(record: Any) -> None:
 
 
 def no_text(record: Any) -> None:
-    told = record["provenance"]["corpus"]["source"]
-    del told["jsonl"], told["source_field"]
-    told["text"] = ["../gone.txt"]
+    source = record["provenance"]["corpus"]["source"]
+    del source["jsonl"], source["source_field"]
+    source["text"] = ["../gone.txt"]
 
 
 def unknown(record: Any) -> None:
@@ -375,13 +371,13 @@ def unknown(record: Any) -> None:
         (unknown, "setup error): unknown key 'sequence' in `data`; did you mean sequences?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_not_verified(
+def test_records_that_cannot_be_compared_are_not_verified(
     project: Path, unmeasured: None, change: Callable[[Any], None], message: str
 ) -> None:
     folder = edited(certificate(project), change)
-    told = run("verify", folder, "--sae", V2, code=2).output
-    assert f"NOT VERIFIED ({message.format(folder=folder, project=project)}" in told
-    assert ("--spec FILE where model and data are" in told) == (change in (nowhere, no_text))
+    output = run("verify", folder, "--sae", V2, code=2).output
+    assert f"NOT VERIFIED ({message.format(folder=folder, project=project)}" in output
+    assert ("--spec FILE where model and data are" in output) == (change in (nowhere, no_text))
 
 
 @pytest.mark.parametrize(
@@ -403,39 +399,41 @@ def test_what_cannot_be_compared_is_not_verified(
         (("v1.2", "--sae", V2, "--spec", "none"), "'none' is no file and no spec of this project"),
     ],
 )
-def test_what_is_not_there_is_not_verified(
+def test_missing_files_and_wrong_options_are_not_verified(
     project: Path, unmeasured: None, arguments: tuple[str | Path, ...], message: str
 ) -> None:
     assert message in run("verify", *arguments, code=2).output
 
 
 def test_a_name_of_several_records_is_not_enough(project: Path, unmeasured: None) -> None:
-    found = RecordFolder.from_url(str(record_in(project)))
-    record = found.recorded.record.model_copy(update={"by": "someone else"})
-    files = {name: found.folder.read(found.recorded.id, name) for name in record.files}
+    record_folder = RecordFolder.from_url(str(record_in(project)))
+    record = record_folder.recorded.record.model_copy(update={"by": "someone else"})
+    files = {
+        name: record_folder.folder.read(record_folder.recorded.id, name) for name in record.files
+    }
     History(str(project / ".sae_guard" / "history")).add(record, files)
-    told = run("verify", "v1.2", "--sae", V2, code=2).output
-    assert "'v1.2' names 2 records; give the id of one:" in told
+    output = run("verify", "v1.2", "--sae", V2, code=2).output
+    assert "'v1.2' names 2 records; give the id of one:" in output
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_no_confirmation(
+def test_numbers_that_are_not_finite_are_not_confirmed(
     project: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    kept = RecordFolder.from_url(str(record_in(project))).measurement()
-    sums = {**kept.sums, "kl": np.full(8, value)}
-    monkeypatch.setattr(GateSession, "measurement", lambda *_: replace(kept, sums=sums))
+    measurement = RecordFolder.from_url(str(record_in(project))).measurement()
+    sums = {**measurement.sums, "kl": np.full(8, value)}
+    monkeypatch.setattr(GateSession, "measurement", lambda *_: replace(measurement, sums=sums))
     lines = run("verify", "v1.2", "--sae", V2, code=1).output.splitlines()
     differing = {line.split()[0] for line in lines if " DIFFERS" in line}
     assert differing == {"kl", "kl.p99", "kl@position=0..8", "token_kl"}
 
 
 def test_another_device_or_version_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = RecordFolder.from_url(str(record_in(project))).measurement()
-    versions = {**kept.provenance.versions, "torch": "9.9"}
-    now = provenance(device="cuda:0", versions=versions)(kept)
+    measurement = RecordFolder.from_url(str(record_in(project))).measurement()
+    versions = {**measurement.provenance.versions, "torch": "9.9"}
+    now = provenance(device="cuda:0", versions=versions)(measurement)
     monkeypatch.setattr(GateSession, "measurement", lambda *_: now)
-    told = run("verify", "v1.2", "--sae", V2, code=1).output  # for want of tokens
-    assert "note      device: cpu in the record, cuda:0 now\n" in told
-    torch = kept.provenance.versions["torch"]
-    assert f"note      torch: {torch} in the record, 9.9 now\n" in told
+    output = run("verify", "v1.2", "--sae", V2, code=1).output  # for want of tokens
+    assert "note      device: cpu in the record, cuda:0 now\n" in output
+    torch = measurement.provenance.versions["torch"]
+    assert f"note      torch: {torch} in the record, 9.9 now\n" in output

@@ -27,7 +27,7 @@ def compared(after: Measurement, before: Measurement | None = None, **how: Any) 
 
 
 @pytest.mark.parametrize(
-    ("factors", "said"),
+    ("factors", "start"),
     [
         ({"kl": 1.5, "l0": 1.5}, "v2 is dominated by v1: kl +0.025"),
         ({"kl": 0.5}, "v2 dominates v1: kl -0.025"),
@@ -35,47 +35,47 @@ def compared(after: Measurement, before: Measurement | None = None, **how: Any) 
         ({}, "no difference of v2 from v1 was found at alpha 0.01: kl 0 (0 %); l0 0 (0 %)"),
     ],
 )
-def test_the_first_line_is_the_verdict_in_words(factors: dict[str, float], said: str) -> None:
-    found = compared(scaled(ordinary(), **factors))
-    assert verdict_line(found).startswith(said)
-    assert next(comparison_lines(found)) == verdict_line(found)
+def test_the_first_line_is_the_verdict_in_words(factors: dict[str, float], start: str) -> None:
+    comparison = compared(scaled(ordinary(), **factors))
+    assert verdict_line(comparison).startswith(start)
+    assert next(comparison_lines(comparison)) == verdict_line(comparison)
 
 
-def test_it_says_why_what_moved_counts_as_the_same() -> None:
+def test_a_change_that_counts_as_the_same_has_the_reason() -> None:
     sure = replace(ordinary(), sums={**ordinary().sums, "kl": ordinary().sums["kl"] * 1.005})
-    told = verdict_line(compared(sure))
-    assert told.startswith("v2 is no further from v1 than the 1 % margin: kl +0.0002")
-    assert told.endswith("(+0.5 %), within the 1 % margin; l0 0 (0 %)")
+    line = verdict_line(compared(sure))
+    assert line.startswith("v2 is no further from v1 than the 1 % margin: kl +0.0002")
+    assert line.endswith("(+0.5 %), within the 1 % margin; l0 0 (0 %)")
     noise = replace(ordinary(), sums={**ordinary().sums, "kl": ordinary().sums["kl"] * (1 + 1e-7)})
     assert "(+1e-05 %), numeric noise; l0 0 (0 %)" in verdict_line(compared(noise))
     wide = np.linspace(-1, 1, 8) + 0.3
     unsure = replace(ordinary(), sums={**ordinary().sums, "kl": ordinary().sums["kl"] + wide})
-    found = compared(unsure)
-    low, high = found["kl"].low, found["kl"].high
-    assert found["kl"].p_value is not None
+    comparison = compared(unsure)
+    low, high = comparison["kl"].low, comparison["kl"].high
+    assert comparison["kl"].p_value is not None
     assert low is not None
     assert high is not None
     assert low < 0 < high  # how large a difference could be that was not found
-    ends = f"[{signed(low)}, {signed(high)}], p = {found['kl'].p_value:.2g}"
-    assert f"kl +0.003 (+6 %) {ends}; l0 0 (0 %)" in verdict_line(found)
+    ends = f"[{signed(low)}, {signed(high)}], p = {comparison['kl'].p_value:.2g}"
+    assert f"kl +0.003 (+6 %) {ends}; l0 0 (0 %)" in verdict_line(comparison)
 
 
-def test_without_a_verdict_the_first_line_says_why() -> None:
+def test_without_a_verdict_the_first_line_has_the_reason() -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, "kl": np.full(8, np.nan)})
     assert verdict_line(compared(broken)).startswith(
         "no verdict on v2 against v1: kl cannot be compared: v2: kl = "
     )
 
 
-def test_the_table_has_what_moved_and_names_the_rest() -> None:
-    found = compared(scaled(ordinary(), kl=1.5, l2_ratio=0.5))
-    lines = list(comparison_lines(found, title="tiny"))
+def test_the_table_has_changed_metrics_and_names_the_others() -> None:
+    comparison = compared(scaled(ordinary(), kl=1.5, l2_ratio=0.5))
+    lines = list(comparison_lines(comparison, title="tiny"))
     assert lines[1] == "tiny, blocks.1.hook_resid_post, 800 tokens in 8 sequences"
     titles = ["metric", "v1", "v2", "change", "95", "%", "interval", "p"]
     assert lines[2].split() == titles
     rows = {line.split()[0]: line.split() for line in lines[3:6]}
     assert list(rows) == ["kl", "l0", "l2_ratio"]
-    kl = found["kl"]
+    kl = comparison["kl"]
     assert kl.low is not None
     assert kl.high is not None
     assert kl.p_value is not None
@@ -86,14 +86,14 @@ def test_the_table_has_what_moved_and_names_the_rest() -> None:
     assert lines[6].startswith("  the same in both: ce_increase, reconstruction_score, l1, ")
     ratio = kl.variance_ratio
     assert ratio is not None
-    told = [line for line in lines if line.startswith("  pairing: ")]
-    assert told == [
+    pairing = [line for line in lines if line.startswith("  pairing: ")]
+    assert pairing == [
         f"  pairing: on different texts the interval of kl would be {ratio**0.5:.2g} times as wide "
         f"(variance ratio {ratio:.2g})"
     ]
 
 
-def test_it_says_what_was_not_compared_and_what_else_differs() -> None:
+def test_metrics_that_are_not_compared_and_notes_are_listed() -> None:
     formulas = {**dict.fromkeys(ordinary().provenance.formula_versions, 1), "cosine": 2}
     other = with_provenance(ordinary(), device="cuda", formula_versions=formulas)
     lines = list(comparison_lines(compared(other)))
@@ -101,24 +101,26 @@ def test_it_says_what_was_not_compared_and_what_else_differs() -> None:
     assert "  note: device was cpu and is cuda" in lines
     assert lines[-1] == "no values of single tokens are known of v1 and v2"
     broken = replace(ordinary(), sums={**ordinary().sums, "cosine": np.full(8, np.nan)})
-    told = [line for line in comparison_lines(compared(broken)) if "not compared" in line]
-    assert told[0].startswith("  not compared: v2: cosine = E_tokens cos(x, x̂): the sums are not")
-    assert told[1].startswith(
+    reasons = [line for line in comparison_lines(compared(broken)) if "not compared" in line]
+    assert reasons[0].startswith(
+        "  not compared: v2: cosine = E_tokens cos(x, x̂): the sums are not"
+    )
+    assert reasons[1].startswith(
         "  not compared: kl_vs_random_error, kl_random_error was not measured"
     )
-    assert len(told) == 5  # and a reason of each share of latents, and of mean ablation
+    assert len(reasons) == 5  # and a reason of each share of latents, and of mean ablation
 
 
-def test_what_moved_most_comes_with_its_text() -> None:
+def test_tokens_and_sequences_that_changed_most_have_their_text() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
     worst = compared(b, a, tokens=1, sequences=1)
     token, sequence = worst.tokens.worse[0], worst.sequences.better[0]
-    told = Excerpts(
+    excerpts = Excerpts(
         {(token.sequence, token.position): Around("x\n" * 80, "def", "(")},
         {sequence.sequence: "class A:\n" * 20},
     )
-    told_b = replace(b, excerpts=told, sources=tuple(f"{row}.py" for row in range(8)))
-    lines = list(comparison_lines(compared(told_b, a, tokens=1, sequences=1)))
+    with_text = replace(b, excerpts=excerpts, sources=tuple(f"{row}.py" for row in range(8)))
+    lines = list(comparison_lines(compared(with_text, a, tokens=1, sequences=1)))
     at = lines.index("tokens whose KL rose most, in nats:")
     assert lines[at + 1].startswith(f'  KL {signed(token.after - token.before, digits=3)} after "…')
     assert lines[at + 1].endswith(r"""x\nx\ndef", next "(":""")
@@ -135,26 +137,26 @@ def test_what_moved_most_comes_with_its_text() -> None:
 
 
 @given(measurements(), st.floats(0, 10), st.text(max_size=30))
-def test_lines_are_bounded_whatever_was_measured(
+def test_lines_have_at_most_100_columns_for_any_measurement(
     before: Measurement, times: float, text: str
 ) -> None:
     n = before.n_sequences
-    told = Excerpts(sequences=dict.fromkeys(range(n), text))
+    excerpts = Excerpts(sequences=dict.fromkeys(range(n), text))
     after = replace(
         before,
         sums={**before.sums, "kl": before.sums["kl"] * times},
         sources=(text * 9,) * n,
-        excerpts=told,
+        excerpts=excerpts,
     )
-    found = compare(Version("a" * 24, before), Version("é", after))
-    lines = list(comparison_lines(found))
+    comparison = compare(Version("a" * 24, before), Version("é", after))
+    lines = list(comparison_lines(comparison))
     assert all(line.isprintable() for line in lines)
-    below = lines[lines.index("") :] if "" in lines else []
-    assert all(len(line) <= 100 for line in below)
+    lists = lines[lines.index("") :] if "" in lines else []
+    assert all(len(line) <= 100 for line in lists)
     plain = json.loads(
-        comparison_json([ComparisonResult("s", {}, {}, found)]), parse_constant=refuse
+        comparison_json([ComparisonResult("s", {}, {}, comparison)]), parse_constant=refuse
     )
-    assert plain["comparisons"][0]["verdict"] == found.verdict
+    assert plain["comparisons"][0]["verdict"] == comparison.verdict
 
 
 def refuse(constant: str) -> None:
@@ -163,12 +165,12 @@ def refuse(constant: str) -> None:
 
 def test_the_json_is_strict_and_has_every_number() -> None:
     a, b = tokenwise(ordinary()), tokenwise(ordinary(), 1)
-    found = compared(b, a, tokens=2, sequences=2)
+    comparison = compared(b, a, tokens=2, sequences=2)
     refused = ComparisonResult(
         "other", {"name": "v1"}, {"name": "v2"}, None, ("hook was a and is b",)
     )
     done = ComparisonResult(
-        "tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, found
+        "tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, comparison
     )
     document = json.loads(comparison_json([done, refused]), parse_constant=refuse)
     one, two = document["comparisons"]
@@ -177,19 +179,19 @@ def test_the_json_is_strict_and_has_every_number() -> None:
         "spec": "other", "before": {"name": "v1"}, "after": {"name": "v2"}, "verdict": None,
         "not_comparable": ["hook was a and is b"],
     }  # fmt: skip
-    assert (one["before"], one["verdict"]) == ({"name": "v1", "record": "1"}, found.verdict)
-    for each in found.metrics:
-        row = one["metrics"][each.metric]
-        assert (row["before"], row["after"]) == (each.before.value, each.after.value)
-        assert (row["after_low"], row["after_high"]) == (each.after.low, each.after.high)
-        assert (row["low"], row["high"], row["p"]) == (each.low, each.high, each.p_value)
-        assert (row["share"], row["outcome"]) == (each.share, each.outcome)
-    assert set(one["undefined"]) == set(found.undefined)
+    assert (one["before"], one["verdict"]) == ({"name": "v1", "record": "1"}, comparison.verdict)
+    for move in comparison.metrics:
+        row = one["metrics"][move.metric]
+        assert (row["before"], row["after"]) == (move.before.value, move.after.value)
+        assert (row["after_low"], row["after_high"]) == (move.after.low, move.after.high)
+        assert (row["low"], row["high"], row["p"]) == (move.low, move.high, move.p_value)
+        assert (row["share"], row["outcome"]) == (move.share, move.outcome)
+    assert set(one["undefined"]) == set(comparison.undefined)
     assert [t["position"] for t in one["tokens"]["worse"]] == [
-        t.position for t in found.tokens.worse
+        t.position for t in comparison.tokens.worse
     ]
     assert [s["after"] for s in one["sequences"]["better"]] == [
-        s.after for s in found.sequences.better
+        s.after for s in comparison.sequences.better
     ]
     without = json.loads(comparison_json([ComparisonResult("tiny", {}, {}, compared(ordinary()))]))
     assert without["comparisons"][0]["tokens"] is None
@@ -217,11 +219,11 @@ def test_the_keys_of_the_json_are_documented() -> None:
     [(0.0, "0 %"), (1.834, "+183 %"), (-0.00896, "-0.9 %"), (0.0995, "+10 %"), (12.345, "+1,234 %"),
      (-1.0, "-100 %"), (1e-7, "+1e-05 %")],
 )  # fmt: skip
-def test_shares(share: float, text: str) -> None:
+def test_shares_are_percentages_with_a_sign(share: float, text: str) -> None:
     assert percent(share) == text
 
 
-def test_probabilities_below_what_floats_say_are_not_zero() -> None:
+def test_tiny_probabilities_are_not_written_as_zero() -> None:
     assert probability(0.0) == "< 1e-300"
     assert probability(1.1168e-184) == "1.1e-184"
     assert probability(1.0) == "1"

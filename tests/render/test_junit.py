@@ -1,4 +1,4 @@
-"""Properties of JUnit XML: flat, of plain kinds, under names that stay."""
+"""Properties of JUnit XML: flat builtins under stable names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_all_are_flat_builtins_that_cross_processes(report: CaseReport) -> None:
         assert name.startswith("sae_guard.")
         assert type(value) in (str, int, float)
         assert value != ""
-    assert repr([tuple(each) for each in json.loads(json.dumps(listed))]) == repr(listed)
+    assert repr([tuple(pair) for pair in json.loads(json.dumps(listed))]) == repr(listed)
 
 
 def test_a_threshold_has_its_value_bounds_and_sample() -> None:
@@ -72,14 +72,14 @@ def test_a_threshold_has_its_value_bounds_and_sample() -> None:
     }
 
 
-def test_what_has_no_value_has_the_reason_alone() -> None:
+def test_a_test_without_a_value_has_only_the_reason() -> None:
     error = verdict("error", value=None, cause="setup", message="0/0")
     listed = properties(case_report(error))
     assert (listed["sae_guard.verdict"], listed["sae_guard.message"]) == ("error", "0/0")
     assert not {"sae_guard.value", "sae_guard.headroom", "sae_guard.bound"} & listed.keys()
 
 
-def test_an_early_verdict_says_from_how_much() -> None:
+def test_an_early_verdict_has_its_number_of_sequences() -> None:
     listed = properties(case_report(verdict(progress=Progress(64, 256, 0.001), audit="held")))
     assert listed["sae_guard.seen_sequences"] == 64
     assert listed["sae_guard.of_sequences"] == 256
@@ -87,7 +87,7 @@ def test_an_early_verdict_says_from_how_much() -> None:
     assert listed["sae_guard.audit"] == "held"
 
 
-def test_a_change_says_from_where_to_where() -> None:
+def test_a_change_has_both_values_and_its_baseline() -> None:
     listed = properties(case_report(a_change(noted=("torch", "device"))))
     assert listed["sae_guard.change"] == "share"
     assert (listed["sae_guard.before"], listed["sae_guard.after"]) == (0.1306, 0.20976)
@@ -98,7 +98,7 @@ def test_a_change_says_from_where_to_where() -> None:
     assert not {"sae_guard.change", "sae_guard.baseline", "sae_guard.note"} & plain.keys()
 
 
-def test_what_becomes_of_undecided_is_there_where_it_can_be() -> None:
+def test_on_undecided_is_there_if_the_threshold_has_a_confidence() -> None:
     assert "sae_guard.on_undecided" not in properties(case_report(verdict()))
     waived = verdict(bounds={"max": 0.2, "confidence": 0.9, "on_undecided": "warn"})
     assert properties(case_report(waived))["sae_guard.on_undecided"] == "warn"
@@ -130,7 +130,7 @@ def test_other_tests_have_their_status_and_the_reason(
     assert properties(report) == {**PLACE, **{f"sae_guard.{k}": v for k, v in pairs if v}}
 
 
-def test_what_is_long_is_left_to_the_report() -> None:
+def test_long_parts_are_only_in_the_report() -> None:
     short = properties(case_report(verdict()))
     assert properties(case_report(verdict(), worst=WORST, provenance=PROVENANCE)) == short
 
@@ -144,6 +144,6 @@ def test_numbers_of_numpy_become_builtins() -> None:
 @pytest.mark.parametrize(
     "parts", [{"value": np.float32(0.5)}, {"value": np.int64(1)}, {"message": object()}]
 )
-def test_what_is_no_builtin_is_refused_here_and_not_by_the_channel(parts: dict[str, Any]) -> None:
+def test_a_value_that_is_no_builtin_is_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="cannot cross processes"):
         junit_properties(case_report(verdict(**parts)))

@@ -1,4 +1,4 @@
-"""All metrics in a table: those without a bound, and those without a value, which say why."""
+"""The table of all metrics, with those without a bound or a value."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CASE = CaseRef("s.yaml", "tiny", "v1")
 
 
 def report(measurement: Measurement, *thresholds: Threshold) -> CaseReport:
-    """Report all metrics, and the verdicts on these thresholds."""
+    """Return a report of all metrics, with the verdicts on these thresholds."""
     verdicts = tuple(judge(measurement, threshold) for threshold in thresholds)
     values = metric_values(measurement)
     return CaseReport(CASE, **measured(measurement), verdicts=verdicts, metrics=values)
 
 
 def cells(measurement: Measurement, *thresholds: Threshold) -> dict[str, str]:
-    """Metric → its row, in single spaces."""
+    """Return the rows by metric, with single spaces between cells."""
     title, heads, *rows = metric_table(report(measurement, *thresholds))
     assert title == "s.yaml::tiny [v1]  800 tokens in 8 sequences"
     assert heads.split() == ["metric", "value", "±", "95", "%", "unit", "bound", "verdict"]
@@ -49,7 +49,7 @@ def test_each_metric_has_a_row_in_order_and_other_targets_come_last() -> None:
     assert rows["l1"] == "8.035 0.02"
 
 
-def test_what_is_undefined_says_why_in_few_words() -> None:
+def test_an_undefined_metric_has_a_short_reason() -> None:
     broken = replace(ordinary(), sums={**ordinary().sums, "sq_error": np.full(8, np.nan)})
     rows = cells(broken, Threshold("fvu", max=0.1), Threshold("kl.p99", max=1))
     assert rows["mse"] == "- the sums are not finite: nan / 800.0"
@@ -74,7 +74,7 @@ def test_rows_for_other_programs_have_values_bounds_and_units() -> None:
     assert (rows["l1"]["value"], rows["l1"]["verdict"]) == (ordinary()["l1"], "")
 
 
-def test_a_change_has_a_row_of_its_own_and_a_share_says_so() -> None:
+def test_a_change_has_its_own_row_and_a_share_its_unit() -> None:
     case = case_report(a_change(), verdict("fail", "l0.change", bounds={"max": 0.1}))
     share, difference = metric_rows(case)
     assert (share["metric"], share["unit"], share["value"]) == ("kl.change", "share", 0.60611)

@@ -1,4 +1,4 @@
-"""The frontier as users see it: every point is drawn where it is, and named."""
+"""The Pareto frontier: headline, plot and legend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.pareto import Pareto, Point, compared
-from sae_guard.render import not_compared, pareto_failure, pareto_headline, plotted
+from sae_guard.render import not_compared, pareto_failure, pareto_headline, scatter_plot
 
 PARETO = Pareto("l0", "kl", "thresholds/demo.yaml", 30)
 V1, V2, V3 = Point("v1", 16.0, 0.21), Point("v2", 15.98, 0.13), Point("v3", 15.8, 0.37)
@@ -34,7 +34,7 @@ def test_the_headline_has_digits_until_the_two_differ() -> None:
     )
 
 
-def test_a_failure_has_the_line_the_plot_and_what_was_left_out() -> None:
+def test_a_failure_has_spec_line_plot_and_records_left_out() -> None:
     text = pareto_failure(compared(PARETO, V1, [V2, V3], ["v0 (abc): other tokens"]))
     lines = text.splitlines()
     assert lines[1] == "thresholds/demo.yaml:30: pareto: {x: l0, y: kl}"
@@ -46,16 +46,16 @@ def test_a_failure_has_the_line_the_plot_and_what_was_left_out() -> None:
     ]
 
 
-def test_of_many_that_were_left_out_the_newest_are_named() -> None:
+def test_of_many_records_left_out_the_newest_are_listed() -> None:
     names = [f"v{i}" for i in range(8)]
-    told = list(not_compared(compared(PARETO, V2, [V3], names)))
-    assert told == [*(f"not compared: v{i}" for i in range(3, 8)), "not compared: 3 older"]
+    lines = list(not_compared(compared(PARETO, V2, [V3], names)))
+    assert lines == [*(f"not compared: v{i}" for i in range(3, 8)), "not compared: 3 older"]
     assert list(not_compared(compared(PARETO, V2, [V3]))) == []
 
 
 @pytest.mark.parametrize("pareto", [PARETO, Pareto("reconstruction_score", "cosine")])
-def test_points_lie_where_they_are_and_stairs_between_those_of_the_frontier(pareto: Pareto) -> None:
-    drawn = list(plotted(pareto, [Point("a", 0, 1), Point("b", 1, 0)], Point("new", 0.5, 0.5)))
+def test_points_are_to_scale_and_stairs_join_the_frontier(pareto: Pareto) -> None:
+    drawn = list(scatter_plot(pareto, [Point("a", 0, 1), Point("b", 1, 0)], Point("new", 0.5, 0.5)))
     rows = [line for line in drawn if "│" in line]
     at = {
         letter: (line.index(letter), row)
@@ -72,10 +72,10 @@ def test_points_lie_where_they_are_and_stairs_between_those_of_the_frontier(pare
 
 
 @given(st.lists(points, max_size=30), st.none() | points)
-def test_every_point_is_in_the_legend_and_lines_are_of_a_width_to_read(
+def test_every_point_is_in_the_legend_within_80_columns(
     every: list[Point], new: Point | None
 ) -> None:
-    lines = list(plotted(PARETO, every, new))
+    lines = list(scatter_plot(PARETO, every, new))
     assert (lines == []) == (not every and new is None)
     assert sum(", kl " in line for line in lines) == len(every) + (new is not None)
     assert all(len(line) <= 80 for line in lines if ", kl " not in line)

@@ -1,4 +1,4 @@
-"""The lines that a run ends with: a block for each case, then what there is to know of the run."""
+"""The summary at the end of a run: a block for each case, then remarks on the run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TITLE = "thresholds/demo.yaml::blocks.2.hook_resid_post [v3]"
 
 
 def lines(*cases: CaseReport) -> list[str]:
-    """Give the summary of a run of these cases."""
+    """Return the summary of a run of these cases."""
     return list(summary(run_report(*cases)))
 
 
@@ -55,7 +55,7 @@ def test_a_report_that_was_written_and_read_has_the_same_lines(report: RunReport
 
 
 @given(run_reports)
-def test_each_case_has_a_block_and_each_test_without_a_verdict_a_line(report: RunReport) -> None:
+def test_each_case_has_a_block_and_each_missing_verdict_a_line(report: RunReport) -> None:
     every = list(summary(report, verbose=True))
     texts = [[*case_lines(case), ""] for case in report.cases]
     texts.sort(key=lambda block: not block[0].startswith("NOT MEASURED"))
@@ -75,7 +75,7 @@ def test_each_case_has_a_block_and_each_test_without_a_verdict_a_line(report: Ru
     assert sum(line.startswith("NOT RECORDED: ") for line in rest) >= refused
 
 
-def test_the_summary_warns_of_what_passes_and_is_suspected() -> None:
+def test_suspicions_of_a_passing_checkpoint_are_warnings() -> None:
     off = Diagnosis((Suspicion("scale", "the best factor is 0.9", "undo it"),), ("tried", "none"))
     passing = case_report(verdict("pass"), verdict("warn", "l0"), diagnosis=off)
     assert lines(passing)[4:] == [
@@ -224,7 +224,7 @@ def test_controls_are_a_table_below_that_of_the_thresholds() -> None:
     assert both[3].split()[0] == "kl"
 
 
-def test_what_is_no_better_than_a_baseline_is_said_below_the_table() -> None:
+def test_a_null_model_that_is_not_beaten_is_a_warning() -> None:
     worse = lines(case_report(controls=controls("warn", message="KL 2 is not below 1")))
     assert worse[-2:] == ["  WARNING: KL 2 is not below 1", ""]
     error = controls("error", rows={}, cause="setup", message="no such hook")
@@ -233,7 +233,7 @@ def test_what_is_no_better_than_a_baseline_is_said_below_the_table() -> None:
     ]  # fmt: skip
 
 
-def test_the_summary_shows_changes_with_their_sign_and_says_since_when() -> None:
+def test_changes_have_their_sign_and_their_baseline() -> None:
     both = a_change(
         target="l0.change", value=0.0, interval=(-0.024, 0.024),
         bounds={"min": -0.05, "max": 0.05, "relative": True},
@@ -247,7 +247,7 @@ def test_the_summary_shows_changes_with_their_sign_and_says_since_when() -> None
     assert lines(case_report(a_change(), both)).count(since) == 1
 
 
-def test_pareto_is_a_line_below_the_table_and_a_pass_names_what_it_left_out() -> None:
+def test_pareto_is_below_the_table_and_a_pass_lists_records_left_out() -> None:
     failing = case_report(verdict(), pareto=ParetoResult(PARETO, "fail", COMPARISON))
     assert lines(failing)[-2] == (
         "  FAIL: pareto: dominated in l0 and kl by v2 "
@@ -279,7 +279,7 @@ def test_pareto_is_a_line_below_the_table_and_a_pass_names_what_it_left_out() ->
          "  measured before, the same weights, tokens and code; without a cache it is run anew"),
     ],
 )  # fmt: skip
-def test_what_is_out_of_the_ordinary_in_how_it_was_measured_is_below_the_title(
+def test_an_unusual_way_of_measuring_is_below_the_title(
     paths: dict[str, str], line: str | None
 ) -> None:
     provenance = replace(PROVENANCE, paths=paths)
@@ -288,7 +288,7 @@ def test_what_is_out_of_the_ordinary_in_how_it_was_measured_is_below_the_title(
     assert list(path_lines(None)) == []
 
 
-def test_what_has_no_verdict_is_named_and_of_many_the_first() -> None:
+def test_tests_without_a_verdict_are_listed_up_to_five() -> None:
     left_out = tuple(NotJudged(CASE, f"load.{n}", "was not run") for n in range(8))
     name = "thresholds/demo.yaml::blocks.2.hook_resid_post::"
     written = list(summary(run_report(not_judged=left_out[:2], verdict="error")))
@@ -300,7 +300,7 @@ def test_what_has_no_verdict_is_named_and_of_many_the_first() -> None:
     assert many[-1] == "NO VERDICT: and 3 more"
 
 
-def test_a_checkpoint_that_a_spec_is_not_about_is_listed_where_it_was_asked_for() -> None:
+def test_checkpoints_that_a_spec_excludes_are_listed_if_verbose() -> None:
     report = run_report(
         not_gated=(NotGated("a.yaml::x", None, "no checkpoint"), NotGated("a.yaml::y", "v1", "no"))
     )
@@ -310,7 +310,7 @@ def test_a_checkpoint_that_a_spec_is_not_about_is_listed_where_it_was_asked_for(
     ]  # fmt: skip
 
 
-def test_records_follow_and_what_was_not_recorded_is_last() -> None:
+def test_records_come_last_and_refused_ones_after_the_others() -> None:
     report = run_report(
         records=(
             RecordResult(CASE, refused="no verdict on kl"),
@@ -325,7 +325,7 @@ def test_records_follow_and_what_was_not_recorded_is_last() -> None:
     ]
 
 
-def test_thresholds_that_are_looser_are_one_line_for_each_spec() -> None:
+def test_loosened_thresholds_are_one_line_per_spec() -> None:
     cases = (
         case_report(loosened=LOOSENED),
         case_report(loosened=LOOSENED, member="v2"),
@@ -338,7 +338,7 @@ def test_thresholds_that_are_looser_are_one_line_for_each_spec() -> None:
     ]
 
 
-def test_what_there_is_to_know_of_a_run_comes_in_order() -> None:
+def test_remarks_on_the_run_have_a_fixed_order() -> None:
     report = run_report(
         case_report(loosened=LOOSENED),
         not_judged=(NotJudged(CASE, "kl", "was not run"),),

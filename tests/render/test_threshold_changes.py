@@ -1,4 +1,4 @@
-"""How thresholds went, in lines."""
+"""Thresholds from version to version, and loosened thresholds, in lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import loosened, track_thresholds
-from sae_guard.render import loosened_line, tracks
+from sae_guard.render import loosened_line, track_lines
 from tests.helpers.recorded import SPEC, ordinary, record_one
 from tests.helpers.reports import LOOSENED
 
@@ -52,7 +52,7 @@ def changed(recorded: Recorded, **values: Any) -> Recorded:
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Recorded]:
-    """Of three days, between which bounds moved."""
+    """Records of three days, with changes of bounds between them."""
     history = History(str(tmp_path / "h"))
     measurement = ordinary()
     return [
@@ -64,17 +64,17 @@ def records(tmp_path: Path) -> list[Recorded]:
     ]  # fmt: skip
 
 
-def lines(records: list[Recorded], *shown: int) -> list[str]:
-    return list(tracks(track_thresholds(records, {records[at].id for at in shown})))
+def lines(records: list[Recorded], *indices: int) -> list[str]:
+    return list(track_lines(track_thresholds(records, {records[at].id for at in indices})))
 
 
-def test_a_spec_is_a_table_of_what_moved_below_what_it_started_as(records: list[Recorded]) -> None:
-    told = lines(records, 0, 1, 2)
-    assert "\n".join(told) == TABLE
-    assert max(map(len, told)) <= 100
+def test_a_spec_has_its_first_thresholds_and_a_table_of_changes(records: list[Recorded]) -> None:
+    output = lines(records, 0, 1, 2)
+    assert "\n".join(output) == TABLE
+    assert max(map(len, output)) <= 100
 
 
-def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) -> None:
+def test_changes_start_from_the_record_before(records: list[Recorded]) -> None:
     _, *start, _, first = lines(records, 2)[:5]
     assert start == [
         "  as of v1 (2026-11-26, 01234567, Ada Lovelace): kl <= 0.08 (confidence 0.99),",
@@ -83,22 +83,22 @@ def test_what_is_shown_starts_from_the_run_before_it(records: list[Recorded]) ->
     assert first.split()[:4] == ["2026-11-27", "v2", "kl", "max"]
     assert lines(records, 0)[2:] == ["  none moved in 1 run", ""]
     same = changed(records[0], run="another")
-    assert list(tracks(track_thresholds([records[0], same], {same.id})))[2:] == [
+    assert list(track_lines(track_thresholds([records[0], same], {same.id})))[2:] == [
         "  none moved in 2 runs",
         "",
     ]
 
 
-def test_what_it_started_as_has_pareto_too(records: list[Recorded]) -> None:
+def test_the_first_thresholds_include_pareto(records: list[Recorded]) -> None:
     row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
     first = changed(records[0], pareto=row)
-    _, start, more, *_ = tracks(track_thresholds([first], {first.id}))
+    _, start, more, *_ = track_lines(track_thresholds([first], {first.id}))
     assert (start, more) == (TABLE.splitlines()[1] + ",", "    pareto l0, kl")
 
 
-def test_a_record_without_thresholds_has_none(records: list[Recorded]) -> None:
+def test_a_record_without_thresholds_started_as_none(records: list[Recorded]) -> None:
     bare = changed(records[0], thresholds=())
-    _, start, *_ = tracks(track_thresholds([bare], {bare.id}))
+    _, start, *_ = track_lines(track_thresholds([bare], {bare.id}))
     assert start == "  started as v0 (2026-11-25, -, Ada Lovelace): none"
 
 
@@ -111,13 +111,13 @@ def test_shares_are_in_percent(records: list[Recorded]) -> None:
         return changed(records[0], thresholds=(row,), run=run)
 
     old, new = bounded(0.02, "a"), bounded(0.03, "b")
-    _, start, _, row, _ = tracks(track_thresholds([old, new], {old.id}))
+    _, start, _, row, _ = track_lines(track_thresholds([old, new], {old.id}))
     assert start.endswith(": kl.change -5%..2% (warn max 0.5%)")
     assert row.split()[2:7] == ["kl.change", "max", "2%", "3%", "loosened"]
 
 
-def test_no_name_leaves_its_line_or_its_column(records: list[Recorded]) -> None:
-    odd = [changed(each, by="A\x1b[31m\n" + "b" * 99) for each in records]
+def test_long_and_unprintable_names_stay_in_their_column(records: list[Recorded]) -> None:
+    odd = [changed(recorded, by="A\x1b[31m\n" + "b" * 99) for recorded in records]
     for line in lines(odd, 0, 1, 2):
         assert len(line) <= 100
         assert line.isprintable()
@@ -131,7 +131,7 @@ def promotion(records: list[Recorded]) -> Promotion:
     )  # fmt: skip
 
 
-def test_what_is_looser_is_one_line(records: list[Recorded], promotion: Promotion) -> None:
+def test_loosened_thresholds_are_one_line(records: list[Recorded], promotion: Promotion) -> None:
     changes = loosened(promotion, records[0].record, [Threshold("kl", max=0.12, warn_max=0.08)])
     assert changes is not None
     assert loosened_line(records[0].spec, changes) == (
@@ -150,7 +150,7 @@ def test_what_is_looser_is_one_line(records: list[Recorded], promotion: Promotio
     )
 
 
-def test_a_pareto_threshold_that_was_dropped_is_named_by_its_axes() -> None:
+def test_a_removed_pareto_threshold_is_named_by_its_axes() -> None:
     removed = ThresholdChange("pareto", "axes", "l0, kl", None, "removed", looser=True)
     changes = replace(LOOSENED, changes=(removed,))
     assert loosened_line("s.yaml::tiny", changes) == (
@@ -159,7 +159,7 @@ def test_a_pareto_threshold_that_was_dropped_is_named_by_its_axes() -> None:
     )
 
 
-def test_shares_that_are_looser_are_in_percent() -> None:
+def test_loosened_shares_are_in_percent() -> None:
     wider = ThresholdChange("kl.change", "max", 0.02, 0.03, "loosened", looser=True, share=True)
     changes = replace(LOOSENED, changes=(wider,))
     assert loosened_line("s.yaml::tiny", changes).endswith("tiny kl.change max 2% -> 3%")

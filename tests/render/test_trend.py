@@ -1,4 +1,4 @@
-"""How a metric went, in lines."""
+"""A metric from record to record, in lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.recorded import SPEC, ordinary, record_one
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Recorded]:
-    """Three versions, the last of which fails."""
+    """Records of three versions, the last of which fails."""
     history = History(str(tmp_path / "h"))
     return [
         record_one(history, tmp_path, ordinary(kl), name=f"v{number}")
@@ -53,14 +53,14 @@ def test_wide_intervals_are_drawn_and_far_bounds_are_not(tmp_path: Path) -> None
     wide = ordinary(0.05)
     sums = {**wide.sums, "kl": wide.sums["kl"] * [1, 3, 1, 3, 1, 3, 1, 3]}
     text = SPEC.replace("max: 0.1", "max: 9")
-    found = record_one(history, tmp_path, replace(wide, sums=sums), text=text)
-    _, _, line, _ = trend([found], "kl")
+    recorded = record_one(history, tmp_path, replace(wide, sums=sums), text=text)
+    _, _, line, _ = trend([recorded], "kl")
     drawing = line.split()[-2]
     assert (drawing[0], drawing[-1], drawing.count("│")) == ("├", "┤", 0)
     assert abs(drawing.index("●") - _WIDTH // 2) <= 1
 
 
-def test_what_cannot_be_compared_is_drawn_apart(records: list[Recorded], tmp_path: Path) -> None:
+def test_each_comparable_group_has_its_own_drawing(records: list[Recorded], tmp_path: Path) -> None:
     other = ordinary()
     tokens = replace(other.provenance, corpus={"n_sequences": 8, "sha256": "4" * 64})
     more = record_one(
@@ -73,27 +73,27 @@ def test_what_cannot_be_compared_is_drawn_apart(records: list[Recorded], tmp_pat
     ]
 
 
-def test_shares_and_differences_are_drawn_apart(records: list[Recorded]) -> None:
+def test_shares_and_differences_have_their_own_drawings(records: list[Recorded]) -> None:
     def changed(recorded: Recorded, kind: str, value: float) -> Recorded:
-        told = {"metric": "kl.change", "change": kind, "value": value}
-        row = recorded.record.thresholds[0].model_copy(update=told)
+        values = {"metric": "kl.change", "change": kind, "value": value}
+        row = recorded.record.thresholds[0].model_copy(update=values)
         return replace(recorded, record=recorded.record.model_copy(update={"thresholds": (row,)}))
 
-    found = [changed(records[0], "share", 0.02), changed(records[1], "difference", 3e-4)]
-    lines = list(trend(found, "kl.change"))
+    changes = [changed(records[0], "share", 0.02), changed(records[1], "difference", 3e-4)]
+    lines = list(trend(changes, "kl.change"))
     titles = [line.partition(", lower")[0] for line in lines if line.startswith("kl.change")]
     assert titles == ["kl.change (nats", "kl.change (share"]
 
 
-def test_thresholds_have_a_trend_too_and_undefined_is_said(tmp_path: Path) -> None:
+def test_targets_of_thresholds_have_a_trend_and_may_be_undefined(tmp_path: Path) -> None:
     history = History(str(tmp_path / "h"))
     text = SPEC.replace("{max: 0.1}", "{max: 0.1, worst_sequence: {max: 0.3}}")
-    found = record_one(history, tmp_path, ordinary(), text=text)
-    title, _, line, _ = trend([found], "kl.worst_sequence")
+    recorded = record_one(history, tmp_path, ordinary(), text=text)
+    title, _, line, _ = trend([recorded], "kl.worst_sequence")
     assert title.startswith("kl.worst_sequence (nats, lower is better)")
     assert "  0.05007  " in line
     assert line.endswith("pass")
-    _, _, line, _ = trend([found], "dead_latents")
+    _, _, line, _ = trend([recorded], "dead_latents")
     assert line.endswith("  undefined")
     with pytest.raises(SetupError, match="'cosin'; did you mean cosine"):
-        list(trend([found], "cosin"))
+        list(trend([recorded], "cosin"))

@@ -1,16 +1,16 @@
-"""A record beside what is measured again, in lines."""
+"""Numbers of a record and of a new measurement, in lines."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from sae_guard.history.confirmation import NumberCheck
-from sae_guard.render import confirmed, differently_made
+from sae_guard.render import confirmation_table, provenance_differences
 from tests.helpers.recorded import ordinary
 
 
 def test_a_row_for_each_number_and_why_it_differs() -> None:
-    lines = confirmed(
+    lines = confirmation_table(
         [
             NumberCheck("n_tokens", 32256, 32256, 0),
             NumberCheck("kl", 0.130621420, 0.130621428, 1e-5),
@@ -29,11 +29,11 @@ def test_a_row_for_each_number_and_why_it_differs() -> None:
     ]
 
 
-def test_what_measured_otherwise_is_named() -> None:
+def test_other_devices_and_versions_are_listed() -> None:
     was = ordinary().provenance
-    assert list(differently_made(was, was)) == []
+    assert list(provenance_differences(was, was)) == []
     now = replace(was, device="cuda:0", versions={"python": "3.13.1"}, model={"name": "./gpt2"})
-    assert list(differently_made(was, now)) == [
+    assert list(provenance_differences(was, now)) == [
         "device: cpu in the record, cuda:0 now",
         "python: none in the record, 3.13.1 now",
         "torch: 2.13.0 in the record, none now",

@@ -1,4 +1,4 @@
-"""What is said of one verdict: headlines and failure texts."""
+"""The words for one verdict: headlines and failure texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.reports import WORST, a_change, case_report, run_report, verd
 
 
 def lines(one: Verdict) -> list[str]:
-    """Give the summary of a run with this verdict."""
+    """Return the summary of a run with this verdict."""
     return list(summary(run_report(case_report(one))))
 
 
@@ -73,7 +73,7 @@ def test_a_failure_names_options_as_the_shell_spells_them() -> None:
     assert text.endswith("\n  try: `sae: {k: 3}` (`-k 3`)")
 
 
-def test_the_worst_follow_what_is_probably_wrong() -> None:
+def test_worst_tokens_and_sequences_follow_the_diagnosis() -> None:
     text = failure(verdict(), Diagnosis(), WORST)
     assert text.splitlines()[2:] == [
         "",
@@ -112,12 +112,12 @@ def test_an_early_verdict_is_marked_everywhere() -> None:
     assert "  kl is undecided: why" not in lines(failing)  # its failure says it
 
 
-def test_how_much_was_measured_says_so_where_it_is_a_part() -> None:
+def test_a_partial_sample_has_the_total_number_of_sequences() -> None:
     assert sample_words(Sample(16256, 128, 128)) == "16,256 tokens in 128 sequences"
     assert sample_words(Sample(127, 1, 1024)) == "127 tokens in 1 of 1,024 sequences"
 
 
-def test_a_change_says_from_where_to_where() -> None:
+def test_a_change_has_both_values_and_its_baseline() -> None:
     assert headline(a_change()) == (
         "kl.change +60.61% > +2% (0.1306 nats at v1.2 (97dbe6cef0cb), 0.2098 now; p < 1e-99, "
         "paired 95 % interval +58.18% to +63.04%, 16,256 tokens in 128 sequences)"
