@@ -1,4 +1,4 @@
-"""docs/explanation/architecture.md is true, the core opens no file, and nothing imports torch too early.
+"""The page on the architecture is true, the core opens no file, nothing imports torch too early.
 
 What may import what is held by import-linter: `make lint`, contracts in pyproject.toml.
 """

@@ -163,7 +163,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
         for opt in (*each.opts, *each.secondary_opts)
     }
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert named - of_commands - declared_options() - OTHERS == set()
 
 
@@ -180,12 +180,8 @@ def test_specs_on_a_page_load(page: Path, tmp_path: Path) -> None:
         assert load_specs(tmp_path / "spec.yaml")
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in pages() if blocks(page, "python")], ids=name_of
-)
-def test_python_on_a_page_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page, "python")], ids=name_of)
+def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     for code in blocks(page, "python"):

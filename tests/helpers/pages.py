@@ -85,8 +85,8 @@ def steps(page: Path) -> list[Step]:
     """List what a reader of the page does, in order.
 
     Comments are steps that the page need not show: ``<!-- run: COMMAND -->``,
-    ``<!-- edit: PATH: OLD -> NEW -->`` and ``<!-- without: PATH -->``. ``<!-- file: PATH -->`` names
-    the file that the next block holds.
+    ``<!-- edit: PATH: OLD -> NEW -->`` and ``<!-- without: PATH -->``; ``<!-- file: PATH -->`` is
+    the path of the file that the next block holds.
     """
     found: list[Step] = []
     path = ""
