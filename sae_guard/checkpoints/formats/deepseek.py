@@ -39,8 +39,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 FORMAT = Format(
     name="DeepSeek-R1",
-    recognised_by="a file with the keys of two `nn.Linear` that is called, or lies in a folder that "
-    "is called, `DeepSeek-R1-…-SAE-lN.pt`; name the file, not the folder",
+    recognised_by="a file with the keys of two `nn.Linear`, called `DeepSeek-R1-…-SAE-lN.pt` or in "
+    "a folder of that name; name the file, not the folder",
     holds="standard SAEs",
     declare=lambda files: by_name(files) if files.config is None else None,
     matches=lambda opened: (
