@@ -55,7 +55,7 @@ class Metric:
     1. Margins of bounds are a share of the distance from there (`sae_guard.core.tightening`)."""
     tail: float = 10.0
     """How far out a sequence may be that was not seen yet, in distances of the bound from there:
-    what an early verdict reckons with (`docs/explanation/early-verdicts.md`)."""
+    what an early verdict reckons with (`docs/statistics.md`)."""
 
     @property
     def sides(self) -> tuple[Side, ...]:

@@ -213,7 +213,7 @@ class Compared:
 
 
 def comparison_json(found: Sequence[Compared]) -> bytes:
-    """Strict JSON; `docs/reference/report-json.md` has its keys. What is not finite is null."""
+    """Strict JSON; `docs/statistics.md` has its keys. What is not finite is null."""
     document = {"schema_version": SCHEMA_VERSION, "comparisons": [_plain(each) for each in found]}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     # Sources may be no UTF-8; JSON reads these escapes as what they were.

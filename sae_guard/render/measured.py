@@ -18,8 +18,8 @@ _TITLES = ("metric", "value", "± 95 %", "unit", "bound", "verdict")
 
 
 def metric_table(report: CaseReport) -> Iterator[str]:
-    """Write a title and a row for each metric, in the order of the table of metrics, and then for
-    each other target of a threshold; what is undefined says why.
+    """Write a title and a row for each metric, in the order of the README, and then for each other
+    target of a threshold; what is undefined says why.
     """
     yield title(report)
     yield from path_lines(report.provenance)

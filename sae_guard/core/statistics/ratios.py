@@ -1,6 +1,6 @@
 """Ratios of pooled sums with their intervals, clustered by sequence.
 
-The formulas and why sequences, not tokens, are the clusters: `docs/explanation/statistics.md`.
+The formulas and why sequences, not tokens, are the clusters: `docs/architecture.md`, "Numbers".
 """
 
 from __future__ import annotations

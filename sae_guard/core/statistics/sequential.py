@@ -5,7 +5,7 @@ S_n/(N − n) is a martingale when Σ g = 0, and an asymptotic confidence sequen
 Arbour, Sinha, Kennedy and Ramdas 2024, *Time-uniform central limit theory and asymptotic confidence
 sequences*, Annals of Statistics 52(6), 2613; here without replacement) may be looked at after any
 number of sequences. T is corrected for the skewness of the sample (Hall 1992, *On the removal of
-skewness by transformation*, JRSS B 54, 221). `docs/explanation/early-verdicts.md` has the formulas,
+skewness by transformation*, JRSS B 54, 221). `docs/statistics.md` has the formulas,
 `benchmarks/early.py` the error rates.
 """
 
