@@ -163,7 +163,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
         for opt in (*each.opts, *each.secondary_opts)
     }
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert named - of_commands - declared_options() - OTHERS == set()
 
 

@@ -20,7 +20,12 @@ PAGES = [
 FOLDERS = ("sae_guard", "tests", "benchmarks", "docs", "thresholds")
 NAMED = re.compile(rf"(?<![\w./~<-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 
-EXAMPLES = {"thresholds/*.yml": "the default of an ini option; this project's specs end in .yaml"}
+EXAMPLES = {
+    "thresholds/*.yml": "the default of an ini option; this project's specs end in .yaml",
+    "thresholds/gpt2.yaml": "a reader writes it",
+    "thresholds/spec.schema.json": "a reader writes it",
+    "thresholds/tiny.yaml": "a reader writes it",
+}
 """Paths that are named and need not be there, and why."""
 
 

@@ -40,8 +40,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
 FORMAT = Format(
     name="DeepSeek-R1",
-    recognised_by="`DeepSeek-R1-…-SAE-lN.pt` (the file or its folder) with the keys of two "
-    "`nn.Linear`",
+    recognised_by="a file with the keys of two `nn.Linear`, called `DeepSeek-R1-…-SAE-lN.pt` or in "
+    "a folder of that name; name the file, not the folder",
     holds="standard SAEs",
     declare=lambda files: by_name(files) if files.config is None else None,
     matches=lambda opened: (
