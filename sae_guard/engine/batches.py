@@ -76,7 +76,7 @@ def halve_on_oom(run: Callable[[slice], None], rows: slice) -> None:
     """Run the windows; while they do not fit into GPU memory, run each half by itself.
 
     Args:
-        run: Runs a batch. It must change nothing before it can no longer run out of memory.
+        run: Runs a batch. Windows of a batch that failed are run again and must not count twice.
         rows: Windows to run.
 
     Raises:
