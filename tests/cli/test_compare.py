@@ -167,15 +167,15 @@ def test_alpha_margin_quality_and_confidence_are_options(record: Callable[..., R
 
 def test_several_checkpoints_are_paired_by_their_labels(record: Callable[..., Recorded]) -> None:
     for name, kl in (("v1", 1.0), ("v2", 2.0)):
-        record(scaled(ordinary(), kl=kl), name, label="layer6")
-        record(scaled(ordinary(), kl=1 / kl), name, label="layer8")
+        record(scaled(ordinary(), kl=kl), name, member="layer6")
+        record(scaled(ordinary(), kl=1 / kl), name, member="layer8")
     result = run("v1", "v2")
     assert heads(result) == ["v2 is dominated by v1", "v2 dominates v1"]
-    again = record(ordinary(), "v2", label="layer8")
+    again = record(ordinary(), "v2", member="layer8")
     output = run("v1", "v2", code=2).stderr
     assert "thresholds/tiny.yaml::tiny has several checkpoints" in output
     assert f"\n  v2: layer8, {again.id}" in output
-    record(ordinary(), "v3", label="layer9")
+    record(ordinary(), "v3", member="layer9")
     assert "name two of these by their ids" in run("v1", "v3", code=2).stderr
 
 
@@ -183,7 +183,7 @@ def test_versions_of_the_same_name_get_a_hash_or_label(record: Callable[..., Rec
     a, b = record(ordinary()), record(scaled(ordinary(), kl=2))
     output = run(a.id, b.id).stdout
     assert output.startswith(f"v1 {b.id[-12:]} is dominated by v1 {a.id[-12:]}: ")
-    c = record(scaled(ordinary(), kl=2), label="other")
+    c = record(scaled(ordinary(), kl=2), member="other")
     assert run(a.id, c.id).stdout.startswith("v1 [other] is dominated by v1 [v1]: ")
     assert "both are the same files of a checkpoint" in run(a.id, a.id).stdout
 
@@ -197,7 +197,7 @@ def test_specs_that_only_one_version_has_are_listed(record: Callable[..., Record
     assert heads(result) == ["no difference of v2 from v1 was found at alpha 0.01"]
     third = SPEC.replace("name: tiny", "name: third")
     record(ordinary(), "v3", text=third)
-    record(ordinary(), "v3", text=third, label="b")
+    record(ordinary(), "v3", text=third, member="b")
     output = run("v1", "v3", code=2).stderr
     assert (
         "no spec has both versions: v1 has thresholds/tiny.yaml::tiny, thresholds/tiny.yaml::other"

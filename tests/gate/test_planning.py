@@ -195,6 +195,7 @@ def test_a_case_merges_the_options_of_spec_registry_and_command_line(tmp_path: P
         (SaeOptions(scale=1), "registry"),
     ):
         with pytest.raises(
-            SetupError, match=f"^/sae/v1: .* by the {source} and .* by the command line$"
+            SetupError,
+            match=f"^/sae/v1: .* by the {source} and .* by the command line; remove one of them$",
         ):
             plan([one], [Candidate(listed, "v1", Declaration(), other)])
