@@ -166,7 +166,7 @@ def test_a_source_without_text_is_a_setup_error(sources: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "kl@source=arxiv[*]: no verdict (setup error): source=arxiv[*]: no sequence comes from "
-            "there; allowed: words, x"
+            "this source; allowed: words, x"
         ]
     )
 
