@@ -177,7 +177,7 @@ def encode(text: str, tokenizer: Any) -> list[int]:
 def cut(
     documents: Iterable[Sequence[int]], context: int, bos: int | None
 ) -> Iterator[tuple[int, ...]]:
-    """Yield the windows of documents, in order.
+    """Yield the full windows of each document, in order; what is left at its end is dropped.
 
     Args:
         documents: Token ids of each document; ``bos`` at its start is removed.

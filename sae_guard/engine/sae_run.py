@@ -22,7 +22,10 @@ from sae_guard.sae.sparse_forward import SparseForward, sparse_forward
 
 
 class SaeRun:
-    """Columns of one SAE, filled in batch by batch; `HookPointColumns` are kept apart."""
+    """Per-sequence and per-token columns of one SAE, filled in batch by batch.
+
+    Columns that depend on the hook point alone are in `HookPointColumns`.
+    """
 
     def __init__(
         self,

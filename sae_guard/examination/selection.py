@@ -159,7 +159,10 @@ def find_calibrated_multiple(
 def _bisect(
     factor: Callable[[float], float], factors: dict[float, float], bracket: list[float]
 ) -> None:
-    """Narrow the bracket down, and add each multiple and its factor to ``factors``."""
+    """Bisect between two multiples of the number of active latents until the factor is near 1.
+
+    Each multiple that is tried, and its factor, is added to ``factors``.
+    """
     low, high = bracket
     while high / low > _RELATIVE_WIDTH and min(map(_distance, factors.values())) > _TOLERANCE:
         middle = math.sqrt(low * high)

@@ -30,7 +30,7 @@ class MovedSequence:
 
 @dataclass(frozen=True)
 class MovedToken:
-    """A token with the KL of its prediction in two versions, in nats."""
+    """A token, and the KL of the model's prediction after it in two versions, in nats."""
 
     sequence: int
     """Index in the corpus."""
