@@ -13,7 +13,7 @@ from sae_guard.render.numbers import number
 
 
 def headline(verdict: Verdict) -> str:
-    """Write target, value, bound, interval and sample size on a line; or why there is no verdict."""
+    """Write target, value, bound, interval and sample size, or why there is no verdict."""
     target, estimate = verdict.target, verdict.estimate
     if verdict.status == "error":
         return f"{target}: no verdict ({verdict.cause} error): {verdict.message}"
