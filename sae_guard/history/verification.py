@@ -123,7 +123,7 @@ def _json_number(value: float | None) -> float | None:
 
 
 def is_same(one: float | None, other: float | None) -> bool:
-    """Return whether two numbers are equal up to a relative 1e-9, of at least 1e-3, or both None."""
+    """Return whether two numbers are equal up to a relative 1e-9, or are both None."""
     scale = max(abs(one or 0.0), abs(other or 0.0), 1e-3)
     return is_near(one, other, _ROUNDING * scale)
 
