@@ -11,7 +11,7 @@ SaeGuardError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 Cause = Literal["setup", "load", "infrastructure"]
@@ -89,3 +89,15 @@ def allowed(name: str, names: Iterable[str], *, limit: int = 8) -> str:
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     listed = ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
     return (f"did you mean {' or '.join(similar)}? " if similar else "") + f"allowed: {listed}"
+
+
+def with_options(message: str, options: Iterable[Option], spellings: Mapping[Option, str]) -> str:
+    """Append options to a message, in parentheses, in the spelling of a shell.
+
+    Args:
+        message: The message.
+        options: Options that it is about.
+        spellings: Spelling of each option that the shell has; the others are left out.
+    """
+    words = ", ".join(spellings[option] for option in options if option in spellings)
+    return f"{message} ({words})" if words else message

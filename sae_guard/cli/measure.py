@@ -138,8 +138,7 @@ def _measure_case(
     for line in pareto_lines(complete.pareto) if complete.pareto else ():
         click.echo(line)
     if recorder is not None:
-        problem = next(iter(tested.errors.values()), "")
-        for result in recorder.record_all({case.ref: CaseResult(tested, judged, problem)}):
+        for result in recorder.record_all({case.ref: CaseResult(tested, judged)}):
             if result.path:
                 click.echo(f"recorded: {result.path}")
             else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sae_guard.errors import Option, SaeGuardError
+from sae_guard.errors import Option, SaeGuardError, with_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Suspicion
@@ -36,8 +36,7 @@ _SWITCHED_OFF = "--no-pre-bias"
 
 def spelled(error: SaeGuardError) -> str:
     """Return the message of an error, with the options that it is about in parentheses."""
-    options = ", ".join(SPELLINGS[option] for option in error.options if option in SPELLINGS)
-    return f"{error} ({options})" if options else str(error)
+    return with_options(str(error), error.options, SPELLINGS)
 
 
 def spelled_options(suspicion: Suspicion) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sae_guard.core.metrics import METRICS, metric
 from sae_guard.core.statistics import NOISE
@@ -94,6 +95,11 @@ class ParetoVerdict:
     def dominated_by(self) -> list[Point]:
         """Records that dominate the point."""
         return [record for record in self.others if self.pareto.dominates(record, self.point)]
+
+    @property
+    def status(self) -> Literal["pass", "fail"]:
+        """Status of the threshold."""
+        return "pass" if self.passes else "fail"
 
     @property
     def passes(self) -> bool:

@@ -177,9 +177,9 @@ def _threshold(test: CaseTest, threshold: Threshold, session: GateSession) -> Te
         obstacle = Obstacle.from_error(error, concerns_case=True)
         return _without_verdict(case, threshold, obstacle)
     measurement = judged.measurement
-    diagnosis = session.diagnosis(case, measurement)
     parts: dict[str, Any] = measured(measurement)
     if session.is_first_test(case, test.name):  # only one report carries these long texts
+        diagnosis = session.diagnosis(case, measurement)
         parts |= {
             "metrics": metric_values(measurement) if measurement.whole else (),
             "diagnosis": None if diagnosis == Diagnosis() else diagnosis,
@@ -202,8 +202,8 @@ def _pareto(case: Case, session: GateSession) -> TestRun:
         result = ParetoResult(case.pareto, "error", cause=error.cause, message=str(error))
         return TestRun(CaseReport(case.ref, pareto=result), Obstacle.from_error(error))
     assert comparison is not None
-    status: Status = "pass" if comparison.passes else "fail"
-    return TestRun(CaseReport(case.ref, pareto=ParetoResult(case.pareto, status, comparison)))
+    result = ParetoResult(case.pareto, comparison.status, comparison)
+    return TestRun(CaseReport(case.ref, pareto=result))
 
 
 def _controls(case: Case, session: GateSession) -> TestRun:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sae_guard.core.report import (
     EXIT_CODES,
@@ -21,6 +22,8 @@ from sae_guard.core.report import (
 from sae_guard.gate.case_tests import list_tests
 from sae_guard.gate.cases import Case
 from sae_guard.gate.planning import Plan
+
+Key = TypeVar("Key")
 
 _NOT_REPORTED = "was collected and never reported"
 
@@ -96,10 +99,7 @@ class Ledger:
         name = self._planned_id(node_id)
         if name is None:
             return
-        try:
-            self._reports[name] = merged([self._reports.get(name, report), report])
-        except DisagreementError as error:
-            self._problems[name] = str(error)
+        self._merge(self._reports, name, report, name, self._problems)
 
     def reject(self, node_id: str, reason: str) -> None:
         """Note that the report of a test cannot be read."""
@@ -126,10 +126,7 @@ class Ledger:
             if report is None:
                 problems.setdefault(name, _NOT_REPORTED)
                 continue
-            try:
-                reports[ref] = merged([reports.get(ref, report), report])
-            except DisagreementError as error:
-                problems[name] = str(error)
+            self._merge(reports, ref, report, name, problems)
         return LedgerResult(
             tuple(reports[case.ref] for case in self._cases if case.ref in reports),
             tuple(
@@ -139,6 +136,20 @@ class Ledger:
             ),
             failed=any(reason != _NOT_REPORTED for reason in problems.values()),
         )
+
+    @staticmethod
+    def _merge(
+        reports: dict[Key, CaseReport],
+        key: Key,
+        report: CaseReport,
+        name: str,
+        problems: dict[str, str],
+    ) -> None:
+        """Merge a report into that of its key; note a problem of the test if they disagree."""
+        try:
+            reports[key] = merged([reports[key], report]) if key in reports else report
+        except DisagreementError as error:
+            problems[name] = str(error)
 
     def _planned_id(self, node_id: str) -> str | None:
         """Return the node id in the plan, if any; pytest-xdist may append ``@GROUP`` to it."""

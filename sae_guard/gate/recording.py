@@ -26,7 +26,7 @@ from sae_guard.core.report import (
     verdict_of,
 )
 from sae_guard.core.report_json import report_to_json
-from sae_guard.core.verdicts import Status, Verdict
+from sae_guard.core.verdicts import Verdict
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.gate import project
 from sae_guard.gate.case_tests import measured, metric_value, metric_values
@@ -87,7 +87,7 @@ class CaseResult(NamedTuple):
     judged: JudgedOrError | None
     """Measurement or error; None where no test measured the case."""
     problem: str = ""
-    """Test without a verdict, and the reason; empty where there is none. It prevents the record."""
+    """Reason against a record that the report does not hold, such as a test that never reported."""
 
 
 class Recorder:
@@ -135,8 +135,8 @@ class Recorder:
     def _build(self, case: Case, result: CaseResult) -> tuple[Record, dict[str, bytes]]:
         """Build the record and its files. Thresholds of tests that did not run are judged too."""
         judged, report = result.judged, result.report
-        if result.problem:
-            raise NotRecordedError(result.problem)
+        if problem := result.problem or next(iter(report.errors.values()), ""):
+            raise NotRecordedError(problem)
         if judged is None:
             raise NotRecordedError("it was not measured: no threshold was tested")
         if isinstance(judged, SaeGuardError):
@@ -183,7 +183,7 @@ def build(
         raise NotRecordedError("it is a control, not a checkpoint")
     files = {**to_parquet(measurement), REPORT: report_to_json(_run_of(report))}
     statuses = [(verdict.status, verdict.threshold.on_undecided) for verdict in verdicts]
-    statuses += [(_status(pareto), "fail")] if pareto else []
+    statuses += [(pareto.status, "fail")] if pareto else []
     record = Record(
         schema_version=SCHEMA_VERSION,
         name=run_info.name,
@@ -269,16 +269,12 @@ def _metric_row(value: MetricValue) -> MetricRow:
     )
 
 
-def _status(pareto: ParetoVerdict) -> Status:
-    return "pass" if pareto.passes else "fail"
-
-
 def _pareto(verdict: ParetoVerdict) -> ParetoRow:
     return ParetoRow(
         x=verdict.pareto.x,
         y=verdict.pareto.y,
         where=verdict.pareto.where,
-        verdict=_status(verdict),
+        verdict=verdict.status,
         records=len(verdict.others),
         dominated_by=tuple(point.name for point in verdict.dominated_by),
     )

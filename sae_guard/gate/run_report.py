@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from sae_guard.core.report import (
     EXIT_CODES,
-    CaseRef,
     CaseReport,
     NotGated,
     NotJudged,
@@ -39,23 +38,16 @@ def run_gate(options: GateOptions) -> RunReport:
     session.check_baseline()
     recorder = Recorder(session) if options.record is not None else None
     cases = tuple(report(case, session) for case in plan.cases)
-    records = recorder.record_all(_tested(plan, cases, session)) if recorder else ()
+    results = {
+        case.ref: CaseResult(case_report, session.judged_before(case))
+        for case, case_report in zip(plan.cases, cases, strict=True)
+    }
+    records = recorder.record_all(results) if recorder else ()
     verdict = verdict_of(cases)
     refused = verdict == "pass" and any(record.refused for record in records)
     exit_code = EXIT_CODES["error" if refused else verdict]
     tracking = track(session.history, plan.cases)
     return assemble(plan, options, cases, verdict, exit_code, records=records, tracking=tracking)
-
-
-def _tested(
-    plan: Plan, reports: Sequence[CaseReport], session: GateSession
-) -> dict[CaseRef, CaseResult]:
-    return {
-        case.ref: CaseResult(
-            report, session.judged_before(case), next(iter(report.errors.values()), "")
-        )
-        for case, report in zip(plan.cases, reports, strict=True)
-    }
 
 
 def assemble(

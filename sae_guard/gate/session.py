@@ -307,9 +307,8 @@ class GateSession:
             return control_sae(case, self)
         try:
             return load_checkpoint(case.checkpoint, case.sae, device=self.device)
-        except (
-            LoadError
-        ) as error:  # returned, so that it is cached: each test of the case asks again
+        except LoadError as error:
+            # Returned, so that it is cached: each test of the case asks again.
             return error
 
     def _read_activations(self, spec: Spec, hook: str) -> ActivationStats:

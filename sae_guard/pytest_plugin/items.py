@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.errors import SaeGuardError
+from sae_guard.errors import SaeGuardError, with_options
 from sae_guard.pytest_plugin.plan import RUN_PLAN, plan_of
 from sae_guard.pytest_plugin.session import session_of
-from sae_guard.pytest_plugin.spelling import spelled_options, with_options
+from sae_guard.pytest_plugin.spelling import SPELLINGS, spelled_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Diagnosis
@@ -84,6 +85,14 @@ class GateItem(pytest.Item):
         """Report of the test; None before its setup."""
         return self._run.report if self._run else None
 
+    @cached_property
+    def report_text(self) -> str:
+        """JSON of the report, written once for the setup, the call and the teardown."""
+        from sae_guard.core.report import CaseReport
+        from sae_guard.core.report_json import to_plain
+
+        return json.dumps(to_plain(CaseReport, self.report), allow_nan=False)
+
     def setup(self) -> None:
         """Run the test; raise if it has no verdict."""
         from sae_guard.gate.case_tests import run
@@ -131,7 +140,7 @@ class GateItem(pytest.Item):
         full_text_in = self.nodeid
         if obstacle.concerns_case:
             full_text_in = self._test_of_contract(obstacle) or self._first_of_case(_FIRST_ERROR)
-        message = with_options(obstacle.message, obstacle.options)
+        message = with_options(obstacle.message, obstacle.options, SPELLINGS)
         text = message if full_text_in == self.nodeid else f"not measured, see {full_text_in}"
         return f"{obstacle.cause} error: {text}"
 
@@ -182,11 +191,7 @@ class GateItem(pytest.Item):
 def attach_report(item: pytest.Item, report: pytest.TestReport) -> None:
     """Attach the test's report to that of pytest, as text, which pytest-xdist can send."""
     if isinstance(item, GateItem) and item.report is not None:
-        from sae_guard.core.report import CaseReport
-        from sae_guard.core.report_json import to_plain
-
-        plain = to_plain(CaseReport, item.report)
-        report.sae_guard = json.dumps(plain, allow_nan=False)  # type: ignore[attr-defined]
+        report.sae_guard = item.report_text  # type: ignore[attr-defined]
 
 
 def attached_report(report: pytest.TestReport) -> CaseReport | None:

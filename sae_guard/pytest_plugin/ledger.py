@@ -75,12 +75,14 @@ class LedgerPlugin:
         """Add the report of a test to the ledger, or note that it failed without one."""
         if self._ledger is None or not self._ledger.expects(report.nodeid):
             return
+        if report.when != "call" and not report.failed:
+            return  # setup and teardown of a test carry the same report as its call
         try:
             attached = attached_report(report)
         except (ValueError, SaeGuardError) as error:
             self._ledger.reject(report.nodeid, str(error))
             return
-        if attached is not None and (report.when == "call" or report.failed):
+        if attached is not None:
             self._ledger.add(report.nodeid, attached)
         elif report.failed:
             self._ledger.fail(report.nodeid)

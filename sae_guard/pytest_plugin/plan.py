@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sae_guard.errors import InfrastructureError, Option, SaeGuardError
+from sae_guard.errors import InfrastructureError, Option, SaeGuardError, with_options
 from sae_guard.gate.run_plan import RunPlan
 from sae_guard.pytest_plugin.options import EXIT_ERROR
-from sae_guard.pytest_plugin.spelling import spelled, with_options
+from sae_guard.pytest_plugin.spelling import SPELLINGS, spelled
 
 if TYPE_CHECKING:
     from sae_guard.gate.planning import Plan
@@ -30,7 +30,7 @@ def as_usage_errors(*about: Option) -> Iterator[None]:
     try:
         yield
     except SaeGuardError as error:
-        message = with_options(str(error), error.options or about)
+        message = with_options(str(error), error.options or about, SPELLINGS)
         raise pytest.UsageError(f"sae_guard: {message}") from None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sae_guard.errors import Option, SaeGuardError
+from sae_guard.errors import Option, SaeGuardError, with_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Suspicion
@@ -39,13 +39,7 @@ SPELLINGS: Mapping[Option, str] = MappingProxyType(
 
 def spelled(error: SaeGuardError) -> str:
     """Return the message of an error with its options, in parentheses."""
-    return with_options(str(error), error.options)
-
-
-def with_options(message: str, options: Iterable[Option]) -> str:
-    """Return a message with options appended, in parentheses."""
-    words = ", ".join(SPELLINGS[option] for option in options if option in SPELLINGS)
-    return f"{message} ({words})" if words else message
+    return with_options(str(error), error.options, SPELLINGS)
 
 
 def spelled_options(suspicion: Suspicion) -> str:
