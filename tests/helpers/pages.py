@@ -19,7 +19,7 @@ from sae_guard.demo import HELD_OUT, MODEL, SAES
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _STEP = re.compile(
-    r"^<!-- (?P<hidden>run|file|without|edit): (?P<value>.*?) -->$"
+    r"^<!-- (?P<hidden>run|after|file|without|edit): (?P<value>.*?) -->$"
     r"|^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
@@ -85,14 +85,18 @@ def steps(page: Path) -> list[Step]:
     """List what a reader of the page does, in order.
 
     Comments are steps that the page need not show: ``<!-- run: COMMAND -->``,
-    ``<!-- edit: PATH: OLD -> NEW -->`` and ``<!-- without: PATH -->``. ``<!-- file: PATH -->``
-    names the file that the next block holds.
+    ``<!-- edit: PATH: OLD -> NEW -->``, ``<!-- without: PATH -->`` and, for the files of a page that
+    was read before, ``<!-- after: PAGE -->``. ``<!-- file: PATH -->`` names the file that the next
+    block holds.
     """
     found: list[Step] = []
     path = ""
     for match in _STEP.finditer(page.read_text(encoding="utf-8")):
         if match["hidden"] == "run":
             found.append(Command(match["value"]))
+        elif match["hidden"] == "after":
+            earlier = steps(ROOT / match["value"])
+            found.extend(step for step in earlier if not isinstance(step, Command))
         elif match["hidden"] == "without":
             found.append(Deletion(match["value"]))
         elif match["hidden"] == "edit":
