@@ -120,7 +120,7 @@ def main() -> int:
 
 
 def _right(fault: Fault, each: Outcome) -> bool:
-    return each.names == ((fault.named,) if fault.named else ())
+    return each.names == ((fault.expected_name,) if fault.expected_name else ())
 
 
 def _tell(name: str, fault: Fault, each: Outcome, *, evidence: bool) -> None:

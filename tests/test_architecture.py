@@ -94,14 +94,16 @@ def options_named(source: str) -> set[str]:
 
 
 def test_only_shells_name_options() -> None:
-    """What lies below them passes an `Option`: each shell spells it in its own way."""
-    named = {}
+    """Modules below the shells pass an `Option`, which each shell spells in its own way."""
+    options_by_module = {}
     for path in modules():
         name = path.relative_to(PACKAGE).as_posix()
         shell = name.removesuffix(".py").split("/")[0] in SHELLS
         if not shell:
-            named[name] = options_named(path.read_text("utf-8"))
-    assert {name: options for name, options in named.items() if options} == OPTIONS_OF_OTHERS
+            options_by_module[name] = options_named(path.read_text("utf-8"))
+    assert {
+        name: options for name, options in options_by_module.items() if options
+    } == OPTIONS_OF_OTHERS
 
 
 def test_options_are_found_wherever_a_string_names_them() -> None:
@@ -126,8 +128,8 @@ FILE_FUNCTIONS = {
 
 
 def file_access(source: str) -> list[str]:
-    """What a module does, or imports, that could read or write a file."""
-    found = []
+    """List the calls and imports of a module that could read or write a file."""
+    accesses = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import():
@@ -135,7 +137,7 @@ def file_access(source: str) -> list[str]:
             case ast.ImportFrom():
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in FILE_FUNCTIONS:
-                found.append(f"{node.lineno}: {name}")
+                accesses.append(f"{node.lineno}: {name}")
                 continue
             case _:
                 continue
@@ -143,8 +145,8 @@ def file_access(source: str) -> list[str]:
             parts = name.split(".")
             ours = name.startswith("sae_guard.files")
             if ours or parts[0] in FILE_MODULES or parts[-1] in FILE_FUNCTIONS:
-                found.append(f"{node.lineno}: {name}")
-    return found
+                accesses.append(f"{node.lineno}: {name}")
+    return accesses
 
 
 @pytest.mark.parametrize("path", modules(PACKAGE / "core"), ids=dotted)

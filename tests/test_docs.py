@@ -34,7 +34,7 @@ from tests.helpers.pages import (
 )
 
 MOST_LINES = 150
-"""Of README.md, which is for a reader in a hurry."""
+"""Most lines of README.md, which is for a reader in a hurry."""
 
 
 class Parser:
@@ -125,8 +125,8 @@ def keys(schema: dict[str, Any]) -> Iterator[str]:
         if key != "data":
             yield key
         if key in blocks_of:
-            for below in schema["$defs"][blocks_of[key]]["properties"]:
-                yield f"{key}.{below}"
+            for nested in schema["$defs"][blocks_of[key]]["properties"]:
+                yield f"{key}.{nested}"
 
 
 def test_the_schema_of_reports_is_the_file_in_docs() -> None:
@@ -149,9 +149,9 @@ def test_commands_and_their_options_are_documented() -> None:
     page = read("docs/reference/commands.md")
     for name, command in main.commands.items():
         assert f"| `sae-guard {name}" in page, name
-        options = {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
-        named = set(re.findall(r"--[a-z-]+", page))
-        assert {opt for opt in options if opt.startswith("--")} <= named, name
+        options = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)}
+        in_page = set(re.findall(r"--[a-z-]+", page))
+        assert {opt for opt in options if opt.startswith("--")} <= in_page, name
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
@@ -159,12 +159,12 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
     of_commands = {
         opt
         for command in main.commands.values()
-        for each in command.params
-        for opt in (*each.opts, *each.secondary_opts)
+        for parameter in command.params
+        for opt in (*parameter.opts, *parameter.secondary_opts)
     }
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
-    assert named - of_commands - declared_options() - OTHERS == set()
+    in_page = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+    assert in_page - of_commands - declared_options() - OTHERS == set()
 
 
 OTHERS = {
@@ -224,7 +224,7 @@ def test_commands_on_a_page_print_what_it_shows(
 
 
 @pytest.mark.parametrize(
-    ("shown", "printed", "alike"),
+    ("expected", "printed", "same"),
     [
         ("kl 0.0576 > 0.02", "kl  0.0577 > 0.02", True),
         ("kl 0.05 > 0.02", "kl 0.06 > 0.02", False),
@@ -234,8 +234,8 @@ def test_commands_on_a_page_print_what_it_shows(
         ("a FAIL", "a pass", False),
     ],
 )
-def test_a_line_that_differs_is_missed(shown: str, printed: str, *, alike: bool) -> None:
-    assert (missing_line([shown], ["before", printed]) is None) == alike
+def test_a_line_that_differs_is_missed(expected: str, printed: str, *, same: bool) -> None:
+    assert (missing_line([expected], ["before", printed]) is None) == same
 
 
 @pytest.mark.parametrize("name", ["demo", "gpt2-small", "pythia-70m", "gemma-2-2b"])

@@ -29,7 +29,7 @@ EXAMPLES = {
 """Paths that are named and need not be there, and why."""
 
 
-def named(text: str) -> Iterator[str]:
+def paths_in(text: str) -> Iterator[str]:
     """Yield the paths below one of the folders, without the full stop of a sentence."""
     for match in NAMED.finditer(text):
         yield match[0].rstrip(".")
@@ -45,12 +45,12 @@ def is_there(path: str) -> bool:
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_that_are_named_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert [path for path in named(text) if path not in EXAMPLES and not is_there(path)] == []
+    assert [path for path in paths_in(text) if path not in EXAMPLES and not is_there(path)] == []
 
 
 def test_every_example_is_named() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-    assert set(EXAMPLES) <= set(named(text))
+    assert set(EXAMPLES) <= set(paths_in(text))
 
 
 def test_paths_are_found_in_prose_code_and_commands() -> None:
@@ -61,7 +61,7 @@ def test_paths_are_found_in_prose_code_and_commands() -> None:
     FAILED thresholds/demo.yaml::demo::kl[v3] thresholds/demo.yaml:20, `thresholds/*.yaml`
     \t.venv/bin/pytest tests/cli tests/model/test_suffix.py > docs/formats.md
     """
-    assert list(named(sample)) == [
+    assert list(paths_in(sample)) == [
         "sae_guard/core/metrics.py",
         "sae_guard/sae/",
         "tests/core/test_measurement.py",

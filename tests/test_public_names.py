@@ -24,18 +24,18 @@ def test_each_public_name_is_listed_once() -> None:
 
 
 def test_what_public_things_are_made_of_is_public() -> None:
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     waiting = [*PUBLIC]
     private: set[str] = set()
     while waiting:
         thing = waiting.pop()
-        if thing in seen:
+        if thing in visited:
             continue
-        seen.add(thing)
+        visited.add(thing)
         if inspect.isclass(thing) and thing not in PUBLIC and thing.__module__ not in OWN_MODULES:
             private.add(f"{thing.__module__}.{thing.__qualname__}")
         waiting += parts_of(thing)
-    assert len(seen) > 70
+    assert len(visited) > 70
     assert not private
 
 

@@ -67,8 +67,8 @@ def modules() -> Iterator[str]:
     """Name the modules with code in the rooms that are mirrored; ``api``, ``core/verdicts``."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).with_suffix("").as_posix()
-        whole = name.split("/")[0] in {"__init__", *WHOLE_PROGRAM}
-        if not whole and has_code(path):
+        excluded = name.split("/")[0] in {"__init__", *WHOLE_PROGRAM}
+        if not excluded and has_code(path):
             yield name
 
 
@@ -80,10 +80,10 @@ def files_of_tests() -> Iterator[str]:
             yield name
 
 
-def misplaced(there: Iterable[str], tests: Iterable[str]) -> list[str]:
+def misplaced(modules: Iterable[str], tests: Iterable[str]) -> list[str]:
     """Find the test modules whose name does not begin with that of a module at the same path."""
-    known = {*there}
-    return [name for name in tests if not any(is_of(name, module) for module in known)]
+    known_names = {*modules}
+    return [name for name in tests if not any(is_of(name, module) for module in known_names)]
 
 
 def is_of(test: str, module: str) -> bool:
@@ -98,28 +98,30 @@ def own_tests(module: str) -> str:
     return str(path.with_name(f"test_{path.name}"))
 
 
-def untested(there: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]) -> list[str]:
+def untested(modules: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]) -> list[str]:
     """Find the modules without tests of their own that are not said to be tested elsewhere."""
     own, excused = {*tests}, {*elsewhere}
-    return [name for name in there if own_tests(name) not in own and name not in excused]
+    return [name for name in modules if own_tests(name) not in own and name not in excused]
 
 
-def superfluous(there: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]) -> list[str]:
+def superfluous(
+    modules: Iterable[str], tests: Iterable[str], elsewhere: Iterable[str]
+) -> list[str]:
     """Find what is said to be tested elsewhere and is no module, or has tests of its own."""
-    known, own = {*there}, {*tests}
-    return [name for name in elsewhere if name not in known or own_tests(name) in own]
+    known_names, own = {*modules}, {*tests}
+    return [name for name in elsewhere if name not in known_names or own_tests(name) in own]
 
 
 def imported_tests(source: str) -> list[str]:
     """Find the test modules that this one imports, at its top or within a function."""
-    found = []
+    imports = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
+            imports += [module, *(f"{module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return [name for name in found if is_test_module(name)]
+            imports += [alias.name for alias in node.names]
+    return [name for name in imports if is_test_module(name)]
 
 
 def is_test_module(name: str) -> bool:
@@ -129,14 +131,14 @@ def is_test_module(name: str) -> bool:
 
 
 def test_what_does_not_mirror_is_found() -> None:
-    there = ["api", "core/verdicts", "core/pareto", "core/__init__", "specs/load"]
+    names = ["api", "core/verdicts", "core/pareto", "core/__init__", "specs/load"]
     tests = ["test_api", "core/test_verdicts", "core/test_verdicts_change", "specs/test_load_twice"]
-    assert misplaced(there, tests) == []
-    assert misplaced(there, ["core/test_api", "core/test_verdict", "core/test_verdictschange"]) == [
+    assert misplaced(names, tests) == []
+    assert misplaced(names, ["core/test_api", "core/test_verdict", "core/test_verdictschange"]) == [
         "core/test_api", "core/test_verdict", "core/test_verdictschange",
     ]  # fmt: skip
-    assert untested(there, tests, ["core/__init__"]) == ["core/pareto", "specs/load"]
-    assert superfluous(there, tests, ["core/pareto", "core/gone", "api"]) == ["core/gone", "api"]
+    assert untested(names, tests, ["core/__init__"]) == ["core/pareto", "specs/load"]
+    assert superfluous(names, tests, ["core/pareto", "core/gone", "api"]) == ["core/gone", "api"]
 
 
 def test_test_files_begin_with_the_name_of_their_module() -> None:
@@ -174,8 +176,8 @@ def test_what_test_modules_import_is_found() -> None:
 
 
 def test_no_module_imports_from_a_test_module() -> None:
-    found = {
+    imports = {
         path.relative_to(ROOT).as_posix(): imported_tests(path.read_text(encoding="utf-8"))
         for path in TESTS.rglob("*.py")
     }
-    assert {path: names for path, names in found.items() if names} == {}
+    assert {path: names for path, names in imports.items() if names} == {}

@@ -37,31 +37,33 @@ def tensors(d_in: int = 6, d_sae: int = 10) -> dict[str, Tensor]:
     return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
 
 
-def _pt(path: Path, held: Any) -> None:
-    torch.save(held, path)
+def _pt(path: Path, content: Any) -> None:
+    torch.save(content, path)
 
 
-def _old_pt(path: Path, held: Any) -> None:
-    torch.save(held, path, _use_new_zipfile_serialization=False)
+def _old_pt(path: Path, content: Any) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
-def _pkl(path: Path, held: Any) -> None:
-    path.write_bytes(pickle.dumps(held))
+def _pkl(path: Path, content: Any) -> None:
+    path.write_bytes(pickle.dumps(content))
 
 
-def _pkl_gz(path: Path, held: Any) -> None:
-    path.write_bytes(gzip.compress(pickle.dumps(held)))
+def _pkl_gz(path: Path, content: Any) -> None:
+    path.write_bytes(gzip.compress(pickle.dumps(content)))
 
 
-def _npz(path: Path, held: dict[str, Tensor]) -> None:
+def _npz(path: Path, content: dict[str, Tensor]) -> None:
     """With thresholds, for all SAEs in such files are JumpReLU ones."""
-    threshold = torch.full((held["b_enc"].numel(),), 0.5) if "b_enc" in held else torch.ones(1)
-    arrays: dict[str, Any] = {name: value.numpy() for name, value in held.items()}
+    threshold = (
+        torch.full((content["b_enc"].numel(),), 0.5) if "b_enc" in content else torch.ones(1)
+    )
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in content.items()}
     np.savez(path, **{"threshold": threshold.numpy(), **arrays})
 
 
-def _safetensors(path: Path, held: dict[str, Tensor]) -> None:
-    save_file(held, path)
+def _safetensors(path: Path, content: dict[str, Tensor]) -> None:
+    save_file(content, path)
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path, Any], None]]] = {
@@ -80,10 +82,10 @@ OF_OBJECTS = ("zip", "old", "pkl", "pkl.gz")
 """Containers that hold any pickled object."""
 
 
-def write(container: str, folder: Path, held: Any) -> Path:
+def write(container: str, folder: Path, content: Any) -> Path:
     """The object in a file of that container."""
     name, writer = WRITERS[container]
-    writer(folder / name, held)
+    writer(folder / name, content)
     return folder / name
 
 
@@ -126,14 +128,14 @@ class Foreign:
 
 
 class _ForeignClass:
-    def __init__(self, held: Foreign) -> None:
-        self.held = held
+    def __init__(self, content: Foreign) -> None:
+        self.content = content
 
     def __call__(self) -> None:
         """Only what can be called may be pickled as a class."""
 
 
-def pickle_of_foreign(held: Any) -> bytes:
+def pickle_of_foreign(content: Any) -> bytes:
     """The pickle of an object that may hold `Foreign` ones."""
     out = io.BytesIO()
 
@@ -145,11 +147,11 @@ def pickle_of_foreign(held: Any) -> bytes:
 
         def save_global(self, value: Any, name: str | None = None) -> None:
             if isinstance(value, _ForeignClass):
-                out.write(f"c{value.held.module}\n{value.held.name}\n".encode())
+                out.write(f"c{value.content.module}\n{value.content.name}\n".encode())
             else:
                 super().save_global(value, name)  # type: ignore[misc]  # not in typeshed
 
-    Pickler(out, protocol=2).dump(held)
+    Pickler(out, protocol=2).dump(content)
     return out.getvalue()
 
 

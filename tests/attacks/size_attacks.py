@@ -133,7 +133,7 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
-def _named(*names: bytes) -> bytes:
+def _pickled(*names: bytes) -> bytes:
     return b"\x80\x02}" + text("a") + b"".join(names) + b"s."
 
 
@@ -150,16 +150,17 @@ PICKLES: dict[str, tuple[str, bytes]] = {
     "a buffer of a terabyte": ("promises", b"\x80\x05\x96" + struct.pack("<Q", TERA) + b"."),
     "a frame of a terabyte": ("promises", b"\x80\x04\x95" + struct.pack("<Q", TERA)),
     "an integer of 2 gigabytes": ("no step", b"\x80\x02\x8b\xff\xff\xff\x7f."),
-    "bytearray(10**12)": ("bytearray", _named(b"cbuiltins\nbytearray\n", _number(TERA), b"\x85R")),
-    "bytes(10**12)": ("bytes", _named(b"cbuiltins\nbytes\n", _number(TERA), b"\x85R")),
-    "range(10**12)": ("holds .a. .list", _named(b"cbuiltins\nlist\n", b"cbuiltins\nrange\n",
+    "bytearray(10**12)": (
+        "bytearray", _pickled(b"cbuiltins\nbytearray\n", _number(TERA), b"\x85R")),
+    "bytes(10**12)": ("bytes", _pickled(b"cbuiltins\nbytes\n", _number(TERA), b"\x85R")),
+    "range(10**12)": ("holds .a. .list", _pickled(b"cbuiltins\nlist\n", b"cbuiltins\nrange\n",
                                       _number(TERA), b"\x85R\x85R")),
-    "FloatTensor(10**12)": ("FloatTensor", _named(b"ctorch\nFloatTensor\n", _number(TERA),
+    "FloatTensor(10**12)": ("FloatTensor", _pickled(b"ctorch\nFloatTensor\n", _number(TERA),
                                                   b"\x85R")),
-    "FloatStorage(10**12)": ("calls a StorageType", _named(b"ctorch\nFloatStorage\n",
+    "FloatStorage(10**12)": ("calls a StorageType", _pickled(b"ctorch\nFloatStorage\n",
                                                            _number(TERA), b"\x85R")),
-    "a shape of 10**12": ("a shape of", _named(b"ctorch\nSize\n", _number(TERA), b"\x85R")),
-    "an ordered dict of 10**12": ("not iterable|iterable", _named(
+    "a shape of 10**12": ("a shape of", _pickled(b"ctorch\nSize\n", _number(TERA), b"\x85R")),
+    "an ordered dict of 10**12": ("not iterable|iterable", _pickled(
         b"ccollections\nOrderedDict\n", _number(TERA), b"\x85R")),
     "a list doubled 90 times": ("more than 1,000,000|100 levels", _doubled(90)),
     "a list in itself": ("contains itself", b"\x80\x02}" + text("a") + b"]q\x00h\x00as."),

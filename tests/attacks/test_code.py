@@ -42,8 +42,8 @@ def call(module: str, name: str, *arguments: str) -> bytes:
 def test_a_pickle_that_executes(tmp_path: Path, container: str, place: str) -> None:
     trace = tmp_path / "trace"
     evil = Leaves(trace)
-    held: Any = {"top": evil, "entry": {**tensors(), "evil": evil}, "key": {evil: 1}}[place]
-    path = write(container, tmp_path, held)
+    content: Any = {"top": evil, "entry": {**tensors(), "evil": evil}, "key": {evil: 1}}[place]
+    path = write(container, tmp_path, content)
     with pytest.raises(LoadError):
         load(path)
     assert not trace.exists()
@@ -89,10 +89,10 @@ def test_every_call_is_a_record(
     tmp_path: Path, container: str, module: str, name: str, protocol: int
 ) -> None:
     trace = tmp_path / "trace"
-    named = (
+    dotted_name = (
         f"c{module}\n{name}\n".encode() if protocol == 2 else text(module) + text(name) + b"\x93"
     )
-    calls = named + b"(" + text(f"touch {trace}") + b"tR"
+    calls = dotted_name + b"(" + text(f"touch {trace}") + b"tR"
     pickled = b"\x80" + bytes([protocol]) + b"}" + text("evil") + calls + b"s."
     entries = read_entries(raw_pickle(container, tmp_path / WRITERS[container][0], pickled))
     assert isinstance(entries["evil"], Record)
@@ -254,9 +254,12 @@ def test_foreign_mappings_and_lists_keep_their_items() -> None:
 )
 @pytest.mark.parametrize("container", ["zip", "old"])
 def test_persistent_ids_that_name_no_storage(tmp_path: Path, container: str, pid: Any) -> None:
-    whole = (*pid, None) if container == "old" else pid
+    persistent_id = (*pid, None) if container == "old" else pid
     path = raw_pickle(
-        container, tmp_path / "sae.pt", pickle.dumps(whole, protocol=2)[:-1] + b"Q.", zero=b""
+        container,
+        tmp_path / "sae.pt",
+        pickle.dumps(persistent_id, protocol=2)[:-1] + b"Q.",
+        zero=b"",
     )
     with pytest.raises(LoadError):
         load(path)

@@ -91,7 +91,7 @@ _OPTIONS = st.sampled_from(
 
 @settings(max_examples=examples(3))
 @given(
-    held=st.dictionaries(
+    content=st.dictionaries(
         _NAMES,
         _TENSORS | _PLAIN | st.dictionaries(_NAMES, _TENSORS | _PLAIN, max_size=4),
         max_size=7,
@@ -102,12 +102,12 @@ _OPTIONS = st.sampled_from(
 )
 def test_any_entries_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory,
-    held: dict[str, Any],
+    content: dict[str, Any],
     options: SaeOptions | None,
     container: str,
     name: str | None,
 ) -> None:
-    path = write(container, tmp_path_factory.mktemp("entries"), held)
+    path = write(container, tmp_path_factory.mktemp("entries"), content)
     with suppress(LoadError):
         load(path, options, name=name)
     with suppress(LoadError):
@@ -139,33 +139,33 @@ def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=examples(3))
 @given(
-    held=_objects(st.recursive(_TENSORS | _PLAIN, _objects, max_leaves=12)),
+    content=_objects(st.recursive(_TENSORS | _PLAIN, _objects, max_leaves=12)),
     name=st.sampled_from([None, "0"]),
 )
 def test_any_foreign_objects_are_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, held: Any, name: str | None
+    tmp_path_factory: pytest.TempPathFactory, content: Any, name: str | None
 ) -> None:
     path = tmp_path_factory.mktemp("objects") / "sae.pkl"
-    path.write_bytes(pickle_of_foreign(held))
+    path.write_bytes(pickle_of_foreign(content))
     with suppress(LoadError):
         load(path, name=name)
 
 
 @settings(max_examples=examples(1.5))
 @given(
-    held=st.dictionaries(_NAMES, _TENSORS, min_size=1, max_size=7),
+    content=st.dictionaries(_NAMES, _TENSORS, min_size=1, max_size=7),
     options=_OPTIONS,
     container=st.sampled_from(["npz", "safetensors"]),
 )
 def test_any_tensors_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory,
-    held: dict[str, torch.Tensor],
+    content: dict[str, torch.Tensor],
     options: SaeOptions | None,
     container: str,
 ) -> None:
     if container == "npz":
-        held = {name: tensor.float() for name, tensor in held.items()}
-    path: Path = write(container, tmp_path_factory.mktemp("tensors"), held)
+        content = {name: tensor.float() for name, tensor in content.items()}
+    path: Path = write(container, tmp_path_factory.mktemp("tensors"), content)
     with suppress(LoadError):
         load(path, options)
     with suppress(LoadError):

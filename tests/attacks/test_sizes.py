@@ -25,7 +25,7 @@ _EXPECTED = {name: message for name, (message, _) in FILES.items()} | {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of each attack, in one process that may have 2 GiB more than it starts with."""
+    """Run each attack in one process that may use 2 GiB more than it starts with."""
     folder = tmp_path_factory.mktemp("attacks")
     paths = {name: str(path) for name, path in write_all(folder).items()}
     (folder / "paths.json").write_text(json.dumps(paths))
@@ -59,5 +59,7 @@ def test_the_attack_on_the_memo_is_a_real_one() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); "
         f"pickle.loads({PICKLES['a memo of 2^31'][1]!r})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "MemoryError" in done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "MemoryError" in process.stderr

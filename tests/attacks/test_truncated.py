@@ -19,10 +19,10 @@ _WIDE = tensors(16, 32)  # a few kilobytes
 def test_a_file_cut_off_at_every_kilobyte(tmp_path: Path, container: str) -> None:
     path = write(container, tmp_path, _WIDE)
     assert load(path, OPTIONS[container]).d_sae == 32
-    whole = path.read_bytes()
-    assert len(whole) > 4096
-    for size in {*range(0, len(whole), 1024), len(whole) - 1}:
-        path.write_bytes(whole[:size])
+    data = path.read_bytes()
+    assert len(data) > 4096
+    for size in {*range(0, len(data), 1024), len(data) - 1}:
+        path.write_bytes(data[:size])
         with pytest.raises(LoadError, match="unreadable"):
             load(path, OPTIONS[container])
 
@@ -41,20 +41,20 @@ def test_a_file_with_more_at_its_end(tmp_path: Path, container: str) -> None:
 @pytest.mark.parametrize("container", ["npz", "safetensors", "pkl"])
 def test_a_file_cut_off_at_every_byte_of_its_header(tmp_path: Path, container: str) -> None:
     path = write(container, tmp_path, _WIDE)
-    whole = path.read_bytes()
+    data = path.read_bytes()
     for size in range(200):
-        path.write_bytes(whole[:size])
+        path.write_bytes(data[:size])
         with pytest.raises(LoadError, match="unreadable"):
             load(path, OPTIONS[container])
 
 
 @pytest.mark.parametrize("container", WRITERS)
 def test_a_changed_byte_is_an_error_or_another_value(tmp_path: Path, container: str) -> None:
-    """In the first and last 200 bytes, where the structure is; what still loads has the sizes."""
+    """The first and last 200 bytes hold the structure; a file that still loads has the sizes."""
     path = write(container, tmp_path, _WIDE)
-    whole = path.read_bytes()
-    for place in [*range(200), *range(len(whole) - 200, len(whole))]:
-        changed = bytearray(whole)
+    data = path.read_bytes()
+    for place in [*range(200), *range(len(data) - 200, len(data))]:
+        changed = bytearray(data)
         changed[place] ^= 0xFF
         path.write_bytes(changed)
         try:
@@ -86,8 +86,8 @@ def test_a_zip_file_without_checksums(tmp_path: Path) -> None:
 def test_a_saelens_folder_with_a_file_cut_off(tmp_path: Path, name: str) -> None:
     path = saelens_folder(tmp_path / "sae") / name
     assert load(path.parent).d_sae == 10
-    whole = path.read_bytes()
-    for size in {*range(0, len(whole), 64), len(whole) - 1}:
-        path.write_bytes(whole[:size])
+    data = path.read_bytes()
+    for size in {*range(0, len(data), 64), len(data) - 1}:
+        path.write_bytes(data[:size])
         with pytest.raises(LoadError, match="unreadable"):
             load(path.parent)

@@ -24,8 +24,8 @@ INTEGERS = [torch.int64, torch.int32, torch.int8, torch.uint8, torch.uint16, tor
 @pytest.mark.parametrize("container", WRITERS)
 @pytest.mark.parametrize("dtype", [*INTEGERS, torch.complex64], ids=str)
 def test_dtypes_that_are_no_floats(tmp_path: Path, container: str, dtype: torch.dtype) -> None:
-    held = {**tensors(), "W_dec": torch.ones(10, 6).to(dtype)}
-    path = write(container, tmp_path, held)
+    weights = {**tensors(), "W_dec": torch.ones(10, 6).to(dtype)}
+    path = write(container, tmp_path, weights)
     assert read_entries(path)["W_dec"].dtype == dtype
     with pytest.raises(LoadError, match=f"W_dec is {dtype}") as caught:
         load(path, OPTIONS[container])
@@ -34,8 +34,8 @@ def test_dtypes_that_are_no_floats(tmp_path: Path, container: str, dtype: torch.
 
 @pytest.mark.parametrize("container", ["zip", "safetensors"])
 def test_eight_bit_floats_are_their_values(tmp_path: Path, container: str) -> None:
-    held = {**tensors(), "W_dec": torch.eye(10, 6).to(torch.float8_e4m3fn)}
-    sae = load(write(container, tmp_path, held), OPTIONS[container])
+    weights = {**tensors(), "W_dec": torch.eye(10, 6).to(torch.float8_e4m3fn)}
+    sae = load(write(container, tmp_path, weights), OPTIONS[container])
     assert torch.equal(sae.W_dec, torch.eye(10, 6))
 
 
@@ -61,10 +61,10 @@ def test_layouts_that_are_not_dense(tmp_path: Path, container: str, kind: str) -
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_arrays_of_numpy_are_records_in_each_pickle_protocol(tmp_path: Path, protocol: int) -> None:
-    """Which protocol is the default depends on the version of Python."""
+    """The default protocol depends on the version of Python, so each is tried."""
     path = tmp_path / "sae.pkl"
-    held = {**tensors(), "W_dec": np.eye(10, 6, dtype=np.float32)}
-    path.write_bytes(pickle.dumps(held, protocol=protocol))
+    weights = {**tensors(), "W_dec": np.eye(10, 6, dtype=np.float32)}
+    path.write_bytes(pickle.dumps(weights, protocol=protocol))
     assert isinstance(read_entries(path)["W_dec"], Record)
     with pytest.raises(LoadError, match="W_dec"):
         load(path, OPTIONS["pkl"])
@@ -84,19 +84,19 @@ def test_quantised_tensors(tmp_path: Path, container: str) -> None:
 def test_values_that_are_not_finite(
     tmp_path: Path, container: str, name: str, value: float
 ) -> None:
-    held = tensors()
-    held[name].view(-1)[3] = value
+    weights = tensors()
+    weights[name].view(-1)[3] = value
     with pytest.raises(LoadError, match=f"{name} has 1 values that are not finite") as caught:
-        load(write(container, tmp_path, held), OPTIONS[container])
+        load(write(container, tmp_path, weights), OPTIONS[container])
     assert caught.value.contract == "finite"
 
 
 @pytest.mark.parametrize("container", WRITERS)
 def test_a_double_that_overflows_in_float32(tmp_path: Path, container: str) -> None:
-    held = {name: tensor.double() for name, tensor in tensors().items()}
-    held["b_enc"][0] = 1e300
+    weights = {name: tensor.double() for name, tensor in tensors().items()}
+    weights["b_enc"][0] = 1e300
     with pytest.raises(LoadError, match="b_enc has 1 values that are not finite in float32"):
-        load(write(container, tmp_path, held), OPTIONS[container])
+        load(write(container, tmp_path, weights), OPTIONS[container])
 
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -130,12 +130,12 @@ def test_shapes_that_disagree(tmp_path: Path, container: str, name: str) -> None
 @pytest.mark.parametrize("container", ["saelens", "npz"])
 @pytest.mark.parametrize("name", [*SHAPES, *TRANSPOSED])
 def test_shapes_that_the_format_does_not_have(tmp_path: Path, container: str, name: str) -> None:
-    held = shaped((SHAPES | TRANSPOSED)[name])
+    weights = shaped((SHAPES | TRANSPOSED)[name])
     if container == "saelens":
         path = saelens_folder(tmp_path / "sae")
-        write("safetensors", path, held).replace(path / "sae_weights.safetensors")
+        write("safetensors", path, weights).replace(path / "sae_weights.safetensors")
     else:
-        path = write(container, tmp_path, held)
+        path = write(container, tmp_path, weights)
     with pytest.raises(LoadError):
         load(path)
 
@@ -143,9 +143,9 @@ def test_shapes_that_the_format_does_not_have(tmp_path: Path, container: str, na
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_a_bare_state_dict_lies_as_its_biases_say(tmp_path: Path, name: str) -> None:
     """Shapes that fit one way only are read that way; no other reading has these shapes."""
-    held = shaped(TRANSPOSED[name])
-    sae = load(write("zip", tmp_path, held), OPTIONS["zip"])
-    assert (sae.d_sae, sae.d_in) == (len(held["b_enc"]), len(held["b_dec"]))
+    weights = shaped(TRANSPOSED[name])
+    sae = load(write("zip", tmp_path, weights), OPTIONS["zip"])
+    assert (sae.d_sae, sae.d_in) == (len(weights["b_enc"]), len(weights["b_dec"]))
 
 
 @pytest.mark.parametrize("container", OF_OBJECTS)

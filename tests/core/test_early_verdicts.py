@@ -141,7 +141,7 @@ def test_no_early_verdict_on_the_bound_or_within_noise_of_it() -> None:
 
 
 def test_an_unseen_heavy_tail_delays_a_pass_and_not_a_fail() -> None:
-    """For l0 ≥ 10 it delays the fail, which an unseen dense sequence could undo."""
+    """The fail of l0 ≥ 10 is delayed instead: an unseen dense sequence could undo it."""
     generator = np.random.default_rng(0)
     measurement = drawn(1)
     l0 = 10.0 * TOKENS + generator.standard_normal(TOTAL)

@@ -69,8 +69,8 @@ def test_planted_faults_are_named(
     assert (result is None) == (fault.name in IMPOSSIBLE_FAULTS[name])
     if result is None:
         return
-    assert result.names == ((fault.named,) if fault.named else ())
-    if not fault.named:
+    assert result.names == ((fault.expected_name,) if fault.expected_name else ())
+    if not fault.expected_name:
         assert result.gate == "pass"
 
 

@@ -25,10 +25,10 @@ def can(
 
     Gives the cases that have been measured, in their order.
     """
-    asked: list[Case] = []
+    measured: list[Case] = []
 
     def canned(self: GateSession, case: Case, watch: Watch | None) -> Measurement | SaeGuardError:
-        asked.append(case)
+        measured.append(case)
         result = measure(case)
         if watch is not None and isinstance(result, Measurement):
             watch(result)
@@ -40,7 +40,7 @@ def can(
     monkeypatch.setattr(GateSession, "_measure", canned)
     monkeypatch.setattr(GateSession, "check", check)
     monkeypatch.setattr(GateSession, "diagnosis", lambda *_: diagnosis or Diagnosis())
-    return asked
+    return measured
 
 
 def write_checkpoint(folder: Path, hook: str = "blocks.1.hook_resid_post") -> Path:

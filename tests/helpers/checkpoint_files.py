@@ -99,7 +99,7 @@ def write_saelens(
 
 
 def options_of(sae: SAE) -> SaeOptions:
-    """What a plain file needs to be told."""
+    """Return the options that loading a plain file of the SAE needs."""
     activation = sae.activation
     return SaeOptions(
         architecture=activation.architecture,  # type: ignore[arg-type]

@@ -29,15 +29,15 @@ with tempfile.TemporaryDirectory() as _folder:
     RECORD, FILES = built(a_case(Path(_folder)), MEASUREMENT)
 
 
-def write(history: History, told: Callable[[str], None]) -> None:
+def write(history: History, report: Callable[[str], None]) -> None:
     """Keep a record and promote it; each is told of once it is said to be kept."""
     recorded = history.add(RECORD.model_copy(update={"run": uuid4().hex}), FILES)
-    told(f"record {recorded.id}")
+    report(f"record {recorded.id}")
     promotion = Promotion(
         schema_version=1, label="v1", record=recorded.id, spec=recorded.spec, by="someone",
         created=datetime.now(UTC), reason=uuid4().hex,
     )  # fmt: skip
-    told(f"promotion {promotion.reason}" if history.promote(promotion) else "")
+    report(f"promotion {promotion.reason}" if history.promote(promotion) else "")
 
 
 def killed(folder: Path, log: Path, how: str, at: float) -> None:
@@ -50,11 +50,11 @@ def killed(folder: Path, log: Path, how: str, at: float) -> None:
             a file, at this byte; ``second``: so long after the first is said to be kept.
         at: Where.
     """
-    left = count(int(at), -1)
+    remaining = count(int(at), -1)
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         inside = event in _EVENTS and str(folder) in str(arguments[0])
-        if inside and next(left) == 0:
+        if inside and next(remaining) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if how == "operation":

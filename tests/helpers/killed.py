@@ -113,12 +113,12 @@ def log_windows(log: Path, patch: Patch = setattr) -> None:
 
 
 def windows_run(log: Path) -> dict[str, Counter[int]]:
-    """Of each kind of run in a log, how often each window was run."""
-    found = {what: Counter[int]() for what in ("patched", "clean", "plain")}
+    """Count how often a log has each window, for each kind of run."""
+    runs = {what: Counter[int]() for what in ("patched", "clean", "plain")}
     for line in log.read_text().splitlines() if log.is_file() else []:
         what, start, stop = line.split()
-        found[what].update(range(int(start), int(stop)))
-    return found
+        runs[what].update(range(int(start), int(stop)))
+    return runs
 
 
 def once_it_sweeps(act: Callable[[], None], patch: Patch = setattr) -> None:
@@ -141,22 +141,22 @@ class Stop:
     file: str
     """Regular expression that the path matches from the entry's folder on."""
     n: int = 0
-    """How many such operations come first."""
+    """Number of such operations that come before it."""
 
     def install(self, act: Callable[[], object]) -> None:
         """Act at this operation; lasts as long as the process."""
-        left = self.n
+        remaining = self.n
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal left
+            nonlocal remaining
             if event != self.event:
                 return
             path = str(arguments[event == "os.rename"])
             if event == "open" and "/partial/" not in path and "TAG." not in path:
                 return
             if re.search(self.file, path.replace(",", "/")):
-                left -= 1
-                if left == -1:
+                remaining -= 1
+                if remaining == -1:
                     act()
 
         sys.addaudithook(watch)
@@ -203,8 +203,8 @@ def child(
     once_it_sweeps(swept)
     connection.send("begins")
     start = time.process_time()
-    found = measured(case, folder)
-    connection.send((found, time.process_time() - start))
+    runs = measured(case, folder)
+    connection.send((runs, time.process_time() - start))
 
 
 if MODEL in os.environ:

@@ -46,8 +46,8 @@ def logits(model: Any, window: Tensor, hook: str | None = None, edit: Edit | Non
     handles = [] if hook is None or edit is None else _register(model, hook, edit)
     try:
         with torch.no_grad():
-            found: Tensor = model(window[None]).logits[0]
-            return found
+            logits: Tensor = model(window[None]).logits[0]
+            return logits
     finally:
         for handle in handles:
             handle.remove()
@@ -55,14 +55,14 @@ def logits(model: Any, window: Tensor, hook: str | None = None, edit: Edit | Non
 
 def activation(model: Any, window: Tensor, hook: str) -> Tensor:
     """The activation [pos, d_in] at a hook point."""
-    seen: list[Tensor] = []
+    activations: list[Tensor] = []
 
     def keep(x: Tensor) -> Tensor:
-        seen.append(x.clone())
+        activations.append(x.clone())
         return x
 
     logits(model, window, hook, keep)
-    return seen[0]
+    return activations[0]
 
 
 def _register(model: Any, hook: str, edit: Edit) -> list[Any]:
@@ -116,7 +116,7 @@ def _edited(values: Tensor, edit: Edit) -> Tensor:
 
 
 def directions(sha256: str, row: int, positions: int, width: int) -> Tensor:
-    """Of a window of a corpus: normal values keyed by both, each token's scaled to length 1."""
+    """Draw a random unit vector per position, keyed by the corpus and the window."""
     key = np.array([int(sha256[:16], 16), row], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
     values = generator.standard_normal((positions, width), dtype=np.float32).astype(np.float64)
@@ -138,10 +138,12 @@ def metrics(
     compares with random errors too.
     """
     windows, hook_out = list(windows), hook_out or hook
-    kept = {id(w): [at for at in range(len(w) - 1) if int(w[at]) not in excluded] for w in windows}
+    scored = {
+        id(w): [at for at in range(len(w) - 1) if int(w[at]) not in excluded] for w in windows
+    }
     coded = {id(w): sae(activation(model, w, hook)) for w in windows}
     clean_x = {id(w): activation(model, w, hook_out) for w in windows}
-    mean = torch.cat([clean_x[id(w)][kept[id(w)]] for w in windows]).mean(dim=0)
+    mean = torch.cat([clean_x[id(w)][scored[id(w)]] for w in windows]).mean(dim=0)
     total = defaultdict[str, float](float)
     for row, window in enumerate(windows):
         x = clean_x[id(window)]
@@ -151,7 +153,7 @@ def metrics(
             window,
             x,
             mean,
-            kept[id(window)],
+            scored[id(window)],
             excluded,
             hook_out,
             directions(sha256, row, *x.shape) if sha256 else None,
@@ -166,7 +168,7 @@ def _window(
     window: Tensor,
     x: Tensor,
     mean: Tensor,
-    kept: list[int],
+    scored: list[int],
     excluded: set[int],
     hook: str,
     direction: Tensor | None,
@@ -188,7 +190,7 @@ def _window(
         length = (x - x_hat).norm(dim=-1, keepdim=True)
         errors["kl_random_error"] = with_replaced(x + length * direction)
     total = defaultdict[str, float](float)
-    for at in kept:
+    for at in scored:
         target = int(window[at + 1])
         p, q = clean[at].softmax(0), outputs["patched"][at].softmax(0)
         total["n_tokens"] += 1
@@ -214,9 +216,9 @@ def ratios(total: Mapping[str, float]) -> dict[str, float]:
     n, clean = total["n_tokens"], total["ce_clean"]
     harm = total["ce_patched"] - clean
     random = total.get("kl_random_error")
-    beside = {} if random is None else {"kl_vs_random_error": total["kl"] / random}
+    compared = {} if random is None else {"kl_vs_random_error": total["kl"] / random}
     return {
-        **({"kl_random_error": random / n, **beside} if random is not None else {}),
+        **({"kl_random_error": random / n, **compared} if random is not None else {}),
         "kl": total["kl"] / n,
         "ce_clean": clean / n,
         "ce_patched": total["ce_patched"] / n,

@@ -133,15 +133,17 @@ def write_2025(
     config = {name: value for name, value in config.items() if value != "absent"}
     if norms is None:
         norms = dict.fromkeys((str(config["hook_point_in"]), str(config["hook_point_out"])), 5.0)
-    held = as_linear(w) if linear else w
-    held |= {f"{NORM}.{hook}": torch.tensor(v, dtype=norm_dtype) for hook, v in norms.items()}
+    state_dict = as_linear(w) if linear else w
+    state_dict |= {f"{NORM}.{hook}": torch.tensor(v, dtype=norm_dtype) for hook, v in norms.items()}
     if config["act_fn"] == "jumprelu":
         w["threshold"] = (draw(M) * 0.3).exp()
-        held[threshold] = w["threshold"].log()
+        state_dict[threshold] = w["threshold"].log()
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if pt:
-        torch.save({"sae": held, "version": "2"}, folder / "sae_weights.pt")
+        torch.save({"sae": state_dict, "version": "2"}, folder / "sae_weights.pt")
     else:
-        save_file({n: t.contiguous() for n, t in held.items()}, folder / "sae_weights.safetensors")
+        save_file(
+            {n: t.contiguous() for n, t in state_dict.items()}, folder / "sae_weights.safetensors"
+        )
     return w, config

@@ -42,8 +42,8 @@ def read(path: str) -> str:
 
 def blocks(page: Path, language: str) -> list[str]:
     """List the fenced blocks of a language."""
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [text for name, text in found if name == language]
+    matches = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [text for name, text in matches if name == language]
 
 
 @dataclass(frozen=True)
@@ -85,31 +85,31 @@ def steps(page: Path) -> list[Step]:
     """List what a reader of the page does, in order.
 
     Comments are steps that the page need not show: ``<!-- run: COMMAND -->``,
-    ``<!-- edit: PATH: OLD -> NEW -->``, ``<!-- without: PATH -->`` and, for the files of a page that
-    was read before, ``<!-- after: PAGE -->``. ``<!-- file: PATH -->`` names the file that the next
-    block holds.
+    ``<!-- edit: PATH: OLD -> NEW -->``, ``<!-- without: PATH -->``, and ``<!-- after: PAGE -->``
+    for the files that the reader of another page has. ``<!-- file: PATH -->`` names the file that
+    the next block holds.
     """
-    found: list[Step] = []
+    matches: list[Step] = []
     path = ""
     for match in _STEP.finditer(page.read_text(encoding="utf-8")):
         if match["hidden"] == "run":
-            found.append(Command(match["value"]))
+            matches.append(Command(match["value"]))
         elif match["hidden"] == "after":
             earlier = steps(ROOT / match["value"])
-            found.extend(step for step in earlier if not isinstance(step, Command))
+            matches.extend(step for step in earlier if not isinstance(step, Command))
         elif match["hidden"] == "without":
-            found.append(Deletion(match["value"]))
+            matches.append(Deletion(match["value"]))
         elif match["hidden"] == "edit":
             edited, _, change = match["value"].partition(": ")
-            found.append(Edit(edited, *change.split(" -> ")))
+            matches.append(Edit(edited, *change.split(" -> ")))
         elif match["hidden"] == "file":
             path = match["value"]
         elif path:
-            found.append(NewFile(path, match["text"]))
+            matches.append(NewFile(path, match["text"]))
             path = ""
         elif match["language"] == "console":
-            found.extend(_commands(match["text"]))
-    return found
+            matches.extend(_commands(match["text"]))
+    return matches
 
 
 def _commands(block: str) -> Iterator[Command]:
@@ -182,12 +182,12 @@ def missing_line(expected: Sequence[str], printed: Sequence[str]) -> str | None:
     Lines of ``...`` stand for others. Spaces, rules, ids, dates and times do not matter, and
     numbers may differ by what another machine changes.
     """
-    left = iter([_words(line) for line in printed])
+    remaining = iter([_words(line) for line in printed])
     for line in expected:
         if line.strip() in ("", "..."):
             continue
         words = _words(line)
-        if not any(_alike(words, other) for other in left):
+        if not any(_matches(words, other) for other in remaining):
             return line
     return None
 
@@ -208,7 +208,7 @@ def _words(line: str) -> list[str]:
     return re.findall(rf"{_NUMBER.pattern}|[^\W\d]+|\S", line)
 
 
-def _alike(expected: Sequence[str], printed: Sequence[str]) -> bool:
+def _matches(expected: Sequence[str], printed: Sequence[str]) -> bool:
     if expected[-3:] == [".", ".", "."] and printed[-3:] != expected[-3:]:  # the rest of the line
         expected = expected[:-3]
         printed = printed[: len(expected)]

@@ -13,14 +13,14 @@ WAYS = ["zip", "old", "gz", "protocol 2", "protocol 3", "protocol 4", "protocol 
 OLD = {"_use_new_zipfile_serialization": False}
 
 
-def written(how: str, held: Any, path: Path) -> Path:
+def written(how: str, content: Any, path: Path) -> Path:
     """Write the object to a file in one of `WAYS`."""
     if how == "zip":
-        torch.save(held, path)
+        torch.save(content, path)
     elif how == "old":
-        torch.save(held, path, **OLD)
+        torch.save(content, path, **OLD)
     elif how == "gz":
-        path.write_bytes(gzip.compress(pickle.dumps(held)))
+        path.write_bytes(gzip.compress(pickle.dumps(content)))
     else:
-        path.write_bytes(pickle.dumps(held, protocol=int(how[-1])))
+        path.write_bytes(pickle.dumps(content, protocol=int(how[-1])))
     return path

@@ -38,19 +38,19 @@ class Good:
     hook: str
     thresholds: tuple[Threshold, ...]
     other: SAE | None = None
-    """Of the same size, from another initialisation."""
+    """SAE of the same size, trained from another initialisation."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """What a fault makes of it."""
+    """The good SAE, model and corpus with the fault."""
 
     sae: SAE
     model: LanguageModel
     corpus: Corpus
     hook: str
     tensors: Mapping[str, Tensor] | None = None
-    """Instead of those of the SAE."""
+    """Tensors to write instead of those of the SAE."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Fault:
     """A fault, and the suspicion or the part of the load contract that names it."""
 
     name: str
-    named: str
+    expected_name: str
     plant: Callable[[Good, Planted, Path], Planted | None]
     """Takes the good SAE unplanted, and a folder; None where there is no such fault of it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a gate says of it."""
+    """Verdicts and diagnosis of the gate."""
 
     broken: str = ""
     """Part of the load contract."""
@@ -75,12 +75,12 @@ class Outcome:
 
     @property
     def gate(self) -> str:
-        """``pass``, ``FAIL`` or, where there is no verdict, ``ERROR``."""
+        """Result of the gate: ``pass``, ``FAIL`` or, where there is no verdict, ``ERROR``."""
         return "ERROR" if self.broken else "FAIL" if self.crossed else "pass"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What names the fault, if anything does."""
+        """Names that the gate gives the fault; empty where nothing names it."""
         return (f"load.{self.broken}",) if self.broken else self.diagnosis.names
 
 
@@ -161,14 +161,14 @@ def _without_pre_bias(sae: SAE) -> SAE | None:
 
 
 def _doubled_pre_bias(sae: SAE) -> SAE | None:
-    """What was folded into the encoder's bias is taken off once more."""
+    """Subtract the pre-bias, which the encoder's bias includes already, once more."""
     if sae.b_pre is None:
         return None
     return replace(sae, b_enc=sae.b_enc - sae.b_pre @ sae.W_enc)
 
 
 def _in_scaled_units(good: Good, clean: Planted, folder: Path) -> Planted:
-    """As trained on activations of mean norm √d, whose factor was lost."""
+    """Return an SAE trained on activations scaled to mean norm √d, without the factor."""
     x = good.model.activations(good.corpus.tokens[:8], good.hook)[good.hook].flatten(2)
     norm = x[good.corpus.scored[:8]].norm(dim=-1).mean()
     scale = float(good.sae.d_in**0.5 / norm)
@@ -274,4 +274,4 @@ FAULTS = (
     Fault("model raw, SAE hooked", "space", _raw_model),
     Fault("NaN in one row", "load.finite", _of_tensors(_nan_in_a_row)),
 )  # fmt: skip
-"""Those that name nothing are harmless: they must raise no alarm."""
+"""Faults to plant. Those without a name are harmless: they must raise no alarm."""

@@ -48,7 +48,7 @@ _TEXT = st.text(st.characters(codec=None), max_size=5)  # lone surrogates too
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | _TEXT,
-    lambda below: st.lists(below, max_size=3) | st.dictionaries(_TEXT, below, max_size=3),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(_TEXT, children, max_size=3),
     max_leaves=5,
 )  # fmt: skip
 
@@ -58,13 +58,13 @@ def any_measurements(draw: st.DrawFn) -> Measurement:
     """Measurements of which nothing is ordinary, with values of single tokens or without."""
     sequences = np.array(sorted(draw(st.sets(st.integers(0, 2**62), max_size=5))), dtype=np.int64)
     n = len(sequences)
-    asked = draw(st.sets(st.sampled_from(sorted(ON_REQUEST))))
+    requested = draw(st.sets(st.sampled_from(sorted(ON_REQUEST))))
     places = st.tuples(st.integers(0, 9), st.integers(0, 9))
     return Measurement(
         sequences,
         {
             name: draw(npst.arrays(np.float64, n, elements=_FLOATS))
-            for name in (*COLUMNS, *sorted(asked))
+            for name in (*COLUMNS, *sorted(requested))
         },
         draw(npst.arrays(np.int64, draw(st.integers(0, 5)))),
         Provenance(
@@ -91,7 +91,7 @@ _PARTS = ("model", "checkpoint", "corpus")
 
 @st.composite
 def token_tables(draw: st.DrawFn, n: int) -> TokenTable:
-    """Of ``n`` sequences of up to 4 positions, of which any are scored."""
+    """Draw the tokens of ``n`` sequences of up to 4 positions, any of them scored."""
     shape = (n, draw(st.integers(0, 4)))
     values = npst.arrays(np.float32, shape, elements=st.floats(width=32))
     return TokenTable(
@@ -153,9 +153,9 @@ def ordinary(kl: float = 0.05, *, n: int = 8, of: int = 8) -> Measurement:
 
 def with_tokens(measurement: Measurement) -> Measurement:
     """With values of single tokens too: 100 scored ones in each sequence."""
-    n, made = measurement.n_sequences, np.random.default_rng(0)
+    n, generator = measurement.n_sequences, np.random.default_rng(0)
     scored = np.ones((n, 100), dtype=np.bool_)
-    columns = {name: made.random((n, 100)).astype(np.float32) * 4 for name in TOKEN_COLUMNS}
+    columns = {name: generator.random((n, 100)).astype(np.float32) * 4 for name in TOKEN_COLUMNS}
     return replace(measurement, tokens=TokenTable(scored, columns), sources=("text.txt",) * n)
 
 

@@ -161,7 +161,7 @@ _CAUSES: st.SearchStrategy[Cause | None] = st.none() | _one_of(Cause)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | _TEXTS
     | st.floats(allow_nan=False, allow_infinity=False),
-    lambda below: st.lists(below, max_size=2) | st.dictionaries(_TEXTS, below, max_size=2),
+    lambda children: st.lists(children, max_size=2) | st.dictionaries(_TEXTS, children, max_size=2),
     max_leaves=3,
 )  # fmt: skip
 _OBJECTS = st.dictionaries(_TEXTS, _JSON, max_size=2)
@@ -239,7 +239,7 @@ def controls_results(draw: st.DrawFn) -> ControlsResult:
     status = draw(_STATUSES)
     columns = draw(st.lists(st.sampled_from(sorted(METRICS)), min_size=1, max_size=3, unique=True))
     names = draw(st.lists(st.sampled_from([*ROWS, "\udc80"]), min_size=1, unique=True))
-    rows = {name: {each: draw(st.none() | _NUMBERS) for each in columns} for name in names}
+    rows = {name: {column: draw(st.none() | _NUMBERS) for column in columns} for name in names}
     return ControlsResult(status, {} if status == "error" else rows, draw(_CAUSES), draw(_TEXTS))
 
 
@@ -320,8 +320,8 @@ def case_reports(
         sample=st.none() | st.builds(Sample, _COUNTS, _COUNTS, _COUNTS),
         provenance=st.none() | provenances,
         contracts=_tuples(contract_results, unique_by=lambda part: part.contract),
-        verdicts=_tuples(verdicts, unique_by=lambda each: each.target),
-        metrics=_tuples(metric_values, unique_by=lambda each: each.target),
+        verdicts=_tuples(verdicts, unique_by=lambda part: part.target),
+        metrics=_tuples(metric_values, unique_by=lambda part: part.target),
         pareto=st.none() | pareto_results(),
         controls=st.none() | controls_results(),
         diagnosis=st.none() | diagnoses,

@@ -169,10 +169,10 @@ def test_the_json_is_strict_and_has_every_number() -> None:
     refused = ComparisonResult(
         "other", {"name": "v1"}, {"name": "v2"}, None, ("hook was a and is b",)
     )
-    done = ComparisonResult(
+    result = ComparisonResult(
         "tiny", {"name": "v1", "record": "1"}, {"name": "v2", "record": "2"}, comparison
     )
-    document = json.loads(comparison_json([done, refused]), parse_constant=refuse)
+    document = json.loads(comparison_json([result, refused]), parse_constant=refuse)
     one, two = document["comparisons"]
     assert document["schema_version"] == 1
     assert two == {

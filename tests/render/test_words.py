@@ -45,9 +45,11 @@ def test_the_headline_of_an_undecided_threshold_says_why() -> None:
 
 
 def test_a_marginal_verdict_says_so() -> None:
-    near = verdict("pass", value=0.19, marginal="inside the 95% interval")
-    assert headline(near).endswith("128 sequences; marginal: the bound is inside the 95% interval)")
-    assert next(line for line in lines(near) if "kl" in line).endswith("pass (marginal)")
+    marginal_pass = verdict("pass", value=0.19, marginal="inside the 95% interval")
+    assert headline(marginal_pass).endswith(
+        "128 sequences; marginal: the bound is inside the 95% interval)"
+    )
+    assert next(line for line in lines(marginal_pass) if "kl" in line).endswith("pass (marginal)")
     failing = verdict(marginal="within numeric noise")
     assert next(line for line in lines(failing) if "kl" in line).endswith("FAIL (marginal)")
 
@@ -102,8 +104,8 @@ def test_an_early_verdict_is_marked_everywhere() -> None:
     assert " ~0.4124" in row
     assert row.endswith("FAIL (after 64)")
     assert any("those on all 256 but for a chance of 0.001" in line for line in lines(early))
-    held = verdict("pass", audit="pass after 64 of 256 sequences, held")
-    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(lines(held))
+    audited = verdict("pass", audit="pass after 64 of 256 sequences, held")
+    assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(lines(audited))
     waived = {"max": 0.2, "confidence": 0.99, "on_undecided": "warn"}
     unknown = verdict("undecided", value=None, bounds=waived, message="why")
     assert headline(unknown) == "kl is undecided: why"
@@ -132,5 +134,5 @@ def test_a_change_has_both_values_and_its_baseline() -> None:
     )
     assert failure(a_change(), Diagnosis()).endswith("thresholds/demo.yaml:14: kl: max_increase 2%")
     assert "reconstruction_score: max_decrease 0.001" in failure(fell, Diagnosis())
-    alone = a_change(interval=None, p_value=None)
-    assert "0.2098 now; no interval, 16,256 tokens" in headline(alone)
+    without_interval = a_change(interval=None, p_value=None)
+    assert "0.2098 now; no interval, 16,256 tokens" in headline(without_interval)

@@ -159,8 +159,8 @@ def in_training(name: str, **shared: Any) -> Any:
 
     torch.manual_seed(0)
     sae_class, config_class = get_sae_training_class(name.split()[0])
-    whole: dict[str, Any] = {"d_in": 24, "d_sae": 64, **IN_TRAINING[name], **shared}
-    return draw(sae_class(config_class(**whole)))
+    complete: dict[str, Any] = {"d_in": 24, "d_sae": 64, **IN_TRAINING[name], **shared}
+    return draw(sae_class(config_class(**complete)))
 
 
 @pytest.mark.parametrize("name", IN_TRAINING)

@@ -21,8 +21,8 @@ if not hasattr(torch.serialization, "FILE_LIKE"):  # a type that newer versions 
     torch.serialization.FILE_LIKE = object  # type: ignore[attr-defined]
 # The package imports what only its training needs.
 package = types.ModuleType("sparse_autoencoder")
-found = importlib.util.find_spec("sparse_autoencoder")
-package.__path__ = list((found and found.submodule_search_locations) or [])
+installed = importlib.util.find_spec("sparse_autoencoder")
+package.__path__ = list((installed and installed.submodule_search_locations) or [])
 sys.modules.setdefault("sparse_autoencoder", package)
 from sparse_autoencoder.autoencoder import model as library  # noqa: E402
 

@@ -19,8 +19,8 @@ if importlib.util.find_spec("overcomplete") is None:
     pytest.skip("runs in the environment of `make test-saelens`", allow_module_level=True)
 # The package imports what only its vision models and its plots need; an SAE needs none of it.
 package = types.ModuleType("overcomplete")
-found = importlib.util.find_spec("overcomplete")
-package.__path__ = list((found and found.submodule_search_locations) or [])
+installed = importlib.util.find_spec("overcomplete")
+package.__path__ = list((installed and installed.submodule_search_locations) or [])
 optimization = types.ModuleType("overcomplete.optimization")
 optimization.batched_matrix_nnls = None  # type: ignore[attr-defined]
 sys.modules.setdefault("overcomplete", package)

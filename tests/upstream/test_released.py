@@ -132,9 +132,9 @@ def test_mwhanna(loaders: Any, tmp_path: Path, skip: bool) -> None:
 
     def convert(*arguments: Any, cfg_overrides: dict[str, Any]) -> Any:
         kind = "skip_transcoder" if skip else "transcoder"
-        said = {"architecture": kind, "model_from_pretrained_kwargs": {}}
+        declared = {"architecture": kind, "model_from_pretrained_kwargs": {}}
         return loaders.mwhanna_transcoder_huggingface_loader(
-            *arguments, cfg_overrides={**cfg_overrides, **said}
+            *arguments, cfg_overrides={**cfg_overrides, **declared}
         )
 
     path = folder / "layer_3.safetensors"
