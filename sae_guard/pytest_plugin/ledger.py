@@ -168,7 +168,10 @@ class LedgerPlugin:
         from sae_guard.gate.early import key
         from sae_guard.pytest_plugin.sharing import SharedFolder
 
-        return SharedFolder(folder).result(key(self._options.gate.early, case))
+        result: JudgedOrError | None = SharedFolder(folder).stored(
+            key(self._options.gate.early, case)
+        )
+        return result
 
     def _assembled(
         self, result: LedgerResult, records: tuple[RecordResult, ...], exit_code: int
