@@ -18,10 +18,10 @@ from sae_guard.cli.options import (
     sae_options,
 )
 from sae_guard.cli.output import shorten, write_whole
-from sae_guard.cli.records import folder_option, garbage_collection_paused, open_history
+from sae_guard.cli.records import folder_option, open_history, read_history
 from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
-from sae_guard.cli.versions import RecordStore, SpecVersion, pairs
+from sae_guard.cli.versions import SpecVersion, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
@@ -172,9 +172,7 @@ def _pairs(
         options = gate_options(sae, checkpoints=(reference,), specs=tuple(specs), hook=hook)
         return list(plan_cases(options))
 
-    with garbage_collection_paused():
-        store = RecordStore.from_history(open_history(folder))
-    return pairs(store, before, after, plan, spec)
+    return pairs(read_history(open_history(folder)), before, after, plan, spec)
 
 
 def _result(
@@ -205,9 +203,10 @@ def _result(
 
 def _measured_version(version: SpecVersion, name: str, session: GateSession) -> Version:
     from sae_guard.core.comparison import Version
+    from sae_guard.history import read_measurement, read_token_kl
 
-    if version.read is not None:
-        return Version(name, *version.read())
+    if version.recorded is not None:
+        return Version(name, read_measurement(version.recorded), read_token_kl(version.recorded))
     assert version.case is not None
     return Version(name, session.measurement(version.case))
 
@@ -224,8 +223,8 @@ def _distinct_names(before: SpecVersion, after: SpecVersion) -> tuple[str, str]:
 
 def _suffix(version: SpecVersion) -> str:
     """Return the hash of a record, or the end of the path of a checkpoint."""
-    if version.case is None:
-        return version.source["record"].rpartition("-")[2]
+    if version.recorded is not None:
+        return version.recorded.short
     return f"({shorten(version.source['checkpoint'], 24)})"
 
 

@@ -12,7 +12,6 @@ from sae_guard.cli.output import shorten, write_whole
 from sae_guard.cli.records import (
     filter_records,
     folder_option,
-    garbage_collection_paused,
     open_history,
     read_records,
 )
@@ -72,8 +71,7 @@ def history(folder: str | None, last: int | None, **options: Any) -> None:
         names = " and ".join(f"--{'promotions' if key == 'promoted' else key}" for key in views)
         raise click.UsageError(f"{names} do not go together; use one of them")
     try:
-        with garbage_collection_paused():
-            is_complete = _print_history(folder, globs, last, **options)
+        is_complete = _print_history(folder, globs, last, **options)
     except SaeGuardError as error:
         raise click.ClickException(spelled(error)) from None
     if not is_complete:
@@ -101,28 +99,29 @@ def _print_history(
     from sae_guard.render import frontier_plots, track_lines, trend
 
     history = open_history(folder)
-    all_records, promotions, unreadable = read_records(history)
-    records = filter_records(all_records, promotions, globs, history.url)[-(last or 0) :]
+    contents = read_records(history)
+    promotions = contents.promotions
+    records = filter_records(contents, globs, history.url)[-(last or 0) :]
     if export is not None:
         data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
         write_whole(export, data)
         click.echo(f"{len(records)} records in {export}")
     elif promoted:
-        readable = {recorded.id for recorded in all_records}
+        readable = {recorded.id for recorded in contents.records}
         missing = {promotion.record for promotion in promotions} - readable
         # A filter cannot match a record that is not there.
         is_filtered = last is not None or any(globs.values())
         _echo(_promotions(records, promotions, set() if is_filtered else missing))
     elif thresholds:
         ids = {recorded.id for recorded in records}
-        _echo(track_lines(track_thresholds(all_records, ids)))
+        _echo(track_lines(track_thresholds(contents.records, ids)))
     elif metric is not None:
         _echo(trend(records, metric))
     elif pareto is not None:
         _echo(frontier_plots(records, _axes(pareto)))
     else:
         _echo(_table(records, promotions))
-    return not unreadable
+    return not contents.unreadable
 
 
 def _axes(text: str) -> Pareto:
@@ -143,12 +142,10 @@ def _axes(text: str) -> Pareto:
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
-    from sae_guard.history import promotions_in_force
+    from sae_guard.history import promoted_labels
     from sae_guard.render import number
 
-    labels: dict[str, list[str]] = {}
-    for (label, _), promotion in promotions_in_force(promotions).items():
-        labels.setdefault(promotion.record, []).append(label)
+    labels = promoted_labels(promotions)
     spec_by_name = {r.record.spec.name: r.spec for r in records}
     names_are_unique = len(spec_by_name) == len({r.spec for r in records})
 

@@ -14,7 +14,7 @@ from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
-    from sae_guard.history import History, Promotion, Recorded
+    from sae_guard.history import Promotion, Recorded
 
 
 @click.command()
@@ -41,8 +41,8 @@ def promote(
         if not reason.strip():
             raise click.UsageError("--reason is empty")
         history = open_history(folder)
-        records, promotions, _ = read_records(history)
-        recorded = [pick(records, reference) for reference in references]
+        contents = read_records(history)
+        recorded = [pick(contents.records, reference) for reference in references]
         user = environment.user(Path.cwd())
         new = [
             Promotion(
@@ -51,7 +51,7 @@ def promote(
             )
             for record in recorded
         ]  # fmt: skip
-        _check(history, recorded, new, promotions, force=force)
+        _check(recorded, new, contents.promotions, force=force)
         for promotion in new:
             history.promote(promotion)
             click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
@@ -60,7 +60,6 @@ def promote(
 
 
 def _check(
-    history: History,
     records: Sequence[Recorded],
     new: Sequence[Promotion],
     promotions: Sequence[Promotion],
@@ -73,13 +72,13 @@ def _check(
         click.ClickException: A promotion needs ``force``, or is there already.
         HistoryError: A record was changed.
     """
-    from sae_guard.history import promotions_in_force
+    from sae_guard.history import promotions_in_force, read_measurement, read_report
 
     in_force = promotions_in_force(promotions)
     for recorded, promotion in zip(records, new, strict=True):
         # Reading both verifies their hashes.
-        history.measurement(recorded)
-        history.report(recorded)
+        read_measurement(recorded)
+        read_report(recorded)
         name = f"{recorded.id} ({recorded.spec})"
         before = in_force.get((promotion.label, promotion.spec))
         if before is not None and before.record == recorded.id:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,7 @@ import click
 from sae_guard.errors import allowed
 
 if TYPE_CHECKING:
-    from sae_guard.history import History, Promotion, Recorded
+    from sae_guard.history import Contents, History, Recorded
 
 folder_option = click.option(
     "--folder",
@@ -24,7 +24,7 @@ folder_option = click.option(
 
 
 @contextmanager
-def garbage_collection_paused() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Pause the garbage collector.
 
     It would take most of the time of reading thousands of records, none of which is garbage.
@@ -51,46 +51,35 @@ def open_history(folder: str | None) -> History:
     )
 
 
-def read_records(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
+def read_records(history: History) -> Contents:
     """Read a history like `read_history`.
 
     Raises:
         click.ClickException: There is no record at all.
     """
-    records, promotions, unreadable = read_history(history)
-    if not records:
+    contents = read_history(history)
+    if not contents.records:
         raise click.ClickException(
             f"no records in {history.url}; `pytest --sae CHECKPOINT --sae-record NAME` makes them, "
             "and --folder or $SAE_GUARD_HISTORY names another folder"
         )
-    return records, promotions, unreadable
+    return contents
 
 
-def read_history(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
-    """Read a history, and print a warning for each record or promotion that cannot be read.
-
-    Returns:
-        Records, promotions, and a line for each that cannot be read.
-    """
-    records, bad_records = history.records()
-    promotions, bad_promotions = history.promotions()
-    unreadable = (*bad_records, *bad_promotions)
-    for line in unreadable:
+def read_history(history: History) -> Contents:
+    """Read a history, and print a warning for each record or promotion that cannot be read."""
+    with _garbage_collection_paused():
+        contents = history.read()
+    for line in contents.unreadable:
         click.echo(f"WARNING: {line}", err=True)
-    return records, promotions, unreadable
+    return contents
 
 
-def filter_records(
-    records: list[Recorded],
-    promotions: Sequence[Promotion],
-    globs: dict[str, str | None],
-    url: str,
-) -> list[Recorded]:
+def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -> list[Recorded]:
     """Select the records that match all globs.
 
     Args:
-        records: The records of a history.
-        promotions: Its promotions; a record also matches by a label that it was promoted as.
+        contents: What a history holds; a record also matches by a label that it was promoted as.
         globs: Option → its glob; None where the option is not used.
         url: URL of the history, for messages.
 
@@ -98,7 +87,7 @@ def filter_records(
         click.ClickException: A glob matches no record; the message lists what would match.
     """
     labels: dict[str, list[str]] = {}
-    for promotion in promotions:
+    for promotion in contents.promotions:
         labels.setdefault(promotion.record, []).append(promotion.label)
     texts: dict[str, Callable[[Recorded], Iterable[str]]] = {
         "spec": lambda r: (r.record.spec.name, r.record.spec.file, r.spec),
@@ -106,6 +95,7 @@ def filter_records(
         "checkpoint": lambda r: (r.record.checkpoint.label, r.record.checkpoint.reference),
         "name": lambda r: (r.record.name, *labels.get(r.id, ())),
     }
+    records = contents.records
     for key, glob in globs.items():
         if glob is None:
             continue

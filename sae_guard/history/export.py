@@ -11,7 +11,7 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.history.references import promotions_in_force
+from sae_guard.history.references import promoted_labels
 
 Row = dict[str, Any]
 
@@ -26,9 +26,7 @@ def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[R
         records: Records in the order of the rows.
         promotions: All promotions of the history, in the order of time.
     """
-    labels: dict[str, list[str]] = {}
-    for (label, _), promotion in promotions_in_force(promotions).items():
-        labels.setdefault(promotion.record, []).append(label)
+    labels = promoted_labels(promotions)
     return [_row(recorded, labels.get(recorded.id, ())) for recorded in records]
 
 
