@@ -15,8 +15,6 @@ from sae_guard.cli.records import (
     open_history,
     read_records,
 )
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
@@ -70,10 +68,7 @@ def history(folder: str | None, last: int | None, **options: Any) -> None:
     if len(views) > 1:
         names = " and ".join(f"--{'promotions' if key == 'promoted' else key}" for key in views)
         raise click.UsageError(f"{names} do not go together; use one of them")
-    try:
-        is_complete = _print_history(folder, globs, last, **options)
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    is_complete = _print_history(folder, globs, last, **options)
     if not is_complete:
         raise SystemExit(1)
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.records import folder_option, open_history, read_records
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
     from sae_guard.history import Promotion, Recorded
@@ -36,27 +34,24 @@ def promote(
     from sae_guard.history import Promotion, check_name, environment, pick
     from sae_guard.history.record import SCHEMA_VERSION
 
-    try:
-        check_name(label)
-        if not reason.strip():
-            raise click.UsageError("--reason is empty")
-        history = open_history(folder)
-        contents = read_records(history)
-        recorded = [pick(contents.records, reference) for reference in references]
-        user = environment.user(Path.cwd())
-        new = [
-            Promotion(
-                schema_version=SCHEMA_VERSION, label=label, record=record.id, spec=record.spec,
-                created=datetime.now(UTC), by=user, reason=reason,
-            )
-            for record in recorded
-        ]  # fmt: skip
-        _check(recorded, new, contents.promotions, force=force)
-        for promotion in new:
-            history.promote(promotion)
-            click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    check_name(label)
+    if not reason.strip():
+        raise click.UsageError("--reason is empty")
+    history = open_history(folder)
+    contents = read_records(history)
+    recorded = [pick(contents.records, reference) for reference in references]
+    user = environment.user(Path.cwd())
+    new = [
+        Promotion(
+            schema_version=SCHEMA_VERSION, label=label, record=record.id, spec=record.spec,
+            created=datetime.now(UTC), by=user, reason=reason,
+        )
+        for record in recorded
+    ]  # fmt: skip
+    _check(recorded, new, contents.promotions, force=force)
+    for promotion in new:
+        history.promote(promotion)
+        click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
 
 
 def _check(

@@ -14,7 +14,6 @@ from sae_guard.gate.options import EarlyOptions, GateOptions
 if TYPE_CHECKING:
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.specs import Spec
 
 SaeSettings = Mapping[str, Any]
 """Values of the options about SAEs by the keys of the `sae` block of a spec; None if not used."""
@@ -69,14 +68,3 @@ def create_session(options: GateOptions, cases: Callable[[], Sequence[Case]]) ->
 
     has_reader = sys.stderr.isatty() and not os.environ.get("CI")
     return GateSession(options, cases, progress=sys.stderr if has_reader else None)
-
-
-def read_specs(file: Path) -> tuple[Spec, ...]:
-    """Read the documents of a spec file.
-
-    Raises:
-        SpecError: The file is malformed.
-    """
-    from sae_guard.specs import load_specs
-
-    return load_specs(file, display=project.display(file, project.root_of(Path.cwd())))

@@ -11,7 +11,7 @@ import click
 
 from sae_guard.cli.options import machine_options
 from sae_guard.cli.records import folder_option, open_history, read_history
-from sae_guard.cli.session import create_session, gate_options, read_specs
+from sae_guard.cli.session import create_session, gate_options
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.files import expanded
@@ -141,13 +141,15 @@ def _find_record(reference: str, folder: str | None) -> Recorded:
 
 def _case(recorded: Recorded, sae: str, spec: str | None, model: str | None) -> Case:
     from sae_guard.gate.remeasuring import base_of, case_of
+    from sae_guard.specs import load_specs
 
     current = Path.cwd()
     checkpoint = _one_checkpoint(sae, current)
     root = project.root_of(current)
     specs: tuple[Spec, ...] = ()
     if spec is not None:
-        specs = read_specs(project.named_spec(spec, current, project.spec_files(root)))
+        file = project.named_spec(spec, current, project.spec_files(root))
+        specs = load_specs(file, display=project.display(file, root))
     if model is not None and (current / expanded(model) / "config.json").is_file():
         model = str(current / expanded(model))
     return case_of(

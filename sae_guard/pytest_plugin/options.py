@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_guard.errors import Option
 from sae_guard.gate.options import (
     ALPHA,
     CACHE_GIB,
@@ -16,8 +17,10 @@ from sae_guard.gate.options import (
     DEVICES,
     EarlyOptions,
     GateOptions,
+    number_or_text,
 )
 from sae_guard.gate.project import SPECS
+from sae_guard.pytest_plugin.spelling import SPELLINGS
 
 OPTIONS = pytest.StashKey["Options"]()
 
@@ -27,13 +30,8 @@ EXIT_ERROR = 2
 A crossed threshold ends with 1, pytest's own code for failed tests.
 """
 
-_SAE_OPTIONS = {  # key in the `sae` block of a spec → name of the option in pytest
-    "architecture": "sae_arch",
-    "k": "sae_k",
-    "pre_bias": "sae_pre_bias",
-    "normalize": "sae_norm",
-    "scale": "sae_scale",
-}
+_SAE_KEYS: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize", "scale")
+"""Keys of the `sae` block of a spec that are options too."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,10 @@ class Options:
         """Read the options of a run."""
         folder = config.invocation_params.dir
         json = config.getoption("sae_json")
-        sae = {key: config.getoption(option) for key, option in _SAE_OPTIONS.items()}
+        sae = {key: config.getoption(SPELLINGS[key]) for key in _SAE_KEYS}
         names = ("device", "batch_size", "reference", "cache", "cache_gib", "controls", "diagnose",
                  "baseline", "record", "hook")  # fmt: skip
+        early = [field.name for field in fields(EarlyOptions) if field.name != "never"]
         gate = GateOptions(
             root=config.rootpath,
             here=folder,
@@ -59,7 +58,7 @@ class Options:
             specs=tuple(config.getoption("sae_spec")),
             spec_globs=tuple(config.getini("sae_specs")),
             sae={key: value for key, value in sae.items() if value is not None},
-            early=early_options(config),
+            early=EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in early}),
             history=config.getini("sae_history") or None,
             **{name: config.getoption(f"sae_{name}") for name in names},
         )
@@ -93,7 +92,6 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sae-batch-size",
-        default=None,
         metavar="N",
         type=positive_integer("--sae-batch-size"),
         help="token windows per forward pass (default: depends on their length and the device)",
@@ -114,7 +112,6 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     """Declare options on what to measure and write beside the verdicts."""
     group.addoption(
         "--sae-json",
-        default=None,
         metavar="FILE",
         help="write the report of the run to this JSON file",
     )
@@ -138,7 +135,6 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     )
     group.addoption(
         "--sae-cache",
-        default=None,
         metavar="FOLDER|off",
         help="cache clean runs and unfinished measurements in this folder, or not at all (default: "
         "$SAE_GUARD_CACHE, or the user's cache folder)",
@@ -156,7 +152,6 @@ def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> No
     """Declare options on the record of the run and on its baseline."""
     group.addoption(
         "--sae-record",
-        default=None,
         metavar="NAME",
         help="record measurements, thresholds and verdicts as this version, such as v1.2, in the "
         "folder of the ini option sae_history",
@@ -169,7 +164,6 @@ def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> No
     )
     group.addoption(
         "--sae-baseline",
-        default=None,
         metavar="VERSION",
         help="compare max_increase and max_decrease with this version: a promoted label, or a "
         "record's name or id (default: `baseline` in the spec); for the first version, none leaves "
@@ -209,12 +203,6 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
         help="hook point of checkpoints that do not declare it; for a transcoder, also the one it "
         "replaces",
     )
-
-
-def early_options(config: pytest.Config) -> EarlyOptions:
-    """Read the options of early verdicts."""
-    names = [field.name for field in fields(EarlyOptions) if field.name != "never"]
-    return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
 
 
 def _add_early_options(group: pytest.OptionGroup) -> None:
@@ -289,14 +277,6 @@ def flag(option: str) -> Callable[[str], bool]:
         return text == "true"
 
     return parse
-
-
-def number_or_text(text: str) -> float | str:
-    """Return the number in the text; without one, the text."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def device(text: str) -> str:
