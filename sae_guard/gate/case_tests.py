@@ -33,7 +33,7 @@ from sae_guard.core.report import (
     contract_test,
     merged,
 )
-from sae_guard.core.targets import Target, estimate
+from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Status, Verdict, judge
 from sae_guard.core.worst_tokens import worst
@@ -42,10 +42,10 @@ from sae_guard.errors import (
     LoadError,
     SaeGuardError,
     SetupError,
-    UndefinedMetricError,
 )
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
+from sae_guard.history.verification import estimate_or_reason
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,7 @@ def metric_values(measurement: Measurement) -> tuple[MetricValue, ...]:
 
 def metric_value(measurement: Measurement, target: Target) -> MetricValue:
     """Return a target on the whole token set: its value, or the reason why it has none."""
-    try:
-        value = estimate(measurement, target)
-    except UndefinedMetricError as error:
-        return MetricValue(target, undefined=str(error))
-    if not math.isfinite(value.value):
-        return MetricValue(target, undefined=f"it is {value.value}")
-    return MetricValue(target, value)
+    return MetricValue(target, *estimate_or_reason(measurement, target))
 
 
 def _contract(case: Case, contract: Contract, session: GateSession) -> TestRun:

@@ -6,6 +6,7 @@ A document is never changed once it is written.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -264,6 +265,22 @@ def check_name(name: str) -> None:
         )
 
 
+def finite(value: float | None) -> float | None:
+    """Return the number; None for NaN and infinities, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def first_problem(error: ValidationError, *keys: str) -> str:
+    """Return the first problem of a malformed document, after its key.
+
+    Args:
+        error: What pydantic reports.
+        keys: Keys of the part of the document that was read.
+    """
+    detail = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, (*keys, *detail['loc']))) or 'it'}: {detail['msg']}"
+
+
 def to_json(document: Record | Promotion) -> bytes:
     """Return the document as strict, indented JSON, which `parse` reads."""
     values = document.model_dump(exclude_none=True)
@@ -309,9 +326,7 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, detail["loc"])) or "it"
-        raise HistoryError(f"{path}: {key}: {detail['msg']}") from error
+        raise HistoryError(f"{path}: {first_problem(error)}") from error
 
 
 def _load_json(data: bytes, path: str) -> Any:

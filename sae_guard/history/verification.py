@@ -15,7 +15,7 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.targets import Target, estimate
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.history.record import MetricRow, Record, worst
+from sae_guard.history.record import MetricRow, Record, finite, worst
 
 _ROUNDING = 1e-9
 """Relative rounding of sums in float64."""
@@ -112,14 +112,7 @@ def _estimate_pairs(
 ) -> list[tuple[str, float | None, float | None]]:
     """Return name, recorded number and number by the rows of each part of an estimate."""
     names = ("value", "low", "high", "confidence")
-    return [
-        (part, getattr(row, part), _json_number(getattr(by_rows, part, None))) for part in names
-    ]
-
-
-def _json_number(value: float | None) -> float | None:
-    """Return the number as a record has it: JSON has neither NaN nor infinity."""
-    return value if value is not None and math.isfinite(value) else None
+    return [(part, getattr(row, part), finite(getattr(by_rows, part, None))) for part in names]
 
 
 def is_same(one: float | None, other: float | None) -> bool:
