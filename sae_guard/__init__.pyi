@@ -65,7 +65,7 @@ from .gate.options import EarlyOptions as EarlyOptions
 from .history import HistoryError as HistoryError
 from .model import LanguageModel as LanguageModel
 from .model import load_model as load_model
-from .render import summary as summary
+from .render.terminal_summary import summary as summary
 from .sae import SAE as SAE
 from .sae import SaeSource as SaeSource
 from .sae.activations import AbsTopK as AbsTopK

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sae_guard.core.comparison import Version
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.render import ComparisonResult
+    from sae_guard.render.comparison import ComparisonResult
 
 _FAILED, _NOT_COMPARED = 1, 2
 """Exit codes: a verdict of ``--fail-on``; something could not be compared."""
@@ -147,7 +147,7 @@ def compare(
         raise _NotComparedError(spelled(error)) from None
     _print(results)
     if export is not None:
-        from sae_guard.render import comparison_json
+        from sae_guard.render.comparison import comparison_json
 
         try:
             write_whole(export, comparison_json(results))
@@ -184,7 +184,7 @@ def _result(
         SaeGuardError: One of the two cannot be read or measured.
     """
     from sae_guard.core.comparison import NotComparableError, compare
-    from sae_guard.render import ComparisonResult
+    from sae_guard.render.comparison import ComparisonResult
 
     before, after = (
         _measured_version(version, name, session)
@@ -230,7 +230,7 @@ def _suffix(version: SpecVersion) -> str:
 
 def _print(results: Sequence[ComparisonResult]) -> None:
     """Print comparisons with an empty line between them, and to stderr what has none."""
-    from sae_guard.render import comparison_lines
+    from sae_guard.render.comparison import comparison_lines
 
     is_first = True
     for result in results:

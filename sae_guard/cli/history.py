@@ -91,7 +91,9 @@ def _print_history(
     """
     from sae_guard.history import export as tables
     from sae_guard.history.threshold_changes import track_thresholds
-    from sae_guard.render import frontier_plots, track_lines, trend
+    from sae_guard.render.pareto import frontier_plots
+    from sae_guard.render.threshold_changes import track_lines
+    from sae_guard.render.trend import trend
 
     history = open_history(folder)
     contents = read_records(history)
@@ -138,7 +140,7 @@ def _axes(text: str) -> Pareto:
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
     from sae_guard.history import promoted_labels
-    from sae_guard.render import number
+    from sae_guard.render.numbers import number
 
     labels = promoted_labels(promotions)
     spec_by_name = {r.record.spec.name: r.spec for r in records}

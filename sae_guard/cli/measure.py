@@ -114,7 +114,8 @@ def _measure_case(
     """
     from sae_guard.gate.case_tests import measured, metric_values, report
     from sae_guard.gate.recording import CaseResult
-    from sae_guard.render import metric_rows, metric_table, pareto_lines
+    from sae_guard.render.measured import metric_rows, metric_table
+    from sae_guard.render.terminal_summary import pareto_lines
 
     try:
         judged = session.judged(case)

@@ -211,7 +211,7 @@ def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
 def _report(
     path: Path, decisions_by_spec: _Decisions, margin: str, reason: str, *, dry_run: bool
 ) -> Iterator[str]:
-    from sae_guard.render import decision_counts, decision_table
+    from sae_guard.render.tightening import decision_counts, decision_table
 
     for spec, decisions in decisions_by_spec:
         remark = f"margin {margin}" if decisions else "kept: not measured"

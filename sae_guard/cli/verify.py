@@ -230,7 +230,7 @@ def _check_numbers(
     """Compare the new measurement with the record, and print each number."""
     from sae_guard.history import read_token_kl
     from sae_guard.history.confirmation import confirm, confirm_tokens, unverified_claims
-    from sae_guard.render import confirmation_table, provenance_differences
+    from sae_guard.render.verification import confirmation_table, provenance_differences
 
     record = recorded.record
     numbers = confirm(record, rows, measured, tolerance)

@@ -86,7 +86,7 @@ class GateItem(pytest.Item):
         from sae_guard.core.report import CaseReport
         from sae_guard.core.report_json import to_plain
         from sae_guard.gate.case_tests import run
-        from sae_guard.render import junit_properties
+        from sae_guard.render.junit import junit_properties
 
         self._run = run(self.test, session_of(self.config))
         self.report_text = json.dumps(to_plain(CaseReport, self._run.report), allow_nan=False)
@@ -107,7 +107,7 @@ class GateItem(pytest.Item):
                 raise GateFailure(self._failure_text(verdict))
         pareto = self._run.report.pareto
         if pareto is not None and pareto.status == "fail" and pareto.comparison is not None:
-            from sae_guard.render import pareto_failure
+            from sae_guard.render.pareto import pareto_failure
 
             raise GateFailure(pareto_failure(pareto.comparison))
 
@@ -144,7 +144,7 @@ class GateItem(pytest.Item):
         return node_id if runs else None
 
     def _failure_text(self, verdict: Verdict) -> str:
-        from sae_guard.render import failure
+        from sae_guard.render.words import failure
 
         worst = self._worst(verdict)
         return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)

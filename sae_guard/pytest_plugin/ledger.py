@@ -105,7 +105,7 @@ class LedgerPlugin:
         """Write the summary of the gate to the terminal."""
         if self._report is None:
             return
-        from sae_guard.render import summary
+        from sae_guard.render.terminal_summary import summary
 
         verbose = config.option.verbose > 0
         if lines := list(summary(self._report, verbose=verbose, spelling=spelled_options)):
