@@ -141,7 +141,7 @@ def compare(
         version_pairs = _pairs(before, after, folder, spec, hook, sae)
         cases = [version.case for pair in version_pairs for version in pair if version.case]
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = create_session(options, lambda: cases)
+        session = create_session(options, cases)
         results = [_result(pair, session, settings) for pair in version_pairs]
     except SaeGuardError as error:
         raise _NotComparedError(spelled(error)) from None

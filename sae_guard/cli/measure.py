@@ -84,7 +84,7 @@ def measure(
         batch_size=batch_size, cache=cache, baseline=baseline, record=record,
     )  # fmt: skip
     cases = plan_cases(options)
-    session = create_session(options, lambda: cases)
+    session = create_session(options, cases)
     session.check_baseline()
     recorder = Recorder(session) if record is not None else None
     rows: list[dict[str, Any]] = []

@@ -104,7 +104,8 @@ def measured_values(
         for value in _values(report):
             if value.target in thresholds and value.estimate is not None:
                 threshold = thresholds[value.target]
-                measured = _measured(report.case.member, value.estimate, threshold)
+                low, high = _interval(value.estimate, threshold) or (None, None)
+                measured = Measured(report.case.member, value.estimate.value, low, high)
                 by_target.setdefault(value.target, []).append(measured)
     checkpoints = {value.checkpoint for values in by_target.values() for value in values}
     for target, values in by_target.items():
@@ -189,11 +190,6 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
 def _short_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _measured(checkpoint: str, estimate: Estimate, threshold: Threshold) -> Measured:
-    low, high = _interval(estimate, threshold) or (None, None)
-    return Measured(checkpoint, estimate.value, low, high)
 
 
 def _interval(estimate: Estimate, threshold: Threshold) -> tuple[float, float] | None:

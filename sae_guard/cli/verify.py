@@ -96,7 +96,7 @@ def verify(
         recorded = _find_record(reference, folder)
         case = _case(recorded, sae, spec, model)
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = create_session(options, lambda: [case])
+        session = create_session(options, [case])
         rows = _check_before_measuring(recorded, case, session)
         measured = session.measurement(case)
         numbers = _check_numbers(recorded, rows, measured, tolerance)

@@ -179,7 +179,7 @@ def _without_verdict(
 def _pareto(case: Case, session: GateSession) -> TestRun:
     assert case.pareto is not None
     try:
-        comparison = session.pareto(case, session.measurement(case))
+        comparison = session.baselines.pareto(case, session.measurement(case))
     except SaeGuardError as error:
         result = ParetoResult(case.pareto, "error", cause=error.cause, message=str(error))
         return TestRun(CaseReport(case.ref, pareto=result), error)

@@ -140,7 +140,7 @@ class Recorder:
         verdicts = [judged.verdict(t, baseline(case, t)) for t in case.thresholds]
         # The verdict of the test comes first: there may be new records since.
         pareto = report.pareto.comparison if report.pareto else None
-        pareto = pareto or self._session.pareto(case, judged.measurement)
+        pareto = pareto or self._session.baselines.pareto(case, judged.measurement)
         report = replace(
             report,
             **measured(judged.measurement),

@@ -24,7 +24,6 @@ from sae_guard.history import NO_VERSION, History, store
 if TYPE_CHECKING:
     from sae_guard.cache import Cache
     from sae_guard.core.comparison import Baseline
-    from sae_guard.core.pareto import ParetoVerdict
     from sae_guard.core.thresholds import Threshold
     from sae_guard.corpus import Corpus
     from sae_guard.engine import ActivationStats
@@ -104,10 +103,6 @@ class GateSession:
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
         """Return what `Baselines.for_threshold` does, for the baseline that the user names."""
         return self.baselines.for_threshold(case, threshold, self.options.baseline)
-
-    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
-        """Judge whether a record dominates the case; raises like `Baselines.pareto`."""
-        return self.baselines.pareto(case, measurement)
 
     @cached_property
     def device(self) -> str:

@@ -2,7 +2,6 @@
 
 from sae_guard.history.record import (
     NO_VERSION,
-    SCHEMA_VERSION,
     ChangedError,
     HistoryError,
     NotRecordedError,
@@ -31,7 +30,6 @@ from sae_guard.history.store import (
 
 __all__ = [
     "NO_VERSION",
-    "SCHEMA_VERSION",
     "ChangedError",
     "Contents",
     "History",

@@ -191,6 +191,16 @@ class Record(JsonModel):
     git: GitRow | None = None
     files: dict[str, FileRow] = Field(min_length=2)
 
+    @property
+    def hooks(self) -> str:
+        """The hook point; of a transcoder, also the one that it replaces."""
+        return f"{self.hook} → {self.hook_out}" if self.hook_out else self.hook
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Hash of the token set; empty if the provenance has none."""
+        return self.provenance["corpus"].get("sha256") or ""
+
 
 class Promotion(JsonModel):
     """The decision that a record is the one of a version: by whom, when and why."""

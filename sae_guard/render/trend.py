@@ -11,7 +11,7 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history import Recorded
 from sae_guard.history.record import MetricRow, ThresholdRow
-from sae_guard.render.numbers import number
+from sae_guard.render.numbers import half_width, number
 from sae_guard.tables import table_lines
 
 _WIDTH = 40
@@ -36,10 +36,8 @@ class TrendPoint:
 
         Only points of the same group are comparable.
         """
-        record = self.recorded.record
-        tokens = record.provenance["corpus"].get("sha256") or ""
-        hooks = (record.hook, record.hook_out or "")
-        return (self.recorded.spec, *hooks, tokens, self.formula_version or 0, self.unit)
+        record, version = self.recorded.record, self.formula_version or 0
+        return (self.recorded.spec, record.hooks, record.tokens_sha256, version, self.unit)
 
 
 def trend(records: Sequence[Recorded], name: str) -> Iterator[str]:
@@ -84,12 +82,11 @@ def _metric_name(target: str) -> str:
 
 def _block(name: str, points: Sequence[TrendPoint]) -> Iterator[str]:
     first = points[0]
-    spec, hook, hook_out, tokens, version, _ = first.group
+    spec, hooks, tokens, version, _ = first.group
     metric = METRICS.get(_metric_name(name))
     remarks = [first.unit, _DIRECTIONS[metric.direction] if metric else ""]
     in_parentheses = ", ".join(filter(None, remarks))
     yield f"{name}{f' ({in_parentheses})' if in_parentheses else ''}  {spec}"
-    hooks = f"{hook} → {hook_out}" if hook_out else hook
     yield f"  {hooks}, tokens {tokens[:8] or '?'}, formula version {version or '?'}"
     low, high = _range(points)
     rows = [_cells(point, low, high) for point in points]
@@ -101,9 +98,8 @@ def _cells(point: TrendPoint, low: float, high: float) -> tuple[str, ...]:
     version = (f"{point.recorded.record.created:%Y-%m-%d}", _version_name(point))
     if point.row.value is None:
         return (*version, "-", "", " " * _WIDTH, "undefined")
-    half = ""
-    if point.row.low is not None and point.row.high is not None:
-        half = f"± {(point.row.high - point.row.low) / 2:.2g}"
+    width = half_width(point.row.low, point.row.high)
+    half = f"± {width}" if width else ""
     verdict = threshold.verdict if threshold else ""
     words = verdict if verdict == "pass" else verdict.upper()
     return (*version, number(point.row.value), half, _drawn(point, low, high), words)

@@ -47,7 +47,7 @@ def test_a_folder_of_records_starts_from_the_current_folder(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def url(folder: str | None) -> str:
-        return create_session(gate_options(folder=folder), tuple).history.url
+        return create_session(gate_options(folder=folder), ()).history.url
 
     assert url(None) == str(project / ".sae_guard" / "history")
     assert url("records") == str(project / "saes" / "records")
