@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,7 +93,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--sae-batch-size",
         metavar="N",
-        type=positive_integer("--sae-batch-size"),
+        type=partial(positive_integer, "--sae-batch-size"),
         help="token windows per forward pass (default: depends on their length and the device)",
     )
     _add_run_options(group)
@@ -143,7 +143,7 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         "--sae-cache-gib",
         default=CACHE_GIB,
         metavar="GIB",
-        type=number("--sae-cache-gib"),
+        type=partial(number, "--sae-cache-gib"),
         help=f"size limit of the cache (default: {CACHE_GIB}); the least recently used goes first",
     )
 
@@ -181,13 +181,13 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-k",
         metavar="K",
-        type=positive_integer("--sae-k"),
+        type=partial(positive_integer, "--sae-k"),
         help="number of active latents of a TopK SAE",
     )
     group.addoption(
         "--sae-pre-bias",
         metavar="true|false",
-        type=flag("--sae-pre-bias"),
+        type=partial(flag, "--sae-pre-bias"),
         help="true if the SAE subtracts b_dec from its input",
     )
     group.addoption("--sae-norm", metavar="NAME", help="normalisation of the SAE's input")
@@ -216,7 +216,7 @@ def _add_early_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-alpha",
         metavar="ALPHA",
-        type=number("--sae-alpha", maximum=0.5),
+        type=partial(number, "--sae-alpha", maximum=0.5),
         help=f"α of --sae-fast (default: the spec's, or {ALPHA}); implies --sae-fast",
     )
     group.addoption(
@@ -227,56 +227,43 @@ def _add_early_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-max-seconds",
         metavar="SECONDS",
-        type=number("--sae-max-seconds"),
+        type=partial(number, "--sae-max-seconds"),
         help="end a measurement after this time; open verdicts are undecided then; implies "
         "--sae-fast",
     )
     group.addoption(
         "--sae-max-sequences",
         metavar="N",
-        type=positive_integer("--sae-max-sequences"),
+        type=partial(positive_integer, "--sae-max-sequences"),
         help="end a measurement after the shard with the Nth sequence; open verdicts are undecided "
         "then; implies --sae-fast",
     )
 
 
-def positive_integer(option: str) -> Callable[[str], int]:
-    """Return a parser of whole numbers from 1 on; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
-        return int(text)
-
-    return parse
+def positive_integer(option: str, text: str) -> int:
+    """Parse a whole number from 1 on; raises `pytest.UsageError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
+    return int(text)
 
 
-def number(option: str, *, minimum: float = 0, maximum: float = math.inf) -> Callable[[str], float]:
-    """Return a parser of numbers between two bounds, exclusive; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not minimum < value < maximum:
-            upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
-            allowed = f"a number above {minimum:g}{upper}"
-            raise pytest.UsageError(f"{option} {text!r}; allowed: {allowed}")
-        return value
-
-    return parse
+def number(option: str, text: str, *, maximum: float = math.inf) -> float:
+    """Parse a number above 0 and below a maximum; raises `pytest.UsageError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < maximum:
+        upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
+        raise pytest.UsageError(f"{option} {text!r}; allowed: a number above 0{upper}")
+    return value
 
 
-def flag(option: str) -> Callable[[str], bool]:
-    """Return a parser of ``true`` and ``false``; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> bool:
-        if text not in ("true", "false"):
-            raise pytest.UsageError(f"{option} {text!r}; allowed: true, false")
-        return text == "true"
-
-    return parse
+def flag(option: str, text: str) -> bool:
+    """Parse ``true`` or ``false``; raises `pytest.UsageError`."""
+    if text not in ("true", "false"):
+        raise pytest.UsageError(f"{option} {text!r}; allowed: true, false")
+    return text == "true"
 
 
 def device(text: str) -> str:
