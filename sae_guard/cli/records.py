@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from sae_guard.errors import allowed
+from sae_guard.errors import SetupError, allowed
 
 if TYPE_CHECKING:
     from sae_guard.history import Contents, History, Recorded
+
+Item = TypeVar("Item")
 
 folder_option = click.option(
     "--folder",
@@ -84,7 +86,7 @@ def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -
         url: URL of the history, for messages.
 
     Raises:
-        click.ClickException: A glob matches no record; the message lists what would match.
+        SetupError: A glob matches no record; the message lists what would match.
     """
     labels: dict[str, list[str]] = {}
     for promotion in contents.promotions:
@@ -97,11 +99,28 @@ def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -
     }
     records = contents.records
     for key, glob in globs.items():
-        if glob is None:
-            continue
-        matching = [r for r in records if any(fnmatchcase(text, glob) for text in texts[key](r))]
-        if not matching:
-            hint = allowed(glob, {text for r in records for text in texts[key](r)})
-            raise click.ClickException(f"no record in {url} has --{key} {glob!r}; {hint}")
-        records = matching
+        records = matching(records, glob, texts[key], f"no record in {url} has --{key}")
     return records
+
+
+def matching(
+    items: list[Item], glob: str | None, names: Callable[[Item], Iterable[str]], problem: str
+) -> list[Item]:
+    """Select the items that have a name which matches a glob.
+
+    Args:
+        items: What is selected from.
+        glob: The glob; None for all items.
+        names: Returns the names of an item.
+        problem: Beginning of the message where there is none.
+
+    Raises:
+        SetupError: There is none; the message lists what would match.
+    """
+    if glob is None:
+        return items
+    selected = [item for item in items if any(fnmatchcase(name, glob) for name in names(item))]
+    if not selected:
+        hint = allowed(glob, {name for item in items for name in names(item)})
+        raise SetupError(f"{problem} {glob!r}; {hint}")
+    return selected

@@ -133,24 +133,20 @@ def _problems(report: CaseReport, spec: Spec) -> Iterator[str]:
             yield f"{name(test)} is {status}, so no number of this run can be trusted"
         return
     for verdict in report.verdicts:
-        yield from _value_problems(name(verdict.target), verdict)
+        if verdict.status == "error":
+            continue  # `CaseReport.errors` has it
+        if verdict.progress is not None:
+            yield (
+                f"{name(verdict.target)} is an early verdict on {verdict.progress.measured:,} of "
+                f"{verdict.progress.total:,} sequences, so its value is not the metric; measure all"
+            )
+        elif verdict.estimate is None:
+            yield f"{name(verdict.target)} has no value"
     targets = [value.target for value in _values(report)]
     differences = list(_differences(report.provenance, targets, spec)) if targets else []
     if differences:
         text = ", ".join(differences)
         yield f"{report.case} was measured with other settings than the spec has now: {text}"
-
-
-def _value_problems(name: str, verdict: Verdict) -> Iterator[str]:
-    if verdict.status == "error":
-        return  # `CaseReport.errors` has it
-    if verdict.progress is not None:
-        yield (
-            f"{name} is an early verdict on {verdict.progress.measured:,} of "
-            f"{verdict.progress.total:,} sequences, so its value is not the metric; measure all"
-        )
-    elif verdict.estimate is None:
-        yield f"{name} has no value"
 
 
 def _differences(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sae_guard.cli.output import shorten
-from sae_guard.errors import SetupError, allowed
+from sae_guard.cli.records import matching
+from sae_guard.errors import SetupError
 from sae_guard.files import expanded
 from sae_guard.gate import project
 
@@ -127,14 +127,14 @@ def pairs(
     for reference, versions in zip(references, records, strict=True):
         if versions is None:
             measurable = _to_measure(reference, recorded, plan_cases)
-            matching = _matching(measurable, reference, glob)
+            by_spec = _matching(measurable, reference, glob)
             # A checkpoint is only measured by the specs of the record it is compared with.
-            side = [v for v in matching if not recorded_specs or v.spec in recorded_specs]
+            side = [v for v in by_spec if not recorded_specs or v.spec in recorded_specs]
         else:
-            side = matching = _matching(versions, reference, glob)
+            side = by_spec = _matching(versions, reference, glob)
         if not side:
             raise SetupError(
-                f"{reference} is gated by {', '.join(sorted({v.spec for v in matching}))}, but the "
+                f"{reference} is gated by {', '.join(sorted({v.spec for v in by_spec}))}, but the "
                 f"record was measured by {', '.join(sorted(recorded_specs))}"
             )
         sides.append(side)
@@ -157,18 +157,12 @@ def _to_measure(
 
 def _matching(versions: list[SpecVersion], reference: str, glob: str | None) -> list[SpecVersion]:
     """Select the versions whose spec matches the glob."""
-    if glob is None:
-        return versions
 
     def names(version: SpecVersion) -> tuple[str, ...]:
         file, _, name = version.spec.rpartition("::")
         return name, file, version.spec
 
-    matching = [v for v in versions if any(fnmatchcase(name, glob) for name in names(v))]
-    if not matching:
-        hint = allowed(glob, {name for version in versions for name in names(version)})
-        raise SetupError(f"no spec of {reference} matches --spec {glob!r}; {hint}")
-    return matching
+    return matching(versions, glob, names, f"no spec of {reference} matches --spec")
 
 
 _Side = tuple[str, list[SpecVersion]]
