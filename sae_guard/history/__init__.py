@@ -13,7 +13,6 @@ from sae_guard.history.record import (
 from sae_guard.history.references import (
     find_one_record,
     find_records,
-    find_spec_record,
     pick,
     promoted_labels,
     promotions_in_force,
@@ -41,7 +40,6 @@ __all__ = [
     "check_name",
     "find_one_record",
     "find_records",
-    "find_spec_record",
     "has_hash",
     "pick",
     "promoted_labels",

@@ -104,7 +104,10 @@ class GateItem(pytest.Item):
             raise GateFailure(self._error_text(self._run.error))
         for verdict in self._run.report.verdicts:
             if not verdict.passes:
-                raise GateFailure(self._failure_text(verdict))
+                from sae_guard.render.words import failure
+
+                diagnosis, worst = self._diagnosis(), self._worst(verdict)
+                raise GateFailure(failure(verdict, diagnosis, worst, spelling=spelled_options))
         pareto = self._run.report.pareto
         if pareto is not None and pareto.status == "fail" and pareto.comparison is not None:
             from sae_guard.render.pareto import pareto_failure
@@ -142,12 +145,6 @@ class GateItem(pytest.Item):
         node_id = self.test.case.ref.node_id(contract_test(error.contract))
         runs = any(item.nodeid == node_id for item in self.session.items)
         return node_id if runs else None
-
-    def _failure_text(self, verdict: Verdict) -> str:
-        from sae_guard.render.words import failure
-
-        worst = self._worst(verdict)
-        return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)
 
     def _diagnosis(self) -> Diagnosis:
         """Return the probable causes in the first failure of the case; nothing in later ones."""

@@ -163,7 +163,7 @@ def _sequences(comparison: Comparison) -> Iterator[str]:
     for direction, sequences in (("rose", moves.worse), ("fell", moves.better)):
         yield from _heading(f"sequences whose mean KL {direction} most, in nats:", sequences)
         for sequence in sequences:
-            change = _rounded_change(sequence.before, sequence.after)
+            change = signed(sequence.after - sequence.before, digits=3)
             yield from sequence_lines(
                 f"mean KL {change} over {sequence.n_tokens:,} tokens",
                 sequence.text,
@@ -180,7 +180,7 @@ def _tokens(comparison: Comparison) -> Iterator[str]:
         yield from _heading(f"tokens whose KL {direction} most, in nats:", tokens)
         for token in tokens:
             yield from token_lines(
-                f"KL {_rounded_change(token.before, token.after)}",
+                f"KL {signed(token.after - token.before, digits=3)}",
                 token.around,
                 _before_and_after(comparison, token.before, token.after),
                 token.source,
@@ -192,10 +192,6 @@ def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
     if items:
         yield ""
         yield text
-
-
-def _rounded_change(before: float, after: float) -> str:
-    return signed(after - before, digits=3)
 
 
 def _before_and_after(comparison: Comparison, before: float, after: float) -> str:

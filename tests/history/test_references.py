@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.history import Contents, History, find_records, find_spec_record, pick
+from sae_guard.history import Contents, History, find_records, pick
+from sae_guard.history.references import find_spec_record
 from tests.helpers.recorded import SPEC, ordinary, promotion, record_one
 
 OTHER = SPEC.replace("name: tiny", "name: other")
