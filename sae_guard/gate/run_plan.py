@@ -138,12 +138,12 @@ class RunPlan:
         by_checkpoint = {candidate.checkpoint: candidate for candidate in named}
         plans = [
             plan(
-                of_group,
+                group_specs,
                 [by_checkpoint[path] for path in dict.fromkeys(paths)],
                 controls=options.controls,
                 changes=options.baseline != NO_VERSION,
             )
-            for of_group, paths in groups
+            for group_specs, paths in groups
         ]
         reason = "it names no default checkpoint, and none was given"
         idle = [spec for spec in specs if not (spec.checkpoint or options.checkpoints)]
