@@ -209,15 +209,8 @@ def measure_all(
     Raises:
         SaeGuardError: Its ``cause`` is ``setup``, ``load`` or ``infrastructure``.
     """
-    if not isinstance(model, LanguageModel):
-        model = load_model(model)
-    device = model.device
-    interventions = [
-        engine.Intervention(sae if isinstance(sae, SAE) else load_sae(sae, device=device), *hooks)
-        for sae, *hooks in saes
-    ]
-    if not isinstance(corpus, Corpus):
-        corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
+    model, corpus = _loaded(model, corpus)
+    interventions = [engine.Intervention(_on_device(sae, model), *hooks) for sae, *hooks in saes]
     root = root_from_option(None if isinstance(cache, bool) else str(cache)) if cache else None
     return engine.measure_all(
         model,
@@ -253,11 +246,23 @@ def diagnose(
     Raises:
         SaeGuardError: Its ``cause`` is ``setup``, ``load`` or ``infrastructure``.
     """
-    if not isinstance(model, LanguageModel):
-        model = load_model(model)
-    if not isinstance(sae, SAE):
-        sae = load_sae(sae, device=model.device)
-    if not isinstance(corpus, Corpus):
-        corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
+    model, corpus = _loaded(model, corpus)
+    sae = _on_device(sae, model)
     site = engine.HookSite.from_sae(sae, hook, hook_out)
     return diagnosis_of(None, examine(model, sae, corpus, site, thorough=True))
+
+
+def _loaded(
+    model: LanguageModel | str | Path, corpus: Corpus | Mapping[str, Any]
+) -> tuple[LanguageModel, Corpus]:
+    """Load the model and the corpus that are not loaded yet."""
+    if not isinstance(model, LanguageModel):
+        model = load_model(model)
+    if not isinstance(corpus, Corpus):
+        corpus = build_corpus(read_data(corpus), model.tokenizer, Path.cwd())
+    return model, corpus
+
+
+def _on_device(sae: SAE | str | Path, model: LanguageModel) -> SAE:
+    """Load the SAE to the device of the model, if it is not loaded yet."""
+    return sae if isinstance(sae, SAE) else load_sae(sae, device=model.device)

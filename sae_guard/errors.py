@@ -10,9 +10,10 @@ SaeGuardError
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Cause = Literal["setup", "load", "infrastructure"]
 Contract = Literal[
@@ -40,6 +41,10 @@ class SaeGuardError(Exception):
         super().__init__(message)
         self.options = options
         """Options that caused the error or would avoid it; shells name them after the message."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error for other processes; `__init__` of subclasses takes other arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class SetupError(SaeGuardError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -12,11 +13,24 @@ from sae_guard.cli.history import history
 from sae_guard.cli.inspect import inspect
 from sae_guard.cli.measure import measure
 from sae_guard.cli.promote import promote
+from sae_guard.cli.spelling import spelled
 from sae_guard.cli.tighten import tighten
 from sae_guard.cli.verify import verify
+from sae_guard.errors import SaeGuardError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands that print an error of sae_guard, with the options that it is about."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(context)
+        except SaeGuardError as error:
+            raise click.ClickException(spelled(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sae-guard", prog_name="sae-guard")
 def main() -> None:
     """Gate releases of sparse autoencoders.

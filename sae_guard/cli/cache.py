@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.output import shorten
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
@@ -32,13 +30,10 @@ def cache(folder: Path | None, *, clear: bool) -> None:
     if root is None:
         raise click.ClickException("the cache is off ($SAE_GUARD_CACHE); name one with --folder")
     opened = Cache(root)
-    try:
-        if clear:
-            click.echo(f"removed {_size(opened.clear())} from {opened.root}")
-            return
-        entries = opened.entries()[::-1]
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    if clear:
+        click.echo(f"removed {_size(opened.clear())} from {opened.root}")
+        return
+    entries = opened.entries()[::-1]
     n_bytes = sum(entry.bytes for entry in entries)
     click.echo(
         f"{opened.root}: {_size(n_bytes)} of {_size(opened.limit)} ({n_bytes / opened.limit:.0%}), "

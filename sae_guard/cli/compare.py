@@ -18,17 +18,17 @@ from sae_guard.cli.options import (
     sae_options,
 )
 from sae_guard.cli.output import shorten, write_whole
-from sae_guard.cli.records import folder_option, garbage_collection_paused, open_history
+from sae_guard.cli.records import folder_option, open_history, read_history
 from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
-from sae_guard.cli.versions import RecordStore, SpecVersion, pairs
+from sae_guard.cli.versions import SpecVersion, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
     from sae_guard.core.comparison import Version
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.render import ComparisonResult
+    from sae_guard.render.comparison import ComparisonResult
 
 _FAILED, _NOT_COMPARED = 1, 2
 """Exit codes: a verdict of ``--fail-on``; something could not be compared."""
@@ -141,13 +141,13 @@ def compare(
         version_pairs = _pairs(before, after, folder, spec, hook, sae)
         cases = [version.case for pair in version_pairs for version in pair if version.case]
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = create_session(options, lambda: cases)
+        session = create_session(options, cases)
         results = [_result(pair, session, settings) for pair in version_pairs]
     except SaeGuardError as error:
         raise _NotComparedError(spelled(error)) from None
     _print(results)
     if export is not None:
-        from sae_guard.render import comparison_json
+        from sae_guard.render.comparison import comparison_json
 
         try:
             write_whole(export, comparison_json(results))
@@ -172,9 +172,7 @@ def _pairs(
         options = gate_options(sae, checkpoints=(reference,), specs=tuple(specs), hook=hook)
         return list(plan_cases(options))
 
-    with garbage_collection_paused():
-        store = RecordStore.from_history(open_history(folder))
-    return pairs(store, before, after, plan, spec)
+    return pairs(read_history(open_history(folder)), before, after, plan, spec)
 
 
 def _result(
@@ -186,7 +184,7 @@ def _result(
         SaeGuardError: One of the two cannot be read or measured.
     """
     from sae_guard.core.comparison import NotComparableError, compare
-    from sae_guard.render import ComparisonResult
+    from sae_guard.render.comparison import ComparisonResult
 
     before, after = (
         _measured_version(version, name, session)
@@ -205,9 +203,10 @@ def _result(
 
 def _measured_version(version: SpecVersion, name: str, session: GateSession) -> Version:
     from sae_guard.core.comparison import Version
+    from sae_guard.history import read_measurement, read_token_kl
 
-    if version.read is not None:
-        return Version(name, *version.read())
+    if version.recorded is not None:
+        return Version(name, read_measurement(version.recorded), read_token_kl(version.recorded))
     assert version.case is not None
     return Version(name, session.measurement(version.case))
 
@@ -224,14 +223,14 @@ def _distinct_names(before: SpecVersion, after: SpecVersion) -> tuple[str, str]:
 
 def _suffix(version: SpecVersion) -> str:
     """Return the hash of a record, or the end of the path of a checkpoint."""
-    if version.case is None:
-        return version.source["record"].rpartition("-")[2]
+    if version.recorded is not None:
+        return version.recorded.short
     return f"({shorten(version.source['checkpoint'], 24)})"
 
 
 def _print(results: Sequence[ComparisonResult]) -> None:
     """Print comparisons with an empty line between them, and to stderr what has none."""
-    from sae_guard.render import comparison_lines
+    from sae_guard.render.comparison import comparison_lines
 
     is_first = True
     for result in results:

@@ -12,17 +12,14 @@ from sae_guard.cli.output import shorten, write_whole
 from sae_guard.cli.records import (
     filter_records,
     folder_option,
-    garbage_collection_paused,
     open_history,
     read_records,
 )
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
     from sae_guard.core.pareto import Pareto
-    from sae_guard.history import Promotion, Recorded
+    from sae_guard.history import Contents, Promotion, Recorded
 
 _METRICS = ("kl", "ce_increase", "l0", "fvu")
 """Metrics that are columns of the table."""
@@ -53,7 +50,6 @@ _METRICS = ("kl", "ce_increase", "l0", "fvu")
 )
 @click.option(
     "--promotions",
-    "promoted",
     is_flag=True,
     help="List promotions: who promoted which record, and why.",
 )
@@ -69,60 +65,53 @@ def history(folder: str | None, last: int | None, **options: Any) -> None:
     globs = {key: options.pop(key) for key in ("spec", "hook", "checkpoint", "name")}
     views = sorted(key for key, value in options.items() if value)
     if len(views) > 1:
-        names = " and ".join(f"--{'promotions' if key == 'promoted' else key}" for key in views)
+        names = " and ".join(f"--{key}" for key in views)
         raise click.UsageError(f"{names} do not go together; use one of them")
-    try:
-        with garbage_collection_paused():
-            is_complete = _print_history(folder, globs, last, **options)
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
-    if not is_complete:
+    opened = open_history(folder)
+    contents = read_records(opened)
+    records = filter_records(contents, globs, opened.url)[-(last or 0) :]
+    # A filter cannot match a record that is not there.
+    is_filtered = last is not None or any(globs.values())
+    _print_history(contents, records, is_filtered=is_filtered, **options)
+    if contents.unreadable:
         raise SystemExit(1)
 
 
 def _print_history(
-    folder: str | None,
-    globs: dict[str, str | None],
-    last: int | None,
+    contents: Contents,
+    records: Sequence[Recorded],
     *,
+    is_filtered: bool,
     metric: str | None,
     export: Path | None,
-    promoted: bool,
+    promotions: bool,
     thresholds: bool,
     pareto: str | None,
-) -> bool:
-    """Print the view of the history that the options ask for.
-
-    Returns:
-        True if all records and promotions could be read.
-    """
+) -> None:
+    """Print the view of the history that the options ask for."""
     from sae_guard.history import export as tables
     from sae_guard.history.threshold_changes import track_thresholds
-    from sae_guard.render import frontier_plots, track_lines, trend
+    from sae_guard.render.pareto import frontier_plots
+    from sae_guard.render.threshold_changes import track_lines
+    from sae_guard.render.trend import trend
 
-    history = open_history(folder)
-    all_records, promotions, unreadable = read_records(history)
-    records = filter_records(all_records, promotions, globs, history.url)[-(last or 0) :]
     if export is not None:
-        data = tables.to_bytes(tables.flat(records, promotions), export.suffix)
+        data = tables.to_bytes(tables.flat(records, contents.promotions), export.suffix)
         write_whole(export, data)
         click.echo(f"{len(records)} records in {export}")
-    elif promoted:
-        readable = {recorded.id for recorded in all_records}
-        missing = {promotion.record for promotion in promotions} - readable
-        # A filter cannot match a record that is not there.
-        is_filtered = last is not None or any(globs.values())
-        _echo(_promotions(records, promotions, set() if is_filtered else missing))
+    elif promotions:
+        readable = {recorded.id for recorded in contents.records}
+        missing = {promotion.record for promotion in contents.promotions} - readable
+        _echo(_promotions(records, contents.promotions, set() if is_filtered else missing))
     elif thresholds:
         ids = {recorded.id for recorded in records}
-        _echo(track_lines(track_thresholds(all_records, ids)))
+        _echo(track_lines(track_thresholds(contents.records, ids)))
     elif metric is not None:
         _echo(trend(records, metric))
     elif pareto is not None:
         _echo(frontier_plots(records, _axes(pareto)))
     else:
-        _echo(_table(records, promotions))
-    return not unreadable
+        _echo(_table(records, contents.promotions))
 
 
 def _axes(text: str) -> Pareto:
@@ -143,12 +132,10 @@ def _axes(text: str) -> Pareto:
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
-    from sae_guard.history import promotions_in_force
-    from sae_guard.render import number
+    from sae_guard.history import promoted_labels
+    from sae_guard.render.numbers import number
 
-    labels: dict[str, list[str]] = {}
-    for (label, _), promotion in promotions_in_force(promotions).items():
-        labels.setdefault(promotion.record, []).append(label)
+    labels = promoted_labels(promotions)
     spec_by_name = {r.record.spec.name: r.spec for r in records}
     names_are_unique = len(spec_by_name) == len({r.spec for r in records})
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sae_guard.cli.options import sae_options
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 from sae_guard.tables import table_lines
 
 if TYPE_CHECKING:
@@ -30,13 +28,10 @@ def inspect(reference: str, **sae: Any) -> None:
     from sae_guard.checkpoints.options import parse
     from sae_guard.checkpoints.reference import resolve
 
-    try:
-        options = parse(sae)
-        for checkpoint in resolve(reference, Path.cwd()):
-            for line in table_lines(_rows(checkpoint, options)):
-                click.echo(line)
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    options = parse(sae)
+    for checkpoint in resolve(reference, Path.cwd()):
+        for line in table_lines(_rows(checkpoint, options)):
+            click.echo(line)
 
 
 def _rows(checkpoint: Checkpoint, options: SaeOptions) -> list[tuple[str, str]]:

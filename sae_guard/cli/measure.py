@@ -74,21 +74,19 @@ def measure(
     --record does what `pytest --sae-record` does, and --baseline is its --sae-baseline. The root
     folder is the one that pytest finds; its ini options are not read.
     """
+    from sae_guard.gate.recording import Recorder
     from sae_guard.history import export as tables
 
-    try:
-        if export is not None and export.suffix not in tables.KINDS:
-            raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
-        options = gate_options(
-            sae, folder=folder, checkpoints=checkpoints, specs=specs, hook=hook, device=device,
-            batch_size=batch_size, cache=cache, baseline=baseline, record=record,
-        )  # fmt: skip
-        cases = plan_cases(options)
-        session = create_session(options, lambda: cases)
-        session.check_baseline()
-        recorder = _recorder(session) if record is not None else None
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    if export is not None and export.suffix not in tables.KINDS:
+        raise SetupError(f"--export {export}: allowed: {', '.join(tables.KINDS)}")
+    options = gate_options(
+        sae, folder=folder, checkpoints=checkpoints, specs=specs, hook=hook, device=device,
+        batch_size=batch_size, cache=cache, baseline=baseline, record=record,
+    )  # fmt: skip
+    cases = plan_cases(options)
+    session = create_session(options, cases)
+    session.check_baseline()
+    recorder = Recorder(session) if record is not None else None
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     for case in cases:
@@ -98,12 +96,6 @@ def measure(
         click.echo(f"{len(rows)} rows in {export}")
     if problems:
         raise click.ClickException("\n".join(problems))
-
-
-def _recorder(session: GateSession) -> Recorder:
-    from sae_guard.gate.recording import Recorder
-
-    return Recorder(session)
 
 
 def _measure_case(
@@ -122,7 +114,8 @@ def _measure_case(
     """
     from sae_guard.gate.case_tests import measured, metric_values, report
     from sae_guard.gate.recording import CaseResult
-    from sae_guard.render import metric_rows, metric_table, pareto_lines
+    from sae_guard.render.measured import metric_rows, metric_table
+    from sae_guard.render.terminal_summary import pareto_lines
 
     try:
         judged = session.judged(case)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar, get_args
 
 import click
 
 from sae_guard.checkpoints.options import Architecture, Normalize
-from sae_guard.gate.options import DEVICE, DEVICES
+from sae_guard.gate.options import DEVICE, DEVICES, number_or_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -21,14 +21,18 @@ def _device(_: click.Context, __: click.Parameter, text: str) -> str:
     return text
 
 
-def _scale(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
-    try:
-        return text if text is None else float(text)
-    except ValueError:
-        return text
+def _together(*options: Option[Any]) -> Option[Any]:
+    """Return a decorator that adds several options to a command, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-_SAES: Sequence[Option[Any]] = (
+sae_options = _together(
     click.option(
         "--architecture", "--arch", type=click.Choice(get_args(Architecture)),
         help="Architecture, if the files do not say it.",
@@ -43,11 +47,13 @@ _SAES: Sequence[Option[Any]] = (
         help="Normalisation of the input.",
     ),
     click.option(
-        "--scale", metavar="FACTOR|folded|stored", callback=_scale,
+        "--scale", metavar="FACTOR|folded|stored", type=number_or_text,
         help="Factor that the input is multiplied by.",
     ),
 )  # fmt: skip
-_MACHINE: Sequence[Option[Any]] = (
+"""Options for what the files of a checkpoint do not say: keys of a spec's `sae` block."""
+
+machine_options = _together(
     click.option(
         "--device", default="auto", show_default=True, callback=_device,
         help="auto (cuda, mps or cpu), cpu, mps, cuda or cuda:N.",
@@ -57,6 +63,7 @@ _MACHINE: Sequence[Option[Any]] = (
         help="Most token windows per forward pass (default: what fits into the free memory).",
     ),
 )  # fmt: skip
+"""Options of the machine that measures."""
 
 cache_option = click.option(
     "--cache", metavar="FOLDER|off",
@@ -70,22 +77,6 @@ hook_option = click.option(
     "--hook", metavar="HOOK[:HOOK_OUT]",
     help="Hook point of checkpoints that name none; of a transcoder, also the one it replaces.",
 )  # fmt: skip
-
-
-def sae_options(command: Command) -> Command:
-    """Add options for what the files of a checkpoint do not say: keys of a spec's `sae` block."""
-    return _with(_SAES, command)
-
-
-def machine_options(command: Command) -> Command:
-    """Add options of the machine that measures: ``device`` and ``batch_size``."""
-    return _with(_MACHINE, command)
-
-
-def _with(options: Sequence[Option[Any]], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def parse_share(_: click.Context, __: click.Parameter, text: str) -> Decimal:

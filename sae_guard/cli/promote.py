@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.records import folder_option, open_history, read_records
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError
 
 if TYPE_CHECKING:
-    from sae_guard.history import History, Promotion, Recorded
+    from sae_guard.history import Promotion, Recorded
 
 
 @click.command()
@@ -36,31 +34,27 @@ def promote(
     from sae_guard.history import Promotion, check_name, environment, pick
     from sae_guard.history.record import SCHEMA_VERSION
 
-    try:
-        check_name(label)
-        if not reason.strip():
-            raise click.UsageError("--reason is empty")
-        history = open_history(folder)
-        records, promotions, _ = read_records(history)
-        recorded = [pick(records, reference) for reference in references]
-        user = environment.user(Path.cwd())
-        new = [
-            Promotion(
-                schema_version=SCHEMA_VERSION, label=label, record=record.id, spec=record.spec,
-                created=datetime.now(UTC), by=user, reason=reason,
-            )
-            for record in recorded
-        ]  # fmt: skip
-        _check(history, recorded, new, promotions, force=force)
-        for promotion in new:
-            history.promote(promotion)
-            click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
+    check_name(label)
+    if not reason.strip():
+        raise click.UsageError("--reason is empty")
+    history = open_history(folder)
+    contents = read_records(history)
+    recorded = [pick(contents.records, reference) for reference in references]
+    user = environment.user(Path.cwd())
+    new = [
+        Promotion(
+            schema_version=SCHEMA_VERSION, label=label, record=record.id, spec=record.spec,
+            created=datetime.now(UTC), by=user, reason=reason,
+        )
+        for record in recorded
+    ]  # fmt: skip
+    _check(recorded, new, contents.promotions, force=force)
+    for promotion in new:
+        history.promote(promotion)
+        click.echo(f"promoted {promotion.record} as {label} ({promotion.spec})")
 
 
 def _check(
-    history: History,
     records: Sequence[Recorded],
     new: Sequence[Promotion],
     promotions: Sequence[Promotion],
@@ -73,13 +67,13 @@ def _check(
         click.ClickException: A promotion needs ``force``, or is there already.
         HistoryError: A record was changed.
     """
-    from sae_guard.history import promotions_in_force
+    from sae_guard.history import promotions_in_force, read_measurement, read_report
 
     in_force = promotions_in_force(promotions)
     for recorded, promotion in zip(records, new, strict=True):
         # Reading both verifies their hashes.
-        history.measurement(recorded)
-        history.report(recorded)
+        read_measurement(recorded)
+        read_report(recorded)
         name = f"{recorded.id} ({recorded.spec})"
         before = in_force.get((promotion.label, promotion.spec))
         if before is not None and before.record == recorded.id:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from sae_guard.errors import allowed
+from sae_guard.errors import SetupError, allowed
 
 if TYPE_CHECKING:
-    from sae_guard.history import History, Promotion, Recorded
+    from sae_guard.history import Contents, History, Recorded
+
+Item = TypeVar("Item")
 
 folder_option = click.option(
     "--folder",
@@ -24,7 +26,7 @@ folder_option = click.option(
 
 
 @contextmanager
-def garbage_collection_paused() -> Iterator[None]:
+def _garbage_collection_paused() -> Iterator[None]:
     """Pause the garbage collector.
 
     It would take most of the time of reading thousands of records, none of which is garbage.
@@ -51,54 +53,43 @@ def open_history(folder: str | None) -> History:
     )
 
 
-def read_records(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
+def read_records(history: History) -> Contents:
     """Read a history like `read_history`.
 
     Raises:
         click.ClickException: There is no record at all.
     """
-    records, promotions, unreadable = read_history(history)
-    if not records:
+    contents = read_history(history)
+    if not contents.records:
         raise click.ClickException(
             f"no records in {history.url}; `pytest --sae CHECKPOINT --sae-record NAME` makes them, "
             "and --folder or $SAE_GUARD_HISTORY names another folder"
         )
-    return records, promotions, unreadable
+    return contents
 
 
-def read_history(history: History) -> tuple[list[Recorded], list[Promotion], Sequence[str]]:
-    """Read a history, and print a warning for each record or promotion that cannot be read.
-
-    Returns:
-        Records, promotions, and a line for each that cannot be read.
-    """
-    records, bad_records = history.records()
-    promotions, bad_promotions = history.promotions()
-    unreadable = (*bad_records, *bad_promotions)
-    for line in unreadable:
+def read_history(history: History) -> Contents:
+    """Read a history, and print a warning for each record or promotion that cannot be read."""
+    with _garbage_collection_paused():
+        contents = history.read()
+    for line in contents.unreadable:
         click.echo(f"WARNING: {line}", err=True)
-    return records, promotions, unreadable
+    return contents
 
 
-def filter_records(
-    records: list[Recorded],
-    promotions: Sequence[Promotion],
-    globs: dict[str, str | None],
-    url: str,
-) -> list[Recorded]:
+def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -> list[Recorded]:
     """Select the records that match all globs.
 
     Args:
-        records: The records of a history.
-        promotions: Its promotions; a record also matches by a label that it was promoted as.
+        contents: What a history holds; a record also matches by a label that it was promoted as.
         globs: Option → its glob; None where the option is not used.
         url: URL of the history, for messages.
 
     Raises:
-        click.ClickException: A glob matches no record; the message lists what would match.
+        SetupError: A glob matches no record; the message lists what would match.
     """
     labels: dict[str, list[str]] = {}
-    for promotion in promotions:
+    for promotion in contents.promotions:
         labels.setdefault(promotion.record, []).append(promotion.label)
     texts: dict[str, Callable[[Recorded], Iterable[str]]] = {
         "spec": lambda r: (r.record.spec.name, r.record.spec.file, r.spec),
@@ -106,12 +97,30 @@ def filter_records(
         "checkpoint": lambda r: (r.record.checkpoint.label, r.record.checkpoint.reference),
         "name": lambda r: (r.record.name, *labels.get(r.id, ())),
     }
+    records = contents.records
     for key, glob in globs.items():
-        if glob is None:
-            continue
-        matching = [r for r in records if any(fnmatchcase(text, glob) for text in texts[key](r))]
-        if not matching:
-            hint = allowed(glob, {text for r in records for text in texts[key](r)})
-            raise click.ClickException(f"no record in {url} has --{key} {glob!r}; {hint}")
-        records = matching
+        records = matching(records, glob, texts[key], f"no record in {url} has --{key}")
     return records
+
+
+def matching(
+    items: list[Item], glob: str | None, names: Callable[[Item], Iterable[str]], problem: str
+) -> list[Item]:
+    """Select the items that have a name which matches a glob.
+
+    Args:
+        items: What is selected from.
+        glob: The glob; None for all items.
+        names: Returns the names of an item.
+        problem: Beginning of the message where there is none.
+
+    Raises:
+        SetupError: There is none; the message lists what would match.
+    """
+    if glob is None:
+        return items
+    selected = [item for item in items if any(fnmatchcase(name, glob) for name in names(item))]
+    if not selected:
+        hint = allowed(glob, {name for item in items for name in names(item)})
+        raise SetupError(f"{problem} {glob!r}; {hint}")
+    return selected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from sae_guard.gate.options import EarlyOptions, GateOptions
 if TYPE_CHECKING:
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.specs import Spec
 
 SaeSettings = Mapping[str, Any]
 """Values of the options about SAEs by the keys of the `sae` block of a spec; None if not used."""
@@ -58,25 +57,14 @@ def plan_cases(options: GateOptions) -> tuple[Case, ...]:
     return RunPlan(options).plan.cases
 
 
-def create_session(options: GateOptions, cases: Callable[[], Sequence[Case]]) -> GateSession:
+def create_session(options: GateOptions, cases: Sequence[Case]) -> GateSession:
     """Create the session that measures the cases.
 
     Args:
         options: Options of the gate.
-        cases: Returns all cases, so that one clean run serves all cases of a model.
+        cases: All cases, so that one clean run serves all cases of a model.
     """
     from sae_guard.gate.session import GateSession
 
     has_reader = sys.stderr.isatty() and not os.environ.get("CI")
-    return GateSession(options, cases, progress=sys.stderr if has_reader else None)
-
-
-def read_specs(file: Path) -> tuple[Spec, ...]:
-    """Read the documents of a spec file.
-
-    Raises:
-        SpecError: The file is malformed.
-    """
-    from sae_guard.specs import load_specs
-
-    return load_specs(file, display=project.display(file, project.root_of(Path.cwd())))
+    return GateSession(options, lambda: cases, progress=sys.stderr if has_reader else None)

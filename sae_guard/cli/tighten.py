@@ -15,8 +15,7 @@ import click
 from sae_guard.cli.options import parse_share
 from sae_guard.cli.output import write_whole
 from sae_guard.cli.records import folder_option
-from sae_guard.cli.spelling import spelled
-from sae_guard.errors import SaeGuardError, SetupError, allowed
+from sae_guard.errors import SetupError, allowed
 
 if TYPE_CHECKING:
     from sae_guard.core.report import CaseReport
@@ -96,8 +95,6 @@ def tighten(
             old, spec, source, margin, documents, checkpoints, allow_loosen=allow_loosen
         )
         new = _rewritten(old, spec, decisions)
-    except SaeGuardError as error:
-        raise click.ClickException(spelled(error)) from None
     except OSError as error:
         raise click.ClickException(str(error)) from None
     if new != old and not dry_run:
@@ -214,7 +211,7 @@ def _changed(threshold: Threshold, decisions: Sequence[Decision]) -> Threshold:
 def _report(
     path: Path, decisions_by_spec: _Decisions, margin: str, reason: str, *, dry_run: bool
 ) -> Iterator[str]:
-    from sae_guard.render import decision_counts, decision_table
+    from sae_guard.render.tightening import decision_counts, decision_table
 
     for spec, decisions in decisions_by_spec:
         remark = f"margin {margin}" if decisions else "kept: not measured"

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sae_guard.cli.records import garbage_collection_paused, open_history, read_records
+from sae_guard.cli.records import open_history, read_records
 from sae_guard.core.measurement import Provenance
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseRef, CaseReport, MetricValue, RunReport
@@ -19,7 +19,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.core.tightening import Measured
 from sae_guard.core.verdicts import Verdict, judge
 from sae_guard.errors import SetupError, allowed
-from sae_guard.history import History, HistoryError, Recorded, find_records
+from sae_guard.history import HistoryError, Recorded, find_records, read_measurement
 from sae_guard.history.record import MetricRow, ThresholdRow
 from sae_guard.specs import Spec
 
@@ -104,7 +104,8 @@ def measured_values(
         for value in _values(report):
             if value.target in thresholds and value.estimate is not None:
                 threshold = thresholds[value.target]
-                measured = _measured(report.case.member, value.estimate, threshold)
+                low, high = _interval(value.estimate, threshold) or (None, None)
+                measured = Measured(report.case.member, value.estimate.value, low, high)
                 by_target.setdefault(value.target, []).append(measured)
     checkpoints = {value.checkpoint for values in by_target.values() for value in values}
     for target, values in by_target.items():
@@ -132,24 +133,20 @@ def _problems(report: CaseReport, spec: Spec) -> Iterator[str]:
             yield f"{name(test)} is {status}, so no number of this run can be trusted"
         return
     for verdict in report.verdicts:
-        yield from _value_problems(name(verdict.target), verdict)
+        if verdict.status == "error":
+            continue  # `CaseReport.errors` has it
+        if verdict.progress is not None:
+            yield (
+                f"{name(verdict.target)} is an early verdict on {verdict.progress.measured:,} of "
+                f"{verdict.progress.total:,} sequences, so its value is not the metric; measure all"
+            )
+        elif verdict.estimate is None:
+            yield f"{name(verdict.target)} has no value"
     targets = [value.target for value in _values(report)]
     differences = list(_differences(report.provenance, targets, spec)) if targets else []
     if differences:
         text = ", ".join(differences)
         yield f"{report.case} was measured with other settings than the spec has now: {text}"
-
-
-def _value_problems(name: str, verdict: Verdict) -> Iterator[str]:
-    if verdict.status == "error":
-        return  # `CaseReport.errors` has it
-    if verdict.progress is not None:
-        yield (
-            f"{name} is an early verdict on {verdict.progress.measured:,} of "
-            f"{verdict.progress.total:,} sequences, so its value is not the metric; measure all"
-        )
-    elif verdict.estimate is None:
-        yield f"{name} has no value"
 
 
 def _differences(
@@ -191,11 +188,6 @@ def _short_json(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _measured(checkpoint: str, estimate: Estimate, threshold: Threshold) -> Measured:
-    low, high = _interval(estimate, threshold) or (None, None)
-    return Measured(checkpoint, estimate.value, low, high)
-
-
 def _interval(estimate: Estimate, threshold: Threshold) -> tuple[float, float] | None:
     """Return the interval at the confidence of the threshold; None if it cannot be derived.
 
@@ -224,15 +216,12 @@ def reports_of_version(
         SetupError: The reference names no record, or none of the spec file.
         HistoryError: A record cannot be read.
     """
-    with garbage_collection_paused():
-        history = open_history(folder)
-        all_records, promotions, _ = read_records(history)
-        records = find_records(all_records, promotions, reference)
+    records = find_records(read_records(open_history(folder)), reference)
     file = name_of_path({r.record.spec.file for r in records}, path, file=reference)
     own_records = [r for r in records if r.record.spec.file == file]
     by_name = {spec.name: spec for spec in specs}
     return [
-        _report_of_record(history, recorded, label, by_name.get(recorded.record.spec.name))
+        _report_of_record(recorded, label, by_name.get(recorded.record.spec.name))
         for recorded, label in _labelled(own_records)
     ]
 
@@ -246,9 +235,7 @@ def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
         yield recorded, f"{label} {recorded.short}" if is_shared else label
 
 
-def _report_of_record(
-    history: History, recorded: Recorded, label: str, spec: Spec | None
-) -> CaseReport:
+def _report_of_record(recorded: Recorded, label: str, spec: Spec | None) -> CaseReport:
     """Return a report with a value for each threshold of the spec that the record has one of.
 
     Thresholds are judged anew, because the spec can have thresholds that the record lacks. Those
@@ -263,7 +250,7 @@ def _report_of_record(
     if spec is None:
         values = [_value(name, row) for name, row in rows.items()]
     else:
-        measurement = history.measurement(recorded)
+        measurement = read_measurement(recorded)
         for threshold in (t for t in spec.thresholds if not t.change):
             name, verdict = str(threshold.target), judge(measurement, threshold)
             if verdict.status != "error":

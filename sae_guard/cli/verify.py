@@ -11,7 +11,7 @@ import click
 
 from sae_guard.cli.options import machine_options
 from sae_guard.cli.records import folder_option, open_history, read_history
-from sae_guard.cli.session import create_session, gate_options, read_specs
+from sae_guard.cli.session import create_session, gate_options
 from sae_guard.cli.spelling import spelled
 from sae_guard.errors import SaeGuardError, SetupError
 from sae_guard.files import expanded
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sae_guard.corpus import Corpus
     from sae_guard.gate.cases import Case
     from sae_guard.gate.session import GateSession
-    from sae_guard.history import RecordFolder
+    from sae_guard.history import Recorded
     from sae_guard.history.confirmation import NumberCheck
     from sae_guard.specs import Spec
 
@@ -93,18 +93,18 @@ def verify(
     not be verified.
     """
     try:
-        record_folder = _find_record(reference, folder)
-        case = _case(record_folder, sae, spec, model)
+        recorded = _find_record(reference, folder)
+        case = _case(recorded, sae, spec, model)
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
-        session = create_session(options, lambda: [case])
-        rows = _check_before_measuring(record_folder, case, session)
+        session = create_session(options, [case])
+        rows = _check_before_measuring(recorded, case, session)
         measured = session.measurement(case)
-        numbers = _check_numbers(record_folder, rows, measured, tolerance)
+        numbers = _check_numbers(recorded, rows, measured, tolerance)
     except _DifferenceError as error:
         _end(_DIFFERS, f"NOT CONFIRMED: {error}")
     except SaeGuardError as error:
         _stop(error)
-    name = record_folder.recorded.id
+    name = recorded.id
     n_different = sum(not number.ok for number in numbers)
     if n_different:
         _end(_DIFFERS, f"NOT CONFIRMED: {n_different} of {len(numbers)} numbers of {name} differ")
@@ -125,33 +125,33 @@ def _end(code: int, line: str) -> NoReturn:
     raise SystemExit(code)
 
 
-def _find_record(reference: str, folder: str | None) -> RecordFolder:
+def _find_record(reference: str, folder: str | None) -> Recorded:
     """Find a record: a folder or URL comes before a name in the history."""
-    from sae_guard.history import RecordFolder, find_one_record
+    from sae_guard.history import find_one_record, record_at
 
     path = expanded(reference)
     if "://" in reference:
-        return RecordFolder.from_url(reference)
+        return record_at(reference)
     if path.name == "record.json" and path.is_file():
         path = path.parent
     if (path / "record.json").is_file() or os.sep in reference:
-        return RecordFolder.from_url(path.absolute().as_posix())
-    records, promotions, _ = read_history(open_history(folder))
-    return RecordFolder.from_url(find_one_record(records, promotions, reference).path)
+        return record_at(path.absolute().as_posix())
+    return find_one_record(read_history(open_history(folder)), reference)
 
 
-def _case(record_folder: RecordFolder, sae: str, spec: str | None, model: str | None) -> Case:
+def _case(recorded: Recorded, sae: str, spec: str | None, model: str | None) -> Case:
     from sae_guard.gate.remeasuring import base_of, case_of
+    from sae_guard.specs import load_specs
 
     current = Path.cwd()
     checkpoint = _one_checkpoint(sae, current)
     root = project.root_of(current)
     specs: tuple[Spec, ...] = ()
     if spec is not None:
-        specs = read_specs(project.named_spec(spec, current, project.spec_files(root)))
+        file = project.named_spec(spec, current, project.spec_files(root))
+        specs = load_specs(file, display=project.display(file, root))
     if model is not None and (current / expanded(model) / "config.json").is_file():
         model = str(current / expanded(model))
-    recorded = record_folder.recorded
     return case_of(
         recorded, checkpoint, recorded.record.checkpoint.label, base_of(recorded, root),
         specs=specs, model=model,
@@ -167,9 +167,7 @@ def _one_checkpoint(sae: str, folder: Path) -> Checkpoint:
     return checkpoints[0]
 
 
-def _check_before_measuring(
-    record_folder: RecordFolder, case: Case, session: GateSession
-) -> Measurement:
+def _check_before_measuring(recorded: Recorded, case: Case, session: GateSession) -> Measurement:
     """Check record, rows, weights and tokens before anything is measured, and print each step.
 
     Returns:
@@ -180,18 +178,17 @@ def _check_before_measuring(
         SaeGuardError: Something cannot be checked.
     """
     from sae_guard.gate.remeasuring import as_json, needed
-    from sae_guard.history import verification
+    from sae_guard.history import has_hash, read_measurement, read_report, verification
 
-    recorded = record_folder.recorded
     provenance = needed(recorded)
     record = recorded.record
-    if record_folder.has_hash:
+    if has_hash(recorded.id):
         assurance = "is unchanged: its hash is the one in the name of its folder"
     else:
         assurance = "is in a folder without a hash in its name, so only its numbers confirm it"
     click.echo(f"record    {recorded.id} {assurance}")
-    rows = record_folder.measurement()
-    record_folder.report()  # reading it verifies its hash
+    rows = read_measurement(recorded)
+    read_report(recorded)  # reading it verifies its hash
     if other := list(verification.other_formulas(record)):
         version = provenance.versions.get("sae-guard", "?")
         raise SetupError(
@@ -228,15 +225,16 @@ def _corpus(case: Case, session: GateSession) -> Corpus:
 
 
 def _check_numbers(
-    record_folder: RecordFolder, rows: Measurement, measured: Measurement, tolerance: float
+    recorded: Recorded, rows: Measurement, measured: Measurement, tolerance: float
 ) -> list[NumberCheck]:
     """Compare the new measurement with the record, and print each number."""
+    from sae_guard.history import read_token_kl
     from sae_guard.history.confirmation import confirm, confirm_tokens, unverified_claims
-    from sae_guard.render import confirmation_table, provenance_differences
+    from sae_guard.render.verification import confirmation_table, provenance_differences
 
-    record = record_folder.recorded.record
+    record = recorded.record
     numbers = confirm(record, rows, measured, tolerance)
-    if (tokens := record_folder.token_kl()) is not None:
+    if (tokens := read_token_kl(recorded)) is not None:
         numbers.append(confirm_tokens(tokens, measured.token_kl, tolerance))
     differences = provenance_differences(rows.provenance, measured.provenance)
     for line in (*differences, *unverified_claims(record)):

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sae_guard.cli.output import shorten
-from sae_guard.cli.records import read_history
-from sae_guard.errors import SetupError, allowed
+from sae_guard.cli.records import matching
+from sae_guard.errors import SetupError
 from sae_guard.files import expanded
 from sae_guard.gate import project
 
 if TYPE_CHECKING:
-    from sae_guard.core.measurement import Measurement, TokenKL
     from sae_guard.gate.cases import Case
-    from sae_guard.history import History, Promotion, Recorded, RecordFolder
+    from sae_guard.history import Contents, Recorded
 
 PlanCases = Callable[[str, Sequence[str]], "list[Case]"]
 """Plans the cases of a checkpoint, from its reference and spec files; without files, from all."""
-
-ReadMeasurement = Callable[[], "tuple[Measurement, TokenKL | None]"]
-"""Reads the measurement of a record, and its KL of single tokens where it has that."""
 
 _NAME_WIDTH = 24
 """Maximum width of the name of a version, in characters."""
@@ -41,80 +36,62 @@ class SpecVersion:
     """``file::name`` of the spec."""
     label: str
     """Label of the checkpoint."""
-    source: Mapping[str, str]
-    """Id of the ``record``, or path of the ``checkpoint``."""
+    recorded: Recorded | None
+    """The record; None for a checkpoint."""
     case: Case | None
     """Case to be measured; None for a record."""
-    read: ReadMeasurement | None
-    """Reads what was recorded, and raises `HistoryError`; None for a checkpoint."""
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Id of the ``record``, or path of the ``checkpoint``."""
+        if self.recorded is not None:
+            return {"record": self.recorded.id}
+        return {"checkpoint": str(self.case.checkpoint)} if self.case else {}
 
 
-@dataclass(frozen=True)
-class RecordStore:
-    """The history in which names of versions are looked up."""
+def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
+    """Return the records that a reference names; None if it names a checkpoint.
 
-    history: History
-    records: list[Recorded]
-    promotions: list[Promotion]
+    Names in the history come before records at a path or URL.
 
-    @classmethod
-    def from_history(cls, history: History) -> RecordStore:
-        """Read all records and promotions, with a warning for each that cannot be read."""
-        records, promotions, _ = read_history(history)
-        return cls(history, records, promotions)
+    Args:
+        contents: What the history holds.
+        reference: A name, a promoted label, an id, a hash, a record's folder, or a checkpoint.
 
-    def find(self, reference: str) -> list[SpecVersion] | None:
-        """Return the records that a reference names; None if it names a checkpoint.
+    Raises:
+        SetupError: The reference names nothing.
+        HistoryError: The reference is a record that cannot be read.
+    """
+    from sae_guard.history import find_records, record_at
 
-        Names in the history come before records at a path or URL.
-
-        Raises:
-            SetupError: The reference names nothing.
-            HistoryError: The reference is a record that cannot be read.
-        """
-        from sae_guard.history import RecordFolder, find_records
-
-        try:
-            records = find_records(self.records, self.promotions, reference)
-        except SetupError as error:
-            is_label = any(promotion.label == reference for promotion in self.promotions)
-            if is_label or not _could_be_a_path(reference):
-                hint = "" if is_label else "; and there is no such path"
-                raise SetupError(f"{error}{hint}") from None
-            if not _is_record_folder(reference):
-                return None
-            folder = RecordFolder.from_url(expanded(reference).absolute().as_posix())
-            return [_from_folder(folder)]
-        if _could_be_a_path(reference):
-            click.echo(
-                f"{reference}: the history has this name, so it is not read as a path; the path "
-                f"is ./{reference}",
-                err=True,
-            )
-        return [self._from_record(recorded, reference) for recorded in records]
-
-    def _from_record(self, recorded: Recorded, reference: str) -> SpecVersion:
-        names = {promotion.label for promotion in self.promotions} | {recorded.record.name}
-        # A version is called by its name, even if the user gave an id or a hash.
-        name = shorten(reference if reference in names else recorded.record.name, _NAME_WIDTH)
-
-        def read() -> tuple[Measurement, TokenKL | None]:
-            return self.history.measurement(recorded), self.history.token_kl(recorded)
-
-        return _recorded_version(name, recorded, read)
+    labels = {promotion.label for promotion in contents.promotions}
+    try:
+        records = find_records(contents, reference)
+    except SetupError as error:
+        is_label = reference in labels
+        if is_label or not _could_be_a_path(reference):
+            hint = "" if is_label else "; and there is no such path"
+            raise SetupError(f"{error}{hint}") from None
+        if not _is_record_folder(reference):
+            return None
+        recorded = record_at(expanded(reference).absolute().as_posix())
+        return [_recorded_version(recorded.record.name, recorded)]
+    if _could_be_a_path(reference):
+        click.echo(
+            f"{reference}: the history has this name, so it is not read as a path; the path "
+            f"is ./{reference}",
+            err=True,
+        )
+    # A version is called by its name, even if the user gave an id or a hash.
+    return [
+        _recorded_version(reference if reference in labels else recorded.record.name, recorded)
+        for recorded in records
+    ]
 
 
-def _from_folder(folder: RecordFolder) -> SpecVersion:
-    def read() -> tuple[Measurement, TokenKL | None]:
-        return folder.measurement(), folder.token_kl()
-
-    name = shorten(folder.recorded.record.name, _NAME_WIDTH)
-    return _recorded_version(name, folder.recorded, read)
-
-
-def _recorded_version(name: str, recorded: Recorded, read: ReadMeasurement) -> SpecVersion:
+def _recorded_version(name: str, recorded: Recorded) -> SpecVersion:
     label = recorded.record.checkpoint.label
-    return SpecVersion(name, recorded.spec, label, {"record": recorded.id}, None, read)
+    return SpecVersion(shorten(name, _NAME_WIDTH), recorded.spec, label, recorded, None)
 
 
 def _could_be_a_path(reference: str) -> bool:
@@ -128,12 +105,12 @@ def _is_record_folder(reference: str) -> bool:
 
 
 def pairs(
-    store: RecordStore, before: str, after: str, plan_cases: PlanCases, glob: str | None = None
+    contents: Contents, before: str, after: str, plan_cases: PlanCases, glob: str | None = None
 ) -> list[tuple[SpecVersion, SpecVersion]]:
     """Return the pairs to compare: one for each spec and checkpoint that both versions have.
 
     Args:
-        store: Where names of versions are looked up.
+        contents: What the history holds, in which names of versions are looked up.
         before: A name, a promoted label, an id, a hash, a record's folder, or a checkpoint.
         after: Likewise.
         plan_cases: Plans the cases of a checkpoint.
@@ -143,21 +120,21 @@ def pairs(
         SaeGuardError: A reference names nothing, or the two versions have no spec in common.
     """
     references = (before, after)
-    records = [store.find(reference) for reference in references]
+    records = [find(contents, reference) for reference in references]
     recorded = [version for versions in records for version in versions or ()]
     recorded_specs = {version.spec for version in recorded}
     sides = []
     for reference, versions in zip(references, records, strict=True):
         if versions is None:
             measurable = _to_measure(reference, recorded, plan_cases)
-            matching = _matching(measurable, reference, glob)
+            by_spec = _matching(measurable, reference, glob)
             # A checkpoint is only measured by the specs of the record it is compared with.
-            side = [v for v in matching if not recorded_specs or v.spec in recorded_specs]
+            side = [v for v in by_spec if not recorded_specs or v.spec in recorded_specs]
         else:
-            side = matching = _matching(versions, reference, glob)
+            side = by_spec = _matching(versions, reference, glob)
         if not side:
             raise SetupError(
-                f"{reference} is gated by {', '.join(sorted({v.spec for v in matching}))}, but the "
+                f"{reference} is gated by {', '.join(sorted({v.spec for v in by_spec}))}, but the "
                 f"record was measured by {', '.join(sorted(recorded_specs))}"
             )
         sides.append(side)
@@ -173,32 +150,19 @@ def _to_measure(
     project_files = {str(path) for path in project.spec_files(root)}
     cases = plan_cases(reference, () if files <= project_files else sorted(files))
     return [
-        SpecVersion(
-            shorten(case.member, _NAME_WIDTH),
-            case.ref.spec,
-            case.member,
-            {"checkpoint": str(case.checkpoint)},
-            case,
-            None,
-        )
+        SpecVersion(shorten(case.member, _NAME_WIDTH), case.ref.spec, case.member, None, case)
         for case in cases
     ]
 
 
 def _matching(versions: list[SpecVersion], reference: str, glob: str | None) -> list[SpecVersion]:
     """Select the versions whose spec matches the glob."""
-    if glob is None:
-        return versions
 
     def names(version: SpecVersion) -> tuple[str, ...]:
         file, _, name = version.spec.rpartition("::")
         return name, file, version.spec
 
-    matching = [v for v in versions if any(fnmatchcase(name, glob) for name in names(v))]
-    if not matching:
-        hint = allowed(glob, {name for version in versions for name in names(version)})
-        raise SetupError(f"no spec of {reference} matches --spec {glob!r}; {hint}")
-    return matching
+    return matching(versions, glob, names, f"no spec of {reference} matches --spec")
 
 
 _Side = tuple[str, list[SpecVersion]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 
 from sae_guard.core.comparison import Baseline, formula_difference, setting_differences
@@ -12,9 +11,9 @@ from sae_guard.core.pareto import Pareto, ParetoVerdict, Point, compared
 from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import Case
-from sae_guard.history.record import HistoryError, Promotion, Recorded
+from sae_guard.history.record import HistoryError, Recorded
 from sae_guard.history.references import find_records, find_spec_record
-from sae_guard.history.store import History
+from sae_guard.history.store import Contents, History, read_measurement
 
 
 class Baselines:
@@ -27,7 +26,7 @@ class Baselines:
     def check(self, reference: str) -> None:
         """Raise `SetupError` where the reference names no recorded version of any spec."""
         try:
-            find_records(self._records, self._promotions, reference)
+            find_records(self._contents, reference)
         except SetupError as error:
             raise SetupError(f"{error} ({self._history.url})", options=("baseline",)) from None
 
@@ -73,14 +72,14 @@ class Baselines:
         """
         # Each of these messages starts with a path, which contains the id, which contains the name.
         same_name = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
-        if messages := [line for line in self._unreadable if same_name.search(line)]:
+        if messages := [line for line in self._contents.unreadable if same_name.search(line)]:
             raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
         try:
-            recorded = find_spec_record(self._records, self._promotions, reference, spec)
+            recorded = find_spec_record(self._contents, reference, spec)
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
         if recorded.id not in self._measurements:
-            self._measurements[recorded.id] = self._history.measurement(recorded)
+            self._measurements[recorded.id] = read_measurement(recorded)
         return Baseline(
             reference if reference == recorded.id else f"{reference} ({recorded.short})",
             self._measurements[recorded.id],
@@ -116,10 +115,10 @@ class Baselines:
             SetupError: There is no such record.
             HistoryError: A record cannot be read, and could be one that dominates the point.
         """
-        if self._unreadable:
-            raise HistoryError(f"pareto: a record cannot be read: {self._unreadable[0]}")
+        if self._contents.unreadable:
+            raise HistoryError(f"pareto: a record cannot be read: {self._contents.unreadable[0]}")
         points, left_out = [], []
-        for recorded in self._records:
+        for recorded in self._contents.records:
             if recorded.spec != spec:
                 continue
             record_point = _point_or_reason(recorded, pareto, new.provenance)
@@ -136,23 +135,9 @@ class Baselines:
             )
         return compared(pareto, point, points, left_out)
 
-    @property
-    def _records(self) -> Sequence[Recorded]:
-        return self._read[0]
-
-    @property
-    def _promotions(self) -> Sequence[Promotion]:
-        return self._read[1]
-
-    @property
-    def _unreadable(self) -> Sequence[str]:
-        return self._read[2]
-
     @cached_property
-    def _read(self) -> tuple[Sequence[Recorded], Sequence[Promotion], Sequence[str]]:
-        records, unreadable = self._history.records()
-        promotions, more = self._history.promotions()
-        return records, promotions, (*unreadable, *more)
+    def _contents(self) -> Contents:
+        return self._history.read()
 
 
 def _point_or_reason(recorded: Recorded, pareto: Pareto, new: Provenance) -> Point | str:

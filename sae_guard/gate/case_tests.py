@@ -33,13 +33,19 @@ from sae_guard.core.report import (
     contract_test,
     merged,
 )
-from sae_guard.core.targets import Target, estimate
+from sae_guard.core.targets import Target
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import Status, Verdict, judge
 from sae_guard.core.worst_tokens import worst
-from sae_guard.errors import Cause, Contract, LoadError, Option, SaeGuardError, UndefinedMetricError
+from sae_guard.errors import (
+    Contract,
+    LoadError,
+    SaeGuardError,
+    SetupError,
+)
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
+from sae_guard.history.verification import estimate_or_reason
 
 
 @dataclass(frozen=True)
@@ -61,33 +67,15 @@ class CaseTest:
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """Reason why a test has no verdict."""
-
-    cause: Cause
-    message: str
-    contract: Contract | None = None
-    """Part of the load contract that is broken, if one is."""
-    concerns_case: bool = False
-    """True where it keeps every other test of the case from a verdict, too."""
-    options: tuple[Option, ...] = ()
-    """Options that would help."""
-
-    @classmethod
-    def from_error(cls, error: SaeGuardError, *, concerns_case: bool = False) -> Obstacle:
-        """Build an obstacle from the error that a test raised."""
-        contract = error.contract if isinstance(error, LoadError) else None
-        return cls(error.cause, str(error), contract, concerns_case, error.options)
-
-
-@dataclass(frozen=True)
 class TestRun:
-    """Report of a test, and the obstacle that kept it from a verdict, if there was one."""
+    """Report of a test, and the error that kept it from a verdict, if there was one."""
 
     __test__ = False  # pytest would collect the class because of its name
 
     report: CaseReport
-    obstacle: Obstacle | None = None
+    error: SaeGuardError | None = None
+    concerns_case: bool = False
+    """True where the error keeps every other test of the case from a verdict, too."""
 
 
 def list_tests(case: Case) -> Iterator[CaseTest]:
@@ -131,13 +119,7 @@ def metric_values(measurement: Measurement) -> tuple[MetricValue, ...]:
 
 def metric_value(measurement: Measurement, target: Target) -> MetricValue:
     """Return a target on the whole token set: its value, or the reason why it has none."""
-    try:
-        value = estimate(measurement, target)
-    except UndefinedMetricError as error:
-        return MetricValue(target, undefined=str(error))
-    if not math.isfinite(value.value):
-        return MetricValue(target, undefined=f"it is {value.value}")
-    return MetricValue(target, value)
+    return MetricValue(target, *estimate_or_reason(measurement, target))
 
 
 def _contract(case: Case, contract: Contract, session: GateSession) -> TestRun:
@@ -148,8 +130,7 @@ def _contract(case: Case, contract: Contract, session: GateSession) -> TestRun:
     other_part = isinstance(error, LoadError) and error.contract != contract
     status: Status = "undecided" if other_part else "error"
     part = ContractResult(contract, status, error.cause, str(error))
-    obstacle = Obstacle.from_error(error, concerns_case=True)
-    return TestRun(CaseReport(case.ref, contracts=(part,)), obstacle)
+    return TestRun(CaseReport(case.ref, contracts=(part,)), error, concerns_case=True)
 
 
 def _contract_error(case: Case, contract: Contract, session: GateSession) -> SaeGuardError | None:
@@ -170,12 +151,11 @@ def _threshold(test: CaseTest, threshold: Threshold, session: GateSession) -> Te
     try:
         baseline = session.baseline(case, threshold)
     except SaeGuardError as error:
-        return _without_verdict(case, threshold, Obstacle.from_error(error))
+        return _without_verdict(case, threshold, error)
     try:
         judged = session.judged(case)
     except SaeGuardError as error:
-        obstacle = Obstacle.from_error(error, concerns_case=True)
-        return _without_verdict(case, threshold, obstacle)
+        return _without_verdict(case, threshold, error, concerns_case=True)
     measurement = judged.measurement
     parts: dict[str, Any] = measured(measurement)
     if session.is_first_test(case, test.name):  # only one report carries these long texts
@@ -189,18 +169,20 @@ def _threshold(test: CaseTest, threshold: Threshold, session: GateSession) -> Te
     return TestRun(CaseReport(case.ref, verdicts=(verdict,), **parts))
 
 
-def _without_verdict(case: Case, threshold: Threshold, obstacle: Obstacle) -> TestRun:
-    verdict = Verdict(threshold, "error", cause=obstacle.cause, message=obstacle.message)
-    return TestRun(CaseReport(case.ref, verdicts=(verdict,)), obstacle)
+def _without_verdict(
+    case: Case, threshold: Threshold, error: SaeGuardError, *, concerns_case: bool = False
+) -> TestRun:
+    verdict = Verdict(threshold, "error", cause=error.cause, message=str(error))
+    return TestRun(CaseReport(case.ref, verdicts=(verdict,)), error, concerns_case)
 
 
 def _pareto(case: Case, session: GateSession) -> TestRun:
     assert case.pareto is not None
     try:
-        comparison = session.pareto(case, session.measurement(case))
+        comparison = session.baselines.pareto(case, session.measurement(case))
     except SaeGuardError as error:
         result = ParetoResult(case.pareto, "error", cause=error.cause, message=str(error))
-        return TestRun(CaseReport(case.ref, pareto=result), Obstacle.from_error(error))
+        return TestRun(CaseReport(case.ref, pareto=result), error)
     assert comparison is not None
     result = ParetoResult(case.pareto, comparison.status, comparison)
     return TestRun(CaseReport(case.ref, pareto=result))
@@ -216,11 +198,11 @@ def _controls(case: Case, session: GateSession) -> TestRun:
         try:
             measurement = session.measurement(measured_case)
         except SaeGuardError as error:
-            return _without_controls(case, Obstacle.from_error(error, concerns_case=True))
+            return _without_controls(case, error, concerns_case=True)
         verdict = judge(measurement, Threshold("kl", max=math.inf))
         if verdict.status == "error":
-            message = f"{measured_case.member}: {verdict.message}"
-            return _without_controls(case, Obstacle(verdict.cause or "setup", message))
+            kind = LoadError if verdict.cause == "load" else SetupError
+            return _without_controls(case, kind(f"{measured_case.member}: {verdict.message}"))
         rows[name] = row(measurement)
         if name == CHECKPOINT:
             rows[RANDOM_ERROR] = row_of_random_error(measurement)
@@ -229,6 +211,6 @@ def _controls(case: Case, session: GateSession) -> TestRun:
     return TestRun(CaseReport(case.ref, controls=result))
 
 
-def _without_controls(case: Case, obstacle: Obstacle) -> TestRun:
-    result = ControlsResult("error", {}, obstacle.cause, obstacle.message)
-    return TestRun(CaseReport(case.ref, controls=result), obstacle)
+def _without_controls(case: Case, error: SaeGuardError, *, concerns_case: bool = False) -> TestRun:
+    result = ControlsResult("error", {}, error.cause, str(error))
+    return TestRun(CaseReport(case.ref, controls=result), error, concerns_case)

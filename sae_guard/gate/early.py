@@ -6,13 +6,12 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sae_guard.core.comparison import Baseline
 from sae_guard.core.early_verdicts import Early, needs_mean, needs_spread, with_whole_deviation
 from sae_guard.core.measurement import Measurement
-from sae_guard.core.report_json import from_plain, to_plain
 from sae_guard.core.statistics.sequential import Rule
 from sae_guard.core.targets import estimate
 from sae_guard.core.thresholds import Threshold
@@ -100,19 +99,6 @@ class Judged:
             verdict = judge(self.measurement, threshold, baseline)
             return replace(verdict, audit=_audit_result(early, verdict)) if self.audit else verdict
         return early or _undecided(self.measurement, threshold, self.ended, self.alpha)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return all but the measurement as JSON values, for `from_plain`."""
-        plain = {part.name: getattr(self, part.name) for part in fields(self)}
-        del plain["measurement"]
-        return plain | {"early": to_plain(tuple[Verdict, ...], tuple(self.early.values()))}
-
-    @classmethod
-    def from_plain(cls, measurement: Measurement, plain: Mapping[str, Any]) -> Judged:
-        """Build from the measurement and the values that `to_plain` returned in another process."""
-        verdicts = from_plain(tuple[Verdict, ...], plain["early"], source="early verdicts")
-        early = {verdict.threshold: verdict for verdict in verdicts}
-        return cls(measurement, **{**plain, "early": early})
 
 
 def _audit_result(early: Verdict | None, final: Verdict) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from sae_guard.core.report import (
     EXIT_CODES,
@@ -22,8 +21,6 @@ from sae_guard.core.report import (
 from sae_guard.gate.case_tests import list_tests
 from sae_guard.gate.cases import Case
 from sae_guard.gate.planning import Plan
-
-Key = TypeVar("Key")
 
 _NOT_REPORTED = "was collected and never reported"
 
@@ -99,7 +96,7 @@ class Ledger:
         name = self._planned_id(node_id)
         if name is None:
             return
-        self._merge(self._reports, name, report, name, self._problems)
+        self._reports[name] = _merged(self._reports.get(name), report, name, self._problems)
 
     def reject(self, node_id: str, reason: str) -> None:
         """Note that the report of a test cannot be read."""
@@ -126,7 +123,7 @@ class Ledger:
             if report is None:
                 problems.setdefault(name, _NOT_REPORTED)
                 continue
-            self._merge(reports, ref, report, name, problems)
+            reports[ref] = _merged(reports.get(ref), report, name, problems)
         return LedgerResult(
             tuple(reports[case.ref] for case in self._cases if case.ref in reports),
             tuple(
@@ -137,23 +134,22 @@ class Ledger:
             failed=any(reason != _NOT_REPORTED for reason in problems.values()),
         )
 
-    @staticmethod
-    def _merge(
-        reports: dict[Key, CaseReport],
-        key: Key,
-        report: CaseReport,
-        name: str,
-        problems: dict[str, str],
-    ) -> None:
-        """Merge a report into that of its key; note a problem of the test if they disagree."""
-        try:
-            reports[key] = merged([reports[key], report]) if key in reports else report
-        except DisagreementError as error:
-            problems[name] = str(error)
-
     def _planned_id(self, node_id: str) -> str | None:
         """Return the node id in the plan, if any; pytest-xdist may append ``@GROUP`` to it."""
         if node_id in self._tests:
             return node_id
         without_group = node_id.rpartition("@")[0]
         return without_group if without_group in self._tests else None
+
+
+def _merged(
+    first: CaseReport | None, second: CaseReport, test: str, problems: dict[str, str]
+) -> CaseReport:
+    """Merge two reports; if they disagree, return the first, and note a problem of the test."""
+    if first is None:
+        return second
+    try:
+        return merged([first, second])
+    except DisagreementError as error:
+        problems[test] = str(error)
+        return first

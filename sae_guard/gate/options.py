@@ -21,6 +21,14 @@ DEVICES = "auto, cpu, mps, cuda, cuda:N"
 """Allowed devices: as a pattern, and in words for messages."""
 
 
+def number_or_text(text: str) -> float | str:
+    """Return the number in the text; without one, the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True)
 class EarlyOptions:
     """Options of early verdicts, which may end a measurement early; off by default."""

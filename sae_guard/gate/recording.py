@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,6 +45,7 @@ from sae_guard.history.record import (
     SpecRow,
     ThresholdRow,
     check_name,
+    finite,
     worst,
 )
 from sae_guard.history.store import REPORT, file_rows
@@ -54,7 +54,7 @@ from sae_guard.specs import Spec
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Facts that all records of a run share."""
+    """Facts that all records of a run share, under the names that `Record` has for them."""
 
     name: str
     """Name of the version."""
@@ -71,13 +71,8 @@ class RunInfo:
     def collect(cls, name: str, folder: Path) -> RunInfo:
         """Collect the facts of a run in this folder; raises `SetupError` if the name is invalid."""
         check_name(name)
-        return cls(
-            name,
-            uuid4().hex,
-            environment.user(folder),
-            environment.environment(),
-            environment.git(folder),
-        )
+        user, git = environment.user(folder), environment.git(folder)
+        return cls(name, uuid4().hex, user, environment.environment(), git)
 
 
 class CaseResult(NamedTuple):
@@ -145,7 +140,7 @@ class Recorder:
         verdicts = [judged.verdict(t, baseline(case, t)) for t in case.thresholds]
         # The verdict of the test comes first: there may be new records since.
         pareto = report.pareto.comparison if report.pareto else None
-        pareto = pareto or self._session.pareto(case, judged.measurement)
+        pareto = pareto or self._session.baselines.pareto(case, judged.measurement)
         report = replace(
             report,
             **measured(judged.measurement),
@@ -186,10 +181,7 @@ def build(
     statuses += [(pareto.status, "fail")] if pareto else []
     record = Record(
         schema_version=SCHEMA_VERSION,
-        name=run_info.name,
         created=datetime.now(UTC),
-        run=run_info.run,
-        by=run_info.by,
         verdict=worst(statuses),
         spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
@@ -208,11 +200,10 @@ def build(
             if not target.whole
         },
         thresholds=tuple(map(_threshold_row, verdicts)),
-        pareto=_pareto(pareto) if pareto else None,
+        pareto=_pareto_row(pareto) if pareto else None,
         provenance=provenance_json(measurement.provenance),
-        environment=run_info.environment,
-        git=run_info.git,
         files=file_rows(measurement, files),
+        **vars(run_info),
     )
     return record, files
 
@@ -263,13 +254,13 @@ def _metric_row(value: MetricValue) -> MetricRow:
     definition: dict[str, Any] = {"unit": metric.unit, "formula_version": metric.version}
     if estimate is None:
         return MetricRow(undefined=value.undefined, **definition)
-    low, high = _finite(estimate.low), _finite(estimate.high)
+    low, high = finite(estimate.low), finite(estimate.high)
     return MetricRow(
         value=estimate.value, low=low, high=high, confidence=estimate.confidence, **definition
     )
 
 
-def _pareto(verdict: ParetoVerdict) -> ParetoRow:
+def _pareto_row(verdict: ParetoVerdict) -> ParetoRow:
     return ParetoRow(
         x=verdict.pareto.x,
         y=verdict.pareto.y,
@@ -280,33 +271,26 @@ def _pareto(verdict: ParetoVerdict) -> ParetoRow:
     )
 
 
-def _finite(value: float | None) -> float | None:
-    """Return the number; None for NaN and infinities, which JSON cannot express."""
-    return value if value is not None and math.isfinite(value) else None
+_COPIED = ("max", "min", "warn_max", "warn_min", "confidence", "on_undecided", "where")
+"""Attributes of a threshold that a record has under the same names."""
 
 
 def _threshold_row(verdict: Verdict) -> ThresholdRow:
     threshold, estimate, change = verdict.threshold, verdict.estimate, verdict.change
     return ThresholdRow(
         metric=str(threshold.target),
-        max=threshold.max,
-        min=threshold.min,
-        warn_max=threshold.warn_max,
-        warn_min=threshold.warn_min,
-        confidence=threshold.confidence,
-        on_undecided=threshold.on_undecided,
-        where=threshold.where,
+        **{name: getattr(threshold, name) for name in _COPIED},
         verdict=verdict.status,
-        value=_finite(verdict.value),
-        low=_finite(estimate.low) if estimate else None,
-        high=_finite(estimate.high) if estimate else None,
-        headroom=_finite(verdict.headroom),
+        value=finite(verdict.value),
+        low=finite(estimate.low) if estimate else None,
+        high=finite(estimate.high) if estimate else None,
+        headroom=finite(verdict.headroom),
         marginal=verdict.marginal or None,
         message=verdict.message or None,
         audit=verdict.audit or None,
         change=threshold.change or None,
         baseline=change.baseline if change else None,
-        before=_finite(change.before) if change else None,
+        before=finite(change.before) if change else None,
         p_value=change.p_value if change else None,
         note="; ".join(change.noted) or None if change else None,
     )

@@ -15,7 +15,7 @@ from sae_guard.checkpoints.options import parse
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import Case
-from sae_guard.history.record import HistoryError, Recorded
+from sae_guard.history.record import HistoryError, Recorded, first_problem
 from sae_guard.specs import ModelSpec, Spec, read_data
 
 
@@ -58,9 +58,8 @@ def needed(recorded: Recorded) -> Needed:
     try:
         return Needed.model_validate(recorded.record.provenance)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, ("provenance", *detail["loc"])))
-        raise HistoryError(f"{recorded.path}: {key}: {detail['msg']}") from error
+        problem = first_problem(error, "provenance")
+        raise HistoryError(f"{recorded.path}: {problem}") from error
 
 
 def case_of(
@@ -95,7 +94,10 @@ def case_of(
         spec = _matching_spec(recorded, specs, provenance)
     else:
         spec = _recorded_spec(recorded, provenance, base)
-    aliases = tuple(dict.fromkeys(filter(None, [*spec.model.aliases, _model_alias(provenance)])))
+    # The checkpoint may call the model by an alias, which the spec accepted for the record.
+    alias = provenance.checkpoint.model_name
+    names = [*spec.model.aliases, alias if isinstance(alias, str) else ""]
+    aliases = tuple(dict.fromkeys(filter(None, names)))
     changes = {"aliases": aliases, **({"name": model} if model else {})}
     spec = replace(spec, model=spec.model.model_copy(update=changes), thresholds=(), pareto=None)
     metrics = recorded.record.metrics
@@ -104,20 +106,13 @@ def case_of(
     return Case(spec, member, checkpoint, (), options, compared=random_error)
 
 
-def _model_alias(provenance: Needed) -> str | None:
-    # The checkpoint may call the model by an alias. The spec accepted it when the record was made.
-    name = provenance.checkpoint.model_name
-    return name if isinstance(name, str) else None
-
-
 def _recorded_spec(recorded: Recorded, provenance: Needed, base: Path) -> Spec:
     record = recorded.record
     try:
         model = ModelSpec.model_validate(provenance.model.model_dump())
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, ("provenance.model", *detail["loc"])))
-        raise SetupError(f"{recorded.path}: {key}: {detail['msg']}") from None
+        problem = first_problem(error, "provenance", "model")
+        raise SetupError(f"{recorded.path}: {problem}") from None
     return Spec(
         name=record.spec.name,
         model=model,

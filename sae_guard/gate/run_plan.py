@@ -12,8 +12,7 @@ from sae_guard.gate import project
 from sae_guard.gate.options import GateOptions
 
 if TYPE_CHECKING:
-    from sae_guard.checkpoints.reference import Checkpoint
-    from sae_guard.gate.planning import Candidate, Plan
+    from sae_guard.gate.planning import Plan
     from sae_guard.specs import Spec
 
 
@@ -80,15 +79,12 @@ class RunPlan:
                 could; or a spec that the user names gates nothing.
             InfrastructureError: The download of a checkpoint fails.
         """
-        from sae_guard.gate.planning import Plan, check_files, plan
+        from sae_guard.gate.planning import Plan, check_files
 
         self._check_any_spec()
         specs, malformed = self._read_specs()
         try:
-            if self.options.checkpoints:
-                run_plan = plan(specs, self._candidates(), **self._plan_options)
-            else:
-                run_plan = self._plan_of_defaults(specs)
+            run_plan = self._plan_of(specs)
         except SetupError:
             if malformed:  # the error of the malformed file is the cause
                 return Plan((), ())
@@ -107,12 +103,6 @@ class RunPlan:
                 options=("spec",),
             )
 
-    @property
-    def _plan_options(self) -> dict[str, bool]:
-        from sae_guard.history import NO_VERSION
-
-        return {"controls": self.options.controls, "changes": self.options.baseline != NO_VERSION}
-
     def _read_specs(self) -> tuple[list[Spec], bool]:
         specs: list[Spec] = []
         malformed = False
@@ -125,47 +115,42 @@ class RunPlan:
                 malformed = True
         return specs, malformed
 
-    def _candidates(self) -> list[Candidate]:
+    def _plan_of(self, specs: list[Spec]) -> Plan:
+        """Plan these specs for the checkpoints of the options, or else each for its default."""
+        from sae_guard.checkpoints.options import parse
         from sae_guard.checkpoints.reference import resolve
+        from sae_guard.gate.planning import Idle, Plan, candidates, plan
+        from sae_guard.history import NO_VERSION
 
         options = self.options
-        return self._candidates_of(
-            [path for text in options.checkpoints for path in resolve(text, options.here)]
-        )
-
-    def _candidates_of(self, checkpoints: Sequence[Checkpoint]) -> list[Candidate]:
-        from sae_guard.checkpoints.options import parse
-        from sae_guard.gate.planning import candidates
-
-        return candidates(checkpoints, options=parse(self.options.sae), hook=self.options.hook)
-
-    def _plan_of_defaults(self, specs: list[Spec]) -> Plan:
-        """Plan a run without checkpoints: each spec gates its own default, if it names one."""
-        from sae_guard.checkpoints.reference import resolve
-        from sae_guard.gate.planning import Idle, Plan, plan
-
-        checkpoints = {
-            id(spec): resolve(spec.checkpoint, spec.file.parent)
-            for spec in specs
-            if spec.checkpoint
-        }
-        candidates = self._candidates_of([path for paths in checkpoints.values() for path in paths])
-        by_checkpoint = {candidate.checkpoint: candidate for candidate in candidates}
+        if options.checkpoints:
+            paths = [path for text in options.checkpoints for path in resolve(text, options.here)]
+            groups = [(specs, paths)]
+        else:
+            groups = [
+                ([spec], resolve(spec.checkpoint, spec.file.parent))
+                for spec in specs
+                if spec.checkpoint
+            ]
+        # All are named at once, so that no two have one name.
+        checkpoints = [path for _, paths in groups for path in paths]
+        named = candidates(checkpoints, options=parse(options.sae), hook=options.hook)
+        by_checkpoint = {candidate.checkpoint: candidate for candidate in named}
         plans = [
             plan(
-                [spec],
-                [by_checkpoint[path] for path in checkpoints[id(spec)]],
-                **self._plan_options,
+                group_specs,
+                [by_checkpoint[path] for path in dict.fromkeys(paths)],
+                controls=options.controls,
+                changes=options.baseline != NO_VERSION,
             )
-            for spec in specs
-            if spec.checkpoint
+            for group_specs, paths in groups
         ]
-        without_default = tuple(
-            Idle(spec, None, "it names no default checkpoint, and none was given")
-            for spec in specs
-            if not spec.checkpoint
-        )
+        reason = "it names no default checkpoint, and none was given"
+        idle = [spec for spec in specs if not (spec.checkpoint or options.checkpoints)]
         return Plan(
-            tuple(case for spec_plan in plans for case in spec_plan.cases),
-            (*(idle for spec_plan in plans for idle in spec_plan.idle), *without_default),
+            tuple(case for each in plans for case in each.cases),
+            (
+                *(pair for each in plans for pair in each.idle),
+                *(Idle(spec, None, reason) for spec in idle),
+            ),
         )

@@ -57,9 +57,9 @@ def assemble(
     verdict: RunVerdict,
     exit_code: int,
     *,
+    tracking: Tracking,
+    records: tuple[RecordResult, ...],
     not_judged: tuple[NotJudged, ...] = (),
-    records: tuple[RecordResult, ...] = (),
-    tracking: Tracking | None = None,
 ) -> RunReport:
     """Assemble the report of a run.
 
@@ -69,16 +69,15 @@ def assemble(
         cases: Reports of the cases, in the order of the plan.
         verdict: Verdict on the run.
         exit_code: Exit code of the run.
-        not_judged: Tests without a result.
-        records: Records of the cases, or the reasons why there is none.
         tracking: Thresholds that are looser than at the last promoted version.
+        records: Records of the cases, or the reasons why there is none.
+        not_judged: Tests without a result.
     """
-    loosened = tracking.loosened if tracking else {}
     return RunReport(
         importlib.metadata.version("sae-guard"),
         verdict,
         exit_code,
-        tuple(replace(case, loosened=loosened.get(case.case.spec)) for case in cases),
+        tuple(replace(case, loosened=tracking.loosened.get(case.case.spec)) for case in cases),
         not_judged,
         tuple(
             NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.member, idle.reason)
@@ -86,7 +85,7 @@ def assemble(
         ),
         records,
         tuple(_notes(plan, options)),
-        tuple(tracking.warnings) if tracking else (),
+        tuple(tracking.warnings),
     )
 
 

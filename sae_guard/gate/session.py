@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar, get_args
 
 from sae_guard.core.diagnosis import Diagnosis, diagnose
 from sae_guard.core.measurement import Measurement
@@ -24,7 +24,6 @@ from sae_guard.history import NO_VERSION, History, store
 if TYPE_CHECKING:
     from sae_guard.cache import Cache
     from sae_guard.core.comparison import Baseline
-    from sae_guard.core.pareto import ParetoVerdict
     from sae_guard.core.thresholds import Threshold
     from sae_guard.corpus import Corpus
     from sae_guard.engine import ActivationStats
@@ -36,13 +35,13 @@ JudgedOrError = Judged | SaeGuardError
 """Measurement of a case with its early verdicts, or the error that prevented it."""
 
 
+Result = TypeVar("Result")
+
+
 class SharedResults(Protocol):
     """Results that the processes of a run share, so that only one process computes each."""
 
-    def judged(self, key: str, compute: Callable[[], JudgedOrError]) -> JudgedOrError:
-        """Return the result of another process, or compute and share it."""
-
-    def diagnosis(self, key: str, compute: Callable[[], Diagnosis]) -> Diagnosis:
+    def computed_once(self, key: str, compute: Callable[[], Result]) -> Result:
         """Return the result of another process, or compute and share it."""
 
 
@@ -73,8 +72,7 @@ class GateSession:
         self._shared_results = shared_results
         self._worker = worker
         self._progress = progress
-        self._judged: dict[str, JudgedOrError] = {}
-        self._diagnoses: dict[str, Diagnosis] = {}
+        self._results: dict[str, Any] = {}
         self._first_tests: dict[CaseRef, str] = {}
         # Only the last one is kept: two models at once may not fit into memory.
         self._model = lru_cache(maxsize=1)(self._load_model)
@@ -105,10 +103,6 @@ class GateSession:
     def baseline(self, case: Case, threshold: Threshold) -> Baseline | None:
         """Return what `Baselines.for_threshold` does, for the baseline that the user names."""
         return self.baselines.for_threshold(case, threshold, self.options.baseline)
-
-    def pareto(self, case: Case, measurement: Measurement) -> ParetoVerdict | None:
-        """Judge whether a record dominates the case; raises like `Baselines.pareto`."""
-        return self.baselines.pareto(case, measurement)
 
     @cached_property
     def device(self) -> str:
@@ -179,38 +173,38 @@ class GateSession:
         Raises:
             SaeGuardError: The case cannot be measured; every process gets the same error.
         """
-        alpha = alpha_for(self.options.early, case.spec)
-        if alpha is None:
-            return self._judged_once(case, case.key, None)
-        watch = Watch(case, self.options.early, alpha)
-        return self._judged_once(case, key(self.options.early, case), watch)
+        early = self.options.early
+        alpha = alpha_for(early, case.spec)
+        watch = None if alpha is None else Watch(case, early, alpha)
+        return self._judged_once(case, key(early, case), watch)
 
     def judged_before(self, case: Case) -> JudgedOrError | None:
         """Return the earlier result of `judged` in this process; None without one."""
-        return self._judged.get(key(self.options.early, case))
+        result: JudgedOrError | None = self._results.get(key(self.options.early, case))
+        return result
 
     def diagnosis(self, case: Case, measurement: Measurement) -> Diagnosis:
         """Return probable causes of a checkpoint's bad numbers; none for a control."""
         if case.control or case.checkpoint is None:
             return Diagnosis()
-        if case.key not in self._diagnoses:
-            compute = partial(self._diagnose, case, measurement)
-            shared = self._shared_results
-            self._diagnoses[case.key] = shared.diagnosis(case.key, compute) if shared else compute()
-        return self._diagnoses[case.key]
+        return self._once(f"{case.key}.diagnosis", partial(self._diagnose, case, measurement))
 
     def is_first_test(self, case: Case, test: str) -> bool:
         """Return whether this test of the case was the first to ask: it reports the long texts."""
         return self._first_tests.setdefault(case.ref, test) == test
 
     def _judged_once(self, case: Case, key: str, watch: Watch | None) -> Judged:
-        if key not in self._judged:
-            compute = partial(self._judge, case, watch)
-            shared = self._shared_results
-            self._judged[key] = shared.judged(key, compute) if shared else compute()
-        result = self._judged[key]
+        result = self._once(key, partial(self._judge, case, watch))
         if isinstance(result, SaeGuardError):
             raise result
+        return result
+
+    def _once(self, key: str, compute: Callable[[], Result]) -> Result:
+        """Return a result that this process or another one computed before, or compute it."""
+        if key not in self._results:
+            shared = self._shared_results
+            self._results[key] = shared.computed_once(key, compute) if shared else compute()
+        result: Result = self._results[key]
         return result
 
     def _judge(self, case: Case, watch: Watch | None) -> JudgedOrError:

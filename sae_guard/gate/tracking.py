@@ -10,7 +10,6 @@ from sae_guard.errors import SaeGuardError
 from sae_guard.gate.cases import Case
 from sae_guard.history import History
 from sae_guard.history.threshold_changes import last_promotion, loosened
-from sae_guard.specs import Spec
 
 
 @dataclass
@@ -30,16 +29,12 @@ def track(history: History, cases: Iterable[Case]) -> Tracking:
     """
     tracking = Tracking()
     specs = {case.ref.spec: case.spec for case in cases if case.checkpoint is not None}
-    if specs:
-        try:
-            _compare(history, specs, tracking)
-        except SaeGuardError as error:
-            tracking.warnings.append(_unreadable(str(error)))
-    return tracking
-
-
-def _compare(history: History, specs: dict[str, Spec], tracking: Tracking) -> None:
-    promotions, unreadable = history.promotions()
+    if not specs:
+        return tracking
+    try:
+        promotions, unreadable = history.promotions()
+    except SaeGuardError as error:
+        promotions, unreadable = [], (str(error),)
     tracking.warnings += map(_unreadable, unreadable)
     for name, spec in specs.items():
         promotion = last_promotion(promotions, name)
@@ -53,6 +48,7 @@ def _compare(history: History, specs: dict[str, Spec], tracking: Tracking) -> No
         changes = loosened(promotion, record, spec.thresholds, spec.pareto)
         if changes is not None:
             tracking.loosened[name] = changes
+    return tracking
 
 
 def _unreadable(reason: str) -> str:

@@ -2,7 +2,6 @@
 
 from sae_guard.history.record import (
     NO_VERSION,
-    SCHEMA_VERSION,
     ChangedError,
     HistoryError,
     NotRecordedError,
@@ -14,27 +13,39 @@ from sae_guard.history.record import (
 from sae_guard.history.references import (
     find_one_record,
     find_records,
-    find_spec_record,
     pick,
+    promoted_labels,
     promotions_in_force,
 )
-from sae_guard.history.store import History, RecordFolder
+from sae_guard.history.store import (
+    Contents,
+    History,
+    has_hash,
+    read_measurement,
+    read_report,
+    read_token_kl,
+    record_at,
+)
 
 __all__ = [
     "NO_VERSION",
-    "SCHEMA_VERSION",
     "ChangedError",
+    "Contents",
     "History",
     "HistoryError",
     "NotRecordedError",
     "Promotion",
     "Record",
-    "RecordFolder",
     "Recorded",
     "check_name",
     "find_one_record",
     "find_records",
-    "find_spec_record",
+    "has_hash",
     "pick",
+    "promoted_labels",
     "promotions_in_force",
+    "read_measurement",
+    "read_report",
+    "read_token_kl",
+    "record_at",
 ]

@@ -10,8 +10,9 @@ from typing import Any
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
+from sae_guard.history.parquet import as_utf8, file_bytes
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.history.references import promotions_in_force
+from sae_guard.history.references import promoted_labels
 
 Row = dict[str, Any]
 
@@ -26,9 +27,7 @@ def flat(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> list[R
         records: Records in the order of the rows.
         promotions: All promotions of the history, in the order of time.
     """
-    labels: dict[str, list[str]] = {}
-    for (label, _), promotion in promotions_in_force(promotions).items():
-        labels.setdefault(promotion.record, []).append(label)
+    labels = promoted_labels(promotions)
     return [_row(recorded, labels.get(recorded.id, ())) for recorded in records]
 
 
@@ -95,21 +94,15 @@ def _json(rows: Sequence[Row]) -> bytes:
 
 def _parquet(rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    def as_utf8(value: Any) -> Any:
-        # Paths may hold bytes that are not UTF-8, which Parquet's text has to be.
-        is_text = isinstance(value, str)
-        return value.encode(errors="backslashreplace").decode() if is_text else value
+    def as_text(value: Any) -> Any:
+        return as_utf8(value) if isinstance(value, str) else value
 
     columns = {
-        name: pa.array([as_utf8(row[name]) for row in rows], _type(pa, name))
+        name: pa.array([as_text(row[name]) for row in rows], _type(pa, name))
         for name in (rows[0] if rows else ())
     }
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return file_bytes(pa.table(columns))
 
 
 def _type(pa: Any, column: str) -> Any:

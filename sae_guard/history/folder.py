@@ -32,6 +32,13 @@ class Folder:
     url: str
     """Path, or a URL that fsspec knows."""
 
+    @classmethod
+    def of_entry(cls, entry: str) -> tuple[Folder, str]:
+        """Return the folder of an entry and the entry's name, from its path or URL."""
+        path = entry if "://" in entry else Path(entry).as_posix()
+        parent, _, name = path.rstrip("/").rpartition("/")
+        return cls(parent), name
+
     def prepare(self) -> None:
         """Create the folder if it is local, or check that fsspec knows the URL.
 

@@ -31,12 +31,12 @@ def to_parquet(measurement: Measurement) -> dict[str, bytes]:
 
     columns: dict[str, Any] = {"sequence": pa.array(measurement.sequences)}
     if measurement.sources:
-        texts = [_as_utf8(source) for source in measurement.sources]
+        texts = [as_utf8(source) for source in measurement.sources]
         columns["source"] = pa.array(texts, pa.string())
     columns |= {name: pa.array(column) for name, column in measurement.sums.items()}
     metadata: dict[str, Any] = {"excerpts": measurement.excerpts.plain}
     # JSON can escape what the column, which is UTF-8, cannot hold.
-    if any(_as_utf8(source) != source for source in measurement.sources):
+    if any(as_utf8(source) != source for source in measurement.sources):
         metadata["sources"] = list(measurement.sources)
     latents = {
         "latent": pa.array(np.arange(len(measurement.firings))),
@@ -97,7 +97,7 @@ def tokens_from_parquet(data: bytes, path: str) -> TokenKL:
         raise HistoryError(f"{path}: not the tokens of a measurement: {error}") from error
 
 
-def _as_utf8(source: str) -> str:
+def as_utf8(source: str) -> str:
     """Return the source with bytes that are not UTF-8, which paths may hold, as escapes."""
     return source.encode(errors="backslashreplace").decode()
 
@@ -124,18 +124,24 @@ def _token_bytes(tokens: TokenKL) -> bytes:
 
 
 def _table_bytes(table: Any, metadata: str, **encodings: Any) -> bytes:
+    # No dictionaries for floats: Arrow's take every NaN for the same one, and bits would be lost.
+    dictionaries = ["source"] if "source" in table.column_names else False
+    table = table.replace_schema_metadata({_METADATA: metadata})
+    return file_bytes(table, use_dictionary=dictionaries, **encodings)
+
+
+def file_bytes(table: Any, **options: Any) -> bytes:
+    """Return the content of a Parquet file with a table of Arrow.
+
+    Args:
+        table: The table.
+        options: Options of `pyarrow.parquet.write_table`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    # No dictionaries for floats: Arrow's take every NaN for the same one, and bits would be lost.
-    pq.write_table(
-        table.replace_schema_metadata({_METADATA: metadata}),
-        sink,
-        compression="zstd",
-        use_dictionary=["source"] if "source" in table.column_names else False,
-        **encodings,
-    )
+    pq.write_table(table, sink, compression="zstd", **options)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

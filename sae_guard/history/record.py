@@ -6,6 +6,7 @@ A document is never changed once it is written.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -190,6 +191,16 @@ class Record(JsonModel):
     git: GitRow | None = None
     files: dict[str, FileRow] = Field(min_length=2)
 
+    @property
+    def hooks(self) -> str:
+        """The hook point; of a transcoder, also the one that it replaces."""
+        return f"{self.hook} → {self.hook_out}" if self.hook_out else self.hook
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Hash of the token set; empty if the provenance has none."""
+        return self.provenance["corpus"].get("sha256") or ""
+
 
 class Promotion(JsonModel):
     """The decision that a record is the one of a version: by whom, when and why."""
@@ -264,6 +275,22 @@ def check_name(name: str) -> None:
         )
 
 
+def finite(value: float | None) -> float | None:
+    """Return the number; None for NaN and infinities, which JSON does not have."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def first_problem(error: ValidationError, *keys: str) -> str:
+    """Return the first problem of a malformed document, after its key.
+
+    Args:
+        error: What pydantic reports.
+        keys: Keys of the part of the document that was read.
+    """
+    detail = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, (*keys, *detail['loc']))) or 'it'}: {detail['msg']}"
+
+
 def to_json(document: Record | Promotion) -> bytes:
     """Return the document as strict, indented JSON, which `parse` reads."""
     values = document.model_dump(exclude_none=True)
@@ -309,9 +336,7 @@ def parse(kind: type[Document], data: bytes, path: str) -> Document:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, detail["loc"])) or "it"
-        raise HistoryError(f"{path}: {key}: {detail['msg']}") from error
+        raise HistoryError(f"{path}: {first_problem(error)}") from error
 
 
 def _load_json(data: bytes, path: str) -> Any:

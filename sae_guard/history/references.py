@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history.record import Promotion, Recorded
+from sae_guard.history.store import Contents
 
 
 def pick(records: Sequence[Recorded], reference: str) -> Recorded:
@@ -31,28 +32,31 @@ def promotions_in_force(promotions: Sequence[Promotion]) -> dict[tuple[str, str]
     return {(promotion.label, promotion.spec): promotion for promotion in promotions}
 
 
-def find_records(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
-) -> list[Recorded]:
+def promoted_labels(promotions: Sequence[Promotion]) -> dict[str, list[str]]:
+    """Map the id of each promoted record to the labels that are in force."""
+    labels: dict[str, list[str]] = {}
+    for (label, _), promotion in promotions_in_force(promotions).items():
+        labels.setdefault(promotion.record, []).append(label)
+    return labels
+
+
+def find_records(contents: Contents, reference: str) -> list[Recorded]:
     """Return all records that a reference names.
 
     Args:
-        records: All records.
-        promotions: All promotions in the order of time.
+        contents: What the history holds.
         reference: A promoted label, which names one record per spec; or else an id, a hash, first
             digits of a hash, or the name of a version, which may name several records.
 
     Raises:
         SetupError: There is no such record, or a promoted one cannot be read.
     """
-    in_force = [
-        promotion
-        for (label, _), promotion in promotions_in_force(promotions).items()
-        if label == reference
-    ]
+    all_in_force = promotions_in_force(contents.promotions).values()
+    in_force = [promotion for promotion in all_in_force if promotion.label == reference]
     if not in_force:
-        return _matching(records, reference, {promotion.label for promotion in promotions})
-    by_id = {recorded.id: recorded for recorded in records}
+        labels = {promotion.label for promotion in contents.promotions}
+        return _matching(contents.records, reference, labels)
+    by_id = {recorded.id: recorded for recorded in contents.records}
     for promotion in in_force:
         if promotion.record not in by_id:
             raise SetupError(
@@ -62,25 +66,20 @@ def find_records(
     return [by_id[promotion.record] for promotion in in_force]
 
 
-def find_one_record(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str
-) -> Recorded:
+def find_one_record(contents: Contents, reference: str) -> Recorded:
     """Return the only record that a reference names, in the sense of `find_records`.
 
     Raises:
         SetupError: The reference names no record, or several.
     """
-    return _require_one(find_records(records, promotions, reference), reference)
+    return _require_one(find_records(contents, reference), reference)
 
 
-def find_spec_record(
-    records: Sequence[Recorded], promotions: Sequence[Promotion], reference: str, spec: str
-) -> Recorded:
+def find_spec_record(contents: Contents, reference: str, spec: str) -> Recorded:
     """Return the record of a spec that a reference names.
 
     Args:
-        records: All records.
-        promotions: All promotions in the order of time.
+        contents: What the history holds.
         reference: Reference, as `find_records` takes it. An id names its record even if that is of
             another spec.
         spec: ``file::name``.
@@ -88,7 +87,7 @@ def find_spec_record(
     Raises:
         SetupError: The reference names no record of the spec, or several.
     """
-    matches = find_records(records, promotions, reference)
+    matches = find_records(contents, reference)
     of_spec = [recorded for recorded in matches if recorded.spec == spec]
     if len(matches) == 1 and not of_spec and _is_id(matches[0], reference):
         return matches[0]

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from hashlib import sha256
 from pathlib import Path
-from typing import Generic
 
 from sae_guard.core.measurement import Measurement, TokenKL
 from sae_guard.core.report import RunReport
@@ -55,15 +54,15 @@ REPORT = "report.json"
 
 
 @dataclass(frozen=True)
-class _Documents(Generic[Document]):
-    """All documents of a folder: those that could be read, and why the others could not."""
+class Contents:
+    """What a history holds."""
 
-    by_id: dict[str, Document]
-    """Id → document, in the order of time."""
-    paths: dict[str, str]
-    """Id → path or URL of its folder."""
-    unreadable: tuple[str, ...]
-    """Error message for each document that could not be read."""
+    records: list[Recorded]
+    """All records, the oldest first."""
+    promotions: list[Promotion]
+    """All promotions, the oldest first."""
+    unreadable: tuple[str, ...] = ()
+    """Error message for each record and each promotion that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +102,24 @@ class History:
         path = self._records.write(name, {**files, _RECORD: data}, _RECORD)
         return Recorded(name, path, record)
 
+    def read(self) -> Contents:
+        """Read all records and promotions.
+
+        Raises:
+            HistoryError: The folder cannot be read.
+        """
+        records, bad_records = self.records()
+        promotions, bad_promotions = self.promotions()
+        return Contents(records, promotions, (*bad_records, *bad_promotions))
+
     def records(self) -> tuple[list[Recorded], tuple[str, ...]]:
         """Return all records, the oldest first, and an error message per unreadable record.
 
         Raises:
             HistoryError: The folder cannot be read.
         """
-        documents = _read_all(Record, self._records, _RECORD)
-        return [
-            Recorded(id, documents.paths[id], record) for id, record in documents.by_id.items()
-        ], documents.unreadable
+        documents, unreadable = _read_all(Record, self._records, _RECORD)
+        return [Recorded(*document) for document in documents], unreadable
 
     def record(self, id: str) -> Recorded:
         """Return the record with an id, without reading any other.
@@ -124,33 +131,6 @@ class History:
             raise HistoryError(f"{id!r} is no id of a record")
         path, data = self._records.path_of(id), self._records.read(id, _RECORD)
         return Recorded(id, path, _checked(Record, id, data, f"{path}/{_RECORD}"))
-
-    def measurement(self, recorded: Recorded) -> Measurement:
-        """Read the measurement of a record, bit for bit, but not the values of single tokens.
-
-        `token_kl` reads these.
-
-        Raises:
-            HistoryError: A file cannot be read, or was changed.
-        """
-        return _measurement(self._records, recorded)
-
-    def token_kl(self, recorded: Recorded) -> TokenKL | None:
-        """Read the KL of every scored token, bit for bit; None for an old record without it.
-
-        Raises:
-            HistoryError: The file cannot be read, or was changed.
-        """
-        return _token_kl(self._records, recorded)
-
-    def report(self, recorded: Recorded) -> RunReport | None:
-        """Read the run's report of the case; None for an old record without it.
-
-        Raises:
-            HistoryError: The file cannot be read, or was changed.
-            SetupError: The report is from a later version of this package.
-        """
-        return _report(self._records, recorded)
 
     def promote(self, promotion: Promotion) -> str:
         """Write a promotion, and return its id.
@@ -169,8 +149,8 @@ class History:
         Raises:
             HistoryError: The folder cannot be read.
         """
-        documents = _read_all(Promotion, self._promotions, _PROMOTION)
-        return list(documents.by_id.values()), documents.unreadable
+        documents, unreadable = _read_all(Promotion, self._promotions, _PROMOTION)
+        return [promotion for _, _, promotion in documents], unreadable
 
     @property
     def _records(self) -> Folder:
@@ -181,49 +161,73 @@ class History:
         return Folder(f"{self.url.rstrip('/')}/promotions")
 
 
-@dataclass(frozen=True)
-class RecordFolder:
-    """The folder of one record with its files, in a history or copied out of one."""
+def record_at(url: str) -> Recorded:
+    """Read the record in the folder at a path or URL: in a history, or copied out of one.
 
-    recorded: Recorded
-    has_hash: bool
-    """True if the folder's name contains a hash, and ``record.json`` has that hash."""
-    folder: Folder
-
-    @classmethod
-    def from_url(cls, url: str) -> RecordFolder:
-        """Open the folder at a path or URL.
-
-        Raises:
-            ChangedError: ``record.json`` was changed: its hash is not that in the folder's name.
-            HistoryError: There is no record, or it cannot be read.
-            SetupError: fsspec does not know the URL.
-        """
-        parent, _, name = url.rstrip("/").rpartition("/")
-        folder, file = Folder(parent), f"{url.rstrip('/')}/{_RECORD}"
-        data = folder.read(name, _RECORD)
-        has_hash = _ID.fullmatch(name) is not None
-        if has_hash:
-            check_hash(name, data, file)
-        return cls(Recorded(name, url, parse(Record, data, file)), has_hash, folder)
-
-    def measurement(self) -> Measurement:
-        """Read the measurement, as `History.measurement` does."""
-        return _measurement(self.folder, self.recorded)
-
-    def token_kl(self) -> TokenKL | None:
-        """Read the KL of every scored token, as `History.token_kl` does."""
-        return _token_kl(self.folder, self.recorded)
-
-    def report(self) -> RunReport | None:
-        """Read the run's report of the case, as `History.report` does."""
-        return _report(self.folder, self.recorded)
+    Raises:
+        ChangedError: ``record.json`` was changed: its hash is not that in the folder's name.
+        HistoryError: There is no record, or it cannot be read.
+        SetupError: fsspec does not know the URL.
+    """
+    folder, name = Folder.of_entry(url)
+    data, file = folder.read(name, _RECORD), f"{url.rstrip('/')}/{_RECORD}"
+    record = _checked(Record, name, data, file) if has_hash(name) else parse(Record, data, file)
+    return Recorded(name, url, record)
 
 
-def check_hash(name: str, data: bytes, file: str) -> None:
-    """Raise `ChangedError` unless the name of a folder ends with the hash of its JSON."""
-    if not name.endswith(_hash(data)):
-        raise ChangedError(f"{file} was changed since it was written: its hash differs")
+def has_hash(name: str) -> bool:
+    """Return whether the name of a record's folder contains the hash of its ``record.json``."""
+    return _ID.fullmatch(name) is not None
+
+
+def read_measurement(recorded: Recorded) -> Measurement:
+    """Read the measurement of a record, bit for bit, but not the values of single tokens.
+
+    `read_token_kl` reads these.
+
+    Raises:
+        HistoryError: A file cannot be read, or was changed.
+    """
+    names = set(recorded.record.files)
+    # A record may name any file: read none but those that this module writes.
+    if names - {TOKENS, REPORT} != {SEQUENCES, LATENTS}:
+        raise HistoryError(
+            f"{recorded.path}: its files are {sorted(names)}, expected {LATENTS}, {SEQUENCES} and "
+            f"perhaps {TOKENS} and {REPORT}"
+        )
+    files = {name: _read(recorded, name) for name in sorted(names - {REPORT})}
+    return measurement_from_parquet(files, recorded.record.provenance, recorded.path)
+
+
+def read_token_kl(recorded: Recorded) -> TokenKL | None:
+    """Read the KL of every scored token, bit for bit; None for an old record without it.
+
+    Raises:
+        HistoryError: The file cannot be read, or was changed.
+    """
+    if TOKENS not in recorded.record.files:
+        return None
+    return tokens_from_parquet(_read(recorded, TOKENS), recorded.path)
+
+
+def read_report(recorded: Recorded) -> RunReport | None:
+    """Read the run's report of the case; None for an old record without it.
+
+    Raises:
+        HistoryError: The file cannot be read, or was changed.
+        SetupError: The report is from a later version of this package.
+    """
+    if REPORT not in recorded.record.files:
+        return None
+    return report_from_json(_read(recorded, REPORT), file=f"{recorded.path}/{REPORT}")
+
+
+def _read(recorded: Recorded, file: str) -> bytes:
+    folder, name = Folder.of_entry(recorded.path)
+    data = folder.read(name, file)
+    if sha256(data).hexdigest() != recorded.record.files[file].sha256:
+        raise ChangedError(f"{recorded.path}/{file} was changed: its sha256 is another")
+    return data
 
 
 def file_row(data: bytes, n: int) -> FileRow:
@@ -256,59 +260,33 @@ def _hash(data: bytes) -> str:
     return sha256(data.replace(b"\r\n", b"\n")).hexdigest()[:12]
 
 
-def _measurement(folder: Folder, recorded: Recorded) -> Measurement:
-    names = set(recorded.record.files)
-    # A record may name any file: read none but those that this class writes.
-    if names - {TOKENS, REPORT} != {SEQUENCES, LATENTS}:
-        raise HistoryError(
-            f"{recorded.path}: its files are {sorted(names)}, expected {LATENTS}, {SEQUENCES} and "
-            f"perhaps {TOKENS} and {REPORT}"
-        )
-    files = {name: _read(folder, recorded, name) for name in sorted(names - {REPORT})}
-    return measurement_from_parquet(files, recorded.record.provenance, recorded.path)
+def _read_all(
+    kind: type[Document], folder: Folder, head: str
+) -> tuple[list[tuple[str, str, Document]], tuple[str, ...]]:
+    """Read all documents of a folder.
 
-
-def _token_kl(folder: Folder, recorded: Recorded) -> TokenKL | None:
-    if TOKENS not in recorded.record.files:
-        return None
-    return tokens_from_parquet(_read(folder, recorded, TOKENS), recorded.path)
-
-
-def _report(folder: Folder, recorded: Recorded) -> RunReport | None:
-    if REPORT not in recorded.record.files:
-        return None
-    return report_from_json(_read(folder, recorded, REPORT), file=f"{recorded.path}/{REPORT}")
-
-
-def _read(folder: Folder, recorded: Recorded, name: str) -> bytes:
-    data = folder.read(recorded.id, name)
-    if sha256(data).hexdigest() != recorded.record.files[name].sha256:
-        raise ChangedError(f"{recorded.path}/{name} was changed: its sha256 is another")
-    return data
-
-
-def _read_all(kind: type[Document], folder: Folder, head: str) -> _Documents[Document]:
-    documents, paths, unreadable = {}, {}, []
-    for id, path, data in _heads_with_id(folder, head):
+    Returns:
+        Id, path or URL, and document of each that can be read, in the order of time; and an error
+        message for each of the others.
+    """
+    documents, unreadable = [], []
+    for id, path, data in folder.heads(head):
+        if not _ID.fullmatch(id):
+            continue  # another program wrote this folder
         try:
-            documents[id], paths[id] = _checked(kind, id, data, f"{path}/{head}"), path
+            documents.append((id, path, _checked(kind, id, data, f"{path}/{head}")))
         except HistoryError as error:
             unreadable.append(str(error))
     # Folder names begin with the time in whole seconds: the documents know it more exactly.
-    by_id = dict(sorted(documents.items(), key=lambda item: (item[1].created, item[0])))
-    return _Documents(by_id, paths, tuple(unreadable))
+    documents.sort(key=lambda document: (document[2].created, document[0]))
+    return documents, tuple(unreadable)
 
 
 def _checked(kind: type[Document], name: str, data: bytes, file: str) -> Document:
-    check_hash(name, data, file)
+    """Parse a document; raise `ChangedError` unless its folder's name ends with its hash."""
+    if not name.endswith(_hash(data)):
+        raise ChangedError(f"{file} was changed since it was written: its hash differs")
     return parse(kind, data, file)
-
-
-def _heads_with_id(folder: Folder, head: str) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the heads of the folders whose name is an id; others were not written by this class."""
-    for name, path, data in folder.heads(head):
-        if _ID.fullmatch(name):
-            yield name, path, data
 
 
 DEFAULT = Path(".sae_guard", "history")

@@ -15,7 +15,7 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.core.statistics import Estimate
 from sae_guard.core.targets import Target, estimate
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.history.record import MetricRow, Record, worst
+from sae_guard.history.record import Record, finite, worst
 
 _ROUNDING = 1e-9
 """Relative rounding of sums in float64."""
@@ -46,7 +46,8 @@ def inconsistencies(record: Record, rows: Measurement) -> Iterator[str]:
         by_rows, _ = estimate_or_reason(rows, Target(name))
         if row.unit != METRICS[name].unit:
             yield f"{name}: its unit is {row.unit!r} in record.json, not {METRICS[name].unit!r}"
-        for part, recorded, value in _estimate_pairs(row, by_rows):
+        for part in ("value", "low", "high", "confidence"):
+            recorded, value = getattr(row, part), finite(getattr(by_rows, part, None))
             if not is_same(recorded, value):
                 yield f"{name}: {part} is {recorded} in record.json, and {value} by its rows"
 
@@ -105,21 +106,6 @@ def estimate_or_reason(measurement: Measurement, target: Target) -> tuple[Estima
     if not math.isfinite(result.value):
         return None, f"it is {result.value}"
     return result, ""
-
-
-def _estimate_pairs(
-    row: MetricRow, by_rows: Estimate | None
-) -> list[tuple[str, float | None, float | None]]:
-    """Return name, recorded number and number by the rows of each part of an estimate."""
-    names = ("value", "low", "high", "confidence")
-    return [
-        (part, getattr(row, part), _json_number(getattr(by_rows, part, None))) for part in names
-    ]
-
-
-def _json_number(value: float | None) -> float | None:
-    """Return the number as a record has it: JSON has neither NaN nor infinity."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def is_same(one: float | None, other: float | None) -> bool:

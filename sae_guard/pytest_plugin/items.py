@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sae_guard.errors import SaeGuardError, with_options
+from sae_guard.errors import LoadError, SaeGuardError
 from sae_guard.pytest_plugin.plan import RUN_PLAN, plan_of
 from sae_guard.pytest_plugin.session import session_of
-from sae_guard.pytest_plugin.spelling import SPELLINGS, spelled_options
+from sae_guard.pytest_plugin.spelling import spelled, spelled_options
 
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Diagnosis
     from sae_guard.core.report import CaseReport
     from sae_guard.core.verdicts import Verdict
     from sae_guard.core.worst_tokens import Worst
-    from sae_guard.gate.case_tests import CaseTest, Obstacle, TestRun
+    from sae_guard.gate.case_tests import CaseTest, TestRun
     from sae_guard.specs import Spec
 
 _FirstTests = dict[str, str]
@@ -78,44 +77,40 @@ class GateItem(pytest.Item):
     def __init__(self, *, test: CaseTest, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.test = test
+        self.report_text = ""
+        """JSON of the report, for the setup, the call and the teardown; empty before the setup."""
         self._run: TestRun | None = None
-
-    @property
-    def report(self) -> CaseReport | None:
-        """Report of the test; None before its setup."""
-        return self._run.report if self._run else None
-
-    @cached_property
-    def report_text(self) -> str:
-        """JSON of the report, written once for the setup, the call and the teardown."""
-        from sae_guard.core.report import CaseReport
-        from sae_guard.core.report_json import to_plain
-
-        return json.dumps(to_plain(CaseReport, self.report), allow_nan=False)
 
     def setup(self) -> None:
         """Run the test; raise if it has no verdict."""
+        from sae_guard.core.report import CaseReport
+        from sae_guard.core.report_json import to_plain
         from sae_guard.gate.case_tests import run
-        from sae_guard.render import junit_properties
+        from sae_guard.render.junit import junit_properties
 
         self._run = run(self.test, session_of(self.config))
+        self.report_text = json.dumps(to_plain(CaseReport, self._run.report), allow_nan=False)
         self.user_properties.extend(junit_properties(self._run.report))
-        obstacle = self._run.obstacle
-        if obstacle is not None and not self._breaks(obstacle):
-            pytest.fail(self._error_text(obstacle), pytrace=False)
+        error = self._run.error
+        breaks_contract = isinstance(error, LoadError) and error.contract == self.test.contract
+        if error is not None and not breaks_contract:
+            pytest.fail(self._error_text(error), pytrace=False)
 
     def runtest(self) -> None:
         """Raise unless the verdict is a pass, or a warning."""
         if self._run is None:
             raise RuntimeError("setup did not run")
-        if self._run.obstacle is not None:
-            raise GateFailure(self._error_text(self._run.obstacle))
+        if self._run.error is not None:
+            raise GateFailure(self._error_text(self._run.error))
         for verdict in self._run.report.verdicts:
             if not verdict.passes:
-                raise GateFailure(self._failure_text(verdict))
+                from sae_guard.render.words import failure
+
+                diagnosis, worst = self._diagnosis(), self._worst(verdict)
+                raise GateFailure(failure(verdict, diagnosis, worst, spelling=spelled_options))
         pareto = self._run.report.pareto
         if pareto is not None and pareto.status == "fail" and pareto.comparison is not None:
-            from sae_guard.render import pareto_failure
+            from sae_guard.render.pareto import pareto_failure
 
             raise GateFailure(pareto_failure(pareto.comparison))
 
@@ -131,34 +126,25 @@ class GateItem(pytest.Item):
         # With the space the name is no suffix of the node id: pytest would replace its dots.
         return self.path, line, f"{self.test.case.spec.name}::{self.name} "
 
-    def _breaks(self, obstacle: Obstacle) -> bool:
-        """Return whether the obstacle is the part of the load contract that this test checks."""
-        return self.test.contract is not None and obstacle.contract == self.test.contract
-
-    def _error_text(self, obstacle: Obstacle) -> str:
+    def _error_text(self, error: SaeGuardError) -> str:
         """Return the error; in all tests of the case but one, a pointer to that one."""
         full_text_in = self.nodeid
-        if obstacle.concerns_case:
-            full_text_in = self._test_of_contract(obstacle) or self._first_of_case(_FIRST_ERROR)
-        message = with_options(obstacle.message, obstacle.options, SPELLINGS)
-        text = message if full_text_in == self.nodeid else f"not measured, see {full_text_in}"
-        return f"{obstacle.cause} error: {text}"
+        if self._run is not None and self._run.concerns_case:
+            full_text_in = self._test_of_contract(error) or self._first_of_case(_FIRST_ERROR)
+        text = (
+            spelled(error) if full_text_in == self.nodeid else f"not measured, see {full_text_in}"
+        )
+        return f"{error.cause} error: {text}"
 
-    def _test_of_contract(self, obstacle: Obstacle) -> str | None:
+    def _test_of_contract(self, error: SaeGuardError) -> str | None:
         """Return the node id of the test of the broken part of the load contract, if it runs."""
         from sae_guard.core.report import contract_test
 
-        if obstacle.contract is None:
+        if not isinstance(error, LoadError):
             return None
-        node_id = self.test.case.ref.node_id(contract_test(obstacle.contract))
+        node_id = self.test.case.ref.node_id(contract_test(error.contract))
         runs = any(item.nodeid == node_id for item in self.session.items)
         return node_id if runs else None
-
-    def _failure_text(self, verdict: Verdict) -> str:
-        from sae_guard.render import failure
-
-        worst = self._worst(verdict)
-        return failure(verdict, self._diagnosis(), worst, spelling=spelled_options)
 
     def _diagnosis(self) -> Diagnosis:
         """Return the probable causes in the first failure of the case; nothing in later ones."""
@@ -190,7 +176,7 @@ class GateItem(pytest.Item):
 
 def attach_report(item: pytest.Item, report: pytest.TestReport) -> None:
     """Attach the test's report to that of pytest, as text, which pytest-xdist can send."""
-    if isinstance(item, GateItem) and item.report is not None:
+    if isinstance(item, GateItem) and item.report_text:
         report.sae_guard = item.report_text  # type: ignore[attr-defined]
 
 

@@ -105,7 +105,7 @@ class LedgerPlugin:
         """Write the summary of the gate to the terminal."""
         if self._report is None:
             return
-        from sae_guard.render import summary
+        from sae_guard.render.terminal_summary import summary
 
         verbose = config.option.verbose > 0
         if lines := list(summary(self._report, verbose=verbose, spelling=spelled_options)):
@@ -168,7 +168,10 @@ class LedgerPlugin:
         from sae_guard.gate.early import key
         from sae_guard.pytest_plugin.sharing import SharedFolder
 
-        return SharedFolder(folder).result(key(self._options.gate.early, case))
+        result: JudgedOrError | None = SharedFolder(folder).stored(
+            key(self._options.gate.early, case)
+        )
+        return result
 
     def _assembled(
         self, result: LedgerResult, records: tuple[RecordResult, ...], exit_code: int

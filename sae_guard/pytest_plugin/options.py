@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from sae_guard.errors import Option
 from sae_guard.gate.options import (
     ALPHA,
     CACHE_GIB,
@@ -16,8 +17,10 @@ from sae_guard.gate.options import (
     DEVICES,
     EarlyOptions,
     GateOptions,
+    number_or_text,
 )
 from sae_guard.gate.project import SPECS
+from sae_guard.pytest_plugin.spelling import SPELLINGS
 
 OPTIONS = pytest.StashKey["Options"]()
 
@@ -27,13 +30,8 @@ EXIT_ERROR = 2
 A crossed threshold ends with 1, pytest's own code for failed tests.
 """
 
-_SAE_OPTIONS = {  # key in the `sae` block of a spec → name of the option in pytest
-    "architecture": "sae_arch",
-    "k": "sae_k",
-    "pre_bias": "sae_pre_bias",
-    "normalize": "sae_norm",
-    "scale": "sae_scale",
-}
+_SAE_KEYS: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize", "scale")
+"""Keys of the `sae` block of a spec that are options too."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,10 @@ class Options:
         """Read the options of a run."""
         folder = config.invocation_params.dir
         json = config.getoption("sae_json")
-        sae = {key: config.getoption(option) for key, option in _SAE_OPTIONS.items()}
+        sae = {key: config.getoption(SPELLINGS[key]) for key in _SAE_KEYS}
         names = ("device", "batch_size", "reference", "cache", "cache_gib", "controls", "diagnose",
                  "baseline", "record", "hook")  # fmt: skip
+        early = [field.name for field in fields(EarlyOptions) if field.name != "never"]
         gate = GateOptions(
             root=config.rootpath,
             here=folder,
@@ -59,7 +58,7 @@ class Options:
             specs=tuple(config.getoption("sae_spec")),
             spec_globs=tuple(config.getini("sae_specs")),
             sae={key: value for key, value in sae.items() if value is not None},
-            early=early_options(config),
+            early=EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in early}),
             history=config.getini("sae_history") or None,
             **{name: config.getoption(f"sae_{name}") for name in names},
         )
@@ -93,9 +92,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--sae-batch-size",
-        default=None,
         metavar="N",
-        type=positive_integer("--sae-batch-size"),
+        type=partial(positive_integer, "--sae-batch-size"),
         help="token windows per forward pass (default: depends on their length and the device)",
     )
     _add_run_options(group)
@@ -114,7 +112,6 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     """Declare options on what to measure and write beside the verdicts."""
     group.addoption(
         "--sae-json",
-        default=None,
         metavar="FILE",
         help="write the report of the run to this JSON file",
     )
@@ -138,7 +135,6 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
     )
     group.addoption(
         "--sae-cache",
-        default=None,
         metavar="FOLDER|off",
         help="cache clean runs and unfinished measurements in this folder, or not at all (default: "
         "$SAE_GUARD_CACHE, or the user's cache folder)",
@@ -147,7 +143,7 @@ def _add_run_options(group: pytest.OptionGroup) -> None:
         "--sae-cache-gib",
         default=CACHE_GIB,
         metavar="GIB",
-        type=number("--sae-cache-gib"),
+        type=partial(number, "--sae-cache-gib"),
         help=f"size limit of the cache (default: {CACHE_GIB}); the least recently used goes first",
     )
 
@@ -156,7 +152,6 @@ def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> No
     """Declare options on the record of the run and on its baseline."""
     group.addoption(
         "--sae-record",
-        default=None,
         metavar="NAME",
         help="record measurements, thresholds and verdicts as this version, such as v1.2, in the "
         "folder of the ini option sae_history",
@@ -169,7 +164,6 @@ def _add_history_options(parser: pytest.Parser, group: pytest.OptionGroup) -> No
     )
     group.addoption(
         "--sae-baseline",
-        default=None,
         metavar="VERSION",
         help="compare max_increase and max_decrease with this version: a promoted label, or a "
         "record's name or id (default: `baseline` in the spec); for the first version, none leaves "
@@ -187,13 +181,13 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-k",
         metavar="K",
-        type=positive_integer("--sae-k"),
+        type=partial(positive_integer, "--sae-k"),
         help="number of active latents of a TopK SAE",
     )
     group.addoption(
         "--sae-pre-bias",
         metavar="true|false",
-        type=flag("--sae-pre-bias"),
+        type=partial(flag, "--sae-pre-bias"),
         help="true if the SAE subtracts b_dec from its input",
     )
     group.addoption("--sae-norm", metavar="NAME", help="normalisation of the SAE's input")
@@ -211,12 +205,6 @@ def _add_sae_options(group: pytest.OptionGroup) -> None:
     )
 
 
-def early_options(config: pytest.Config) -> EarlyOptions:
-    """Read the options of early verdicts."""
-    names = [field.name for field in fields(EarlyOptions) if field.name != "never"]
-    return EarlyOptions(**{name: config.getoption(f"sae_{name}") for name in names})
-
-
 def _add_early_options(group: pytest.OptionGroup) -> None:
     """Declare the options of early verdicts."""
     group.addoption(
@@ -228,7 +216,7 @@ def _add_early_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-alpha",
         metavar="ALPHA",
-        type=number("--sae-alpha", maximum=0.5),
+        type=partial(number, "--sae-alpha", maximum=0.5),
         help=f"α of --sae-fast (default: the spec's, or {ALPHA}); implies --sae-fast",
     )
     group.addoption(
@@ -239,64 +227,43 @@ def _add_early_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--sae-max-seconds",
         metavar="SECONDS",
-        type=number("--sae-max-seconds"),
+        type=partial(number, "--sae-max-seconds"),
         help="end a measurement after this time; open verdicts are undecided then; implies "
         "--sae-fast",
     )
     group.addoption(
         "--sae-max-sequences",
         metavar="N",
-        type=positive_integer("--sae-max-sequences"),
+        type=partial(positive_integer, "--sae-max-sequences"),
         help="end a measurement after the shard with the Nth sequence; open verdicts are undecided "
         "then; implies --sae-fast",
     )
 
 
-def positive_integer(option: str) -> Callable[[str], int]:
-    """Return a parser of whole numbers from 1 on; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
-        return int(text)
-
-    return parse
+def positive_integer(option: str, text: str) -> int:
+    """Parse a whole number from 1 on; raises `pytest.UsageError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise pytest.UsageError(f"{option} {text!r}; allowed: a whole number from 1 on")
+    return int(text)
 
 
-def number(option: str, *, minimum: float = 0, maximum: float = math.inf) -> Callable[[str], float]:
-    """Return a parser of numbers between two bounds, exclusive; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not minimum < value < maximum:
-            upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
-            allowed = f"a number above {minimum:g}{upper}"
-            raise pytest.UsageError(f"{option} {text!r}; allowed: {allowed}")
-        return value
-
-    return parse
-
-
-def flag(option: str) -> Callable[[str], bool]:
-    """Return a parser of ``true`` and ``false``; it raises `pytest.UsageError`."""
-
-    def parse(text: str) -> bool:
-        if text not in ("true", "false"):
-            raise pytest.UsageError(f"{option} {text!r}; allowed: true, false")
-        return text == "true"
-
-    return parse
-
-
-def number_or_text(text: str) -> float | str:
-    """Return the number in the text; without one, the text."""
+def number(option: str, text: str, *, maximum: float = math.inf) -> float:
+    """Parse a number above 0 and below a maximum; raises `pytest.UsageError`."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return text
+        value = math.nan
+    if not 0 < value < maximum:
+        upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
+        raise pytest.UsageError(f"{option} {text!r}; allowed: a number above 0{upper}")
+    return value
+
+
+def flag(option: str, text: str) -> bool:
+    """Parse ``true`` or ``false``; raises `pytest.UsageError`."""
+    if text not in ("true", "false"):
+        raise pytest.UsageError(f"{option} {text!r}; allowed: true, false")
+    return text == "true"
 
 
 def device(text: str) -> str:

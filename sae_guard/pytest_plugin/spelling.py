@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sae_guard.errors import Option, SaeGuardError, with_options
@@ -11,29 +10,27 @@ from sae_guard.errors import Option, SaeGuardError, with_options
 if TYPE_CHECKING:
     from sae_guard.core.diagnosis import Suspicion
 
-SPELLINGS: Mapping[Option, str] = MappingProxyType(
-    {
-        "spec": "--sae-spec",
-        "hook": "--sae-hook",
-        "device": "--sae-device",
-        "batch_size": "--sae-batch-size",
-        "cache": "--sae-cache",
-        "controls": "--sae-controls",
-        "diagnose": "--sae-diagnose",
-        "record": "--sae-record",
-        "baseline": "--sae-baseline",
-        "fast": "--sae-fast",
-        "alpha": "--sae-alpha",
-        "audit": "--sae-audit",
-        "max_seconds": "--sae-max-seconds",
-        "max_sequences": "--sae-max-sequences",
-        "architecture": "--sae-arch",
-        "k": "--sae-k",
-        "pre_bias": "--sae-pre-bias",
-        "normalize": "--sae-norm",
-        "scale": "--sae-scale",
-    }
-)
+SPELLINGS: Mapping[Option, str] = {
+    "spec": "--sae-spec",
+    "hook": "--sae-hook",
+    "device": "--sae-device",
+    "batch_size": "--sae-batch-size",
+    "cache": "--sae-cache",
+    "controls": "--sae-controls",
+    "diagnose": "--sae-diagnose",
+    "record": "--sae-record",
+    "baseline": "--sae-baseline",
+    "fast": "--sae-fast",
+    "alpha": "--sae-alpha",
+    "audit": "--sae-audit",
+    "max_seconds": "--sae-max-seconds",
+    "max_sequences": "--sae-max-sequences",
+    "architecture": "--sae-arch",
+    "k": "--sae-k",
+    "pre_bias": "--sae-pre-bias",
+    "normalize": "--sae-norm",
+    "scale": "--sae-scale",
+}
 """Option → its spelling in pytest. Messages leave out options that pytest does not have."""
 
 

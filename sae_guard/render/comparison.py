@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -12,6 +11,7 @@ from typing import Any
 from sae_guard.core.comparison import Comparison, MetricMove, Moved, MovedSequence, MovedToken
 from sae_guard.core.comparison.metric_move import SPARSITY
 from sae_guard.core.statistics import NOISE
+from sae_guard.history.record import finite
 from sae_guard.render.excerpts import COLUMNS, clipped, sequence_lines, token_lines
 from sae_guard.render.numbers import distinct_numbers, number
 from sae_guard.tables import table_lines
@@ -163,7 +163,7 @@ def _sequences(comparison: Comparison) -> Iterator[str]:
     for direction, sequences in (("rose", moves.worse), ("fell", moves.better)):
         yield from _heading(f"sequences whose mean KL {direction} most, in nats:", sequences)
         for sequence in sequences:
-            change = _rounded_change(sequence.before, sequence.after)
+            change = signed(sequence.after - sequence.before, digits=3)
             yield from sequence_lines(
                 f"mean KL {change} over {sequence.n_tokens:,} tokens",
                 sequence.text,
@@ -180,7 +180,7 @@ def _tokens(comparison: Comparison) -> Iterator[str]:
         yield from _heading(f"tokens whose KL {direction} most, in nats:", tokens)
         for token in tokens:
             yield from token_lines(
-                f"KL {_rounded_change(token.before, token.after)}",
+                f"KL {signed(token.after - token.before, digits=3)}",
                 token.around,
                 _before_and_after(comparison, token.before, token.after),
                 token.source,
@@ -192,10 +192,6 @@ def _heading(text: str, items: Sequence[object]) -> Iterator[str]:
     if items:
         yield ""
         yield text
-
-
-def _rounded_change(before: float, after: float) -> str:
-    return signed(after - before, digits=3)
 
 
 def _before_and_after(comparison: Comparison, before: float, after: float) -> str:
@@ -259,6 +255,13 @@ def comparison_json(results: Sequence[ComparisonResult]) -> bytes:
     return (text + "\n").encode(errors="backslashreplace")
 
 
+_COPIED = (
+    "quality", "alpha", "confidence", "margin", "hook", "hook_out", "tokens_sha256", "n_tokens",
+    "n_sequences",
+)  # fmt: skip
+"""Attributes of a comparison that are written under the same names."""
+
+
 def _plain(result: ComparisonResult) -> dict[str, Any]:
     head = {"spec": result.spec, "before": dict(result.before), "after": dict(result.after)}
     comparison = result.comparison
@@ -269,15 +272,7 @@ def _plain(result: ComparisonResult) -> dict[str, Any]:
         **head,
         "verdict": comparison.verdict,
         "no_verdict": comparison.no_verdict or None,
-        "quality": comparison.quality,
-        "alpha": comparison.alpha,
-        "confidence": comparison.confidence,
-        "margin": comparison.margin,
-        "hook": comparison.hook,
-        "hook_out": comparison.hook_out,
-        "tokens_sha256": comparison.tokens_sha256,
-        "n_tokens": comparison.n_tokens,
-        "n_sequences": comparison.n_sequences,
+        **{name: getattr(comparison, name) for name in _COPIED},
         "metrics": {move.metric: _plain_metric(move) for move in comparison.metrics},
         "undefined": dict(comparison.undefined),
         "other_formula": dict(comparison.refused),
@@ -291,19 +286,19 @@ def _plain(result: ComparisonResult) -> dict[str, Any]:
 def _plain_metric(move: MetricMove) -> dict[str, Any]:
     return {
         "unit": move.unit,
-        "before": _finite(move.before.value),
-        "before_low": _finite(move.before.low),
-        "before_high": _finite(move.before.high),
-        "after": _finite(move.after.value),
-        "after_low": _finite(move.after.low),
-        "after_high": _finite(move.after.high),
-        "difference": _finite(move.difference),
-        "low": _finite(move.low),
-        "high": _finite(move.high),
-        "share": _finite(move.share),
-        "p": _finite(move.p_value),
+        "before": finite(move.before.value),
+        "before_low": finite(move.before.low),
+        "before_high": finite(move.before.high),
+        "after": finite(move.after.value),
+        "after_low": finite(move.after.low),
+        "after_high": finite(move.after.high),
+        "difference": finite(move.difference),
+        "low": finite(move.low),
+        "high": finite(move.high),
+        "share": finite(move.share),
+        "p": finite(move.p_value),
         "outcome": move.outcome,
-        "variance_ratio": _finite(move.variance_ratio),
+        "variance_ratio": finite(move.variance_ratio),
     }
 
 
@@ -313,19 +308,8 @@ def _plain_moves(moves: Moved[Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _plain_item(item: MovedSequence | MovedToken) -> dict[str, Any]:
-    plain = {
-        "sequence": item.sequence,
-        "before": _finite(item.before),
-        "after": _finite(item.after),
-        "source": item.source,
-    }
-    if isinstance(item, MovedSequence):
-        return {**plain, "n_tokens": item.n_tokens, "text": item.text}
-    before, token, following = item.around
-    text = {"text_before": before, "token": token, "next": following}
-    return {**plain, "position": item.position, **text}
-
-
-def _finite(value: float | None) -> float | None:
-    """Return the value, or None if it is not a finite number."""
-    return value if value is not None and math.isfinite(value) else None
+    plain = {**vars(item), "before": finite(item.before), "after": finite(item.after)}
+    if isinstance(item, MovedToken):
+        text_before, token, following = plain.pop("around")
+        plain |= {"text_before": text_before, "token": token, "next": following}
+    return plain

@@ -9,7 +9,7 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.report import CaseReport, MetricValue
 from sae_guard.core.verdicts import Verdict
-from sae_guard.render.numbers import number
+from sae_guard.render.numbers import half_width, number
 from sae_guard.render.terminal_summary import half_interval, path_lines, title, verdict_words
 from sae_guard.render.words import bounds, shown_value
 from sae_guard.tables import table_lines
@@ -66,9 +66,7 @@ def _value_row(value: MetricValue) -> tuple[str, ...]:
     name, unit, estimate = str(value.target), METRICS[value.target.metric].unit, value.estimate
     if estimate is None:
         return (name, "-", "", unit, "", _without_name(name, value.undefined, remedy=False))
-    half = ""
-    if estimate.low is not None and estimate.high is not None:
-        half = f"{(estimate.high - estimate.low) / 2:.2g}"
+    half = half_width(estimate.low, estimate.high)
     return (name, number(estimate.value), half, unit, "", "")
 
 

@@ -21,6 +21,11 @@ def number(value: float, *, beside: float | None = None, digits: int = 4) -> str
     return f"{value:.{digits}g}"
 
 
+def half_width(low: float | None, high: float | None) -> str:
+    """Write half of the width of an interval; empty if there is no interval."""
+    return "" if low is None or high is None else f"{(high - low) / 2:.2g}"
+
+
 def distinct_numbers(one: float, other: float, *, digits: int = 4) -> tuple[str, str]:
     """Write two numbers with as many digits as it takes to tell them apart.
 

@@ -166,10 +166,6 @@ def _unit(name: str) -> str:
     return f" ({METRICS[name].unit})" if METRICS[name].unit else ""
 
 
-_Group = tuple[str, ...]
-"""Spec, hook point, hash of the tokens and formula versions."""
-
-
 def frontier_plots(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]:
     """Draw a plot for each group of records with the same spec, hook point, tokens and formulas.
 
@@ -180,13 +176,15 @@ def frontier_plots(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]
     Raises:
         SetupError: No record has both metrics.
     """
-    groups: dict[_Group, list[Point]] = {}
+    groups: dict[tuple[str, ...], list[Point]] = {}
     for recorded in records:
         x, y = (recorded.record.metrics.get(name) for name in (pareto.x, pareto.y))
         if x and y and x.value is not None and y.value is not None:
             versions = f"formula versions {x.formula_version} and {y.formula_version}"
             point = Point(recorded.display_name, x.value, y.value)
-            groups.setdefault((*_measured_at(recorded), versions), []).append(point)
+            record = recorded.record
+            group = (recorded.spec, record.hooks, record.tokens_sha256, versions)
+            groups.setdefault(group, []).append(point)
     if not groups:
         raise SetupError(f"no record has both {pareto.x} and {pareto.y}")
     for (spec, hook, tokens, versions), points in groups.items():
@@ -194,10 +192,3 @@ def frontier_plots(records: Sequence[Recorded], pareto: Pareto) -> Iterator[str]
         yield f"  {hook}, tokens {tokens[:8] or '?'}, {versions}"
         yield from scatter_plot(pareto, points)
         yield ""
-
-
-def _measured_at(recorded: Recorded) -> tuple[str, str, str]:
-    """Return the spec, the hook point and the hash of the tokens."""
-    record = recorded.record
-    hook = f"{record.hook} → {record.hook_out}" if record.hook_out else record.hook
-    return recorded.spec, hook, record.provenance["corpus"].get("sha256") or ""

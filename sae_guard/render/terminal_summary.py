@@ -286,10 +286,6 @@ def _not_gated(report: RunReport, *, verbose: bool) -> Iterator[str]:
 
 
 def _records(report: RunReport) -> Iterator[str]:
-    for record in report.records:
-        if record.path:
-            yield f"recorded: {record.path}"
-    for record in report.records:
-        if not record.path:
-            case = f"{record.case}: " if record.case else ""
-            yield f"NOT RECORDED: {case}{record.refused}"
+    for record in sorted(report.records, key=lambda record: not record.path):
+        case = f"{record.case}: " if record.case else ""
+        yield f"recorded: {record.path}" if record.path else f"NOT RECORDED: {case}{record.refused}"

@@ -10,8 +10,8 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history import Recorded
-from sae_guard.history.record import ThresholdRow
-from sae_guard.render.numbers import number
+from sae_guard.history.record import MetricRow, ThresholdRow
+from sae_guard.render.numbers import half_width, number
 from sae_guard.tables import table_lines
 
 _WIDTH = 40
@@ -24,9 +24,8 @@ class TrendPoint:
     """A metric of a record."""
 
     recorded: Recorded
-    value: float | None
-    low: float | None
-    high: float | None
+    row: MetricRow | ThresholdRow
+    """The row of the record with the value and its interval."""
     unit: str
     formula_version: int | None
     threshold: ThresholdRow | None
@@ -37,10 +36,8 @@ class TrendPoint:
 
         Only points of the same group are comparable.
         """
-        record = self.recorded.record
-        tokens = record.provenance["corpus"].get("sha256") or ""
-        hooks = (record.hook, record.hook_out or "")
-        return (self.recorded.spec, *hooks, tokens, self.formula_version or 0, self.unit)
+        record, version = self.recorded.record, self.formula_version or 0
+        return (self.recorded.spec, record.hooks, record.tokens_sha256, version, self.unit)
 
 
 def trend(records: Sequence[Recorded], name: str) -> Iterator[str]:
@@ -68,19 +65,14 @@ def _point(recorded: Recorded, name: str) -> TrendPoint | None:
     threshold = next((row for row in record.thresholds if row.metric == name), None)
     metric = record.metrics.get(name)
     if metric is not None:
-        return TrendPoint(
-            recorded, metric.value, metric.low, metric.high, metric.unit,
-            metric.formula_version, threshold,
-        )  # fmt: skip
+        return TrendPoint(recorded, metric, metric.unit, metric.formula_version, threshold)
     if threshold is None:
         return None
     # A quantile or a slice has the unit and the formula of its metric.
     row = record.metrics.get(_metric_name(name))
     unit, version = (row.unit, row.formula_version) if row else ("", None)
     unit = "share" if threshold.change == "share" else unit
-    return TrendPoint(
-        recorded, threshold.value, threshold.low, threshold.high, unit, version, threshold
-    )
+    return TrendPoint(recorded, threshold, unit, version, threshold)
 
 
 def _metric_name(target: str) -> str:
@@ -90,12 +82,11 @@ def _metric_name(target: str) -> str:
 
 def _block(name: str, points: Sequence[TrendPoint]) -> Iterator[str]:
     first = points[0]
-    spec, hook, hook_out, tokens, version, _ = first.group
+    spec, hooks, tokens, version, _ = first.group
     metric = METRICS.get(_metric_name(name))
     remarks = [first.unit, _DIRECTIONS[metric.direction] if metric else ""]
     in_parentheses = ", ".join(filter(None, remarks))
     yield f"{name}{f' ({in_parentheses})' if in_parentheses else ''}  {spec}"
-    hooks = f"{hook} → {hook_out}" if hook_out else hook
     yield f"  {hooks}, tokens {tokens[:8] or '?'}, formula version {version or '?'}"
     low, high = _range(points)
     rows = [_cells(point, low, high) for point in points]
@@ -103,24 +94,15 @@ def _block(name: str, points: Sequence[TrendPoint]) -> Iterator[str]:
 
 
 def _cells(point: TrendPoint, low: float, high: float) -> tuple[str, ...]:
-    record, threshold = point.recorded.record, point.threshold
-    if point.value is None:
-        return (
-            f"{record.created:%Y-%m-%d}",
-            _version_name(point),
-            "-",
-            "",
-            " " * _WIDTH,
-            "undefined",
-        )
-    half = ""
-    if point.low is not None and point.high is not None:
-        half = f"± {(point.high - point.low) / 2:.2g}"
+    threshold = point.threshold
+    version = (f"{point.recorded.record.created:%Y-%m-%d}", _version_name(point))
+    if point.row.value is None:
+        return (*version, "-", "", " " * _WIDTH, "undefined")
+    width = half_width(point.row.low, point.row.high)
+    half = f"± {width}" if width else ""
     verdict = threshold.verdict if threshold else ""
-    return (
-        f"{record.created:%Y-%m-%d}", _version_name(point), number(point.value), half,
-        _drawn(point, low, high), verdict if verdict == "pass" else verdict.upper(),
-    )  # fmt: skip
+    words = verdict if verdict == "pass" else verdict.upper()
+    return (*version, number(point.row.value), half, _drawn(point, low, high), words)
 
 
 def _version_name(point: TrendPoint) -> str:
@@ -133,7 +115,7 @@ def _version_name(point: TrendPoint) -> str:
 def _range(points: Sequence[TrendPoint]) -> tuple[float, float]:
     """Return the range of the drawing: all intervals, and the bounds that are close to them."""
     ends = [
-        end for p in points for end in (p.low, p.value, p.high) if end is not None
+        end for p in points for end in (p.row.low, p.row.value, p.row.high) if end is not None
     ]  # fmt: skip
     if not ends:
         return 0.0, 0.0
@@ -161,10 +143,10 @@ def _drawn(point: TrendPoint, low: float, high: float) -> str:
     for bound in _bounds(point):
         if low <= bound <= high:
             canvas[at(bound)] = "│"
-    if point.low is not None and point.high is not None:
-        start, end = at(point.low), at(point.high)
+    if point.row.low is not None and point.row.high is not None:
+        start, end = at(point.row.low), at(point.row.high)
         canvas[start : end + 1] = "─" * (end + 1 - start)
         canvas[start], canvas[end] = "├", "┤"
-    if point.value is not None:
-        canvas[at(point.value)] = "●"
+    if point.row.value is not None:
+        canvas[at(point.row.value)] = "●"
     return "".join(canvas)

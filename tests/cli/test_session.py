@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.cli.session import create_session, gate_options, plan_cases, read_specs
+from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.errors import SetupError, SpecError
 from sae_guard.gate.options import EarlyOptions
 from tests.helpers.canned_session import write_checkpoint
@@ -47,7 +47,7 @@ def test_a_folder_of_records_starts_from_the_current_folder(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def url(folder: str | None) -> str:
-        return create_session(gate_options(folder=folder), tuple).history.url
+        return create_session(gate_options(folder=folder), ()).history.url
 
     assert url(None) == str(project / ".sae_guard" / "history")
     assert url("records") == str(project / "saes" / "records")
@@ -66,8 +66,8 @@ def test_unknown_checkpoints_and_malformed_specs_are_refused(project: Path) -> N
 
 
 def test_a_spec_is_named_by_its_path_from_the_root(project: Path) -> None:
-    (spec,) = read_specs(project / "thresholds" / "tiny.yaml")
-    assert spec.spec_file == "thresholds/tiny.yaml"
+    (case,) = plan_cases(gate_options(checkpoints=("v1",)))
+    assert case.spec.spec_file == "thresholds/tiny.yaml"
     (project / "thresholds" / "bad.yaml").write_text("name: [")
     with pytest.raises(SpecError, match=r"^thresholds/bad\.yaml:1: "):
-        read_specs(project / "thresholds" / "bad.yaml")
+        plan_cases(gate_options(checkpoints=("v1",)))

@@ -1,4 +1,4 @@
-"""Errors and suspicions name options; commands add how they spell them."""
+"""Errors name options; commands add how they spell them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import click
 import pytest
 
 from sae_guard.cli import main
-from sae_guard.cli.spelling import SPELLINGS, spelled, spelled_options
-from sae_guard.core.diagnosis import Setting, Suspicion
+from sae_guard.cli.spelling import SPELLINGS, spelled
 from sae_guard.errors import Option, SetupError
 
 
@@ -17,9 +16,9 @@ def test_every_spelling_is_an_option_of_some_command() -> None:
         name
         for command in main.list_commands(context)
         for parameter in main.get_command(context, command).params  # type: ignore[union-attr]
-        for name in (*parameter.opts, *parameter.secondary_opts)
+        for name in parameter.opts
     }
-    assert {*SPELLINGS.values(), "--no-pre-bias"} <= names
+    assert {*SPELLINGS.values()} <= names
 
 
 @pytest.mark.parametrize(
@@ -34,17 +33,3 @@ def test_every_spelling_is_an_option_of_some_command() -> None:
 )
 def test_options_of_an_error_follow_its_message(options: tuple[Option, ...], end: str) -> None:
     assert spelled(SetupError("no such version", options=options)) == f"no such version{end}"
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ((), ""),
-        ((("architecture", "topk"), ("k", "32")), "--arch topk --k 32"),
-        ((("pre_bias", "true"),), "--pre-bias"),
-        ((("pre_bias", "false"),), "--no-pre-bias"),
-        ((("diagnose", ""),), ""),
-    ],
-)
-def test_a_suspicion_is_spelled_as_options(options: tuple[Setting, ...], text: str) -> None:
-    assert spelled_options(Suspicion("k", "L0 is off", "this", options)) == text

@@ -19,7 +19,7 @@ from sae_guard.core.metrics import METRICS
 from sae_guard.demo import HELD_OUT, MODEL, SAES
 from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
-from sae_guard.history import History, Record, RecordFolder
+from sae_guard.history import History, Record, read_measurement, record_at
 from sae_guard.history.parquet import provenance_json, to_parquet
 from sae_guard.history.record import ThresholdRow
 from sae_guard.history.store import file_rows
@@ -80,9 +80,9 @@ def edited(folder: Path, change: Callable[[Any], None]) -> Path:
 
 def forged(project: Path, change: Callable[[Measurement], Measurement], **claims: Any) -> str:
     """Write a record of other numbers that is consistent and whose hashes are right."""
-    record_folder = RecordFolder.from_url(str(record_in(project)))
-    measurement = change(record_folder.measurement())
-    record = record_folder.recorded.record
+    recorded = record_at(str(record_in(project)))
+    measurement = change(read_measurement(recorded))
+    record = recorded.record
     files = to_parquet(measurement)
     metrics = {}
     for name, row in record.metrics.items():
@@ -129,7 +129,7 @@ def test_a_record_is_confirmed_number_by_number(project: Path) -> None:
         "token_kl",
     ]  # fmt: skip
     assert all(cells[-1] == "ok" for cells in rows.values())
-    kl = RecordFolder.from_url(str(folder)).recorded.record.metrics["kl"].value
+    kl = record_at(str(folder)).record.metrics["kl"].value
     assert kl is not None
     assert rows["kl"][0] == f"{kl:.8g}"
     assert rows["dead_latents"][:2] == ["-", "-"]
@@ -406,11 +406,9 @@ def test_missing_files_and_wrong_options_are_not_verified(
 
 
 def test_a_name_of_several_records_is_not_enough(project: Path, unmeasured: None) -> None:
-    record_folder = RecordFolder.from_url(str(record_in(project)))
-    record = record_folder.recorded.record.model_copy(update={"by": "someone else"})
-    files = {
-        name: record_folder.folder.read(record_folder.recorded.id, name) for name in record.files
-    }
+    recorded = record_at(str(record_in(project)))
+    record = recorded.record.model_copy(update={"by": "someone else"})
+    files = {name: (Path(recorded.path) / name).read_bytes() for name in record.files}
     History(str(project / ".sae_guard" / "history")).add(record, files)
     output = run("verify", "v1.2", "--sae", V2, code=2).output
     assert "'v1.2' names 2 records; give the id of one:" in output
@@ -420,7 +418,7 @@ def test_a_name_of_several_records_is_not_enough(project: Path, unmeasured: None
 def test_numbers_that_are_not_finite_are_not_confirmed(
     project: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    measurement = RecordFolder.from_url(str(record_in(project))).measurement()
+    measurement = read_measurement(record_at(str(record_in(project))))
     sums = {**measurement.sums, "kl": np.full(8, value)}
     monkeypatch.setattr(GateSession, "measurement", lambda *_: replace(measurement, sums=sums))
     lines = run("verify", "v1.2", "--sae", V2, code=1).output.splitlines()
@@ -429,7 +427,7 @@ def test_numbers_that_are_not_finite_are_not_confirmed(
 
 
 def test_another_device_or_version_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measurement = RecordFolder.from_url(str(record_in(project))).measurement()
+    measurement = read_measurement(record_at(str(record_in(project))))
     versions = {**measurement.provenance.versions, "torch": "9.9"}
     now = provenance(device="cuda:0", versions=versions)(measurement)
     monkeypatch.setattr(GateSession, "measurement", lambda *_: now)

@@ -19,7 +19,6 @@ from sae_guard.engine import measure
 from sae_guard.engine.random_error import unit_directions, with_random_error
 from sae_guard.engine.sae_run import SaeRun
 from sae_guard.errors import UndefinedMetricError
-from sae_guard.gate.measurement_file import load, save
 from sae_guard.model import LanguageModel
 from sae_guard.sae.controls import identity_sae
 from tests.helpers.small_measurements import MLP, RESIDUAL, assert_same, likely_corpus, make_sae
@@ -106,10 +105,9 @@ def test_fast_path_is_rejected_if_its_random_error_column_differs(
 
 
 def test_kl_vs_random_error_has_an_interval_slices_and_thresholds(
-    gpt2: LanguageModel, corpus: Corpus, tmp_path: Path
+    gpt2: LanguageModel, corpus: Corpus
 ) -> None:
-    save(measure(gpt2, make_sae(), corpus, RESIDUAL, random_error=True), tmp_path / "m.npz")
-    measurement = load(tmp_path / "m.npz")
+    measurement = measure(gpt2, make_sae(), corpus, RESIDUAL, random_error=True)
     ratio = measurement.estimate("kl_vs_random_error")
     assert ratio.low is not None
     assert ratio.high is not None

@@ -24,7 +24,7 @@ from sae_guard.errors import (
     SetupError,
 )
 from sae_guard.gate import case_tests
-from sae_guard.gate.case_tests import CaseTest, Obstacle, TestRun
+from sae_guard.gate.case_tests import CaseTest, TestRun
 from sae_guard.gate.cases import CONTROLS, PERMUTED, RANDOM, Case
 from sae_guard.gate.options import EarlyOptions, GateOptions
 from sae_guard.gate.session import GateSession
@@ -89,24 +89,23 @@ def test_a_part_of_the_contract_that_holds_passes(monkeypatch: pytest.MonkeyPatc
     for part in PARTS:
         result = run(session, f"load.{part}")
         assert result.report.contracts == (ContractResult(part, "pass"),)
-        assert result.obstacle is None
+        assert result.error is None
 
 
 def test_a_broken_part_is_an_error_and_the_other_parts_are_undecided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session = broken(monkeypatch, LoadError("W_dec is missing", "keys", options=("architecture",)))
+    error = LoadError("W_dec is missing", "keys", options=("architecture",))
+    session = broken(monkeypatch, error)
     for part in PARTS:
         result = run(session, f"load.{part}")
         (contract,) = result.report.contracts
         if part == "readable":  # its keys could not be checked otherwise
-            assert (contract.status, result.obstacle) == ("pass", None)
+            assert (contract.status, result.error) == ("pass", None)
             continue
         assert contract.status == ("error" if part == "keys" else "undecided")
         assert (contract.cause, contract.message) == ("load", "W_dec is missing")
-        assert result.obstacle == Obstacle(
-            "load", "W_dec is missing", "keys", concerns_case=True, options=("architecture",)
-        )
+        assert (result.error, result.concerns_case) == (error, True)
         assert result.report.errors == {f"load.{part}": "W_dec is missing"}
 
 
@@ -122,13 +121,14 @@ def test_an_unreadable_file_leaves_all_other_parts_undecided(
 def test_an_error_outside_the_checkpoint_is_an_error_of_every_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session = broken(monkeypatch, InfrastructureError("no network"))
+    error = InfrastructureError("no network")
+    session = broken(monkeypatch, error)
     for part in PARTS:
         result = run(session, f"load.{part}")
         assert [(part.status, part.cause) for part in result.report.contracts] == [
             ("error", "infrastructure")
         ]
-        assert result.obstacle == Obstacle("infrastructure", "no network", concerns_case=True)
+        assert (result.error, result.concerns_case) == (error, True)
 
 
 # ---- thresholds ---------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_threshold_is_judged_on_the_measurement_of_the_case(
     (verdict,) = result.report.verdicts
     assert (verdict.status, verdict.value) == (status, measurement["kl"])
     assert verdict.threshold == session.cases[0].thresholds[0]
-    assert result.obstacle is None
+    assert result.error is None
     assert result.report.provenance == measurement.provenance
     assert result.report.sample is not None
     assert (result.report.sample.n_tokens, result.report.sample.n_sequences) == (800, 8)
@@ -202,7 +202,7 @@ def test_a_case_that_cannot_be_measured_is_an_error_of_every_threshold(
         (verdict,) = result.report.verdicts
         assert (verdict.status, verdict.cause) == ("error", "infrastructure")
         assert (verdict.estimate, verdict.message) == (None, "out of memory")
-        assert result.obstacle == Obstacle.from_error(error, concerns_case=True)
+        assert (result.error, result.concerns_case) == (error, True)
         assert result.report == CaseReport(session.cases[0].ref, verdicts=(verdict,))
     assert len(measured_cases) == 1
 
@@ -214,7 +214,7 @@ def test_a_threshold_on_an_undefined_metric_is_an_error(
     can(monkeypatch, lambda _: broken)
     result = run(session_of(plan_of(spec("tiny")).cases), "kl")
     (verdict,) = result.report.verdicts
-    assert (verdict.status, verdict.cause, result.obstacle) == ("error", "load", None)
+    assert (verdict.status, verdict.cause, result.error) == ("error", "load", None)
     assert result.report.provenance == broken.provenance
     assert result.report.errors == {"kl": verdict.message}
 
@@ -228,7 +228,9 @@ def test_without_a_baseline_only_the_threshold_on_a_change_is_an_error(
     (verdict,) = result.report.verdicts
     assert (verdict.status, verdict.cause) == ("error", "setup")
     assert verdict.message.startswith("kl.change needs a baseline (thresholds/s.yaml:5)")
-    assert result.obstacle == Obstacle("setup", verdict.message, options=("baseline",))
+    assert (str(result.error), result.concerns_case) == (verdict.message, False)
+    assert result.error is not None
+    assert (result.error.cause, result.error.options) == ("setup", ("baseline",))
     assert measured_cases == []
     assert run(session, "kl").report.verdicts[0].status == "pass"
 
@@ -280,7 +282,7 @@ def test_pareto_compares_the_case_with_the_records(
     pareto = result.report.pareto
     assert pareto is not None
     assert pareto.comparison is not None
-    assert (pareto.status, pareto.cause, result.obstacle) == (status, None, None)
+    assert (pareto.status, pareto.cause, result.error) == (status, None, None)
     assert pareto.comparison.point.y == ordinary(kl)["kl"]
     assert [point.name for point in pareto.comparison.others] == [f"v1 ({recorded.short})"]
     assert result.report.crossed == (["pareto"] if status == "fail" else [])
@@ -306,8 +308,8 @@ def test_pareto_without_a_verdict_is_an_error(
     assert pareto is not None
     assert (pareto.status, pareto.cause, pareto.comparison) == ("error", cause, None)
     assert pareto.message.startswith(message)
-    assert tested.obstacle is not None
-    assert (tested.obstacle.cause, tested.obstacle.message) == (cause, pareto.message)
+    assert tested.error is not None
+    assert (tested.error.cause, str(tested.error)) == (cause, pareto.message)
 
 
 # ---- controls -----------------------------------------------------------------------------------
@@ -343,7 +345,7 @@ def test_controls_are_reported_beside_the_checkpoint(monkeypatch: pytest.MonkeyP
     result = run_controls(monkeypatch)
     controls = result.report.controls
     assert controls is not None
-    assert (controls.status, controls.message, result.obstacle) == ("pass", "", None)
+    assert (controls.status, controls.message, result.error) == ("pass", "", None)
     assert list(controls.rows) == [
         CHECKPOINT,
         RANDOM_ERROR,
@@ -362,7 +364,7 @@ def test_a_checkpoint_worse_than_a_null_model_is_a_warning(
     result = run_controls(monkeypatch, permuted_decoder=ordinary(0.01), zero=ordinary(0.001))
     controls = result.report.controls
     assert controls is not None
-    assert (controls.status, result.obstacle) == ("warn", None)
+    assert (controls.status, result.error) == ("warn", None)
     assert controls.message == ("KL 0.05003 is not below that of the permuted decoder, 0.01003")
     assert not result.report.crossed
 
@@ -371,14 +373,13 @@ def test_a_checkpoint_worse_than_a_null_model_is_a_warning(
 def test_a_control_that_cannot_be_measured_is_an_error(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    result = run_controls(monkeypatch, **{name: SetupError("no such model", options=("model",))})
+    error = SetupError("no such model", options=("model",))
+    result = run_controls(monkeypatch, **{name: error})
     controls = result.report.controls
     assert controls is not None
     assert (controls.status, controls.cause, controls.rows) == ("error", "setup", {})
     assert controls.message == "no such model"
-    assert result.obstacle == Obstacle(
-        "setup", "no such model", concerns_case=True, options=("model",)
-    )
+    assert (result.error, result.concerns_case) == (error, True)
 
 
 def test_a_control_with_an_undefined_kl_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,8 +389,8 @@ def test_a_control_with_an_undefined_kl_is_an_error(monkeypatch: pytest.MonkeyPa
     assert controls is not None
     assert (controls.status, controls.cause) == ("error", "load")
     assert controls.message.startswith("v1, random directions: ")
-    assert result.obstacle is not None
-    assert not result.obstacle.concerns_case
+    assert result.error is not None
+    assert (result.error.cause, result.concerns_case) == ("load", False)
 
 
 # ---- the whole case -----------------------------------------------------------------------------

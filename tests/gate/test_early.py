@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -154,8 +154,7 @@ def test_an_undecided_verdict_may_have_no_value() -> None:
     ids=["all sequences", "part", "audited"],
 )
 def test_verdicts_are_the_same_after_sharing_between_processes(judged: Judged) -> None:
-    plain = json.loads(json.dumps(judged.to_plain()))
-    again = Judged.from_plain(judged.measurement, plain)
+    again = pickle.loads(pickle.dumps(judged))
     assert (again.early, again.ended, again.audit, again.alpha) == (
         judged.early, judged.ended, judged.audit, judged.alpha,
     )  # fmt: skip

@@ -31,7 +31,15 @@ from sae_guard.gate.early import Judged
 from sae_guard.gate.options import EarlyOptions, GateOptions
 from sae_guard.gate.recording import Recorder, RunInfo, build
 from sae_guard.gate.session import GateSession
-from sae_guard.history import ChangedError, History, NotRecordedError, Recorded
+from sae_guard.history import (
+    ChangedError,
+    History,
+    NotRecordedError,
+    Recorded,
+    read_measurement,
+    read_report,
+    read_token_kl,
+)
 from sae_guard.history.record import Record, parse
 from sae_guard.history.store import REPORT
 from tests.helpers.canned_session import can
@@ -73,8 +81,8 @@ def record_full_report(folder: Path) -> tuple[History, Recorded, CaseReport]:
 
 
 def test_the_report_of_a_recorded_case_is_read_back(tmp_path: Path) -> None:
-    history, recorded, report = record_full_report(tmp_path)
-    run_report = history.report(recorded)
+    _, recorded, report = record_full_report(tmp_path)
+    run_report = read_report(recorded)
     assert run_report is not None
     assert run_report.cases == (report,)
     assert repr(run_report.cases[0]) == repr(report)
@@ -82,9 +90,7 @@ def test_the_report_of_a_recorded_case_is_read_back(tmp_path: Path) -> None:
     data = (Path(recorded.path) / REPORT).read_bytes()
     assert run_report == report_from_json(data, file=REPORT)
     assert recorded.record.files[REPORT].bytes == len(data)
-    assert bits(history.measurement(recorded)) == bits(
-        replace(with_tokens(ordinary()), tokens=None)
-    )
+    assert bits(read_measurement(recorded)) == bits(replace(with_tokens(ordinary()), tokens=None))
 
 
 def test_a_report_with_nan_and_unicode_is_read_back(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_a_report_with_nan_and_unicode_is_read_back(tmp_path: Path) -> None:
     measurement.sums["l1"][:] = math.nan
     history = History(str(tmp_path / "h"))
     recorded = record_one(history, tmp_path, measurement, member="größer\u2028")
-    run_report = history.report(recorded)
+    run_report = read_report(recorded)
     assert run_report is not None
     assert run_report.cases[0].case.member == "größer\u2028"
     values = {str(value.target): value for value in run_report.cases[0].metrics}
@@ -106,7 +112,7 @@ def test_the_report_and_the_record_have_the_same_verdict_and_metrics(
 ) -> None:
     history = History(str(tmp_path / "h"))
     recorded = record_one(history, tmp_path, ordinary(kl))
-    run_report = history.report(recorded)
+    run_report = read_report(recorded)
     assert run_report is not None
     assert (run_report.verdict, run_report.exit_code, recorded.record.verdict) == (
         verdict, exit_code, verdict,
@@ -119,12 +125,12 @@ def test_the_report_and_the_record_have_the_same_verdict_and_metrics(
 
 
 def test_a_changed_report_is_an_error(tmp_path: Path) -> None:
-    history, recorded, _ = record_full_report(tmp_path)
+    _, recorded, _ = record_full_report(tmp_path)
     file = Path(recorded.path) / REPORT
     file.write_bytes(file.read_bytes().replace(b"0.05", b"0.04"))
     with pytest.raises(ChangedError, match=r"report\.json was changed"):
-        history.report(recorded)
-    assert history.measurement(recorded).n_sequences == 8
+        read_report(recorded)
+    assert read_measurement(recorded).n_sequences == 8
 
 
 def test_reading_a_history_opens_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,12 +138,12 @@ def test_reading_a_history_opens_no_report(tmp_path: Path, monkeypatch: pytest.M
     opened = files_opened(monkeypatch)
     assert history.records() == ([recorded], ())
     assert history.record(recorded.id) == recorded
-    history.measurement(recorded)
-    history.token_kl(recorded)
+    read_measurement(recorded)
+    read_token_kl(recorded)
     assert opened
     assert REPORT not in {Path(name).name for name in opened}
     opened.clear()
-    assert history.report(recorded) is not None
+    assert read_report(recorded) is not None
     assert {Path(name).name for name in opened} == {REPORT}
 
 
@@ -145,7 +151,7 @@ def test_a_history_without_its_reports_is_readable(tmp_path: Path) -> None:
     history, recorded, _ = record_full_report(tmp_path)
     (Path(recorded.path) / REPORT).unlink()
     assert history.records() == ([recorded], ())
-    assert history.measurement(recorded).n_sequences == 8
+    assert read_measurement(recorded).n_sequences == 8
 
 
 def files_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -196,16 +202,16 @@ def test_a_record_without_a_report_is_readable(tmp_path: Path) -> None:
     history, recorded = without_report(tmp_path)
     assert not (Path(recorded.path) / REPORT).exists()
     assert history.records() == ([recorded], ())
-    assert history.report(recorded) is None
-    assert history.measurement(recorded).n_sequences == 8
-    assert history.token_kl(recorded) is not None
+    assert read_report(recorded) is None
+    assert read_measurement(recorded).n_sequences == 8
+    assert read_token_kl(recorded) is not None
 
 
 def test_a_record_of_the_first_schema_has_no_report(tmp_path: Path) -> None:
     data = OLD.read_bytes()
     assert REPORT not in json.loads(data)["files"]
     record = parse(Record, data, OLD.name)
-    assert History(str(tmp_path)).report(Recorded("old", "old", record)) is None
+    assert read_report(Recorded("old", "old", record)) is None
 
 
 # ---- what is built ------------------------------------------------------------------------------
@@ -255,7 +261,7 @@ def the_report(folder: Path) -> RunReport:
     """Read the report of the only record."""
     history = History(str(folder / ".sae_guard" / "history"))
     (recorded,), _ = history.records()
-    report = history.report(recorded)
+    report = read_report(recorded)
     assert report is not None
     return report
 

@@ -9,7 +9,15 @@ from uuid import uuid4
 
 import pytest
 
-from sae_guard.history import ChangedError, History, HistoryError, Recorded, RecordFolder
+from sae_guard.history import (
+    ChangedError,
+    History,
+    HistoryError,
+    Recorded,
+    has_hash,
+    read_measurement,
+    record_at,
+)
 from tests.helpers.recorded import bits, ordinary, record_one
 
 
@@ -25,24 +33,24 @@ def copied(recorded: Recorded, to: Path) -> Path:
 
 def test_a_folder_of_a_history_vouches_for_its_record(recorded: Recorded, tmp_path: Path) -> None:
     for path in (recorded.path, f"{recorded.path}/", str(copied(recorded, tmp_path / recorded.id))):
-        found = RecordFolder.from_url(path)
-        assert found.has_hash
-        assert found.recorded.record == recorded.record
-        assert bits(found.measurement()) == bits(ordinary())
+        found = record_at(path)
+        assert has_hash(found.id)
+        assert found.record == recorded.record
+        assert bits(read_measurement(found)) == bits(ordinary())
 
 
 def test_a_folder_of_another_name_does_not(recorded: Recorded, tmp_path: Path) -> None:
-    found = RecordFolder.from_url(str(copied(recorded, tmp_path / "certificate")))
-    assert not found.has_hash
-    assert (found.recorded.id, found.recorded.record) == ("certificate", recorded.record)
-    assert bits(found.measurement()) == bits(ordinary())
+    found = record_at(str(copied(recorded, tmp_path / "certificate")))
+    assert not has_hash(found.id)
+    assert (found.id, found.record) == ("certificate", recorded.record)
+    assert bits(read_measurement(found)) == bits(ordinary())
 
 
 def test_behind_a_url(tmp_path: Path) -> None:
     recorded = record_one(History(f"memory://{uuid4().hex}/history"), tmp_path, ordinary())
-    found = RecordFolder.from_url(recorded.path)
-    assert found.has_hash
-    assert bits(found.measurement()) == bits(ordinary())
+    found = record_at(recorded.path)
+    assert has_hash(found.id)
+    assert bits(read_measurement(found)) == bits(ordinary())
 
 
 def test_a_changed_record_is_found_out_by_its_name_alone(
@@ -53,10 +61,8 @@ def test_a_changed_record_is_found_out_by_its_name_alone(
         record["metrics"]["kl"]["value"] /= 2
         (folder / "record.json").write_text(json.dumps(record))
     with pytest.raises(ChangedError, match=r"record\.json was changed since it was written"):
-        RecordFolder.from_url(recorded.path)
-    assert (
-        RecordFolder.from_url(str(tmp_path / "certificate")).measurement()["kl"] == ordinary()["kl"]
-    )
+        record_at(recorded.path)
+    assert read_measurement(record_at(str(tmp_path / "certificate")))["kl"] == ordinary()["kl"]
 
 
 @pytest.mark.parametrize("name", ["sequences.parquet", "latents.parquet"])
@@ -66,10 +72,10 @@ def test_changed_rows_are_found_out(recorded: Recorded, tmp_path: Path, name: st
     data = (Path(other.path) / name).read_bytes()
     (folder / name).write_bytes(data if name.startswith("seq") else data[:-1] + b"x")
     with pytest.raises(ChangedError, match=f"{name} was changed: its sha256 is another"):
-        RecordFolder.from_url(str(folder)).measurement()
+        read_measurement(record_at(str(folder)))
     (folder / name).unlink()
     with pytest.raises(HistoryError, match=f"{name}: No such file"):
-        RecordFolder.from_url(str(folder)).measurement()
+        read_measurement(record_at(str(folder)))
 
 
 def test_a_record_names_no_other_files(recorded: Recorded, tmp_path: Path) -> None:
@@ -78,7 +84,7 @@ def test_a_record_names_no_other_files(recorded: Recorded, tmp_path: Path) -> No
     record["files"]["../secret"] = record["files"]["latents.parquet"]
     (folder / "record.json").write_text(json.dumps(record))
     with pytest.raises(HistoryError, match=r"its files are .*secret.*, expected latents"):
-        RecordFolder.from_url(str(folder)).measurement()
+        read_measurement(record_at(str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +102,6 @@ def test_what_is_no_record_is_said_to_be_none(
     if text is not None:
         (tmp_path / "record.json").write_text(text)
     with pytest.raises(HistoryError, match=message) as caught:
-        RecordFolder.from_url(str(tmp_path))
+        record_at(str(tmp_path))
     assert not isinstance(caught.value, ChangedError)
     assert str(tmp_path / "record.json") in str(caught.value)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sae_guard.errors import SetupError
-from sae_guard.history import History, find_records, find_spec_record, pick
+from sae_guard.history import Contents, History, find_records, pick
+from sae_guard.history.references import find_spec_record
 from tests.helpers.recorded import SPEC, ordinary, promotion, record_one
 
 OTHER = SPEC.replace("name: tiny", "name: other")
@@ -37,12 +38,12 @@ def test_a_label_means_the_record_that_holds_of_each_spec(tmp_path: Path) -> Non
     # The label is also the name of a record, which is not what is meant.
     promotions = [promotion(a, "b"), promotion(b, "b", 1), promotion(other, "b", 2)]
     promotions += [promotion(a, "b", 3)]
-    assert find_records(records, promotions, "b") == [a, other]
-    assert find_records(records, [], "b") == [b]
-    assert find_records(records, [], "a") == [a, other]
-    assert find_spec_record(records, promotions, "b", other.spec) == other
-    assert find_spec_record(records, [], "a", a.spec) == a
-    assert find_spec_record(records, promotions, b.id, b.spec) == b
+    assert find_records(Contents(records, promotions), "b") == [a, other]
+    assert find_records(Contents(records, []), "b") == [b]
+    assert find_records(Contents(records, []), "a") == [a, other]
+    assert find_spec_record(Contents(records, promotions), "b", other.spec) == other
+    assert find_spec_record(Contents(records, []), "a", a.spec) == a
+    assert find_spec_record(Contents(records, promotions), b.id, b.spec) == b
 
 
 def test_what_no_record_or_none_of_the_spec_is_called_is_refused(tmp_path: Path) -> None:
@@ -50,11 +51,11 @@ def test_what_no_record_or_none_of_the_spec_is_called_is_refused(tmp_path: Path)
     a = record_one(history, tmp_path, ordinary(), name="a")
     again = record_one(history, tmp_path, ordinary(), name="a")
     with pytest.raises(SetupError, match=r"did you mean v1\.2\? allowed: a, v1\.2"):
-        find_records([a], [promotion(a, "v1.2")], "v1.3")
+        find_records(Contents([a], [promotion(a, "v1.2")]), "v1.3")
     with pytest.raises(SetupError, match="has no record by x::y, but by thresholds"):
-        find_spec_record([a], [], "a", "x::y")
+        find_spec_record(Contents([a], []), "a", "x::y")
     with pytest.raises(SetupError, match="'a' names 2 records; give the id of one"):
-        find_spec_record([a, again], [], "a", a.spec)
+        find_spec_record(Contents([a, again], []), "a", a.spec)
     gone = replace(again, id="20261125T000000Z-x-000000000000")
     with pytest.raises(SetupError, match=f"v1 of {a.spec} is {gone.id}, which is no readable"):
-        find_records([a], [promotion(gone, "v1")], "v1")
+        find_records(Contents([a], [promotion(gone, "v1")]), "v1")

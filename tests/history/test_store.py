@@ -29,6 +29,9 @@ from sae_guard.history import (
     Recorded,
     check_name,
     promotions_in_force,
+    read_measurement,
+    read_report,
+    read_token_kl,
 )
 from sae_guard.history.record import FileRow, to_json
 from sae_guard.testing import measurements
@@ -68,7 +71,7 @@ def test_what_was_recorded_is_read_back_equal(
     assert unreadable == ()
     assert [each.id for each in before] == [each.id for each in after if each != recorded]
     assert recorded in after
-    found = history.measurement(recorded)
+    found = read_measurement(recorded)
     assert bits(found) == bits(measurement)
     for name, row in recorded.record.metrics.items():
         if not row.undefined:
@@ -103,13 +106,13 @@ def test_tokens_are_kept_with_the_record_and_what_was_changed_is_found_out(
     measurement = tokenwise(ordinary())
     recorded = record_one(history, tmp_path, measurement)
     assert recorded.record.files["tokens.parquet"].rows == 800
-    assert token_bits(history.token_kl(recorded)) == token_bits(measurement.token_kl)
-    assert history.measurement(recorded).tokens is None
-    assert history.token_kl(record_one(history, tmp_path, ordinary())) is None
+    assert token_bits(read_token_kl(recorded)) == token_bits(measurement.token_kl)
+    assert read_measurement(recorded).tokens is None
+    assert read_token_kl(record_one(history, tmp_path, ordinary())) is None
     other = recorded.record.files["latents.parquet"]
     files = {**recorded.record.files, "tokens.parquet": other}
     changed = replace(recorded, record=recorded.record.model_copy(update={"files": files}))
-    for read in (history.token_kl, history.measurement):
+    for read in (read_token_kl, read_measurement):
         with pytest.raises(HistoryError, match=r"tokens\.parquet was changed: its sha256"):
             read(changed)
 
@@ -125,14 +128,14 @@ def test_the_report_of_the_case_is_stored_and_comes_back_whole(
         controls=controls(),
     )
     recorded = history.add(*build(case, measurement, report, RUN_INFO))
-    whole = history.report(recorded)
+    whole = read_report(recorded)
     assert whole is not None
     assert whole.cases == (report,)
     assert (whole.verdict, whole.exit_code) == ("fail", 1)
     assert whole.cases[0].case.spec == recorded.spec
     (again,), _ = history.records()
-    assert history.report(again) == whole
-    assert bits(history.measurement(again)) == bits(measurement)
+    assert read_report(again) == whole
+    assert bits(read_measurement(again)) == bits(measurement)
 
 
 def test_records_of_before_have_no_report(tmp_path: Path, history: History) -> None:
@@ -142,8 +145,8 @@ def test_records_of_before_have_no_report(tmp_path: Path, history: History) -> N
     recorded = history.add(
         record.model_copy(update={"files": older}), {name: files[name] for name in older}
     )
-    assert history.report(recorded) is None
-    assert bits(history.measurement(recorded)) == bits(measurement)
+    assert read_report(recorded) is None
+    assert bits(read_measurement(recorded)) == bits(measurement)
 
 
 def test_a_report_that_was_changed_is_found_out_and_no_other_file_is(tmp_path: Path) -> None:
@@ -152,12 +155,12 @@ def test_a_report_that_was_changed_is_found_out_and_no_other_file_is(tmp_path: P
     file = Path(recorded.path) / "report.json"
     file.write_bytes(file.read_bytes().replace(b'"fail"', b'"pass"'))
     with pytest.raises(ChangedError, match=r"report\.json was changed: its sha256"):
-        history.report(recorded)
+        read_report(recorded)
     assert history.records() == ([recorded], ())  # which reads no report
-    assert bits(history.measurement(recorded)) == bits(ordinary(kl=0.2))
+    assert bits(read_measurement(recorded)) == bits(ordinary(kl=0.2))
     file.unlink()
     with pytest.raises(HistoryError, match=r"report\.json: No such file"):
-        history.report(recorded)
+        read_report(recorded)
 
 
 def test_a_report_of_a_later_version_is_refused(tmp_path: Path, history: History) -> None:
@@ -172,7 +175,7 @@ def test_a_report_of_a_later_version_is_refused(tmp_path: Path, history: History
         record.model_copy(update={"files": rows}), {**files, "report.json": later}
     )
     with pytest.raises(SetupError, match=r"report\.json: `schema_version` is 3, allowed: 2"):
-        history.report(recorded)
+        read_report(recorded)
 
 
 def test_the_hash_of_a_spec_is_of_what_it_says(tmp_path: Path, history: History) -> None:
@@ -220,10 +223,10 @@ def test_what_was_changed_is_found_out(tmp_path: Path) -> None:
     rows = Path(kept.path) / "sequences.parquet"
     rows.write_bytes(rows.read_bytes()[:-1])
     with pytest.raises(HistoryError, match=r"sequences\.parquet was changed"):
-        history.measurement(kept)
+        read_measurement(kept)
     rows.unlink()
     with pytest.raises(HistoryError, match=r"sequences\.parquet: No such file"):
-        history.measurement(kept)
+        read_measurement(kept)
 
 
 def test_one_record_is_read_by_its_id_and_checked(tmp_path: Path, history: History) -> None:
@@ -361,4 +364,4 @@ def test_a_record_is_one_folder_that_can_be_moved(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "h", tmp_path / "elsewhere")
     (found,), _ = History(str(tmp_path / "elsewhere")).records()
     assert (found.id, found.record) == (recorded.id, recorded.record)
-    assert bits(history.measurement(found)) == bits(ordinary())
+    assert bits(read_measurement(found)) == bits(ordinary())

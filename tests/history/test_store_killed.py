@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.history import History
+from sae_guard.history import History, read_measurement
 from sae_guard.history.record import to_json
 from tests.helpers import history_writers
 from tests.helpers.history_writers import RECORD, WAITS
@@ -43,7 +43,7 @@ def check(history: History, logs: Path) -> tuple[int, int]:
     promotions, more = history.promotions()
     assert (unreadable, more) == ((), ())
     for recorded in records:
-        assert bits(history.measurement(recorded)) == bits(history_writers.MEASUREMENT)
+        assert bits(read_measurement(recorded)) == bits(history_writers.MEASUREMENT)
     kept = {each.id for each in records}
     said, promoted = told(logs)
     assert said <= kept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_guard.history import History, Recorded
+from sae_guard.history import History, Recorded, read_measurement
 from tests.pytest_plugin.projects import Project
 
 LOST_REPORT = """
@@ -47,7 +47,7 @@ def test_checkpoints_are_recorded_with_their_verdicts(
         for row in record.thresholds:
             assert row.value == outcomes[f"{row.metric}[{member}]"].value
             assert row.headroom == outcomes[f"{row.metric}[{member}]"].headroom
-        measurement = History(str(project.path / ".sae_guard/history")).measurement(recorded)
+        measurement = read_measurement(recorded)
         assert measurement["kl"] == record.metrics["kl"].value == outcomes[f"kl[{member}]"].value
         provenance = project.cases()[member].provenance
         assert provenance is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sae_guard.pytest_plugin.spelling import spelled_options
-from sae_guard.render import summary
+from sae_guard.render.terminal_summary import summary
 from tests.pytest_plugin.projects import Project
 
 SHUFFLED = """

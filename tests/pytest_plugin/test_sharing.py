@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
-from sae_guard.errors import InfrastructureError, LoadError, SaeGuardError, SetupError
+from sae_guard.core.measurement import Measurement
+from sae_guard.errors import (
+    InfrastructureError,
+    LoadError,
+    SaeGuardError,
+    SetupError,
+    SpecError,
+    UndefinedMetricError,
+)
 from sae_guard.gate.options import GateOptions
 from sae_guard.gate.session import GateSession
+from sae_guard.history import NotRecordedError
 from sae_guard.pytest_plugin.sharing import SharedFolder
+from sae_guard.testing import measurements
+from tests.helpers.changed_measurements import changed
+from tests.helpers.recorded import bits, ordinary
 
 if TYPE_CHECKING:
     from sae_guard.gate.cases import Case
@@ -58,7 +74,38 @@ def test_the_broken_part_of_the_contract_is_shared(tmp_path: Path) -> None:
 
 
 def test_a_half_written_measurement_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "abc.npz").write_bytes(b"half")
+    stored = pickle.dumps(ordinary())
+    (tmp_path / "abc.pickle").write_bytes(stored[: len(stored) // 2])
     session = Failing(tmp_path, SetupError("not asked for"))
-    with pytest.raises(InfrastructureError, match="not a readable measurement"):
+    with pytest.raises(InfrastructureError, match=r"abc\.pickle is no readable result"):
         session.measurement(FakeCase())  # type: ignore[arg-type]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(measurements())
+def test_a_measurement_is_shared_bit_for_bit(tmp_path: Path, m: Measurement) -> None:
+    m = changed(m, kl=np.where(np.arange(m.n_sequences) == 0, np.nan, m.sums["kl"]))
+    folder = SharedFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+    assert folder.stored("m") is None
+    assert folder.computed_once("m", lambda: m) is m
+    again = folder.computed_once("m", ordinary)
+    assert again.provenance == m.provenance
+    assert (again.sources, again.excerpts) == (m.sources, m.excerpts)
+    assert bits(again) == bits(m)
+    assert (again.whole_sq_deviation, again.spread) == (m.whole_sq_deviation, m.spread)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SpecError("no such key", file="a.yaml", line=3),
+        NotRecordedError("no verdict", options=("audit",)),
+        LoadError("what is broken", "keys", options=("k",)),
+        UndefinedMetricError("0/0"),
+    ],
+)
+def test_every_kind_of_error_is_shared(tmp_path: Path, error: SaeGuardError) -> None:
+    SharedFolder(tmp_path).computed_once("e", lambda: error)
+    again = SharedFolder(tmp_path).stored("e")
+    assert type(again) is type(error)
+    assert (str(again), vars(again)) == (str(error), vars(error))

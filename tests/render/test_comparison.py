@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 
 from sae_guard.core.comparison import Comparison, Version, compare
 from sae_guard.core.measurement import Around, Excerpts, Measurement
-from sae_guard.render import ComparisonResult, comparison_json, comparison_lines, verdict_line
-from sae_guard.render.comparison import percent, probability, signed
+from sae_guard.render.comparison import (
+    ComparisonResult,
+    comparison_json,
+    comparison_lines,
+    percent,
+    probability,
+    signed,
+    verdict_line,
+)
 from sae_guard.testing import measurements
 from tests.helpers.changed_measurements import scaled, with_provenance
 from tests.helpers.recorded import ordinary, tokenwise

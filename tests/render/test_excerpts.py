@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.worst_tokens import Worst, WorstSequence, WorstToken
-from sae_guard.render import COLUMNS, worst_lines
+from sae_guard.render.excerpts import COLUMNS, worst_lines
 
 texts = st.text(max_size=150) | st.text("ab \n\\\x1b\u202e日", max_size=150)
 numbers = st.floats(allow_nan=True)

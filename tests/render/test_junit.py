@@ -11,7 +11,7 @@ from hypothesis import given
 
 from sae_guard.core.report import CaseReport, ContractResult, ParetoResult
 from sae_guard.core.verdicts import Progress
-from sae_guard.render import junit_properties
+from sae_guard.render.junit import junit_properties
 from tests.helpers.reports import (
     COMPARISON,
     PARETO,

@@ -12,7 +12,7 @@ from sae_guard.core.report import CaseRef, CaseReport
 from sae_guard.core.thresholds import Threshold
 from sae_guard.core.verdicts import judge
 from sae_guard.gate.case_tests import measured, metric_values
-from sae_guard.render import metric_rows, metric_table
+from sae_guard.render.measured import metric_rows, metric_table
 from tests.helpers.recorded import ordinary
 from tests.helpers.reports import a_change, case_report, verdict
 

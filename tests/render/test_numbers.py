@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_guard.render import number
-from sae_guard.render.numbers import distinct_numbers
+from sae_guard.render.numbers import distinct_numbers, number
 
 
 @given(

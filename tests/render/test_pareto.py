@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_guard.core.pareto import Pareto, Point, compared
-from sae_guard.render import not_compared, pareto_failure, pareto_headline, scatter_plot
+from sae_guard.render.pareto import not_compared, pareto_failure, pareto_headline, scatter_plot
 
 PARETO = Pareto("l0", "kl", "thresholds/demo.yaml", 30)
 V1, V2, V3 = Point("v1", 16.0, 0.21), Point("v2", 15.98, 0.13), Point("v3", 15.8, 0.37)

@@ -22,8 +22,7 @@ from sae_guard.core.report import (
 )
 from sae_guard.core.report_json import report_from_json, report_to_json
 from sae_guard.core.verdicts import Status
-from sae_guard.render import summary
-from sae_guard.render.terminal_summary import case_lines, path_lines
+from sae_guard.render.terminal_summary import case_lines, path_lines, summary
 from tests.helpers.reports import (
     CASE,
     COMPARISON,

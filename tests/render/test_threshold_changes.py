@@ -14,7 +14,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
 from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import loosened, track_thresholds
-from sae_guard.render import loosened_line, track_lines
+from sae_guard.render.threshold_changes import loosened_line, track_lines
 from tests.helpers.recorded import SPEC, ordinary, record_one
 from tests.helpers.reports import LOOSENED
 

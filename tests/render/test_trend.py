@@ -9,8 +9,7 @@ import pytest
 
 from sae_guard.errors import SetupError
 from sae_guard.history import History, Recorded
-from sae_guard.render import trend
-from sae_guard.render.trend import _WIDTH
+from sae_guard.render.trend import _WIDTH, trend
 from tests.helpers.recorded import SPEC, ordinary, record_one
 
 

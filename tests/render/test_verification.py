@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_guard.history.confirmation import NumberCheck
-from sae_guard.render import confirmation_table, provenance_differences
+from sae_guard.render.verification import confirmation_table, provenance_differences
 from tests.helpers.recorded import ordinary
 
 

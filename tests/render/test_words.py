@@ -8,8 +8,8 @@ from sae_guard.core.diagnosis import Diagnosis, Suspicion
 from sae_guard.core.report import Sample
 from sae_guard.core.verdicts import Progress, Status, Verdict
 from sae_guard.core.worst_tokens import Worst
-from sae_guard.render import failure, headline, summary
-from sae_guard.render.words import sample_words
+from sae_guard.render.terminal_summary import summary
+from sae_guard.render.words import failure, headline, sample_words
 from tests.helpers.reports import WORST, a_change, case_report, run_report, verdict
 
 
