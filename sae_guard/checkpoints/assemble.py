@@ -157,10 +157,9 @@ def _shapes(
             )
     d_sae, d_out = tensors["W_dec"].shape
     d_in = tensors["W_enc"].shape[0] if settings.transcoder else d_out
-    per_latent = {
-        "jumprelu": ("b_enc", "threshold"),
-        "gated": ("b_gate", "b_mag", "r_mag"),
-    }.get(settings.architecture, ("b_enc",))
+    per_latent = {"jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "b_mag", "r_mag")}.get(
+        settings.architecture, ("b_enc",)
+    )
     optional: dict[str, tuple[int, ...]] = {"b_pre": (d_in,), "latent_scale": (d_sae,)}
     if settings.transcoder:
         optional["W_skip"] = (d_out, d_in)

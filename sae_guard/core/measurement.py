@@ -126,8 +126,7 @@ class Excerpts:
         """Build excerpts from what `plain` returned."""
         tokens, sequences = plain
         return cls(
-            {(row, position): Around(*texts) for row, position, *texts in tokens},
-            dict(sequences),
+            {(row, position): Around(*texts) for row, position, *texts in tokens}, dict(sequences)
         )
 
 

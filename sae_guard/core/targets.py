@@ -59,10 +59,7 @@ class Target:
         quantity = name.removesuffix(f".{CHANGE}")
         metric_name, _, statistic = quantity.partition(".")
         return cls(
-            metric_name,
-            statistic or "mean",
-            Slice.parse(part) if part else None,
-            quantity != name,
+            metric_name, statistic or "mean", Slice.parse(part) if part else None, quantity != name
         )
 
     @property

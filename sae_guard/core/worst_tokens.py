@@ -67,11 +67,7 @@ class Worst:
 
 
 def worst(
-    measurement: Measurement,
-    *,
-    tokens: int = 10,
-    sequences: int = 5,
-    slice: Slice | None = None,
+    measurement: Measurement, *, tokens: int = 10, sequences: int = 5, slice: Slice | None = None
 ) -> Worst:
     """Return the tokens with the largest KL and the sequences with the largest mean KL.
 

@@ -109,9 +109,7 @@ def summary_suffices() -> bool:
 
 @torch.inference_mode()
 def summarise(
-    unembedding: Unembedding,
-    final: Float[Tensor, "tokens d_model"],
-    target: Int[Tensor, " tokens"],
+    unembedding: Unembedding, final: Float[Tensor, "tokens d_model"], target: Int[Tensor, " tokens"]
 ) -> CleanSummary:
     """Summarise a clean run, at the cost of two unembeddings.
 
@@ -216,9 +214,7 @@ def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _R
 
 @torch.inference_mode()
 def cross_entropy(
-    unembedding: Unembedding,
-    final: Float[Tensor, "tokens d_model"],
-    target: Int[Tensor, " tokens"],
+    unembedding: Unembedding, final: Float[Tensor, "tokens d_model"], target: Int[Tensor, " tokens"]
 ) -> Float[Tensor, " tokens"]:
     """Return −log Q(next token of the text) of each final hidden state, in nats."""
     parts = []

@@ -271,11 +271,7 @@ class LanguageModel:
         return {"use_cache": False} if "use_cache" in parameters else {}
 
     def _run(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        hooks: Hooks,
-        *,
-        without_logits: bool = False,
+        self, tokens: Int[Tensor, "batch pos"], hooks: Hooks, *, without_logits: bool = False
     ) -> Float[Tensor, "batch pos vocab"]:
         """Run the bridge with hooks and return its logits.
 

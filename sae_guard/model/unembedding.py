@@ -123,9 +123,7 @@ class Unembedding:
             return logits if cap is None else (logits / cap).tanh() * cap
 
     def reproduces(
-        self,
-        final: Float[Tensor, "tokens d_model"],
-        logits: Float[Tensor, "tokens vocab"],
+        self, final: Float[Tensor, "tokens d_model"], logits: Float[Tensor, "tokens vocab"]
     ) -> bool:
         """Return whether this unembedding turns the hidden states into these logits.
 

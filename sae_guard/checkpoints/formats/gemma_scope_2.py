@@ -34,11 +34,7 @@ _FIELDS = {
 _TYPES = {"sae": False, "transcoder": True}
 _WEIGHTS = "params.safetensors"
 _REPOSITORY = r"gemma-scope-2-([^-]+)-(pt|it)"
-_SITES = {
-    "resid_post": "hook_resid_post",
-    "attn_out": "attn.hook_z",
-    "mlp_out": "hook_mlp_out",
-}
+_SITES = {"resid_post": "hook_resid_post", "attn_out": "attn.hook_z", "mlp_out": "hook_mlp_out"}
 _MODULES = {
     "output": "hook_resid_post",
     "self_attn.o_proj.input": "attn.hook_z",

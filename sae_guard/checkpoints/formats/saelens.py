@@ -209,11 +209,7 @@ def _settings(
 
 def _normalization(config: Mapping[str, Any], path: Path) -> str:
     return _one_of(
-        config,
-        "normalize_activations",
-        (*get_args(Normalize), *UNFOLDED),
-        path,
-        default="none",
+        config, "normalize_activations", (*get_args(Normalize), *UNFOLDED), path, default="none"
     )
 
 
