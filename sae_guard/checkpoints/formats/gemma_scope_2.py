@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
-from sae_guard.checkpoints.declarations import Declaration, components, last_match, text_or_none
+from sae_guard.checkpoints.declarations import (
+    Declaration,
+    check_known,
+    components,
+    last_match,
+    text_or_none,
+)
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -143,9 +149,7 @@ def _by_path(weights: Path, skip: Tensor | None) -> tuple[bool, str]:
 
 
 def _by_config(config: Mapping[str, Any], path: Path) -> bool:
-    unknown = sorted(config.keys() - _FIELDS)
-    if unknown:
-        raise LoadError(f"{path}: {', '.join(unknown)}: not understood; allowed: {sorted(_FIELDS)}")
+    check_known(config, _FIELDS, path)
     if config.get("architecture") != "jump_relu":
         raise LoadError(
             f"{path}: architecture is {config.get('architecture')!r}, allowed: 'jump_relu'",
