@@ -198,13 +198,11 @@ class _Builder:
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = _key(key_node)
+            line, key_path = span(key_node).line, (*path, key)
             if key in first_line:
-                raise YamlError(
-                    span(key_node).line,
-                    f"key {key!r} appears twice, first on line {first_line[key]}",
-                )
-            key_path = (*path, key)
-            first_line[key] = self._document.lines[key_path] = span(key_node).line
+                message = f"key {key!r} appears twice, first on line {first_line[key]}"
+                raise YamlError(line, message)
+            first_line[key] = self._document.lines[key_path] = line
             mapping[key] = self.build(value_node, key_path)
         return mapping
 
