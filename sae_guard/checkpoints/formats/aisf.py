@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import check_known
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
@@ -90,8 +90,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if state.oldest:
         _check_unit_norm(tensors["decoder.weight"], path)
     architecture = _architecture(state, options, path)
-    settings = ForwardSettings(architecture, None, pre_bias=True, normalize="none")
-    check_agreement(settings, options, path)
+    settings = ForwardSettings(architecture, pre_bias=True)
     source = opened.source(
         "AI Safety Foundation",
         *([_RELU] if state.config is None and options.architecture is None else []),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened, is_tensor
@@ -143,13 +143,11 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     settings = ForwardSettings(
         sae_class.architecture,
         k,
-        sae_class.pre_bias,
-        "none",
+        pre_bias=sae_class.pre_bias,
         scale_in=scale,
         scale_out=scale,
         transcoder=buffer.get("io") == "in_and_out",
     )
-    check_agreement(settings, options, opened.weights)
     assumed = () if "dict_class" in trainer else (f"the class is {name}, by the keys",)
     source = opened.source(
         f"dictionary_learning {name}" + (" backup" if backup else ""),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, check_known, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
@@ -92,8 +92,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         )
     lengths = stored.float().norm(dim=1)
     canonical["W_dec"] = normalize(stored.float(), dim=1)
-    settings = ForwardSettings("standard", None, pre_bias=False, normalize="none")
-    check_agreement(settings, options, path)
+    settings = ForwardSettings("standard", pre_bias=False)
     config = opened.config or {}
     model = config.get("tlens_model_name")
     source = dotted.source(

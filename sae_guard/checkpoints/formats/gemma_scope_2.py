@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes
 from sae_guard.checkpoints.declarations import (
     Declaration,
     check_known,
@@ -125,10 +125,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             )
     if skip is not None:
         tensors["W_skip"] = skip.T.contiguous() if skip.ndim == 2 else skip
-    settings = ForwardSettings(
-        "jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder
-    )
-    check_agreement(settings, options, path)
+    settings = ForwardSettings("jumprelu", pre_bias=False, transcoder=transcoder)
     assumed = (_FOLDED,) if assumption is None else (_FOLDED, assumption)
     source = opened.source("Gemma Scope 2", *assumed, declaration=declare(opened))
     sae = assemble(tensors, settings, source, opened.weights)

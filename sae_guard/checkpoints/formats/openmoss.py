@@ -79,7 +79,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     settings = config.settings(architecture, scales, "selection", pre_bias=pre_bias)
     assumptions = _assumptions(opened, config, settings)
     source = opened.source("OpenMOSS", *assumptions, declaration=declare(opened))
-    return config.sae(tensors, settings, options, source)
+    return config.sae(tensors, settings, source)
 
 
 def _take_threshold(tensors: dict[str, Tensor], config: Config) -> None:

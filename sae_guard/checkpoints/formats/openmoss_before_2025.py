@@ -71,7 +71,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if pre_bias and scale_in != scale_out and "b_dec" in tensors:
         tensors["b_pre"] = tensors["b_dec"].float() * (scale_in / scale_out)
     source = opened.source(FORMAT.name, *_assumptions(settings), declaration=declare(opened))
-    return config.sae(tensors, settings, options, source)
+    return config.sae(tensors, settings, source)
 
 
 def _architecture(config: Config, options: SaeOptions) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, check_known, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import Opened
@@ -224,11 +224,9 @@ class Config:
         )
 
     def sae(
-        self, tensors: Mapping[str, Tensor], settings: ForwardSettings, options: SaeOptions,
-        source: SaeSource,
-    ) -> SAE:  # fmt: skip
-        """Build the SAE, and check the options and the sizes in the config; raises `LoadError`."""
-        check_agreement(settings, options, self.path)
+        self, tensors: Mapping[str, Tensor], settings: ForwardSettings, source: SaeSource
+    ) -> SAE:
+        """Build the SAE, and check the sizes in the config; raises `LoadError`."""
         sae = assemble(tensors, settings, source, self.opened.weights)
         d_model = self.d_model
         has_d_sae = self.values.get("d_sae") is not None  # only lm_saes 1 writes it

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats.overcomplete_module import (
     CLASSES,
@@ -73,7 +73,6 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             raise LoadError(f"{path}: not read: {reason}; allowed: a linear encoder", "keys")
     tensors = float32(opened.tensors, path)
     settings = _settings(tensors, module, options, path)
-    check_agreement(settings, options, path)
     dictionary = compute(tensors, module, path)
     canonical = _canonical(tensors, dictionary.rows, path)
     if module is not None and module.threshold is not None:
@@ -97,9 +96,7 @@ def _settings(
         architecture, k = "jumprelu", None
     else:
         architecture, k = _architecture(options, path)
-    return ForwardSettings(
-        architecture, k, pre_bias=False, normalize="none", inclusive=architecture == "jumprelu"
-    )
+    return ForwardSettings(architecture, k, pre_bias=False, inclusive=architecture == "jumprelu")
 
 
 def _architecture(options: SaeOptions, path: Path) -> tuple[str, int | None]:

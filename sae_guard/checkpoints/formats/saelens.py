@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes
 from sae_guard.checkpoints.declarations import Declaration, check_known, flag, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
@@ -126,7 +126,6 @@ def build(
     kind = kinds[architecture]
     scale = scale_of(_normalization(config, path), opened.path, options, path)
     settings = _settings(config, architecture, kind, scale.factor, path)
-    check_agreement(settings, options, path)
     in_training = architecture in saelens_training.BATCHTOPK
     source = opened.source(
         format_name,

@@ -12,13 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import (
-    ForwardSettings,
-    assemble,
-    check_agreement,
-    check_sizes,
-    renamed,
-)
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes, renamed
 from sae_guard.checkpoints.declarations import (
     Declaration,
     check_known,
@@ -101,7 +95,6 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     _check_kind(tensors, opened.weights)
     transcode, skip = (flag(config, name, path) for name in ("transcode", "skip_connection"))
     settings = _settings(config, path, transcode=transcode)
-    check_agreement(settings, options, path)
     if skip != ("W_skip" in tensors):
         verb = "has" if "W_skip" in tensors else "does not have"
         raise LoadError(
@@ -151,11 +144,7 @@ def _settings(config: Mapping[str, Any], path: Path, *, transcode: bool) -> Forw
     if type(k) is not int:
         raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
     return ForwardSettings(
-        "abstopk" if signed else str(activation),
-        k,
-        pre_bias=not transcode,
-        normalize="none",
-        transcoder=transcode,
+        "abstopk" if signed else str(activation), k, pre_bias=not transcode, transcoder=transcode
     )
 
 
