@@ -27,16 +27,8 @@ _NEUTRAL = {
 }
 """Values that change nothing in the forward pass and are not listed."""
 _NOT_FACTS = (
-    "path",
-    "format",
-    "files",
-    "assumptions",
-    "architecture",
-    "k",
-    "d_in",
-    "d_sae",
-    "d_out",
-)
+    "path", "format", "files", "assumptions", "architecture", "k", "d_in", "d_sae", "d_out",
+)  # fmt: skip
 
 
 def facts(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[tuple[str, str]]:
