@@ -184,42 +184,38 @@ def _measure(
     for hook in (hook for site in sites for hook in site.hooks):
         model.check_hook(hook)
     check_tokens(model, corpus)
-    measurements: dict[int, Measurement] = {}
     default_reason = "asked for" if options.reference else "the hook points are in no block"
-    reasons = dict.fromkeys(range(len(interventions)), default_reason)
-    suffixes = [
-        None if options.reference else Suffix.from_hooks(model, *site.hooks) for site in sites
-    ]
-    runs = {
-        index: SaeRun(
-            suffix, interventions[index].sae, corpus, sites[index],
-            random_error=options.random_error, spread=options.spread,
-        )
-        for index, suffix in enumerate(suffixes)
-        if suffix is not None
-    }  # fmt: skip
+    # Measurement of each intervention, or the reason why it is measured on the plain path.
+    outcomes: list[Measurement | str] = [default_reason] * len(interventions)
+    runs: dict[int, SaeRun] = {}
+    for index, (intervention, site) in enumerate(zip(interventions, sites, strict=True)):
+        suffix = None if options.reference else Suffix.from_hooks(model, *site.hooks)
+        if suffix is not None:
+            runs[index] = SaeRun(
+                suffix, intervention.sae, corpus, site,
+                random_error=options.random_error, spread=options.spread,
+            )  # fmt: skip
     if runs:
         memory = Memory.from_cache(options.cache, model, corpus)
         later_hooks = hooks_to_store(model, options.later_hooks)
         fast = FastPath(
             model, [*runs.values()], corpus, memory, later_hooks, centred=options.centred
         )
-        fast_interventions = [interventions[index] for index in runs]
-        results = _measure_on_path(fast, model, fast_interventions, corpus, options)
+        on_fast_path = [interventions[index] for index in runs]
+        results = _measure_on_path(fast, model, on_fast_path, corpus, options)
         for index, result in zip(runs, results, strict=True):
-            if isinstance(result, str):
-                reasons[index] = result
-            else:
-                measurements[index] = result
-    for index in [index for index in reasons if index not in measurements]:
-        plain = PlainPath(
-            model, interventions[index].sae, corpus, sites[index], reason=reasons[index],
-            random_error=options.random_error, spread=options.spread,
-        )  # fmt: skip
-        (result,) = _measure_on_path(plain, model, [interventions[index]], corpus, options)
-        assert isinstance(result, Measurement)
-        measurements[index] = result
-    return [measurements[index] for index in range(len(interventions))]
+            outcomes[index] = result
+    measurements = []
+    for intervention, site, outcome in zip(interventions, sites, outcomes, strict=True):
+        if isinstance(outcome, str):
+            plain = PlainPath(
+                model, intervention.sae, corpus, site, reason=outcome,
+                random_error=options.random_error, spread=options.spread,
+            )  # fmt: skip
+            (outcome,) = _measure_on_path(plain, model, [intervention], corpus, options)
+        assert isinstance(outcome, Measurement)
+        measurements.append(outcome)
+    return measurements
 
 
 def _measure_on_path(
