@@ -34,13 +34,9 @@ if TYPE_CHECKING:
 
 _CONFIG = "hyperparams.json"
 _WEIGHTS = (
-    "checkpoints/final.safetensors",
-    "checkpoints/pruned.safetensors",
-    "checkpoints/final.pt",
-    "checkpoints/pruned.pt",
-    "sae_weights.safetensors",
-    "sae_weights.pt",
-)
+    "checkpoints/final.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.pt",
+    "checkpoints/pruned.pt", "sae_weights.safetensors", "sae_weights.pt",
+)  # fmt: skip
 _FIELDS = FIELDS | {
     NORM, "seed", "bias_init_method", "decoder_exactly_fixed_norm", "init_decoder_norm",
     "init_encoder_norm", "init_encoder_with_decoder_transpose", "lp", "l1_coefficient",
