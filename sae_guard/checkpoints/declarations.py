@@ -1,4 +1,4 @@
-"""Declared model and hook point, and the helpers that formats share to read them; no torch."""
+"""Declared model and hook point, and the helpers that formats share to read configs; no torch."""
 
 from __future__ import annotations
 
