@@ -6,12 +6,6 @@ from sae_guard.cache.store import DEFAULT_BYTES, Cache, Entry, EntryInfo
 from sae_guard.cache.tensor_file import Tensors
 
 __all__ = [
-    "DEFAULT_BYTES",
-    "Cache",
-    "CacheError",
-    "Entry",
-    "EntryInfo",
-    "Tensors",
-    "default_root",
+    "DEFAULT_BYTES", "Cache", "CacheError", "Entry", "EntryInfo", "Tensors", "default_root",
     "root_from_option",
-]
+]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,12 @@ class ForwardSettings:
 
     architecture: str
     """Activation family, one of `options.Architecture`."""
-    k: int | None
+    k: int | None = None
     """Active latents per token of a TopK SAE, None for other activations."""
+    _: KW_ONLY
     pre_bias: bool
     """True where ``b_pre``, or b_dec without one, is subtracted from the input."""
-    normalize: Normalize
+    normalize: Normalize = "none"
     denormalize: bool = True
     rescale_by_decoder_norm: DecoderNorm = "none"
     scale_in: float = 1.0
@@ -47,11 +48,16 @@ class ForwardSettings:
     transcoder: bool = False
 
 
-def check_agreement(settings: ForwardSettings, options: SaeOptions, path: Path) -> None:
-    """Raise `LoadError` where the options contradict the checkpoint."""
-    names: tuple[Option, ...] = ("architecture", "k", "pre_bias", "normalize")
-    for name in names:
-        required, stored = getattr(options, name), getattr(settings, name)
+def check_agreement(sae: SAE, options: SaeOptions, path: Path | str) -> None:
+    """Raise `LoadError` where the options contradict the SAE that was read from ``path``."""
+    facts: dict[Option, object] = {
+        "architecture": sae.activation.architecture,
+        "k": getattr(sae.activation, "k", None),
+        "pre_bias": sae.b_pre is not None,
+        "normalize": sae.normalize,
+    }
+    for name, stored in facts.items():
+        required = getattr(options, name)
         if required is not None and required != stored:
             raise LoadError(
                 f"{path} says {name} {stored!r}, the `sae` options say {required!r}; allowed: "
@@ -60,11 +66,11 @@ def check_agreement(settings: ForwardSettings, options: SaeOptions, path: Path) 
                 options=(name,),
             )
     if isinstance(options.scale, float) and not math.isclose(
-        options.scale, settings.scale_in, rel_tol=_SAME_SCALE
+        options.scale, sae.scale_in, rel_tol=_SAME_SCALE
     ):
         raise LoadError(
-            f"{path} has scale {settings.scale_in:g}, the `sae` options say {options.scale}; "
-            f"allowed: {settings.scale_in:g}, or no scale in the options",
+            f"{path} has scale {sae.scale_in:g}, the `sae` options say {options.scale}; "
+            f"allowed: {sae.scale_in:g}, or no scale in the options",
             "scale",
             options=("scale",),
         )
@@ -157,10 +163,9 @@ def _shapes(
             )
     d_sae, d_out = tensors["W_dec"].shape
     d_in = tensors["W_enc"].shape[0] if settings.transcoder else d_out
-    per_latent = {
-        "jumprelu": ("b_enc", "threshold"),
-        "gated": ("b_gate", "b_mag", "r_mag"),
-    }.get(settings.architecture, ("b_enc",))
+    per_latent = {"jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "b_mag", "r_mag")}.get(
+        settings.architecture, ("b_enc",)
+    )
     optional: dict[str, tuple[int, ...]] = {"b_pre": (d_in,), "latent_scale": (d_sae,)}
     if settings.transcoder:
         optional["W_skip"] = (d_out, d_in)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from sae_guard.checkpoints.assemble import check_agreement
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.errors import Contract, LoadError, Option
+from sae_guard.errors import Contract, LoadError
 from sae_guard.sae import SAE, SaeOutput
 from sae_guard.sae.activations import JumpReLU
 
@@ -36,21 +37,7 @@ def check(contract: Contract, sae: SAE, options: SaeOptions) -> None:
 
 
 def _activation(sae: SAE, options: SaeOptions) -> str | None:
-    facts: dict[Option, object] = {
-        "architecture": sae.activation.architecture,
-        "k": getattr(sae.activation, "k", None),
-        "pre_bias": sae.b_pre is not None,
-        "normalize": sae.normalize,
-    }
-    for name, value in facts.items():
-        required = getattr(options, name)
-        if required is not None and required != value:
-            raise LoadError(
-                f"{sae.source.path}: {name} is {value!r}, the `sae` options say {required!r}; "
-                f"allowed: {value!r}, or no {name} in the options",
-                "activation",
-                options=(name,),
-            )
+    check_agreement(sae, options, sae.source.path)
     return None
 
 

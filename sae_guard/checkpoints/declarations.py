@@ -1,14 +1,14 @@
-"""Declared model and hook point, and the helpers that formats share to read them; no torch."""
+"""Declared model and hook point, and the helpers that formats share to read configs; no torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_guard.errors import LoadError
+from sae_guard.errors import Contract, LoadError
 
 _POST_NORM = re.compile(r"gemma-?[23]|olmo-?[23]|glm-?4", re.IGNORECASE)
 
@@ -28,6 +28,48 @@ def text_or_none(value: Any, path: Path, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise LoadError(f"{path}: {key} is {value!r}, expected text")
     return value
+
+
+def flag(
+    config: Mapping[str, Any],
+    key: str,
+    path: Path,
+    *,
+    default: bool | None = False,
+    contract: Contract = "readable",
+) -> bool:
+    """Return a config value that must be a boolean; raises `LoadError`."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise LoadError(f"{path}: {key} is {value!r}, expected true or false", contract)
+    return value
+
+
+def check_known(
+    config: Mapping[str, Any],
+    fields: set[str],
+    path: Path | str,
+    *,
+    contract: Contract = "readable",
+    where: str = "",
+) -> None:
+    """Raise `LoadError` where a config has other fields than these.
+
+    Args:
+        config: The config, or a part of it.
+        fields: The fields that are understood.
+        path: The config file, and the key of the part.
+        contract: The part of the load contract that breaks.
+        where: Addition to the message, such as ``for a topk SAE``.
+    """
+    unknown = ", ".join(
+        f"{key} = {config[key]!r}" for key in sorted(config.keys() - fields, key=str)
+    )
+    if unknown:
+        understood = f"not understood {where}".rstrip()
+        raise LoadError(
+            f"{path}: {unknown}: {understood}; allowed keys: {', '.join(sorted(fields))}", contract
+        )
 
 
 def named_by_layer(weights: Path) -> Declaration | None:

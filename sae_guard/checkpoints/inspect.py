@@ -17,26 +17,13 @@ _UNIT, _UNIT_OF_HALVES = 1e-3, 1e-2
 The second one is for 16-bit weights."""
 
 _NEUTRAL = {
-    "transcoder": False,
-    "denormalize": True,
-    "rescale_by_decoder_norm": "none",
-    "latent_scale": False,
-    "scale_in": 1.0,
-    "scale_out": 1.0,
-    "skip": False,
-}
+    "transcoder": False, "denormalize": True, "rescale_by_decoder_norm": "none",
+    "latent_scale": False, "scale_in": 1.0, "scale_out": 1.0, "skip": False,
+}  # fmt: skip
 """Values that change nothing in the forward pass and are not listed."""
 _NOT_FACTS = (
-    "path",
-    "format",
-    "files",
-    "assumptions",
-    "architecture",
-    "k",
-    "d_in",
-    "d_sae",
-    "d_out",
-)
+    "path", "format", "files", "assumptions", "architecture", "k", "d_in", "d_sae", "d_out",
+)  # fmt: skip
 
 
 def facts(sae: SAE, options: SaeOptions = NOTHING_SAID) -> Iterator[tuple[str, str]]:

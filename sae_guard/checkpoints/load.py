@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sae_guard.checkpoints.assemble import check_agreement
 from sae_guard.checkpoints.format import Opened
 from sae_guard.checkpoints.formats import FORMATS
 from sae_guard.checkpoints.locate import SUFFIXES, files_at
@@ -43,7 +44,10 @@ def load(
             f"{path}#{name}: a {format.name} checkpoint holds one SAE, without a name; remove "
             f"#{name}"
         )
-    return format.read(opened, options or NOTHING_SAID).to(device)
+    options = options or NOTHING_SAID
+    sae = format.read(opened, options)
+    check_agreement(sae, options, opened.config_file or opened.weights)
+    return sae.to(device)
 
 
 def load_checkpoint(

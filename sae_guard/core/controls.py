@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from sae_guard.core.measurement import Measurement
-from sae_guard.errors import UndefinedMetricError
 
 CONTROL_METRICS = ("kl", "reconstruction_score", "l0", "explained_variance")
 CHECKPOINT, RANDOM_ERROR = "checkpoint", "random error"
@@ -22,7 +21,7 @@ def row(measurement: Measurement) -> Row:
     """
     return {
         "kl": measurement["kl"],
-        **{name: _value(measurement, name) for name in CONTROL_METRICS if name != "kl"},
+        **{name: measurement.get(name) for name in CONTROL_METRICS if name != "kl"},
     }
 
 
@@ -35,7 +34,7 @@ def row_of_random_error(measurement: Measurement) -> Row:
     return {
         **dict.fromkeys(CONTROL_METRICS),
         "kl": measurement["kl_random_error"],
-        "explained_variance": _value(measurement, "explained_variance"),
+        "explained_variance": measurement.get("explained_variance"),
     }
 
 
@@ -49,10 +48,3 @@ def not_beaten(own: Row, baselines: Mapping[str, Row]) -> Iterable[str]:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
-
-
-def _value(measurement: Measurement, name: str) -> float | None:
-    try:
-        return measurement[name]
-    except UndefinedMetricError:
-        return None

@@ -102,7 +102,7 @@ def early_verdict(
     measurement = with_whole_deviation(measurement)
     try:
         measurement.check_rows(target.metric, whole=False)
-        status = _status(measurement, threshold, rule, bounds)
+        status = _Judge(measurement, threshold, rule, bounds).status()
         if status is None:
             return None
         progress = Progress(measurement.n_sequences, measurement.n_whole, rule.alpha)
@@ -140,30 +140,98 @@ def needs_spread(thresholds: Iterable[Threshold]) -> bool:
     return any(metric(threshold.target.metric).firing_above for threshold in thresholds)
 
 
-def _status(
-    measurement: Measurement, threshold: Threshold, rule: Rule, bounds: int
-) -> Status | None:
-    definition, target = metric(threshold.target.metric), threshold.target
-    if definition.firing_above is not None:
-        return _latents(measurement, threshold, definition.firing_above, rule, bounds)
-    needs_deviation = "sq_deviation" in definition.columns
-    if needs_deviation and (measurement.whole_sq_deviation is None or target.slice is not None):
-        return None
-    if target.statistic == WORST:
-        # One sequence past the bound decides; that none is past it only the whole set can show.
-        value = estimate(measurement, target, whole=False).value
-        return None if threshold.allows(value) else "fail"
-    states: dict[str, list[State | None]] = {"bound": [], "warn": []}
-    for kind, side, bound in _bounds(threshold):
-        boundary = _boundary(measurement, threshold, side, bound)
-        states[kind].append(_state(boundary, measurement.n_whole, rule, bounds, abs(bound)))
-    if "crossed" in states["bound"]:
-        return "fail"
-    if any(state != "kept" for state in states["bound"]):
-        return None
-    if "crossed" in states["warn"]:
-        return "warn"
-    return "pass" if all(state == "kept" for state in states["warn"]) else None
+class _Judge(NamedTuple):
+    """The rows so far, a threshold to judge them by, and how certain a verdict has to be."""
+
+    measurement: Measurement
+    threshold: Threshold
+    rule: Rule
+    bounds: int
+    """Number of bounds that the gate has in all."""
+
+    def status(self) -> Status | None:
+        """Return the status that the rows so far allow; None where more are needed."""
+        measurement, threshold = self.measurement, self.threshold
+        definition, target = metric(threshold.target.metric), threshold.target
+        if definition.firing_above is not None:
+            return self._latents(definition.firing_above)
+        needs_deviation = "sq_deviation" in definition.columns
+        if needs_deviation and (measurement.whole_sq_deviation is None or target.slice is not None):
+            return None
+        if target.statistic == WORST:
+            # One sequence past the bound decides; that none is past it only the whole set can show.
+            value = estimate(measurement, target, whole=False).value
+            return None if threshold.allows(value) else "fail"
+        states: dict[str, list[State | None]] = {"bound": [], "warn": []}
+        for kind, side, bound in _bounds(threshold):
+            boundary = _boundary(measurement, threshold, side, bound)
+            states[kind].append(self._state(boundary, abs(bound)))
+        if "crossed" in states["bound"]:
+            return "fail"
+        if any(state != "kept" for state in states["bound"]):
+            return None
+        if "crossed" in states["warn"]:
+            return "warn"
+        return "pass" if all(state == "kept" for state in states["warn"]) else None
+
+    def _latents(self, firing_above: float) -> Status | None:
+        """Judge a share of latents by the lowest and highest value it can have on the whole set."""
+        threshold = self.threshold
+        low, high = 0.0, estimate(self.measurement, threshold.target, whole=False).value
+        if firing_above > 0:
+            dense, sparse = self._dense_and_sparse(firing_above)
+            low, high = float(dense.mean()), float(1 - sparse.mean())
+        if not threshold.allows(low):
+            return "fail"
+        if not threshold.allows(high):
+            return None
+        if threshold.allows_quietly(high):
+            return "pass"
+        return None if threshold.allows_quietly(low) else "warn"
+
+    def _dense_and_sparse(self, firing_above: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which latents surely fire more often than ``firing_above``, and which do not.
+
+        One misjudged latent can reverse the verdict, so each is tested at level α / d_sae
+        (Bonferroni).
+
+        Returns:
+            Two masks of shape [d_sae]; a latent that is not decided yet is in neither.
+        """
+        measurement, rule = self.measurement, self.rule
+        spread, n, total = measurement.spread, measurement.sums["n_tokens"], measurement.n_whole
+        d_sae = len(measurement.firings)
+        if spread is None or len(n) < rule.minimum or measurement.whole:
+            return np.zeros(d_sae, dtype=np.bool_), np.zeros(d_sae, dtype=np.bool_)
+        # Per latent g_i = c_i − f·n_i: c_i firings on n_i tokens, f the frequency of dense latents.
+        # Σ g and Σ g² suffice for the evidence, so that no table [n_sequences, d_sae] is needed.
+        first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)
+        second = (
+            spread.square - 2 * firing_above * spread.by_tokens + firing_above**2 * math.fsum(n**2)
+        )
+        worst = _DENSE_TAIL * firing_above * float(n.mean())
+        dense = evidence_of_moments(first, second, len(n), total, rule=rule)
+        sparse = np.minimum(
+            evidence_of_moments(-first, second, len(n), total, rule=rule),
+            evidence_of_moments(-first - worst, second + worst**2, len(n) + 1, total, rule=rule),
+        )
+        needed = math.log(d_sae) - math.log(rule.alpha)
+        return dense >= needed + math.log(self.bounds), sparse >= needed
+
+    def _state(self, boundary: Boundary, scale: float) -> State | None:
+        """Return whether a bound is surely kept or surely crossed; None where it is neither yet."""
+        g, denominator, rule = boundary.g, boundary.denominator, self.rule
+        total = self.measurement.n_whole
+        if not _is_precise(denominator, total):
+            return None
+        if abs(math.fsum(g)) <= NOISE * scale * math.fsum(np.abs(denominator)):
+            return None  # another device could reverse the sign
+        unseen = boundary.worst_crossed
+        if bool(above_zero(g, total, alpha=rule.alpha / self.bounds, rule=rule, unseen=unseen)):
+            return "crossed"
+        unseen = None if boundary.worst_kept is None else -boundary.worst_kept
+        is_kept = above_zero(-g, total, alpha=rule.alpha, rule=rule, unseen=unseen)
+        return "kept" if bool(is_kept) else None
 
 
 def _bounds(threshold: Threshold) -> list[tuple[str, Side, float]]:
@@ -173,51 +241,6 @@ def _bounds(threshold: Threshold) -> list[tuple[str, Side, float]]:
         ("warn", "max", threshold.warn_max), ("warn", "min", threshold.warn_min),
     ]  # fmt: skip
     return [(kind, side, bound) for kind, side, bound in candidates if bound is not None]
-
-
-def _latents(
-    measurement: Measurement, threshold: Threshold, firing_above: float, rule: Rule, bounds: int
-) -> Status | None:
-    """Judge a share of latents by the lowest and highest value it can have on the whole set."""
-    low, high = 0.0, estimate(measurement, threshold.target, whole=False).value
-    if firing_above > 0:
-        dense, sparse = _dense_and_sparse(measurement, firing_above, rule, bounds)
-        low, high = float(dense.mean()), float(1 - sparse.mean())
-    if not threshold.allows(low):
-        return "fail"
-    if not threshold.allows(high):
-        return None
-    if threshold.allows_quietly(high):
-        return "pass"
-    return None if threshold.allows_quietly(low) else "warn"
-
-
-def _dense_and_sparse(
-    measurement: Measurement, firing_above: float, rule: Rule, bounds: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which latents surely fire more often than ``firing_above``, and which surely do not.
-
-    One misjudged latent can reverse the verdict, so each is tested at level α / d_sae (Bonferroni).
-
-    Returns:
-        Two masks of shape [d_sae]; a latent that is not decided yet is in neither.
-    """
-    spread, n, total = measurement.spread, measurement.sums["n_tokens"], measurement.n_whole
-    d_sae = len(measurement.firings)
-    if spread is None or len(n) < rule.minimum or measurement.whole:
-        return np.zeros(d_sae, dtype=np.bool_), np.zeros(d_sae, dtype=np.bool_)
-    # Per latent g_i = c_i − f·n_i: c_i firings on n_i tokens, f the frequency that counts as dense.
-    # Σ g and Σ g² suffice for the evidence, so that no table [n_sequences, d_sae] is needed.
-    first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)
-    second = spread.square - 2 * firing_above * spread.by_tokens + firing_above**2 * math.fsum(n**2)
-    worst = _DENSE_TAIL * firing_above * float(n.mean())
-    dense = evidence_of_moments(first, second, len(n), total, rule=rule)
-    sparse = np.minimum(
-        evidence_of_moments(-first, second, len(n), total, rule=rule),
-        evidence_of_moments(-first - worst, second + worst**2, len(n) + 1, total, rule=rule),
-    )
-    needed = math.log(d_sae) - math.log(rule.alpha)
-    return dense >= needed + math.log(bounds), sparse >= needed
 
 
 def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound: float) -> Boundary:
@@ -246,21 +269,6 @@ def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound:
         max(tail_end, _UNSEEN_OVER_WORST * float(g.max())) if crosses or both else None,
         min(-tail_end, _UNSEEN_OVER_WORST * float(g.min())) if both or not crosses else None,
     )
-
-
-def _state(boundary: Boundary, total: int, rule: Rule, bounds: int, scale: float) -> State | None:
-    """Return whether a bound is surely kept or surely crossed; None where it is neither yet."""
-    g, denominator = boundary.g, boundary.denominator
-    if not _is_precise(denominator, total):
-        return None
-    if abs(math.fsum(g)) <= NOISE * scale * math.fsum(np.abs(denominator)):
-        return None  # another device could reverse the sign
-    unseen = boundary.worst_crossed
-    if bool(above_zero(g, total, alpha=rule.alpha / bounds, rule=rule, unseen=unseen)):
-        return "crossed"
-    unseen = None if boundary.worst_kept is None else -boundary.worst_kept
-    is_kept = above_zero(-g, total, alpha=rule.alpha, rule=rule, unseen=unseen)
-    return "kept" if bool(is_kept) else None
 
 
 def _is_precise(denominator: NDArray[np.float64], total: int) -> bool:

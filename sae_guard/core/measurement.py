@@ -126,8 +126,7 @@ class Excerpts:
         """Build excerpts from what `plain` returned."""
         tokens, sequences = plain
         return cls(
-            {(row, position): Around(*texts) for row, position, *texts in tokens},
-            dict(sequences),
+            {(row, position): Around(*texts) for row, position, *texts in tokens}, dict(sequences)
         )
 
 
@@ -224,6 +223,10 @@ class Measurement:
                 "each sequence or none"
             )
 
+    def source(self, row: int) -> str:
+        """Return the source of the text of a row; empty where unknown."""
+        return self.sources[row] if self.sources else ""
+
     @property
     def n_sequences(self) -> int:
         """Number of sequences measured, one row each."""
@@ -237,6 +240,13 @@ class Measurement:
     def __getitem__(self, name: str) -> float:
         """Return the value of a metric over all rows; raise like `estimate`."""
         return self._value(metric(name))
+
+    def get(self, name: str) -> float | None:
+        """Return the value of a metric over all rows; None where it is undefined."""
+        try:
+            return self[name]
+        except UndefinedMetricError:
+            return None
 
     def estimate(self, name: str, *, confidence: float = 0.95, whole: bool = True) -> Estimate:
         """Return the value of a metric with its two-sided interval (`ratio_interval`).
@@ -258,8 +268,8 @@ class Measurement:
         interval = None
         if definition.firing_above is None:
             interval = ratio_interval(
-                self._combine(definition.numerator),
-                self._combine(definition.denominator),
+                combined(self.sums, definition.numerator),
+                combined(self.sums, definition.denominator),
                 value,
                 confidence=confidence,
             )
@@ -322,19 +332,14 @@ class Measurement:
             return self._latent_share(definition.firing_above)
         try:
             return ratio(
-                self._combine(definition.numerator),
-                self._combine(definition.denominator),
+                combined(self.sums, definition.numerator),
+                combined(self.sums, definition.denominator),
                 floor=definition.min_denominator * self.n_tokens,
             )
         except UndefinedMetricError as error:
             raise UndefinedMetricError(
                 f"{definition.name} = {definition.formula}: {error}"
             ) from None
-
-    def _combine(self, coefficients: Mapping[str, float]) -> NDArray[np.float64]:
-        parts = [factor * self.sums[column] for column, factor in coefficients.items()]
-        combined: NDArray[np.float64] = np.sum(parts, axis=0)
-        return combined
 
     def _latent_share(self, firing_above: float) -> float:
         """Return the share of latents that fire more often; for frequency 0, of the silent ones."""
@@ -344,3 +349,12 @@ class Measurement:
         frequency = self.firings / self.n_tokens
         counted = frequency > firing_above if firing_above else frequency == 0
         return float(counted.mean())
+
+
+def combined(
+    sums: Mapping[str, NDArray[np.float64]], coefficients: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """Return Σ coefficient · column per sequence, shape [n_sequences]."""
+    parts = [factor * sums[column] for column, factor in coefficients.items()]
+    total: NDArray[np.float64] = np.sum(parts, axis=0)
+    return total

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from sae_guard.errors import SetupError, allowed
 
@@ -72,14 +72,9 @@ class Metric:
 
 
 Need = Literal[
-    "clean run",
-    "patched run",
-    "random error run",
-    "ablated run",
-    "reconstruction",
-    "latents",
+    "clean run", "patched run", "random error run", "ablated run", "reconstruction", "latents",
     "mean activation",
-]
+]  # fmt: skip
 """Input of a column besides the tokens.
 
 A run of the model is clean, patched with the reconstruction, patched with a random error of the
@@ -134,98 +129,46 @@ def needs(*names: Need) -> frozenset[Need]:
     return frozenset(names)
 
 
-ALL_COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {
-        # 1 for every scored token: a table of single tokens has no use for it.
-        "n_tokens": Column("tokens", "1", of_tokens=False, rounding="none"),
-        "kl": Column(
-            "nats",
-            "KL(clean prediction ‖ patched prediction)",
-            needs("clean run", "patched run"),
-        ),
-        "ce_clean": Column(
-            "nats",
-            "−log of the clean probability of the next token",
-            needs("clean run"),
-            typical=(1, 3),
-        ),
-        "ce_patched": Column(
-            "nats", "−log of its probability with the SAE patched in", needs("patched run")
-        ),
-        "ce_zero": Column(
-            "nats",
-            "−log of its probability with the activation set to zeros",
-            needs("ablated run"),
-        ),
-        "ce_mean": Column(
-            "nats",
-            "−log of its probability with the activation set to μ",
-            needs("ablated run", "mean activation"),
-        ),
-        "entropy": Column(
-            "nats", "entropy of the clean prediction", needs("clean run"), summed=False
-        ),
-        "l0": Column(
-            "latents",
-            "number of latents that are not zero",
-            needs("latents"),
-            rounding="firings",
-            typical=(1, 12),
-        ),
-        "l1": Column(
-            "",
-            "sum of the absolute values of the latents",
-            needs("latents"),
-            rounding="none",
-            typical=(1, 50),
-        ),
-        "sq_error": Column(
-            "",
-            "squared distance of activation and reconstruction",
-            needs("reconstruction"),
-            rounding="per variance",
-        ),
-        # μ is known only after all tokens were read, when single activations are no longer held.
-        "sq_deviation": Column(
-            "",
-            "squared distance of activation and μ",
-            needs("mean activation"),
-            of_tokens=False,
-            rounding="per variance",
-            typical=(1, 9),
-        ),
-        "cosine": Column(
-            "",
-            "cosine of activation and reconstruction",
-            needs("reconstruction"),
-            typical=(-1, 1),
-        ),
-        "l2_ratio": Column(
-            "",
-            "length of the reconstruction over that of the activation",
-            needs("reconstruction"),
-            typical=(0.1, 2),
-        ),
-        "kl_random_error": Column(
-            "nats",
-            "KL(clean prediction ‖ prediction with a random error as long as that of the SAE)",
-            needs("clean run", "random error run"),
-            on_request="bound it in the spec, ask for the controls, or, from Python, call "
-            "measure(…, random_error=True)",
-            typical=(0.01, 1),
-        ),
-    }
-)
+ALL_COLUMNS: Mapping[str, Column] = MappingProxyType({
+    # 1 for every scored token: a table of single tokens has no use for it.
+    "n_tokens": Column("tokens", "1", of_tokens=False, rounding="none"),
+    "kl": Column("nats", "KL(clean prediction ‖ patched prediction)",
+                 needs("clean run", "patched run")),
+    "ce_clean": Column("nats", "−log of the clean probability of the next token",
+                       needs("clean run"), typical=(1, 3)),
+    "ce_patched": Column("nats", "−log of its probability with the SAE patched in",
+                         needs("patched run")),
+    "ce_zero": Column("nats", "−log of its probability with the activation set to zeros",
+                      needs("ablated run")),
+    "ce_mean": Column("nats", "−log of its probability with the activation set to μ",
+                      needs("ablated run", "mean activation")),
+    "entropy": Column("nats", "entropy of the clean prediction", needs("clean run"), summed=False),
+    "l0": Column("latents", "number of latents that are not zero",
+                 needs("latents"), rounding="firings", typical=(1, 12)),
+    "l1": Column("", "sum of the absolute values of the latents",
+                 needs("latents"), rounding="none", typical=(1, 50)),
+    "sq_error": Column("", "squared distance of activation and reconstruction",
+                       needs("reconstruction"), rounding="per variance"),
+    # μ is known only after all tokens were read, when single activations are no longer held.
+    "sq_deviation": Column("", "squared distance of activation and μ", needs("mean activation"),
+                           of_tokens=False, rounding="per variance", typical=(1, 9)),
+    "cosine": Column("", "cosine of activation and reconstruction",
+                     needs("reconstruction"), typical=(-1, 1)),
+    "l2_ratio": Column("", "length of the reconstruction over that of the activation",
+                       needs("reconstruction"), typical=(0.1, 2)),
+    "kl_random_error": Column(
+        "nats", "KL(clean prediction ‖ prediction with a random error as long as that of the SAE)",
+        needs("clean run", "random error run"), typical=(0.01, 1),
+        on_request="bound it in the spec, ask for the controls, or, from Python, call "
+        "measure(…, random_error=True)",
+    ),
+})  # fmt: skip
 """Every column, in storage order. `sae_guard.engine.token_metrics` has the torch formula of each
 under the same name; a test holds the two together."""
 
-COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {
-        name: column
-        for name, column in ALL_COLUMNS.items()
-        if column.summed and not column.on_request
-    }
-)
+COLUMNS: Mapping[str, Column] = MappingProxyType({
+    name: column for name, column in ALL_COLUMNS.items() if column.summed and not column.on_request
+})  # fmt: skip
 """Columns whose sums every measurement has."""
 
 ON_REQUEST: Mapping[str, str] = MappingProxyType(
@@ -233,208 +176,81 @@ ON_REQUEST: Mapping[str, str] = MappingProxyType(
 )
 """Column that costs a run of its own → instruction how to request it; absent unless requested."""
 
+_POSITIVE = (0, math.inf)
+"""Range of values that are never negative."""
+
+
+def _mean(name: str, unit: str, direction: Direction, formula: str, **properties: Any) -> Metric:
+    """Return the metric that is the mean over tokens of the column of the same name."""
+    return Metric(name, unit, direction, formula, sums(**{name: 1}), **properties)
+
+
 _METRICS = (
-    Metric(
-        "kl",
-        "nats",
-        "lower",
-        "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
-        sums(kl=1),
-        also_called="SAELens `kl_div_with_sae`; patch loss",
-        range=(0, math.inf),
-    ),
-    Metric(
-        "kl_vs_random_error",
-        "",
-        "lower",
-        "kl / kl_random_error, ratio of pooled means",
-        sums(kl=1),
-        sums(kl_random_error=1),
-        also_called="how pathological the error is (Gurnee 2024)",
-        # A smaller KL is made of the rounding of float32 logits.
-        min_denominator=1e-5,
-        range=(0, math.inf),
-    ),
-    Metric(
-        "ce_increase",
-        "nats",
-        "lower",
-        "ce_patched − ce_clean",
-        sums(ce_patched=1, ce_clean=-1),
-        also_called="loss added; delta loss; SAEBench `ce_loss_with_sae − ce_loss_without_sae`",
-    ),
-    Metric(
-        "reconstruction_score",
-        "",
-        "higher",
-        "(ce_zero − ce_patched) / (ce_zero − ce_clean), ratio of pooled means",
-        sums(ce_zero=1, ce_patched=-1),
-        sums(ce_zero=1, ce_clean=-1),
-        also_called="SAELens `ce_loss_score`; loss recovered; dictionary_learning "
-        "`frac_recovered` (which averages per batch: not the same)",
-        # A few thousand tokens do not resolve an ablation that costs less than 0.001 nats.
-        min_denominator=1e-3,
-        tail_from=1,
-    ),
-    Metric(
-        "reconstruction_score[mean]",
-        "",
-        "higher",
-        "(ce_mean − ce_patched) / (ce_mean − ce_clean), ratio of pooled means",
-        sums(ce_mean=1, ce_patched=-1),
-        sums(ce_mean=1, ce_clean=-1),
-        also_called="loss recovered against mean ablation",
-        min_denominator=1e-3,
-        tail_from=1,
-    ),
-    Metric(
-        "l0",
-        "latents/token",
-        "window",
-        "E_tokens #{latents ≠ 0}; negative latents count",
-        sums(l0=1),
-        also_called="sparsity; average number of active features",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "l1",
-        "",
-        "window",
-        "E_tokens Σ |latent|",
-        sums(l1=1),
-        also_called="SAELens `l1`",
-        range=(0, math.inf),
-        tail=5,
-    ),
-    Metric(
-        "explained_variance",
-        "",
-        "higher",
-        "1 − Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
-        sums(sq_deviation=1, sq_error=-1),
-        sums(sq_deviation=1),
-        also_called="1 − FVU; R²; SAELens `explained_variance`",
-        min_denominator=1e-12,
-        range=(-math.inf, 1),
-        tail_from=1,
-        tail=5,
-    ),
-    Metric(
-        "fvu",
-        "",
-        "lower",
-        "Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
-        sums(sq_error=1),
-        sums(sq_deviation=1),
-        also_called="fraction of variance unexplained; normalised MSE",
-        min_denominator=1e-12,
-        range=(0, math.inf),
-        tail=5,
-    ),
-    Metric(
-        "mse",
-        "",
-        "lower",
-        "E_tokens ‖x−x̂‖², summed over d_model",
-        sums(sq_error=1),
-        also_called="SAELens `mse`; dictionary_learning divides by d_model",
-        range=(0, math.inf),
-    ),
-    Metric(
-        "l2_ratio",
-        "",
-        "window",
-        "E_tokens ‖x̂‖ / ‖x‖",
-        sums(l2_ratio=1),
-        also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "cosine",
-        "",
-        "higher",
-        "E_tokens cos(x, x̂)",
-        sums(cosine=1),
-        also_called="`cossim`",
-        range=(-1, 1),
-        tail_from=1,
-        tail=5,
-    ),
-    Metric(
-        "ce_clean",
-        "nats",
-        "window",
-        "cross-entropy of the next token, unperturbed",
-        sums(ce_clean=1),
-        also_called="SAELens `ce_loss_without_sae`; L_original",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "ce_patched",
-        "nats",
-        "window",
-        "the same with the reconstruction patched in",
-        sums(ce_patched=1),
-        also_called="SAELens `ce_loss_with_sae`; L_reconstructed",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "ce_zero",
-        "nats",
-        "window",
-        "the same with the activation replaced by zeros",
-        sums(ce_zero=1),
-        also_called="SAELens `ce_loss_with_ablation`; L_zero",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "ce_mean",
-        "nats",
-        "window",
-        "the same with the activation replaced by the mean μ",
-        sums(ce_mean=1),
-        also_called="L_mean",
-        range=(0, math.inf),
-        tail=3,
-    ),
-    Metric(
-        "kl_random_error",
-        "nats",
-        "window",
-        "KL with x + ‖x−x̂‖·u patched in; u a random direction per token",
-        sums(kl_random_error=1),
-        also_called="ε-random substitution",
-        range=(0, math.inf),
-    ),
-    Metric(
-        "dead_latents",
-        "share",
-        "lower",
-        "share of latents that never fire",
-        also_called="SAEBench `frac_alive` = 1 − it",
-        # A latent that fires on 1 token in 1,000 is silent on 10,000 with probability e⁻¹⁰. For
-        # rarer ones see `sae_guard.core.verdicts.too_few_tokens`.
-        min_tokens=10_000,
-        firing_above=0.0,
-        range=(0, 1),
-    ),
-    Metric(
-        "dense_latents",
-        "share",
-        "lower",
-        "share of latents that fire on more than 10 % of the tokens",
-        also_called="SAEBench `freq_over_10_percent`",
-        # The frequency 0.1 has a standard error of 0.0095 at 1,000 tokens.
-        min_tokens=1_000,
-        firing_above=0.1,
-        range=(0, 1),
-    ),
-)
+    _mean("kl", "nats", "lower",
+          "E_tokens Σ_v P(v)·(log P(v) − log Q(v)); P clean, Q patched",
+          also_called="SAELens `kl_div_with_sae`; patch loss", range=_POSITIVE),
+    Metric("kl_vs_random_error", "", "lower", "kl / kl_random_error, ratio of pooled means",
+           sums(kl=1), sums(kl_random_error=1), range=_POSITIVE,
+           also_called="how pathological the error is (Gurnee 2024)",
+           # A smaller KL is made of the rounding of float32 logits.
+           min_denominator=1e-5),
+    Metric("ce_increase", "nats", "lower", "ce_patched − ce_clean", sums(ce_patched=1, ce_clean=-1),
+           also_called="loss added; delta loss; SAEBench "
+           "`ce_loss_with_sae − ce_loss_without_sae`"),
+    Metric("reconstruction_score", "", "higher",
+           "(ce_zero − ce_patched) / (ce_zero − ce_clean), ratio of pooled means",
+           sums(ce_zero=1, ce_patched=-1), sums(ce_zero=1, ce_clean=-1), tail_from=1,
+           also_called="SAELens `ce_loss_score`; loss recovered; dictionary_learning "
+           "`frac_recovered` (which averages per batch: not the same)",
+           # A few thousand tokens do not resolve an ablation that costs less than 0.001 nats.
+           min_denominator=1e-3),
+    Metric("reconstruction_score[mean]", "", "higher",
+           "(ce_mean − ce_patched) / (ce_mean − ce_clean), ratio of pooled means",
+           sums(ce_mean=1, ce_patched=-1), sums(ce_mean=1, ce_clean=-1), tail_from=1,
+           also_called="loss recovered against mean ablation", min_denominator=1e-3),
+    _mean("l0", "latents/token", "window", "E_tokens #{latents ≠ 0}; negative latents count",
+          also_called="sparsity; average number of active features", range=_POSITIVE, tail=3),
+    _mean("l1", "", "window", "E_tokens Σ |latent|",
+          also_called="SAELens `l1`", range=_POSITIVE, tail=5),
+    Metric("explained_variance", "", "higher",
+           "1 − Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
+           sums(sq_deviation=1, sq_error=-1), sums(sq_deviation=1), min_denominator=1e-12,
+           also_called="1 − FVU; R²; SAELens `explained_variance`",
+           range=(-math.inf, 1), tail_from=1, tail=5),
+    Metric("fvu", "", "lower",
+           "Σ‖x−x̂‖² / Σ‖x−μ‖²; μ the mean of all scored tokens of the set",
+           sums(sq_error=1), sums(sq_deviation=1), min_denominator=1e-12,
+           also_called="fraction of variance unexplained; normalised MSE",
+           range=_POSITIVE, tail=5),
+    Metric("mse", "", "lower", "E_tokens ‖x−x̂‖², summed over d_model", sums(sq_error=1),
+           also_called="SAELens `mse`; dictionary_learning divides by d_model", range=_POSITIVE),
+    _mean("l2_ratio", "", "window", "E_tokens ‖x̂‖ / ‖x‖",
+          also_called="SAELens and dictionary_learning `l2_ratio`; shrinkage",
+          range=_POSITIVE, tail=3),
+    _mean("cosine", "", "higher", "E_tokens cos(x, x̂)",
+          also_called="`cossim`", range=(-1, 1), tail_from=1, tail=5),
+    _mean("ce_clean", "nats", "window", "cross-entropy of the next token, unperturbed",
+          also_called="SAELens `ce_loss_without_sae`; L_original", range=_POSITIVE, tail=3),
+    _mean("ce_patched", "nats", "window", "the same with the reconstruction patched in",
+          also_called="SAELens `ce_loss_with_sae`; L_reconstructed", range=_POSITIVE, tail=3),
+    _mean("ce_zero", "nats", "window", "the same with the activation replaced by zeros",
+          also_called="SAELens `ce_loss_with_ablation`; L_zero", range=_POSITIVE, tail=3),
+    _mean("ce_mean", "nats", "window", "the same with the activation replaced by the mean μ",
+          also_called="L_mean", range=_POSITIVE, tail=3),
+    _mean("kl_random_error", "nats", "window",
+          "KL with x + ‖x−x̂‖·u patched in; u a random direction per token",
+          also_called="ε-random substitution", range=_POSITIVE),
+    Metric("dead_latents", "share", "lower", "share of latents that never fire",
+           also_called="SAEBench `frac_alive` = 1 − it", range=(0, 1), firing_above=0.0,
+           # A latent that fires on 1 token in 1,000 is silent on 10,000 with probability e⁻¹⁰. For
+           # rarer ones see `sae_guard.core.verdicts.too_few_tokens`.
+           min_tokens=10_000),
+    Metric("dense_latents", "share", "lower",
+           "share of latents that fire on more than 10 % of the tokens",
+           also_called="SAEBench `freq_over_10_percent`", range=(0, 1), firing_above=0.1,
+           # The frequency 0.1 has a standard error of 0.0095 at 1,000 tokens.
+           min_tokens=1_000),
+)  # fmt: skip
 
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _METRICS})
 """Every metric that a threshold can name."""

@@ -141,26 +141,29 @@ class CaseReport:
     """Thresholds that are looser than at the last promoted version."""
 
     @property
+    def _results(self) -> dict[str, ContractResult | Verdict | ParetoResult | ControlsResult]:
+        """Test → result, for every test in the report."""
+        others = {PARETO: self.pareto, CONTROLS: self.controls}
+        return {
+            **{result.test: result for result in self.contracts},
+            **{str(verdict.target): verdict for verdict in self.verdicts},
+            **{test: result for test, result in others.items() if result is not None},
+        }
+
+    @property
     def statuses(self) -> dict[str, Status]:
         """Test → status, for every test in the report."""
-        results: dict[str, Status] = {result.test: result.status for result in self.contracts}
-        results |= {str(verdict.target): verdict.status for verdict in self.verdicts}
-        results |= {PARETO: self.pareto.status} if self.pareto else {}
-        return results | ({CONTROLS: self.controls.status} if self.controls else {})
+        return {test: result.status for test, result in self._results.items()}
 
     @property
     def errors(self) -> dict[str, str]:
         """Test → reason, for every test that gave no verdict."""
-        results: dict[str, str] = {
-            result.test: result.message
-            for result in self.contracts
-            if result.status in ("error", "undecided")
+        return {
+            test: result.message
+            for test, result in self._results.items()
+            if result.status == "error"
+            or (result.status == "undecided" and isinstance(result, ContractResult))
         }
-        results |= {str(v.target): v.message for v in self.verdicts if v.status == "error"}
-        for test, result in ((PARETO, self.pareto), (CONTROLS, self.controls)):
-            if result is not None and result.status == "error":
-                results[test] = result.message
-        return results
 
     @property
     def crossed(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement
+from sae_guard.core.measurement import TOKEN_COLUMNS, Measurement, combined
 from sae_guard.core.metrics import ON_REQUEST, Metric, Side, metric
 from sae_guard.core.statistics import Estimate, quantile, quantile_interval, ratio, ratio_interval
 from sae_guard.errors import SetupError, UndefinedMetricError, allowed
@@ -59,10 +59,7 @@ class Target:
         quantity = name.removesuffix(f".{CHANGE}")
         metric_name, _, statistic = quantity.partition(".")
         return cls(
-            metric_name,
-            statistic or "mean",
-            Slice.parse(part) if part else None,
-            quantity != name,
+            metric_name, statistic or "mean", Slice.parse(part) if part else None, quantity != name
         )
 
     @property
@@ -323,7 +320,7 @@ def counts_past_bound(measurement: Measurement, target: Target, bound: float, si
 
 
 def _terms(sums: Mapping[str, NDArray[np.float64]], definition: Metric) -> Terms:
-    return Terms(_combined(sums, definition.numerator), _combined(sums, definition.denominator))
+    return Terms(combined(sums, definition.numerator), combined(sums, definition.denominator))
 
 
 def _sums(
@@ -345,13 +342,6 @@ def _sums(
         raise UndefinedMetricError(f"{target}: values of single tokens were not kept")
     scored = table.scored if part is None else table.scored & part.mask(measurement)
     return table.sums(scored), scored
-
-
-def _combined(
-    sums: Mapping[str, NDArray[np.float64]], coefficients: Mapping[str, float]
-) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = np.sum([f * sums[n] for n, f in coefficients.items()], axis=0)
-    return total
 
 
 def _worst(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -14,7 +14,10 @@ from sae_guard.core.thresholds import OnUndecided, Threshold
 Key = Literal["max", "min", "warn_max", "warn_min", "confidence", "on_undecided", "axes"]
 Kind = Literal["tightened", "loosened", "added", "removed"]
 
-_SIDES: tuple[Side, ...] = ("min", "max")
+_KEYS: tuple[tuple[Side, Key], ...] = (
+    ("min", "min"), ("min", "warn_min"), ("max", "max"), ("max", "warn_max"),
+)  # fmt: skip
+"""Side of each bound, and its key."""
 
 
 class Bounds(Protocol):
@@ -116,35 +119,18 @@ def pareto_changes(old: Axes | None, new: Axes | None) -> Iterator[ThresholdChan
 
 def _of_threshold(name: str, old: Bounds | None, new: Bounds | None) -> Iterator[ThresholdChange]:
     share = any(bounds is not None and bounds.change == "share" for bounds in (old, new))
-    for side in _SIDES:
-        for change in (*_of_bound(name, side, old, new), *_of_warn_bound(name, side, old, new)):
-            yield replace(change, share=share)
+    for side, key in _KEYS:
+        before, after = getattr(old, key, None), getattr(new, key, None)
+        if before == after:
+            continue
+        looser = _reach(side, after) > _reach(side, before)
+        change = _change(before, after, looser=looser)
+        if key != side:
+            # A warn bound that was replaced by a bound at the same place or tighter is not looser.
+            looser = _quiet(side, new) > _quiet(side, old)
+        yield ThresholdChange(name, key, before, after, change, looser, share)
     if old is not None and new is not None:
         yield from _of_intervals(name, old, new)
-
-
-def _of_bound(
-    name: str, side: Side, old: Bounds | None, new: Bounds | None
-) -> Iterator[ThresholdChange]:
-    before, after = getattr(old, side, None), getattr(new, side, None)
-    if before != after:
-        looser = _reach(side, after) > _reach(side, before)
-        yield ThresholdChange(
-            name, side, before, after, _change(before, after, looser=looser), looser
-        )
-
-
-def _of_warn_bound(
-    name: str, side: Side, old: Bounds | None, new: Bounds | None
-) -> Iterator[ThresholdChange]:
-    key: Key = "warn_max" if side == "max" else "warn_min"
-    before, after = getattr(old, key, None), getattr(new, key, None)
-    if before != after:
-        change = _change(before, after, looser=_reach(side, after) > _reach(side, before))
-        # A warn bound that was replaced by a bound at the same place or tighter is not looser.
-        yield ThresholdChange(
-            name, key, before, after, change, _quiet(side, new) > _quiet(side, old)
-        )
 
 
 def _of_intervals(name: str, old: Bounds, new: Bounds) -> Iterator[ThresholdChange]:

@@ -13,12 +13,8 @@ from sae_guard.core.targets import Slice
 from sae_guard.errors import UndefinedMetricError
 
 EXPLAINED_METRICS = (
-    "kl",
-    "ce_increase",
-    "ce_patched",
-    "reconstruction_score",
-    "reconstruction_score[mean]",
-)
+    "kl", "ce_increase", "ce_patched", "reconstruction_score", "reconstruction_score[mean]",
+)  # fmt: skip
 """Metrics whose failures the worst tokens help to explain."""
 
 
@@ -67,11 +63,7 @@ class Worst:
 
 
 def worst(
-    measurement: Measurement,
-    *,
-    tokens: int = 10,
-    sequences: int = 5,
-    slice: Slice | None = None,
+    measurement: Measurement, *, tokens: int = 10, sequences: int = 5, slice: Slice | None = None
 ) -> Worst:
     """Return the tokens with the largest KL and the sequences with the largest mean KL.
 
@@ -116,7 +108,7 @@ def _tokens(
             ce_clean=float(columns["ce_clean"][place]),
             ce_patched=float(columns["ce_patched"][place]),
             entropy=float(columns["entropy"][place]),
-            source=_source(measurement, row),
+            source=measurement.source(row),
             **around._asdict(),
         )
 
@@ -140,7 +132,7 @@ def _sequences(
             kl=float(means["kl"][index]),
             ce_clean=float(means["ce_clean"][index]),
             ce_patched=float(means["ce_patched"][index]),
-            source=_source(measurement, row),
+            source=measurement.source(row),
             text=measurement.excerpts.sequences.get(sequence, ""),
         )
 
@@ -164,7 +156,3 @@ def largest(values: NDArray[np.float64], limit: int) -> list[int]:
     selected = np.concatenate([greater, equal[: limit - len(greater)]])
     ordered: list[int] = selected[np.argsort(-keys[selected], kind="stable")].tolist()
     return ordered
-
-
-def _source(measurement: Measurement, row: int) -> str:
-    return measurement.sources[row] if measurement.sources else ""

@@ -14,19 +14,6 @@ from sae_guard.errors import SetupError
 _POOL = 16
 
 
-class DatasetBlock(Protocol):
-    """Dataset of the Hugging Face hub, or a folder saved by the library `datasets`."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-
-
 class DataBlock(Protocol):
     """Source of a token set, and the rules by which it is cut into windows and masked.
 
@@ -40,7 +27,7 @@ class DataBlock(Protocol):
     @property
     def tokens(self) -> tuple[str, ...] | None: ...
     @property
-    def dataset(self) -> DatasetBlock | None: ...
+    def dataset(self) -> sources.DatasetBlock | None: ...
     @property
     def modules(self) -> tuple[str, ...] | None: ...
     @property
@@ -116,12 +103,4 @@ def _texts(data: DataBlock, base: Path) -> Iterator[sources.RawDocument]:
         raise SetupError(
             "`data` has no source; allowed: one of text, jsonl, tokens, dataset, modules"
         )
-    return sources.dataset(
-        data.dataset.path,
-        name=data.dataset.name,
-        split=data.dataset.split,
-        revision=data.dataset.revision,
-        field=data.column,
-        source_field=data.source_field,
-        base=base,
-    )
+    return sources.dataset(data.dataset, data.column, source_field=data.source_field, base=base)

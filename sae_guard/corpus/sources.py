@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,19 @@ class RawDocument(NamedTuple):
     source: str
     """Name of the source, by which slices select tokens."""
     content: Any
+
+
+class DatasetBlock(Protocol):
+    """Dataset of the Hugging Face hub, or a folder saved by the library `datasets`."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
 
 
 def expand(patterns: Sequence[str], base: Path) -> list[Path]:
@@ -83,10 +96,8 @@ def json_lines(
                 ) from error
             if not isinstance(row, dict) or field not in row:
                 raise SetupError(f"{path}:{number}: no field {field!r}; {_allowed_keys(row)}")
-            if source_field is None:
-                yield RawDocument(source_name(path, base), row[field])
-            else:
-                yield RawDocument(_source(row, source_field, f"{path}:{number}"), row[field])
+            source = _source(row, source_field, source_name(path, base), f"{path}:{number}")
+            yield RawDocument(source, row[field])
 
 
 def token_file(
@@ -156,24 +167,15 @@ def _token_matrix(path: Path) -> np.ndarray[Any, Any]:
 
 
 def dataset(
-    path: str,
-    *,
-    name: str | None,
-    split: str,
-    revision: str | None,
-    field: str,
-    source_field: str | None,
-    base: Path,
+    block: DatasetBlock, field: str, *, source_field: str | None, base: Path
 ) -> Iterator[RawDocument]:
     """Yield one field of each row of a Hugging Face dataset.
 
     Datasets of the hub are streamed: rows are loaded only as far as they are read.
 
     Args:
-        path: Name on the hub, or a folder of data files or one that `datasets` has saved.
-        name: Configuration of the dataset.
-        split: Split of the dataset.
-        revision: Commit, branch or tag of the hub's repository.
+        block: Dataset, whose ``path`` is a name on the hub, or a folder of data files or one that
+            `datasets` has saved.
         field: Key of the document.
         source_field: As in `json_lines`; None makes the dataset the source.
         base: Folder that a relative ``path`` starts from.
@@ -184,6 +186,7 @@ def dataset(
     """
     import datasets
 
+    path, split = block.path, block.split
     folder = base / expanded(path)
     try:
         # save_to_disk writes state.json for a Dataset and dataset_dict.json for a DatasetDict.
@@ -193,17 +196,14 @@ def dataset(
         else:
             path_or_name = str(folder) if folder.exists() else path
             rows = datasets.load_dataset(
-                path_or_name, name, split=split, revision=revision, streaming=True
+                path_or_name, block.name, split=split, revision=block.revision, streaming=True
             )
         for row in rows:
             if field not in row:
                 raise SetupError(
                     f"dataset {path!r} has no field {field!r}; allowed: {', '.join(row)}"
                 )
-            if source_field is None:
-                yield RawDocument(path, row[field])
-            else:
-                yield RawDocument(_source(row, source_field, f"dataset {path!r}"), row[field])
+            yield RawDocument(_source(row, source_field, path, f"dataset {path!r}"), row[field])
     except ConnectionError as error:
         raise InfrastructureError(f"dataset {path!r} cannot be reached: {error}") from error
     except (OSError, ValueError, KeyError) as error:
@@ -230,17 +230,21 @@ def module_sources(names: Sequence[str]) -> Iterator[RawDocument]:
         yield RawDocument(name, _read(Path(spec.origin)))
 
 
-def _source(row: Mapping[str, Any], field: str, location: str) -> str:
+def _source(row: Mapping[str, Any], field: str | None, default: str, location: str) -> str:
     """Return the name of a row's source.
 
     Args:
         row: JSON object of a document.
-        field: Key of the name, or keys of nested objects joined by dots (``meta.pile_set_name``).
+        field: Key of the name, or keys of nested objects joined by dots (``meta.pile_set_name``);
+            None for rows without a source of their own.
+        default: Source of such rows.
         location: File and line, or dataset, for messages.
 
     Raises:
         SetupError: There is no such key, or its value is neither text nor an integer.
     """
+    if field is None:
+        return default
     value: Any = row
     for key in [field] if field in row else field.split("."):
         if not isinstance(value, Mapping) or key not in value:

@@ -5,11 +5,6 @@ from sae_guard.engine.intervention import HookSite, Intervention
 from sae_guard.engine.measure import measure, measure_all, measure_until
 
 __all__ = [
-    "ActivationStats",
-    "HookSite",
-    "Intervention",
-    "activation_stats",
-    "measure",
-    "measure_all",
+    "ActivationStats", "HookSite", "Intervention", "activation_stats", "measure", "measure_all",
     "measure_until",
-]
+]  # fmt: skip

@@ -78,7 +78,5 @@ def _activations(
     if suffix is None:
         return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)
     clean_hook = suffix.clean_hook(hook)
-    clean_runs = CleanRuns(
-        model, model.unembedding, corpus, Memory.from_cache(cache, model, corpus), [clean_hook]
-    )
+    clean_runs = CleanRuns(model, corpus, Memory.from_cache(cache, model, corpus), [clean_hook])
     return lambda rows: clean_runs.for_rows(rows).activations[clean_hook]

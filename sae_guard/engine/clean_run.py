@@ -15,7 +15,7 @@ from sae_guard.corpus import Corpus
 from sae_guard.engine import head
 from sae_guard.engine.batches import batches, halve_on_oom, shard_size
 from sae_guard.engine.memory import Memory
-from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix, Unembedding
+from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix
 
 _HEAD = "head"  # stands for the clean predictions beside the hook points
 _Shard = dict[str, dict[str, Tensor]]
@@ -42,7 +42,6 @@ class CleanRuns:
     def __init__(
         self,
         model: LanguageModel,
-        unembedding: Unembedding,
         corpus: Corpus,
         memory: Memory,
         hooks: Iterable[str],
@@ -52,14 +51,12 @@ class CleanRuns:
 
         Args:
             model: Language model.
-            unembedding: Unembedding of the model.
             corpus: Windows.
             memory: Cache entry of the model and corpus.
             hooks: Hook points whose activations are returned.
             later_hooks: Further hook points that a run stores in the cache, if there is room.
         """
         self.model = model
-        self.unembedding = unembedding
         self.corpus = corpus
         self.hooks = tuple(dict.fromkeys(hooks))
         self.size = shard_size(corpus.tokens.shape[1])
@@ -213,7 +210,7 @@ class CleanRuns:
         final = final[scored.to(final.device)]
         if summary and self._stores_summary:
             target = self.corpus.tokens[rows, 1:][scored]
-            clean = head.summarise(self.unembedding, final, target)._asdict()
+            clean = head.summarise(self.model.unembedding, final, target)._asdict()
         else:
             clean = head.FinalStates(final)._asdict()
         return {**shard, _HEAD: clean}
@@ -221,7 +218,7 @@ class CleanRuns:
     @property
     def _stores_summary(self) -> bool:
         """True if the cache stores a `head.CleanSummary`, not the final hidden states."""
-        return self.unembedding.linear and head.summary_suffices()
+        return self.model.unembedding.linear and head.summary_suffices()
 
     @cached_property
     def _has_room(self) -> bool:
@@ -251,7 +248,7 @@ class CleanRuns:
         bytes_per_token = {name: activations[name][0, 0].nbytes for name in hooks}
         bytes_per_token[_HEAD] = activations[FINAL_HIDDEN][0, 0].nbytes
         if self._stores_summary:
-            bytes_per_token[_HEAD] = self.unembedding.weight[0].nbytes + 16
+            bytes_per_token[_HEAD] = self.model.unembedding.weight[0].nbytes + 16
         tokens = self.size * context
         return sum(
             count * bytes_per_token[name] * tokens for name, count in missing.items() if count

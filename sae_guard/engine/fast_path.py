@@ -68,7 +68,10 @@ class FastPath(SweepPath):
         self.runs = list(runs)
         """Runs of the SAEs that the path is not rejected for."""
         self.memory = memory
-        self.names = {run: _name(run) for run in runs} if memory.entry else {}
+        self.names = {
+            run: run_name(run.sae, run.site, random_error=run.random_error)
+            for run in (runs if memory.entry else ())
+        }
         """Run → its name in the cache entry."""
         self.hook = ", ".join(dict.fromkeys(run.site.read for run in runs))
         self._all_runs = list(runs)
@@ -78,7 +81,7 @@ class FastPath(SweepPath):
         self._unembedding = model.unembedding
         self._corpus = corpus
         hooks = [hook for run in runs for hook in run.suffix.clean_hooks(*run.site.hooks)]
-        self.clean_runs = CleanRuns(model, self._unembedding, corpus, memory, hooks, later_hooks)
+        self.clean_runs = CleanRuns(model, corpus, memory, hooks, later_hooks)
         self._hook_columns = {
             hook: HookPointColumns(run.suffix, corpus, hook, self.clean_runs, memory)
             for hook, run in ((run.site.replaced, run) for run in runs)
@@ -242,10 +245,6 @@ class FastPath(SweepPath):
         tokens = {**run.tokens, **hook_columns.tokens}
         mean, sq_deviation = hook_columns.centre or (None, None)
         return PathResult(sums, tokens, run.firings, mean, paths, run.spread, sq_deviation)
-
-
-def _name(run: SaeRun) -> str:
-    return run_name(run.sae, run.site, random_error=run.random_error)
 
 
 def _can_resume(tensors: Tensors, run: SaeRun, segments: Sequence[slice]) -> bool:

@@ -31,6 +31,19 @@ class FinalStates(NamedTuple):
         """Return the final hidden states of some tokens."""
         return FinalStates(self.hidden[tokens])
 
+    def losses(self, unembedding: Unembedding, replaced: ReplacedRuns, target: Tensor) -> Losses:
+        """Return the losses of few tokens, as the function `losses` does."""
+        log_p = formulas.log_probs(unembedding.logits(self.hidden))
+
+        def values(run: ModelRun, log_q: Tensor) -> Values:
+            predictions = Predictions(log_p, log_q, target.to(log_q.device))
+            return {name: loss(predictions) for name, loss in LOSSES[run].items()}
+
+        return Losses(
+            values("clean run", log_p),
+            [values(run, formulas.log_probs(unembedding.logits(final))) for run, final in replaced],
+        )
+
 
 class CleanSummary(NamedTuple):
     """Numbers of a clean run that suffice for KL and cross-entropy, where logits are W·h + b.
@@ -55,10 +68,23 @@ class CleanSummary(NamedTuple):
         """Return the summary of some tokens."""
         return CleanSummary(*(value[tokens] for value in self))
 
+    def losses(self, unembedding: Unembedding, replaced: ReplacedRuns, target: Tensor) -> Losses:
+        """Return the losses of few tokens, as the function `losses` does."""
+
+        def values(run: ModelRun, final: Tensor) -> Values:
+            numbers = _replaced_run(unembedding, final, target)
+            formulas_of_run = LOSSES[run].items()
+            return {name: _REPLACED_LOSSES[loss](self, numbers) for name, loss in formulas_of_run}
+
+        return Losses(
+            {name: _CLEAN_LOSSES[loss](self) for name, loss in LOSSES["clean run"].items()},
+            [values(run, final) for run, final in replaced],
+        )
+
 
 Clean = FinalStates | CleanSummary
-
-
+ReplacedRuns = Sequence[tuple[ModelRun, Float[Tensor, "tokens d_model"]]]
+"""Kind and final hidden states of runs with the activation replaced."""
 Values = Mapping[str, Float[Tensor, " tokens"]]
 """Column → one value per token."""
 
@@ -109,9 +135,7 @@ def summary_suffices() -> bool:
 
 @torch.inference_mode()
 def summarise(
-    unembedding: Unembedding,
-    final: Float[Tensor, "tokens d_model"],
-    target: Int[Tensor, " tokens"],
+    unembedding: Unembedding, final: Float[Tensor, "tokens d_model"], target: Int[Tensor, " tokens"]
 ) -> CleanSummary:
     """Summarise a clean run, at the cost of two unembeddings.
 
@@ -139,7 +163,7 @@ def summarise(
 def losses(
     unembedding: Unembedding,
     clean: Clean,
-    replaced: Sequence[tuple[ModelRun, Float[Tensor, "tokens d_model"]]],
+    replaced: ReplacedRuns,
     target: Int[Tensor, " tokens"],
 ) -> Losses:
     """Compute the loss columns of the clean run and of runs with the activation replaced.
@@ -154,12 +178,8 @@ def losses(
     """
     parts = []
     for chunk in _chunks(len(target), unembedding):
-        clean_part = clean.part(chunk)
         finals = [(run, final[chunk]) for run, final in replaced]
-        if isinstance(clean_part, CleanSummary):
-            parts.append(_losses_from_summary(unembedding, clean_part, finals, target[chunk]))
-        else:
-            parts.append(_losses_from_states(unembedding, clean_part, finals, target[chunk]))
+        parts.append(clean.part(chunk).losses(unembedding, finals, target[chunk]))
     return Losses(
         _concatenate([part.clean for part in parts]),
         [_concatenate(chunks) for chunks in zip(*(part.replaced for part in parts), strict=True)],
@@ -168,40 +188,6 @@ def losses(
 
 def _concatenate(chunks: Sequence[Values]) -> Values:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _losses_from_states(
-    unembedding: Unembedding,
-    clean: FinalStates,
-    replaced: Sequence[tuple[ModelRun, Tensor]],
-    target: Tensor,
-) -> Losses:
-    log_p = formulas.log_probs(unembedding.logits(clean.hidden))
-
-    def values(run: ModelRun, log_q: Tensor) -> Values:
-        predictions = Predictions(log_p, log_q, target.to(log_q.device))
-        return {name: loss(predictions) for name, loss in LOSSES[run].items()}
-
-    return Losses(
-        values("clean run", log_p),
-        [values(run, formulas.log_probs(unembedding.logits(final))) for run, final in replaced],
-    )
-
-
-def _losses_from_summary(
-    unembedding: Unembedding,
-    clean: CleanSummary,
-    replaced: Sequence[tuple[ModelRun, Tensor]],
-    target: Tensor,
-) -> Losses:
-    def values(run: ModelRun, final: Tensor) -> Values:
-        numbers = _replaced_run(unembedding, final, target)
-        return {name: _REPLACED_LOSSES[loss](clean, numbers) for name, loss in LOSSES[run].items()}
-
-    return Losses(
-        {name: _CLEAN_LOSSES[loss](clean) for name, loss in LOSSES["clean run"].items()},
-        [values(run, final) for run, final in replaced],
-    )
 
 
 def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _ReplacedRun:
@@ -216,9 +202,7 @@ def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _R
 
 @torch.inference_mode()
 def cross_entropy(
-    unembedding: Unembedding,
-    final: Float[Tensor, "tokens d_model"],
-    target: Int[Tensor, " tokens"],
+    unembedding: Unembedding, final: Float[Tensor, "tokens d_model"], target: Int[Tensor, " tokens"]
 ) -> Float[Tensor, " tokens"]:
     """Return −log Q(next token of the text) of each final hidden state, in nats."""
     parts = []

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,28 @@ IsEnough = Callable[[Measurement], bool]
 """Function that says of the measurement so far whether measuring may stop."""
 
 
+class Options(TypedDict, total=False):
+    """Options of every measurement, with their defaults in `_Arguments`."""
+
+    batch_size: int | None
+    """Windows per forward pass, at most; None chooses by window length and free memory. It changes
+    the result by rounding only."""
+    expect_clean_ce: tuple[float, float] | None
+    """Lowest and highest clean cross-entropy of a correct setup, in nats."""
+    reference: bool
+    """True to run the complete model for everything, as an audit of the fast path."""
+    random_error: bool
+    """True to measure also KL with a random error as long as the SAE's, which `kl_vs_random_error`
+    needs. It costs one more patched run."""
+    cache: Cache | None
+    """Cache that stores clean runs and unfinished measurements, or None."""
+    later_hooks: Sequence[tuple[str, ...]]
+    """Hook points of later measurements of this model and corpus: (read,), or (read, replaced) of a
+    transcoder. A clean run stores their activations in the cache too."""
+    progress: TextIO | None
+    """Stream to draw a progress bar on, once the measurement takes longer than 2 s."""
+
+
 def measure(
     model: LanguageModel,
     sae: SAE,
@@ -49,13 +71,7 @@ def measure(
     hook: str,
     *,
     hook_out: str | None = None,
-    batch_size: int | None = None,
-    expect_clean_ce: tuple[float, float] | None = None,
-    reference: bool = False,
-    random_error: bool = False,
-    cache: Cache | None = None,
-    later_hooks: Sequence[tuple[str, ...]] = (),
-    progress: TextIO | None = None,
+    **options: Unpack[Options],
 ) -> Measurement:
     """Measure every metric of an SAE in a model on a corpus.
 
@@ -65,16 +81,7 @@ def measure(
         corpus: Fixed token set.
         hook: Hook point that the SAE reads, and whose activation the reconstruction replaces.
         hook_out: Hook point that a transcoder replaces instead.
-        batch_size: Windows per forward pass, at most; None chooses by window length and free
-            memory. It changes the result by rounding only.
-        expect_clean_ce: Lowest and highest clean cross-entropy of a correct setup, in nats.
-        reference: True to run the complete model for everything, as an audit of the fast path.
-        random_error: True to measure also KL with a random error as long as the SAE's, which
-            `kl_vs_random_error` needs. It costs one more patched run.
-        cache: Cache that stores clean runs and unfinished measurements, or None.
-        later_hooks: Hook points of later measurements of this model and corpus: (read,), or (read,
-            replaced) of a transcoder. A clean run stores their activations in the cache too.
-        progress: Stream to draw a progress bar on, once the measurement takes longer than 2 s.
+        options: Options of every measurement.
 
     Returns:
         One row per window, with the sums of every column.
@@ -87,11 +94,7 @@ def measure(
             ``hook_out``, or has a ``hook_out`` and is no transcoder.
         InfrastructureError: Out of memory.
     """
-    (measurement,) = measure_all(
-        model, [Intervention(sae, hook, hook_out)], corpus, batch_size=batch_size,
-        expect_clean_ce=expect_clean_ce, reference=reference, random_error=random_error,
-        cache=cache, later_hooks=later_hooks, progress=progress,
-    )  # fmt: skip
+    (measurement,) = measure_all(model, [Intervention(sae, hook, hook_out)], corpus, **options)
     return measurement
 
 
@@ -99,14 +102,7 @@ def measure_all(
     model: LanguageModel,
     interventions: Sequence[Intervention],
     corpus: Corpus,
-    *,
-    batch_size: int | None = None,
-    expect_clean_ce: tuple[float, float] | None = None,
-    reference: bool = False,
-    random_error: bool = False,
-    cache: Cache | None = None,
-    later_hooks: Sequence[tuple[str, ...]] = (),
-    progress: TextIO | None = None,
+    **options: Unpack[Options],
 ) -> list[Measurement]:
     """Measure several SAEs, each by itself in the model, in one sweep that shares the clean run.
 
@@ -115,11 +111,8 @@ def measure_all(
     Returns:
         A measurement for each intervention, in the same order.
     """
-    options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
-        segments=[slice(0, len(corpus.tokens))],
-    )  # fmt: skip
-    return _measure(model, interventions, corpus, options)
+    arguments = _Arguments(**options, segments=[slice(0, len(corpus.tokens))])
+    return _measure(model, interventions, corpus, arguments)
 
 
 def measure_until(
@@ -130,13 +123,7 @@ def measure_until(
     *,
     centred: bool,
     spread: bool = False,
-    random_error: bool = False,
-    batch_size: int | None = None,
-    expect_clean_ce: tuple[float, float] | None = None,
-    reference: bool = False,
-    cache: Cache | None = None,
-    later_hooks: Sequence[tuple[str, ...]] = (),
-    progress: TextIO | None = None,
+    **options: Unpack[Options],
 ) -> Measurement:
     """Measure the windows shard by shard until ``is_enough`` returns True.
 
@@ -153,14 +140,8 @@ def measure_until(
             clean runs of the whole corpus up to the hook point. Otherwise the columns that use μ
             are NaN unless all windows are measured.
         spread: True to measure how evenly latents fire on the sequences.
-        random_error: As in `measure`.
-        batch_size: As in `measure`.
-        expect_clean_ce: As in `measure`; while rows are missing, the limits must be missed with
-            confidence.
-        reference: As in `measure`.
-        cache: As in `measure`.
-        later_hooks: As in `measure`.
-        progress: As in `measure`.
+        options: Options of every measurement. While rows are missing, the limits of
+            ``expect_clean_ce`` must be missed with confidence.
 
     Returns:
         A measurement with the rows of the shards that were measured.
@@ -168,26 +149,25 @@ def measure_until(
     Raises:
         SaeGuardError: As in `measure`.
     """
-    options = _Options(
-        batch_size, expect_clean_ce, reference, random_error, cache, later_hooks, progress,
-        segments=sweep.shuffled_shards(corpus, intervention.sae), is_enough=is_enough,
+    arguments = _Arguments(
+        **options, segments=sweep.shuffled_shards(corpus, intervention.sae), is_enough=is_enough,
         centred=centred, spread=spread,
     )  # fmt: skip
-    (measurement,) = _measure(model, [intervention], corpus, options)
+    (measurement,) = _measure(model, [intervention], corpus, arguments)
     return measurement
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Arguments of `measure` and `measure_until`."""
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """Arguments of `measure_all` and `measure_until`."""
 
-    batch_size: int | None
-    expect_clean_ce: tuple[float, float] | None
-    reference: bool
-    random_error: bool
-    cache: Cache | None
-    later_hooks: Sequence[tuple[str, ...]]
-    progress: TextIO | None
+    batch_size: int | None = None
+    expect_clean_ce: tuple[float, float] | None = None
+    reference: bool = False
+    random_error: bool = False
+    cache: Cache | None = None
+    later_hooks: Sequence[tuple[str, ...]] = ()
+    progress: TextIO | None = None
     segments: Sequence[slice]
     """Parts of the corpus in the order in which they are measured, as in `sweep.run`."""
     is_enough: IsEnough = lambda measurement: False
@@ -197,49 +177,45 @@ class _Options:
 
 
 def _measure(
-    model: LanguageModel, interventions: Sequence[Intervention], corpus: Corpus, options: _Options
+    model: LanguageModel, interventions: Sequence[Intervention], corpus: Corpus, options: _Arguments
 ) -> list[Measurement]:
     """Measure on the fast path, or on the plain path where the fast one cannot be used."""
     sites = [intervention.site for intervention in interventions]
     for hook in (hook for site in sites for hook in site.hooks):
         model.check_hook(hook)
     check_tokens(model, corpus)
-    measurements: dict[int, Measurement] = {}
     default_reason = "asked for" if options.reference else "the hook points are in no block"
-    reasons = dict.fromkeys(range(len(interventions)), default_reason)
-    suffixes = [
-        None if options.reference else Suffix.from_hooks(model, *site.hooks) for site in sites
-    ]
-    runs = {
-        index: SaeRun(
-            suffix, interventions[index].sae, corpus, sites[index],
-            random_error=options.random_error, spread=options.spread,
-        )
-        for index, suffix in enumerate(suffixes)
-        if suffix is not None
-    }  # fmt: skip
+    # Measurement of each intervention, or the reason why it is measured on the plain path.
+    outcomes: list[Measurement | str] = [default_reason] * len(interventions)
+    runs: dict[int, SaeRun] = {}
+    for index, (intervention, site) in enumerate(zip(interventions, sites, strict=True)):
+        suffix = None if options.reference else Suffix.from_hooks(model, *site.hooks)
+        if suffix is not None:
+            runs[index] = SaeRun(
+                suffix, intervention.sae, corpus, site,
+                random_error=options.random_error, spread=options.spread,
+            )  # fmt: skip
     if runs:
         memory = Memory.from_cache(options.cache, model, corpus)
         later_hooks = hooks_to_store(model, options.later_hooks)
         fast = FastPath(
             model, [*runs.values()], corpus, memory, later_hooks, centred=options.centred
         )
-        fast_interventions = [interventions[index] for index in runs]
-        results = _measure_on_path(fast, model, fast_interventions, corpus, options)
+        on_fast_path = [interventions[index] for index in runs]
+        results = _measure_on_path(fast, model, on_fast_path, corpus, options)
         for index, result in zip(runs, results, strict=True):
-            if isinstance(result, str):
-                reasons[index] = result
-            else:
-                measurements[index] = result
-    for index in [index for index in reasons if index not in measurements]:
-        plain = PlainPath(
-            model, interventions[index].sae, corpus, sites[index], reason=reasons[index],
-            random_error=options.random_error, spread=options.spread,
-        )  # fmt: skip
-        (result,) = _measure_on_path(plain, model, [interventions[index]], corpus, options)
-        assert isinstance(result, Measurement)
-        measurements[index] = result
-    return [measurements[index] for index in range(len(interventions))]
+            outcomes[index] = result
+    measurements = []
+    for intervention, site, outcome in zip(interventions, sites, outcomes, strict=True):
+        if isinstance(outcome, str):
+            plain = PlainPath(
+                model, intervention.sae, corpus, site, reason=outcome,
+                random_error=options.random_error, spread=options.spread,
+            )  # fmt: skip
+            (outcome,) = _measure_on_path(plain, model, [intervention], corpus, options)
+        assert isinstance(outcome, Measurement)
+        measurements.append(outcome)
+    return measurements
 
 
 def _measure_on_path(
@@ -247,7 +223,7 @@ def _measure_on_path(
     model: LanguageModel,
     interventions: Sequence[Intervention],
     corpus: Corpus,
-    options: _Options,
+    options: _Arguments,
 ) -> list[Measurement | str]:
     """Measure on a path; return for each SAE its measurement, or why the path is rejected."""
 

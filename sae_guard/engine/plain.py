@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_guard.core.metrics import ALL_COLUMNS
@@ -24,16 +24,6 @@ from sae_guard.engine.batches import halve_on_oom
 from sae_guard.engine.intervention import HookSite
 from sae_guard.engine.random_error import with_random_error
 from sae_guard.engine.sweep import PathResult, SweepPath
-from sae_guard.engine.token_metrics import (
-    ABLATIONS,
-    COUNTS,
-    DEVIATIONS,
-    LATENTS,
-    LOSSES,
-    RECONSTRUCTIONS,
-    ModelRun,
-    Predictions,
-)
 from sae_guard.model import LanguageModel
 from sae_guard.sae import SAE
 
@@ -164,27 +154,32 @@ def batch(
     reconstruction, latents = sae(x.to(torch.promote_types(x.dtype, torch.float32)).to(sae.device))
     y_hat, latents = reconstruction.to(y), latents[:, :-1]
 
-    def log_probs_with(replacement: Tensor) -> Float[Tensor, "batch pos vocab"]:
-        return _log_probs_with(model, tokens, site.replaced, patched, replacement)
+    def log_probs_with(replacement: Tensor) -> Float[Tensor, "batch pos-1 vocab"]:
+        edit = replacement_edit(replacement, patched)
+        return formulas.log_probs(model.logits_with(tokens, site.replaced, edit)[:, :-1])
 
     log_p = formulas.log_probs(clean[:, :-1])
     target = tokens[:, 1:].to(log_p.device)  # the last device, if the model is on several
 
-    def losses(run: ModelRun, log_q: Tensor) -> dict[str, Tensor]:
-        predictions = Predictions(log_p, log_q, target)
-        return {name: loss(predictions) for name, loss in LOSSES[run].items()}
+    def losses(run: formulas.ModelRun, log_q: Tensor) -> dict[str, Tensor]:
+        predictions = formulas.Predictions(log_p, log_q, target)
+        return {name: loss(predictions) for name, loss in formulas.LOSSES[run].items()}
 
-    per_token = {name: count(target) for name, count in COUNTS.items()}
-    per_token |= {name: term(latents).sum(dim=-1) for name, term in LATENTS.items()}
-    per_token |= {name: formula(y, y_hat)[:, :-1] for name, formula in RECONSTRUCTIONS.items()}
+    per_token = {name: count(target) for name, count in formulas.COUNTS.items()}
+    per_token |= {name: term(latents).sum(dim=-1) for name, term in formulas.LATENTS.items()}
+    per_token |= {
+        name: formula(y, y_hat)[:, :-1] for name, formula in formulas.RECONSTRUCTIONS.items()
+    }
     per_token |= losses("clean run", log_p) | losses("patched run", log_probs_with(y_hat))
     if random_error:
         replacement = with_random_error(y, y_hat, corpus, range(rows.start, rows.stop))
         per_token |= losses("random error run", log_probs_with(replacement))
     if mean is not None:
         centre = mean.to(y.dtype).to(y.device)
-        per_token |= {name: formula(y, centre)[:, :-1] for name, formula in DEVIATIONS.items()}
-        for name, value_of in ABLATIONS.items():
+        per_token |= {
+            name: formula(y, centre)[:, :-1] for name, formula in formulas.DEVIATIONS.items()
+        }
+        for name, value_of in formulas.ABLATIONS.items():
             log_q = log_probs_with(value_of(centre).expand_as(y))
             per_token[name] = formulas.cross_entropy(log_q, target)
     columns = {name: column for name, column in ALL_COLUMNS.items() if name in per_token}
@@ -200,14 +195,3 @@ def batch(
     }
     fires = formulas.active(latents) & scored.to(latents.device)[..., None]
     return Batch(sums, token_columns, fires.sum(dim=1).cpu())
-
-
-def _log_probs_with(
-    model: LanguageModel,
-    tokens: Int[Tensor, "batch pos"],
-    hook: str,
-    patched: Bool[Tensor, "batch pos"],
-    replacement: Float[Tensor, "batch pos d_out"],
-) -> Float[Tensor, "batch pos-1 vocab"]:
-    logits = model.logits_with(tokens, hook, replacement_edit(replacement, patched))
-    return formulas.log_probs(logits[:, :-1])

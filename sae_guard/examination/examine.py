@@ -66,7 +66,7 @@ def examine(
     pairing, results = trials.all(firings)
     loaded = examination.loaded
     if thorough:
-        loaded = trials.with_kl(loaded, sae, site)
+        loaded = trials.with_kl(loaded, sae)
     return replace(
         examination, loaded=loaded, pairing=pairing, trials=tuple(results), thorough=thorough
     )

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_guard.core.diagnosis import Setting
-from sae_guard.engine import HookSite
 from sae_guard.examination.fitting import fit_sae
 from sae_guard.examination.variants import Variant
 from sae_guard.sae import SAE
@@ -34,7 +33,7 @@ _TOKENS = 2**8
 Tokens = Float[Tensor, "tokens width"]
 
 
-def selections(sae: SAE, site: HookSite, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
+def selections(sae: SAE, x: Tokens, y: Tokens, l0: float) -> Iterator[Variant]:
     """Yield variants with another number of active latents, at which x̂ is calibrated.
 
     TopK gets another k, and JumpReLU scaled thresholds. ReLU may be either of them loaded wrongly:
@@ -42,7 +41,6 @@ def selections(sae: SAE, site: HookSite, x: Tokens, y: Tokens, l0: float) -> Ite
 
     Args:
         sae: The SAE as loaded.
-        site: Hook points of the variants.
         x: Activations that the SAE reads.
         y: Activations to be reconstructed.
         l0: Active latents per token of the SAE as loaded.
@@ -51,7 +49,7 @@ def selections(sae: SAE, site: HookSite, x: Tokens, y: Tokens, l0: float) -> Ite
     if isinstance(activation, TopK | AbsTopK):
         k = _calibrated_k(sae, type(activation), x, y, activation.k)
         if k is not None and k != activation.k:
-            yield _with_k(sae, site, k, type(activation), "k", f"k: {k}")
+            yield _with_k(sae, k, type(activation), "k", f"k: {k}")
     elif isinstance(activation, JumpReLU):
         multiple = find_calibrated_multiple(
             lambda multiple: _factor(_scale_thresholds(sae, 1 / multiple), x, y), highest=2.0**6
@@ -63,13 +61,12 @@ def selections(sae: SAE, site: HookSite, x: Tokens, y: Tokens, l0: float) -> Ite
                 "a factor between the activations and the thresholds was lost: check where the "
                 "checkpoint was converted",
                 _scale_thresholds(sae, 1 / multiple),
-                site,
             )
     elif isinstance(activation, ReLU):
         k = _calibrated_k(sae, TopK, x, y, max(1, round(l0)))
         if k is not None:
-            yield _with_k(sae, site, k, TopK, "topk-as-relu", f"architecture: topk, k: {k}")
-            yield _with_threshold(sae, site, x, k)
+            yield _with_k(sae, k, TopK, "topk-as-relu", f"architecture: topk, k: {k}")
+            yield _with_threshold(sae, x, k)
 
 
 def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k: int) -> int | None:
@@ -84,18 +81,16 @@ def _calibrated_k(sae: SAE, kind: type[TopK | AbsTopK], x: Tokens, y: Tokens, k:
     return None if multiple is None else times(multiple)
 
 
-def _with_k(
-    sae: SAE, site: HookSite, k: int, kind: type[TopK | AbsTopK], name: str, change: str
-) -> Variant:
+def _with_k(sae: SAE, k: int, kind: type[TopK | AbsTopK], name: str, change: str) -> Variant:
     options: tuple[Setting, ...] = (("k", str(k)),)
     if name != "k":
         options = (("architecture", "topk"), *options)
     keys = ", ".join(f"{key}: {value}" for key, value in options)
     remedy = f"`sae: {{{keys}}}` or a k near it, unless the checkpoint's config says otherwise"
-    return Variant(name, change, remedy, replace(sae, activation=kind(k)), site, options=options)
+    return Variant(name, change, remedy, replace(sae, activation=kind(k)), options)
 
 
-def _with_threshold(sae: SAE, site: HookSite, x: Tokens, l0: int) -> Variant:
+def _with_threshold(sae: SAE, x: Tokens, l0: int) -> Variant:
     """Return the variant with one threshold for all latents, which leaves ``l0`` per token."""
     sample = x[:_TOKENS].to(sae.device)
     q = sae.pre_activations(sae.normalise(sample).value)
@@ -107,8 +102,7 @@ def _with_threshold(sae: SAE, site: HookSite, x: Tokens, l0: int) -> Variant:
         f"architecture: jumprelu, threshold: {threshold:.4g}",
         "`sae: {architecture: jumprelu}`, with the thresholds of the training in the checkpoint",
         replace(sae, activation=JumpReLU(torch.full_like(sae.b_enc, max(threshold, 0.0)))),
-        site,
-        options=(("architecture", "jumprelu"),),
+        (("architecture", "jumprelu"),),
     )
 
 

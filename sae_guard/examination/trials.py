@@ -19,20 +19,11 @@ from torch.nn.functional import normalize
 
 from sae_guard.core.diagnosis import Fit, Pairing, Trial
 from sae_guard.engine import HookSite, plain
+from sae_guard.examination import variants
 from sae_guard.examination.batch import ExaminedBatch
 from sae_guard.examination.fitting import fit_sae, most_firing
 from sae_guard.examination.selection import selections
-from sae_guard.examination.variants import (
-    Variant,
-    at_site,
-    centred_weights,
-    normalisations,
-    pre_biases,
-    trainer_scales,
-    with_matched_decoder,
-    with_scale,
-    with_scaled_decoder,
-)
+from sae_guard.examination.variants import Variant
 from sae_guard.sae import SAE
 
 _LATENTS = 2**10
@@ -70,27 +61,27 @@ class Trials:
             The pairing of encoder and decoder, None in a transcoder; and the trials.
         """
         pairing, matched = self._pairing(firings)
-        variants = [*self._variants(), *matched]
-        trials = [(variant, _trial(self._batch, variant)) for variant in variants]
+        candidates = [*self._variants(), *matched]
+        trials = [(variant, _trial(self._batch, variant)) for variant in candidates]
         if self._thorough:
             trials.sort(key=lambda pair: pair[1].fit.rank)
             for index, (variant, trial) in enumerate(trials[:_BEST_TRIALS]):
                 trials[index] = (variant, self._trial_with_kl(variant, trial))
         return pairing, [trial for _, trial in trials]
 
-    def with_kl(self, fit: Fit, sae: SAE, site: HookSite) -> Fit:
+    def with_kl(self, fit: Fit, sae: SAE, site: HookSite | None = None) -> Fit:
         """Return the fit with KL, in nats, of the model with the SAE patched in on a few windows.
 
         Args:
             fit: Numbers of the SAE.
             sae: The SAE, or a variant of it.
-            site: Hook points that it reads and replaces.
+            site: Other hook points that it reads and replaces, if it is not at its own.
         """
         batch = self._batch
         kl = tokens = 0.0
         for row in range(min(_KL_WINDOWS, len(batch.corpus.tokens))):
             rows = slice(row, row + 1)  # one window at a time, as all of its logits are in memory
-            sums = plain.batch(batch.model, sae, batch.corpus, site, rows, None).sums
+            sums = plain.batch(batch.model, sae, batch.corpus, site or batch.site, rows, None).sums
             kl += float(sums["kl"].sum())
             tokens += float(sums["n_tokens"].sum())
         return replace(fit, kl=kl / tokens if tokens else None)
@@ -105,19 +96,19 @@ class Trials:
         x = self._batch.ordinary_activations(site.read)
         y = self._batch.ordinary_activations(site.replaced)
         yield from self._other_sites("far" if self._thorough else "near")
-        yield from pre_biases(sae, site)
-        yield from normalisations(sae, site)
-        yield from trainer_scales(sae, site, x)
+        yield from variants.pre_biases(sae)
+        yield from variants.normalisations(sae)
+        yield from variants.trainer_scales(sae, x)
         if self._thorough and not sae.transcoder:
-            scale = best_scale(sae, site, x, y)
+            scale = best_scale(sae, x, y)
             if abs(math.log(scale / sae.scale_in)) > _SAME_SCALE:
-                yield with_scale(sae, site, "the input scaled as fits best", scale)
+                yield variants.with_scale(sae, "the input scaled as fits best", scale)
         if model.processing == "raw" and model.uses_layer_norm:
-            yield from centred_weights(sae, site)
-        yield from selections(sae, site, x, y, self._loaded.l0)
+            yield from variants.centred_weights(sae)
+        yield from selections(sae, x, y, self._loaded.l0)
         # NaN where x̂ is the same for all tokens.
         if math.isfinite(self._loaded.factor):
-            yield with_scaled_decoder(sae, site, self._loaded.factor)
+            yield variants.with_scaled_decoder(sae, self._loaded.factor)
 
     def _other_sites(self, reach: Reach) -> Iterator[Variant]:
         """Yield the SAE at hook points near its own that have its width and other activations."""
@@ -134,7 +125,7 @@ class Trials:
             duplicate = any(_equal(x, x_) and _equal(y, y_) for x_, y_ in distinct)
             if (x.shape[-1], y.shape[-1]) == (sae.d_in, sae.d_out) and not duplicate:
                 distinct.append((x, y))
-                yield at_site(sae, site)
+                yield variants.at_site(sae, site)
 
     def _input_and_output(self, site: HookSite) -> tuple[Tensor, Tensor]:
         return self._batch.activations(site.read), self._batch.activations(site.replaced)
@@ -152,12 +143,12 @@ class Trials:
         all_latents = most_firing(firings, sae.d_sae)
         _, rows = nearest_rows(sae, all_latents)
         matched = rearrange_decoder(sae, all_latents, rows)
-        return pairing, [with_matched_decoder(matched, self._batch.site)]
+        return pairing, [variants.with_matched_decoder(matched)]
 
 
 def _trial(batch: ExaminedBatch, variant: Variant) -> Trial:
-    x = batch.ordinary_activations(variant.site.read)
-    y = batch.ordinary_activations(variant.site.replaced)
+    site = variant.site or batch.site
+    x, y = (batch.ordinary_activations(hook) for hook in (site.read, site.replaced))
     if variant.centred:
         x, y = (value - value.mean(dim=-1, keepdim=True) for value in (x, y))
     fit = fit_sae(variant.sae, x, y)
@@ -279,7 +270,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def best_scale(
-    sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
+    sae: SAE, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]
 ) -> float:
     """Return the input scale at which the SAE was probably trained.
 
@@ -289,7 +280,6 @@ def best_scale(
 
     Args:
         sae: The SAE as loaded.
-        site: Hook points of the SAE.
         x: Activations that the SAE reads.
         y: Activations to be reconstructed.
 
@@ -298,7 +288,7 @@ def best_scale(
     """
 
     def fit(exponent: float) -> Fit:
-        return fit_sae(with_scale(sae, site, "", 2.0**exponent).sae, x, y)
+        return fit_sae(variants.with_scale(sae, "", 2.0**exponent).sae, x, y)
 
     explained = {octave: fit(octave).explained_variance for octave in _OCTAVES}
     finite = {octave: value for octave, value in explained.items() if math.isfinite(value)}

@@ -25,14 +25,15 @@ class Variant:
     remedy: str
     """Advice if it fits: the change as a spec says it, or what to check."""
     sae: SAE
-    site: HookSite
-    centred: bool = False
-    """True to subtract its mean from each activation, as centred weights do."""
     options: tuple[Setting, ...] = ()
     """Options that make the change for one run, if there are any."""
+    site: HookSite | None = None
+    """Other hook points; None for those of the SAE as loaded."""
+    centred: bool = False
+    """True to subtract its mean from each activation, as centred weights do."""
 
 
-def pre_biases(sae: SAE, site: HookSite) -> Iterator[Variant]:
+def pre_biases(sae: SAE) -> Iterator[Variant]:
     """Yield the SAE with b_dec subtracted from the input if it is not, and otherwise without."""
     # The b_dec of a transcoder is in the space that it writes, not in that of its input.
     if sae.transcoder or not bool(sae.b_dec.any()):
@@ -45,12 +46,11 @@ def pre_biases(sae: SAE, site: HookSite) -> Iterator[Variant]:
         f"`sae: {{pre_bias: {value}}}`, unless the checkpoint's config says otherwise: "
         + ("b_dec has to be taken off" if subtract else "b_enc seems to hold it already"),
         replace(sae, b_pre=sae.b_dec if subtract else None),
-        site,
-        options=(("pre_bias", value),),
+        (("pre_bias", value),),
     )
 
 
-def normalisations(sae: SAE, site: HookSite) -> Iterator[Variant]:
+def normalisations(sae: SAE) -> Iterator[Variant]:
     """Yield the SAE with each other normalisation of the input."""
     for kind in get_args(Normalize):
         if kind != sae.normalize and not sae.transcoder:
@@ -59,17 +59,15 @@ def normalisations(sae: SAE, site: HookSite) -> Iterator[Variant]:
                 f"normalize: {kind}",
                 f"`sae: {{normalize: {kind}}}`, unless the checkpoint's config says otherwise",
                 replace(sae, normalize=kind),
-                site,
-                options=(("normalize", kind),),
+                (("normalize", kind),),
             )
 
 
-def trainer_scales(sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
+def trainer_scales(sae: SAE, x: Float[Tensor, "tokens d_in"]) -> Iterator[Variant]:
     """Yield the SAE with its input scaled as trainers of SAEs do, and not scaled at all.
 
     Args:
         sae: The SAE as loaded.
-        site: Hook points of the variants.
         x: Activations that the SAE reads.
     """
     if sae.transcoder:
@@ -84,10 +82,10 @@ def trainer_scales(sae: SAE, site: HookSite, x: Float[Tensor, "tokens d_in"]) ->
     }
     for change, scale in scales.items():
         if (sae.scale_in, sae.scale_out) != (scale, scale):
-            yield with_scale(sae, site, change, scale)
+            yield with_scale(sae, change, scale)
 
 
-def with_scale(sae: SAE, site: HookSite, change: str, scale: float) -> Variant:
+def with_scale(sae: SAE, change: str, scale: float) -> Variant:
     """Return the SAE with its input multiplied, and its reconstruction divided, by ``scale``."""
     factor = f"{scale:.4g}"
     return Variant(
@@ -95,12 +93,11 @@ def with_scale(sae: SAE, site: HookSite, change: str, scale: float) -> Variant:
         f"{change} (× {factor})",
         f"`sae: {{scale: {factor}}}`, unless the training noted another factor",
         replace(sae, scale_in=scale, scale_out=scale),
-        site,
-        options=(("scale", factor),),
+        (("scale", factor),),
     )
 
 
-def centred_weights(sae: SAE, site: HookSite) -> Iterator[Variant]:
+def centred_weights(sae: SAE) -> Iterator[Variant]:
     """Yield the SAE on the activations that HookedTransformer's centred weights would give."""
     if not sae.transcoder:
         yield Variant(
@@ -109,7 +106,6 @@ def centred_weights(sae: SAE, site: HookSite) -> Iterator[Variant]:
             "`model: {processing: hooked}`: the SAE was trained on HookedTransformer's centred "
             "weights",
             sae,
-            site,
             centred=True,
         )
 
@@ -124,33 +120,26 @@ def at_site(sae: SAE, site: HookSite) -> Variant:
         f"hook: {hook}",
         f"`hook: {hook}` in the spec, or, where the checkpoint names no hook point, for one run",
         sae,
+        (("hook", value),),
         site,
-        options=(("hook", value),),
     )
 
 
-def with_matched_decoder(matched: SAE, site: HookSite) -> Variant:
-    """Return the variant whose decoder rows are in the order of the encoder's columns.
-
-    Args:
-        matched: The SAE with its rows in that order already.
-        site: Hook points of the variant.
-    """
+def with_matched_decoder(matched: SAE) -> Variant:
+    """Return the variant whose decoder rows are in the order of the encoder's columns already."""
     return Variant(
         "decoder-permuted",
         "each decoder row taken from where its encoder column points",
         "the decoder's rows are in another order than the encoder's columns: check how the "
         "checkpoint was sharded, merged or converted",
         matched,
-        site,
     )
 
 
-def with_scaled_decoder(sae: SAE, site: HookSite, factor: float) -> Variant:
+def with_scaled_decoder(sae: SAE, factor: float) -> Variant:
     """Return the SAE with its decoder, but not b_dec, multiplied by ``factor``.
 
     It has no remedy of its own: `core.diagnosis` words one from the factor.
     """
-    return Variant(
-        SCALED_DECODER, f"decoder × {factor:.4g}", "", replace(sae, W_dec=sae.W_dec * factor), site
-    )
+    scaled = replace(sae, W_dec=sae.W_dec * factor)
+    return Variant(SCALED_DECODER, f"decoder × {factor:.4g}", "", scaled)

@@ -6,13 +6,6 @@ from sae_guard.model.suffix import Suffix
 from sae_guard.model.unembedding import Unembedding
 
 __all__ = [
-    "FINAL_HIDDEN",
-    "Activation",
-    "DeviceMap",
-    "Edit",
-    "LanguageModel",
-    "Processing",
-    "Suffix",
-    "Unembedding",
-    "load_model",
-]
+    "FINAL_HIDDEN", "Activation", "DeviceMap", "Edit", "LanguageModel", "Processing", "Suffix",
+    "Unembedding", "load_model",
+]  # fmt: skip

@@ -104,14 +104,13 @@ class LanguageModel:
             SetupError: The model has no such hook point, or it did not fire exactly once.
         """
         self.check_hook(hook)
-        records: Records = {}
-        self._run(torch.zeros(1, 2, dtype=torch.int64), _recorders([hook], records))
-        return self._single([hook], records)[hook].flatten(2).shape[-1]
+        tokens = torch.zeros(1, 2, dtype=torch.int64)
+        return self.activations(tokens, hook)[hook].flatten(2).shape[-1]
 
     @cached_property
     def unembedding(self) -> Unembedding:
         """Unembedding in float32 or better; of a half-precision model it holds a float32 copy."""
-        return Unembedding.from_model(self)
+        return Unembedding.from_bridge(self.bridge, self.name)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """Return the logits of a clean run, in float32 where possible (see the module)."""
@@ -271,11 +270,7 @@ class LanguageModel:
         return {"use_cache": False} if "use_cache" in parameters else {}
 
     def _run(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        hooks: Hooks,
-        *,
-        without_logits: bool = False,
+        self, tokens: Int[Tensor, "batch pos"], hooks: Hooks, *, without_logits: bool = False
     ) -> Float[Tensor, "batch pos vocab"]:
         """Run the bridge with hooks and return its logits.
 

@@ -7,7 +7,7 @@ is off by up to 0.06 nats. The final hidden states are still those of the model,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,17 +21,6 @@ _SOFT_CAP = "final_logit_softcapping"
 # ‖difference‖ / ‖logits‖ up to which logits count as equal. In float32 they differ by the order of
 # additions; in half precision also by rounding to 8 bits, several times with a soft cap.
 _TOLERANCE, _HALF_PRECISION_TOLERANCE = 1e-5, 1e-2
-
-
-class BridgedModel(Protocol):
-    """Model on a TransformerLens bridge, as far as an unembedding needs it."""
-
-    @property
-    def bridge(self) -> Any: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def vocabulary_size(self) -> int: ...
 
 
 class _Affine(NamedTuple):
@@ -53,24 +42,28 @@ class Unembedding:
     """Number of tokens that have a logit."""
 
     @classmethod
-    def from_model(cls, model: BridgedModel) -> Unembedding:
-        """Return the unembedding of a model.
+    def from_bridge(cls, bridge: Any, name: str) -> Unembedding:
+        """Return the unembedding of a bridge of TransformerLens.
 
         For a model in half precision this copies the matrix to float32, so use the cached
         `LanguageModel.unembedding` where possible.
 
+        Args:
+            bridge: The bridge.
+            name: Name of the model, for messages.
+
         Raises:
             SetupError: TransformerLens knows no unembedding of this model.
         """
-        module = getattr(model.bridge, "unembed", None)
+        module = getattr(bridge, "unembed", None)
         if module is None:
             raise SetupError(
-                f"{model.name} has no unembedding that TransformerLens knows; allowed: causal "
+                f"{name} has no unembedding that TransformerLens knows; allowed: causal "
                 "language models that TransformerLens supports"
             )
         with torch.inference_mode():
-            config = model.bridge.original_model.config
-            return cls(module, config, _affine(module), model.vocabulary_size)
+            config = bridge.original_model.config
+            return cls(module, config, _affine(module), int(bridge.cfg.d_vocab))
 
     @property
     def soft_cap(self) -> float | None:
@@ -123,9 +116,7 @@ class Unembedding:
             return logits if cap is None else (logits / cap).tanh() * cap
 
     def reproduces(
-        self,
-        final: Float[Tensor, "tokens d_model"],
-        logits: Float[Tensor, "tokens vocab"],
+        self, final: Float[Tensor, "tokens d_model"], logits: Float[Tensor, "tokens vocab"]
     ) -> bool:
         """Return whether this unembedding turns the hidden states into these logits.
 

@@ -2,10 +2,4 @@
 
 from sae_guard.sae.autoencoder import SAE, DecoderNorm, Normalize, SaeOutput, SaeSource
 
-__all__ = [
-    "SAE",
-    "DecoderNorm",
-    "Normalize",
-    "SaeOutput",
-    "SaeSource",
-]
+__all__ = ["SAE", "DecoderNorm", "Normalize", "SaeOutput", "SaeSource"]

@@ -54,15 +54,24 @@ class TanhReLU:
 
 
 @dataclass(frozen=True, eq=False)
-class TopK:
-    """The k largest of each token, where positive (Gao et al. 2024, arXiv:2406.04093)."""
+class Selecting:
+    """Base of the functions that select the k latents of each token that can be non-zero."""
 
     k: int
-    architecture = "topk"
 
     def __call__(self, q: Latents) -> Latents:
         """Return the latents of pre-activations."""
         return self.select(q).to_dense(like=q)
+
+    def select(self, q: Latents) -> SelectedLatents:
+        """Return the selected latents of each token."""
+        raise NotImplementedError
+
+
+class TopK(Selecting):
+    """The k largest of each token, where positive (Gao et al. 2024, arXiv:2406.04093)."""
+
+    architecture = "topk"
 
     def select(self, q: Latents) -> SelectedLatents:
         """Return the k largest latents of each token; negative ones become 0."""
@@ -71,16 +80,10 @@ class TopK:
         return SelectedLatents(torch.relu(largest.values), largest.indices)
 
 
-@dataclass(frozen=True, eq=False)
-class AbsTopK:
+class AbsTopK(Selecting):
     """The k largest of each token by |q|, with their signs."""
 
-    k: int
     architecture = "abstopk"
-
-    def __call__(self, q: Latents) -> Latents:
-        """Return the latents of pre-activations."""
-        return self.select(q).to_dense(like=q)
 
     def select(self, q: Latents) -> SelectedLatents:
         """Return the k latents of each token with the largest |q|."""
@@ -88,17 +91,13 @@ class AbsTopK:
         return SelectedLatents(q.gather(-1, indices), indices)
 
 
-@dataclass(frozen=True, eq=False)
-class GroupMax:
-    """The largest of each of k contiguous groups of latents, where positive (sparsify)."""
+class GroupMax(Selecting):
+    """The largest of each of k contiguous groups of latents, where positive (sparsify).
 
-    k: int
-    """Number of groups; divides d_sae."""
+    k, the number of groups, divides d_sae.
+    """
+
     architecture = "groupmax"
-
-    def __call__(self, q: Latents) -> Latents:
-        """Return the latents of pre-activations."""
-        return self.select(q).to_dense(like=q)
 
     def select(self, q: Latents) -> SelectedLatents:
         """Return the largest latent of each group; a negative one becomes 0."""

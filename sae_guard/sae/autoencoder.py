@@ -109,26 +109,18 @@ class SAE:
     def identity(self) -> dict[str, Any]:
         """JSON object that identifies the SAE in the provenance of a measurement."""
         return {
-            "path": self.source.path,
-            "format": self.source.format,
-            "files": dict(self.source.files),
-            "assumptions": list(self.source.assumptions),
-            "architecture": self.activation.architecture,
-            "k": getattr(self.activation, "k", None),
-            "d_in": self.d_in,
-            "d_sae": self.d_sae,
-            "d_out": self.d_out,
-            "transcoder": self.transcoder,
-            "pre_bias": self.b_pre is not None,
-            "normalize": self.normalize,
-            "denormalize": self.denormalize,
+            "path": self.source.path, "format": self.source.format,
+            "files": dict(self.source.files), "assumptions": list(self.source.assumptions),
+            "architecture": self.activation.architecture, "k": getattr(self.activation, "k", None),
+            "d_in": self.d_in, "d_sae": self.d_sae, "d_out": self.d_out,
+            "transcoder": self.transcoder, "pre_bias": self.b_pre is not None,
+            "normalize": self.normalize, "denormalize": self.denormalize,
             "rescale_by_decoder_norm": self.rescale_by_decoder_norm,
             "latent_scale": self.latent_scale is not None,
-            "scale_in": self.scale_in,
-            "scale_out": self.scale_out,
+            "scale_in": self.scale_in, "scale_out": self.scale_out,
             "skip": self.W_skip is not None,
             **self.source.declared,
-        }
+        }  # fmt: skip
 
     def to(self, device: str | torch.device) -> SAE:
         """Return the same SAE on another device."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from sae_guard.sae.activations import AbsTopK, GroupMax, SelectedLatents, TopK
+from sae_guard.sae.activations import SelectedLatents, Selecting
 from sae_guard.sae.autoencoder import SAE
 
 _ELEMENTS = 2**24  # 64 MiB of float32 pre-activations
@@ -164,8 +164,7 @@ class _ChunkForward:
         """True if the activation function selects the few latents that can be active."""
         activation = self.sae.activation
         return (
-            isinstance(activation, TopK | AbsTopK | GroupMax)
-            and activation.k <= self.gather_up_to * self.sae.d_sae
+            isinstance(activation, Selecting) and activation.k <= self.gather_up_to * self.sae.d_sae
         )
 
     def with_selected(self, q: Tensor, is_scored: Tensor, firings: Tensor) -> _ChunkOutput:
@@ -252,7 +251,7 @@ class _ChunkForward:
         }
 
     def _select(self, q: Tensor) -> SelectedLatents:
-        assert isinstance(self.sae.activation, TopK | AbsTopK | GroupMax)
+        assert isinstance(self.sae.activation, Selecting)
         rescaled = self.sae.rescale_by_decoder_norm != "none"
         return self.sae.activation.select(q * self.norms if rescaled else q)
 

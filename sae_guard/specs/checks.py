@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sae_guard.core.metrics import METRICS
 from sae_guard.core.pareto import Pareto
-from sae_guard.core.targets import Slice, Target
+from sae_guard.core.targets import Target
 from sae_guard.errors import allowed
 from sae_guard.specs.models import DataSpec, DocumentModel
 from sae_guard.specs.strict_yaml import KeyPath
@@ -77,12 +77,7 @@ def _sources(data: DataSpec) -> tuple[str, ...] | None:
 
 def _targets_bounded_twice(document: DocumentModel) -> Iterator[Problem]:
     first_block: dict[Target, KeyPath] = {}
-    blocks: list[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]] = [
-        ((), document.thresholds, None)
-    ]
-    for index, part in enumerate(document.slices):
-        blocks.append((("slices", index), part.thresholds, part.slice))
-    for block, thresholds, slice in blocks:
+    for block, thresholds, slice in document.blocks:
         for name in thresholds:
             target = target_of(name, slice)
             if target in first_block:

@@ -152,10 +152,8 @@ def _spec(
         # Go on to the bounds that are well-formed: users see all their mistakes at once.
         problems.extend(_bound_problems(document, (), _valid_bounds(document.value)))
         return None
-    problems.extend(_bound_problems(document, (), model.thresholds))
-    for index, part in enumerate(model.slices):
-        block = ("slices", index)
-        problems.extend(_bound_problems(document, block, part.thresholds, part.slice))
+    for block, bounds_by_name, slice in model.blocks:
+        problems.extend(_bound_problems(document, block, bounds_by_name, slice))
     for key_path, text in checks.problems(model):
         problems.append((document.line_of(yaml_path(key_path)), text))
     # `Threshold` raises on some of these problems: build none from a spec that has any.
@@ -164,16 +162,7 @@ def _spec(
     return Spec(
         **{name: getattr(model, name) for name in _COPIED_FIELDS},
         name=model.name or model.hook,
-        thresholds=(
-            *_thresholds(document, (), model.thresholds, file_name),
-            *(
-                threshold
-                for index, part in enumerate(model.slices)
-                for threshold in _thresholds(
-                    document, ("slices", index), part.thresholds, file_name, part.slice
-                )
-            ),
-        ),
+        thresholds=tuple(_thresholds(document, model, file_name)),
         file=path,
         line=document.line,
         spec_file=file_name,
@@ -191,15 +180,12 @@ def _pareto(
 
 
 def _thresholds(
-    document: strict_yaml.YamlDocument,
-    block: KeyPath,
-    bounds_by_name: Mapping[str, BoundsModel],
-    file_name: str,
-    slice: Slice | None = None,
+    document: strict_yaml.YamlDocument, model: DocumentModel, file: str
 ) -> Iterator[Threshold]:
-    for name, bounds in bounds_by_name.items():
-        line = document.line_of(yaml_path((*block, "thresholds", name)))
-        yield from thresholds.to_thresholds(name, bounds, file=file_name, line=line, slice=slice)
+    for block, bounds_by_name, slice in model.blocks:
+        for name, bounds in bounds_by_name.items():
+            line = document.line_of(yaml_path((*block, "thresholds", name)))
+            yield from thresholds.to_thresholds(name, bounds, file=file, line=line, slice=slice)
 
 
 def _valid_bounds(value: Mapping[str, Any]) -> dict[str, BoundsModel]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sae_guard.checkpoints.options import SaeOptions
+from sae_guard.core.targets import Slice
 from sae_guard.files import expanded
-from sae_guard.specs.thresholds import PARETO, ParetoModel, SliceModel, Strict, Thresholds
+from sae_guard.specs.strict_yaml import KeyPath
+from sae_guard.specs.thresholds import (
+    PARETO,
+    BoundsModel,
+    ParetoModel,
+    SliceModel,
+    Strict,
+    Thresholds,
+)
 from sae_guard.specs.values import (
     DeviceMap,
     Interval,
@@ -199,6 +209,13 @@ class DocumentModel(Strict):
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )
+
+    @property
+    def blocks(self) -> Iterator[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]]:
+        """Each block of thresholds: path of the key that it is in, its bounds, its tokens."""
+        yield (), self.thresholds, None
+        for index, part in enumerate(self.slices):
+            yield ("slices", index), part.thresholds, part.slice
 
     @field_validator("pareto", mode="before")
     @classmethod

@@ -14,14 +14,14 @@ import yaml
 from pydantic import ValidationError
 
 from sae_guard.core.metrics import Side
-from sae_guard.core.targets import Slice, Target
+from sae_guard.core.targets import Target
 from sae_guard.errors import SpecError, allowed
 from sae_guard.specs import strict_yaml
 from sae_guard.specs.load import Problem, spec_error
 from sae_guard.specs.messages import explain, yaml_path
 from sae_guard.specs.models import DocumentModel
 from sae_guard.specs.strict_yaml import KeyPath, Slot, Span, Tree, YamlError, slot, span
-from sae_guard.specs.thresholds import BoundsModel, target_of
+from sae_guard.specs.thresholds import target_of
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,7 @@ def _new_values(
 
 def _candidate_paths(model: DocumentModel, bound: NewBound) -> Iterator[KeyPath]:
     """Yield the paths where the bound can be: ``kl.p99`` is one key, or ``p99`` below ``kl``."""
-    blocks: list[tuple[KeyPath, Mapping[str, BoundsModel], Slice | None]] = [
-        ((), model.thresholds, None)
-    ]
-    blocks += [(("slices", i), part.thresholds, part.slice) for i, part in enumerate(model.slices)]
-    for block, thresholds, slice in blocks:
+    for block, thresholds, slice in model.blocks:
         for name in thresholds:
             if target_of(name, slice) == bound.target:
                 one_key = (*block, "thresholds", name)

@@ -157,7 +157,7 @@ def _as_yaml_error(text: str) -> Iterator[None]:
 
 
 def _document(node: yaml.Node) -> YamlDocument:
-    document = YamlDocument(None, _line(node))
+    document = YamlDocument(None, span(node).line)
     builder = _Builder(document)
     document.value = builder.build(node, ())
     return document
@@ -175,16 +175,16 @@ class _Builder:
         # Aliases count each time they are used: nine levels of ten aliases make a billion values.
         self._count += 1
         if self._count > _MAX_NODES:
-            raise YamlError(_line(node), f"more than {_MAX_NODES:,} values (aliases expanded)")
-        self._document.lines.setdefault(path, _line(node))
+            raise YamlError(span(node).line, f"more than {_MAX_NODES:,} values (aliases expanded)")
+        self._document.lines.setdefault(path, span(node).line)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         # A list or mapping may have no tag of its own: no Python objects, sets or ordered maps.
         expected = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _CORE + expected:
-            raise YamlError(_line(node), f"tag {node.tag!r} is not supported; leave it out")
+            raise YamlError(span(node).line, f"tag {node.tag!r} is not supported; leave it out")
         if any(node is ancestor for ancestor in self._ancestors):
-            raise YamlError(_line(node), "an alias points at a value that contains it")
+            raise YamlError(span(node).line, "an alias points at a value that contains it")
         self._ancestors.append(node)
         value = self._list(node, path) if expected == "seq" else self._mapping(node, path)
         self._ancestors.pop()
@@ -198,25 +198,24 @@ class _Builder:
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = _key(key_node)
+            line, key_path = span(key_node).line, (*path, key)
             if key in first_line:
-                raise YamlError(
-                    _line(key_node), f"key {key!r} appears twice, first on line {first_line[key]}"
-                )
-            key_path = (*path, key)
-            first_line[key] = self._document.lines[key_path] = _line(key_node)
+                message = f"key {key!r} appears twice, first on line {first_line[key]}"
+                raise YamlError(line, message)
+            first_line[key] = self._document.lines[key_path] = line
             mapping[key] = self.build(value_node, key_path)
         return mapping
 
 
 def _key(node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise YamlError(_line(node), "a key has to be text, not a list or a mapping")
+        raise YamlError(span(node).line, "a key has to be text, not a list or a mapping")
     if node.tag == _CORE + "merge":
-        raise YamlError(_line(node), "merge keys (<<) are not supported; write the keys out")
+        raise YamlError(span(node).line, "merge keys (<<) are not supported; write the keys out")
     key = _scalar(node)
     # `1:` or `on:` as a key: what looks like text is read as something else.
     if not isinstance(key, str):
-        raise YamlError(_line(node), f"key {node.value!r} is read as {key!r}; put it in quotes")
+        raise YamlError(span(node).line, f"key {node.value!r} is read as {key!r}; put it in quotes")
     return key
 
 
@@ -225,7 +224,7 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
         return str(node.value)
     kind, text = node.tag.removeprefix(_CORE), str(node.value)
     for problem in _problems(kind, text):
-        raise YamlError(_line(node), problem)
+        raise YamlError(span(node).line, problem)
     if kind == "bool":
         return text.lower() == "true"
     if kind == "null":
@@ -271,7 +270,3 @@ def _as_yaml(text: str) -> str:
         return "a finite decimal number"
     mantissa, exponent, power = repr(value).partition("e")
     return f"{mantissa}{'' if '.' in mantissa else '.0'}{exponent}{power}"
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1

@@ -87,9 +87,7 @@ class BoundsModel(_NoEmptyKeys):
 
 
 Thresholds = Annotated[
-    dict[str, BoundsModel],
-    BeforeValidator(flatten_statistics),
-    Field(min_length=1),
+    dict[str, BoundsModel], BeforeValidator(flatten_statistics), Field(min_length=1)
 ]
 
 
@@ -111,8 +109,7 @@ class SliceModel(Strict):
     """Thresholds on some of the scored tokens, selected by one of their properties."""
 
     position: Range | None = Field(
-        None,
-        description="Positions in the window, such as 0..8, 8.. or ..8; the end is excluded.",
+        None, description="Positions in the window, such as 0..8, 8.. or ..8; the end is excluded."
     )
     entropy: Range | None = Field(
         None, description="Entropy of the clean model's prediction at the token, in nats: 2.5.."

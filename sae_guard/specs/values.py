@@ -167,24 +167,29 @@ def _add(flat: dict[str, Any], name: str, bounds: Any) -> None:
 
 
 # Types of the models' fields: how each value is validated, and its JSON Schema.
-_TEXTS = {"type": "string", "minLength": 1}
+_TEXT = {"type": "string", "minLength": 1}
+_NATURAL = {"type": "integer", "minimum": 0}
+
+
+def _text(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def _any_of(*schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [*schemas]}
+
+
+Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[
     tuple[str, ...],
     BeforeValidator(_one_or_many),
     Field(strict=False),
-    WithJsonSchema({"anyOf": [_TEXTS, {"type": "array", "items": _TEXTS, "minItems": 1}]}),
+    WithJsonSchema(_any_of(_TEXT, {"type": "array", "items": _TEXT, "minItems": 1})),
 ]
 SpecialTokens = Annotated[
     Literal["exclude", "include"] | tuple[int, ...],
     BeforeValidator(_special_tokens),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": ["exclude", "include"]},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            ]
-        }
-    ),
+    WithJsonSchema(_any_of({"enum": ["exclude", "include"]}, {"type": "array", "items": _NATURAL})),
 ]
 Interval = Annotated[
     tuple[float, float],
@@ -192,48 +197,24 @@ Interval = Annotated[
     Field(strict=False),
     WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}),
 ]
+_MAPPING_TO_DEVICES = {
+    "type": "object", "minProperties": 1,
+    "additionalProperties": _any_of(_NATURAL, _text(f"({_DEVICE}|disk)")),
+}  # fmt: skip
 DeviceMap = Annotated[
     str | tuple[tuple[str, int | str], ...],
     BeforeValidator(_device_map),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": f"^({'|'.join(_STRATEGIES)}|{_DEVICE})$"},
-                {
-                    "type": "object",
-                    "minProperties": 1,
-                    "additionalProperties": {
-                        "anyOf": [
-                            {"type": "integer", "minimum": 0},
-                            {"type": "string", "pattern": f"^({_DEVICE}|disk)$"},
-                        ]
-                    },
-                },
-            ]
-        }
-    ),
+    WithJsonSchema(_any_of(_text(f"({'|'.join(_STRATEGIES)}|{_DEVICE})"), _MAPPING_TO_DEVICES)),
 ]
 Range = Annotated[
     tuple[float, float],
     BeforeValidator(_range),
     Field(strict=False),
-    WithJsonSchema({"type": "string", "pattern": f"^{_RANGE.pattern}$"}),
+    WithJsonSchema(_text(_RANGE.pattern)),
 ]
-Glob = Annotated[
-    str,
-    BeforeValidator(_glob),
-    WithJsonSchema({"type": "string", "pattern": r"^((?!::)[^\x00-\x1f\x7f])+$"}),
-]
+Glob = Annotated[str, BeforeValidator(_glob), WithJsonSchema(_text(r"((?!::)[^\x00-\x1f\x7f])+"))]
 ChangeBound = Annotated[
     Amount,
     BeforeValidator(_amount),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": f"^{_SHARE.pattern}$"},
-            ]
-        }
-    ),
+    WithJsonSchema(_any_of({"type": "number", "minimum": 0}, _text(_SHARE.pattern))),
 ]
-Text = Annotated[str, Field(min_length=1)]

@@ -62,16 +62,17 @@ def test_the_controls_keep_it(sae: SAE) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "standard"}, "architecture is 'topk', the `sae` options say 'standard'"),
-        ({"k": 4}, "k is 3, the `sae` options say 4"),
-        ({"pre_bias": False}, "pre_bias is True, "),
-        ({"normalize": "layer_norm"}, "normalize is 'none', "),
+        ({"architecture": "standard"}, "architecture 'topk', the `sae` options say 'standard'"),
+        ({"k": 4}, "k 3, the `sae` options say 4"),
+        ({"pre_bias": False}, "pre_bias True, "),
+        ({"normalize": "layer_norm"}, "normalize 'none', "),
     ],
 )
 def test_an_activation_other_than_was_said(options: dict[str, Any], message: str) -> None:
-    failures = broken(example_sae("topk"), SaeOptions(**options))
+    sae = example_sae("topk")
+    failures = broken(sae, SaeOptions(**options))
     assert failures.keys() == {"activation"}
-    assert failures["activation"].startswith(message)
+    assert failures["activation"].startswith(f"{sae.source.path} says {message}")
 
 
 def test_a_k_where_there_is_none() -> None:

@@ -76,6 +76,6 @@ def load_errors() -> Iterator[tuple[str, str, set[str]]]:
 def test_errors_about_options_carry_them_and_leave_it_to_shells_to_spell_them() -> None:
     errors = [*load_errors()]
     about = [(at, k) for at, text, k in errors if "in the spec:" in text or "`sae` option" in text]
-    assert len(about) > 10
+    assert len(about) > 8
     assert [place for place, keywords in about if "options" not in keywords] == []
     assert [place for place, text, _ in errors if "--" in text] == []

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from sae_guard.corpus import sources
 from sae_guard.errors import SetupError
+from sae_guard.specs import DatasetSpec
 
 
 def test_expand_is_sorted_within_each_pattern(tmp_path: Path) -> None:
@@ -181,10 +182,9 @@ def read_dataset(
 ) -> list[sources.RawDocument]:
     return list(
         sources.dataset(
-            path, name=None, split=split, revision=None, field=field, source_field=source_field,
-            base=base,
+            DatasetSpec(path=path, split=split), field, source_field=source_field, base=base
         )
-    )  # fmt: skip
+    )
 
 
 def test_a_saved_dataset_gives_one_document_per_row(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -29,12 +28,13 @@ def make(
         module.weight += shift
         module.bias.copy_(torch.randn(vocabulary, generator=generator))
     bridge = SimpleNamespace(
-        unembed=_Bridge(module), original_model=SimpleNamespace(config=SimpleNamespace())
+        unembed=_Bridge(module),
+        original_model=SimpleNamespace(config=SimpleNamespace()),
+        cfg=SimpleNamespace(d_vocab=vocabulary),
     )
-    model: Any = SimpleNamespace(bridge=bridge, name="made up", vocabulary_size=vocabulary)
     final = torch.randn(TOKENS, width, generator=generator) / width**0.5
     return (
-        Unembedding.from_model(model),
+        Unembedding.from_bridge(bridge, "made up"),
         final,
         torch.randint(vocabulary, (TOKENS,), generator=generator),
     )

@@ -126,7 +126,7 @@ def test_float32_weights_are_shared_and_bfloat16_weights_copied_once(loaded: Loa
 def test_the_global_random_state_is_unchanged(loaded: Load) -> None:
     model = loaded("gpt2", "float32")
     before = torch.random.get_rng_state()
-    Unembedding.from_model(model)
+    Unembedding.from_bridge(model.bridge, model.name)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -173,7 +173,7 @@ def test_the_soft_cap_is_read_from_the_text_config(
             return type("Text", (), {"final_logit_softcapping": 0.5})
 
     monkeypatch.setattr(model.bridge.original_model, "config", Config())
-    capped = Unembedding.from_model(model)
+    capped = Unembedding.from_bridge(model.bridge, model.name)
     assert (capped.soft_cap, capped.linear, capped.has_matrix) == (0.5, False, True)
     torch.testing.assert_close(capped.logits(final), (plain / 0.5).tanh() * 0.5)
 
@@ -183,7 +183,7 @@ def test_a_model_without_unembedding_is_an_error() -> None:
         pass
 
     with pytest.raises(SetupError, match="bert has no unembedding"):
-        Unembedding.from_model(LanguageModel(Bridge(), "bert"))
+        Unembedding.from_bridge(Bridge(), "bert")
 
 
 @pytest.mark.skipif(BEFORE_4, reason="TransformerLens 3.9 offloads nothing to disk")

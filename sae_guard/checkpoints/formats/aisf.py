@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
+from sae_guard.checkpoints.declarations import check_known
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
@@ -37,9 +38,10 @@ _TYPES = {
     "tanh_encoder": "tanh_relu",
 }
 _PREFIX = "sparse_autoencoder."
-_READ = {"n_input_features", "n_learned_features", "n_components", "component_names", "type",
-         "sae_type", "noise_scale"}  # fmt: skip
-_OF_TRAINING = {
+_FIELDS = {
+    "n_input_features", "n_learned_features", "n_components", "component_names", "type", "sae_type",
+    "noise_scale",
+    # Of the training alone.
     "l1_coefficient", "l1_normalization_power", "l2_normalization_power", "resample_interval",
     "max_n_resamples", "resample_dead_neurons_dataset_size", "resample_loss_dataset_size",
     "resample_threshold_is_dead_portion_fires",
@@ -88,8 +90,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     if state.oldest:
         _check_unit_norm(tensors["decoder.weight"], path)
     architecture = _architecture(state, options, path)
-    settings = ForwardSettings(architecture, None, pre_bias=True, normalize="none")
-    check_agreement(settings, options, path)
+    settings = ForwardSettings(architecture, pre_bias=True)
     source = opened.source(
         "AI Safety Foundation",
         *([_RELU] if state.config is None and options.architecture is None else []),
@@ -178,12 +179,7 @@ def _check_unit_norm(W_dec: Tensor, path: Path) -> None:
 
 
 def _check_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> None:
-    unknown = sorted(config.keys() - _READ - _OF_TRAINING)
-    if unknown:
-        raise LoadError(
-            f"{path}: config: not understood: {', '.join(unknown)}; allowed: "
-            f"{', '.join(sorted(_READ | _OF_TRAINING))}"
-        )
+    check_known(config, _FIELDS, f"{path}: config")
     W_enc = tensors["encoder.weight"]
     if W_enc.ndim not in (2, 3):
         raise LoadError(

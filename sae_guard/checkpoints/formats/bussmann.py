@@ -12,13 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import (
-    ForwardSettings,
-    assemble,
-    check_agreement,
-    check_sizes,
-    oriented,
-)
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes, oriented
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import neel
 from sae_guard.checkpoints.options import SaeOptions
@@ -53,7 +47,6 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     tensors = opened.tensors
     kind = _kind(config, tensors, path)
     settings = _settings(kind, config, path)
-    check_agreement(settings, options, path)
     if kind not in ("vanilla", "jumprelu") and "b_enc" in tensors:
         tensors["b_enc"] = tensors["b_enc"].new_zeros(tensors["b_enc"].shape)
     if "jumprelu.log_threshold" in tensors:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, oriented
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, oriented
 from sae_guard.checkpoints.declarations import (
     Declaration,
     components,
@@ -95,10 +95,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     architecture = _architecture(tensors, config, opened)
     if _THRESHOLD in tensors:
         tensors["threshold"] = _per_latent(tensors)
-    settings = ForwardSettings(
-        architecture, None, pre_bias=False, normalize="none", transcoder=True
-    )
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings(architecture, pre_bias=False, transcoder=True)
     matrices, notes = oriented(tensors, transposed=("W_enc",))
     relu_is_assumed = architecture == "standard" and config.get("activation") is None
     assumed = (_INPUT, _RELU) if relu_is_assumed else (_INPUT,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, named_by_layer
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import Format, Opened
@@ -32,8 +32,7 @@ def by_name(files: CheckpointFiles) -> Declaration | None:
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """Load the SAE of a file or folder with such a name; raises `LoadError`."""
-    settings = ForwardSettings("standard", None, pre_bias=False, normalize="none")
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings("standard", pre_bias=False)
     source = opened.source("DeepSeek-R1", _ASSUMED, declaration=by_name(opened))
     return assemble(renamed(opened.tensors, plain.LINEAR), settings, source, opened.weights)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened, is_tensor
@@ -33,40 +33,25 @@ class _Class:
     """A class of the library: its forward pass, and its names of tensors."""
 
     architecture: str
-    pre_bias: bool
     names: Mapping[str, str]
     """Stored name → canonical name, where they differ."""
-    unused: frozenset[str] = frozenset()
+    unused: Collection[str] = ()
     """Tensors that inference does not read."""
+    pre_bias: bool = True
 
 
+_GATED = {
+    "encoder.weight": "W_enc", "decoder.weight": "W_dec", "decoder_bias": "b_dec",
+    "gate_bias": "b_gate", "mag_bias": "b_mag",
+}  # fmt: skip
 CLASSES: Mapping[str, _Class] = {
-    "AutoEncoder": _Class("standard", pre_bias=True, names={**_LINEAR, "bias": "b_dec"}),
-    "AutoEncoderNew": _Class(
-        "standard", pre_bias=False, names={**_LINEAR, "decoder.bias": "b_dec"}
-    ),
-    "GatedAutoEncoder": _Class(
-        "gated",
-        pre_bias=True,
-        names={
-            "encoder.weight": "W_enc",
-            "decoder.weight": "W_dec",
-            "decoder_bias": "b_dec",
-            "gate_bias": "b_gate",
-            "mag_bias": "b_mag",
-        },
-    ),
-    "JumpReluAutoEncoder": _Class("jumprelu", pre_bias=False, names={}),
-    "AutoEncoderTopK": _Class(
-        "topk",
-        pre_bias=True,
-        names={**_LINEAR, "decoder": "W_dec"},
-        unused=frozenset({"threshold"}),
-    ),
-    "BatchTopKSAE": _Class("jumprelu", pre_bias=True, names=_LINEAR),
-    "MatryoshkaBatchTopKSAE": _Class(
-        "jumprelu", pre_bias=True, names={}, unused=frozenset({"group_sizes", "group_indices"})
-    ),
+    "AutoEncoder": _Class("standard", {**_LINEAR, "bias": "b_dec"}),
+    "AutoEncoderNew": _Class("standard", {**_LINEAR, "decoder.bias": "b_dec"}, pre_bias=False),
+    "GatedAutoEncoder": _Class("gated", _GATED),
+    "JumpReluAutoEncoder": _Class("jumprelu", {}, pre_bias=False),
+    "AutoEncoderTopK": _Class("topk", {**_LINEAR, "decoder": "W_dec"}, ("threshold",)),
+    "BatchTopKSAE": _Class("jumprelu", _LINEAR),
+    "MatryoshkaBatchTopKSAE": _Class("jumprelu", {}, ("group_sizes", "group_indices")),
 }
 
 
@@ -143,13 +128,11 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     settings = ForwardSettings(
         sae_class.architecture,
         k,
-        sae_class.pre_bias,
-        "none",
+        pre_bias=sae_class.pre_bias,
         scale_in=scale,
         scale_out=scale,
         transcoder=buffer.get("io") == "in_and_out",
     )
-    check_agreement(settings, options, opened.weights)
     assumed = () if "dict_class" in trainer else (f"the class is {name}, by the keys",)
     source = opened.source(
         f"dictionary_learning {name}" + (" backup" if backup else ""),

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
+from sae_guard.checkpoints.declarations import Declaration, check_known, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -92,8 +92,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         )
     lengths = stored.float().norm(dim=1)
     canonical["W_dec"] = normalize(stored.float(), dim=1)
-    settings = ForwardSettings("standard", None, pre_bias=False, normalize="none")
-    check_agreement(settings, options, path)
+    settings = ForwardSettings("standard", pre_bias=False)
     config = opened.config or {}
     model = config.get("tlens_model_name")
     source = dotted.source(
@@ -115,12 +114,7 @@ def _check_config(config: Mapping[str, Any], sae: SAE, opened: Opened) -> None:
     path, saes = opened.config_file, config.get("saes")
     if not isinstance(saes, dict):
         raise LoadError(f"{path}: saes is {saes!r}, expected an object with settings of the SAEs")
-    unknown = sorted(str(name) for name in saes.keys() - _FIELDS)
-    if unknown:
-        raise LoadError(
-            f"{path}: saes: not understood: {', '.join(unknown)}; allowed: "
-            f"{', '.join(sorted(_FIELDS))}"
-        )
+    check_known(saes, _FIELDS, f"{path}: saes")
     kind, ratio = saes.get("type_of_sparsifier"), saes.get("dict_size_to_input_ratio", 1.0)
     if kind not in (None, "sae"):
         raise LoadError(f"{path}: saes.type_of_sparsifier is {kind!r}, allowed: 'sae'")

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble
 from sae_guard.checkpoints.declarations import Declaration, components, last_match
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -83,14 +83,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         if "W_dec" in tensors:
             tensors["latent_scale"] = tensors["W_dec"].new_full(tensors["W_dec"].shape[:1], scale)
     settings = ForwardSettings(
-        "jumprelu",
-        None,
-        pre_bias=False,
-        normalize="none",
-        scale_in=1 / scale,
-        transcoder=names.transcoder,
+        "jumprelu", pre_bias=False, scale_in=1 / scale, transcoder=names.transcoder
     )
-    check_agreement(settings, options, opened.weights)
     source = opened.source("Gemma Scope", _FOLDED, _KINDS[kind], declaration=names.declaration)
     return assemble(tensors, settings, source, opened.weights)
 

@@ -12,8 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
-from sae_guard.checkpoints.declarations import Declaration, components, last_match, text_or_none
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes
+from sae_guard.checkpoints.declarations import (
+    Declaration,
+    check_known,
+    components,
+    last_match,
+    text_or_none,
+)
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -34,11 +40,7 @@ _FIELDS = {
 _TYPES = {"sae": False, "transcoder": True}
 _WEIGHTS = "params.safetensors"
 _REPOSITORY = r"gemma-scope-2-([^-]+)-(pt|it)"
-_SITES = {
-    "resid_post": "hook_resid_post",
-    "attn_out": "attn.hook_z",
-    "mlp_out": "hook_mlp_out",
-}
+_SITES = {"resid_post": "hook_resid_post", "attn_out": "attn.hook_z", "mlp_out": "hook_mlp_out"}
 _MODULES = {
     "output": "hook_resid_post",
     "self_attn.o_proj.input": "attn.hook_z",
@@ -123,10 +125,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             )
     if skip is not None:
         tensors["W_skip"] = skip.T.contiguous() if skip.ndim == 2 else skip
-    settings = ForwardSettings(
-        "jumprelu", None, pre_bias=False, normalize="none", transcoder=transcoder
-    )
-    check_agreement(settings, options, path)
+    settings = ForwardSettings("jumprelu", pre_bias=False, transcoder=transcoder)
     assumed = (_FOLDED,) if assumption is None else (_FOLDED, assumption)
     source = opened.source("Gemma Scope 2", *assumed, declaration=declare(opened))
     sae = assemble(tensors, settings, source, opened.weights)
@@ -147,9 +146,7 @@ def _by_path(weights: Path, skip: Tensor | None) -> tuple[bool, str]:
 
 
 def _by_config(config: Mapping[str, Any], path: Path) -> bool:
-    unknown = sorted(config.keys() - _FIELDS)
-    if unknown:
-        raise LoadError(f"{path}: {', '.join(unknown)}: not understood; allowed: {sorted(_FIELDS)}")
+    check_known(config, _FIELDS, path)
     if config.get("architecture") != "jump_relu":
         raise LoadError(
             f"{path}: architecture is {config.get('architecture')!r}, allowed: 'jump_relu'",

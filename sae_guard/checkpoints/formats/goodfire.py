@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import named_by_layer
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -23,8 +23,7 @@ _ASSUMED = "ReLU, and b_dec is not taken off the input, as released"
 
 def read(opened: Opened, options: SaeOptions) -> SAE:
     """Load the SAE of a Goodfire ``.pt`` or ``.pth``; raises `LoadError`."""
-    settings = ForwardSettings("standard", None, pre_bias=False, normalize="none")
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings("standard", pre_bias=False)
     source = opened.source("Goodfire", _ASSUMED, declaration=named_by_layer(opened.weights))
     return assemble(renamed(opened.tensors, _NAMES), settings, source, opened.weights)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import saelens_before_6
 from sae_guard.checkpoints.options import SaeOptions
@@ -70,8 +70,7 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
         )
     if latent_scale is not None:
         canonical["latent_scale"] = latent_scale
-    settings = ForwardSettings("standard", None, pre_bias=True, normalize="none", transcoder=True)
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings("standard", pre_bias=True, transcoder=True)
     source = opened.source(
         "mats_sae_training transcoder",
         model_name=config.get("model_name"),

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import (
-    ForwardSettings,
-    assemble,
-    check_agreement,
-    check_sizes,
-    oriented,
-)
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes, oriented
 from sae_guard.checkpoints.declarations import Declaration, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import ConfigLocation, Format, Opened
@@ -54,8 +48,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     Raises:
         LoadError: The sizes in the config differ from those of the weights.
     """
-    settings = ForwardSettings("standard", None, pre_bias=True, normalize="none")
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings("standard", pre_bias=True)
     config = opened.config or {}
     tensors, notes = oriented(opened.tensors)
     assumed = (_ASSUMED, _FIRST_RUNS) if "d_mlp" in config else (_ASSUMED,)

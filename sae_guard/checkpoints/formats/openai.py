@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import Declaration, components
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
@@ -64,7 +64,6 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     entries = dict(opened.entries)
     _check_released(entries, options, opened)
     settings = _settings(entries, opened)
-    check_agreement(settings, options, opened.weights)
     weights = {
         name: value for name, value in entries.items() if name not in (*_STATISTICS, *_ACTIVATION)
     }
@@ -113,7 +112,7 @@ def _canonical(tensors: dict[str, Any], opened: Opened) -> dict[str, Tensor]:
 def _settings(entries: dict[str, Any], opened: Opened) -> ForwardSettings:
     activation = entries.get("activation", "ReLU")  # the files of v1 do not state it
     if activation == "ReLU":
-        return ForwardSettings("standard", None, pre_bias=True, normalize="none")
+        return ForwardSettings("standard", pre_bias=True)
     state = entries.get("activation_state_dict", {})
     k = entries.get("activation.k", state.get("k") if isinstance(state, dict) else None)
     after = entries.get(

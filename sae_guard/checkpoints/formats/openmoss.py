@@ -20,17 +20,9 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
     LM_CONFIG,
     NORM,
-    NORMS,
     Config,
     Norm,
-    architecture_of,
-    biased,
-    config_of,
     declare,
-    finish,
-    k_of,
-    scales,
-    tensors_of,
     unwrapped,
 )
 from sae_guard.checkpoints.options import SaeOptions
@@ -68,51 +60,39 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: The latents depend on the batch, the encoder has a gated linear unit, the scale
             is ambiguous, or the config is unknown in part or contradicted.
     """
-    opened = unwrapped(opened)
-    config = config_of(opened, _FIELDS)
-    architecture = architecture_of(config)
+    config = Config.read(opened, _FIELDS)
+    opened, architecture = config.opened, config.architecture
     if architecture != "jumprelu" and config.number("jump_relu_threshold", default=0) != 0:
         raise LoadError(
             f"{config.path}: jump_relu_threshold is {config.values['jump_relu_threshold']!r} with "
             f"act_fn {config.values['act_fn']!r}, allowed: 0",
             "activation",
         )
-    tensors = tensors_of(opened, config)
+    tensors = config.tensors()
     if architecture == "jumprelu":
-        _take_threshold(tensors, config, opened)
+        _take_threshold(tensors, config)
     since_2025_06 = "W_E" in opened.entries
-    scale_in, scale_out = scales(
-        config, (_norm(opened, config.hooks[0]), _norm(opened, config.hooks[1])), options,
-        may_be_folded=since_2025_06,
-    )  # fmt: skip
-    settings = ForwardSettings(
-        architecture,
-        k_of(config, architecture),
-        pre_bias=_pre_bias(opened, config, since_2025_06=since_2025_06),
-        normalize=NORMS[config.norm],
-        rescale_by_decoder_norm=(
-            "selection" if config.flag("sparsity_include_decoder_norm") else "none"
-        ),
-        scale_in=scale_in,
-        scale_out=scale_out,
-        transcoder=config.transcoder,
-    )
+    hook_in, hook_out = config.hooks
+    norms = _norm(opened, hook_in), _norm(opened, hook_out)
+    scales = config.scales(norms, options, may_be_folded=since_2025_06)
+    pre_bias = _pre_bias(config, since_2025_06=since_2025_06)
+    settings = config.settings(architecture, scales, "selection", pre_bias=pre_bias)
     assumptions = _assumptions(opened, config, settings)
     source = opened.source("OpenMOSS", *assumptions, declaration=declare(opened))
-    return finish(opened, config, tensors, settings, options, source)
+    return config.sae(tensors, settings, source)
 
 
-def _take_threshold(tensors: dict[str, Tensor], config: Config, opened: Opened) -> None:
+def _take_threshold(tensors: dict[str, Tensor], config: Config) -> None:
     from sae_guard.checkpoints.tensor_files import float32
 
     stored = [name for name in _THRESHOLDS if name in tensors]
     if len(stored) != 1:
         raise LoadError(
-            f"{opened.weights}: act_fn is {config.values['act_fn']!r} with "
+            f"{config.opened.weights}: act_fn is {config.values['act_fn']!r} with "
             f"{' and '.join(stored) or 'no threshold'}, expected one of {' or '.join(_THRESHOLDS)}",
             "keys",
         )
-    log = float32({stored[0]: tensors.pop(stored[0])}, opened.weights)
+    log = float32({stored[0]: tensors.pop(stored[0])}, config.opened.weights)
     tensors["threshold"] = log[stored[0]].exp()
 
 
@@ -124,7 +104,7 @@ def _norm(opened: Opened, hook: str) -> Norm:
     return Norm(name, float(stored))
 
 
-def _pre_bias(opened: Opened, config: Config, *, since_2025_06: bool) -> bool:
+def _pre_bias(config: Config, *, since_2025_06: bool) -> bool:
     """Return whether b_dec is subtracted from the scaled input; since 2025-06 it never is."""
     if since_2025_06:
         if config.flag("apply_decoder_bias_to_pre_encoder", default=False):
@@ -135,7 +115,7 @@ def _pre_bias(opened: Opened, config: Config, *, since_2025_06: bool) -> bool:
             )
         return False
     # The default changed in 2025-02, so the config must state the value.
-    return biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
+    return config.biased and config.flag("apply_decoder_bias_to_pre_encoder")
 
 
 def _assumptions(opened: Opened, config: Config, settings: ForwardSettings) -> Iterator[str]:

@@ -22,18 +22,9 @@ from sae_guard.checkpoints.formats.openmoss_config import (
     FIELDS,
     LM_CONFIG,
     NORM,
-    NORMS,
     Config,
     Norm,
-    architecture_of,
-    biased,
-    config_of,
     declare,
-    finish,
-    k_of,
-    scales,
-    tensors_of,
-    unwrapped,
 )
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.errors import LoadError
@@ -43,13 +34,9 @@ if TYPE_CHECKING:
 
 _CONFIG = "hyperparams.json"
 _WEIGHTS = (
-    "checkpoints/final.safetensors",
-    "checkpoints/pruned.safetensors",
-    "checkpoints/final.pt",
-    "checkpoints/pruned.pt",
-    "sae_weights.safetensors",
-    "sae_weights.pt",
-)
+    "checkpoints/final.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.pt",
+    "checkpoints/pruned.pt", "sae_weights.safetensors", "sae_weights.pt",
+)  # fmt: skip
 _FIELDS = FIELDS | {
     NORM, "seed", "bias_init_method", "decoder_exactly_fixed_norm", "init_decoder_norm",
     "init_encoder_norm", "init_encoder_with_decoder_transpose", "lp", "l1_coefficient",
@@ -65,37 +52,26 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         LoadError: The latents depend on the batch, the encoder has a gated linear unit, TopK and
             JumpReLU are both possible, or the config is unknown in part or contradicted.
     """
-    opened = unwrapped(opened)
-    config = config_of(opened, _FIELDS)
-    architecture = _architecture(config, options)
+    config = Config.read(opened, _FIELDS)
+    opened, architecture = config.opened, _architecture(config, options)
     norms = _norm(config, "in"), _norm(config, "out")
-    scale_in, scale_out = scales(config, norms, options, may_be_folded=False)
-    in_decoder_units = config.flag("sparsity_include_decoder_norm")
-    pre_bias = biased(opened, config) and config.flag("apply_decoder_bias_to_pre_encoder")
-    tensors = tensors_of(opened, config)
+    scale_in, scale_out = scales = config.scales(norms, options, may_be_folded=False)
+    pre_bias = config.biased and config.flag("apply_decoder_bias_to_pre_encoder")
+    settings = config.settings(architecture, scales, "latents", pre_bias=pre_bias)
+    tensors = config.tensors()
     if architecture == "jumprelu" and "b_enc" in tensors:
         threshold = config.number("jump_relu_threshold")
-        unit = scale_out if in_decoder_units else scale_in
+        unit = scale_out if settings.rescale_by_decoder_norm == "latents" else scale_in
         per_latent = tensors["b_enc"].flatten().float()
         tensors["threshold"] = per_latent.new_full(per_latent.shape, threshold * unit)
     if pre_bias and scale_in != scale_out and "b_dec" in tensors:
         tensors["b_pre"] = tensors["b_dec"].float() * (scale_in / scale_out)
-    settings = ForwardSettings(
-        architecture,
-        k_of(config, architecture),
-        pre_bias=pre_bias,
-        normalize=NORMS[config.norm],
-        rescale_by_decoder_norm="latents" if in_decoder_units else "none",
-        scale_in=scale_in,
-        scale_out=scale_out,
-        transcoder=config.transcoder,
-    )
     source = opened.source(FORMAT.name, *_assumptions(settings), declaration=declare(opened))
-    return finish(opened, config, tensors, settings, options, source)
+    return config.sae(tensors, settings, source)
 
 
 def _architecture(config: Config, options: SaeOptions) -> str:
-    architecture = architecture_of(config)
+    architecture = config.architecture
     threshold = config.number("jump_relu_threshold", default=0)
     if architecture != "topk" or threshold <= 0:
         return architecture

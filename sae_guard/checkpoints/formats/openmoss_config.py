@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, renamed
-from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
+from sae_guard.checkpoints.declarations import Declaration, check_known, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import Opened
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
@@ -25,7 +25,7 @@ from sae_guard.errors import LoadError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sae_guard.sae import SAE, Normalize, SaeSource
+    from sae_guard.sae import SAE, DecoderNorm, Normalize, SaeSource
 
 _NAMES = {
     "encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec",
@@ -34,7 +34,7 @@ _NAMES = {
 NORM = "dataset_average_activation_norm"
 _TYPES = ("sae", "matryoshka_sae")
 _ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu"}
-NORMS: Mapping[str, Normalize] = {
+_NORMS: Mapping[str, Normalize] = {
     "token-wise": "constant_norm_rescale", "dataset-wise": "none", "inference": "none",
     "none": "none",
 }  # fmt: skip
@@ -50,10 +50,36 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Config:
-    """The config of a checkpoint; reading a value of the wrong type raises `LoadError`."""
+    """A checkpoint with its config; reading a value of the wrong type raises `LoadError`."""
 
+    opened: Opened
+    """The files, without the mapping around the state dict of a ``.pt`` file."""
     values: Mapping[str, Any]
     path: Path
+
+    @classmethod
+    def read(cls, opened: Opened, fields: set[str]) -> Config:
+        """Return the config, whose fields must all be in ``fields``; raises `LoadError`."""
+        opened = unwrapped(opened)
+        if opened.config_file is None or opened.config is None:
+            raise LoadError(
+                f"{opened.path}: an OpenMOSS checkpoint without its config, which states the "
+                "activation function and the normalisation; put the config beside the weights"
+            )
+        config = cls(opened, opened.config, opened.config_file)
+        if config.values.get("sae_type", "sae") not in _TYPES:
+            raise LoadError(
+                f"{config.path}: sae_type is {config.values['sae_type']!r}, allowed: "
+                f"{', '.join(_TYPES)}"
+            )
+        check_known(config.values, fields, config.path, contract="keys")
+        glu = sorted(name for name in opened.entries if "_glu" in name)
+        if glu or config.flag("use_glu_encoder", default=False):
+            raise LoadError(
+                f"{config.path}: use_glu_encoder with {', '.join(glu) or 'no tensors'}, allowed: "
+                "false (encoders with a gated linear unit are not read)"
+            )
+        return config
 
     def flag(self, name: str, *, default: bool | None = None) -> bool:
         """Return a boolean field."""
@@ -103,7 +129,7 @@ class Config:
 
     @property
     def norm(self) -> str:
-        """Normalisation of the activations, one of `NORMS`.
+        """Normalisation of the activations, one of `_NORMS`.
 
         Raises:
             LoadError: The norm is that of a batch, or of a transcoder's output at run time.
@@ -112,12 +138,12 @@ class Config:
         if norm == "batch-wise":
             raise LoadError(
                 f"{self.path}: norm_activation is 'batch-wise': the latents of a token depend on "
-                f"its batch; allowed: {', '.join(NORMS)}",
+                f"its batch; allowed: {', '.join(_NORMS)}",
                 "batch_mates",
             )
-        if norm not in NORMS:
+        if norm not in _NORMS:
             raise LoadError(
-                f"{self.path}: norm_activation is {norm!r}, allowed: {', '.join(NORMS)}", "scale"
+                f"{self.path}: norm_activation is {norm!r}, allowed: {', '.join(_NORMS)}", "scale"
             )
         if norm == "token-wise" and self.transcoder:
             raise LoadError(
@@ -127,6 +153,158 @@ class Config:
                 "scale",
             )
         return norm
+
+    @property
+    def architecture(self) -> str:
+        """Activation family; raises `LoadError` where it depends on the batch."""
+        name = self.text("act_fn").lower()
+        if "batch" in name:
+            raise LoadError(
+                f"{self.path}: act_fn is {name!r}: the active latents of a token depend on its "
+                f"batch, and no threshold is stored; allowed: {', '.join(_ARCHITECTURES)}",
+                "batch_mates",
+            )
+        if name not in _ARCHITECTURES:
+            raise LoadError(
+                f"{self.path}: act_fn is {name!r}, allowed: {', '.join(_ARCHITECTURES)}",
+                "activation",
+            )
+        return _ARCHITECTURES[name]
+
+    @property
+    def biased(self) -> bool:
+        """True where there is a decoder bias, by the config or else by the tensors."""
+        stored = not {"b_D", "decoder.bias"}.isdisjoint(self.opened.entries)
+        return self.flag("use_decoder_bias", default=stored)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights under canonical names, with zeros for a missing decoder bias."""
+        weights = {n: t for n, t in self.opened.tensors.items() if not n.startswith(f"{NORM}.")}
+        tensors = renamed(weights, _NAMES)
+        if not self.biased:
+            if "b_dec" in tensors:
+                raise LoadError(
+                    f"{self.path}: use_decoder_bias is false, but {self.opened.weights.name} has a "
+                    "decoder bias",
+                    "keys",
+                )
+            W_dec = tensors.get("W_dec")
+            if W_dec is not None and W_dec.ndim == 2:
+                tensors["b_dec"] = W_dec.new_zeros(W_dec.shape[1])
+        return tensors
+
+    def settings(
+        self, architecture: str, scales: tuple[float, float], decoder_norm: DecoderNorm,
+        *, pre_bias: bool,
+    ) -> ForwardSettings:  # fmt: skip
+        """Return the settings of the forward pass.
+
+        Args:
+            architecture: Activation family.
+            scales: Factor of the input, and divisor of the reconstruction.
+            decoder_norm: Use of decoder norms, if ``sparsity_include_decoder_norm`` is true.
+            pre_bias: Whether a bias is subtracted from the input.
+
+        Raises:
+            LoadError: A TopK SAE has no k. In others ``top_k`` is a setting of the training.
+        """
+        k = self.number("top_k") if architecture == "topk" else None
+        if k is not None and not isinstance(k, int):
+            raise LoadError(f"{self.path}: top_k is {k!r}, expected a whole number", "activation")
+        in_decoder_units = self.flag("sparsity_include_decoder_norm")
+        return ForwardSettings(
+            architecture,
+            k,
+            pre_bias=pre_bias,
+            normalize=_NORMS[self.norm],
+            rescale_by_decoder_norm=decoder_norm if in_decoder_units else "none",
+            scale_in=scales[0],
+            scale_out=scales[1],
+            transcoder=self.transcoder,
+        )
+
+    def sae(
+        self, tensors: Mapping[str, Tensor], settings: ForwardSettings, source: SaeSource
+    ) -> SAE:
+        """Build the SAE, and check the sizes in the config; raises `LoadError`."""
+        sae = assemble(tensors, settings, source, self.opened.weights)
+        d_model = self.d_model
+        has_d_sae = self.values.get("d_sae") is not None  # only lm_saes 1 writes it
+        d_sae = self.number("d_sae") if has_d_sae else d_model * self.number("expansion_factor")
+        sizes = (("d_model", d_model, sae.d_in), ("d_model", d_model, sae.d_out))
+        for name, stated, stored in (*sizes, ("d_sae", d_sae, sae.d_sae)):
+            if abs(stated - stored) > 1e-6:
+                raise LoadError(
+                    f"{self.path}: {name} is {stated:g}, but {self.opened.weights.name} has "
+                    f"{stored}",
+                    "shapes",
+                )
+        return sae
+
+    def scales(
+        self, norms: tuple[Norm, Norm], options: SaeOptions, *, may_be_folded: bool
+    ) -> tuple[float, float]:
+        """Return the factor of the input and the divisor of the reconstruction.
+
+        Args:
+            norms: The stored norms of input and output.
+            options: The options of the user.
+            may_be_folded: True for versions that may have folded the scale into the weights.
+
+        Raises:
+            LoadError: The norm was not measured, the options do not decide whether the weights
+                include the scale, or they contradict the stored scale.
+        """
+        requested = options.scale
+        if self.norm != "dataset-wise":
+            if requested == "stored":
+                raise self._wrong_scale(
+                    f": norm_activation is {self.norm!r}, so no stored scale is applied; the `sae` "
+                    "options say scale 'stored', allowed: no scale"
+                )
+            return 1.0, 1.0
+        if requested == "folded" and may_be_folded:
+            return 1.0, 1.0
+        if requested == "folded":
+            raise self._wrong_scale(
+                ": norm_activation is 'dataset-wise', and this version of OpenMOSS folds no scale "
+                "into the weights; the `sae` options say scale 'folded', allowed: stored, or no "
+                "scale"
+            )
+        if isinstance(requested, float):
+            return self._scale_from_options(requested, norms, may_be_folded=may_be_folded)
+        scale_in, scale_out = (norm.factor(self) for norm in norms)
+        if requested is None and may_be_folded:
+            stored = (
+                "stored (norm_activation is 'dataset-wise': the input is multiplied by "
+                f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
+            )
+            folded = (
+                "folded (the weights include it already, as OpenMOSS saves at the end of a run "
+                "since 2026-04, with the same config)"
+            )
+            subject = f"{self.path} is ambiguous"
+            raise ambiguous(subject, "scale", ("scale", stored), ("scale", folded))
+        return scale_in, scale_out
+
+    def _scale_from_options(
+        self, scale: float, norms: tuple[Norm, Norm], *, may_be_folded: bool
+    ) -> tuple[float, float]:
+        if self.transcoder:
+            raise self._wrong_scale(
+                ": a transcoder has a scale of its input and one of its output; the `sae` options "
+                f"say one, {scale:g}; allowed: folded or stored"
+            )
+        stored = norms[0].factor(self) if norms[0].measured else scale
+        if abs(scale / stored - 1) > _SCALE_TOLERANCE and not (may_be_folded and scale == 1):
+            raise self._wrong_scale(
+                f" has scale {stored:g}, the `sae` options say {scale:g}; allowed: up to 1 % from "
+                "the stored scale, or no scale in the options"
+            )
+        return scale, scale
+
+    def _wrong_scale(self, message: str) -> LoadError:
+        return LoadError(f"{self.path}{message}", "scale", options=("scale",))
 
 
 LM_CONFIG = "lm_config.json"
@@ -159,109 +337,6 @@ def unwrapped(opened: Opened) -> Opened:
     return replace(opened, entries={str(name): value for name, value in inner.items()})
 
 
-def config_of(opened: Opened, fields: set[str]) -> Config:
-    """Return the config, whose fields must all be in ``fields``; raises `LoadError`."""
-    if opened.config_file is None or opened.config is None:
-        raise LoadError(
-            f"{opened.path}: an OpenMOSS checkpoint without its config, which states the "
-            "activation function and the normalisation; put the config beside the weights"
-        )
-    config = Config(opened.config, opened.config_file)
-    if config.values.get("sae_type", "sae") not in _TYPES:
-        raise LoadError(
-            f"{config.path}: sae_type is {config.values['sae_type']!r}, allowed: "
-            f"{', '.join(_TYPES)}"
-        )
-    unknown = sorted(config.values.keys() - fields)
-    if unknown:
-        raise LoadError(
-            f"{config.path}: {', '.join(f'{n} = {config.values[n]!r}' for n in unknown)}: not "
-            f"understood; allowed keys: {', '.join(sorted(fields))}",
-            "keys",
-        )
-    glu = sorted(name for name in opened.entries if "_glu" in name)
-    if glu or config.flag("use_glu_encoder", default=False):
-        raise LoadError(
-            f"{config.path}: use_glu_encoder with {', '.join(glu) or 'no tensors'}, allowed: false "
-            "(encoders with a gated linear unit are not read)"
-        )
-    return config
-
-
-def architecture_of(config: Config) -> str:
-    """Return the activation family; raises `LoadError` where it depends on the batch."""
-    name = config.text("act_fn").lower()
-    if "batch" in name:
-        raise LoadError(
-            f"{config.path}: act_fn is {name!r}: the active latents of a token depend on its "
-            f"batch, and no threshold is stored; allowed: {', '.join(_ARCHITECTURES)}",
-            "batch_mates",
-        )
-    if name not in _ARCHITECTURES:
-        raise LoadError(
-            f"{config.path}: act_fn is {name!r}, allowed: {', '.join(_ARCHITECTURES)}", "activation"
-        )
-    return _ARCHITECTURES[name]
-
-
-def k_of(config: Config, architecture: str) -> int | None:
-    """Return k of a TopK SAE; None for others, whose ``top_k`` is a setting of the training."""
-    if architecture != "topk":
-        return None
-    k = config.number("top_k")
-    if not isinstance(k, int):
-        raise LoadError(f"{config.path}: top_k is {k!r}, expected a whole number", "activation")
-    return k
-
-
-def biased(opened: Opened, config: Config) -> bool:
-    """Return whether there is a decoder bias, by the config or else by the tensors."""
-    stored = not {"b_D", "decoder.bias"}.isdisjoint(opened.entries)
-    return config.flag("use_decoder_bias", default=stored)
-
-
-def tensors_of(opened: Opened, config: Config) -> dict[str, Tensor]:
-    """Return the weights under canonical names, with zeros for a missing decoder bias."""
-    tensors = renamed(
-        {n: t for n, t in opened.tensors.items() if not n.startswith(f"{NORM}.")}, _NAMES
-    )
-    if not biased(opened, config):
-        if "b_dec" in tensors:
-            raise LoadError(
-                f"{config.path}: use_decoder_bias is false, but {opened.weights.name} has a "
-                "decoder bias",
-                "keys",
-            )
-        W_dec = tensors.get("W_dec")
-        if W_dec is not None and W_dec.ndim == 2:
-            tensors["b_dec"] = W_dec.new_zeros(W_dec.shape[1])
-    return tensors
-
-
-def finish(
-    opened: Opened,
-    config: Config,
-    tensors: Mapping[str, Tensor],
-    settings: ForwardSettings,
-    options: SaeOptions,
-    source: SaeSource,
-) -> SAE:
-    """Build the SAE, and check the options and the sizes in the config; raises `LoadError`."""
-    check_agreement(settings, options, config.path)
-    sae = assemble(tensors, settings, source, opened.weights)
-    d_model = config.d_model
-    has_d_sae = config.values.get("d_sae") is not None  # only lm_saes 1 writes it
-    d_sae = config.number("d_sae") if has_d_sae else d_model * config.number("expansion_factor")
-    sizes = (("d_model", d_model, sae.d_in), ("d_model", d_model, sae.d_out))
-    for name, stated, stored in (*sizes, ("d_sae", d_sae, sae.d_sae)):
-        if abs(stated - stored) > 1e-6:
-            raise LoadError(
-                f"{config.path}: {name} is {stated:g}, but {opened.weights.name} has {stored}",
-                "shapes",
-            )
-    return sae
-
-
 _MIN_NORM, _MAX_NORM = 1e-6, 1e20  # of the average norm of activations
 _SCALE_TOLERANCE = 0.01  # relative: bfloat16 rounds the stored scale by up to 0.4 %
 
@@ -282,85 +357,9 @@ class Norm:
         """Return sqrt(d_model) / norm; raises `LoadError` if the norm was not measured."""
         if self.value is None or not self.measured:
             value = "missing" if self.value is None else str(self.value)
-            raise LoadError(
-                f"{config.path}: norm_activation is 'dataset-wise' and {self.name} is {value}, "
-                f"allowed: {_MIN_NORM:g} to {_MAX_NORM:g} (where no norm was measured, OpenMOSS "
-                "stores none, or uninitialised memory); if you know the factor, set "
-                "`sae.scale: NUMBER`",
-                "scale",
-                options=("scale",),
+            raise config._wrong_scale(
+                f": norm_activation is 'dataset-wise' and {self.name} is {value}, allowed: "
+                f"{_MIN_NORM:g} to {_MAX_NORM:g} (where no norm was measured, OpenMOSS stores "
+                "none, or uninitialised memory); if you know the factor, set `sae.scale: NUMBER`"
             )
         return math.sqrt(config.d_model) / self.value
-
-
-def scales(
-    config: Config, norms: tuple[Norm, Norm], options: SaeOptions, *, may_be_folded: bool
-) -> tuple[float, float]:
-    """Return the factor of the input and the divisor of the reconstruction.
-
-    Args:
-        config: The config.
-        norms: The stored norms of input and output.
-        options: The options of the user.
-        may_be_folded: True for versions that may have folded the scale into the weights.
-
-    Raises:
-        LoadError: The norm was not measured, the options do not decide whether the weights include
-            the scale, or they contradict the stored scale.
-    """
-    requested = options.scale
-    if config.norm != "dataset-wise":
-        if requested == "stored":
-            raise LoadError(
-                f"{config.path}: norm_activation is {config.norm!r}, so no stored scale is "
-                "applied; the `sae` options say scale 'stored', allowed: no scale",
-                "scale",
-                options=("scale",),
-            )
-        return 1.0, 1.0
-    if requested == "folded" and may_be_folded:
-        return 1.0, 1.0
-    if requested == "folded":
-        raise LoadError(
-            f"{config.path}: norm_activation is 'dataset-wise', and this version of OpenMOSS "
-            "folds no scale into the weights; the `sae` options say scale 'folded', allowed: "
-            "stored, or no scale",
-            "scale",
-            options=("scale",),
-        )
-    if isinstance(requested, float):
-        return _scale_from_options(requested, config, norms, may_be_folded=may_be_folded)
-    scale_in, scale_out = (norm.factor(config) for norm in norms)
-    if requested is None and may_be_folded:
-        stored = (
-            "stored (norm_activation is 'dataset-wise': the input is multiplied by "
-            f"{scale_in:.6g} and the reconstruction divided by {scale_out:.6g})"
-        )
-        folded = (
-            "folded (the weights include it already, as OpenMOSS saves at the end of a run since "
-            "2026-04, with the same config)"
-        )
-        subject = f"{config.path} is ambiguous"
-        raise ambiguous(subject, "scale", ("scale", stored), ("scale", folded))
-    return scale_in, scale_out
-
-
-def _scale_from_options(
-    scale: float, config: Config, norms: tuple[Norm, Norm], *, may_be_folded: bool
-) -> tuple[float, float]:
-    if config.transcoder:
-        raise LoadError(
-            f"{config.path}: a transcoder has a scale of its input and one of its output; the "
-            f"`sae` options say one, {scale:g}; allowed: folded or stored",
-            "scale",
-            options=("scale",),
-        )
-    stored = norms[0].factor(config) if norms[0].measured else scale
-    if abs(scale / stored - 1) > _SCALE_TOLERANCE and not (may_be_folded and scale == 1):
-        raise LoadError(
-            f"{config.path} has scale {stored:g}, the `sae` options say {scale:g}; allowed: up to "
-            "1 % from the stored scale, or no scale in the options",
-            "scale",
-            options=("scale",),
-        )
-    return scale, scale

@@ -11,16 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble
 from sae_guard.checkpoints.format import Format, Opened
-from sae_guard.checkpoints.formats.overcomplete_module import (
-    CLASSES,
-    Module,
-    compute,
-    is_module,
-    matrix,
-    read_module,
-)
+from sae_guard.checkpoints.formats import overcomplete_module
+from sae_guard.checkpoints.formats.overcomplete_module import Module, matrix
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
 from sae_guard.checkpoints.safe_pickle.inert import Record
 from sae_guard.errors import LoadError, Option
@@ -47,7 +41,7 @@ def matches(opened: Opened) -> bool:
     """Recognise the format by the class of a module, or by the keys of a dictionary."""
     record = opened.entries.get("__record__")
     if isinstance(record, Record):
-        return is_module(record)
+        return overcomplete_module.is_module(record)
     return any(name in opened.entries for name in _ANY_DICTIONARY)
 
 
@@ -65,7 +59,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
 
     path = opened.weights
     record = opened.entries.get("__record__")
-    module = read_module(record, path) if isinstance(record, Record) else None
+    module = overcomplete_module.read_module(record, path) if isinstance(record, Record) else None
     if module is not None:
         opened = replace(opened, entries=module.tensors)
     for prefix, reason in _UNSUPPORTED.items():
@@ -73,8 +67,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             raise LoadError(f"{path}: not read: {reason}; allowed: a linear encoder", "keys")
     tensors = float32(opened.tensors, path)
     settings = _settings(tensors, module, options, path)
-    check_agreement(settings, options, path)
-    dictionary = compute(tensors, module, path)
+    dictionary = overcomplete_module.compute(tensors, module, path)
     canonical = _canonical(tensors, dictionary.rows, path)
     if module is not None and module.threshold is not None:
         canonical["threshold"] = dictionary.rows.new_full((len(dictionary.rows),), module.threshold)
@@ -92,14 +85,12 @@ def _settings(
     tensors: Mapping[str, Tensor], module: Module | None, options: SaeOptions, path: Path
 ) -> ForwardSettings:
     if module is not None:
-        architecture, k = CLASSES[module.name], module.k
+        architecture, k = overcomplete_module.CLASSES[module.name], module.k
     elif "thresholds" in tensors:
         architecture, k = "jumprelu", None
     else:
         architecture, k = _architecture(options, path)
-    return ForwardSettings(
-        architecture, k, pre_bias=False, normalize="none", inclusive=architecture == "jumprelu"
-    )
+    return ForwardSettings(architecture, k, pre_bias=False, inclusive=architecture == "jumprelu")
 
 
 def _architecture(options: SaeOptions, path: Path) -> tuple[str, int | None]:

@@ -78,8 +78,8 @@ def _settings(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) ->
     return ForwardSettings(
         architecture,
         options.k,
-        options.pre_bias,
-        options.normalize,
+        pre_bias=options.pre_bias,
+        normalize=options.normalize,
         scale_in=scale,
         scale_out=scale,
     )

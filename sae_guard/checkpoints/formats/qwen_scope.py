@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, oriented
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, oriented
 from sae_guard.checkpoints.declarations import Declaration, components, last_match
 from sae_guard.checkpoints.files import CheckpointFiles
 from sae_guard.checkpoints.format import Format, Opened
@@ -53,8 +53,7 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
             "a whole number (the L0 in the name of the repository, as 50 in SAE-Res-…-W32K-L0_50)"
         )
         raise ambiguous(f"{opened.path} is ambiguous", "activation", ("k", choice))
-    settings = ForwardSettings("topk", k, pre_bias=False, normalize="none")
-    check_agreement(settings, options, opened.weights)
+    settings = ForwardSettings("topk", k, pre_bias=False)
     tensors, notes = oriented(opened.tensors, transposed=("W_enc", "W_dec"))
     source = opened.source("Qwen Scope", _ASSUMED, *notes, declaration=declare(opened))
     return assemble(tensors, settings, source, opened.weights)

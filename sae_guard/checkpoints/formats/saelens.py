@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_agreement, check_sizes
-from sae_guard.checkpoints.declarations import Declaration, text_or_none
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes
+from sae_guard.checkpoints.declarations import Declaration, check_known, flag, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config, sha256
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.formats import saelens_training
@@ -125,7 +126,6 @@ def build(
     kind = kinds[architecture]
     scale = scale_of(_normalization(config, path), opened.path, options, path)
     settings = _settings(config, architecture, kind, scale.factor, path)
-    check_agreement(settings, options, path)
     in_training = architecture in saelens_training.BATCHTOPK
     source = opened.source(
         format_name,
@@ -174,18 +174,13 @@ def _settings(
     config: Mapping[str, Any], architecture: str, kind: Kind, scale: float, path: Path
 ) -> ForwardSettings:
     fields = _COMMON | kind.fields | saelens_training.fields(architecture)
-    unknown = sorted(set(config) - fields)
-    if unknown:
-        raise LoadError(
-            f"{path}: {', '.join(f'{n} = {config[n]!r}' for n in unknown)}: not understood for a "
-            f"{architecture} SAE; allowed keys: {_list(fields)}",
-            "activation",
-        )
+    check_known(config, fields, path, contract="activation", where=f"for a {architecture} SAE")
     _one_of(config, "reshape_activations", ("none", "hook_z"), path, default="none")
     k = config.get("k") if architecture == kind.activation else None
     if k is not None and type(k) is not int:
         raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
-    pre_bias = _flag(config, "apply_b_dec_to_input", path, default=not kind.transcoder)
+    stored_flag = partial(flag, config, path=path, contract="activation")
+    pre_bias = stored_flag("apply_b_dec_to_input", default=not kind.transcoder)
     if pre_bias and kind.transcoder:
         raise LoadError(
             f"{path}: apply_b_dec_to_input is True, allowed in a {architecture}: False, since "
@@ -193,7 +188,7 @@ def _settings(
             "activation",
         )
     normalization = _normalization(config, path)
-    rescaled = _flag(config, "rescale_acts_by_decoder_norm", path, default=False)
+    rescaled = stored_flag("rescale_acts_by_decoder_norm")
     return ForwardSettings(
         architecture=kind.activation,
         k=k,
@@ -209,11 +204,7 @@ def _settings(
 
 def _normalization(config: Mapping[str, Any], path: Path) -> str:
     return _one_of(
-        config,
-        "normalize_activations",
-        (*get_args(Normalize), *UNFOLDED),
-        path,
-        default="none",
+        config, "normalize_activations", (*get_args(Normalize), *UNFOLDED), path, default="none"
     )
 
 
@@ -226,13 +217,6 @@ def _one_of(
             f"{path}: {key} is {config.get(key)!r}, allowed: {_list(names)}", "activation"
         )
     return str(value)
-
-
-def _flag(config: Mapping[str, Any], key: str, path: Path, *, default: bool) -> bool:
-    value = config.get(key, default)
-    if not isinstance(value, bool):
-        raise LoadError(f"{path}: {key} is {value!r}, expected true or false", "activation")
-    return value
 
 
 def _list(names: Iterable[str]) -> str:

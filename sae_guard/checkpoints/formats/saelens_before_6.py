@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.format import Format, Opened
-from sae_guard.checkpoints.formats.saelens import (
-    FOLDERS,
-    KINDS,
-    Kind,
-    build,
-    config_of,
-    declare,
-    is_folder,
-)
+from sae_guard.checkpoints.formats import saelens
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.errors import LoadError
 
@@ -29,8 +21,8 @@ if TYPE_CHECKING:
     from sae_guard.sae import SAE
 
 _SCALES = ("finetuning_scaling_factor", "scaling_factor")
-_KINDS = {name: KINDS[name] for name in ("standard", "topk", "jumprelu", "gated")} | {
-    "tanh_relu": Kind("tanh_relu")
+_KINDS = {name: saelens.KINDS[name] for name in ("standard", "topk", "jumprelu", "gated")} | {
+    "tanh_relu": saelens.Kind("tanh_relu")
 }
 _METADATA = (
     "model_name", "prepend_bos", "context_size", "seqpos_slice", "model_from_pretrained_kwargs",
@@ -45,7 +37,7 @@ def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None)
         LoadError: The activation function is unknown, the config and the tensors disagree on a
             finetuned factor, or a SAELens 6 folder would be refused for the same reason.
     """
-    path, config = config_of(opened)
+    path, config = saelens.config_of(opened)
     upgraded = {
         "d_in": config.get("d_in"),
         "d_sae": config.get("d_sae"),
@@ -68,7 +60,7 @@ def read(opened: Opened, options: SaeOptions, *, format_name: str | None = None)
     tensors, latent_scale = finetuned(opened.tensors, config, opened.weights)
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
-    return build(
+    return saelens.build(
         opened, upgraded, metadata, tensors, options, format_name or folder,
         kinds=_KINDS, latent_scale=latent_scale,
     )  # fmt: skip
@@ -154,8 +146,8 @@ FORMAT = Format(
     "`sae_weights.safetensors`",
     holds="standard (also with tanh-relu, and finetuned), topk, jumprelu and gated SAEs; needs the "
     "option scale if normalize_activations implies one that no file stores",
-    folders=FOLDERS,
-    declare=declare,
-    matches=is_folder,
+    folders=saelens.FOLDERS,
+    declare=saelens.declare,
+    matches=saelens.is_folder,
     read=read,
 )

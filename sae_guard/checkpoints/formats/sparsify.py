@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_guard.checkpoints.assemble import (
-    ForwardSettings,
-    assemble,
-    check_agreement,
-    check_sizes,
-    renamed,
+from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_sizes, renamed
+from sae_guard.checkpoints.declarations import (
+    Declaration,
+    check_known,
+    flag,
+    has_post_norms,
+    text_or_none,
 )
-from sae_guard.checkpoints.declarations import Declaration, has_post_norms, text_or_none
 from sae_guard.checkpoints.files import CheckpointFiles, read_config
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened
 from sae_guard.checkpoints.options import SaeOptions
@@ -93,9 +93,8 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
         raise LoadError(f"{opened.path}: a sparsify folder without its config, expected cfg.json")
     tensors = opened.tensors
     _check_kind(tensors, opened.weights)
-    transcode, skip = (_flag(config, name, path) for name in ("transcode", "skip_connection"))
+    transcode, skip = (flag(config, name, path) for name in ("transcode", "skip_connection"))
     settings = _settings(config, path, transcode=transcode)
-    check_agreement(settings, options, path)
     if skip != ("W_skip" in tensors):
         verb = "has" if "W_skip" in tensors else "does not have"
         raise LoadError(
@@ -133,10 +132,8 @@ def _check_kind(tensors: Collection[str], path: Path) -> None:
 
 
 def _settings(config: Mapping[str, Any], path: Path, *, transcode: bool) -> ForwardSettings:
-    unknown = sorted(config.keys() - _FIELDS)
-    if unknown:
-        raise LoadError(f"{path}: {', '.join(unknown)}: not understood; allowed: {sorted(_FIELDS)}")
-    signed = _flag(config, "signed", path)
+    check_known(config, _FIELDS, path)
+    signed = flag(config, "signed", path)
     activation, k = config.get("activation", "topk"), config.get("k")
     if activation not in ("topk", "groupmax") or (signed and activation != "topk"):
         raise LoadError(
@@ -147,19 +144,8 @@ def _settings(config: Mapping[str, Any], path: Path, *, transcode: bool) -> Forw
     if type(k) is not int:
         raise LoadError(f"{path}: k is {k!r}, expected a whole number", "activation")
     return ForwardSettings(
-        "abstopk" if signed else str(activation),
-        k,
-        pre_bias=not transcode,
-        normalize="none",
-        transcoder=transcode,
+        "abstopk" if signed else str(activation), k, pre_bias=not transcode, transcoder=transcode
     )
-
-
-def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
-    value = config.get(name, False)
-    if not isinstance(value, bool):
-        raise LoadError(f"{path}: {name} is {value!r}, expected true or false")
-    return value
 
 
 FORMAT = Format(

@@ -117,15 +117,9 @@ class Budget:
         }
 
     def _tensor(
-        self,
-        storage: Any,
-        offset: Any,
-        shape: Any,
-        stride: Any,
-        requires_grad: Any = None,
-        hooks: Any = None,
-        metadata: Any = None,
-    ) -> Tensor:
+        self, storage: Any, offset: Any, shape: Any, stride: Any, requires_grad: Any = None,
+        hooks: Any = None, metadata: Any = None,
+    ) -> Tensor:  # fmt: skip
         """Return a view of the storage; refuse elements outside of it and more than it has."""
         sizes = (offset, *shape, *stride)
         if not isinstance(storage, Storage) or metadata or len(shape) != len(stride):
@@ -150,16 +144,9 @@ class Budget:
         return flat.as_strided(shape, stride, offset)
 
     def _tensor_of_dtype(
-        self,
-        storage: Any,
-        offset: Any,
-        shape: Any,
-        stride: Any,
-        requires_grad: Any,
-        hooks: Any,
-        dtype: Any,
-        metadata: Any = None,
-    ) -> Tensor:
+        self, storage: Any, offset: Any, shape: Any, stride: Any, requires_grad: Any, hooks: Any,
+        dtype: Any, metadata: Any = None,
+    ) -> Tensor:  # fmt: skip
         if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
             raise ValueError(f"a tensor of {storage!r:.100} and dtype {dtype!r:.100}")
         return self._tensor(storage.viewed(dtype), offset, shape, stride, metadata=metadata)

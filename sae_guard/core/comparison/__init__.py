@@ -13,21 +13,7 @@ from sae_guard.core.comparison.metric_move import MetricMove, Outcome, Standing,
 from sae_guard.core.comparison.moved import Moved, MovedSequence, MovedToken
 
 __all__ = [
-    "Baseline",
-    "Change",
-    "Comparison",
-    "Differences",
-    "MetricMove",
-    "Moved",
-    "MovedSequence",
-    "MovedToken",
-    "NotComparableError",
-    "Outcome",
-    "Standing",
-    "Version",
-    "change",
-    "compare",
-    "differences",
-    "formula_difference",
-    "setting_differences",
-]
+    "Baseline", "Change", "Comparison", "Differences", "MetricMove", "Moved", "MovedSequence",
+    "MovedToken", "NotComparableError", "Outcome", "Standing", "Version", "change", "compare",
+    "differences", "formula_difference", "setting_differences",
+]  # fmt: skip

@@ -127,28 +127,17 @@ def compare(
     else:
         of_sequences = moved_sequences(old.measurement, new.measurement, sequences)
         no_tokens, of_tokens = _tokens(old, new, tokens)
+    provenance = new.measurement.provenance
     return Comparison(
-        before=old.name,
-        after=new.name,
-        hook=new.measurement.provenance.hook,
-        hook_out=new.measurement.provenance.hook_out,
-        tokens_sha256=new.measurement.provenance.corpus["sha256"],
-        n_tokens=new.measurement.n_tokens,
+        before=old.name, after=new.name, hook=provenance.hook, hook_out=provenance.hook_out,
+        tokens_sha256=provenance.corpus["sha256"], n_tokens=new.measurement.n_tokens,
         n_sequences=new.measurement.n_sequences,
-        quality=quality,
-        confidence=confidence,
-        alpha=alpha,
-        margin=margin,
-        verdict=verdict,
-        no_verdict=no_verdict,
-        metrics=tuple(moves),
-        undefined=undefined,
-        refused=refused,
+        quality=quality, confidence=confidence, alpha=alpha, margin=margin,
+        verdict=verdict, no_verdict=no_verdict,
+        metrics=tuple(moves), undefined=undefined, refused=refused,
         noted=(*_same_checkpoint(old, new), *comparability.noted),
-        sequences=of_sequences,
-        tokens=of_tokens,
-        no_tokens=no_tokens,
-    )
+        sequences=of_sequences, tokens=of_tokens, no_tokens=no_tokens,
+    )  # fmt: skip
 
 
 def _moves(

@@ -90,18 +90,13 @@ def metric_move(
         Sums(*terms(new.measurement, Target(name)), after.value),
     )
     paired = move(*rows, confidence=confidence)
-    return MetricMove(
-        name,
-        definition.unit,
-        before,
-        after,
-        paired.value,
-        paired.low,
-        paired.high,
-        paired.p_value,
-        outcome(definition, before.value, after.value, paired.p_value, alpha=alpha, margin=margin),
-        variance_ratio(*rows),
+    result = outcome(
+        definition, before.value, after.value, paired.p_value, alpha=alpha, margin=margin
     )
+    return MetricMove(
+        name, definition.unit, before, after, paired.value, paired.low, paired.high, paired.p_value,
+        result, variance_ratio(*rows),
+    )  # fmt: skip
 
 
 def _estimates(

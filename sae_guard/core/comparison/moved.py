@@ -77,7 +77,7 @@ def moved_sequences(before: Measurement, after: Measurement, limit: int) -> Move
             int(n[index]),
             float(old[index]),
             float(new[index]),
-            _source(before, after, row),
+            after.source(row) or before.source(row),
             texts.get(sequence, ""),
         )
 
@@ -114,7 +114,7 @@ def moved_tokens(
             *place,
             float(old.kl[index]),
             float(new.kl[index]),
-            _source(earlier, later, row),
+            later.source(row) or earlier.source(row),
             texts.get(place, NO_TEXT),
         )
 
@@ -128,8 +128,3 @@ def _both_ways(difference: NDArray[np.float64], limit: int) -> tuple[list[int], 
         [index for index in largest(difference, limit) if difference[index] > 0],
         [index for index in largest(-difference, limit) if difference[index] < 0],
     )
-
-
-def _source(before: Measurement, after: Measurement, row: int) -> str:
-    sources = after.sources or before.sources
-    return sources[row] if sources else ""

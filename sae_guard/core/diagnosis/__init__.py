@@ -17,17 +17,6 @@ from sae_guard.core.diagnosis.examination import (
 from sae_guard.core.diagnosis.misfit import OTHER_HOOK_POINT, SCALED_DECODER
 
 __all__ = [
-    "NAMES",
-    "OTHER_HOOK_POINT",
-    "SCALED_DECODER",
-    "Diagnosis",
-    "Examination",
-    "Fit",
-    "Group",
-    "Pairing",
-    "Setting",
-    "Spelling",
-    "Suspicion",
-    "Trial",
-    "diagnose",
-]
+    "NAMES", "OTHER_HOOK_POINT", "SCALED_DECODER", "Diagnosis", "Examination", "Fit", "Group",
+    "Pairing", "Setting", "Spelling", "Suspicion", "Trial", "diagnose",
+]  # fmt: skip

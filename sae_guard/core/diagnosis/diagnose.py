@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from sae_guard.core.diagnosis.examination import Examination, Fit, Group, Suspicion
 from sae_guard.core.diagnosis.misfit import accepted, misfit
 from sae_guard.core.measurement import Measurement
-from sae_guard.errors import UndefinedMetricError
 from sae_guard.tables import table_lines
 
 # Share of the active latents that rounding may switch on or off without a visible effect.
@@ -131,7 +130,7 @@ def contradictions(measurement: Measurement) -> Iterator[Suspicion]:
 
 def worse_than_zeros(measurement: Measurement) -> Iterator[Suspicion]:
     """Yield a suspicion where zeros in place of the activation do less harm than the SAE."""
-    patched, zero = (_value_or_none(measurement, name) for name in ("ce_patched", "ce_zero"))
+    patched, zero = (measurement.get(name) for name in ("ce_patched", "ce_zero"))
     if patched is not None and zero is not None and patched >= zero:
         yield Suspicion(
             "worse-than-zeros",
@@ -143,13 +142,13 @@ def worse_than_zeros(measurement: Measurement) -> Iterator[Suspicion]:
 def symptoms(measurement: Measurement) -> Iterator[Suspicion]:
     """Yield the suspicions that the metrics of a wrongly loaded SAE raise."""
     yield from worse_than_zeros(measurement)
-    if (cosine := _value_or_none(measurement, "cosine")) is not None and cosine < 0.5:
+    if (cosine := measurement.get("cosine")) is not None and cosine < 0.5:
         yield Suspicion(
             "misfit",
             f"cos(x, x̂) = {cosine:.2f}: the reconstruction points elsewhere",
             "check the hook point and layer, and that the decoder belongs to the encoder",
         )
-    if (ratio := _value_or_none(measurement, "l2_ratio")) is not None and not 0.5 <= ratio <= 1.5:
+    if (ratio := measurement.get("l2_ratio")) is not None and not 0.5 <= ratio <= 1.5:
         yield Suspicion(
             "scale",
             f"‖x̂‖/‖x‖ = {ratio:.2f}: the input scale is off",
@@ -159,7 +158,7 @@ def symptoms(measurement: Measurement) -> Iterator[Suspicion]:
 
 
 def _too_dense(measurement: Measurement) -> Iterator[Suspicion]:
-    l0, d_sae = _value_or_none(measurement, "l0"), len(measurement.firings)
+    l0, d_sae = measurement.get("l0"), len(measurement.firings)
     k = measurement.provenance.checkpoint.get("k")
     if l0 is not None and k is None and l0 > 0.2 * d_sae:
         yield Suspicion(
@@ -170,46 +169,45 @@ def _too_dense(measurement: Measurement) -> Iterator[Suspicion]:
         )
 
 
-def _value_or_none(measurement: Measurement, name: str) -> float | None:
-    try:
-        return measurement[name]
-    except UndefinedMetricError:
-        return None
-
-
 # An SAE that was trained on a kind of token reconstructs it about as well as other tokens.
 _WORSE = 1.5  # relative error of the group over that of ordinary tokens
 _MORE_ERROR = 3.0  # share of the squared error over share of the tokens
 _MOST_ERROR = 0.5  # share of the squared error
 
-_NAMES = {
-    "bos": ("bos", "the BOS token"),
-    "first": ("bos", "the first token of a window, which is no BOS,"),
-    "special": ("special-tokens", "special tokens"),
-    "large": ("large-norms", "tokens of more than ten times the usual norm"),
-}
-_REMEDIES = {
-    "bos": "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
-    "first": "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the "
-    "first token as one",
-    "special": "`data: {special_tokens: exclude}`, or a list of ids, unless the SAE was trained on "
-    "them",
-    "large": "explained variance is about these few tokens: if the training left them out, name "
-    "their ids in `data: {special_tokens: […]}`",
-}
+_GROUPS = {
+    "bos": (
+        "bos", "the BOS token",
+        "`data: {special_tokens: exclude}`, unless the SAE was trained on BOS",
+    ),
+    "first": (
+        "bos", "the first token of a window, which is no BOS,",
+        "`data: {prepend_bos: true}`, if the training did: without BOS, models treat the first "
+        "token as one",
+    ),
+    "special": (
+        "special-tokens", "special tokens",
+        "`data: {special_tokens: exclude}`, or a list of ids, unless the SAE was trained on them",
+    ),
+    "large": (
+        "large-norms", "tokens of more than ten times the usual norm",
+        "explained variance is about these few tokens: if the training left them out, name their "
+        "ids in `data: {special_tokens: […]}`",
+    ),
+}  # fmt: skip
+"""Name of a group of tokens → name of the suspicion, what the tokens are, and the remedy."""
 
 
 def patched_tokens(examination: Examination) -> Iterator[Suspicion]:
     """Yield a suspicion for each kind of token that is patched but badly reconstructed."""
     for group in examination.groups:
         if _stands_out(group):
-            name, what = _NAMES[group.name]
+            name, what, remedy = _GROUPS[group.name]
             yield Suspicion(
                 name,
                 f"{what} makes up {group.tokens:.1%} of the scored tokens and {group.error:.0%} of "
                 f"the squared error; ‖x−x̂‖²/‖x‖² is {group.relative:.2f} there and "
                 f"{group.ordinary:.2f} elsewhere",
-                _REMEDIES[group.name],
+                remedy,
             )
 
 

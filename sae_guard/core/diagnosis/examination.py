@@ -11,25 +11,10 @@ from dataclasses import dataclass
 from sae_guard.errors import Option, allowed
 
 NAMES = (
-    "decoder-permuted",
-    "encoder-mismatch",
-    "other-layer",
-    "scale",
-    "normalize",
-    "pre-bias",
-    "topk-as-relu",
-    "threshold-dropped",
-    "threshold-scale",
-    "k",
-    "space",
-    "bf16-threshold",
-    "bos",
-    "special-tokens",
-    "large-norms",
-    "context",
-    "worse-than-zeros",
-    "misfit",
-)
+    "decoder-permuted", "encoder-mismatch", "other-layer", "scale", "normalize", "pre-bias",
+    "topk-as-relu", "threshold-dropped", "threshold-scale", "k", "space", "bf16-threshold", "bos",
+    "special-tokens", "large-norms", "context", "worse-than-zeros", "misfit",
+)  # fmt: skip
 """Names of all suspicions. They are public: users read them and filter by them."""
 
 Setting = tuple[Option, str]
@@ -112,6 +97,10 @@ class Trial:
     fit: Fit
     options: tuple[Setting, ...] = ()
     """Options of the suspicion."""
+
+    def suspicion(self, evidence: str) -> Suspicion:
+        """Return the suspicion that this variant supports."""
+        return Suspicion(self.name, evidence, self.remedy, self.options)
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def _pairing(examination: Examination) -> Suspicion | None:
     )
     trial = accepted(examination)
     if trial is not None and trial.name == "decoder-permuted":
-        evidence = f"{cosines}; with these {comparison_text(trial.fit, examination.loaded)}"
-        return Suspicion(trial.name, evidence, trial.remedy, trial.options)
+        text = comparison_text(trial.fit, examination.loaded)
+        return trial.suspicion(f"{cosines}; with these {text}")
     return Suspicion(
         "encoder-mismatch",
         f"{cosines}; with these it does not fit either",
@@ -119,8 +119,8 @@ def _tried(examination: Examination) -> Suspicion | None:
     trial = accepted(examination)
     if trial is None:
         return None
-    evidence = f"with {trial.change} {comparison_text(trial.fit, examination.loaded)}"
-    return Suspicion(trial.name, evidence, trial.remedy, trial.options)
+    text = comparison_text(trial.fit, examination.loaded)
+    return trial.suspicion(f"with {trial.change} {text}")
 
 
 def _scaled_rows(examination: Examination) -> Suspicion | None:

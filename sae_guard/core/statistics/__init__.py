@@ -11,11 +11,5 @@ from sae_guard.core.statistics.ratios import (
 )
 
 __all__ = [
-    "NOISE",
-    "Estimate",
-    "quantile",
-    "quantile_interval",
-    "ratio",
-    "ratio_interval",
-    "rescaled",
-]
+    "NOISE", "Estimate", "quantile", "quantile_interval", "ratio", "ratio_interval", "rescaled",
+]  # fmt: skip

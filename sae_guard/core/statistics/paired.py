@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_guard.core.statistics.ratios import student
 from sae_guard.errors import UndefinedMetricError
 
 
@@ -84,7 +85,7 @@ def move(before: Sums, after: Sums, *, share: bool = False, confidence: float = 
         difference /= scale
     if error is None:
         return Move(difference, None, None, p_value, confidence)
-    half = _quantile(confidence, len(before.numerator)) * error
+    half = student(confidence, len(before.numerator)) * error
     return Move(difference, difference - half, difference + half, p_value, confidence)
 
 
@@ -120,15 +121,8 @@ def _standard_error(influence: NDArray[np.float64]) -> float | None:
     return math.sqrt(n / (n - 1) * math.fsum(influence**2)) if n > 1 else None
 
 
-def _quantile(confidence: float, n: int) -> float:
-    # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n - 1, 0.5 + confidence / 2))
-
-
 def _p_value(difference: float, error: float | None, n: int) -> float | None:
-    from scipy.special import stdtr
+    from scipy.special import stdtr  # imported here, as in `student`
 
     if error is None:
         return None

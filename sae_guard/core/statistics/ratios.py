@@ -94,9 +94,6 @@ def ratio_interval(
         The ends (low, high). None for a single sequence, whose spread is unknown rather than zero,
         and where the squares exceed the largest float.
     """
-    # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
-    from scipy.special import stdtrit
-
     n = len(numerator)
     if n < 2:
         return None
@@ -106,7 +103,7 @@ def ratio_interval(
     if not math.isfinite(square):
         return None
     error = math.sqrt(n / (n - 1) * square) / _exact_sum(denominator)
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
+    half = student(confidence, n) * error
     return value - half, value + half
 
 
@@ -116,15 +113,20 @@ def rescaled(estimate: Estimate, confidence: float) -> tuple[float, float] | Non
     The half-width is proportional to Student's quantile (see `ratio_interval`). This does not hold
     for the interval of a quantile.
     """
-    from scipy.special import stdtrit
-
     if estimate.low is None or estimate.high is None:
         return None
-    new_t, old_t = stdtrit(
-        estimate.n_sequences - 1, [0.5 + confidence / 2, 0.5 + estimate.confidence / 2]
-    )
-    half = (estimate.high - estimate.low) / 2 * float(new_t / old_t)
+    n = estimate.n_sequences
+    new_t, old_t = (student(level, n) for level in (confidence, estimate.confidence))
+    half = (estimate.high - estimate.low) / 2 * (new_t / old_t)
     return estimate.value - half, estimate.value + half
+
+
+def student(confidence: float, n: int) -> float:
+    """Return Student's quantile for a two-sided interval over ``n`` sequences."""
+    # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.5 + confidence / 2))
 
 
 def _exact_sum(values: NDArray[np.float64]) -> float:

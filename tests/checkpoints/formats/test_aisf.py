@@ -193,7 +193,7 @@ def test_trap_noise_in_the_encoder_is_refused(tmp_path: Path) -> None:
         ({"n_components": 2}, "n_components is 2, but encoder.weight has shape [10, 6]"),
         ({"n_input_features": 7}, "n_input_features is 7"),
         ({"n_learned_features": 10.0}, "n_learned_features is 10.0"),
-        ({"temperature": 2}, "config: not understood: temperature"),
+        ({"temperature": 2}, "config: temperature = 2: not understood"),
         ({"type": "gated"}, "the type is 'gated'; allowed: normalized_sae, sae, tanh_encoder"),
         ({"type": ["sae"]}, "the type is ['sae']"),
         ({"component_names": 3}, "component_names is 3, expected a list of 1"),

@@ -129,7 +129,7 @@ def test_trap_no_bias_is_taken_off_the_input(tmp_path: Path) -> None:
         ({"dict_size_to_input_ratio": 60}, "dict_size_to_input_ratio is 60, but the weights have"),
         ({"dict_size_to_input_ratio": float("inf")}, "dict_size_to_input_ratio is inf"),
         ({"dict_size_to_input_ratio": [2]}, "dict_size_to_input_ratio is [2]"),
-        ({"layer_norm": True}, "saes: not understood: layer_norm; allowed: "),
+        ({"layer_norm": True}, "saes: layer_norm = True: not understood; allowed keys: "),
         ([1], "saes is [1], expected an object"),
     ],
 )

@@ -109,7 +109,7 @@ def test_trap_the_mlp_output_before_its_post_norm_is_not_hook_mlp_out(tmp_path: 
         ({**TRANSCODER, "type": "crosscoder"}, "type is 'crosscoder', allowed: sae, transcoder"),
         ({"type": ["sae"]}, "type is ['sae']"),
         ({"width": 16384}, "width is 16384, but the weights have 10"),
-        ({"input_scale": 2}, "input_scale: not understood"),
+        ({"input_scale": 2}, "input_scale = 2: not understood"),
         ({"model_name": 3}, "model_name is 3, expected text"),
     ],
 )

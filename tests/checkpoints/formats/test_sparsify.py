@@ -140,7 +140,7 @@ def test_num_latents_0_leaves_the_size_to_the_expansion_factor(tmp_path: Path) -
         ({"activation": "groupmax", "k": 3}, "a divisor of 10", "activation"),
         ({"d_in": 7}, "d_in is 7, but the weights have 6", "shapes"),
         ({"num_latents": 12}, "num_latents is 12, but the weights have 10", "shapes"),
-        ({"temperature": 1}, "temperature: not understood", "readable"),
+        ({"temperature": 1}, "temperature = 1: not understood", "readable"),
     ],
 )
 def test_refusals(tmp_path: Path, changes: dict[str, Any], message: str, contract: str) -> None:
