@@ -51,8 +51,8 @@ def run_gate(
 ) -> RunReport:
     """Run the gate as ``pytest --sae CHECKPOINT`` does, and return its report.
 
-    ``report.verdict`` is ``pass``, ``fail`` or ``error``; ``"\\n".join(summary(report))`` is what
-    pytest prints.
+    ``report.verdict`` is ``pass``, ``fail`` or ``error``; the lines of ``summary(report)`` are
+    what pytest prints.
 
     Args:
         checkpoints: Paths, globs and references; if empty, each spec gates its own default.

@@ -82,7 +82,7 @@ def named_by_layer(weights: Path) -> Declaration | None:
 
 
 def components(weights: Path) -> tuple[str, ...]:
-    """Return the names of the folders and of the file, without ``models--organisation--``.
+    """Split the path of weights into names, and drop ``models--organisation--`` of the hub's cache.
 
     Links between folders are followed, links of the file are not: in the cache of the hub, files
     are links to blobs in a folder without a meaningful name.

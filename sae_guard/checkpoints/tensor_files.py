@@ -177,7 +177,8 @@ def _read_array(stream: Stream, name: str) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size != stream.left:
         raise ValueError(
-            f"{name!r:.100} promises {size:,} bytes of numbers, its member has {stream.left:,}"
+            f"{name!r:.100} should hold {size:,} bytes of numbers by its shape and dtype, but the "
+            f"file has {stream.left:,}"
         )
     raw = bytearray(size)
     stream.readinto(raw)

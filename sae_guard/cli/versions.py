@@ -35,7 +35,7 @@ class SpecVersion:
     spec: str
     """``file::name`` of the spec."""
     label: str
-    """Label of the checkpoint."""
+    """Label of the checkpoint in reports and node ids, such as ``v2``."""
     recorded: Recorded | None
     """The record; None for a checkpoint."""
     case: Case | None

@@ -136,7 +136,10 @@ def needs_mean(thresholds: Iterable[Threshold]) -> bool:
 
 
 def needs_spread(thresholds: Iterable[Threshold]) -> bool:
-    """Return whether a threshold needs to know how evenly latents fire (`FiringSpread`)."""
+    """Return whether a threshold needs `FiringSpread`: the share of dense latents does.
+
+    Each latent is judged by the mean and variance of its firing counts over the sequences.
+    """
     return any(metric(threshold.target.metric).firing_above for threshold in thresholds)
 
 

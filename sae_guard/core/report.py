@@ -36,7 +36,7 @@ class CaseRef:
     document: str
     """Name of the document in it."""
     member: str
-    """Label of the SAE; ``control:NAME`` for a control."""
+    """Label of the SAE; ``control:NAME`` for a control, an SAE whose numbers are known."""
 
     @property
     def spec(self) -> str:
@@ -157,7 +157,10 @@ class CaseReport:
 
     @property
     def errors(self) -> dict[str, str]:
-        """Test → reason, for every test that gave no verdict."""
+        """Test → reason, for every test that gave no verdict because of an error.
+
+        Parts of the load contract that were not checked are among them, undecided thresholds not.
+        """
         return {
             test: result.message
             for test, result in self._results.items()

@@ -157,10 +157,10 @@ _RANGES: tuple[Literal["position", "entropy"], ...] = ("position", "entropy")
 
 @dataclass(frozen=True)
 class Slice:
-    """A subset of the scored tokens: by position, by entropy of the clean prediction (in nats), or
-    by the source of the text.
+    """A subset of the scored tokens: by position, entropy or source.
 
-    Ranges are half open: ``low`` ≤ value < ``high``. ``glob`` is a file name pattern for sources.
+    Entropy is that of the clean prediction, in nats; the source is that of the text. Ranges are
+    half open: ``low`` ≤ value < ``high``. ``glob`` is a file name pattern for sources.
     """
 
     by: Literal["position", "entropy", "source"]
@@ -303,7 +303,7 @@ def nonempty_sequences(measurement: Measurement, target: Target) -> NDArray[np.b
 
 
 def counts_past_bound(measurement: Measurement, target: Target, bound: float, side: Side) -> Terms:
-    """Count the tokens past a bound on a quantile, and all tokens of the slice, per sequence.
+    """Count, per sequence, the scored tokens beyond ``bound`` (numerator) and all (denominator).
 
     Raises:
         UndefinedMetricError: The value of a scored token is not finite.

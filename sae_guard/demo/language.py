@@ -156,9 +156,10 @@ def _followers(kind: DocumentKind, previous: int) -> Sequence[int]:
 
 
 def _after_brackets(kind: DocumentKind, state: State) -> Iterator[tuple[float, State]]:
-    """Yield each state at a word that follows ``state``, with its probability.
+    """Yield the states at which the next word is drawn, with their probabilities.
 
-    If ``state`` is at an optional part, that is its first word, or the word after the part.
+    That is ``state`` itself where it is at a word. At an optional part it is the first word of the
+    part, or what comes after the part.
     """
     atoms = parse(kind.all_sentences[state.sentence])
     if state.position < len(atoms) and (skip := atoms[state.position].skip):

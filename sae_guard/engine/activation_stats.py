@@ -73,7 +73,10 @@ def activation_stats(
 def _activations(
     model: LanguageModel, corpus: Corpus, hook: str, cache: Cache | None
 ) -> Callable[[slice], Float[Tensor, "batch pos d_in"]]:
-    """Return a function from windows to their activations, on the fast path where there is one."""
+    """Return a function from a slice of windows to their activations.
+
+    It reads cached clean runs where the hook point lies in a block, else it runs the whole model.
+    """
     suffix = Suffix.from_hooks(model, hook)
     if suffix is None:
         return lambda rows: model.activations(corpus.tokens[rows], hook)[hook].flatten(2)

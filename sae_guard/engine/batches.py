@@ -34,10 +34,10 @@ def batches(start: int, stop: int, size: int, shard: int) -> list[slice]:
     """Split windows into batches, each within one shard or of complete shards.
 
     Args:
-        start: First window; the start of a shard if ``size`` is at least a shard.
-        stop: End of the windows; the last batch may end within a shard.
-        size: Windows of a batch, at most.
-        shard: Windows of a shard.
+        start: First window. Where ``size`` is at least ``shard``, it must be the start of a shard.
+        stop: End of the windows. It may lie within a shard, which the last batch then ends in.
+        size: Largest number of windows in a batch.
+        shard: Number of windows in a shard.
     """
     if size < shard:
         borders = [*range(start - start % shard, stop, shard), stop]

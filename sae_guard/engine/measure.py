@@ -139,7 +139,7 @@ def measure_until(
         centred: True if metrics that use the mean activation μ are needed early. μ then comes from
             clean runs of the whole corpus up to the hook point. Otherwise the columns that use μ
             are NaN unless all windows are measured.
-        spread: True to measure how evenly latents fire on the sequences.
+        spread: True to measure `FiringSpread`, the variance of each latent's firing counts.
         options: Options of every measurement. While rows are missing, the limits of
             ``expect_clean_ce`` must be missed with confidence.
 

@@ -70,7 +70,7 @@ class Trials:
         return pairing, [trial for _, trial in trials]
 
     def with_kl(self, fit: Fit, sae: SAE, site: HookSite | None = None) -> Fit:
-        """Return the fit with KL, in nats, of the model with the SAE patched in on a few windows.
+        """Return ``fit`` with KL, in nats, of a few windows with the SAE patched in.
 
         Args:
             fit: Numbers of the SAE.
@@ -212,7 +212,7 @@ _RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 _OUTPUTS = ("hook_attn_out", "hook_mlp_out")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _MAX_DISTANCE = {"next_blocks": 1, "near": 1, "far": 3}
-"""Reach → blocks in each direction."""
+"""Reach → number of blocks to try before the SAE's own block, and as many after it."""
 
 
 def nearby_sites(site: HookSite, hook_points: Collection[str], reach: Reach) -> Iterator[HookSite]:
@@ -255,7 +255,7 @@ def _nearby_hooks(hook: str, reach: Reach) -> Iterator[str]:
 
 
 def _shifts(reach: Reach) -> list[int]:
-    """Return the numbers of blocks to move by, the smallest first: 0, -1, 1, …"""
+    """Return the numbers of blocks to move by, the smallest first: 0, -1, 1 and so on."""
     return sorted(range(-_MAX_DISTANCE[reach], _MAX_DISTANCE[reach] + 1), key=abs)
 
 

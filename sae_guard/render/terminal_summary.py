@@ -146,7 +146,7 @@ def path_lines(provenance: Provenance | None) -> Iterator[str]:
     if because not in (None, "asked for"):
         yield f"  the whole model ran for every number: {because}"
     if clean_run == "measured before":
-        yield "  measured before, the same weights, tokens and code; without a cache it is run anew"
+        yield "  reused from the cache: numbers of the same weights, tokens and code"
     elif clean_run.startswith("run, and not remembered"):
         yield f"  clean run: {clean_run}"
 
@@ -193,10 +193,10 @@ def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     holding = sum(part.status == "pass" for part in parts)
     rest = len(parts) - len(broken) - holding
     if broken:
-        yield f"  load contract BROKEN: {', '.join(broken)}; {holding} kept, {rest} not checked"
+        yield f"  load contract BROKEN: {', '.join(broken)}; {holding} passed, {rest} not checked"
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
-        yield f"  load contract: {holding} of {len(parts)} kept{unknown}"
+        yield f"  load contract: {holding} of {len(parts)} checks passed{unknown}"
 
 
 def _is_broken(part: ContractResult) -> bool:

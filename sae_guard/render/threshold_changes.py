@@ -37,7 +37,7 @@ def loosened_line(spec: str, loosened: LoosenedThresholds) -> str:
 
 
 def _start(track: Track) -> Iterator[str]:
-    """Write the thresholds of the first record; lines are wrapped between thresholds."""
+    """Write the thresholds in force before the first step; lines are wrapped between thresholds."""
     record = track.start.record
     word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"

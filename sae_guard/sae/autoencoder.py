@@ -161,7 +161,7 @@ class SAE:
         return norms
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> NormalisedInput:
-        """Scale and normalise activations: the first step of a call."""
+        """Scale activations by ``scale_in`` and normalise them, before the encoder sees them."""
         x = x * self.scale_in if self.scale_in != 1 else x
         if self.normalize == "constant_norm_rescale":
             # The normalised activation has the norm √d_in.

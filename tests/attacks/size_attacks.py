@@ -1,5 +1,7 @@
-"""Files that promise more than they hold; ``python -m tests.attacks.size_attacks FOLDER`` loads
-each of a folder and prints what came of it, and how much memory that took.
+"""Files that promise more than they hold.
+
+``python -m tests.attacks.size_attacks FOLDER`` loads each file of a folder, and prints the result
+and the memory that it took.
 """
 
 from __future__ import annotations
@@ -176,11 +178,11 @@ PICKLES: dict[str, tuple[str, bytes]] = {
 """Name → what the message says, and the pickle."""
 
 FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "npz: 10^12 numbers": ("promises 4,000,000,000,000 bytes", lambda folder: npz(
+    "npz: 10^12 numbers": ("hold 4,000,000,000,000 bytes", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((TERA,))))),
-    "npz: 10^12 rows of nothing": ("promises 0 bytes", lambda folder: npz(
+    "npz: 10^12 rows of nothing": ("hold 0 bytes", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((TERA, 0))))),
-    "npz: a product beyond 64 bits": ("promises", lambda folder: npz(
+    "npz: a product beyond 64 bits": ("should hold", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((2**62, 4))))),
     "npz: fewer than negative": ("has shape", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((-1, -4))))),
@@ -191,7 +193,7 @@ FILES: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "npz: a bomb": ("become", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((_BOMB // 4,), data=bytes(_BOMB))),
         compression=zipfile.ZIP_DEFLATED)),
-    "npz: a bomb that lies": ("BadZipFile|promises", _lying_bomb),
+    "npz: a bomb that lies": ("BadZipFile|should hold", _lying_bomb),
     "npz: another compression": ("compression method 14", lambda folder: npz(
         folder / "sae.npz", ("a.npy", npy_promise((4,))), compression=zipfile.ZIP_LZMA)),
     "npz: nested names": ("no array", lambda folder: npz(

@@ -14,9 +14,7 @@ from sae_guard.sae.controls import identity_sae
 from tests.helpers.checkpoint_files import config_of, write_saelens
 from tests.pytest_plugin.projects import HOOK, METADATA, Project
 
-MEASURED_BEFORE = (
-    "*measured before, the same weights, tokens and code; without a cache it is run anew"
-)
+MEASURED_BEFORE = "*reused from the cache: numbers of the same weights, tokens and code"
 
 
 def paths(project: Project) -> dict[str, str]:

@@ -126,7 +126,7 @@ def expect_broken(
     pointers = [f"load error: not measured, see {NODE}{broken}"] * len(pointing)
     assert [line for line in errors_printed if line != full] == pointers
     passing = PARTS - 1 - len(unchecked)
-    summary = f"  load contract BROKEN: load.{part}; {passing} kept, {len(unchecked)} not checked"
+    summary = f"  load contract BROKEN: load.{part}; {passing} passed, {len(unchecked)} not checked"
     assert summary in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
 
@@ -256,7 +256,7 @@ def test_a_part_can_be_run_alone(project: Project) -> None:
     result = project.run("--sae", "good", f"{NODE}load.finite[good]")
     assert result.ret == 0
     result.assert_outcomes(passed=1)
-    assert "  load contract: 1 of 1 kept" in result.outlines
+    assert "  load contract: 1 of 1 checks passed" in result.outlines
 
 
 def test_a_part_that_could_not_be_checked_is_no_verdict(project: Project) -> None:

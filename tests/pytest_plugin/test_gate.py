@@ -37,7 +37,7 @@ def test_a_bad_sae_fails(project: Project, mode: tuple[str, ...]) -> None:
             "kl * > 0.1 nats (95 % interval * to *, 112 tokens in 8 sequences)",
             "thresholds/tiny.yaml:6: kl: max 0.1",
             "thresholds/tiny.yaml::tiny [[]bad]  112 tokens in 8 sequences",
-            "  load contract: 10 of 10 kept",
+            "  load contract: 10 of 10 checks passed",
             "  metric * value * bound * headroom * verdict",
             "  kl * <= 0.1 * FAIL",
             "  l0 * 1..40 * pass",

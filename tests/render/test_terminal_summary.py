@@ -140,7 +140,7 @@ def unmeasured(**parts: Any) -> CaseReport:
 def test_an_unmeasured_case_has_its_reason_once_and_comes_first() -> None:
     assert lines(case_report(verdict(), member="v1"), unmeasured())[:4] == [
         f"NOT MEASURED {TITLE}: {POINTER[:-1]}; 4 checks not run",
-        "  load contract BROKEN: load.readable; 0 kept, 1 not checked",
+        "  load contract BROKEN: load.readable; 0 passed, 1 not checked",
         "",
         "thresholds/demo.yaml::blocks.2.hook_resid_post [v1]  16,256 tokens in 128 sequences",
     ]
@@ -185,18 +185,18 @@ PASSING: list[Status] = ["pass"] * 10
 @pytest.mark.parametrize(
     ("parts", "line"),
     [
-        (contracts(*PASSING), "load contract: 10 of 10 kept"),
+        (contracts(*PASSING), "load contract: 10 of 10 checks passed"),
         (
             contracts("pass", "error", "undecided", "undecided"),
-            "load contract BROKEN: load.keys; 1 kept, 2 not checked",
+            "load contract BROKEN: load.keys; 1 passed, 2 not checked",
         ),
         (
             contracts("pass", "error", "error"),
-            "load contract BROKEN: load.keys, load.shapes; 1 kept, 0 not checked",
+            "load contract BROKEN: load.keys, load.shapes; 1 passed, 0 not checked",
         ),
         (
             contracts("pass", "pass", "error", cause="setup"),
-            "load contract: 2 of 3 kept, 1 not checked",
+            "load contract: 2 of 3 checks passed, 1 not checked",
         ),
     ],
 )
@@ -219,7 +219,7 @@ def test_controls_are_a_table_below_that_of_the_thresholds() -> None:
         "  permuted decoder   5.275                  -0.1  16",
         "",
     ]
-    assert both[1:3] == ["  load contract: 1 of 1 kept", both[2]]
+    assert both[1:3] == ["  load contract: 1 of 1 checks passed", both[2]]
     assert both[3].split()[0] == "kl"
 
 
@@ -275,7 +275,7 @@ def test_pareto_is_below_the_table_and_a_pass_lists_records_left_out() -> None:
         ({"clean run": "run, and not remembered: full"},
          "  clean run: run, and not remembered: full"),
         ({"clean run": "measured before"},
-         "  measured before, the same weights, tokens and code; without a cache it is run anew"),
+         "  reused from the cache: numbers of the same weights, tokens and code"),
     ],
 )  # fmt: skip
 def test_an_unusual_way_of_measuring_is_below_the_title(

@@ -82,8 +82,8 @@ def _kind(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     for name, neutral in _EARLY_FIELDS.items():
         if config.get(name, neutral) != neutral:
             raise LoadError(
-                f"{path}: {name} is {config[name]!r}, allowed: {neutral!r} (early files of the "
-                "repository with other values have another forward pass)",
+                f"{path}: {name} is {config[name]!r}, allowed: {neutral!r}; other values are of "
+                "early versions of that repository, whose forward pass is not supported",
                 "activation",
             )
     return kind

@@ -166,7 +166,7 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
         if isinstance(options.scale, float):
             return options.scale
         raise ambiguous(
-            f"{path} is ambiguous: a backup without norm_factor",
+            f"{path} is ambiguous: it is a backup of an interrupted run, without norm_factor",
             "scale",
             ("scale", "folded (activations were not normalised)"),
             ("scale", "1 / norm_factor"),
@@ -186,11 +186,11 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
         return unfolded
     if options.scale is None:
         raise ambiguous(
-            f"{path} is ambiguous: norm_factor is {factor:g}, without the optimizer of an "
-            "interrupted run",
+            f"{path} is ambiguous: it has norm_factor {factor:g} and no optimizer state, so the "
+            "weights may have been scaled back at the end of training or not",
             "scale",
-            ("scale", "folded (the biases and thresholds include it)"),
-            ("scale", "stored (they do not include it)"),
+            ("scale", "folded (they were: the biases and thresholds include the factor)"),
+            ("scale", "stored (they were not: activations are divided by the factor)"),
         )
     return 1.0 if options.scale == "folded" else unfolded
 

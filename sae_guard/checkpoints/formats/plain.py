@@ -59,8 +59,8 @@ def _settings(tensors: Mapping[str, Tensor], options: SaeOptions, path: Path) ->
         )
     if options.scale == "stored":
         raise LoadError(
-            f"{path}: a bare state dict stores no scale, the `sae` options say 'stored'; allowed: "
-            "a number or folded",
+            f"{path}: the `sae` options say scale: stored, but a bare state dict stores none; "
+            "allowed: a number, or folded where the weights include it",
             "scale",
             options=("scale",),
         )

@@ -307,7 +307,7 @@ def _expanded_size(value: Any, sizes: dict[int, int], records: list[Record], dep
         )
         sizes[id(value)] = size
     if size > _MAX_VALUES:
-        raise ValueError(f"holds more than {_MAX_VALUES:,} values")
+        raise ValueError(f"holds more than {_MAX_VALUES:,} entries (a tensor counts as one)")
     return size
 
 

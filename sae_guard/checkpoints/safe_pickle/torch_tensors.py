@@ -71,7 +71,7 @@ class Storage:
         """Return the ``count`` elements from ``start`` on; raises `ValueError`."""
         if not 0 <= start <= start + count <= self.count:
             raise ValueError(
-                f"elements {start} to {start + count} of a storage of {self.count} elements"
+                f"a tensor needs elements {start} to {start + count} of a storage of {self.count}"
             )
         return Storage(self.dtype, self.raw, self.start + start * self.dtype.itemsize, count)
 

@@ -101,7 +101,9 @@ def moved_tokens(
     (earlier, old), (later, new) = before, after
     for a, b in ((old.sequences, new.sequences), (old.positions, new.positions)):
         if not np.array_equal(a, b):
-            raise UndefinedMetricError("the two versions have values of different tokens")
+            raise UndefinedMetricError(
+                "single tokens and sequences are not compared: the scored tokens differ"
+            )
     if not (np.isfinite(old.kl).all() and np.isfinite(new.kl).all()):
         raise UndefinedMetricError("the KL of a token is not finite")
     difference = new.kl.astype(np.float64) - old.kl
