@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.checkpoints.safe_pickle.sizes import MIB, Stream, opened, unpacked_limit
 from sae_guard.checkpoints.safe_pickle.torch_files import read_torch
 from sae_guard.errors import InfrastructureError, LoadError
@@ -38,7 +38,7 @@ def read_entries(path: Path) -> dict[str, Any]:
         InfrastructureError: The machine has not enough memory.
     """
     loaded = _load(path)
-    if isinstance(loaded, Record):
+    if isinstance(loaded, InertObject):
         return {"__record__": loaded}
     if isinstance(loaded, list | tuple):
         return {"__list__": list(loaded)}

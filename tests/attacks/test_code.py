@@ -1,4 +1,4 @@
-"""No file runs code: whatever a pickle calls, imports or sets becomes a record or an error."""
+"""No file runs code: a pickle's calls, imports and settings become inert objects or an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.safe_pickle.inert import Record, Unpickler
+from sae_guard.checkpoints.safe_pickle.inert import InertObject, Unpickler
 from sae_guard.checkpoints.safe_pickle.sizes import Stream
 from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError
@@ -95,7 +95,7 @@ def test_every_call_is_a_record(
     calls = dotted_name + b"(" + text(f"touch {trace}") + b"tR"
     pickled = b"\x80" + bytes([protocol]) + b"}" + text("evil") + calls + b"s."
     entries = read_entries(raw_pickle(container, tmp_path / WRITERS[container][0], pickled))
-    assert isinstance(entries["evil"], Record)
+    assert isinstance(entries["evil"], InertObject)
     assert type(entries["evil"]).__name__ == name
     assert vars(entries["evil"]) == {}
     assert not trace.exists()
@@ -135,21 +135,21 @@ class Stateful:
 
 
 def test_state_is_kept_and_no_method_of_it_runs(tmp_path: Path) -> None:
-    record = read_entries(write("zip", tmp_path, {"cfg": Stateful()}))["cfg"]
-    assert isinstance(record, Record)
-    assert type(record).__name__ == "Stateful"
-    assert vars(record)["d_in"] == 6
+    inert = read_entries(write("zip", tmp_path, {"cfg": Stateful()}))["cfg"]
+    assert isinstance(inert, InertObject)
+    assert type(inert).__name__ == "Stateful"
+    assert vars(inert)["d_in"] == 6
     again = b"\x80\x02" + b"}" + text("cfg") + b"cx\nY\n)R" + (
         b"}" + text("__setstate__") + b"cx\nZ\nsb" + b"}" + text("b") + b"K\x01sb"
     )  # fmt: skip
-    record = unpickled(again + b"s.")["cfg"]
-    assert vars(record)["b"] == 1
+    inert = unpickled(again + b"s.")["cfg"]
+    assert vars(inert)["b"] == 1
 
 
 def test_the_state_of_an_object_with_slots() -> None:
     pair = b"N}" + text("a") + b"K\x01s\x86"
-    record = unpickled(b"\x80\x02cx\nSlotted\n)\x81" + pair + b"b.")
-    assert vars(record) == {"a": 1}
+    inert = unpickled(b"\x80\x02cx\nSlotted\n)\x81" + pair + b"b.")
+    assert vars(inert) == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_the_state_of_an_object_with_slots() -> None:
     ],
 )
 def test_odd_classes_are_records(name: str, pickled: bytes) -> None:
-    record = unpickled(pickled)
-    assert isinstance(record, Record)
-    assert vars(record) == {}
-    assert vars(Record).keys() == {
+    inert = unpickled(pickled)
+    assert isinstance(inert, InertObject)
+    assert vars(inert) == {}
+    assert vars(InertObject).keys() == {
         "__module__", "__doc__", "__new__", "__init__", "__setstate__", "__repr__", "__dict__",
-        "__weakref__", *({"__firstlineno__", "__static_attributes__"} & vars(Record).keys()),
+        "__weakref__", *({"__firstlineno__", "__static_attributes__"} & vars(InertObject).keys()),
     }  # fmt: skip
 
 
@@ -185,7 +185,7 @@ REFUSED = {
     "state of a class": b"cx\nY\n}b.",
     "state of a list": b"]}b.",
     "attributes that are no text": b"cx\nY\n)R}K\x01K\x01sb.",
-    "a call of a record": b"cx\nY\n)R)R.",
+    "a call of an inert object": b"cx\nY\n)R)R.",
     "a call of a text": text("os.system") + b")R.",
     "arguments that are no tuple": b"ccollections\nOrderedDict\n]R.",
     "a new function": b"ccollections\nOrderedDict\n)\x81.",
@@ -194,7 +194,7 @@ REFUSED = {
     "items of a text": text("a") + b"K\x01a.",
     "a list as a key": b"}]K\x01s.",
     "a tuple as a key": b"})K\x01s.",
-    "a record as a key": b"}cx\nY\n)RK\x01s.",
+    "an inert object as a key": b"}cx\nY\n)RK\x01s.",
     "an odd number of items": b"}(K\x01u.",
     "bytes in another encoding": call("_codecs", "encode", "a", "rot13") + b".",
     "a null in a name": b"cx\n\0\n.",

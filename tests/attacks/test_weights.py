@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import InfrastructureError, LoadError
 from tests.attacks.containers import OF_OBJECTS, OPTIONS, WRITERS, saelens_folder, tensors, write
@@ -54,7 +54,7 @@ def test_layouts_that_are_not_dense(tmp_path: Path, container: str, kind: str) -
     }
     path = write(container, tmp_path, {**tensors(), "W_dec": kinds[kind]()})
     if kind != "list":
-        assert isinstance(read_entries(path)["W_dec"], Record)
+        assert isinstance(read_entries(path)["W_dec"], InertObject)
     with pytest.raises(LoadError, match="W_dec"):
         load(path, OPTIONS[container])
 
@@ -65,7 +65,7 @@ def test_arrays_of_numpy_are_records_in_each_pickle_protocol(tmp_path: Path, pro
     path = tmp_path / "sae.pkl"
     weights = {**tensors(), "W_dec": np.eye(10, 6, dtype=np.float32)}
     path.write_bytes(pickle.dumps(weights, protocol=protocol))
-    assert isinstance(read_entries(path)["W_dec"], Record)
+    assert isinstance(read_entries(path)["W_dec"], InertObject)
     with pytest.raises(LoadError, match="W_dec"):
         load(path, OPTIONS["pkl"])
 

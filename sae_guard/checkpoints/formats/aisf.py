@@ -1,8 +1,8 @@
 """AI Safety Foundation: one bias for input and output, and an axis for several SAEs in one file.
 
 https://github.com/ai-safety-foundation/sparse_autoencoder, `autoencoder/model.py`. Since 1.4 the
-file is a pickled `SparseAutoencoderState` with a config, read as a record; before 1.4 it is a state
-dict.
+file is a pickled `SparseAutoencoderState` with a config, read as an inert object; before 1.4 it is a
+state dict.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sae_guard.checkpoints.assemble import ForwardSettings, assemble, renamed
 from sae_guard.checkpoints.declarations import check_known
 from sae_guard.checkpoints.format import Format, Opened, is_tensor
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError, allowed
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class _State:
 
 def matches(opened: Opened) -> bool:
     """Recognise the format by the class of the object, or by the tied bias of a state dict."""
-    record = opened.entries.get("__record__")
-    if isinstance(record, Record):
-        return type(record).__name__ == "SparseAutoencoderState"
+    inert = opened.entries.get("__record__")
+    if isinstance(inert, InertObject):
+        return type(inert).__name__ == "SparseAutoencoderState"
     state = opened.entries.get("state_dict", opened.entries)
     return isinstance(state, Mapping) and bool({"tied_bias", f"{_PREFIX}tied_bias"} & state.keys())
 
@@ -111,7 +111,7 @@ def _state(opened: Opened) -> _State:
             "keys",
         )
     config = _fields(fields.get("config"))
-    if config is None and isinstance(saved, Record):
+    if config is None and isinstance(saved, InertObject):
         raise LoadError(f"{opened.weights}: a {type(saved).__name__} without its config", "keys")
     by_lightning = any(str(name).startswith(_PREFIX) for name in state_dict)
     tensors = {}
@@ -133,8 +133,8 @@ def _without_underscores(name: str) -> str:
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
-    """Return the fields of a mapping, or of a pydantic object that was read as a record."""
-    if isinstance(value, Record):
+    """Return the fields of a mapping, or of a pydantic object that was read as an inert object."""
+    if isinstance(value, InertObject):
         declared, extra = (vars(value).get(f"__{name}__") for name in ("dict", "pydantic_extra"))
         value = declared
         if isinstance(declared, dict) and isinstance(extra, dict):

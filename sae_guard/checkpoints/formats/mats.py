@@ -2,7 +2,7 @@
 
 https://github.com/jbloomAus/SAELens at v0.1 to v2.1, and for transcoders its fork
 https://github.com/jacobdunefsky/transcoder_circuits, `sae_training/sparse_autoencoder.py`. The
-config is a pickled object of the training package, read as a record.
+config is a pickled object of the training package, read as an inert object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sae_guard.checkpoints.assemble import ForwardSettings, assemble, check_size
 from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import saelens_before_6
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
 
 def _config(cfg: Any) -> dict[str, Any]:
     """Return the plain values of a config that is a mapping or a pickled object."""
-    fields = vars(cfg) if isinstance(cfg, Record) else cfg
+    fields = vars(cfg) if isinstance(cfg, InertObject) else cfg
     plain = fields if isinstance(fields, Mapping) else {}
     return {str(name): value for name, value in plain.items() if isinstance(value, _PLAIN)}
 

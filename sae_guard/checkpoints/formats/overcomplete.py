@@ -16,7 +16,7 @@ from sae_guard.checkpoints.format import Format, Opened
 from sae_guard.checkpoints.formats import overcomplete_module
 from sae_guard.checkpoints.formats.overcomplete_module import Module, matrix
 from sae_guard.checkpoints.options import SaeOptions, ambiguous
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError, Option
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ _UNSUPPORTED = {
 
 def matches(opened: Opened) -> bool:
     """Recognise the format by the class of a module, or by the keys of a dictionary."""
-    record = opened.entries.get("__record__")
-    if isinstance(record, Record):
-        return overcomplete_module.is_module(record)
+    inert = opened.entries.get("__record__")
+    if isinstance(inert, InertObject):
+        return overcomplete_module.is_module(inert)
     return any(name in opened.entries for name in _ANY_DICTIONARY)
 
 
@@ -58,8 +58,10 @@ def read(opened: Opened, options: SaeOptions) -> SAE:
     from sae_guard.checkpoints.tensor_files import float32
 
     path = opened.weights
-    record = opened.entries.get("__record__")
-    module = overcomplete_module.read_module(record, path) if isinstance(record, Record) else None
+    inert = opened.entries.get("__record__")
+    module = (
+        overcomplete_module.read_module(inert, path) if isinstance(inert, InertObject) else None
+    )
     if module is not None:
         opened = replace(opened, entries=module.tensors)
     for prefix, reason in _UNSUPPORTED.items():

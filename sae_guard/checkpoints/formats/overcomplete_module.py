@@ -1,4 +1,4 @@
-"""A pickled module of overcomplete, read as records: its tensors and its settings.
+"""A pickled module of overcomplete, read as inert objects: its tensors and its settings.
 
 Besides tensors, the forward pass of a `torch.nn.Module` depends on its class, the classes of its
 parts, its hooks and a few attributes. All of them are read or refused here; no code is run.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_guard.checkpoints.format import is_tensor
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError, allowed
 
 if TYPE_CHECKING:
@@ -65,31 +65,31 @@ class Module:
     """Dictionary that evaluation mode uses; None in training mode."""
 
 
-def is_module(record: Record) -> bool:
-    """Return whether a record is an SAE of this library, or has the parts of one."""
-    parts = vars(record).get("_modules")
-    from_library = type(record).__module__.startswith("overcomplete.")
+def is_module(inert: InertObject) -> bool:
+    """Return whether an inert object is an SAE of this library, or has the parts of one."""
+    parts = vars(inert).get("_modules")
+    from_library = type(inert).__module__.startswith("overcomplete.")
     return from_library or (isinstance(parts, Mapping) and {"encoder", "dictionary"} <= set(parts))
 
 
-def read_module(record: Record, path: Path) -> Module:
+def read_module(inert: InertObject, path: Path) -> Module:
     """Read the tensors and settings of a module.
 
     Raises:
         LoadError: The class or a part is unknown, the module has hooks, or was never trained.
     """
-    name = type(record).__name__
-    if name not in CLASSES or not type(record).__module__.startswith("overcomplete."):
+    name = type(inert).__name__
+    if name not in CLASSES or not type(inert).__module__.startswith("overcomplete."):
         raise LoadError(
-            f"{path}: a module of the class {type(record).__module__}.{name}, expected one of "
+            f"{path}: a module of the class {type(inert).__module__}.{name}, expected one of "
             "overcomplete.sae; "
             f"{allowed(name, CLASSES)}",
             "keys",
         )
-    tensors = dict(_tensors(record, "", path))
-    attributes = vars(record)
-    dictionary = _modules(record).get("dictionary")
-    dictionary_attributes = vars(dictionary) if isinstance(dictionary, Record) else {}
+    tensors = dict(_tensors(inert, "", path))
+    attributes = vars(inert)
+    dictionary = _modules(inert).get("dictionary")
+    dictionary_attributes = vars(dictionary) if isinstance(dictionary, InertObject) else {}
     normalization, delta, fused = (
         dictionary_attributes.get(key) for key in ("normalization", "delta", "_fused_dictionary")
     )
@@ -109,27 +109,27 @@ def read_module(record: Record, path: Path) -> Module:
     )
 
 
-def _tensors(record: Record, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
+def _tensors(inert: InertObject, prefix: str, path: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield the entries of the state dict; raises `LoadError` for hooks and unknown parts."""
     for hooks in _HOOKS:
-        if vars(record).get(hooks) not in (None, {}):
+        if vars(inert).get(hooks) not in (None, {}):
             part = prefix.removesuffix(".") or "the module"
             raise LoadError(
                 f"{path}: {part} has {hooks}, whose code is not run; remove the hooks and save "
                 "again"
             )
     for kind in ("_parameters", "_buffers"):
-        named_tensors = vars(record).get(kind)
+        named_tensors = vars(inert).get(kind)
         for name, tensor in named_tensors.items() if isinstance(named_tensors, Mapping) else ():
             if is_tensor(tensor):
                 yield f"{prefix}{name}", tensor
-    for name, inner in _modules(record).items():
+    for name, inner in _modules(inert).items():
         if inner is None:
             continue
         part_name = f"{prefix}{name}"
         part_class = type(inner)
         class_names = _PARTS.get(part_name, ())
-        if not isinstance(inner, Record) or not (
+        if not isinstance(inner, InertObject) or not (
             part_class.__name__ in class_names and part_class.__module__.startswith(_LIBRARIES)
         ):
             raise LoadError(
@@ -140,8 +140,8 @@ def _tensors(record: Record, prefix: str, path: Path) -> Iterator[tuple[str, Ten
         yield from _tensors(inner, f"{part_name}.", path)
 
 
-def _modules(record: Record) -> Mapping[str, Any]:
-    parts = vars(record).get("_modules")
+def _modules(inert: InertObject) -> Mapping[str, Any]:
+    parts = vars(inert).get("_modules")
     return parts if isinstance(parts, Mapping) else {}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sae_guard.checkpoints.format import FolderLayout, Format, Opened, is_tensor
 from sae_guard.checkpoints.formats.openmoss_config import unwrapped
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def _any_key(opened: Opened, pattern: str) -> bool:
     return any(re.match(pattern, name) for name in opened.entries)
 
 
-def _records(values: Iterable[Any], depth: int = 3) -> Iterator[Record]:
+def _inert_objects(values: Iterable[Any], depth: int = 3) -> Iterator[InertObject]:
     """Yield the pickled objects among values, and in the lists and tuples among them."""
     for value in values:
-        if isinstance(value, Record):
+        if isinstance(value, InertObject):
             yield value
         elif isinstance(value, list | tuple) and depth > 1:  # a list may contain itself
-            yield from _records(value, depth - 1)
+            yield from _inert_objects(value, depth - 1)
 
 
 def _temporal(opened: Opened) -> bool:
@@ -88,11 +88,13 @@ def _matching_pursuit(opened: Opened) -> bool:
 
 
 def _sae_group(opened: Opened) -> bool:
-    return any(type(record).__name__ == "SAEGroup" for record in _records(opened.entries.values()))
+    return any(
+        type(inert).__name__ == "SAEGroup" for inert in _inert_objects(opened.entries.values())
+    )
 
 
 def _learned_dicts(opened: Opened) -> bool:
-    packages = (type(r).__module__.split(".")[0] for r in _records(opened.entries.values()))
+    packages = (type(r).__module__.split(".")[0] for r in _inert_objects(opened.entries.values()))
     return "autoencoders" in packages
 
 

@@ -1,1 +1,1 @@
-"""Safe reading of pickled files that may be hostile: bytes → tensors and records."""
+"""Safe reading of pickled files that may be hostile: bytes → tensors and inert objects."""

@@ -1,4 +1,4 @@
-"""Unpickler that runs no code of the file: objects of foreign classes become inert records.
+"""Unpickler that runs no code of the file: objects of foreign classes become inert objects.
 
 Old checkpoints store the config of their training as an object of a class that is usually not
 installed, and must not be imported if it is. `Unpickler` derives from Python's pure-Python
@@ -20,14 +20,14 @@ _MAX_CLASSES = 1_000
 _Global = tuple[str, str]
 
 
-class Record:
+class InertObject:
     """Replacement of an object of a foreign class: its state without its code.
 
-    ``vars(record)`` is the state; ``__items__`` in it are the items of a foreign mapping or list.
+    ``vars(inert)`` is the state; ``__items__`` in it are the items of a foreign mapping or list.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
-        """Create an empty record, and ignore the arguments."""
+    def __new__(cls, *args: Any, **kwargs: Any) -> InertObject:
+        """Create an inert object without state, and ignore the arguments."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class Record:
                 vars(self).update(part)
 
     def __repr__(self) -> str:
-        return f"<record of {type(self).__module__[:100]}.{type(self).__name__[:100]}>"
+        return f"<inert object of {type(self).__module__[:100]}.{type(self).__name__[:100]}>"
 
 
 def _ordered_dict(pairs: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
@@ -143,10 +143,10 @@ class Unpickler(pickle._Unpickler):
         self._functions = {**_FUNCTIONS, **(functions or {})}
         self._constants = constants or {}
         self._persistent = persistent
-        self._classes: dict[_Global, type[Record]] = {}
+        self._classes: dict[_Global, type[InertObject]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the function, constant or record class for a name; nothing is imported."""
+        """Return the function, constant or inert class for a name; nothing is imported."""
         key = (module, name)
         if key in self._functions:
             return self._functions[key]
@@ -157,7 +157,7 @@ class Unpickler(pickle._Unpickler):
                 raise pickle.UnpicklingError(
                     f"names more classes than allowed: up to {_MAX_CLASSES:,}"
                 )
-            self._classes[key] = type(name, (Record,), {"__module__": module})
+            self._classes[key] = type(name, (InertObject,), {"__module__": module})
         return self._classes[key]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -200,8 +200,8 @@ class Unpickler(pickle._Unpickler):
     def _build(self) -> None:
         state = self.stack.pop()
         built = self.stack[-1]
-        if isinstance(built, Record):
-            Record.__setstate__(built, state)
+        if isinstance(built, InertObject):
+            InertObject.__setstate__(built, state)
         elif type(built) is not OrderedDict:  # the state of a state dict is its module versions
             raise pickle.UnpicklingError(f"sets the state of a {type(built).__name__}")
 
@@ -257,12 +257,12 @@ class Unpickler(pickle._Unpickler):
 
 
 def _is_record_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Record)
+    return isinstance(value, type) and issubclass(value, InertObject)
 
 
 def _container(target: Any, kind: Callable[[], Any]) -> Any:
-    """Return the dict, list or set to fill: the target itself, or the items of a record."""
-    if isinstance(target, Record):
+    """Return the dict, list or set to fill: the target itself, or the items of an inert object."""
+    if isinstance(target, InertObject):
         target = vars(target).setdefault("__items__", kind())
     if type(target) is not kind and not (kind is dict and type(target) is OrderedDict):
         raise pickle.UnpicklingError(f"puts items into a {type(target).__name__}")
@@ -280,19 +280,21 @@ def check_plain(value: Any) -> None:
     A list that contains another one twice, which contains a third one twice, and so on, is short
     in a file but would take forever to print.
     """
-    records, checked = [value] if isinstance(value, Record) else [], set[int]()
-    _expanded_size(value, {}, records, 0)
-    while records:
-        record = records.pop()
-        if id(record) not in checked:
-            checked.add(id(record))
-            _expanded_size(vars(record), {}, records, 0)
+    inert_objects, checked = [value] if isinstance(value, InertObject) else [], set[int]()
+    _expanded_size(value, {}, inert_objects, 0)
+    while inert_objects:
+        inert = inert_objects.pop()
+        if id(inert) not in checked:
+            checked.add(id(inert))
+            _expanded_size(vars(inert), {}, inert_objects, 0)
 
 
-def _expanded_size(value: Any, sizes: dict[int, int], records: list[Record], depth: int) -> int:
-    """Count the values, with shared containers once per reference; collect the records."""
-    if isinstance(value, Record):
-        records.append(value)
+def _expanded_size(
+    value: Any, sizes: dict[int, int], inert_objects: list[InertObject], depth: int
+) -> int:
+    """Count the values, with shared containers once per reference; collect the inert objects."""
+    if isinstance(value, InertObject):
+        inert_objects.append(value)
         return 1
     if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         raise ValueError("holds an integer of over 300 digits, allowed: below 2**1000")
@@ -303,7 +305,7 @@ def _expanded_size(value: Any, sizes: dict[int, int], records: list[Record], dep
     size = sizes.get(id(value))
     if size is None:
         size = 1 + sum(
-            _expanded_size(child, sizes, records, depth + 1) for child in _children(value)
+            _expanded_size(child, sizes, inert_objects, depth + 1) for child in _children(value)
         )
         sizes[id(value)] = size
     if size > _MAX_VALUES:

@@ -27,7 +27,7 @@ def read_torch(file: BinaryIO, size: int) -> Any:
     """Read the object in a zip file, an old file of torch or a bare pickle, or one of them gzipped.
 
     Tensors share memory as when they were saved, requires_grad is dropped, and foreign objects are
-    records.
+    inert objects.
 
     Args:
         file: The file, at its start.

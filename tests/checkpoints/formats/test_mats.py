@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.safe_pickle.inert import Record
+from sae_guard.checkpoints.safe_pickle.inert import InertObject
 from sae_guard.errors import LoadError
 from tests.helpers.checkpoint_files import example_sae, tensors_of
 
@@ -154,7 +154,7 @@ def test_transcoders_are_refused_by_name(
 
 
 def test_a_record_keeps_its_state_and_nothing_else() -> None:
-    record = Record(1, key=2)
-    record.__setstate__({"a": 1})
-    record.__setstate__((1, 2))
-    assert vars(record) == {"a": 1}
+    inert = InertObject(1, key=2)
+    inert.__setstate__({"a": 1})
+    inert.__setstate__((1, 2))
+    assert vars(inert) == {"a": 1}
