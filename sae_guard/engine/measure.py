@@ -42,7 +42,7 @@ IsEnough = Callable[[Measurement], bool]
 """Function that says of the measurement so far whether measuring may stop."""
 
 
-class Options(TypedDict, total=False):
+class MeasureOptions(TypedDict, total=False):
     """Options of every measurement, with their defaults in `_Arguments`."""
 
     batch_size: int | None
@@ -71,7 +71,7 @@ def measure(
     hook: str,
     *,
     hook_out: str | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[MeasureOptions],
 ) -> Measurement:
     """Measure every metric of an SAE in a model on a corpus.
 
@@ -102,7 +102,7 @@ def measure_all(
     model: LanguageModel,
     interventions: Sequence[Intervention],
     corpus: Corpus,
-    **options: Unpack[Options],
+    **options: Unpack[MeasureOptions],
 ) -> list[Measurement]:
     """Measure several SAEs, each by itself in the model, in one sweep that shares the clean run.
 
@@ -123,7 +123,7 @@ def measure_until(
     *,
     centred: bool,
     spread: bool = False,
-    **options: Unpack[Options],
+    **options: Unpack[MeasureOptions],
 ) -> Measurement:
     """Measure the windows shard by shard until ``is_enough`` returns True.
 

@@ -55,7 +55,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a history holds."""
+    """Records and promotions of a history, as far as they could be read."""
 
     records: list[Recorded]
     """All records, the oldest first."""

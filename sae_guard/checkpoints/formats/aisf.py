@@ -1,8 +1,8 @@
 """AI Safety Foundation: one bias for input and output, and an axis for several SAEs in one file.
 
 https://github.com/ai-safety-foundation/sparse_autoencoder, `autoencoder/model.py`. Since 1.4 the
-file is a pickled `SparseAutoencoderState` with a config, read as an inert object; before 1.4 it is a
-state dict.
+file is a pickled `SparseAutoencoderState` with a config, read as an inert object; before 1.4 it is
+a state dict.
 """
 
 from __future__ import annotations
