@@ -195,4 +195,6 @@ def _header(stream: Stream) -> tuple[tuple[int, ...], bool, np.dtype]:
         return readers[version](cast(BinaryIO, stream))
     except (MemoryError, RecursionError) as error:
         # A header has at most 10,000 bytes: Python's parser gave up, not the machine.
-        raise ValueError("the header of an array is nested too deeply") from error
+        raise ValueError(
+            "the header of an array is nested too deeply to be read; save the file again"
+        ) from error

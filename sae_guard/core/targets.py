@@ -229,8 +229,8 @@ def estimate(
 ) -> Estimate:
     """Return the value of a target with its two-sided interval, clustered by sequence.
 
-    The q-quantile is the smallest value that at least a share q of the tokens does not exceed. Its
-    interval is the one of that share, read off at the quantiles of its ends (Woodruff 1952, JASA
+    The q-quantile is the smallest value v such that at least a share q of the tokens is ≤ v. The
+    ends of its interval are the quantiles at the ends of that share's interval (Woodruff 1952, JASA
     47, 635). The worst sequence has no interval.
 
     Args:

@@ -75,7 +75,8 @@ def _activations(
 ) -> Callable[[slice], Float[Tensor, "batch pos d_in"]]:
     """Return a function from a slice of windows to their activations.
 
-    It reads cached clean runs where the hook point lies in a block, else it runs the whole model.
+    Where the hook point lies in a block, the function uses clean runs, from the cache if they are
+    there. Otherwise it runs the whole model.
     """
     suffix = Suffix.from_hooks(model, hook)
     if suffix is None:

@@ -35,7 +35,7 @@ def batches(start: int, stop: int, size: int, shard: int) -> list[slice]:
 
     Args:
         start: First window. Where ``size`` is at least ``shard``, it must be the start of a shard.
-        stop: End of the windows. It may lie within a shard, which the last batch then ends in.
+        stop: End of the windows. It may lie inside a shard; the last batch then ends there.
         size: Largest number of windows in a batch.
         shard: Number of windows in a shard.
     """

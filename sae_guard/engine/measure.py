@@ -316,7 +316,7 @@ def build_measurement(
 
 
 def add_excerpts(measurement: Measurement, corpus: Corpus, tokenizer: Any) -> Measurement:
-    """Return the measurement with the text around its worst tokens and of its worst sequences."""
+    """Add the text around the worst tokens, and the beginnings of the worst sequences."""
     worst_places = worst(measurement, tokens=_TOKENS_WITH_TEXT, sequences=_SEQUENCES_WITH_TEXT)
     positions = [(token.sequence, token.position) for token in worst_places.tokens]
     sequences = [sequence.sequence for sequence in worst_places.sequences]

@@ -104,7 +104,8 @@ class Recorder:
             if alpha_for(options.early, case.spec) is not None and not options.early.audit:
                 raise SetupError(
                     f"{case.member}: a record needs all sequences, but early verdicts may end the "
-                    "run before (`fast` in the spec, or an option of the run): audit them",
+                    "run before (`fast` in the spec, or an option of the run): turn them off, or "
+                    "audit them, which measures to the end",
                     options=("record", "audit"),
                 )
 

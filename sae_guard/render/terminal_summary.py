@@ -193,7 +193,8 @@ def _contract(parts: Sequence[ContractResult]) -> Iterator[str]:
     holding = sum(part.status == "pass" for part in parts)
     rest = len(parts) - len(broken) - holding
     if broken:
-        yield f"  load contract BROKEN: {', '.join(broken)}; {holding} passed, {rest} not checked"
+        failed = f"{', '.join(broken)} failed"
+        yield f"  load contract BROKEN: {failed}; {holding} passed, {rest} not checked"
     elif parts:
         unknown = f", {rest} not checked" if rest else ""
         yield f"  load contract: {holding} of {len(parts)} checks passed{unknown}"
@@ -239,8 +240,8 @@ def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
     progress = next((verdict.progress for verdict in verdicts if verdict.progress), None)
     if progress is not None:
         yield (
-            f"  ~ estimates from the first sequences; the verdicts are those on all "
-            f"{progress.total:,} but for a chance of {progress.alpha:g}"
+            f"  ~ estimates from the first sequences; each verdict is that on all "
+            f"{progress.total:,} with a chance of {1 - progress.alpha:.10g} or more"
         )
 
 

@@ -37,7 +37,7 @@ def loosened_line(spec: str, loosened: LoosenedThresholds) -> str:
 
 
 def _start(track: Track) -> Iterator[str]:
-    """Write the thresholds in force before the first step; lines are wrapped between thresholds."""
+    """Yield lines with the thresholds before their first change, wrapped between thresholds."""
     record = track.start.record
     word = "started as" if track.started else "as of"
     date = f"{record.created.astimezone():%Y-%m-%d}"

@@ -61,8 +61,8 @@ def json_schema() -> dict[str, Any]:
 def _metrics_of(kind: Literal["position", "entropy", "source"]) -> dict[str, Any]:
     """Return the schema that restricts a slice to the metrics that exist for its kind.
 
-    Slices by source consist of whole sequences and have more metrics than the other kinds; the
-    schema of `SliceModel` lists these.
+    It restricts nothing for ``source``: slices by source consist of whole sequences and have all
+    metrics that the schema of `SliceModel` lists.
     """
     names = [name for name in METRICS if Target(name, slice=Slice(kind)).problem() is None]
     if kind == "source":

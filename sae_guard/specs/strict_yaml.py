@@ -106,7 +106,7 @@ class Tree:
 
     root: yaml.Node
     aliases: Mapping[Slot, Span]
-    """Characters of the alias in each slot that has one; the node there is that of the anchor."""
+    """Slot → where its alias ``*name`` stands in the text; its node is the anchored one."""
 
 
 def compose(text: str) -> Iterator[Tree]:

@@ -78,7 +78,7 @@ def _glob(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Amount:
-    """Largest change of a metric since the baseline that passes: ``0.003`` or ``2%``."""
+    """Largest allowed change of a metric since the baseline: ``0.003`` or ``2%``."""
 
     value: float
     """Amount in the metric's unit, or as a fraction of the baseline's value: 0.02 is ``2%``."""

@@ -126,7 +126,8 @@ def expect_broken(
     pointers = [f"load error: not measured, see {NODE}{broken}"] * len(pointing)
     assert [line for line in errors_printed if line != full] == pointers
     passing = PARTS - 1 - len(unchecked)
-    summary = f"  load contract BROKEN: load.{part}; {passing} passed, {len(unchecked)} not checked"
+    counts = f"{passing} passed, {len(unchecked)} not checked"
+    summary = f"  load contract BROKEN: load.{part} failed; {counts}"
     assert summary in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
 

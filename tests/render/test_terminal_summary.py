@@ -140,7 +140,7 @@ def unmeasured(**parts: Any) -> CaseReport:
 def test_an_unmeasured_case_has_its_reason_once_and_comes_first() -> None:
     assert lines(case_report(verdict(), member="v1"), unmeasured())[:4] == [
         f"NOT MEASURED {TITLE}: {POINTER[:-1]}; 4 checks not run",
-        "  load contract BROKEN: load.readable; 0 passed, 1 not checked",
+        "  load contract BROKEN: load.readable failed; 0 passed, 1 not checked",
         "",
         "thresholds/demo.yaml::blocks.2.hook_resid_post [v1]  16,256 tokens in 128 sequences",
     ]
@@ -188,11 +188,11 @@ PASSING: list[Status] = ["pass"] * 10
         (contracts(*PASSING), "load contract: 10 of 10 checks passed"),
         (
             contracts("pass", "error", "undecided", "undecided"),
-            "load contract BROKEN: load.keys; 1 passed, 2 not checked",
+            "load contract BROKEN: load.keys failed; 1 passed, 2 not checked",
         ),
         (
             contracts("pass", "error", "error"),
-            "load contract BROKEN: load.keys, load.shapes; 1 passed, 0 not checked",
+            "load contract BROKEN: load.keys, load.shapes failed; 1 passed, 0 not checked",
         ),
         (
             contracts("pass", "pass", "error", cause="setup"),

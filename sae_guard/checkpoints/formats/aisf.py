@@ -223,8 +223,8 @@ def _component(
     if W_enc.ndim == 2:
         if opened.name is not None and opened.name not in hooks:
             raise LoadError(
-                f"{path}#{opened.name}: the tensors have no axis of components, so the file holds "
-                f"one SAE without a name; remove #{opened.name}"
+                f"{path}#{opened.name}: the file holds a single SAE, of another name or none; "
+                f"remove #{opened.name}"
             )
         return dict(tensors), hooks[0]
     indices = [str(index) for index in range(count)]

@@ -83,7 +83,7 @@ def _kind(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         if config.get(name, neutral) != neutral:
             raise LoadError(
                 f"{path}: {name} is {config[name]!r}, allowed: {neutral!r}; other values are of "
-                "early versions of that repository, whose forward pass is not supported",
+                "early versions of BatchTopK's repository, whose forward pass is not supported",
                 "activation",
             )
     return kind

@@ -186,11 +186,11 @@ def _scale(opened: Opened, options: SaeOptions) -> float:
         return unfolded
     if options.scale is None:
         raise ambiguous(
-            f"{path} is ambiguous: it has norm_factor {factor:g} and no optimizer state, so the "
-            "weights may have been scaled back at the end of training or not",
+            f"{path} is ambiguous: it has norm_factor {factor:g} and no optimizer state, so it is "
+            "not known whether biases and thresholds include the factor",
             "scale",
-            ("scale", "folded (they were: the biases and thresholds include the factor)"),
-            ("scale", "stored (they were not: activations are divided by the factor)"),
+            ("scale", "folded (they do, as at the end of training)"),
+            ("scale", "stored (they do not: activations are divided by it)"),
         )
     return 1.0 if options.scale == "folded" else unfolded
 

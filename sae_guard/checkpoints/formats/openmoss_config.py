@@ -360,6 +360,7 @@ class Norm:
             raise config._wrong_scale(
                 f": norm_activation is 'dataset-wise' and {self.name} is {value}, allowed: "
                 f"{_MIN_NORM:g} to {_MAX_NORM:g} (where no norm was measured, OpenMOSS stores "
-                "none, or uninitialised memory); if you know the factor, set `sae.scale: NUMBER`"
+                "none, or uninitialised memory); if you know sqrt(d_model) / norm, set "
+                "`sae.scale: NUMBER`"
             )
         return math.sqrt(config.d_model) / self.value

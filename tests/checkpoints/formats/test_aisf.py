@@ -212,7 +212,7 @@ def test_state_dicts_that_are_refused(tmp_path: Path) -> None:
             load(save(tmp_path / "sae.pt", state_dict, **config), name=name)
         return str(caught.value)
 
-    assert "holds one SAE without a name; remove #0" in message(weights(), "0")
+    assert "holds a single SAE, of another name or none; remove #0" in message(weights(), "0")
     assert "state_dict is a list" in message([1])
     assert "encoder.bias is a int" in message({**weights(), "encoder.bias": 3})
     assert "not understood: encoder.gain" in message({**weights(), "encoder.gain": draw(10)})

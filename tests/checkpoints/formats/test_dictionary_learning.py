@@ -207,8 +207,8 @@ def test_trap_a_finished_run_in_the_form_of_a_backup_may_be_folded(tmp_path: Pat
         load(path)
     assert caught.value.contract == "scale"
     assert str(caught.value).splitlines()[1:] == [
-        "  sae.scale: folded (they were: the biases and thresholds include the factor)",
-        "  sae.scale: stored (they were not: activations are divided by the factor)",
+        "  sae.scale: folded (they do, as at the end of training)",
+        "  sae.scale: stored (they do not: activations are divided by it)",
     ]
     assert load(path, SaeOptions(scale="folded")).scale_in == 1
     assert load(path, SaeOptions(scale="stored")).scale_in == 0.25

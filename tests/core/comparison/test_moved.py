@@ -91,7 +91,7 @@ def test_other_tokens_and_non_finite_values_are_refused() -> None:
     fewer = TokenKL(tokens.sequences[1:], tokens.positions[1:], tokens.kl[1:])
     shifted = TokenKL(tokens.sequences, tokens.positions + np.int32(1), tokens.kl)
     for other in (fewer, shifted):
-        with pytest.raises(UndefinedMetricError, match="values of different tokens"):
+        with pytest.raises(UndefinedMetricError, match="the scored tokens differ"):
             moved_tokens((measurement, tokens), (measurement, other), 1)
     for value in (np.nan, np.inf):
         broken = replace(tokens, kl=np.where(tokens.positions == 3, np.float32(value), tokens.kl))
