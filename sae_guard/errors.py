@@ -27,6 +27,7 @@ Option = Literal[
     "spec", "hook", "device", "batch_size", "cache", "controls", "diagnose", "record", "baseline",
     "fast", "alpha", "audit", "max_seconds", "max_sequences",
     "architecture", "k", "pre_bias", "normalize", "scale", "model", "allow_loosen",
+    "member", "root",
 ]  # fmt: skip
 """Name of an option of the user. Each shell (pytest, the command line, Python) spells it in its own
 way, so that no other module writes the spelling of an option into a message."""

@@ -23,6 +23,8 @@ class Fetched:
     path: Path
     origin: str
     """The reference with the commit in place of the revision."""
+    path_in_repository: str
+    """Path below the root of the repository; empty for the root itself."""
     name: str | None
 
 
@@ -45,7 +47,7 @@ def fetch(reference: str) -> Fetched:
     if not local_path.exists() or (local_path.is_dir() and not any(local_path.iterdir())):
         raise _missing_error(reference, repository, revision, path)
     origin = "/".join(filter(None, [f"{PREFIX}{repository}", path]))
-    return Fetched(local_path, f"{origin}@{snapshot.name}", match["name"])
+    return Fetched(local_path, f"{origin}@{snapshot.name}", path, match["name"])
 
 
 def _candidate_files(path: str) -> list[str]:

@@ -26,6 +26,8 @@ class Checkpoint:
     """Name of the SAE in a file that holds several."""
     origin: str | None = None
     """``hf://organisation/repository/path@commit`` of a downloaded checkpoint."""
+    published_path: str | None = None
+    """Path in the repository of the hub, or id in SAELens's list; None for a local file."""
     options: SaeOptions = NOTHING_SAID
     """Options that a registry of releases states for it."""
 
@@ -44,12 +46,14 @@ def resolve(text: str, base: Path) -> list[Checkpoint]:
         SetupError: The reference names no checkpoint.
         InfrastructureError: The checkpoint cannot be downloaded.
     """
-    options = NOTHING_SAID
+    options, sae_id = NOTHING_SAID, None
     if text.startswith(PREFIX):
+        sae_id = text.removeprefix(PREFIX).partition("/")[2]
         text, options = look_up(text)
     if text.startswith(hub.PREFIX):
         download = hub.fetch(text)
-        return [Checkpoint(download.path, download.name, download.origin, options)]
+        published_path = download.path_in_repository if sae_id is None else sae_id
+        return [Checkpoint(download.path, download.name, download.origin, published_path, options)]
     pattern, name = _split(text, base)
     return [Checkpoint(path, name) for path in find(pattern, base)]
 

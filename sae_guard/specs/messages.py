@@ -35,19 +35,23 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError, parent: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+def explain(
+    error: ValidationError, parent: KeyPath = (), root: type[BaseModel] = DocumentModel
+) -> Iterator[tuple[KeyPath, str]]:
     """Yield the key path and a sentence for each problem that pydantic found.
 
     Args:
         error: Of the validation of a value.
-        parent: Key path of that value in the spec.
+        parent: Key path of that value in the document.
+        root: Model of the document; one other than a spec has no mappings below it with fixed keys.
     """
     for detail in error.errors(include_url=False):
         # `warn` is a number or a mapping: pydantic reports both, and `float` repeats the mapping's.
         if detail["loc"][-1:] == ("float",):
             continue
         path = (*parent, *_spec_keys(detail["loc"]))
-        yield path, _sentence(path, detail)
+        model = model_at(path[:-1]) if root is DocumentModel else root
+        yield path, _sentence(path, detail, model)
 
 
 def _spec_keys(location: KeyPath) -> KeyPath:
@@ -65,18 +69,18 @@ def yaml_path(path: KeyPath) -> KeyPath:
     return tuple(keys)
 
 
-def _sentence(path: KeyPath, detail: ErrorDetails) -> str:
+def _sentence(path: KeyPath, detail: ErrorDetails, model: type[BaseModel]) -> str:
+    """Write a problem in words; ``model`` describes the mapping that the key is in."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     key = str(path[-1]) if path else "the document"
     if kind == "extra_forbidden":
         parent = f" in `{_dotted(path[:-1])}`" if path[:-1] else ""
-        model = model_at(path[:-1])
         # Any quantile is allowed: two examples stand for all of them.
         statistics = ("p50", "p99", WORST) if model is BoundsModel else ()
         hint = allowed(key, [*model.model_fields, *statistics], limit=20)
         return f"unknown key {key!r}{parent}; {hint}"
     if kind == "missing":
-        description = model_at(path[:-1]).model_fields[key].description
+        description = model.model_fields[key].description
         return f"`{_dotted(path)}` is missing: {description}"
     if kind == "spec":  # of `values.value_error`
         return f"`{_dotted(path)}` {context['message']}"

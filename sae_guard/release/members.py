@@ -1,0 +1,179 @@
+"""Name the members of a release: what an SAE is within it, the same from version to version.
+
+The name of a member depends on its own reference only, never on what else runs beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+from sae_guard.checkpoints.locate import SUFFIXES
+from sae_guard.checkpoints.reference import Checkpoint, resolve
+from sae_guard.errors import SetupError
+from sae_guard.files import expanded
+from sae_guard.release.manifest import FILE_NAME, Manifest, load, nearest
+
+NamedBy = Literal["manifest", "option", "hub", "root", "path"]
+"""Rule that gave a member its name: the first of these that applies.
+
+``manifest``: the nearest `sae_release.yaml` at or above the checkpoint. ``option``: the user.
+``hub``: the path in the repository of the hub, or the id in SAELens's list. ``root``: the path
+below the root folder of the release. ``path``: the last component of the path, of which a single
+SAE whose folder is named as its version has nothing else.
+"""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An SAE of a release: its name within the release, and its checkpoint."""
+
+    name: str
+    named_by: NamedBy
+    checkpoint: Checkpoint
+    manifest: Manifest | None = None
+    """Manifest that lists it; None without one."""
+
+    @property
+    def earlier_name(self) -> str:
+        """Name that it had in the earlier version: another one only if the manifest says so."""
+        formerly = self.manifest.formerly if self.manifest else {}
+        return formerly.get(self.name, self.name)
+
+
+def members(
+    references: Sequence[str],
+    base: Path,
+    *,
+    named: Mapping[str, str] | None = None,
+    root: Path | None = None,
+) -> list[Member]:
+    """Return the members that references name, each file or folder once.
+
+    Args:
+        references: Paths, globs, ``path#name``, ``hf://…`` or ``sae_lens://…``. A folder with a
+            `sae_release.yaml` stands for all members of the manifest.
+        base: Folder that relative paths start from.
+        named: Name → reference of single checkpoints that the user names.
+        root: Root folder of the release, below which the path is the name.
+
+    Raises:
+        SetupError: A reference names no checkpoint, or several where one is named; a manifest
+            does not list a checkpoint below it.
+        SpecError: A manifest is malformed.
+        InfrastructureError: A checkpoint cannot be downloaded.
+    """
+    all_members: list[Member] = []
+    for name, reference in (named or {}).items():
+        checkpoints = resolve(reference, base)
+        if len(checkpoints) != 1:
+            raise SetupError(
+                f"{name}={reference} names {len(checkpoints)} checkpoints, expected one",
+                options=("member",),
+            )
+        all_members.append(Member(name, "option", checkpoints[0]))
+    for reference in references:
+        manifest_file = base / expanded(reference) / FILE_NAME
+        if manifest_file.is_file():
+            all_members.extend(of_manifest(load(manifest_file)))
+        else:
+            all_members.extend(_named(c, root) for c in resolve(reference, base))
+    return _once_each(all_members)
+
+
+def of_manifest(manifest: Manifest) -> Iterator[Member]:
+    """Yield the members that a manifest lists.
+
+    Raises:
+        SetupError: One of them is no checkpoint, or several.
+        InfrastructureError: A checkpoint cannot be downloaded.
+    """
+    for name, reference in manifest.members.items():
+        try:
+            checkpoints = resolve(reference, manifest.folder)
+        except SetupError as error:
+            raise SetupError(f"{manifest.file}: members: {name}: {error}") from None
+        if len(checkpoints) != 1:
+            raise SetupError(
+                f"{manifest.file}: members: {name}: {reference} names {len(checkpoints)} "
+                "checkpoints, expected one"
+            )
+        yield Member(name, "manifest", checkpoints[0], manifest)
+
+
+def _named(checkpoint: Checkpoint, root: Path | None) -> Member:
+    """Name a checkpoint by the first rule that applies."""
+    if checkpoint.published_path is not None:
+        if checkpoint.published_path:
+            return Member(_with_name(checkpoint.published_path, checkpoint), "hub", checkpoint)
+        # The files are in a cache, whose folders are named by commits; the repository has a name.
+        repository = PurePath(str(checkpoint.origin).rpartition("@")[0]).name
+        return Member(_with_name(repository, checkpoint), "path", checkpoint)
+    path = Path(os.path.normpath(checkpoint.path))
+    if (manifest := nearest(path)) is not None:
+        return _listed(checkpoint, manifest)
+    if root is not None:
+        root = Path(os.path.normpath(root))
+        if path != root and path.is_relative_to(root):
+            below = path.relative_to(root).as_posix()
+            return Member(_with_name(below, checkpoint), "root", checkpoint)
+    return Member(_with_name(path.name, checkpoint), "path", checkpoint)
+
+
+def _listed(checkpoint: Checkpoint, manifest: Manifest) -> Member:
+    """Return the member of a manifest whose checkpoint this is."""
+    target = identity(checkpoint)
+    for name, reference in manifest.members.items():
+        # Downloads are no files of this folder, so they cannot be the one.
+        local = [] if "://" in reference else resolve(reference, manifest.folder)
+        if target in map(identity, local):
+            return Member(name, "manifest", checkpoint, manifest)
+    names = ", ".join(manifest.members)
+    raise SetupError(
+        f"{checkpoint} is below {manifest.file}, which does not list it; allowed: {names}; add it "
+        "to the manifest, or name it",
+        options=("member",),
+    )
+
+
+def _with_name(path: str, checkpoint: Checkpoint) -> str:
+    """Return the path without the suffix of weights, with the ``#name`` of the checkpoint."""
+    suffix = next((s for s in reversed(SUFFIXES) if path.endswith(s)), "")
+    return path.removesuffix(suffix) + (f"#{checkpoint.name}" if checkpoint.name else "")
+
+
+def identity(checkpoint: Checkpoint) -> tuple[str, str | None]:
+    """Return what is equal for references to one SAE: its real path, and its name in the file."""
+    return os.path.realpath(checkpoint.path), checkpoint.name
+
+
+def _once_each(members: Sequence[Member]) -> list[Member]:
+    """Drop repeated references to one SAE.
+
+    Raises:
+        SetupError: Manifest or user give one SAE two names.
+    """
+    by_identity: dict[tuple[str, str | None], Member] = {}
+    for member in members:
+        key = identity(member.checkpoint)
+        other = by_identity.setdefault(key, member)
+        if other.name == member.name:
+            continue
+        stated = {"manifest", "option"}
+        if {other.named_by, member.named_by} <= stated:
+            raise SetupError(
+                f"{member.checkpoint} is named {other.name} and {member.name}; allowed: one name",
+                options=("member",),
+            )
+        # A name that somebody states comes before one of a path, and a path before a link to it.
+        if member.named_by in stated or (other.named_by not in stated and _is_link(other)):
+            by_identity[key] = member
+    return list(by_identity.values())
+
+
+def _is_link(member: Member) -> bool:
+    path = member.checkpoint.path
+    return os.path.realpath(path) != os.path.abspath(path)

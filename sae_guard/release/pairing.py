@@ -1,0 +1,81 @@
+"""Pair the members of a version with those of an earlier one: each with its own earlier self."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sae_guard.errors import SetupError
+from sae_guard.release.members import NamedBy
+
+Old = TypeVar("Old")
+"""Something that was measured in an earlier version, such as a record."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides which earlier member another one is compared with."""
+
+    spec: str
+    """``file::document``."""
+    member: str
+    named_by: NamedBy | None
+    """Rule that gave the name; None in records from before members had names."""
+    hook: str
+    hook_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair(Generic[Old]):
+    """An earlier member, and whether it was paired because there is only one on each side."""
+
+    old: Old
+    alone: bool = False
+
+
+def earlier(
+    new: Identity,
+    earlier_name: str,
+    olds: Sequence[Old],
+    identify: Callable[[Old], Identity],
+    *,
+    alone: bool,
+) -> Pair[Old] | None:
+    """Return what a member was in an earlier version; None for a new one.
+
+    It is the one of the same spec, hook points and name. Two single SAEs whose folders are named
+    as their versions are paired whatever their names: their names say nothing else.
+
+    Args:
+        new: The member.
+        earlier_name: Its name in the earlier version, which a manifest may say is another one.
+        olds: All members of the earlier version.
+        identify: Returns the identity of one of them.
+        alone: True if no other member of the version is of this spec.
+
+    Raises:
+        SetupError: Several could be meant.
+    """
+    of_spec = [
+        old for old in olds
+        if (other := identify(old)).spec == new.spec
+        and (other.hook, other.hook_out) == (new.hook, new.hook_out)
+    ]  # fmt: skip
+    same = [old for old in of_spec if identify(old).member == earlier_name]
+    if len(same) > 1:
+        raise SetupError(f"{len(same)} of them are {new.spec} [{earlier_name}]")
+    if same:
+        return Pair(same[0])
+    if len(of_spec) == 1 and alone and new.named_by == "path":
+        old = of_spec[0]
+        if identify(old).named_by in (None, "path"):
+            return Pair(old, alone=True)
+    if any(identify(old).named_by is None for old in of_spec):
+        names = ", ".join(sorted(identify(old).member for old in of_spec))
+        raise SetupError(
+            f"{new.spec} [{new.member}]: the earlier version was recorded before members had "
+            f"names of their own, so which of these it was is unknown: {names}; name the record's "
+            "id as the baseline, or record the earlier version again"
+        )
+    return None
