@@ -132,6 +132,7 @@ class Suffix:
                 block.__dict__.pop("forward", None)
 
     def _identity(self, *args: Any, **kwargs: Any) -> Any:
+        # Architectures pass the hidden states by position or by name.
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, None) if self._blocks_return_tuples else hidden
 

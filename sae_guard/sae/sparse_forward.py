@@ -101,6 +101,7 @@ def sparse_forward(
         {name: x.new_empty(len(x), dtype=forward.sum_dtype) for name in terms},
     )
     chunk_pairs: list[Tensor] = []
+    # Without any token `step` is 0, which `range` refuses.
     for start in range(0, len(x), step or 1):
         rows = slice(start, start + step)
         normalised = sae.normalise(x[rows])
@@ -183,7 +184,9 @@ class _ChunkForward:
         is_active = values != 0
         fires = is_active & is_scored[:, None]
         firings.index_add_(0, indices.flatten(), fires.flatten().long())
+        # both are row by row
         pairs = torch.stack([fires.nonzero()[:, 0], indices[fires]]) if self.pairs else None
+        # Σ value · decoder row of each token, without a tensor [tokens, k, d_out].
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
@@ -210,6 +213,7 @@ class _ChunkForward:
             block.copy_(latents)
             is_active = latents.ne_(0)  # floats: their products are fast, and exact up to 2**24
             block_l0.copy_(is_active.sum(dim=-1))
+            # [block] @ [block, d_sae]
             firings += (weight @ is_active).long()
             if self.pairs:
                 fires = (is_active * weight[:, None]).nonzero().T
@@ -226,6 +230,7 @@ class _ChunkForward:
 
     def _gather(self, latents: Tensor, l0: Tensor) -> _ChunkOutput:
         """Decode latents [tokens, d_sae] by the decoder rows of the active ones."""
+        # `unsafe` below: l0 adds up to the number of values, so torch need not check it.
         token, indices = latents.nonzero(as_tuple=True)  # ordered by token, l0 of them for each
         values = latents[token, indices]
         sums = {
