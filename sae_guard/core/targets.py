@@ -349,6 +349,7 @@ def _worst(
 ) -> float:
     nonzero = denominator != 0
     ratios = numerator[nonzero] / denominator[nonzero]
+    # Below a negative denominator a larger ratio is not a worse one.
     if not (ratios.size and np.isfinite(ratios).all() and (denominator[nonzero] > 0).all()):
         raise UndefinedMetricError(
             f"{definition.name} has no worst sequence: it is undefined for some sequences"
@@ -368,7 +369,7 @@ def _quantile(
         confidence: Confidence level of the interval.
     """
     value = quantile(values[scored], share)
-    counts = (scored & (values <= value)).sum(axis=1).astype(np.float64)
+    counts = (scored & (values <= value)).sum(axis=1).astype(np.float64)  # [n_sequences]
     interval = quantile_interval(
         values[scored], share, counts, scored.sum(axis=1).astype(np.float64), confidence=confidence
     )
