@@ -68,6 +68,7 @@ def _load(path: Path) -> Any:
                 return read_arrays(file, size)
             if path.suffix != ".safetensors":
                 return read_torch(file, size)
+            # A safetensors file begins with the length of its JSON header.
             header = int.from_bytes(file.read(8), "little")
             if header > min(size, _LONGEST_HEADER):
                 raise ValueError(
