@@ -135,6 +135,7 @@ class Corpus:
     @cached_property
     def patched(self) -> Bool[Tensor, "sequence pos"]:
         """Mask of the positions at which the SAE, or an ablation, replaces the activation."""
+        # dtype: without any excluded id torch would make a float tensor.
         return ~torch.isin(self.tokens, torch.tensor(sorted(self.excluded), dtype=torch.int64))
 
     @cached_property
