@@ -79,7 +79,7 @@ class Folder:
             if fs.exists(f"{path}/{head}"):
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
             # Object stores cannot rename a folder: that the head comes last makes it atomic.
-            for file in sorted(files, key=lambda file: file == head):
+            for file in sorted(files, key=lambda file: file == head):  # False before True
                 _put(fs, f"{path}/{file}", files[file])
         return self.path_of(name)
 
@@ -103,6 +103,7 @@ class Folder:
         with _remote_errors(root):
             fs.invalidate_cache()  # fsspec would list the folder as it was some time ago
             paths = [path for path in _list_files(fs, root) if path.endswith(f"/{head}")]
+            # in one call: object stores are read concurrently
             contents = fs.cat(paths) if paths else {}
         for path in sorted(contents):
             name = path.removesuffix(f"/{head}").rpartition("/")[2]
