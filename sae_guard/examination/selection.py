@@ -96,6 +96,7 @@ def _with_threshold(sae: SAE, x: Tokens, l0: int) -> Variant:
     q = sae.pre_activations(sae.normalise(sample).value)
     if sae.rescale_by_decoder_norm != "none":  # thresholds compare with rescaled pre-activations
         q = q * sae.decoder_norms()
+    # The l0 · tokens largest pre-activations, whichever token they are of, stay active.
     threshold = float(q.flatten().topk(l0 * len(sample)).values[-1])
     return Variant(
         "threshold-dropped",

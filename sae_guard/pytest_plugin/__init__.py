@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         options.gate, named_files=named_files, skip_malformed=True
     )
     prepare(config)
+    # xdist gives its workers this attribute; the ledger is the controller's.
     if not hasattr(config, "workerinput"):
         ledger = LedgerPlugin(config, options)
         ledger.check_options()
