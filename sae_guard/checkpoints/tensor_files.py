@@ -181,6 +181,7 @@ def _read_array(stream: Stream, name: str) -> Tensor:
             f"{name!r:.100} should hold {size:,} bytes of numbers by its shape and dtype, but the "
             f"file has {stream.left:,}"
         )
+    # Not bytes: torch warns of memory that cannot be written.
     raw = bytearray(size)
     stream.readinto(raw)
     flat = np.frombuffer(raw, dtype)

@@ -212,7 +212,7 @@ class _Judge(NamedTuple):
             return np.zeros(d_sae, dtype=np.bool_), np.zeros(d_sae, dtype=np.bool_)
         # Per latent g_i = c_i − f·n_i: c_i firings on n_i tokens, f the frequency of dense latents.
         # Σ g and Σ g² suffice for the evidence, so that no table [n_sequences, d_sae] is needed.
-        first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)
+        first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)  # [d_sae]
         second = (
             spread.square - 2 * firing_above * spread.by_tokens + firing_above**2 * math.fsum(n**2)
         )

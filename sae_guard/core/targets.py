@@ -181,6 +181,7 @@ class Slice:
         if by == "source":
             return cls("source", glob=part)
         low, _, high = part.partition("..")
+        # A loop, since mypy does not narrow a text to a Literal by `in`.
         for kind in _RANGES:
             if by == kind:
                 return cls(kind, float(low), float(high) if high else math.inf)

@@ -77,6 +77,8 @@ class SharedSequence:
         """
         if not hook.endswith(_RESIDUAL):
             return None
+        # mask_of_row [batch]: which of the distinct masks each sequence has; count: how many have
+        # it.
         _, mask_of_row, count = torch.unique(
             patched, return_inverse=True, return_counts=True, dim=0
         )
@@ -300,6 +302,7 @@ class HookPointColumns:
             # Shard by shard: `CleanRuns.activation` reads complete shards.
             for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
                 halve_on_oom(add_moments, rows)
+            # [n_sequences, d_out], [n_sequences]
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
             deviation = deviations_from(mean, total, square, self.corpus.scored.sum(dim=1))

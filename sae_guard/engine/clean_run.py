@@ -186,6 +186,7 @@ class CleanRuns:
 
         def run(rows: slice) -> None:
             shard = self._run(rows, hooks, summary=_HEAD in names)
+            # Last in the run: a batch that ran out of memory has appended nothing.
             parts.append({name: {k: t.cpu() for k, t in shard[name].items()} for name in names})
 
         for rows in batches(windows.start, windows.stop, batch_size, self.size):

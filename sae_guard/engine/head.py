@@ -147,7 +147,7 @@ def summarise(
     """
     parts = []
     for part in _chunks(len(final), unembedding):
-        logits = unembedding.logits(final[part])
+        logits = unembedding.logits(final[part])  # [tokens, vocab]
         # log Σ eˣ = m + log Σ eˣ⁻ᵐ with the largest logit m, so that no exponential overflows.
         largest = logits.amax(dim=-1, keepdim=True)
         # Read before `sub_` overwrites the logits; log Z is added below.
@@ -195,7 +195,7 @@ def _concatenate(chunks: Sequence[Values]) -> Values:
 
 
 def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _ReplacedRun:
-    logits = unembedding.logits(final)
+    logits = unembedding.logits(final)  # [tokens, vocab]
     # Read before `sub_` overwrites the logits; log Z is added below.
     cross_entropy = -_target_logits(logits, target)
     largest = logits.amax(dim=-1, keepdim=True)

@@ -200,6 +200,6 @@ def firing_spread(
     # One number stands for (sequence, latent), so that equal ones can be counted.
     key, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
     wide_dtype = torch.float32 if pairs.device.type == "mps" else torch.float64
-    c, n = count.to(wide_dtype), scored.sum(dim=1).to(wide_dtype)[key // d_sae]
+    c, n = count.to(wide_dtype), scored.sum(dim=1).to(wide_dtype)[key // d_sae]  # one per key
     sums: Tensor = c.new_zeros(2, d_sae)
     return sums.index_add_(1, key % d_sae, torch.stack([c * c, c * n]))

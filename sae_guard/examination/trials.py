@@ -177,7 +177,7 @@ def nearest_rows(
     """
     latents = latents.to(sae.device)
     columns = normalize(sae.W_enc[:, latents].T, dim=-1)  # [latents, d_in]
-    own = (columns * normalize(sae.W_dec[latents], dim=-1)).sum(dim=-1)
+    own = (columns * normalize(sae.W_dec[latents], dim=-1)).sum(dim=-1)  # [latents]
     # Below any cosine, so that the first row replaces it.
     best = own.new_full((len(latents),), -2.0)
     row = latents.clone()

@@ -345,7 +345,6 @@ def pick_device(requested: str, worker: int) -> str:
     if requested == "mps" and not torch.backends.mps.is_available():
         raise SetupError("device mps: this machine has no MPS device", options=("device",))
     if requested.startswith("cuda"):
-      
         index = int(requested[5:]) if ":" in requested else worker % max(gpus, 1)
         if index >= gpus:
             raise SetupError(

@@ -16,6 +16,7 @@ from sae_guard.errors import InfrastructureError
 from sae_guard.files import write_whole
 from sae_guard.gate.session import Result
 
+# What `pickle` raises for bytes that are cut short or damaged, or of another version of a class.
 _UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError)
 
 

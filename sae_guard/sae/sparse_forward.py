@@ -181,7 +181,7 @@ class _ChunkForward:
         indices = torch.cat([selection.indices for selection in selections])
         if self.sae.rescale_by_decoder_norm == "selection":
             values = values / self.norms[indices]
-        is_active = values != 0
+        is_active = values != 0  # [tokens, k]
         fires = is_active & is_scored[:, None]
         firings.index_add_(0, indices.flatten(), fires.flatten().long())
         # both are row by row
@@ -206,6 +206,7 @@ class _ChunkForward:
         l0 = torch.empty(len(q), dtype=torch.int64, device=q.device)
         blocks = self._token_blocks(q)
         block_l0s = torch.split(l0, len(blocks[0]))
+        # As floats: the firings of a block are then one matrix product.
         block_weights = torch.split(is_scored.to(q.dtype), len(blocks[0]))
         block_pairs: list[Tensor] = []
         for block, block_l0, weight in zip(blocks, block_l0s, block_weights, strict=True):
@@ -216,7 +217,7 @@ class _ChunkForward:
             # [block] @ [block, d_sae]
             firings += (weight @ is_active).long()
             if self.pairs:
-                fires = (is_active * weight[:, None]).nonzero().T
+                fires = (is_active * weight[:, None]).nonzero().T  # [2, active]
                 block_pairs.append(_shift_tokens(fires, len(blocks[0]) * len(block_pairs)))
         pairs = torch.cat(block_pairs, dim=1) if block_pairs else None
         if int(l0.sum()) <= self.gather_up_to * q.numel():
