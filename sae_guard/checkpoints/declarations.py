@@ -63,6 +63,7 @@ def check_known(
         where: Addition to the message, such as ``for a topk SAE``.
     """
     # A field of a later version may change the forward pass, so that none is ignored.
+    # key=str: a key of YAML may be a number.
     unknown = ", ".join(
         f"{key} = {config[key]!r}" for key in sorted(config.keys() - fields, key=str)
     )

@@ -218,6 +218,7 @@ class _Judge(NamedTuple):
         )
         worst = _DENSE_TAIL * firing_above * float(n.mean())
         dense = evidence_of_moments(first, second, len(n), total, rule=rule)
+        # The tail guard: also with one unseen sequence on which the latent fires very often.
         sparse = np.minimum(
             evidence_of_moments(-first, second, len(n), total, rule=rule),
             evidence_of_moments(-first - worst, second + worst**2, len(n) + 1, total, rule=rule),

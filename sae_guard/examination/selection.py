@@ -102,6 +102,7 @@ def _with_threshold(sae: SAE, x: Tokens, l0: int) -> Variant:
         "threshold-dropped",
         f"architecture: jumprelu, threshold: {threshold:.4g}",
         "`sae: {architecture: jumprelu}`, with the thresholds of the training in the checkpoint",
+        # A threshold below 0 would do nothing: a negative q is 0 in any case.
         replace(sae, activation=JumpReLU(torch.full_like(sae.b_enc, max(threshold, 0.0)))),
         (("architecture", "jumprelu"),),
     )

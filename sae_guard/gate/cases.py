@@ -113,6 +113,7 @@ class Case:
             "hook": [self.hook, self.hook_out],
             "data": spec.data.model_dump(mode="json"),
             "sae": self.sae.model_dump(mode="json"),
+            # Real paths: two links to one checkpoint share its measurement.
             "base": os.path.realpath(spec.file.parent),
             "checkpoint": [os.path.realpath(self.checkpoint.path), self.checkpoint.name]
             if self.checkpoint

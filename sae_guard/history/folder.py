@@ -190,7 +190,7 @@ def _write_local(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             raise HistoryError(f"{folder / name} is there already; nothing is overwritten")
         partial.rename(folder / name)
         _sync(folder)
-        _sync(folder.parent)
+        _sync(folder.parent)  # the folder itself may be new
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -226,7 +226,7 @@ def _local_heads(folder: Path, head: str) -> Iterator[tuple[str, str, bytes]]:
             try:
                 with open(os.path.join(entry, head), "rb") as file:
                     data = file.read()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError):  # no entry, or not yet one
                 continue
         yield name, entry, data
 

@@ -246,6 +246,7 @@ class LanguageModel:
         records: Records = {}
         self._run(tokens, [*hooks, *_recorders([FINAL_HIDDEN], records)])
         final = records[FINAL_HIDDEN][0]
+        # [batch, pos, vocab]
         return self.unembedding.logits(final.flatten(0, 1)).view(*final.shape[:2], -1)
 
     @cached_property

@@ -129,7 +129,7 @@ class Suffix:
             yield
         finally:
             for block in skipped:
-                block.__dict__.pop("forward", None)
+                block.__dict__.pop("forward", None)  # the one of its class is found again
 
     def _identity(self, *args: Any, **kwargs: Any) -> Any:
         # Architectures pass the hidden states by position or by name.

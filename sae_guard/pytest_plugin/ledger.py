@@ -140,6 +140,7 @@ class LedgerPlugin:
     def _reports(self, session: pytest.Session) -> bool:
         """Return whether the run has a report of the gate."""
         requested = self._options.gate.gates or self._options.json or self._recorder
+        # Specs that gate nothing collect no test: the report says why.
         nothing_ran = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         idle_specs = nothing_ran and bool(self._config.stash[RUN_PLAN].spec_files)
         return bool(requested) or self._ledger is not None or idle_specs

@@ -125,6 +125,7 @@ def _evidence(
     fraction = min(n / total, 1 - 1 / total)
     log_term = -2 * math.log(2 * rule.alpha)
     r = n / (1 - fraction) * (log_term + math.log(log_term + 1)) / rule.minimum
+    # A NaN goes on: it compares as False, and so is no evidence.
     with np.errstate(invalid="ignore"):
         # By the lower tails: F(T) of a large T rounds to 1, and Φ⁻¹(1) is ∞.
         z = -ndtri(stdtr(n - 1, -_studentised(mean, square, skewness, n, fraction)))
@@ -158,7 +159,7 @@ def _moments(g: Values) -> tuple[Values, Values, Values]:
 
     The skewness is 0 where the variance is 0.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance of 0 is handled below
         mean = g.mean(axis=-1)
         centred = g - mean[..., None]
         square = (centred**2).mean(axis=-1)
