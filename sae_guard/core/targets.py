@@ -117,6 +117,7 @@ class Target:
         return core_schema.no_info_plain_validator_function(
             cls._from_report,
             serialization=core_schema.to_string_ser_schema(),
+            # pydantic has no JSON Schema of its own for a plain validator.
             metadata={"pydantic_js_functions": [lambda *_: {"type": "string"}]},
         )
 

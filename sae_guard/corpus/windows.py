@@ -169,6 +169,7 @@ class Corpus:
 def encode(text: str, tokenizer: Any) -> list[int]:
     """Return the token ids of a text, in which special tokens are neither added nor recognised."""
     # verbose=False: documents are cut into windows, so one longer than the model's context is fine.
+    # Text that spells a special token stays text: a second BOS would change L0 and KL.
     ids: list[int] = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]

@@ -164,7 +164,7 @@ def sequence_sums(
 ) -> Float[Tensor, " batch"]:
     """Sum the values of the scored tokens of each sequence, in float64 on the CPU."""
     sums = torch.zeros(len(scored), dtype=torch.float64)
-    return sums.index_add_(0, scored.nonzero()[:, 0], values.cpu().double())  # [batch]
+    return sums.index_add_(0, scored.nonzero()[:, 0], values.cpu().double())
 
 
 def token_table(

@@ -272,6 +272,6 @@ def _differs(
     both_finite = fast.isfinite() & reference.isfinite()
     # Numbers that are finite on neither path are no difference: no verdict is based on them.
     any_finite = fast.isfinite() | reference.isfinite()
-    # NaN and ∞ compare as False here, so `both_finite` decides about them.
+    # A NaN and an infinite reference compare as False here: `both_finite` decides about them.
     is_off = (fast - reference).abs() > tolerance * (1 + reference.abs())
     return bool(((is_off | ~both_finite) & any_finite).any())

@@ -66,7 +66,7 @@ class LedgerPlugin:
         """Expect the tests that this process collected, in a run without workers."""
         self._expect([item.nodeid for item in session.items])
 
-    @pytest.hookimpl(optionalhook=True)
+    @pytest.hookimpl(optionalhook=True)  # without xdist pytest knows no such hook
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """Expect the tests that a worker of pytest-xdist collected."""
         self._expect(ids)

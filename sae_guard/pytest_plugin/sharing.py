@@ -31,6 +31,7 @@ class SharedFolder:
 
     def computed_once(self, key: str, compute: Callable[[], Result]) -> Result:
         """Return the result that another process stored, or compute and store it."""
+        # The kernel frees it if its holder is killed: another worker then computes.
         with FileLock(self._folder / f"{key}.lock"):
             result: Result | None = self.stored(key)
             if result is None:
