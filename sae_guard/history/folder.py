@@ -103,7 +103,7 @@ class Folder:
         with _remote_errors(root):
             fs.invalidate_cache()  # fsspec would list the folder as it was some time ago
             paths = [path for path in _list_files(fs, root) if path.endswith(f"/{head}")]
-            # in one call: object stores are read concurrently
+            # In one call: object stores are read concurrently.
             contents = fs.cat(paths) if paths else {}
         for path in sorted(contents):
             name = path.removesuffix(f"/{head}").rpartition("/")[2]

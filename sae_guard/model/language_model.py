@@ -105,7 +105,7 @@ class LanguageModel:
         """
         self.check_hook(hook)
         tokens = torch.zeros(1, 2, dtype=torch.int64)
-        # hook_z has a dimension for heads
+        # hook_z has a dimension for heads.
         return self.activations(tokens, hook)[hook].flatten(2).shape[-1]
 
     @cached_property

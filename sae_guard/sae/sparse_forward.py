@@ -184,7 +184,7 @@ class _ChunkForward:
         is_active = values != 0  # [tokens, k]
         fires = is_active & is_scored[:, None]
         firings.index_add_(0, indices.flatten(), fires.flatten().long())
-        # both are row by row
+        # Both are row by row.
         pairs = torch.stack([fires.nonzero()[:, 0], indices[fires]]) if self.pairs else None
         # Σ value · decoder row of each token, without a tensor [tokens, k, d_out].
         decoded = embedding_bag(

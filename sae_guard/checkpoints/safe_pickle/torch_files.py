@@ -105,7 +105,7 @@ def _read_old(stream: Stream, budget: Budget) -> Any:
     if type(keys) is not list or sorted(keys) != sorted(storages):
         raise ValueError("the stored keys of storages differ from those of the tensors")
     for key in keys:
-        # its number of elements, before its bytes
+        # Its number of elements, before its bytes.
         if int.from_bytes(stream.read(8), "little") != storages[key].count:
             raise ValueError(f"the size of storage {key!r:.100} differs from that in its tensors")
         stream.readinto(storages[key].raw)
