@@ -18,6 +18,7 @@ from sae_guard.engine.memory import Memory
 from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix
 
 _HEAD = "head"  # stands for the clean predictions beside the hook points
+_SUMMARY_BYTES = 3 * 8  # offset, cross-entropy and entropy of `CleanSummary`, each a float64
 _Shard = dict[str, dict[str, Tensor]]
 """Hook point, or `_HEAD`, → tensors by name, for all windows of a shard."""
 
@@ -257,7 +258,7 @@ class CleanRuns:
         bytes_per_token[_HEAD] = activations[FINAL_HIDDEN][0, 0].nbytes
         # ē is a row of the float32 matrix, wider than a final hidden state in half precision.
         if self._stores_summary:
-            bytes_per_token[_HEAD] = self.model.unembedding.weight[0].nbytes + 16
+            bytes_per_token[_HEAD] = self.model.unembedding.weight[0].nbytes + _SUMMARY_BYTES
         tokens = self.size * context
         return sum(
             count * bytes_per_token[name] * tokens for name, count in missing.items() if count

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from sae_guard.cache import Cache
 from sae_guard.corpus import Corpus
 from sae_guard.engine import Intervention, measure, measure_all
 from sae_guard.engine.clean_run import CleanRuns
+from sae_guard.engine.memory import Memory
 from sae_guard.model import LanguageModel
 from tests.helpers.small_measurements import (
     MLP,
@@ -52,3 +55,20 @@ def test_several_saes_share_one_clean_run_and_keep_their_numbers(
         assert mine.provenance.hook == theirs.provenance.hook
     comparisons = [slice(0, 2)] * len(hooks)
     assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *comparisons]))
+
+
+def test_the_cache_makes_room_for_all_bytes_of_the_clean_runs(
+    gpt2: LanguageModel, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, original, reserved = Cache(tmp_path), Memory.reserve, list[int]()
+
+    def reserve(self: Memory, n_bytes: int) -> bool:
+        reserved.append(n_bytes)
+        return original(self, n_bytes)
+
+    monkeypatch.setattr(Memory, "reserve", reserve)
+    measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
+    files = [*tmp_path.rglob("clean/**/*.safetensors")]
+    tensors = [tensor for path in files for tensor in load_file(path).values()]
+    assert tensors
+    assert max(reserved) >= sum(tensor.nbytes for tensor in tensors)
