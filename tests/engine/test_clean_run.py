@@ -57,18 +57,13 @@ def test_several_saes_share_one_clean_run_and_keep_their_numbers(
     assert sorted(map(str, runs)) == sorted(map(str, [slice(0, 3), slice(3, 6), *comparisons]))
 
 
-def test_the_cache_makes_room_for_all_bytes_of_the_clean_runs(
-    gpt2: LanguageModel, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_cache_makes_room_for_all_bytes_of_a_clean_prediction(
+    gpt2: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
-    cache, original, reserved = Cache(tmp_path), Memory.reserve, list[int]()
-
-    def reserve(self: Memory, n_bytes: int) -> bool:
-        reserved.append(n_bytes)
-        return original(self, n_bytes)
-
-    monkeypatch.setattr(Memory, "reserve", reserve)
+    cache = Cache(tmp_path)
+    clean_runs = CleanRuns(gpt2, corpus, Memory.from_cache(cache, gpt2, corpus), [RESIDUAL])
+    per_token = clean_runs._missing_bytes(["head"]) / corpus.tokens.numel()
     measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
-    files = [*tmp_path.rglob("clean/**/*.safetensors")]
-    tensors = [tensor for path in files for tensor in load_file(path).values()]
-    assert tensors
-    assert max(reserved) >= sum(tensor.nbytes for tensor in tensors)
+    (file,) = tmp_path.rglob("clean/head/*.safetensors")
+    tensors = load_file(file).values()
+    assert per_token == sum(tensor[0].nbytes for tensor in tensors)
