@@ -62,7 +62,8 @@ def test_the_cache_makes_room_for_all_bytes_of_a_clean_prediction(
 ) -> None:
     cache = Cache(tmp_path)
     clean_runs = CleanRuns(gpt2, corpus, Memory.from_cache(cache, gpt2, corpus), [RESIDUAL])
-    per_token = clean_runs._missing_bytes(["head"]) / corpus.tokens.numel()
+    shard_tokens = clean_runs.size * corpus.tokens.shape[1]
+    per_token = clean_runs._missing_bytes(["head"]) / shard_tokens
     measure(gpt2, make_sae(), corpus, RESIDUAL, cache=cache)
     (file,) = tmp_path.rglob("clean/head/*.safetensors")
     tensors = load_file(file).values()
