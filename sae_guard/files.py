@@ -40,6 +40,6 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
         if target.exists():
             shutil.copymode(target, partial)
         partial.replace(target)
-    except BaseException:
+    except BaseException:  # Ctrl+C leaves no partial file either
         partial.unlink(missing_ok=True)
         raise

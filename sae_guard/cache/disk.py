@@ -73,7 +73,7 @@ def write_atomically(
     def open_partial() -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(parents=True, exist_ok=True)
-        for orphan in partial.glob(f".{label}.{'?' * 32}"):
+        for orphan in partial.glob(f".{label}.{'?' * 32}"):  # 32 digits of a uuid
             orphan.unlink(missing_ok=True)
         return (partial / f".{label}.{uuid4().hex}").open("xb")
 
@@ -88,7 +88,7 @@ def write_atomically(
                 os.replace(file.name, path)
     finally:
         with suppress(OSError):
-            os.unlink(file.name)
+            os.unlink(file.name)  # not there after the rename
 
 
 def remove(path: Path) -> None:

@@ -207,6 +207,7 @@ class Entry:
             CacheError: The lock file cannot be written.
         """
         self._path(name)  # for the check of the name
+        # Before the file of the lock: the tag has to be the first file of a cache.
         tag(self.cache.root)
         path = self.folder / "locks" / f"{name}.lock"
         lock = FileLock(path)

@@ -133,6 +133,7 @@ def assemble(
     return SAE(
         weights["W_enc"],
         weights["W_dec"],
+        # A gated SAE has no b_enc: gate and magnitude have a bias each.
         weights["b_mag"].new_zeros(len(weights["b_mag"])) if b_enc is None else b_enc,
         weights["b_dec"],
         activation,
@@ -250,6 +251,7 @@ def oriented(
         fits, fits_transposed = matrix.shape == shape, matrix.shape == shape[::-1]
         is_transposed = fits_transposed if fits != fits_transposed else name in transposed
         if is_transposed:
+            # Contiguous: rows of W_dec are gathered only then (`sae.sparse_forward`).
             result[name] = matrix.T.contiguous()
         if is_transposed != (name in transposed):
             notes.append(f"{name} lies as {list(matrix.shape)}, by the sizes of the biases")

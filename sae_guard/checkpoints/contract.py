@@ -76,6 +76,7 @@ def _deterministic(sae: SAE, options: SaeOptions) -> str | None:
 def _batch_mates(sae: SAE, options: SaeOptions) -> str | None:
     # An SAE that is not deterministic would differ here too, with the batch as the wrong culprit.
     check("deterministic", sae, options)
+    # Larger activations take latents away from the others where a TopK is over the batch.
     x, larger = _batch(sae), _batch(sae).flip(0) * 30
     first_half = slice(0, _TOKENS)
     outputs = sae(torch.cat([x, x])), sae(torch.cat([x, larger]))

@@ -62,6 +62,8 @@ def check_known(
         contract: The part of the load contract that breaks.
         where: Addition to the message, such as ``for a topk SAE``.
     """
+    # A field of a later version may change the forward pass, so that none is ignored.
+    # key=str: a key of YAML may be a number.
     unknown = ", ".join(
         f"{key} = {config[key]!r}" for key in sorted(config.keys() - fields, key=str)
     )

@@ -27,6 +27,7 @@ def declare(path: Path, name: str | None = None) -> Declaration:
     files = files_at(path, name)
     if files is None:
         return Declaration()
+    # Stable: others keep their order.
     formats = sorted(FORMATS, key=lambda format: not format.declares_first)
     declarations = (format.declare(files) for format in formats)
     return next((d for d in declarations if d is not None), Declaration())

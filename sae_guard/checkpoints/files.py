@@ -70,6 +70,7 @@ def _config(data: bytes, path: Path) -> dict[str, Any]:
     try:
         text = data.decode("utf-8")
         config = _yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+        # Aliases make YAML that is short in the file and endless when it is printed.
         check_plain(config)
     except (ValueError, RecursionError) as error:
         raise LoadError(f"{path}: unreadable config: {error}") from error

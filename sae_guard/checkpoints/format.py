@@ -57,6 +57,7 @@ class ConfigLocation:
 
     def file_of(self, weights: Path) -> Path | None:
         """Return the config of the weights; None where this layout does not apply."""
+        # DOTALL: the name of a file may contain a line break.
         if not re.fullmatch(self.weights, f"{weights.parent.name}/{weights.name}", re.DOTALL):
             return None
         parents = (weights.parent, *weights.parent.parents)

@@ -47,6 +47,7 @@ def fetch(reference: str) -> Fetched:
     if not local_path.exists() or (local_path.is_dir() and not any(local_path.iterdir())):
         raise _missing_error(reference, repository, revision, path)
     origin = "/".join(filter(None, [f"{PREFIX}{repository}", path]))
+    # The cache of the hub names the folder of a snapshot by its commit.
     return Fetched(local_path, f"{origin}@{snapshot.name}", path, match["name"])
 
 
@@ -82,6 +83,7 @@ def _snapshot(reference: str, repository: str, revision: str | None, files: list
 
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
+    # Before HfHubHTTPError, from which the first two derive.
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise SetupError(f"{reference}: {_first_line(error)}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

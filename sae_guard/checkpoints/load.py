@@ -38,6 +38,7 @@ def load(
             unknown format.
     """
     opened = open_checkpoint(Path(path), name)
+    # The last format matches everything.
     format = next(format for format in FORMATS if format.matches(opened))
     if name is not None and not format.several:
         raise LoadError(

@@ -68,6 +68,7 @@ def _load(path: Path) -> Any:
                 return read_arrays(file, size)
             if path.suffix != ".safetensors":
                 return read_torch(file, size)
+            # A safetensors file begins with the length of its JSON header.
             header = int.from_bytes(file.read(8), "little")
             if header > min(size, _LONGEST_HEADER):
                 raise ValueError(
@@ -180,6 +181,7 @@ def _read_array(stream: Stream, name: str) -> Tensor:
             f"{name!r:.100} should hold {size:,} bytes of numbers by its shape and dtype, but the "
             f"file has {stream.left:,}"
         )
+    # Not bytes: torch warns of memory that cannot be written.
     raw = bytearray(size)
     stream.readinto(raw)
     flat = np.frombuffer(raw, dtype)

@@ -69,6 +69,7 @@ def history(folder: str | None, last: int | None, **options: Any) -> None:
         raise click.UsageError(f"{names} do not go together; use one of them")
     opened = open_history(folder)
     contents = read_records(opened)
+    # Without --last the slice is [0:], all of them.
     records = filter_records(contents, globs, opened.url)[-(last or 0) :]
     # A filter cannot match a record that is not there.
     is_filtered = last is not None or any(globs.values())

@@ -25,7 +25,7 @@ def _together(*options: Option[Any]) -> Option[Any]:
     """Return a decorator that adds several options to a command, in this order."""
 
     def decorate(command: Command) -> Command:
-        for option in reversed(options):
+        for option in reversed(options):  # decorators apply from the last to the first
             command = option(command)
         return command
 

@@ -167,6 +167,7 @@ def _differences(
     ]
     source = _mapping(_mapping(measured, "corpus"), "source")
     data = spec.data.model_dump(mode="json", exclude_none=True)
+    # Limits of the setup's check: they change no number.
     keys = sorted({*data, *source} - {"expect_clean_ce"})
     pairs += [(f"data.{key}", source.get(key), data.get(key)) for key in keys]
     versions = _mapping(measured, "formula_versions")

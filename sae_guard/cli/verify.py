@@ -67,6 +67,7 @@ def _parse_tolerance(_: click.Context, __: click.Parameter, value: float) -> flo
 @machine_options
 @click.option(
     "--cache",
+    # A cache that somebody forged could confirm a forged record.
     default="off",
     show_default=True,
     metavar="FOLDER|off",

@@ -42,6 +42,7 @@ def not_beaten(own: Row, baselines: Mapping[str, Row]) -> Iterable[str]:
     """Yield a message for each baseline whose KL is not above the checkpoint's."""
     for name, row in baselines.items():
         own_kl, baseline_kl = own["kl"], row["kl"]
+        # Written so that a NaN counts as not below.
         if own_kl is None or baseline_kl is None or not own_kl < baseline_kl:
             yield f"KL {_number(own_kl)} is not below that of the {name}, {_number(baseline_kl)}"
 

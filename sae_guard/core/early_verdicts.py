@@ -66,6 +66,7 @@ class Early:
         Args:
             measurement: The first rows in a random order that was fixed before measuring.
         """
+        # All thresholds, decided ones too: α / bounds must not grow from look to look.
         bounds = sum(len(_bounds(threshold)) for threshold in self.thresholds)
         for threshold in self.thresholds:
             if threshold not in self.verdicts:
@@ -159,6 +160,8 @@ class _Judge(NamedTuple):
         if definition.firing_above is not None:
             return self._latents(definition.firing_above)
         needs_deviation = "sq_deviation" in definition.columns
+        # The first rows may lack the few tokens of enormous norm that make up most of Σ‖x−μ‖², and
+        # the exact sum is known of the whole set only.
         if needs_deviation and (measurement.whole_sq_deviation is None or target.slice is not None):
             return None
         if target.statistic == WORST:
@@ -180,6 +183,7 @@ class _Judge(NamedTuple):
     def _latents(self, firing_above: float) -> Status | None:
         """Judge a share of latents by the lowest and highest value it can have on the whole set."""
         threshold = self.threshold
+        # Of dead latents: the share can only fall as more tokens are measured.
         low, high = 0.0, estimate(self.measurement, threshold.target, whole=False).value
         if firing_above > 0:
             dense, sparse = self._dense_and_sparse(firing_above)
@@ -208,16 +212,19 @@ class _Judge(NamedTuple):
             return np.zeros(d_sae, dtype=np.bool_), np.zeros(d_sae, dtype=np.bool_)
         # Per latent g_i = c_i − f·n_i: c_i firings on n_i tokens, f the frequency of dense latents.
         # Σ g and Σ g² suffice for the evidence, so that no table [n_sequences, d_sae] is needed.
-        first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)
+        first = measurement.firings.astype(np.float64) - firing_above * math.fsum(n)  # [d_sae]
         second = (
             spread.square - 2 * firing_above * spread.by_tokens + firing_above**2 * math.fsum(n**2)
         )
         worst = _DENSE_TAIL * firing_above * float(n.mean())
         dense = evidence_of_moments(first, second, len(n), total, rule=rule)
+        # The tail guard: also with one unseen sequence on which the latent fires very often.
         sparse = np.minimum(
             evidence_of_moments(-first, second, len(n), total, rule=rule),
             evidence_of_moments(-first - worst, second + worst**2, len(n) + 1, total, rule=rule),
         )
+        # Too many dense latents fail the gate, which any of its bounds could: α / bounds for these
+        # alone.
         needed = math.log(d_sae) - math.log(rule.alpha)
         return dense >= needed + math.log(self.bounds), sparse >= needed
 
@@ -225,6 +232,7 @@ class _Judge(NamedTuple):
         """Return whether a bound is surely kept or surely crossed; None where it is neither yet."""
         g, denominator, rule = boundary.g, boundary.denominator, self.rule
         total = self.measurement.n_whole
+        # R ≤ t and Σ g ≤ 0 say the same only if Σ denominator is above 0.
         if not _is_precise(denominator, total):
             return None
         if abs(math.fsum(g)) <= NOISE * scale * math.fsum(np.abs(denominator)):
@@ -254,11 +262,13 @@ def _boundary(measurement: Measurement, threshold: Threshold, side: Side, bound:
         # p99 ≤ t iff at most 1 % of the tokens are above t; p99 ≥ t iff less than 99 % are below.
         ratio_terms = counts_past_bound(measurement, target, bound, side)
         side, bound = ("max", 1 - share) if side == "max" else ("max", share)
+        # A sequence cannot have more than all of its tokens past the bound.
         origin, tail = 0.0, min(_QUANTILE_TAIL, (1 - bound) / bound)
     else:
         ratio_terms = terms(measurement, target)
     sign = 1.0 if side == "max" else -1.0
     g = sign * (ratio_terms.numerator - bound * ratio_terms.denominator)
+    # A bound at the origin has no distance to scale the tail by.
     distance = abs(bound - origin) or abs(_ratio(ratio_terms) - origin)
     tail_end = tail * distance * float(ratio_terms.denominator.mean())
     # Losses and norms have their heavy tail above 0, scores below 1. An unseen sequence out there

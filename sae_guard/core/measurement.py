@@ -85,6 +85,7 @@ class TokenTable:
         """
         tokens = self.scored & mask
         sums = {
+            # Not a product with the mask: NaN · 0 is NaN.
             name: np.where(tokens, column, 0).sum(axis=1, dtype=np.float64)
             for name, column in self.columns.items()
             if ALL_COLUMNS[name].summed
@@ -210,6 +211,7 @@ class Measurement:
                     f"column {name!r} is {column.dtype}{list(column.shape)}, expected "
                     f"float64{list(self.sequences.shape)}"
                 )
+        # Two measurements are paired row by row, and sequences are looked up by bisection.
         if not bool(np.all(np.diff(self.sequences) > 0)):
             raise ValueError("sequence indices are not strictly ascending: sort the rows by index")
         if self.tokens is not None and len(self.tokens.scored) != len(self.sequences):

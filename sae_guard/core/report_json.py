@@ -50,7 +50,9 @@ def report_from_json(data: bytes, *, file: str) -> RunReport:
         SetupError: The data is not a report, or of another schema version.
     """
     try:
+        # Python's parser accepts NaN and Infinity, which no JSON has.
         document = json.loads(data, parse_constant=_refuse)
+    # RecursionError: lists nested thousands deep.
     except (ValueError, RecursionError) as error:
         raise SetupError(f"{file}: not JSON: {error}") from None
     if not isinstance(document, dict) or "schema_version" not in document:
@@ -169,6 +171,7 @@ def _other_kind(plain: Any, again: Any, *keys: str) -> str | None:
     elif isinstance(plain, list) and isinstance(again, list):
         pairs = zip(count(), plain, again)
     else:
+        # Other programs write the float 1.0 as 1.
         same = type(plain) is type(again) or {type(plain), type(again)} == {int, float}
         return None if same else f"`{'.'.join(keys)}` is {plain!r}, expected {_kind_of(again)}"
     problems = (_other_kind(part, other, *keys, str(key)) for key, part, other in pairs)

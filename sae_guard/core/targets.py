@@ -117,6 +117,7 @@ class Target:
         return core_schema.no_info_plain_validator_function(
             cls._from_report,
             serialization=core_schema.to_string_ser_schema(),
+            # pydantic has no JSON Schema of its own for a plain validator.
             metadata={"pydantic_js_functions": [lambda *_: {"type": "string"}]},
         )
 
@@ -181,6 +182,7 @@ class Slice:
         if by == "source":
             return cls("source", glob=part)
         low, _, high = part.partition("..")
+        # A loop, since mypy does not narrow a text to a Literal by `in`.
         for kind in _RANGES:
             if by == kind:
                 return cls(kind, float(low), float(high) if high else math.inf)
@@ -349,6 +351,7 @@ def _worst(
 ) -> float:
     nonzero = denominator != 0
     ratios = numerator[nonzero] / denominator[nonzero]
+    # Below a negative denominator a larger ratio is not a worse one.
     if not (ratios.size and np.isfinite(ratios).all() and (denominator[nonzero] > 0).all()):
         raise UndefinedMetricError(
             f"{definition.name} has no worst sequence: it is undefined for some sequences"
@@ -368,7 +371,7 @@ def _quantile(
         confidence: Confidence level of the interval.
     """
     value = quantile(values[scored], share)
-    counts = (scored & (values <= value)).sum(axis=1).astype(np.float64)
+    counts = (scored & (values <= value)).sum(axis=1).astype(np.float64)  # [n_sequences]
     interval = quantile_interval(
         values[scored], share, counts, scored.sum(axis=1).astype(np.float64), confidence=confidence
     )

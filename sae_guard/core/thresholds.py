@@ -66,7 +66,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         if isinstance(self.target, str):
-            object.__setattr__(self, "target", Target.parse(self.target))
+            object.__setattr__(self, "target", Target.parse(self.target))  # the dataclass is frozen
         if (problem := self.target.problem()) is not None:
             raise ValueError(f"threshold on {self.target}: {problem}")
         if self.relative and not self.target.change:

@@ -209,6 +209,7 @@ def _warn(decision: Decision, old: float, quiet: Decimal) -> Decimal | None:
     unrounded = next(value for value in candidates if _looser(side, float(bound), float(value)))
     new = _rounded(unrounded, side, scale, to_integer=float(old).is_integer())
     digits = _DIGITS
+    # Rounded outwards, the warn bound may meet the bound: more digits keep them apart.
     while not _looser(side, float(bound), float(new)):
         new = _rounded(unrounded, side, scale, digits=digits)
         digits += 1

@@ -124,6 +124,7 @@ def _judge(measurement: Measurement, threshold: Threshold, baseline: Baseline | 
     verdict = Verdict(threshold, "pass", judged, marginal=marginal, change=since_baseline)
     if threshold.confidence is not None:
         confident, _ = _estimate(measurement, threshold, baseline, threshold.confidence)
+        # Before the value is judged: an interval that holds the bound allows neither pass nor fail.
         if (reason := _undecided(threshold, confident)) is not None:
             return replace(verdict, status="undecided", message=reason)
     if not threshold.allows(judged.value):

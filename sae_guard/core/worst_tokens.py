@@ -98,6 +98,7 @@ def _tokens(
     columns = {name: column.ravel() for name, column in table.columns.items()}
     for index in largest(columns["kl"][places].astype(np.float64), limit):
         place = int(places[index])
+        # Row of the table, not yet of the corpus.
         row, position = divmod(place, table.scored.shape[1])
         sequence = int(measurement.sequences[row])
         around = measurement.excerpts.tokens.get((sequence, position), NO_TEXT)

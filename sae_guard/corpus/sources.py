@@ -204,6 +204,7 @@ def dataset(
                     f"dataset {path!r} has no field {field!r}; allowed: {', '.join(row)}"
                 )
             yield RawDocument(_source(row, source_field, path, f"dataset {path!r}"), row[field])
+    # Before OSError, from which it derives.
     except ConnectionError as error:
         raise InfrastructureError(f"dataset {path!r} cannot be reached: {error}") from error
     except (OSError, ValueError, KeyError) as error:

@@ -135,6 +135,7 @@ class Corpus:
     @cached_property
     def patched(self) -> Bool[Tensor, "sequence pos"]:
         """Mask of the positions at which the SAE, or an ablation, replaces the activation."""
+        # dtype: without any excluded id torch would make a float tensor.
         return ~torch.isin(self.tokens, torch.tensor(sorted(self.excluded), dtype=torch.int64))
 
     @cached_property
@@ -168,6 +169,7 @@ class Corpus:
 def encode(text: str, tokenizer: Any) -> list[int]:
     """Return the token ids of a text, in which special tokens are neither added nor recognised."""
     # verbose=False: documents are cut into windows, so one longer than the model's context is fine.
+    # Text that spells a special token stays text: a second BOS would change L0 and KL.
     ids: list[int] = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]

@@ -40,7 +40,8 @@ def replacement_edit(value: Tensor, patched: Bool[Tensor, "batch pos"]) -> Edit:
     """
 
     def edit(activation: Tensor) -> Tensor:
-        mask = patched.to(activation.device).unsqueeze(-1)
+        mask = patched.to(activation.device).unsqueeze(-1)  # [batch, pos, 1]
+        # Also to its dtype: a model in half precision goes on in half precision.
         return torch.where(mask, value.to(activation), activation)
 
     return edit
@@ -76,17 +77,21 @@ class SharedSequence:
         """
         if not hook.endswith(_RESIDUAL):
             return None
+        # mask_of_row [batch]: which of the distinct masks each sequence has; count: how many have
+        # it.
         _, mask_of_row, count = torch.unique(
             patched, return_inverse=True, return_counts=True, dim=0
         )
         index = int((mask_of_row == count.argmax()).nonzero()[0, 0])
         row = slice(index, index + 1)
         shared = cls(suffix, hook, tokens[row], patched[row], residual[row], activation[row])
+        # A sequence with the same tokens has the same run at any hook point, and proves nothing.
         is_match = shared.matches(patched, activation) & (tokens != tokens[row]).any(dim=1)
         if not bool(is_match.any()):
             return None
         pair = torch.tensor([index, int(is_match.nonzero()[0, 0])], device=tokens.device)
         edit = replacement_edit(activation.new_zeros(()), patched[pair])
+        # In one batch, so that both rows go through the same kernels and must agree in every bit.
         final = suffix.final_hidden_with(tokens[pair], residual[pair], hook, edit)
         return shared if torch.equal(final[0], final[1]) else None
 
@@ -108,8 +113,8 @@ class SharedSequence:
         self, patched: Bool[Tensor, "batch pos"], activation: Float[Tensor, "batch pos d_out"]
     ) -> Bool[Tensor, " batch"]:
         """Mark the sequences that equal this one after ablation: same mask, same unpatched rest."""
-        difference = (activation - self.activation).abs().amax(dim=-1)
-        largest = self.activation.abs().amax(dim=-1)
+        difference = (activation - self.activation).abs().amax(dim=-1)  # [batch, pos]
+        largest = self.activation.abs().amax(dim=-1)  # [1, pos]
         is_same = patched | (difference <= _RELATIVE_TOLERANCE * largest)
         return is_same.all(dim=1) & (patched == self.patched).all(dim=1)
 
@@ -158,7 +163,7 @@ class Ablation:
             selected: Windows that are run.
             residual: Residual stream that enters the suffix, of all windows.
         """
-        losses = torch.zeros(self.corpus.scored[rows, :-1].shape)
+        losses = torch.zeros(self.corpus.scored[rows, :-1].shape)  # [batch, pos-1]
         if not bool(selected.any()):
             return losses
         device = self.suffix.model.device
@@ -166,6 +171,7 @@ class Ablation:
         edit = replacement_edit(value, self.corpus.patched[rows][selected].to(device))
         residual = residual[selected.to(residual.device)].to(device)
         final = self.suffix.final_hidden_with(tokens.to(device), residual, self.hook, edit)[:, :-1]
+        # [scored, d_model], [scored]
         final, target = final[scored.to(final.device)], tokens[:, 1:][scored]
         selected_losses = head.cross_entropy(self.suffix.unembedding, final, target)
         losses[selected] = token_table(selected_losses, scored)
@@ -179,6 +185,7 @@ class Ablation:
         scored = self.corpus.scored[rows, :-1]
         if self.shared is None:
             return torch.zeros(scored.shape)
+        # [pos-1, d_model], [batch, pos-1]
         final, target = self.shared.final(value)[:-1], self.corpus.tokens[rows, 1:]
         values = head.shared_cross_entropy(self.suffix.unembedding, final, target)
         return torch.where(scored, values.cpu().float(), 0)
@@ -214,6 +221,7 @@ class HookPointColumns:
         self.corpus = corpus
         self.hook = hook
         n, shape = len(corpus.tokens), corpus.scored[:, :-1].shape
+        # NaN and not 0: a row that nobody filled in must not pass for a small loss.
         self.sums = {name: torch.full((n,), torch.nan, dtype=torch.float64) for name in _COLUMNS}
         self.tokens = {name: torch.full(shape, torch.nan) for name in _OF_TOKENS}
         """Token columns; NaN where windows are not filled in, or μ was not known."""
@@ -226,6 +234,7 @@ class HookPointColumns:
         self._memory = memory
         self._ablation: Ablation | None = None
         self._pending_residuals: dict[tuple[int, int], Tensor] = {}
+        # `finish` writes it last, so where it is, the columns of all windows are complete.
         stored = memory.read(f"at/{hook}/sums")
         if stored is not None:
             self.sums = {name: stored[name] for name in _COLUMNS}
@@ -237,6 +246,7 @@ class HookPointColumns:
         """Compute the numbers of some windows that do not need μ."""
         if self.finished:
             return
+        # Before `self._rows` is used: the name of its shards depends on the shared sequence.
         ablation = self._ablation_for(rows, clean_run)
         if self._rows.has(rows):
             return
@@ -246,6 +256,7 @@ class HookPointColumns:
         ce_zero = ablation.own_losses(torch.zeros(()), rows, own_run, residual)
         values = {"own_run": own_run, "ce_zero": ce_zero, "total": total, "square": square}
         self._rows.set(rows, values)
+        # With a cache, mean ablations read the residual from it again.
         if bool(own_run.any()) and not self._clean_runs.uses_cache:
             pending = sum(residuals.nbytes for residuals in self._pending_residuals.values())
             if pending + residual.nbytes <= _MAX_PENDING_BYTES:
@@ -261,6 +272,7 @@ class HookPointColumns:
             return
         for rows in windows:
             self._ensure_batch(rows)
+        # The last position is never scored, so both count the same tokens.
         mean = self._rows["total"].sum(dim=0) / self.corpus.scored.sum()
         for rows in windows:
             halve_on_oom(lambda part: self._mean_ablate(part, mean), rows)
@@ -287,8 +299,10 @@ class HookPointColumns:
                 y = self._clean_runs.activation(rows, clean_hook, self.suffix)
                 parts.append(moments(y, self.corpus.scored[rows, :-1]))
 
+            # Shard by shard: `CleanRuns.activation` reads complete shards.
             for rows in batches(0, n, self._clean_runs.size, self._clean_runs.size):
                 halve_on_oom(add_moments, rows)
+            # [n_sequences, d_out], [n_sequences]
             total, square = map(torch.cat, zip(*parts, strict=True))
             mean = total.sum(dim=0) / self.corpus.scored.sum()
             deviation = deviations_from(mean, total, square, self.corpus.scored.sum(dim=1))
@@ -314,7 +328,7 @@ class HookPointColumns:
     def _set_columns(self, rows: slice, mean: Float[Tensor, " d_out"] | None) -> None:
         assert self._ablation is not None
         scored, shared_losses = self.corpus.scored[rows, :-1], self._ablation.shared_losses
-        own_run = self._rows["own_run"][rows, None]
+        own_run = self._rows["own_run"][rows, None]  # [batch, 1]
         ce_zero = torch.where(
             own_run, self._rows["ce_zero"][rows], shared_losses(torch.zeros(()), rows)
         )
@@ -326,6 +340,7 @@ class HookPointColumns:
             total, square = (self._rows[name][rows] for name in ("total", "square"))
             n_scored = scored.sum(dim=1)
             self.sums["sq_deviation"][rows] = deviations_from(mean, total, square, n_scored)
+        # Where μ is not known, scored tokens are NaN; the others are 0, as in every column.
         for name, values in (("ce_zero", ce_zero), ("ce_mean", torch.where(scored, ce_mean, 0))):
             self.tokens[name][rows] = values
             self.sums[name][rows] = values.double().sum(dim=1)
@@ -372,6 +387,8 @@ class HookPointColumns:
         if self._ablation is not None:
             return self._ablation
         name = f"at/{self.hook}/shared"
+        # One process chooses; the others take its sequence, so that all of them fill the same
+        # shards.
         with self._memory.lock(name):
             tensors = self._memory.read(name)
             if tensors is None:
@@ -383,6 +400,8 @@ class HookPointColumns:
                 sequence = SharedSequence.find(
                     self.suffix, self.hook, tokens, patched, residual, self._activation(clean_run)
                 )
+                # No tensors: it is decided that no sequence can be shared. None: nobody has tried
+                # yet.
                 tensors = sequence.tensors if sequence else {}
                 self._memory.write(name, tensors)
         shared = SharedSequence.from_tensors(self.suffix, self.hook, tensors) if tensors else None
@@ -399,10 +418,10 @@ def moments(
     y: Float[Tensor, "batch pos d_out"], scored: Bool[Tensor, "batch pos-1"]
 ) -> tuple[Float[Tensor, "batch d_out"], Float[Tensor, " batch"]]:
     """Return Σy and Σ‖y‖² over the scored tokens of each sequence, in float64 on the CPU."""
-    values = y[:, :-1][scored.to(y.device)]
+    values = y[:, :-1][scored.to(y.device)]  # [scored, d_out]
     # MPS has no float64.
     values = (values.cpu() if values.device.type == "mps" else values).double()
-    row = scored.nonzero()[:, 0].to(values.device)
+    row = scored.nonzero()[:, 0].to(values.device)  # [scored], window of each token
     total = values.new_zeros(len(y), y.shape[-1]).index_add_(0, row, values)
     square = values.new_zeros(len(y)).index_add_(0, row, values.square().sum(dim=-1))
     return total.cpu(), square.cpu()
@@ -422,6 +441,7 @@ def deviations_from(
         square: Σ‖y‖², from `moments`.
         n: Number of scored tokens of each sequence.
     """
+    # The three terms nearly cancel where ‖μ‖ is large, which float32 would not survive.
     centre = centre.double()
     # Rounding could leave a sum slightly below 0.
     return (square - 2 * (total @ centre) + n * centre.square().sum()).clamp(min=0)

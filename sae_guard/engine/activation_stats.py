@@ -58,7 +58,8 @@ def activation_stats(
 
     def add_batch(rows: slice) -> None:
         y, scored = activations(rows), corpus.scored[rows]
-        total, _ = moments(y, scored[:, :-1])
+        total, _ = moments(y, scored[:, :-1])  # [batch, d_in]
+        # Empty for the batches after the first shard.
         in_first_shard = slice(0, max(0, shard - rows.start))
         samples.append(y[in_first_shard][scored[in_first_shard].to(y.device)])
         totals.append(total.sum(dim=0))

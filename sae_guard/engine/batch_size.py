@@ -125,6 +125,7 @@ def _free(device: torch.device) -> int | None:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
     if device.type == "mps":
+        # The driver's number includes what torch caches, so that this is rather low.
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return None
 
@@ -135,8 +136,11 @@ def _cgroup_limits() -> list[int]:
         entries = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return []
+    # Without its leading slash: `_CGROUPS / "/name"` would be "/name".
     own = [entry[3:].strip("/") for entry in entries if entry.startswith("0::")]  # cgroup v2
+    # The root too: in a container with its own namespace it is the container's group.
     folders = [_CGROUPS, *(_CGROUPS / name for name in own)]
+    # The limit of a group holds for all groups below it.
     ancestors = {parent for folder in folders for parent in (folder, *folder.parents)}
     limits = [
         _cgroup_free(folder)

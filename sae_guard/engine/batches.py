@@ -88,6 +88,7 @@ def halve_on_oom(run: Callable[[slice], None], rows: slice) -> None:
     except torch.OutOfMemoryError as error:
         if rows.stop - rows.start < 2:
             raise InfrastructureError(f"out of memory with a single window: {error}") from error
+    # After the `except` block: within it the traceback keeps the tensors of the failed run alive.
     torch.cuda.empty_cache()
     middle = (rows.start + rows.stop) // 2
     for half in (slice(rows.start, middle), slice(middle, rows.stop)):
@@ -114,6 +115,7 @@ class ShardedColumns:
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a column; zero in rows that are not filled in."""
+        # [n, 1] broadcasts. `ce_mean` is missing where no window needed a run of its own.
         return self._columns.get(name, torch.zeros(len(self._is_filled), 1))
 
     def has(self, rows: slice) -> bool:
@@ -148,7 +150,7 @@ class ShardedColumns:
         self._is_filled[rows] = True
 
     def _shards(self, rows: slice) -> range:
-        return range(rows.start // self._size, -(-rows.stop // self._size))
+        return range(rows.start // self._size, -(-rows.stop // self._size))  # the end is rounded up
 
     def _shard(self, index: int) -> slice:
         return slice(index * self._size, min((index + 1) * self._size, len(self._is_filled)))

@@ -18,6 +18,7 @@ from sae_guard.engine.memory import Memory
 from sae_guard.model import FINAL_HIDDEN, LanguageModel, Suffix
 
 _HEAD = "head"  # stands for the clean predictions beside the hook points
+_SUMMARY_BYTES = 3 * 8  # offset, cross-entropy and entropy of `CleanSummary`, each a float64
 _Shard = dict[str, dict[str, Tensor]]
 """Hook point, or `_HEAD`, → tensors by name, for all windows of a shard."""
 
@@ -69,7 +70,9 @@ class CleanRuns:
             hook for hook in dict.fromkeys(later_hooks) if hook not in self.hooks
         )
         counts = corpus.scored.sum(dim=1)
+        # [n_sequences + 1]: number of scored tokens before each window.
         self._scored_before = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        # Batches that are smaller than a shard read the same shard several times in a row.
         self._last_shard: tuple[slice, _Shard] | None = None
 
     def for_rows(self, rows: slice) -> CleanRun:
@@ -85,6 +88,7 @@ class CleanRuns:
                 for name, tensors in parts[0].items()
             })  # fmt: skip
         self.shard_counts["run"] += 1
+        # A summary costs two unembeddings, which pay only where it is read again.
         return self._clean_run(self._run(rows, self.hooks, summary=False))
 
     def activation(
@@ -160,6 +164,7 @@ class CleanRuns:
             self.shard_counts["cache"] += 1
             return shard
         with self._memory.lock(f"clean/{index:06}"):
+            # Another process may have stored them while this one waited for the lock.
             shard |= self._read([name for name in names if name not in shard], index)
             missing = [name for name in names if name not in shard]
             if missing:
@@ -182,6 +187,7 @@ class CleanRuns:
 
         def run(rows: slice) -> None:
             shard = self._run(rows, hooks, summary=_HEAD in names)
+            # Last in the run: a batch that ran out of memory has appended nothing.
             parts.append({name: {k: t.cpu() for k, t in shard[name].items()} for name in names})
 
         for rows in batches(windows.start, windows.stop, batch_size, self.size):
@@ -203,11 +209,13 @@ class CleanRuns:
             summary: True to return a `head.CleanSummary` where it suffices.
         """
         tokens = self.corpus.tokens[rows].to(self.model.device)
+        # Each name once: two recorders at a hook point would look as if it fired twice.
         activations = self.model.activations(tokens, *dict.fromkeys([FINAL_HIDDEN, *hooks]))
+        # SAEs read [batch, pos, width]; `hook_z` is [batch, pos, head, d_head].
         shard = {name: {"activation": activations[name].flatten(2)} for name in hooks}
         scored = self.corpus.scored[rows, :-1]
-        final = activations[FINAL_HIDDEN][:, :-1]
-        final = final[scored.to(final.device)]
+        final = activations[FINAL_HIDDEN][:, :-1]  # the last position predicts no token
+        final = final[scored.to(final.device)]  # [scored, d_model]
         if summary and self._stores_summary:
             target = self.corpus.tokens[rows, 1:][scored]
             clean = head.summarise(self.model.unembedding, final, target)._asdict()
@@ -242,13 +250,15 @@ class CleanRuns:
             name: sum(not self._memory.has(_file(name, i)) for i in shards) for name in names
         }
         hooks = [name for name, count in missing.items() if count and name != _HEAD]
+        # A probe of two tokens: widths and dtypes are known only from a run.
         activations = self.model.activations(
             torch.zeros(1, 2, dtype=torch.int64), FINAL_HIDDEN, *hooks
         )
         bytes_per_token = {name: activations[name][0, 0].nbytes for name in hooks}
         bytes_per_token[_HEAD] = activations[FINAL_HIDDEN][0, 0].nbytes
+        # ē is a row of the float32 matrix, wider than a final hidden state in half precision.
         if self._stores_summary:
-            bytes_per_token[_HEAD] = self.model.unembedding.weight[0].nbytes + 16
+            bytes_per_token[_HEAD] = self.model.unembedding.weight[0].nbytes + _SUMMARY_BYTES
         tokens = self.size * context
         return sum(
             count * bytes_per_token[name] * tokens for name, count in missing.items() if count

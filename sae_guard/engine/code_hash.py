@@ -26,7 +26,9 @@ def code_hash(package: Path = PACKAGE) -> str:
     """
     hasher = xxhash.xxh3_128()
     for path in source_files(package):
+        # POSIX separators: Windows and Linux get the same hash of the same code.
         hasher.update(f"{path.relative_to(package).as_posix()}\0".encode())
+        # A hash has a fixed length, so text cannot move from one file to the next unnoticed.
         hasher.update(xxhash.xxh3_128_digest(path.read_bytes()))
     return hasher.hexdigest()
 

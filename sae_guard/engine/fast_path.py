@@ -28,6 +28,7 @@ _SAVE_EVERY = 5.0
 """Seconds of work that are lost, at most, when a measurement is interrupted."""
 # Raised by models whose blocks cannot be skipped, because they are built in another way.
 _UNSUPPORTED_MODEL_ERRORS = (
+    # Not `LoadError` and `InfrastructureError`: the plain path would meet the same fault.
     SetupError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
 )  # fmt: skip
 # Tolerated difference per token, absolute and relative: batches of another shape round float32
@@ -92,6 +93,7 @@ class FastPath(SweepPath):
     def locked(self) -> Iterator[None]:
         """Make other processes that measure one of these SAEs wait."""
         with ExitStack() as locks:
+            # In one order: two processes that measure the same SAEs must not wait for each other.
             for name in sorted(set(self.names.values())):
                 locks.enter_context(self.memory.lock(name))
             yield
@@ -213,6 +215,7 @@ class FastPath(SweepPath):
         clean_run = self.clean_runs.for_rows(rows)
         hook_columns = self._hook_columns[run.site.replaced]
         y = clean_run.activations[run.suffix.clean_hook(run.site.replaced)]
+        # μ is not known yet. Both paths ablate by the mean of these windows, which tests as much.
         mean = y[run.corpus.scored[rows].to(y.device)].mean(dim=0).double().cpu()
         sums = {name: values[rows] for name, values in run.sums.items()}
         # Columns of a hook point that come from the cache were compared before they were stored.
@@ -269,5 +272,6 @@ def _differs(
     both_finite = fast.isfinite() & reference.isfinite()
     # Numbers that are finite on neither path are no difference: no verdict is based on them.
     any_finite = fast.isfinite() | reference.isfinite()
+    # A NaN and an infinite reference compare as False here: `both_finite` decides about them.
     is_off = (fast - reference).abs() > tolerance * (1 + reference.abs())
     return bool(((is_off | ~both_finite) & any_finite).any())

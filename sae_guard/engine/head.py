@@ -33,6 +33,7 @@ class FinalStates(NamedTuple):
 
     def losses(self, unembedding: Unembedding, replaced: ReplacedRuns, target: Tensor) -> Losses:
         """Return the losses of few tokens, as the function `losses` does."""
+        # [tokens, vocab]
         log_p = formulas.log_probs(unembedding.logits(self.hidden))
 
         def values(run: ModelRun, log_q: Tensor) -> Values:
@@ -146,14 +147,17 @@ def summarise(
     """
     parts = []
     for part in _chunks(len(final), unembedding):
-        logits = unembedding.logits(final[part])
+        logits = unembedding.logits(final[part])  # [tokens, vocab]
+        # log Σ eˣ = m + log Σ eˣ⁻ᵐ with the largest logit m, so that no exponential overflows.
         largest = logits.amax(dim=-1, keepdim=True)
+        # Read before `sub_` overwrites the logits; log Z is added below.
         cross_entropy = -_target_logits(logits, target[part])
         weights = logits.sub_(largest).exp_()  # in place, since this is the largest tensor
         total = weights.sum(dim=-1, keepdim=True)
         log_z = (_exact(largest) + _exact(total).log()).squeeze(-1)
-        mean_row = (weights @ unembedding.weight) / total
+        mean_row = (weights @ unembedding.weight) / total  # [tokens, d_model]
         offset = log_z - _exact_dot(mean_row, final[part])
+        # −Σ P·log P = log Z − Σ P·logit, and logit_v = W_v·h + b_v.
         entropy = offset - _exact(weights @ unembedding.bias) / _exact(total).squeeze(-1)
         parts.append(CleanSummary(mean_row, offset, cross_entropy + log_z, entropy))
     return CleanSummary(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -191,7 +195,8 @@ def _concatenate(chunks: Sequence[Values]) -> Values:
 
 
 def _replaced_run(unembedding: Unembedding, final: Tensor, target: Tensor) -> _ReplacedRun:
-    logits = unembedding.logits(final)
+    logits = unembedding.logits(final)  # [tokens, vocab]
+    # Read before `sub_` overwrites the logits; log Z is added below.
     cross_entropy = -_target_logits(logits, target)
     largest = logits.amax(dim=-1, keepdim=True)
     # In place, since this is the largest tensor.
@@ -222,7 +227,7 @@ def shared_cross_entropy(
     parts = []
     for part in _chunks(len(final), unembedding):
         log_q = formulas.log_probs(unembedding.logits(final[part]))
-        parts.append(-log_q.gather(1, target[:, part].T.to(log_q.device)).T)
+        parts.append(-log_q.gather(1, target[:, part].T.to(log_q.device)).T)  # [sequences, part]
     return torch.cat(parts, dim=1)
 
 
@@ -241,4 +246,5 @@ def _exact(value: Tensor) -> Tensor:
 
 def _chunks(tokens: int, unembedding: Unembedding) -> list[slice]:
     step = max(_MIN_TOKENS, _ELEMENTS // unembedding.vocabulary_size)
+    # One chunk even for no tokens, so that `torch.cat` has an empty tensor of each column.
     return [slice(start, start + step) for start in range(0, max(tokens, 1), step)]

@@ -228,6 +228,7 @@ def _measure_on_path(
     """Measure on a path; return for each SAE its measurement, or why the path is rejected."""
 
     def measurements_of(segments: Sequence[slice]) -> list[Measurement | str]:
+        # Rows in the order of the corpus, whatever order their segments were measured in.
         mask = np.zeros(len(corpus.tokens), dtype=np.bool_)
         for segment in segments:
             mask[segment] = True
@@ -293,6 +294,7 @@ def build_measurement(
     sums = {name: column.numpy()[rows] for name, column in result.sums.items()}
     if expect_clean_ce is not None:
         _check_clean_ce(sums, expect_clean_ce, is_complete=is_complete)
+    # A replacement that reaches the logits changes at least one loss by its last bit.
     if np.array_equal(sums["ce_zero"], sums["ce_clean"]):
         hook = intervention.site.replaced
         raise SetupError(
@@ -332,7 +334,9 @@ def _check_clean_ce(
         interval = ratio_interval(
             sums["ce_clean"], sums["n_tokens"], float(low), confidence=_CLEAN_CE_CONFIDENCE
         )
+        # Too few rows for an interval can show nothing.
         low, high = interval or (-math.inf, math.inf)
+    # Written so that a NaN is an error.
     if not (low <= expected[1] and high >= expected[0]):
         clean = sums["ce_clean"].sum() / sums["n_tokens"].sum()
         raise SetupError(

@@ -57,6 +57,7 @@ class Memory:
         description = {"model": model.identity, "corpus": corpus.identity}
         parts = {
             "weights": fingerprint(weights),
+            # Names and paths are left out: the same weights from another folder are the same model.
             "config": {k: v for k, v in config.items() if k != "_name_or_path"},
             "model": model.identity | {"name": "", "revision": ""},
             "corpus": corpus.sha256,
@@ -117,6 +118,7 @@ def fingerprint(tensors: Tensors) -> str:
         layout = f"{tensor.dtype}:{list(tensor.shape)}"
         storage = (tensor.device, tensor.data_ptr(), tensor.stride(), layout)
         if storage not in hashes:  # the bridge lists each weight under several names
+            # As bytes, since NumPy has no bfloat16.
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             hashes[storage] = xxhash.xxh3_128_hexdigest(flat.numpy().data)
         hasher.update(f"{name}:{layout}:{hashes[storage]};".encode())
@@ -163,6 +165,8 @@ def sae_parts(sae: SAE) -> dict[str, Any]:
 
 
 def _device(device: torch.device) -> str:
+    # By its kind and not its index: equal GPUs round in the same way, those of another kind may
+    # not.
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

@@ -92,7 +92,7 @@ class PlainPath(SweepPath):
         tokens, scored = self._corpus.tokens[rows], self._corpus.scored[rows]
         _, x, y = self._site.clean(self._model, tokens)
         self._site.check_widths(x, y, tokens, self._sae)
-        self._mean += y.cpu().double()[scored].sum(dim=0)
+        self._mean += y.cpu().double()[scored].sum(dim=0)  # on the CPU: MPS has no float64
 
     def _run(self, rows: slice) -> None:
         result = batch(
@@ -106,7 +106,8 @@ class PlainPath(SweepPath):
                 columns[name][rows] = value
         self._firings = self._firings + result.firings.sum(dim=0)
         if self._spread is not None:
-            c = result.firings.double()
+            c = result.firings.double()  # [batch, d_sae]
+            # Σc² and Σc·n over the windows, [2, d_sae].
             spread = torch.stack([c.square().sum(dim=0), result.sums["n_tokens"] @ c])
             self._spread = self._spread + spread
         self._done[rows] = True
@@ -150,15 +151,16 @@ def batch(
     tokens = corpus.tokens[rows].to(model.device)
     patched, scored = corpus.patched[rows].to(model.device), corpus.scored[rows, :-1]
     clean, x, y = site.clean(model, tokens)
+    # float32 at least for a half-precision model; a float64 model keeps its float64.
     y = y.to(torch.promote_types(y.dtype, torch.float32))
     reconstruction, latents = sae(x.to(torch.promote_types(x.dtype, torch.float32)).to(sae.device))
-    y_hat, latents = reconstruction.to(y), latents[:, :-1]
+    y_hat, latents = reconstruction.to(y), latents[:, :-1]  # latents [batch, pos-1, d_sae]
 
     def log_probs_with(replacement: Tensor) -> Float[Tensor, "batch pos-1 vocab"]:
         edit = replacement_edit(replacement, patched)
         return formulas.log_probs(model.logits_with(tokens, site.replaced, edit)[:, :-1])
 
-    log_p = formulas.log_probs(clean[:, :-1])
+    log_p = formulas.log_probs(clean[:, :-1])  # [batch, pos-1, vocab]
     target = tokens[:, 1:].to(log_p.device)  # the last device, if the model is on several
 
     def losses(run: formulas.ModelRun, log_q: Tensor) -> dict[str, Tensor]:
@@ -193,5 +195,5 @@ def batch(
         for name, column in columns.items()
         if column.of_tokens
     }
-    fires = formulas.active(latents) & scored.to(latents.device)[..., None]
+    fires = formulas.active(latents) & scored.to(latents.device)[..., None]  # [batch, pos-1, d_sae]
     return Batch(sums, token_columns, fires.sum(dim=1).cpu())

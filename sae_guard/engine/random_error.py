@@ -31,6 +31,7 @@ def unit_directions(
         width: Dimension of the vectors, d_out.
     """
     shape = (corpus.tokens.shape[1], width)
+    # 64 bits. The key of Philox has two such words: one for the corpus, one for the window.
     corpus_seed = int(corpus.sha256[:16], 16)
     # Normal coordinates, normalised, are uniform on the sphere.
     normals = [

@@ -97,6 +97,7 @@ class SaeRun:
         )
         self.site.check_widths(x, y, tokens, self.sae)
         y = y.to(torch.promote_types(y.dtype, torch.float32))
+        # [batch, pos, d_out], from the flat tokens of the SAE.
         y_hat = self._run_sae(x, rows).reconstruction.view(*x.shape[:2], -1).to(y)
         target, is_scored = tokens[:, 1:][scored], scored.to(y.device)
         self._add(rows, {name: count(target) for name, count in COUNTS.items()})
@@ -134,6 +135,7 @@ class SaeRun:
         self.sums = {name: tensors[name] for name in self.sums}
         self.tokens = {name: tensors[f"token.{name}"] for name in self.tokens}
         self.firings, self.done = tensors["firings"], tensors["done"]
+        # A complete run may lack it: nothing is left to decide early then.
         self.spread = None if self.spread is None else tensors.get("spread")
 
     def _final_with(
@@ -151,8 +153,8 @@ class SaeRun:
         wide_dtype = torch.promote_types(x.dtype, torch.float32)
         scored = self.corpus.scored[rows]
         # Firings of windows that were done before, in other batches, are counted already.
-        is_new = (scored & ~self.done[rows, None]).flatten().to(self.sae.device)
-        x = x.to(wide_dtype).flatten(0, 1).to(self.sae.device)
+        is_new = (scored & ~self.done[rows, None]).flatten().to(self.sae.device)  # [batch * pos]
+        x = x.to(wide_dtype).flatten(0, 1).to(self.sae.device)  # [batch * pos, d_in]
         # L0 needs no term: it is always computed, with the firings.
         terms = {name: term for name, term in LATENTS.items() if name != "l0"}
         output = sparse_forward(
@@ -164,6 +166,7 @@ class SaeRun:
         is_scored = scored.flatten().to(self.sae.device)
         columns = {"l0": output.l0, **output.sums}
         self._add(rows, {name: values[is_scored] for name, values in columns.items()})
+        # Not added yet: a batch that runs out of memory is run again and must not count twice.
         self._batch_firings = output.firings.cpu()
         return output
 
@@ -192,10 +195,11 @@ def firing_spread(
         Σc² (row 0) and Σc·n (row 1) of each latent, in float64 (float32 on MPS).
     """
     token, latent = pairs
+    # [batch * pos]
     row_of = torch.arange(len(scored), device=pairs.device).repeat_interleave(scored.shape[1])
     # One number stands for (sequence, latent), so that equal ones can be counted.
     key, count = (row_of[token] * d_sae + latent).unique(return_counts=True)
     wide_dtype = torch.float32 if pairs.device.type == "mps" else torch.float64
-    c, n = count.to(wide_dtype), scored.sum(dim=1).to(wide_dtype)[key // d_sae]
+    c, n = count.to(wide_dtype), scored.sum(dim=1).to(wide_dtype)[key // d_sae]  # one per key
     sums: Tensor = c.new_zeros(2, d_sae)
     return sums.index_add_(1, key % d_sae, torch.stack([c * c, c * n]))

@@ -41,6 +41,7 @@ def kl_divergence(
         log_q: Log-probabilities of the patched model.
     """
     p, d = log_p.exp(), log_q - log_p
+    # eᵈ − 1 loses its digits near d = 0; `expm1` keeps them.
     small_d = p * (torch.expm1(d) - d)
     large_d = log_q.exp() - p - p * d  # eᵈ overflows where Q ≫ P
     terms = torch.where(d.abs() < 1, small_d, large_d).clamp_min(0)

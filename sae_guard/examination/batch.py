@@ -105,7 +105,7 @@ class ExaminedBatch:
         special = scored & torch.isin(tokens, torch.tensor(ids, dtype=tokens.dtype))
         at_start = torch.zeros_like(scored)
         at_start[:, 0] = True
-        norms = self.activations(self.site.replaced).norm(dim=-1).cpu()
+        norms = self.activations(self.site.replaced).norm(dim=-1).cpu()  # [batch, pos]
         median = norms[scored & ~special & ~at_start].median()
         # Attention sinks have hundreds of times the norm of other tokens (Sun et al. 2024, "Massive
         # activations in large language models"): a few of them would dominate every sum.

@@ -89,8 +89,8 @@ def examine_as_loaded(batch: ExaminedBatch, sae: SAE) -> tuple[Examination, Int[
         for hook in (batch.site.read, batch.site.replaced)
     )
     forward = sparse_forward(sae, x.to(sae.device))
-    y, y_hat = y.cpu().double(), forward.reconstruction.cpu().double()
-    ordinary = batch.ordinary[scored]
+    y, y_hat = y.cpu().double(), forward.reconstruction.cpu().double()  # [scored, d_out]
+    ordinary = batch.ordinary[scored]  # [scored]
     l0 = float(forward.l0.cpu()[ordinary].double().mean())
     firings = forward.firings.cpu()
     # The rows of latents that never fire may be anything, and change nothing.

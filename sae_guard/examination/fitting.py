@@ -76,7 +76,7 @@ def share_near_thresholds(sae: SAE, x: Float[Tensor, "tokens d_in"]) -> float:
     n_near = n_active = 0
     # In parts, because pre-activations are [tokens, d_sae].
     for tokens in torch.split(x.to(sae.device), 64):
-        q = sae.pre_activations(sae.normalise(tokens).value)
+        q = sae.pre_activations(sae.normalise(tokens).value)  # [tokens, d_sae]
         # Half the distance between neighbours of 8 significant bits, relative to the number.
         n_near += int(((q - threshold).abs() <= threshold.abs() * 2**-8).sum())
         n_active += int((sae.latents(q) != 0).sum())

@@ -96,11 +96,13 @@ def _with_threshold(sae: SAE, x: Tokens, l0: int) -> Variant:
     q = sae.pre_activations(sae.normalise(sample).value)
     if sae.rescale_by_decoder_norm != "none":  # thresholds compare with rescaled pre-activations
         q = q * sae.decoder_norms()
+    # The l0 · tokens largest pre-activations, whichever token they are of, stay active.
     threshold = float(q.flatten().topk(l0 * len(sample)).values[-1])
     return Variant(
         "threshold-dropped",
         f"architecture: jumprelu, threshold: {threshold:.4g}",
         "`sae: {architecture: jumprelu}`, with the thresholds of the training in the checkpoint",
+        # A threshold below 0 would do nothing: a negative q is 0 in any case.
         replace(sae, activation=JumpReLU(torch.full_like(sae.b_enc, max(threshold, 0.0)))),
         (("architecture", "jumprelu"),),
     )

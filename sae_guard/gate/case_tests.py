@@ -199,6 +199,8 @@ def _controls(case: Case, session: GateSession) -> TestRun:
             measurement = session.measurement(measured_case)
         except SaeGuardError as error:
             return _without_controls(case, error, concerns_case=True)
+        # Every KL is within this bound: what is left is whether it is defined, and if not, whose
+        # fault.
         verdict = judge(measurement, Threshold("kl", max=math.inf))
         if verdict.status == "error":
             kind = LoadError if verdict.cause == "load" else SetupError

@@ -26,6 +26,7 @@ CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
         Threshold("kl", max=1e-6, file="controls"),
         Threshold("reconstruction_score", max=1 + 1e-4, min=1 - 1e-4, file="controls"),
     ),
+    # Its patched run is the zero-ablated one: what is left of the numerator is rounding.
     "zero": (Threshold("reconstruction_score", max=1e-5, min=-1e-5, file="controls"),),
     "mean": (
         Threshold("reconstruction_score[mean]", max=1e-5, min=-1e-5, file="controls"),
@@ -112,6 +113,7 @@ class Case:
             "hook": [self.hook, self.hook_out],
             "data": spec.data.model_dump(mode="json"),
             "sae": self.sae.model_dump(mode="json"),
+            # Real paths: two links to one checkpoint share its measurement.
             "base": os.path.realpath(spec.file.parent),
             "checkpoint": [os.path.realpath(self.checkpoint.path), self.checkpoint.name]
             if self.checkpoint

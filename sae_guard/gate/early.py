@@ -112,7 +112,7 @@ def _audit_result(early: Verdict | None, final: Verdict) -> str:
 def _undecided(measurement: Measurement, threshold: Threshold, ended: str, alpha: float) -> Verdict:
     value = None
     if not threshold.change:
-        with suppress(UndefinedMetricError):
+        with suppress(UndefinedMetricError):  # the first rows may not define the metric
             value = estimate(with_whole_deviation(measurement), threshold.target, whole=False)
     progress = Progress(measurement.n_sequences, measurement.n_whole, alpha)
     message = f"{ended} ended the run after {progress.measured:,} of {progress.total:,} sequences"

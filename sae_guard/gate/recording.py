@@ -241,6 +241,8 @@ def spec_sha256(spec: Spec) -> str:
         "sae": spec.sae.model_dump(mode="json"),
         "thresholds": [
             [str(t.target), t.max, t.min, t.warn_max, t.warn_min, t.confidence, t.on_undecided]
+            # Keys that came later are left out where they are not set: a spec without them keeps
+            # its hash.
             + ([t.change] if t.change else [])
             for t in spec.thresholds
         ],

@@ -103,6 +103,7 @@ def case_of(
     metrics = recorded.record.metrics
     random_error = "kl_random_error" in metrics and metrics["kl_random_error"].value is not None
     options = parse(recorded.record.checkpoint.options)
+    # `compared` asks for the random error, which no threshold does here.
     return Case(spec, member, checkpoint, (), options, compared=random_error)
 
 

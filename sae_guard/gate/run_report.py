@@ -44,6 +44,7 @@ def run_gate(options: GateOptions) -> RunReport:
     }
     records = recorder.record_all(results) if recorder else ()
     verdict = verdict_of(cases)
+    # A pass that cannot be recorded is an error; a failure stays one.
     refused = verdict == "pass" and any(record.refused for record in records)
     exit_code = EXIT_CODES["error" if refused else verdict]
     tracking = track(session.history, plan.cases)

@@ -23,6 +23,7 @@ from sae_guard.core.verdicts import judge
 from sae_guard.history.record import MetricRow, Record, ThresholdRow
 from sae_guard.history.verification import estimate_or_reason, is_near, is_same
 
+# Ten times what verdicts take for noise (`core.statistics.NOISE`).
 TOLERANCE = 1e-4
 """Largest relative difference of a confirmed number."""
 FLOOR = 1e-6

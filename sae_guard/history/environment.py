@@ -16,6 +16,7 @@ def environment() -> dict[str, str]:
     """Return the platform, and the versions of Python, of this package and of its dependencies."""
     versions = {"platform": platform.platform(), "python": platform.python_version()}
     required = importlib.metadata.requires("sae-guard") or []
+    # Packages of extras need not be installed.
     names = [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
     for name in ("sae-guard", *sorted(names)):
         try:

@@ -79,7 +79,7 @@ class Folder:
             if fs.exists(f"{path}/{head}"):
                 raise HistoryError(f"{path} is there already; nothing is overwritten")
             # Object stores cannot rename a folder: that the head comes last makes it atomic.
-            for file in sorted(files, key=lambda file: file == head):
+            for file in sorted(files, key=lambda file: file == head):  # False before True
                 _put(fs, f"{path}/{file}", files[file])
         return self.path_of(name)
 
@@ -103,6 +103,7 @@ class Folder:
         with _remote_errors(root):
             fs.invalidate_cache()  # fsspec would list the folder as it was some time ago
             paths = [path for path in _list_files(fs, root) if path.endswith(f"/{head}")]
+            # In one call: object stores are read concurrently.
             contents = fs.cat(paths) if paths else {}
         for path in sorted(contents):
             name = path.removesuffix(f"/{head}").rpartition("/")[2]
@@ -189,7 +190,7 @@ def _write_local(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
             raise HistoryError(f"{folder / name} is there already; nothing is overwritten")
         partial.rename(folder / name)
         _sync(folder)
-        _sync(folder.parent)
+        _sync(folder.parent)  # the folder itself may be new
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -225,7 +226,7 @@ def _local_heads(folder: Path, head: str) -> Iterator[tuple[str, str, bytes]]:
             try:
                 with open(os.path.join(entry, head), "rb") as file:
                     data = file.read()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError):  # no entry, or not yet one
                 continue
         yield name, entry, data
 

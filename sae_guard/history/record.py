@@ -189,7 +189,7 @@ class Record(JsonModel):
     environment: dict[str, str]
     """The platform, and the versions of Python, of this package and of its dependencies."""
     git: GitRow | None = None
-    files: dict[str, FileRow] = Field(min_length=2)
+    files: dict[str, FileRow] = Field(min_length=2)  # at least sequences and latents
 
     @property
     def hooks(self) -> str:

@@ -116,7 +116,7 @@ def _track(runs: Sequence[Sequence[Recorded]], ids: Container[str]) -> Track | N
     ]
     return Track(
         first_records[max(examined[0] - 1, 0)],
-        examined[0] <= 1,
+        examined[0] <= 1,  # the record before run 1 is that of run 0, the first
         tuple(step for step in steps if step.changes),
         len(examined),
     )

@@ -105,6 +105,7 @@ class LanguageModel:
         """
         self.check_hook(hook)
         tokens = torch.zeros(1, 2, dtype=torch.int64)
+        # hook_z has a dimension for heads.
         return self.activations(tokens, hook)[hook].flatten(2).shape[-1]
 
     @cached_property
@@ -245,6 +246,7 @@ class LanguageModel:
         records: Records = {}
         self._run(tokens, [*hooks, *_recorders([FINAL_HIDDEN], records)])
         final = records[FINAL_HIDDEN][0]
+        # [batch, pos, vocab]
         return self.unembedding.logits(final.flatten(0, 1)).view(*final.shape[:2], -1)
 
     @cached_property

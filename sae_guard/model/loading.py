@@ -87,6 +87,7 @@ def _device_map_errors(name: str, device_map: DeviceMap | None) -> Iterator[None
         return
     try:
         yield
+    # Before RuntimeError, from which it derives.
     except torch.OutOfMemoryError as error:
         raise InfrastructureError(
             f"model {name!r} does not fit into memory with device_map {device_map!r}: use more "

@@ -129,9 +129,10 @@ class Suffix:
             yield
         finally:
             for block in skipped:
-                block.__dict__.pop("forward", None)
+                block.__dict__.pop("forward", None)  # the one of its class is found again
 
     def _identity(self, *args: Any, **kwargs: Any) -> Any:
+        # Architectures pass the hidden states by position or by name.
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, None) if self._blocks_return_tuples else hidden
 

@@ -159,6 +159,7 @@ def _is_affine(module: Any, dtype: torch.dtype, affine: _Affine) -> bool:
     # A generator of its own leaves torch's global random state as it is.
     vectors = torch.randn(4, affine.weight.shape[1], generator=torch.Generator().manual_seed(0))
     vectors = vectors.to(affine.weight.device, dtype)
+    # A module of the bridge takes [batch, pos, d_model].
     model_logits = module(vectors.unsqueeze(0)).squeeze(0)
     logits = torch.nn.functional.linear(vectors.to(affine.weight), *affine)
     return _equal_up_to_rounding(logits, model_logits)

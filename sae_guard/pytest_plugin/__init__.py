@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         options.gate, named_files=named_files, skip_malformed=True
     )
     prepare(config)
+    # xdist gives its workers this attribute; the ledger is the controller's.
     if not hasattr(config, "workerinput"):
         ledger = LedgerPlugin(config, options)
         ledger.check_options()
@@ -61,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [str(path) for path in plan.spec_files]
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True)  # without xdist pytest knows no such hook
 def pytest_configure_node(node: Any) -> None:
     """Tell each xdist worker the folder in which processes share results."""
     config: pytest.Config = node.config

@@ -23,6 +23,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         return
     cases = [case for case in plan_of(metafunc.config).cases if case.checkpoint]
     ids = [f"{case.spec.name}-{case.member}" for case in cases]
+    # None: `sae_case` skips that run with a reason, which an empty list would not give.
     metafunc.parametrize(
         "sae_case", cases or [None], ids=ids or ["no checkpoint"], indirect=True, scope="session"
     )

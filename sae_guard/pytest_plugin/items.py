@@ -122,7 +122,7 @@ class GateItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return file, line and name of the test, for editors and reports."""
-        line = self.test.line - 1 if self.test.line else None
+        line = self.test.line - 1 if self.test.line else None  # pytest counts from 0
         # With the space the name is no suffix of the node id: pytest would replace its dots.
         return self.path, line, f"{self.test.case.spec.name}::{self.name} "
 

@@ -66,7 +66,7 @@ class LedgerPlugin:
         """Expect the tests that this process collected, in a run without workers."""
         self._expect([item.nodeid for item in session.items])
 
-    @pytest.hookimpl(optionalhook=True)
+    @pytest.hookimpl(optionalhook=True)  # without xdist pytest knows no such hook
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """Expect the tests that a worker of pytest-xdist collected."""
         self._expect(ids)
@@ -140,6 +140,7 @@ class LedgerPlugin:
     def _reports(self, session: pytest.Session) -> bool:
         """Return whether the run has a report of the gate."""
         requested = self._options.gate.gates or self._options.json or self._recorder
+        # Specs that gate nothing collect no test: the report says why.
         nothing_ran = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         idle_specs = nothing_ran and bool(self._config.stash[RUN_PLAN].spec_files)
         return bool(requested) or self._ledger is not None or idle_specs

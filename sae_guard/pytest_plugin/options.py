@@ -253,7 +253,7 @@ def number(option: str, text: str, *, maximum: float = math.inf) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < maximum:
+    if not 0 < value < maximum:  # NaN is refused too
         upper = "" if math.isinf(maximum) else f" and below {maximum:g}"
         raise pytest.UsageError(f"{option} {text!r}; allowed: a number above 0{upper}")
     return value

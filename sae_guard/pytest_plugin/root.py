@@ -39,4 +39,5 @@ def correct_root(config: pytest.Config, options: Namespace) -> None:
             f"{ini or 'none'}; write {spelling}={values[0]}"
         )
     if ini is None:
+        # Private, but pytest has no public way to change it once it is found.
         config._rootpath = root_without_ini(folder, start)

@@ -16,6 +16,7 @@ from sae_guard.errors import InfrastructureError
 from sae_guard.files import write_whole
 from sae_guard.gate.session import Result
 
+# What `pickle` raises for bytes that are cut short or damaged, or of another version of a class.
 _UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError, AttributeError)
 
 
@@ -30,6 +31,7 @@ class SharedFolder:
 
     def computed_once(self, key: str, compute: Callable[[], Result]) -> Result:
         """Return the result that another process stored, or compute and store it."""
+        # The kernel frees it if its holder is killed: another worker then computes.
         with FileLock(self._folder / f"{key}.lock"):
             result: Result | None = self.stored(key)
             if result is None:

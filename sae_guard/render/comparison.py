@@ -214,6 +214,7 @@ def percent(share: float) -> str:
     value = 100 * share
     if not value:
         return "0 %"
+    # 9.95 in two digits is 10
     return f"{value:+.2g} %" if abs(value) < 9.95 else f"{value:+,.0f} %"
 
 

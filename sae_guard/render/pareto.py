@@ -116,7 +116,7 @@ def _stairs(
     last = x_range[0] if higher else x_range[1]
     for point, after in zip(ordered, [*ordered[1:], None], strict=True):
         x = after.x if after else last
-        for i in range(_WIDTH * 4 + 1):
+        for i in range(_WIDTH * 4 + 1):  # more steps than characters leave no gap
             fraction = i / (_WIDTH * 4)
             yield point.x + (x - point.x) * fraction, point.y
             if after:

@@ -54,6 +54,7 @@ def trend(records: Sequence[Recorded], name: str) -> Iterator[str]:
     if all(point is None for point in points):
         names = {row.metric for recorded in records for row in recorded.record.thresholds}
         raise SetupError(f"no record has {name!r}; {allowed(name, names | METRICS.keys())}")
+    # For `groupby`.
     by_group = sorted((point for point in points if point), key=lambda point: point.group)
     for _, block in groupby(by_group, key=lambda point: point.group):
         yield from _block(name, list(block))

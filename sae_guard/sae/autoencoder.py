@@ -170,6 +170,7 @@ class SAE:
         if self.normalize == "layer_norm":
             centred = x - (mean := x.mean(dim=-1, keepdim=True))
             deviation = centred.std(dim=-1, keepdim=True)  # unbiased, as in SAELens
+            # Undone by the deviation without the epsilon, as in SAELens.
             return NormalisedInput(centred / (deviation + _EPSILON), mean, deviation)
         return NormalisedInput(x, 0.0, 1.0)
 

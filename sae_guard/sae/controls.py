@@ -22,7 +22,7 @@ from sae_guard.sae.sparse_forward import sparse_forward
 def identity_sae(d_in: int) -> SAE:
     """Return an SAE with 2·d_in latents that reconstructs every bit: x = max(x, 0) − max(−x, 0)."""
     eye = torch.eye(d_in)
-    W_enc = torch.cat([eye, -eye], dim=1)
+    W_enc = torch.cat([eye, -eye], dim=1)  # [d_in, 2 * d_in]
     return _control("identity", W_enc, W_enc.T.contiguous(), torch.zeros(d_in), ReLU())
 
 
@@ -48,6 +48,7 @@ def permuted_decoder(sae: SAE, *, seed: int = 0) -> SAE:
     """
     norms = sae.decoder_norms().unsqueeze(-1)  # [d_sae, 1]
     rows = (norms.squeeze(-1) > 0).nonzero().squeeze(-1)
+    # On the CPU for any device: CUDA draws other numbers from the same seed.
     generator = torch.Generator().manual_seed(seed)
     rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     # Shifting a random order by one gives a permutation of one cycle: no row keeps its direction.
@@ -86,7 +87,7 @@ def random_directions(
     null = _control("random directions", W_dec.T, W_dec, mean, TopK(k))
     null = replace(null, b_enc=torch.zeros_like(W_dec[:, 0]), b_pre=mean)
     x = activations.to(W_dec.dtype)
-    target = (x - mean).cpu().double()
+    target = (x - mean).cpu().double()  # [tokens, d_in]; MPS has no float64
     estimate = (sparse_forward(null, x).reconstruction - mean).cpu().double()
     # Least squares: argmin_c ‖target − c·estimate‖² = ⟨target, estimate⟩ / ‖estimate‖².
     factor = float((target * estimate).sum() / estimate.square().sum())

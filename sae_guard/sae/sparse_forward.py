@@ -101,6 +101,7 @@ def sparse_forward(
         {name: x.new_empty(len(x), dtype=forward.sum_dtype) for name in terms},
     )
     chunk_pairs: list[Tensor] = []
+    # Without any token `step` is 0, which `range` refuses.
     for start in range(0, len(x), step or 1):
         rows = slice(start, start + step)
         normalised = sae.normalise(x[rows])
@@ -180,10 +181,12 @@ class _ChunkForward:
         indices = torch.cat([selection.indices for selection in selections])
         if self.sae.rescale_by_decoder_norm == "selection":
             values = values / self.norms[indices]
-        is_active = values != 0
+        is_active = values != 0  # [tokens, k]
         fires = is_active & is_scored[:, None]
         firings.index_add_(0, indices.flatten(), fires.flatten().long())
+        # Both are row by row.
         pairs = torch.stack([fires.nonzero()[:, 0], indices[fires]]) if self.pairs else None
+        # Σ value · decoder row of each token, without a tensor [tokens, k, d_out].
         decoded = embedding_bag(
             indices,
             self.sae.W_dec,
@@ -203,6 +206,7 @@ class _ChunkForward:
         l0 = torch.empty(len(q), dtype=torch.int64, device=q.device)
         blocks = self._token_blocks(q)
         block_l0s = torch.split(l0, len(blocks[0]))
+        # As floats: the firings of a block are then one matrix product.
         block_weights = torch.split(is_scored.to(q.dtype), len(blocks[0]))
         block_pairs: list[Tensor] = []
         for block, block_l0, weight in zip(blocks, block_l0s, block_weights, strict=True):
@@ -210,9 +214,10 @@ class _ChunkForward:
             block.copy_(latents)
             is_active = latents.ne_(0)  # floats: their products are fast, and exact up to 2**24
             block_l0.copy_(is_active.sum(dim=-1))
+            # [block] @ [block, d_sae]
             firings += (weight @ is_active).long()
             if self.pairs:
-                fires = (is_active * weight[:, None]).nonzero().T
+                fires = (is_active * weight[:, None]).nonzero().T  # [2, active]
                 block_pairs.append(_shift_tokens(fires, len(blocks[0]) * len(block_pairs)))
         pairs = torch.cat(block_pairs, dim=1) if block_pairs else None
         if int(l0.sum()) <= self.gather_up_to * q.numel():
@@ -226,6 +231,7 @@ class _ChunkForward:
 
     def _gather(self, latents: Tensor, l0: Tensor) -> _ChunkOutput:
         """Decode latents [tokens, d_sae] by the decoder rows of the active ones."""
+        # `unsafe` below: l0 adds up to the number of values, so torch need not check it.
         token, indices = latents.nonzero(as_tuple=True)  # ordered by token, l0 of them for each
         values = latents[token, indices]
         sums = {

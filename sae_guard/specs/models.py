@@ -114,6 +114,7 @@ class DataSpec(Strict):
         "source; meta.pile_set_name is pile_set_name in meta (default: the source is the file, or "
         "the dataset).",
     )
+    # BOS, a scored token, and its next
     context: int = Field(128, ge=3, description="Tokens per window, BOS included.")
     sequences: int = Field(256, ge=1, description="Windows that are measured.")
     prepend_bos: bool = Field(
@@ -206,6 +207,7 @@ class DocumentModel(Strict):
         description="Pareto threshold on two metrics: no record of the spec may be at least as "
         "good in both and better in one.",
     )
+    # strict=False: YAML has lists, and strict mode takes a tuple only.
     slices: tuple[SliceModel, ...] = Field(
         (), strict=False, description="Thresholds on some of the tokens.", validate_default=False
     )

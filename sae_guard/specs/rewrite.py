@@ -76,7 +76,7 @@ def replace_bounds(data: bytes, bounds: Iterable[NewBound], *, file: str) -> byt
             _set(expected[name], path, float(value))
     if problems:
         raise spec_error(problems, file)
-    byte_order_mark = data[: len(data) - len(text.encode())]
+    byte_order_mark = data[: len(data) - len(text.encode())]  # `decode` leaves it out
     new_data = byte_order_mark + _apply(edits, text).encode()
     # Read back: a gate must not run with bounds that nobody asked for.
     if [document.value for document in strict_yaml.read(new_data)] != list(expected.values()):

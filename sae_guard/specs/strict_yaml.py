@@ -20,6 +20,7 @@ _MAX_BYTES = 2**20
 _MAX_NODES = 10_000
 _CORE = "tag:yaml.org,2002:"  # in front of the tags of YAML's own types
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+# The sign of the exponent is required: YAML 1.1 takes `1.0e3` for text.
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?")
 
 KeyPath = tuple[str | int, ...]
@@ -135,6 +136,7 @@ class _Loader(yaml.SafeLoader):
     aliases: dict[Slot, Span]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Before the node is composed, which consumes the event.
         event = self.peek_event()  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent) and parent is not None and index is not None:

@@ -62,6 +62,7 @@ def _range(value: Any) -> Any:
         return value
     match = _RANGE.fullmatch(value) if isinstance(value, str) else None
     low, high = (match[1], match[2]) if match else (None, None)
+    # `..` alone has two ends of None, which are equal.
     if match is None or low == high or (low and high and not float(low) < float(high)):
         raise value_error(
             f"is {value!r}, expected a range such as 0..8, 8.. or ..8, low below high"

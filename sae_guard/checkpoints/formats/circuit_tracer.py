@@ -56,6 +56,7 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     if not (hook_in or repository):
         return Declaration()
     hook_in, hook_out = hook_in or "mlp.hook_in", hook_out or "hook_mlp_out"
+    # Without a norm after the MLP both hook points have the same activation.
     if hook_out == "mlp.hook_out" and not has_post_norms(model):
         hook_out = "hook_mlp_out"
     if hook_in not in _HOOKS_IN or hook_out != "hook_mlp_out":

@@ -65,6 +65,7 @@ def matches(opened: Opened) -> bool:
 def _by_keys(keys: Any) -> list[str]:
     """Return the names of the classes that save these keys."""
     keys = set(keys)
+    # From the keys of one class only to those that two classes have.
     if {"decoder_bias", "gate_bias", "mag_bias"} <= keys:
         return ["GatedAutoEncoder"]
     if {"group_sizes", "group_indices"} & keys:

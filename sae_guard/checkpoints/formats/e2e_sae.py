@@ -118,6 +118,7 @@ def _check_config(config: Mapping[str, Any], sae: SAE, opened: Opened) -> None:
     kind, ratio = saes.get("type_of_sparsifier"), saes.get("dict_size_to_input_ratio", 1.0)
     if kind not in (None, "sae"):
         raise LoadError(f"{path}: saes.type_of_sparsifier is {kind!r}, allowed: 'sae'")
+    # The library rounds ratio · d_in down.
     if type(ratio) not in (int, float) or not sae.d_sae <= ratio * sae.d_in < sae.d_sae + 1:
         raise LoadError(
             f"{path}: saes.dict_size_to_input_ratio is {ratio!r}, but the weights have "

@@ -81,6 +81,7 @@ def _transcoder(opened: Opened, config: Mapping[str, Any], options: SaeOptions) 
     )
     sae = assemble(canonical, settings, source, opened.weights)
     d_out = config.get("d_out")
+    # None equals no size: a config without d_sae is refused.
     stated = {"d_sae": None, **config, "d_out": config["d_in"] if d_out is None else d_out}
     sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
     check_sizes(stated, sizes, opened.weights)

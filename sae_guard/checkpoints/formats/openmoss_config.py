@@ -233,7 +233,7 @@ class Config:
         d_sae = self.number("d_sae") if has_d_sae else d_model * self.number("expansion_factor")
         sizes = (("d_model", d_model, sae.d_in), ("d_model", d_model, sae.d_out))
         for name, stated, stored in (*sizes, ("d_sae", d_sae, sae.d_sae)):
-            if abs(stated - stored) > 1e-6:
+            if abs(stated - stored) > 1e-6:  # an expansion factor may be a fraction
                 raise LoadError(
                     f"{self.path}: {name} is {stated:g}, but {self.opened.weights.name} has "
                     f"{stored}",

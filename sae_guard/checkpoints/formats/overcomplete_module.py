@@ -160,7 +160,7 @@ def _running_threshold(value: Any, path: Path) -> float:
         )
     if is_tensor(value) and value.numel() == 1:
         value = float(value)
-    if type(value) is not float or value != value:
+    if type(value) is not float or value != value:  # NaN is not equal to itself
         raise LoadError(f"{path}: running_threshold is {value!r}, expected a number", "threshold")
     return value
 

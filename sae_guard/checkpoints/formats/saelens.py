@@ -144,6 +144,7 @@ def build(
     sae = assemble(tensors, settings, source, opened.weights)
     sizes = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
     required = ("d_in", "d_sae", "d_out") if sae.transcoder else ("d_in", "d_sae")
+    # None equals no size: a config that lacks a required one is refused.
     check_sizes(dict.fromkeys(required) | {**config}, sizes, path)
     return sae
 

@@ -70,6 +70,7 @@ def declare(files: CheckpointFiles) -> Declaration | None:
     match = re.fullmatch(r"(?:layers|h)\.(\d+)(?:\.(\w+))?", folder.name)
     module = (match[2] or "") if match else None
     site = _SITES.get(module) if module is not None else None
+    # With a norm after the module, its output is not what `site` has.
     if match is None or site is None or (module and has_post_norms(model)):
         return Declaration(model)
     block = f"blocks.{match[1]}"

@@ -72,6 +72,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 _FUNCTIONS: Mapping[_Global, Callable[..., Any]] = {
     ("collections", "OrderedDict"): _ordered_dict,
+    # Protocol 2 has the names of Python 2, where `builtins` was `__builtin__`.
     ("__builtin__", "set"): _set,
     ("builtins", "set"): _set,
     ("__builtin__", "frozenset"): _frozenset,

@@ -45,9 +45,11 @@ _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 def gunzipped(file: BinaryIO, size: int) -> bytes:
     """Return the content of a gzip file of ``size`` bytes; raise `ValueError` above the limit."""
     limit, unpacked = unpacked_limit(size), bytearray()
-    stream = zlib.decompressobj(wbits=31)
+    stream = zlib.decompressobj(wbits=31)  # 16 for a gzip header, 15 for the window
     while chunk := file.read(_CHUNK):
         while chunk:
+            # At most `_CHUNK` bytes at a time, so that the limit is noticed before a bomb has
+            # unpacked.
             unpacked += stream.decompress(chunk, _CHUNK)
             if len(unpacked) > limit:
                 raise ValueError(

@@ -20,6 +20,7 @@ from sae_guard.checkpoints.safe_pickle.torch_tensors import CONSTANTS, Budget, S
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+# Of a zip member: signature, 22 bytes that its directory has too, lengths of name and extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -44,10 +45,10 @@ def read_torch(file: BinaryIO, size: int) -> Any:
         file, size, magic = io.BytesIO(unpacked), len(unpacked), unpacked[:4]
     if magic == b"PK\x03\x04":
         loaded = _read_zip(file, size)
-    elif magic[:1] == b"\x80":
+    elif magic[:1] == b"\x80":  # the opcode PROTO, with which pickles of protocol 2 and later begin
         loaded = _read_pickles(Stream(file, size), Budget(size))
     else:
-        file.seek(257)
+        file.seek(257)  # where the header of a tar file has its signature
         if file.read(5) == b"ustar":
             raise ValueError(
                 "a tar file, as torch wrote before 0.1.10; load and save it with a later torch"
@@ -104,6 +105,7 @@ def _read_old(stream: Stream, budget: Budget) -> Any:
     if type(keys) is not list or sorted(keys) != sorted(storages):
         raise ValueError("the stored keys of storages differ from those of the tensors")
     for key in keys:
+        # Its number of elements, before its bytes.
         if int.from_bytes(stream.read(8), "little") != storages[key].count:
             raise ValueError(f"the size of storage {key!r:.100} differs from that in its tensors")
         stream.readinto(storages[key].raw)
@@ -158,11 +160,13 @@ def _members(file: BinaryIO, size: int) -> dict[str, zipfile.ZipInfo]:
     if len(members) != len(infos):
         raise ValueError("a zip file with several members of the same name")
     for info in infos:
+        # Bit 0 of the flags: encrypted.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(
                 f"{info.filename!r:.100} is compressed or encrypted, expected a stored member, as "
                 "torch writes"
             )
+    # Members that overlap could each claim the same bytes.
     if sum(info.file_size for info in infos) > size:
         raise ValueError(f"the members of the zip file are longer than the file of {size:,} bytes")
     return members

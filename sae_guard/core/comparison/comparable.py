@@ -124,6 +124,7 @@ def _clean_model_differences(before: Measurement, after: Measurement) -> Iterato
 
 def _environments(old: Provenance, new: Provenance) -> Iterator[_Pair]:
     yield "device", _device_type(old.device), _device_type(new.device)
+    # What a version of the package computes otherwise shows in the versions of its formulas.
     for name in sorted({*old.versions, *new.versions} - {"sae-guard"}):
         yield name, old.versions.get(name), new.versions.get(name)
     yield "model.revision", old.model.get("revision"), new.model.get("revision")

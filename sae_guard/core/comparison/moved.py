@@ -111,6 +111,7 @@ def moved_tokens(
 
     def item(index: int) -> MovedToken:
         place = int(new.sequences[index]), int(new.positions[index])
+        # Sequence indices are ascending (`Measurement` checks it).
         row = int(np.searchsorted(later.sequences, place[0]))
         return MovedToken(
             *place,

@@ -126,6 +126,7 @@ def _p_value(difference: float, error: float | None, n: int) -> float | None:
 
     if error is None:
         return None
+    # Student's T is 0/0 or ∞ here: a difference without any variance is certain.
     if error == 0:
         return 1.0 if difference == 0 else 0.0
     return float(2 * stdtr(n - 1, -abs(difference) / error))

@@ -102,6 +102,7 @@ def evidence_of_moments(
         rule: Rule that shapes the mixture, as for `log_evidence`.
     """
     mean = first / n
+    # Rounding could leave a variance slightly below 0.
     square = np.maximum(second / n - mean**2, 0)
     return _evidence(mean, square, np.zeros_like(mean), n, total, rule)
 
@@ -120,10 +121,13 @@ def _evidence(
     # Imported here: it takes 50 ms, which collecting tests and failing early need not pay.
     from scipy.special import log_ndtr, ndtri, stdtr
 
+    # With the imagined sequence n may be N, where 1 − f would be 0.
     fraction = min(n / total, 1 - 1 / total)
     log_term = -2 * math.log(2 * rule.alpha)
     r = n / (1 - fraction) * (log_term + math.log(log_term + 1)) / rule.minimum
+    # A NaN goes on: it compares as False, and so is no evidence.
     with np.errstate(invalid="ignore"):
+        # By the lower tails: F(T) of a large T rounds to 1, and Φ⁻¹(1) is ∞.
         z = -ndtri(stdtr(n - 1, -_studentised(mean, square, skewness, n, fraction)))
         a = z * math.sqrt(r / (1 + r))
         log = math.log(2) - math.log1p(r) / 2 + a * a / 2 + log_ndtr(a)
@@ -142,6 +146,7 @@ def _studentised(
     h = math.sqrt(n * (1 - fraction))
     q = skewness * (2 - fraction) / (2 * h)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # `square` is divided by n, the sample variance by n − 1.
         t = mean / np.sqrt(square * n / (n - 1)) * math.sqrt(n / (1 - fraction))
         t = t + q * t**2 / 3 + q**2 * t**3 / 27 + skewness * (1 - 2 * fraction) / (6 * h)
     # Without variance the sign of the mean is certain; NaN stays NaN.
@@ -154,7 +159,7 @@ def _moments(g: Values) -> tuple[Values, Values, Values]:
 
     The skewness is 0 where the variance is 0.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance of 0 is handled below
         mean = g.mean(axis=-1)
         centred = g - mean[..., None]
         square = (centred**2).mean(axis=-1)
