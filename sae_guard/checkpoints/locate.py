@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from sae_guard.checkpoints.files import CheckpointFiles, read_files
@@ -76,31 +73,3 @@ def _checkpoint_path(path: Path) -> Path:
 def is_checkpoint(path: Path) -> bool:
     """Return whether the path looks like a checkpoint that can be read."""
     return _paths(path) is not None
-
-
-def labels(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return a label per path for node ids: the fewest trailing parts that make it unique."""
-    # Path.resolve raises on a loop of symbolic links before Python 3.13.
-    resolved = {path: Path(os.path.realpath(path)) for path in dict.fromkeys(paths)}
-    depth = dict.fromkeys(resolved, 1)
-    while True:
-        names = {path: _tail(real_path, depth[path]) for path, real_path in resolved.items()}
-        counts = Counter(names.values())
-        clashing = [
-            path for path, name in names.items()
-            if counts[name] > 1 and depth[path] < len(resolved[path].parts)
-        ]  # fmt: skip
-        if not clashing:
-            break
-        for path in clashing:
-            depth[path] += 1
-    return {
-        path: name if counts[name] == 1 else resolved[path].as_posix()
-        for path, name in names.items()
-    }
-
-
-def _tail(path: Path, depth: int) -> str:
-    """Return the last ``depth`` parts of the path, without the suffix of a container."""
-    suffix = next((s for s in reversed(SUFFIXES) if path.name.endswith(s)), "")
-    return "/".join([*path.parts[:-1], path.name.removesuffix(suffix)][-depth:])

@@ -39,6 +39,11 @@ class CaseRef:
     """Label of the SAE; ``control:NAME`` for a control, an SAE whose numbers are known."""
 
     @property
+    def title(self) -> str:
+        """``file::document [member]``, as messages name a case."""
+        return f"{self.spec} [{self.member}]"
+
+    @property
     def spec(self) -> str:
         """``file::document``, as records and messages name a spec."""
         return f"{self.spec_file}::{self.document}"
@@ -191,6 +196,16 @@ class NotJudged:
 
 
 @dataclass(frozen=True)
+class MemberProblem:
+    """A member that is missing or unexpected in a release, or has the weights of another one."""
+
+    member: str
+    """``file::document [member]``; the name alone where no spec gates it."""
+    reason: str
+    """What is wrong, and what would make it right."""
+
+
+@dataclass(frozen=True)
 class NotGated:
     """A spec without a checkpoint, or a checkpoint that a spec does not gate."""
 
@@ -229,6 +244,8 @@ class RunReport:
     notes: tuple[str, ...] = ()
     """Remarks on the run, such as thresholds that were left out."""
     warnings: tuple[str, ...] = ()
+    incomplete: tuple[MemberProblem, ...] = ()
+    """Members that are missing, unexpected, or have the weights of another one."""
 
 
 def contract_test(contract: Contract) -> str:
@@ -236,15 +253,18 @@ def contract_test(contract: Contract) -> str:
     return f"load.{contract}"
 
 
-def verdict_of(cases: Iterable[CaseReport], not_judged: Iterable[NotJudged] = ()) -> RunVerdict:
+def verdict_of(
+    cases: Iterable[CaseReport], problems: Iterable[NotJudged | MemberProblem] = ()
+) -> RunVerdict:
     """Return the verdict of a run.
 
-    It is ``error`` where no test gave a status, a test was not judged, or one gave no verdict; else
+    It is ``error`` where no test gave a status, a test was not judged or gave no verdict, or a
+    member is missing or unexpected; else
     ``fail`` where a test does not pass.
     """
     reports = list(cases)
     empty = not any(case.statuses for case in reports)
-    if empty or any(not_judged) or any(case.errors for case in reports):
+    if empty or any(problems) or any(case.errors for case in reports):
         return "error"
     return "fail" if any(case.crossed for case in reports) else "pass"
 

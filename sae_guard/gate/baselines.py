@@ -12,8 +12,9 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import Case
 from sae_guard.history.record import HistoryError, Recorded
-from sae_guard.history.references import find_records, find_spec_record
+from sae_guard.history.references import find_records
 from sae_guard.history.store import Contents, History, read_measurement
+from sae_guard.release.pairing import Identity, Pair, earlier
 
 
 class Baselines:
@@ -55,36 +56,65 @@ class Baselines:
                 "threshold out",
                 options=("baseline",),
             )
-        return self.baseline(reference, case.ref.spec, strict=case.spec.strict_env)
+        return self.baseline(case, reference)
 
-    def baseline(self, reference: str, spec: str, *, strict: bool = False) -> Baseline:
-        """Load the measurement of a version.
+    def release(self, reference: str) -> list[Recorded]:
+        """Return the records of a version, one of each spec and member.
+
+        Raises:
+            SetupError: The reference names no recorded version, or an ambiguous one.
+            HistoryError: A record or promotion of the same name cannot be read, which could be the
+                later one, or one of a member.
+        """
+        # Each of these messages starts with a path, which contains the id, which contains the name.
+        same_name = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
+        if messages := [line for line in self._contents.unreadable if same_name.search(line)]:
+            raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
+        return find_records(self._contents, reference)
+
+    def earlier(self, case: Case, reference: str) -> Pair[Recorded] | None:
+        """Return what the member of a case was in a version; None for a new one.
+
+        Raises:
+            SetupError: The reference names no version, or several members could be meant.
+        """
+        records = self.release(reference)
+        if len(records) == 1 and reference in (records[0].id, records[0].short):
+            return Pair(records[0])  # an id names its record, whatever the member is called now
+        return earlier(case.identity, case.earlier_name, records, identity, alone=case.alone)
+
+    def baseline(self, case: Case, reference: str) -> Baseline:
+        """Load the measurement of the earlier self of a case.
 
         Args:
+            case: A checkpoint at a spec.
             reference: A promoted label, or a record's name or id.
-            spec: ``file::name``.
-            strict: True to refuse a record of another device or of other library versions.
 
         Raises:
             SetupError: The reference is no version, or has no record by the spec.
             HistoryError: The record cannot be read; or a record or promotion of the same name
                 cannot, which could be the later one.
         """
-        # Each of these messages starts with a path, which contains the id, which contains the name.
-        same_name = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
-        if messages := [line for line in self._contents.unreadable if same_name.search(line)]:
-            raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
         try:
-            recorded = find_spec_record(self._contents, reference, spec)
+            pair = self.earlier(case, reference)
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
+        if pair is None:
+            names = ", ".join(f"{r.spec} [{r.member}]" for r in self.release(reference))
+            raise SetupError(
+                f"baseline in {self._history.url}: {case.ref.title} has no earlier version in "
+                f"{reference}, which has {names}"
+            )
+        recorded = pair.old
         if recorded.id not in self._measurements:
             self._measurements[recorded.id] = read_measurement(recorded)
+        member = "" if recorded.member == case.member else f" [{recorded.member}]"
         return Baseline(
-            reference if reference == recorded.id else f"{reference} ({recorded.short})",
+            f"{reference}{member}" + ("" if reference == recorded.id else f" ({recorded.short})"),
             self._measurements[recorded.id],
             {n: row.value for n, row in recorded.record.views.items() if row.value is not None},
-            strict,
+            case.spec.strict_env,
+            same_shape=pair.alone,
         )
 
     def pareto(self, case: Case, new: Measurement) -> ParetoVerdict | None:
@@ -155,3 +185,11 @@ def _point_or_reason(recorded: Recorded, pareto: Pareto, new: Provenance) -> Poi
     if x is None or y is None:
         return f"{pareto.x if x is None else pareto.y} is undefined"
     return Point(recorded.display_name, x, y)
+
+
+def identity(recorded: Recorded) -> Identity:
+    """Return what decides which later member a record is compared with."""
+    record = recorded.record
+    return Identity(
+        recorded.spec, recorded.member, record.checkpoint.named_by, record.hook, record.hook_out
+    )

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
-from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.checkpoints.reference import Checkpoint, NamedBy
 from sae_guard.core.metrics import ON_REQUEST, metric
 from sae_guard.core.pareto import Pareto
 from sae_guard.core.report import CaseRef
 from sae_guard.core.thresholds import Threshold
+from sae_guard.release.manifest import Manifest
+from sae_guard.release.pairing import Identity
 from sae_guard.specs import Spec
 
 CONTROLS: Mapping[str, tuple[Threshold, ...]] = {
@@ -57,11 +59,31 @@ class Case:
     """Threshold that no record may dominate the checkpoint."""
     compared: bool = False
     """True where controls are measured beside the checkpoint."""
+    named_by: NamedBy = "path"
+    """Rule that gave the member its name."""
+    manifest: Manifest | None = None
+    """Manifest that lists the member; None without one."""
+    alone: bool = True
+    """True if no other checkpoint of the run is of this spec."""
+    new_since: str = ""
+    """Version in which the member has no earlier self; empty for one that is not new."""
 
     @property
     def ref(self) -> CaseRef:
         """Name of the case in node ids, reports and records."""
         return CaseRef(self.spec.spec_file, self.spec.name, self.member)
+
+    @property
+    def earlier_name(self) -> str:
+        """Name of the member in the earlier version; another one only if its manifest says so."""
+        formerly = self.manifest.formerly if self.manifest else {}
+        return formerly.get(self.member, self.member)
+
+    @property
+    def identity(self) -> Identity:
+        """Return what decides which earlier member the case is compared with."""
+        spec = self.spec
+        return Identity(self.ref.spec, self.member, self.named_by, spec.hook, spec.hook_out)
 
     @property
     def hook_out(self) -> str | None:

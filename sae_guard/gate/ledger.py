@@ -14,12 +14,14 @@ from sae_guard.core.report import (
     CaseRef,
     CaseReport,
     DisagreementError,
+    MemberProblem,
     NotJudged,
     RunVerdict,
     merged,
 )
 from sae_guard.gate.case_tests import list_tests
 from sae_guard.gate.cases import Case
+from sae_guard.gate.following import equal_weights
 from sae_guard.gate.planning import Plan
 
 _NOT_REPORTED = "was collected and never reported"
@@ -31,13 +33,15 @@ class LedgerResult:
 
     cases: tuple[CaseReport, ...]
     not_judged: tuple[NotJudged, ...]
+    incomplete: tuple[MemberProblem, ...]
+    """Members that are missing, unexpected, or have the weights of another one."""
     failed: bool
     """True where a test without a result failed, or contradicts another test."""
 
     def verdict(self, exit_code: int) -> RunVerdict:
         """Return the verdict on a run that ends with this exit code."""
         errors = any(case.errors for case in self.cases)
-        if self.not_judged or errors or exit_code not in (0, 1):
+        if self.not_judged or self.incomplete or errors or exit_code not in (0, 1):
             return "error"
         return "fail" if exit_code or any(case.crossed for case in self.cases) else "pass"
 
@@ -47,7 +51,7 @@ class LedgerResult:
             return exit_code  # the run was interrupted or collected nothing: no pass already
         # After a failure, -x leaves tests unreported on purpose: only failed ones count then.
         unknown = self.not_judged if exit_code == 0 else self.failed
-        if unknown or any(case.errors for case in self.cases):
+        if unknown or self.incomplete or any(case.errors for case in self.cases):
             return EXIT_CODES["error"]
         crossed = any(case.crossed for case in self.cases)
         return EXIT_CODES["fail"] if crossed else exit_code
@@ -72,7 +76,14 @@ class LedgerResult:
 class Ledger:
     """The expected tests of a plan, and their reports so far."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, one_version: bool = False) -> None:
+        """Expect the tests of a plan.
+
+        Args:
+            plan: Plan of the run.
+            one_version: True if all its checkpoints are of one version, which is recorded.
+        """
+        self._plan, self._one_version = plan, one_version
         self._cases = plan.cases
         self._tests = {test.node_id: test for case in plan.cases for test in list_tests(case)}
         self._expected: set[str] = set()
@@ -124,6 +135,7 @@ class Ledger:
                 problems.setdefault(name, _NOT_REPORTED)
                 continue
             reports[ref] = _merged(reports.get(ref), report, name, problems)
+        equal = equal_weights(self._cases, reports.values(), one_version=self._one_version)
         return LedgerResult(
             tuple(reports[case.ref] for case in self._cases if case.ref in reports),
             tuple(
@@ -131,6 +143,7 @@ class Ledger:
                 for name, test in self._tests.items()
                 if name in problems
             ),
+            (*self._plan.problems, *equal),
             failed=any(reason != _NOT_REPORTED for reason in problems.values()),
         )
 

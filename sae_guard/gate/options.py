@@ -57,6 +57,10 @@ class GateOptions:
     """Folder that relative paths of the user start from."""
     checkpoints: tuple[str, ...] = ()
     """Paths, globs and references; without any, each spec gates its own default checkpoint."""
+    members: Mapping[str, str] = field(default_factory=dict)
+    """Name of a member → path or reference of its checkpoint, beside ``checkpoints``."""
+    release_root: str | None = None
+    """Folder of the release: the path below it is the name of a member."""
     specs: tuple[str, ...] = ()
     """Files or names of specs; without any, all specs of the project."""
     spec_globs: tuple[str, ...] = SPECS
@@ -89,4 +93,4 @@ class GateOptions:
     @property
     def gates(self) -> bool:
         """True where the options name checkpoints or specs, that is, ask for a gate."""
-        return bool(self.checkpoints or self.specs)
+        return bool(self.checkpoints or self.members or self.specs)

@@ -9,20 +9,18 @@ from typing import Any
 
 from sae_guard.checkpoints.declare import Declaration, declare
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions, merged
-from sae_guard.checkpoints.reference import Checkpoint, labels_of
-from sae_guard.core.report import CONTROL
+from sae_guard.core.report import CONTROL, MemberProblem
 from sae_guard.errors import LoadError, SetupError
 from sae_guard.gate.cases import CONTROLS, Case
+from sae_guard.release.members import Member
 from sae_guard.specs import Spec
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that may be gated, with its name in reports and its declaration."""
+    """A member of a release that may be gated, with the declaration of its checkpoint."""
 
-    checkpoint: Checkpoint
-    member: str
-    """Name of the checkpoint in reports, as `CaseRef` has it."""
+    member: Member
     declared: Declaration
     options: SaeOptions = NOTHING_SAID
     """The user's options for loading it."""
@@ -48,6 +46,8 @@ class Plan:
     """Cases in the order of the specs; of each spec the checkpoints, then the controls."""
     idle: tuple[Idle, ...]
     """Pairs of spec and checkpoint that do not belong together."""
+    problems: tuple[MemberProblem, ...] = ()
+    """Members that are missing, unexpected, or cannot be paired with an earlier one."""
 
     def of(self, spec: Spec) -> tuple[Case, ...]:
         """Return the cases of one spec document."""
@@ -55,15 +55,15 @@ class Plan:
 
 
 def candidates(
-    checkpoints: Sequence[Checkpoint],
+    members: Sequence[Member],
     *,
     options: SaeOptions = NOTHING_SAID,
     hook: str | None = None,
 ) -> list[Candidate]:
-    """Read the declarations of checkpoints, and name each of them.
+    """Read the declarations of the members of a release.
 
     Args:
-        checkpoints: References to checkpoints; repeated ones become one candidate.
+        members: Members with their checkpoints.
         options: The user's options for loading them.
         hook: The user's ``HOOK``, or ``HOOK:HOOK_OUT`` of transcoders, for checkpoints that declare
             none.
@@ -71,13 +71,11 @@ def candidates(
     Raises:
         SetupError: A checkpoint declares another hook point than ``hook``.
     """
-    labels = labels_of(list(dict.fromkeys(checkpoints)))
-    return [_candidate(checkpoint, member, options, hook) for checkpoint, member in labels.items()]
+    return [_candidate(member, options, hook) for member in members]
 
 
-def _candidate(
-    checkpoint: Checkpoint, member: str, options: SaeOptions, hook: str | None
-) -> Candidate:
+def _candidate(member: Member, options: SaeOptions, hook: str | None) -> Candidate:
+    checkpoint = member.checkpoint
     unreadable = ""
     try:
         declared = declare(checkpoint.path, checkpoint.name)
@@ -85,7 +83,7 @@ def _candidate(
         declared, unreadable = Declaration(), str(error)
     if hook is not None:
         declared = with_hook(declared, hook, str(checkpoint))
-    return Candidate(checkpoint, member, declared, options, unreadable)
+    return Candidate(member, declared, options, unreadable)
 
 
 def plan(
@@ -119,8 +117,13 @@ def plan(
         for spec in gating:
             cases[id(spec)].append(_case(spec, candidate, controls=controls, changes=changes))
         idle.extend(
-            Idle(spec, candidate.member, reason) for spec in specs if (reason := reasons[id(spec)])
+            Idle(spec, candidate.member.name, reason)
+            for spec in specs
+            if (reason := reasons[id(spec)])
         )
+    for of_spec in cases.values():
+        _check_names(of_spec)
+        of_spec[:] = [replace(case, alone=len(of_spec) == 1) for case in of_spec]
     if controls:
         for spec in specs:
             if cases[id(spec)]:
@@ -146,7 +149,7 @@ def check_files(
 
 
 def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) -> Case:
-    checkpoint = candidate.checkpoint
+    member, checkpoint = candidate.member, candidate.member.checkpoint
     try:
         options = merged(
             (f"the `sae` block of {spec.file.name}::{spec.name}", spec.sae),
@@ -163,8 +166,23 @@ def _case(spec: Spec, candidate: Candidate, *, controls: bool, changes: bool) ->
         )
     pareto = spec.pareto if changes else None
     return Case(
-        spec, candidate.member, checkpoint, thresholds, options, pareto=pareto, compared=controls
-    )
+        spec, member.name, checkpoint, thresholds, options, pareto=pareto, compared=controls,
+        named_by=member.named_by, manifest=member.manifest,
+    )  # fmt: skip
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    """Raise `SetupError` where two checkpoints of one spec have one name."""
+    by_name: dict[str, Case] = {}
+    for case in cases:
+        other = by_name.setdefault(case.member, case)
+        if other is not case:
+            raise SetupError(
+                f"{other.checkpoint} and {case.checkpoint} are both named {case.member!r} in "
+                f"{case.ref.spec}; allowed: one name each; name the root folder of the release, "
+                "below which the path is the name, or name each of them",
+                options=("root", "member"),
+            )
 
 
 def mismatch(spec: Spec, declared: Declaration) -> str | None:
@@ -213,12 +231,12 @@ def _check_gating(
 ) -> None:
     if not gating:
         lines = _indented(f"{_spec_line(spec)}: {reasons[id(spec)]}" for spec in specs)
-        raise SetupError(f"no spec gates {candidate.checkpoint}:{lines}")
+        raise SetupError(f"no spec gates {candidate.member.checkpoint}:{lines}")
     hook_sites = {(spec.model.name, spec.hook, spec.hook_out) for spec in gating}
     if candidate.declared.hook is None and len(hook_sites) > 1:
         raise SetupError(
-            f"{candidate.checkpoint} does not declare its model and hook point, and several specs "
-            f"could gate it; name the spec, or the hook point:"
+            f"{candidate.member.checkpoint} does not declare its model and hook point, and several "
+            f"specs could gate it; name the spec, or the hook point:"
             f"{_indented(map(_spec_line, gating))}"
             + (f"\n({candidate.unreadable})" if candidate.unreadable else ""),
             options=("spec", "hook"),

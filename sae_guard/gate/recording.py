@@ -187,6 +187,7 @@ def build(
         spec=SpecRow(file=case.spec.spec_file, name=case.spec.name, sha256=spec_sha256(case.spec)),
         checkpoint=CheckpointRow(
             label=case.member,
+            named_by=case.named_by,
             reference=str(case.checkpoint),
             options=case.sae.model_dump(mode="json", exclude_none=True),
         ),

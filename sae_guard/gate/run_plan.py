@@ -92,13 +92,24 @@ class RunPlan:
         required = {*self._named_files, *(self.spec_files if self.options.specs else ())}
         files = [path for path in self.spec_files if path in required]
         check_files(files, specs, run_plan, self.display)
-        return run_plan
+        return self._follow(run_plan, specs)
+
+    def _follow(self, plan: Plan, specs: Sequence[Spec]) -> Plan:
+        """Pair the cases with their earlier selves, where there is a baseline or a manifest."""
+        from sae_guard.gate.baselines import Baselines
+        from sae_guard.gate.following import follow
+        from sae_guard.history import History, store
+
+        options = self.options
+        baselines = Baselines(History(store.locate(options.history, options.root)))
+        return follow(plan, specs, baselines, options.baseline, part=bool(options.specs))
 
     def _check_any_spec(self) -> None:
         options = self.options
         if options.gates and not self.spec_files:
+            named = ", ".join([*options.checkpoints, *options.members.values()])
             raise SetupError(
-                f"no spec gates {', '.join(options.checkpoints)}: no file in {options.root} "
+                f"no spec gates {named}: no file in {options.root} "
                 f"matches {', '.join(options.spec_globs)}; add a spec file there, or name one",
                 options=("spec",),
             )
@@ -118,35 +129,34 @@ class RunPlan:
     def _plan_of(self, specs: list[Spec]) -> Plan:
         """Plan these specs for the checkpoints of the options, or else each for its default."""
         from sae_guard.checkpoints.options import parse
-        from sae_guard.checkpoints.reference import resolve
         from sae_guard.gate.planning import Idle, Plan, candidates, plan
         from sae_guard.history import NO_VERSION
+        from sae_guard.release.members import members
 
         options = self.options
-        if options.checkpoints:
-            paths = [path for text in options.checkpoints for path in resolve(text, options.here)]
-            groups = [(specs, paths)]
+        root = None if options.release_root is None else options.here / options.release_root
+        if options.checkpoints or options.members:
+            of_all = members(options.checkpoints, options.here, named=options.members, root=root)
+            groups = [(specs, of_all)]
         else:
             groups = [
-                ([spec], resolve(spec.checkpoint, spec.file.parent))
+                ([spec], members([spec.checkpoint], spec.file.parent, root=root))
                 for spec in specs
                 if spec.checkpoint
             ]
-        # All are named at once, so that no two have one name.
-        checkpoints = [path for _, paths in groups for path in paths]
-        named = candidates(checkpoints, options=parse(options.sae), hook=options.hook)
-        by_checkpoint = {candidate.checkpoint: candidate for candidate in named}
+        sae_options = parse(options.sae)
         plans = [
             plan(
                 group_specs,
-                [by_checkpoint[path] for path in dict.fromkeys(paths)],
+                candidates(group_members, options=sae_options, hook=options.hook),
                 controls=options.controls,
                 changes=options.baseline != NO_VERSION,
             )
-            for group_specs, paths in groups
+            for group_specs, group_members in groups
         ]
         reason = "it names no default checkpoint, and none was given"
-        idle = [spec for spec in specs if not (spec.checkpoint or options.checkpoints)]
+        named = options.checkpoints or options.members
+        idle = [spec for spec in specs if not (spec.checkpoint or named)]
         return Plan(
             tuple(case for each in plans for case in each.cases),
             (

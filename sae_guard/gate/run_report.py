@@ -9,6 +9,7 @@ from dataclasses import replace
 from sae_guard.core.report import (
     EXIT_CODES,
     CaseReport,
+    MemberProblem,
     NotGated,
     NotJudged,
     RecordResult,
@@ -17,6 +18,7 @@ from sae_guard.core.report import (
     verdict_of,
 )
 from sae_guard.gate.case_tests import report
+from sae_guard.gate.following import equal_weights
 from sae_guard.gate.options import GateOptions
 from sae_guard.gate.planning import Plan
 from sae_guard.gate.recording import CaseResult, Recorder
@@ -43,12 +45,19 @@ def run_gate(options: GateOptions) -> RunReport:
         for case, case_report in zip(plan.cases, cases, strict=True)
     }
     records = recorder.record_all(results) if recorder else ()
-    verdict = verdict_of(cases)
+    incomplete = (
+        *plan.problems,
+        *equal_weights(plan.cases, cases, one_version=options.record is not None),
+    )
+    verdict = verdict_of(cases, incomplete)
     # A pass that cannot be recorded is an error; a failure stays one.
     refused = verdict == "pass" and any(record.refused for record in records)
     exit_code = EXIT_CODES["error" if refused else verdict]
     tracking = track(session.history, plan.cases)
-    return assemble(plan, options, cases, verdict, exit_code, records=records, tracking=tracking)
+    return assemble(
+        plan, options, cases, verdict, exit_code,
+        records=records, tracking=tracking, incomplete=incomplete,
+    )  # fmt: skip
 
 
 def assemble(
@@ -61,6 +70,7 @@ def assemble(
     tracking: Tracking,
     records: tuple[RecordResult, ...],
     not_judged: tuple[NotJudged, ...] = (),
+    incomplete: tuple[MemberProblem, ...] = (),
 ) -> RunReport:
     """Assemble the report of a run.
 
@@ -73,6 +83,7 @@ def assemble(
         tracking: Thresholds that are looser than at the last promoted version.
         records: Records of the cases, or the reasons why there is none.
         not_judged: Tests without a result.
+        incomplete: Members that are missing, unexpected, or have the weights of another one.
     """
     return RunReport(
         importlib.metadata.version("sae-guard"),
@@ -87,6 +98,7 @@ def assemble(
         records,
         tuple(_notes(plan, options)),
         tuple(tracking.warnings),
+        incomplete,
     )
 
 
@@ -95,6 +107,13 @@ def _notes(plan: Plan, options: GateOptions) -> list[str]:
     specs = {id(case.spec): case.spec for case in plan.cases}.values()
     changes = [t for spec in specs for t in spec.thresholds if t.change]
     n_left_out = len(changes) + sum(spec.pareto is not None for spec in specs)
+    new = [case for case in plan.cases if case.new_since]
+    if new:
+        return [
+            f"{case.ref.title} is new: no earlier version in {case.new_since}; its bounds on "
+            "changes are not in force"
+            for case in new
+        ]
     if options.baseline not in (None, NO_VERSION) and not changes:
         return [f"baseline {options.baseline}: no spec of this run has thresholds on changes"]
     if options.baseline == NO_VERSION and n_left_out:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from sae_guard.checkpoints.reference import NamedBy
 from sae_guard.core.thresholds import OnUndecided
 from sae_guard.core.verdicts import Status
 from sae_guard.errors import InfrastructureError, SetupError
@@ -104,7 +105,9 @@ class CheckpointRow(JsonModel):
     """The checkpoint; the hashes of its files are in the provenance."""
 
     label: str
-    """Short name of the checkpoint in reports and node ids."""
+    """Name of the member in reports and node ids."""
+    named_by: NamedBy | None = None
+    """Rule that gave the member its name; None in records from before members had names."""
     reference: str
     """Path or reference that it was loaded from."""
     options: dict[str, Any] = {}
@@ -235,6 +238,11 @@ class Recorded:
     def short(self) -> str:
         """The hash in its id, 12 hexadecimal digits."""
         return self.id.rpartition("-")[2]
+
+    @property
+    def member(self) -> str:
+        """Name of the member within its release."""
+        return self.record.checkpoint.label
 
     @property
     def display_name(self) -> str:

@@ -102,5 +102,6 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     if not options.gates:
         return None
     specs = dict.fromkeys(case.ref.spec_file for case in plan_of(config).cases)
-    checkpoints = ", ".join(options.checkpoints) or "defaults"
+    named = (f"{name}={checkpoint}" for name, checkpoint in options.members.items())
+    checkpoints = ", ".join([*options.checkpoints, *named]) or "defaults"
     return [f"sae guard: {checkpoints} by {', '.join(specs) or 'no spec'}"]

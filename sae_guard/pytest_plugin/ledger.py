@@ -125,7 +125,8 @@ class LedgerPlugin:
         if self._ledger is None:
             from sae_guard.gate.ledger import Ledger
 
-            self._ledger = Ledger(self._plan())
+            one_version = self._options.gate.record is not None
+            self._ledger = Ledger(self._plan(), one_version=one_version)
         return self._ledger
 
     def _plan(self) -> Plan:
@@ -189,6 +190,7 @@ class LedgerPlugin:
             result.verdict(exit_code),
             exit_code,
             not_judged=result.not_judged,
+            incomplete=result.incomplete,
             records=records,
             tracking=track(session_of(self._config).history, tested),
         )

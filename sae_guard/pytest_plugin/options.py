@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,8 @@ class Options:
             root=config.rootpath,
             here=folder,
             checkpoints=tuple(config.getoption("sae")),
+            members=_by_name(config.getoption("sae_member")),
+            release_root=config.getoption("sae_root"),
             specs=tuple(config.getoption("sae_spec")),
             spec_globs=tuple(config.getini("sae_specs")),
             sae={key: value for key, value in sae.items() if value is not None},
@@ -65,6 +68,17 @@ class Options:
         return cls(gate, folder / json if json else None)
 
 
+def _by_name(members: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Map names to checkpoints; raises `pytest.UsageError` where two have one name."""
+    by_name: dict[str, str] = {}
+    for name, checkpoint in members:
+        if by_name.setdefault(name, checkpoint) != checkpoint:
+            raise pytest.UsageError(
+                f"--sae-member {name} names {by_name[name]} and {checkpoint}; allowed: one of them"
+            )
+    return by_name
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options in ``pytest --help``."""
     group = parser.getgroup("sae-guard", "gate of SAE releases")
@@ -73,8 +87,10 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="CHECKPOINT",
-        help="checkpoint to gate: a file, a folder, or a glob; repeatable",
+        help="checkpoint to gate: a file, a folder, a glob, or the folder of a sae_release.yaml; "
+        "repeatable",
     )
+    _add_member_options(group)
     group.addoption(
         "--sae-spec",
         action="append",
@@ -105,6 +121,23 @@ def add_options(parser: pytest.Parser) -> None:
         "globs of the spec files, relative to the root folder",
         type="args",
         default=list(SPECS),
+    )
+
+
+def _add_member_options(group: pytest.OptionGroup) -> None:
+    """Declare options on the names of checkpoints within a release."""
+    group.addoption(
+        "--sae-member",
+        action="append",
+        default=[],
+        metavar="NAME=CHECKPOINT",
+        type=member,
+        help="gate this checkpoint under a name of its own within the release; repeatable",
+    )
+    group.addoption(
+        "--sae-root",
+        metavar="FOLDER",
+        help="folder of the release: the path of a checkpoint below it is its name",
     )
 
 
@@ -271,3 +304,11 @@ def device(text: str) -> str:
     if not DEVICE.fullmatch(text):
         raise pytest.UsageError(f"--sae-device {text!r}; allowed: {DEVICES}")
     return text
+
+
+def member(text: str) -> tuple[str, str]:
+    """Parse ``NAME=CHECKPOINT``; raises `pytest.UsageError`."""
+    name, sign, checkpoint = text.partition("=")
+    if not sign or not name.strip() or not checkpoint:
+        raise pytest.UsageError(f"--sae-member {text!r}; expected NAME=CHECKPOINT")
+    return name.strip(), checkpoint

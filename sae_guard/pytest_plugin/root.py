@@ -22,7 +22,8 @@ def correct_root(config: pytest.Config, options: Namespace) -> None:
         pytest.UsageError: pytest has read another ini file than that of the project. It is too late
             to correct that.
     """
-    values = [*options.sae, *options.sae_spec, *filter(None, [options.sae_json])]
+    single = filter(None, [options.sae_json, options.sae_root])
+    values = [*options.sae, *options.sae_spec, *single]
     if not values or options.rootdir or options.inifilename:
         return
     folder = config.invocation_params.dir
@@ -31,7 +32,8 @@ def correct_root(config: pytest.Config, options: Namespace) -> None:
     ini = ini_file_of(start)
     read = config.inipath if config.inipath and is_ini(config.inipath) else None
     if ini != read:
-        option = next(name for name in ("sae", "sae_spec", "sae_json") if getattr(options, name))
+        names = ("sae", "sae_spec", "sae_json", "sae_root")
+        option = next(name for name in names if getattr(options, name))
         spelling = f"--{option.replace('_', '-')}"
         raise pytest.UsageError(
             f"pytest takes the value of {spelling} for a test path, looks for its root folder "

@@ -3,55 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
-from sae_guard.core.report import CaseRef
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A member that is missing, or not expected, and what would make it right."""
-
-    member: str
-    reason: str
+from sae_guard.core.report import CaseRef, MemberProblem
 
 
-def problems(
+def incomplete(
     present: Mapping[CaseRef, CaseRef | None],
     earlier: Iterable[CaseRef],
     *,
     version: str,
-    listed: Iterable[str] = (),
     added: Iterable[str] = (),
     removed: Iterable[str] = (),
-) -> Iterator[Problem]:
+) -> Iterator[MemberProblem]:
     """Yield each member that is missing or unexpected; with none the version is complete.
 
     Args:
         present: Member of this version → the earlier one that it is compared with, if any.
         earlier: Members of the earlier version.
         version: Name of the earlier version.
-        listed: Names that the manifest lists.
-        added: Names that a spec says are new.
+        added: Names that manifest or spec say are part of this version.
         removed: Names that manifest or spec say are gone.
     """
     paired = {old for old in present.values() if old is not None}
-    gone, expected = set(removed), {*listed, *added}
+    gone, expected = set(removed), set(added)
     for old in earlier:
         if old not in paired and old.member not in gone:
-            yield Problem(
-                f"{old.spec} [{old.member}]",
+            yield MemberProblem(
+                old.title,
                 f"is in {version} and not in this run; gate it too, or list {old.member!r} as "
                 "removed, in the manifest or the spec",
             )
-    names = {ref.member for ref in present}
-    for name in listed:
-        if name not in names:
-            yield Problem(name, "is in the manifest, and no spec of this run gates it")
     for ref, paired_with in present.items():
         if paired_with is None and ref.member not in expected:
-            yield Problem(
-                f"{ref.spec} [{ref.member}]",
+            yield MemberProblem(
+                ref.title,
                 f"has no earlier version in {version}; if it is new, list {ref.member!r} in the "
                 "manifest, or as added in the spec",
             )

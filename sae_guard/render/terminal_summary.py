@@ -46,6 +46,8 @@ def summary(
     for case in sorted(report.cases, key=lambda case: _unmeasured(case) is None):
         yield from case_lines(case, spelling)
         yield ""
+    for problem in report.incomplete:
+        yield f"INCOMPLETE: {problem.member} {problem.reason}"
     yield from _not_judged(report)
     yield from _not_gated(report, verbose=verbose)
     yield from report.notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError, SpecError
 from sae_guard.specs import checks, strict_yaml, thresholds
 from sae_guard.specs.messages import explain, yaml_path
-from sae_guard.specs.models import DataSpec, DocumentModel, ModelSpec
+from sae_guard.specs.models import DataSpec, DocumentModel, MembersSpec, ModelSpec
 from sae_guard.specs.strict_yaml import KeyPath
 from sae_guard.specs.thresholds import BoundsModel
 from sae_guard.specs.values import flatten_statistics
@@ -52,6 +52,8 @@ class Spec:
     """Largest chance that an early verdict differs from the verdict on the whole token set."""
     baseline: str | None = None
     """Recorded version that thresholds on changes compare with."""
+    members: MembersSpec = field(default_factory=MembersSpec)
+    """Members that are expected to be new, or gone, since the baseline."""
     strict_env: bool = False
     """True if a baseline from another device or other library versions is an error."""
 

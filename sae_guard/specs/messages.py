@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from sae_guard.checkpoints.options import SaeOptions
 from sae_guard.core.targets import WORST
 from sae_guard.errors import allowed
-from sae_guard.specs.models import DatasetSpec, DataSpec, DocumentModel, ModelSpec
+from sae_guard.specs.models import DatasetSpec, DataSpec, DocumentModel, MembersSpec, ModelSpec
 from sae_guard.specs.strict_yaml import KeyPath
 from sae_guard.specs.thresholds import PARETO, BoundsModel, ParetoModel, SliceModel, WarnBoundsModel
 
@@ -102,6 +102,8 @@ def model_at(path: KeyPath) -> type[BaseModel]:
             return DatasetSpec
         case ("sae",):
             return SaeOptions
+        case ("members",):
+            return MembersSpec
         case ("thresholds", "pareto"):
             return ParetoModel
         case ("thresholds", _):

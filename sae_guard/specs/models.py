@@ -152,6 +152,17 @@ class DataSpec(Strict):
         return self.field or ("input_ids" if self.tokens else "text")
 
 
+class MembersSpec(Strict):
+    """Members of a release that are expected to be new, or gone, since the baseline."""
+
+    added: tuple[Text, ...] = Field(
+        (), strict=False, description="Members that the baseline does not have yet."
+    )
+    removed: tuple[Text, ...] = Field(
+        (), strict=False, description="Members of the baseline that this release has no longer."
+    )
+
+
 class DocumentModel(Strict):
     """One spec: a model, a hook point, a token set, and thresholds on SAEs there."""
 
@@ -191,6 +202,10 @@ class DocumentModel(Strict):
         None,
         description="Recorded version that max_increase and max_decrease compare with, where the "
         "run names none.",
+    )
+    members: MembersSpec = Field(
+        default_factory=MembersSpec,
+        description="Members of the release that are new, or gone, since the baseline.",
     )
     strict_env: bool = Field(
         default=False,

@@ -11,7 +11,7 @@ import pytest
 from sae_guard.checkpoints.declare import declare
 from sae_guard.checkpoints.files import read_config, sha256
 from sae_guard.checkpoints.load import load
-from sae_guard.checkpoints.locate import find, is_checkpoint, labels
+from sae_guard.checkpoints.locate import find, is_checkpoint
 from sae_guard.checkpoints.tensor_files import read_entries
 from sae_guard.errors import LoadError, SetupError
 from tests.attacks.containers import WRITERS, saelens_folder, tensors, write
@@ -49,11 +49,6 @@ def test_a_folder_with_a_file_that_loops(tmp_path: Path, name: str) -> None:
     loop(folder / name)
     with pytest.raises(LoadError, match="a folder with"):
         load(folder)
-
-
-def test_labels_of_paths_that_loop(tmp_path: Path) -> None:
-    paths = [loop(tmp_path / "a.pt"), loop(tmp_path / "b.pt")]
-    assert labels(paths) == {paths[0]: "a", paths[1]: "b"}
 
 
 def test_a_folder_that_holds_itself(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from sae_guard.checkpoints.hub import fetch
 from sae_guard.checkpoints.options import SaeOptions
-from sae_guard.checkpoints.reference import Checkpoint, labels_of, resolve
+from sae_guard.checkpoints.reference import Checkpoint, resolve
 from sae_guard.errors import InfrastructureError, SetupError
 from tests.helpers.checkpoint_files import example_sae, write_saelens
 
@@ -112,11 +112,6 @@ def test_a_name_after_the_path(tmp_path: Path) -> None:
     assert resolve("a#b.pt#1", tmp_path) == [Checkpoint(tmp_path / "a#b.pt", "1")]
     with pytest.raises(SetupError, match="no checkpoint at"):
         resolve("gone.pt#x", tmp_path)
-
-
-def test_labels_hold_the_name() -> None:
-    both = [Checkpoint(Path("/a/saes.pt"), name) for name in ("x", "y")]
-    assert list(labels_of(both).values()) == ["saes#x", "saes#y"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.gate.baselines import Baselines
 from sae_guard.history import History, HistoryError
 from tests.helpers.changed_measurements import with_provenance
-from tests.helpers.recorded import SPEC, bits, ordinary, promotion, record_one
+from tests.helpers.recorded import SPEC, a_case, bits, ordinary, promotion, record_one
 
 NEW = Point("new", 8.0, 0.05)
 PARETO = Pareto("l0", "kl", "spec.yaml", 7)
@@ -24,14 +24,16 @@ def test_a_baseline_has_the_measurement_and_values_that_need_its_tokens(tmp_path
     assert record_one(history, tmp_path, ordinary(), name="v0").record.views == {}
     recorded = record_one(history, tmp_path, ordinary(), name="v1", text=text)
     history.promote(promotion(recorded, "v1.2"))
-    baseline = Baselines(history).baseline("v1.2", recorded.spec)
+    case = a_case(tmp_path / "now", text=text)
+    baseline = Baselines(history).baseline(case, "v1.2")
     assert baseline.name == f"v1.2 ({recorded.id[-12:]})"
     assert bits(baseline.measurement) == bits(ordinary())
     assert baseline.values == {"kl.worst_sequence": pytest.approx(0.05007)}
     assert not baseline.strict
-    assert Baselines(history).baseline(recorded.id, "x::y", strict=True).strict
-    with pytest.raises(SetupError, match=r"'v1.2' has no record by x::y"):
-        Baselines(history).baseline("v1.2", "x::y")
+    other = a_case(tmp_path / "other", text=text + "strict_env: true\n", display="x.yaml")
+    assert Baselines(history).baseline(other, recorded.id).strict
+    with pytest.raises(SetupError, match=r"x.yaml::tiny \[v1\] has no earlier version in v1.2"):
+        Baselines(history).baseline(other, "v1.2")
     Baselines(history).check("v1.2")
     with pytest.raises(SetupError, match=r"no record 'v3'.*/h\)"):
         Baselines(history).check("v3")
@@ -92,13 +94,12 @@ def test_a_version_with_an_unreadable_record_or_promotion_is_no_baseline(
     name, file = broken[kind]
     head = tmp_path / "h" / kind / name / file
     head.write_bytes(head.read_bytes() + b" ")
+    case = a_case(tmp_path / "now")
     with pytest.raises(HistoryError, match=rf"{label} cannot be read: .*{name}/{file}"):
-        Baselines(history).baseline(label, first.spec)
+        Baselines(history).baseline(case, label)
     for reference in (first.id, first.short, "other-v1"):
-        assert bits(Baselines(history).baseline(reference, first.spec).measurement) == bits(
-            ordinary()
-        )
-    assert Baselines(history).baseline(other.id, first.spec).name == other.id
+        assert bits(Baselines(history).baseline(case, reference).measurement) == bits(ordinary())
+    assert Baselines(history).baseline(case, other.id).name == other.id
 
 
 def test_a_record_whose_provenance_has_an_unknown_key_is_an_error(tmp_path: Path) -> None:

@@ -243,7 +243,8 @@ def test_a_change_is_judged_against_the_baseline(
         display="thresholds/s.yaml",
     )  # fmt: skip
     can(monkeypatch, lambda _: ordinary(0.06))
-    session = session_of(plan_of(CHANGE).cases, tmp_path, baseline="v1")
+    text = CHANGE.replace("hook_resid_pre", "hook_resid_post")
+    session = session_of(plan_of(text).cases, tmp_path, baseline="v1")
     (verdict,) = run(session, "kl.change").report.verdicts
     assert verdict.status == "fail"
     assert verdict.change is not None

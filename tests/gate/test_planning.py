@@ -12,6 +12,7 @@ from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import CONTROLS
 from sae_guard.gate.planning import Candidate, mismatch, plan, with_hook
+from sae_guard.release.members import Member
 from sae_guard.specs import Spec
 from tests.helpers.planned import READ, WRITTEN, candidate, spec, specs
 
@@ -74,11 +75,24 @@ def test_a_checkpoint_that_no_spec_gates_is_an_error_with_all_reasons(tmp_path: 
         plan([], [candidate()])
 
 
+def test_two_checkpoints_of_one_name_in_a_spec_are_an_error(tmp_path: Path) -> None:
+    a, b = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"))
+    one = Member("sae", "path", Checkpoint(Path("/x/sae")))
+    other = Member("sae", "path", Checkpoint(Path("/y/sae")))
+    with pytest.raises(SetupError) as caught:
+        plan([a], [Candidate(one, Declaration()), Candidate(other, Declaration())])
+    assert "/x/sae and /y/sae are both named 'sae' in" in str(caught.value)
+    assert caught.value.options == ("root", "member")
+    at_hooks = [Candidate(m, Declaration("gpt2", s.hook)) for m, s in ((one, a), (other, b))]
+    assert [case.alone for case in plan([a, b], at_hooks).cases] == [True, True]
+
+
 def test_controls_are_added_once_per_spec_that_gates_a_checkpoint(tmp_path: Path) -> None:
     a, b = specs(tmp_path, spec("a"), spec("b", hook="blocks.2.hook_resid_pre"))
-    result = plan([a, b], [candidate("gpt2", a.hook)] * 2, controls=True)
+    both = [candidate("gpt2", a.hook, member) for member in ("v1", "v2")]
+    result = plan([a, b], both, controls=True)
     members = [case.member for case in result.of(a)]
-    assert members == ["v1", "v1", *(f"control:{name}" for name in CONTROLS)]
+    assert members == ["v1", "v2", *(f"control:{name}" for name in CONTROLS)]
     assert result.of(b) == ()
     assert all(case.checkpoint is None for case in result.of(a)[2:])
 
@@ -187,8 +201,9 @@ def test_the_hook_option_must_not_contradict_the_declaration(
 def test_a_case_merges_the_options_of_spec_registry_and_command_line(tmp_path: Path) -> None:
     (one,) = specs(tmp_path, spec("a").replace("hook:", "sae: {k: 3}\nhook:"))
     listed = Checkpoint(Path("/sae/v1"), options=SaeOptions(scale=0.5))
+    member = Member("v1", "hub", listed)
     options = SaeOptions(architecture="topk")
-    (case,) = plan([one], [Candidate(listed, "v1", Declaration(), options)]).cases
+    (case,) = plan([one], [Candidate(member, Declaration(), options)]).cases
     assert case.sae == SaeOptions(k=3, scale=0.5, architecture="topk")
     for other, source in (
         (SaeOptions(k=4), "`sae` block of s.yaml::a"),
@@ -198,4 +213,4 @@ def test_a_case_merges_the_options_of_spec_registry_and_command_line(tmp_path: P
             SetupError,
             match=f"^/sae/v1: .* by the {source} and .* by the command line; remove one of them$",
         ):
-            plan([one], [Candidate(listed, "v1", Declaration(), other)])
+            plan([one], [Candidate(member, Declaration(), other)])

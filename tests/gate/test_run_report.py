@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from sae_guard.gate.options import EarlyOptions, GateOptions
 from sae_guard.gate.run_report import run_gate
 from sae_guard.history import History, HistoryError
 from tests.helpers.canned_session import can, write_checkpoint
+from tests.helpers.changed_measurements import with_provenance
 from tests.helpers.recorded import SPEC, ordinary, promotion, record_one, with_tokens
 from tests.helpers.small_demo import SMALL, make_small
 
@@ -30,7 +32,9 @@ def measure(case: Case) -> Measurement | SaeGuardError:
     """Return the measurement that belongs to the name of the case; an error for ``broken``."""
     if case.member == "broken":
         return OUT_OF_MEMORY
-    return with_tokens(ordinary({"good": 0.05, "better": 0.02}.get(case.member, 0.3)))
+    files = {"sae.safetensors": sha256(case.member.encode()).hexdigest()}
+    measurement = ordinary({"good": 0.05, "better": 0.02}.get(case.member, 0.3))
+    return with_tokens(with_provenance(measurement, checkpoint={"files": files}))
 
 
 @pytest.fixture
@@ -210,9 +214,10 @@ CHANGE = SPEC.replace("kl: {max: 0.1}", "kl: {max: 0.1, max_increase: 2%}")
 def test_changes_are_judged_against_the_baseline(options: GateOptions) -> None:
     assert gate(options, "good", record="v1").exit_code == 0
     write_spec(options.root, CHANGE)
-    run = gate(options, "better", "bad", baseline="v1")
-    assert [case.statuses["kl.change"] for case in run.cases] == ["pass", "fail"]
-    assert (run.exit_code, run.notes) == (1, ())
+    for member, status, exit_code in (("better", "pass", 0), ("bad", "fail", 1)):
+        run = gate(options, member, baseline="v1")
+        assert [case.statuses["kl.change"] for case in run.cases] == [status]
+        assert (run.exit_code, run.notes) == (exit_code, ())
     assert gate(options, "good").verdict == "error"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from sae_guard.checkpoints.declare import Declaration
 from sae_guard.checkpoints.reference import Checkpoint
 from sae_guard.gate.planning import Candidate, Plan, plan
+from sae_guard.release.members import Member
 from sae_guard.specs import Spec, load_specs
 from sae_guard.specs.load import parse_specs
 
@@ -35,7 +36,8 @@ def specs(folder: Path, *texts: str) -> tuple[Spec, ...]:
 
 def candidate(model: str | None = None, hook: str | None = None, member: str = "v1") -> Candidate:
     """Make a checkpoint that declares this much."""
-    return Candidate(Checkpoint(Path("/sae", member)), member, Declaration(model, hook))
+    checkpoint = Checkpoint(Path("/sae", member))
+    return Candidate(Member(member, "path", checkpoint), Declaration(model, hook))
 
 
 def plan_of(*texts: str, members: tuple[str, ...] = ("v1",), controls: bool = False) -> Plan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_guard.core.comparison.comparable import differences, formula_difference
+from sae_guard.core.comparison.comparable import differences, formula_difference, shape_differences
 from sae_guard.core.measurement import Measurement
 from sae_guard.core.metrics import metric
 from sae_guard.core.statistics import Estimate
@@ -29,6 +29,9 @@ class Baseline:
     strict: bool = False
     """True to refuse a baseline from another device or other library versions, instead of a
     warning."""
+    same_shape: bool = False
+    """True to refuse a baseline of another architecture, d_sae or k: no name says that one is an
+    earlier version of the other."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def change(
     comparability = differences(old, measurement)
     formula = formula_difference(old.provenance, measurement.provenance, target.metric)
     refused = [*comparability.refused, *([formula] if formula else [])]
+    if baseline.same_shape:
+        refused += shape_differences(old.provenance, measurement.provenance)
     if refused := [*refused, *(comparability.noted if baseline.strict else ())]:
         raise UndefinedMetricError(
             f"{target}: not comparable with {baseline.name}: {'; '.join(refused)}"

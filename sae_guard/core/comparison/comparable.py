@@ -69,6 +69,15 @@ def setting_differences(before: Provenance, after: Provenance) -> list[str]:
     return reasons
 
 
+def shape_differences(before: Provenance, after: Provenance) -> list[str]:
+    """Return the differences in architecture, d_sae and k, one sentence each."""
+    return [
+        f"it is another SAE: {key} {old} then, {new} now; give each a name within its release"
+        for key in ("architecture", "d_sae", "k")
+        if (old := before.checkpoint.get(key)) != (new := after.checkpoint.get(key))
+    ]
+
+
 def _is_source_code(provenance: Provenance) -> bool:
     """Return whether the text is the source of installed Python modules."""
     return bool(provenance.corpus.get("source", {}).get("modules"))
