@@ -101,6 +101,12 @@ class Recorder:
         self._run_info = RunInfo.collect(options.record, options.root)
         session.history.prepare()
         for case in session.cases:
+            if case.manifest is not None and case.manifest.version != options.record:
+                raise SetupError(
+                    f"{case.manifest.file} is of version {case.manifest.version}, the record would "
+                    f"be of {options.record}; allowed: {case.manifest.version}",
+                    options=("record",),
+                )
             if alpha_for(options.early, case.spec) is not None and not options.early.audit:
                 raise SetupError(
                     f"{case.member}: a record needs all sequences, but early verdicts may end the "

@@ -20,7 +20,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from sae_guard.errors import SpecError, allowed
+from sae_guard.errors import SetupError, SpecError, allowed
 from sae_guard.specs import strict_yaml
 from sae_guard.specs.load import spec_error
 from sae_guard.specs.messages import explain
@@ -37,11 +37,11 @@ class Manifest:
 
     file: Path
     version: str
-    members: dict[str, str]
+    members: dict[str, str] = field(hash=False)
     """Name → reference of its checkpoint, from the folder of the file."""
-    formerly: dict[str, str] = field(default_factory=dict)
+    formerly: dict[str, str] = field(default_factory=dict, hash=False)
     """Name → name in the version before, of members that were renamed."""
-    removed: Sequence[str] = ()
+    removed: Sequence[str] = field(default=(), hash=False)
     """Names in the version before of members that this version does not have on purpose."""
 
     @property
@@ -98,11 +98,17 @@ def load(file: Path) -> Manifest:
     raise spec_error(((document.line_of(path), text) for path, text in problems), str(file))
 
 
+def check(manifest: Manifest) -> None:
+    """Raise `SetupError` where names of a manifest contradict each other."""
+    if problems := [text for _, text in _problems(manifest)]:
+        raise SetupError("; ".join(problems))
+
+
 def to_yaml(manifest: Manifest) -> str:
     """Return the text of a manifest, which `load` reads."""
     content = {"version": manifest.version, "members": manifest.members}
     content |= {"formerly": manifest.formerly} if manifest.formerly else {}
-    content |= {"removed": manifest.removed} if manifest.removed else {}
+    content |= {"removed": list(manifest.removed)} if manifest.removed else {}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

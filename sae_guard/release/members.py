@@ -6,11 +6,12 @@ The name of a member depends on its own reference only, never on what else runs 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from sae_guard.checkpoints.locate import SUFFIXES
+from sae_guard.checkpoints.locate import SUFFIXES, find, is_checkpoint
 from sae_guard.checkpoints.reference import Checkpoint, NamedBy, resolve
 from sae_guard.errors import SetupError
 from sae_guard.files import expanded
@@ -68,6 +69,22 @@ def members(
     return _once_each(all_members)
 
 
+def below(folder: Path) -> list[Member]:
+    """Return all checkpoints below a folder, named by their paths, sorted.
+
+    Raises:
+        SetupError: There is none, or two have one name.
+    """
+    paths = [path for path in find("**", folder) if is_checkpoint(path)]
+    members = _once_each([_below(Checkpoint(path), folder) for path in paths])
+    if not members:
+        raise SetupError(f"no checkpoint below {folder}")
+    for name, count in Counter(member.name for member in members).items():
+        if count > 1:
+            raise SetupError(f"{count} checkpoints below {folder} are named {name!r}: rename them")
+    return members
+
+
 def of_manifest(manifest: Manifest) -> Iterator[Member]:
     """Yield the members that a manifest lists.
 
@@ -102,9 +119,13 @@ def _named(checkpoint: Checkpoint, root: Path | None) -> Member:
     if root is not None:
         root = Path(os.path.normpath(root))
         if path != root and path.is_relative_to(root):
-            below = path.relative_to(root).as_posix()
-            return Member(_with_name(below, checkpoint), "root", checkpoint)
+            return _below(checkpoint, root)
     return Member(_with_name(path.name, checkpoint), "path", checkpoint)
+
+
+def _below(checkpoint: Checkpoint, root: Path) -> Member:
+    path = Path(os.path.normpath(checkpoint.path)).relative_to(os.path.normpath(root))
+    return Member(_with_name(path.as_posix(), checkpoint), "root", checkpoint)
 
 
 def _listed(checkpoint: Checkpoint, manifest: Manifest) -> Member:

@@ -42,6 +42,7 @@ from sae_guard.history import (
 )
 from sae_guard.history.record import Record, parse
 from sae_guard.history.store import REPORT
+from sae_guard.release.manifest import Manifest
 from tests.helpers.canned_session import can
 from tests.helpers.recorded import (
     RUN_INFO,
@@ -255,6 +256,14 @@ def recorder_of(folder: Path, case: Case, **options: Any) -> tuple[GateSession, 
     gate = GateOptions(folder, folder, device="cpu", cache="off", record="v1", **options)
     session = GateSession(gate, lambda: [case])
     return session, Recorder(session)
+
+
+def test_a_record_has_the_version_of_the_manifest(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "sae_release.yaml", "v2.0", {"k16": "k16"})
+    case = replace(a_case(tmp_path), manifest=manifest)
+    with pytest.raises(SetupError, match=r"is of version v2.0, .* would be of v1") as caught:
+        recorder_of(tmp_path, case)
+    assert caught.value.options == ("record",)
 
 
 def the_report(folder: Path) -> RunReport:

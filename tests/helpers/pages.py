@@ -19,7 +19,7 @@ from sae_guard.demo import HELD_OUT, MODEL, SAES
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _STEP = re.compile(
-    r"^<!-- (?P<hidden>run|after|file|without|edit): (?P<value>.*?) -->$"
+    r"^<!-- (?P<hidden>run|after|copy|file|without|edit): (?P<value>.*?) -->$"
     r"|^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
@@ -78,16 +78,24 @@ class Edit:
     new: str
 
 
-Step = Command | NewFile | Deletion | Edit
+@dataclass(frozen=True)
+class Copy:
+    """A folder that the reader copies, as the page says in words."""
+
+    source: str
+    target: str
+
+
+Step = Command | Copy | NewFile | Deletion | Edit
 
 
 def steps(page: Path) -> list[Step]:
     """List what a reader of the page does, in order.
 
     Comments are steps that the page need not show: ``<!-- run: COMMAND -->``,
-    ``<!-- edit: PATH: OLD -> NEW -->``, ``<!-- without: PATH -->``, and ``<!-- after: PAGE -->``
-    for the files that the reader of another page has. ``<!-- file: PATH -->`` names the file that
-    the next block holds.
+    ``<!-- edit: PATH: OLD -> NEW -->``, ``<!-- copy: FROM -> TO -->``, ``<!-- without: PATH -->``,
+    and ``<!-- after: PAGE -->`` for the files that the reader of another page has.
+    ``<!-- file: PATH -->`` names the file that the next block holds.
     """
     matches: list[Step] = []
     path = ""
@@ -97,6 +105,8 @@ def steps(page: Path) -> list[Step]:
         elif match["hidden"] == "after":
             earlier = steps(ROOT / match["value"])
             matches.extend(step for step in earlier if not isinstance(step, Command))
+        elif match["hidden"] == "copy":
+            matches.append(Copy(*match["value"].split(" -> ")))
         elif match["hidden"] == "without":
             matches.append(Deletion(match["value"]))
         elif match["hidden"] == "edit":
@@ -149,6 +159,8 @@ class Reader:
         if isinstance(step, NewFile):
             (folder / step.path).parent.mkdir(exist_ok=True)
             (folder / step.path).write_text(step.text, encoding="utf-8")
+        elif isinstance(step, Copy):
+            shutil.copytree(folder / step.source, folder / step.target)
         elif isinstance(step, Deletion):
             (folder / step.path).unlink()
         elif isinstance(step, Edit):
