@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sae_guard.checkpoints import hub
 from sae_guard.checkpoints.locate import find, labels
 from sae_guard.checkpoints.options import NOTHING_SAID, SaeOptions
 from sae_guard.errors import SetupError, allowed
 from sae_guard.files import expanded
+
+NamedBy = Literal["manifest", "option", "hub", "root", "path"]
+"""Rule that gave a member of a release its name: the first of these that applies.
+
+``manifest``: the nearest `sae_release.yaml` at or above the checkpoint. ``option``: the user.
+``hub``: the path in the repository of the hub, or the id in SAELens's list. ``root``: the path
+below the root folder of the release. ``path``: the last component of the path, of which a single
+SAE whose folder is named as its version has nothing else.
+"""
 
 
 @dataclass(frozen=True)

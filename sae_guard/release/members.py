@@ -9,22 +9,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
 
 from sae_guard.checkpoints.locate import SUFFIXES
-from sae_guard.checkpoints.reference import Checkpoint, resolve
+from sae_guard.checkpoints.reference import Checkpoint, NamedBy, resolve
 from sae_guard.errors import SetupError
 from sae_guard.files import expanded
 from sae_guard.release.manifest import FILE_NAME, Manifest, load, nearest
-
-NamedBy = Literal["manifest", "option", "hub", "root", "path"]
-"""Rule that gave a member its name: the first of these that applies.
-
-``manifest``: the nearest `sae_release.yaml` at or above the checkpoint. ``option``: the user.
-``hub``: the path in the repository of the hub, or the id in SAELens's list. ``root``: the path
-below the root folder of the release. ``path``: the last component of the path, of which a single
-SAE whose folder is named as its version has nothing else.
-"""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sae_guard.checkpoints.reference import NamedBy
 from sae_guard.errors import SetupError
-from sae_guard.release.members import NamedBy
 
 Old = TypeVar("Old")
 """Something that was measured in an earlier version, such as a record."""
