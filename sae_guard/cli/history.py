@@ -204,13 +204,12 @@ def _promotions(
         if promotion.action == "retract":
             continue
         for row in rows:
-            member = f" [{row.member}]" if row.member else ""
             remark = ", which is no readable record" if row.record in missing else ""
             mark = "" if (id(promotion), row) in in_force else "  (no longer)"
-            case = case_by_id.get(row.record, f"{row.spec}{member}")
+            case = case_by_id.get(row.record, row.case)
             yield f"  {row.record}  {case}{remark}{mark}"
         for row in promotion.removed:
-            yield f"  without {row.spec} [{row.member}]"
+            yield f"  without {row.case}"
 
 
 def _echo(lines: Iterable[str]) -> None:

@@ -49,7 +49,7 @@ def promote(
         raise click.UsageError("--reason is empty")
     history = open_history(folder)
     contents = read_records(history)
-    records = records_of_names(contents.records, references)
+    records = records_of_names(contents, references)
     rows = tuple(recorded.promoted for recorded in records)
     gone = [old.promoted for old in _removed(contents, records, removed)]
     gone += _left_over(contents.promotions, label, rows)
@@ -84,12 +84,14 @@ def _check_records(records: Sequence[Recorded], label: str, *, force: bool) -> N
         # Reading both verifies their hashes.
         read_measurement(recorded)
         read_report(recorded)
-        other = by_weights.setdefault((recorded.spec, weights_of(recorded)), recorded)
+        weights = weights_of(recorded)
+        other = by_weights.setdefault((recorded.spec, weights), recorded)
         if other is not recorded:
+            problem = "have the same weights" if weights else "are of weights that are not recorded"
             raise click.ClickException(
-                f"{other.member} and {recorded.member} of {recorded.spec} have the same weights, "
-                "so one of them is not the member that it is called; record it again, from its own "
-                f"checkpoint:\n  {other.id}\n  {recorded.id}"
+                f"{other.member} and {recorded.member} of {recorded.spec} {problem}: two members "
+                "are two different SAEs; record the wrong one again, from its own checkpoint:"
+                f"\n  {other.id}\n  {recorded.id}"
             )
     failed = [r for r in records if r.record.verdict not in ("pass", "warn")]
     if failed and not force:

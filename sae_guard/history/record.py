@@ -230,6 +230,11 @@ class PromotedRecord(JsonModel):
     """Name of the member; None in promotions from before releases had members, of which each named
     the only record of its label and spec."""
 
+    @property
+    def case(self) -> str:
+        """Spec and, where it is known, member, as messages name them."""
+        return self.spec if self.member is None else f"{self.spec} [{self.member}]"
+
     def replaces(self, other: PromotedRecord) -> bool:
         """Return whether a label has room for only one of the two: of one spec and member."""
         same_member = self.member == other.member or None in (self.member, other.member)

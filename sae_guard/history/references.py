@@ -9,24 +9,28 @@ from typing import Any
 from sae_guard.checkpoints.locate import SUFFIXES
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history.promotions import PromotedRelease, promoted_releases, retraction_message
-from sae_guard.history.record import Promotion, Recorded
+from sae_guard.history.record import HistoryError, Promotion, Recorded
 from sae_guard.history.store import Contents
 
 
-def records_of_names(records: Sequence[Recorded], references: Sequence[str]) -> list[Recorded]:
+def records_of_names(contents: Contents, references: Sequence[str]) -> list[Recorded]:
     """Return the records with these ids, hashes or names, one of each spec and member.
 
     Promotions are ignored.
 
     Args:
-        records: All records in the order of time.
+        contents: What the history holds.
         references: Ids, hashes, first digits of hashes (four or more), or names of versions. A
             name stands for all its records.
 
     Raises:
         SetupError: No record matches; or of one spec and member there are several that measured
             different things.
+        HistoryError: A record of such a name cannot be read.
     """
+    records = contents.records
+    for name in references:
+        _check_readable(contents, name)
     matches = [recorded for name in references for recorded in _matching(records, name)]
     ids = {recorded.id for recorded in matches}
     in_order_of_time = [recorded for recorded in records if recorded.id in ids]
@@ -48,7 +52,9 @@ def find_records(
         SetupError: There is no such record; a promoted one cannot be read; the label was
             retracted; or of one spec and member there are several records that measured different
             things.
+        HistoryError: A record, promotion or retraction of this name cannot be read.
     """
+    _check_readable(contents, reference)
     releases = promoted_releases(contents.promotions)
     if (release := releases.get(reference)) is None:
         matches = _matching(contents.records, reference, releases)
@@ -107,6 +113,14 @@ def listed(records: Sequence[Recorded]) -> str:
     """Return a line with id, spec and member for each record, the newest eight at most."""
     # The newest are the likeliest, and hundreds would fill the screen.
     return "".join(f"\n  {recorded.id}  {recorded.case}" for recorded in records[-8:])
+
+
+def _check_readable(contents: Contents, name: str) -> None:
+    """Raise `HistoryError` if something of this name cannot be read: it could be a member."""
+    # Each of these messages starts with a path, which contains the id, which contains the name.
+    of_name = re.compile(rf"Z-{re.escape(name)}-[0-9a-f]{{12}}/")
+    if lines := [line for line in contents.unreadable if of_name.search(line)]:
+        raise HistoryError(f"{name} cannot be read whole: {lines[0]}")
 
 
 def _promoted_records(contents: Contents, release: PromotedRelease) -> list[Recorded]:

@@ -219,6 +219,13 @@ def test_a_promotion_that_cannot_be_read_could_be_the_last(project: Project) -> 
     assert "a promotion cannot be read, which could be the last one: " in output
 
 
+def test_a_release_with_an_unreadable_record_is_not_promoted(project: Project) -> None:
+    _, broken = project.release("v1", "layer_0", "layer_1")
+    (Path(broken.path) / "record.json").write_text("{")
+    assert "v1 cannot be read whole: " in project.promote("v1", code=1)
+    assert project.promotions() == []
+
+
 def test_a_retracted_version_is_no_release(project: Project) -> None:
     a, b = project.release("v1", "layer_0", "layer_1")
     project.promote("v1")

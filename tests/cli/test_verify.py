@@ -199,7 +199,7 @@ def test_a_changed_number_breaks_the_hash_in_the_name(project: Path, unmeasured:
     )
     output = run("verify", "v1.2", "--sae", V2, code=2).output
     assert "record.json was changed since it was written" in output
-    assert "NOT VERIFIED (setup error): no record 'v1.2'" in output
+    assert "NOT VERIFIED (infrastructure error): v1.2 cannot be read whole: " in output
 
 
 def kl_value(record: Any) -> None:

@@ -163,6 +163,12 @@ def test_a_single_record_needs_no_name_of_its_checkpoint(project: Path, remeasur
     assert output.splitlines()[-1].endswith(f" numbers of {wide.id}")
 
 
+def test_a_release_with_an_unreadable_record_is_not_verified(project: Path) -> None:
+    (Path(records(project)[0].path) / "record.json").write_text("{")
+    output = run("verify", "v2.0", "--sae", "release", code=2).output
+    assert "NOT VERIFIED (infrastructure error): v2.0 cannot be read whole: " in output
+
+
 def test_a_retracted_release_is_verified_with_a_notice(project: Path, remeasured: None) -> None:
     run("promote", "v2.0", "--as", "r2", "--reason", "good")
     run("retract", "r2", "--reason", "broken in layer 0")

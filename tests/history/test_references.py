@@ -11,6 +11,7 @@ from sae_guard.errors import SetupError
 from sae_guard.history import (
     Contents,
     History,
+    HistoryError,
     Recorded,
     find_records,
     find_retraction,
@@ -37,15 +38,16 @@ def history(tmp_path: Path) -> History:
 
 def test_records_are_named_by_id_hash_and_name(history: History, tmp_path: Path) -> None:
     records = [record_one(history, tmp_path, ordinary(), name=name) for name in ("a", "b")]
+    contents = Contents(records, [])
     first, second = records
     hash_start = first.id.rpartition("-")[2][:8]
     for names in ([first.id], ["a"], [hash_start], ["a", hash_start]):
-        assert records_of_names(records, names) == [first]
-    assert records_of_names(records, ["b", "a"]) == [second]  # the newest of one member
+        assert records_of_names(contents, names) == [first]
+    assert records_of_names(contents, ["b", "a"]) == [second]  # the newest of one member
     with pytest.raises(SetupError, match=r"no record 'c': give an id.*allowed: a, b"):
-        records_of_names(records, ["c"])
+        records_of_names(contents, ["c"])
     with pytest.raises(SetupError, match="there are no records"):
-        records_of_names([], ["c"])
+        records_of_names(Contents([], []), ["c"])
 
 
 def test_a_name_is_a_whole_release(history: History, tmp_path: Path) -> None:
@@ -53,7 +55,7 @@ def test_a_name_is_a_whole_release(history: History, tmp_path: Path) -> None:
     other = record_member(history, tmp_path, "a", text=OTHER)
     record_member(history, tmp_path, "a", "v2")
     records, _ = history.records()
-    assert records_of_names(records, ["v1"]) == [a, b, other]
+    assert records_of_names(Contents(records, []), ["v1"]) == [a, b, other]
     assert find_records(Contents(records, []), "v1") == [a, b, other]
     assert find_records(Contents(records, []), b.id) == [b]
     assert find_spec_record(Contents(records, []), "v1", other.spec) == other
@@ -161,3 +163,16 @@ def test_what_no_record_or_none_of_the_spec_is_called_is_refused(
     gone = replace(a, id="20261125T000000Z-x-000000000000")
     with pytest.raises(SetupError, match=f"v1 of {a.spec} is {gone.id}, which is no readable"):
         find_records(Contents([a], [promotion(gone, "v1")]), "v1")
+
+
+@pytest.mark.parametrize("kind", ["records", "promotions"])
+def test_a_release_of_which_something_cannot_be_read_is_refused(
+    history: History, tmp_path: Path, kind: str
+) -> None:
+    recorded = record_member(history, tmp_path, "a", "v1")
+    file = f"h/{kind}/20261125T000000Z-v1-0123456789ab/{kind[:-1]}.json"
+    contents = Contents([recorded], [], (f"{file} was changed since it was written",))
+    for find in (find_records, lambda c, name: records_of_names(c, [name])):
+        with pytest.raises(HistoryError, match=f"v1 cannot be read whole: {file} was changed"):
+            find(contents, "v1")
+        assert find(contents, recorded.id) == [recorded]
