@@ -187,21 +187,26 @@ def _verify_release(
             code = _verify_record(recorded, target, session, settings.tolerance)
         codes[recorded.member] = max(code, codes.get(recorded.member, 0))
         click.echo("")
-    if glob is None:
-        for extra in unrecorded(records, candidates):
-            error = SetupError(f"{extra.checkpoint} is {extra.name}, which {reference} lacks")
-            codes[extra.name] = _reported(error)
-    return _summarised(reference, codes)
+    extra = unrecorded(records, candidates) if glob is None else []
+    return _summarised(reference, codes, [f"{each.name} ({each.checkpoint})" for each in extra])
 
 
-def _summarised(reference: str, codes: Mapping[str, int]) -> int:
-    """Print what the verification of a release came to, and return the worst exit code."""
-    worst = max(codes.values())
+def _summarised(reference: str, codes: Mapping[str, int], unrecorded: Sequence[str]) -> int:
+    """Print what the verification of a release came to, and return the worst exit code.
+
+    Args:
+        reference: Name of the release.
+        codes: Member → its exit code.
+        unrecorded: Checkpoints that no record is of, and that so are not verified.
+    """
+    worst = max(*codes.values(), _NOT_VERIFIED if unrecorded else 0)
     confirmed = sum(code == 0 for code in codes.values())
     line = f"confirmed: {confirmed} of {len(codes)} members of {reference}"
     for code, problem in ((_DIFFERS, "differ"), (_NOT_VERIFIED, "not verified")):
         if names := [name for name, its_code in codes.items() if its_code == code]:
             line += f"; {problem}: {', '.join(names)}"
+    if unrecorded:
+        line += f"; without a record: {', '.join(unrecorded)}"
     click.echo(line, err=worst > 0)
     return worst
 
