@@ -12,6 +12,9 @@ from sae_guard.history.promotions import PromotedRelease, promoted_releases, ret
 from sae_guard.history.record import HistoryError, Promotion, Recorded
 from sae_guard.history.store import Contents
 
+_CONFIGS = (".json", ".yaml", ".yml")
+"""Suffixes of files beside the weights of a checkpoint."""
+
 
 def records_of_names(contents: Contents, references: Sequence[str]) -> list[Recorded]:
     """Return the records with these ids, hashes or names, one of each spec and member.
@@ -101,12 +104,11 @@ def find_spec_record(contents: Contents, reference: str, spec: str) -> Recorded:
 def weights_of(recorded: Recorded) -> tuple[str, ...]:
     """Return what is equal for records of the same weights; empty if it is unknown.
 
-    It is the hashes of the checkpoint's files, and its name in a file that holds several SAEs.
+    It is the hashes of the files without configs, and the name in a file that holds several SAEs.
     """
-    checkpoint: Mapping[str, Any] = recorded.record.provenance.get("checkpoint") or {}
-    hashes = sorted((checkpoint.get("files") or {}).values())
-    file, _, name = recorded.record.checkpoint.reference.rpartition("#")
-    return (*hashes, name) if hashes and file.endswith(SUFFIXES) else tuple(hashes)
+    files = _files(recorded)
+    weights = {name: sha256 for name, sha256 in files.items() if not name.endswith(_CONFIGS)}
+    return _identified(recorded, weights or files)
 
 
 def listed(records: Sequence[Recorded]) -> str:
@@ -181,9 +183,22 @@ def _same_measured(one: Recorded, other: Recorded) -> bool:
     def measured(recorded: Recorded) -> tuple[Any, ...]:
         record = recorded.record
         return (
-            weights_of(recorded), record.tokens_sha256, record.checkpoint.options, record.hook,
-            record.hook_out,
+            _identified(recorded, _files(recorded)), record.tokens_sha256,
+            record.checkpoint.options, record.hook, record.hook_out,
         )  # fmt: skip
 
-    is_known = bool(weights_of(one)) and bool(one.record.tokens_sha256)
+    is_known = bool(_files(one)) and bool(one.record.tokens_sha256)
     return is_known and measured(one) == measured(other)
+
+
+def _files(recorded: Recorded) -> Mapping[str, str]:
+    """Return the sha256 of each file of a record's checkpoint; empty if unknown."""
+    checkpoint: Mapping[str, Any] = recorded.record.provenance.get("checkpoint") or {}
+    return checkpoint.get("files") or {}
+
+
+def _identified(recorded: Recorded, files: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the hashes, sorted, with the name of the SAE in a file that holds several."""
+    hashes = sorted(files.values())
+    file, _, name = recorded.record.checkpoint.reference.rpartition("#")
+    return (*hashes, name) if hashes and file.endswith(SUFFIXES) else tuple(hashes)

@@ -114,6 +114,22 @@ def test_weights_of_two_saes_in_one_file_differ(history: History, tmp_path: Path
     assert weights_of(folder) == weights_of(moved) == weights_of(recorded)
 
 
+def test_a_config_is_no_weights_but_another_checkpoint(history: History, tmp_path: Path) -> None:
+    first = record_member(history, tmp_path, "a")
+
+    def with_config(sha256: str) -> Recorded:
+        checkpoint = first.record.provenance["checkpoint"]
+        files = {**checkpoint["files"], "cfg.json": sha256}
+        checkpoint = {**checkpoint, "files": files}
+        return changed(first, provenance={**first.record.provenance, "checkpoint": checkpoint})
+
+    one, other = with_config("5" * 64), with_config("6" * 64)
+    assert weights_of(one) == weights_of(other) == weights_of(first)
+    assert find_records(Contents([one, one], []), "v1") == [one]
+    with pytest.raises(SetupError, match="are not known to be of the same weights, options"):
+        find_records(Contents([one, other], []), "v1")
+
+
 def test_first_digits_of_several_hashes_are_refused(history: History, tmp_path: Path) -> None:
     first = record_one(history, tmp_path, ordinary())
     twins = [replace(first, id=f"{first.id[:-12]}abcd0123456{end}") for end in "78"]
