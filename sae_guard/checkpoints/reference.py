@@ -16,7 +16,7 @@ from sae_guard.errors import SetupError, allowed
 from sae_guard.files import expanded
 
 NamedBy = Literal["manifest", "option", "hub", "root", "path"]
-"""Rule that gave a member its name: the first of these that applies.
+"""Rule that gave a member of a release its name: the first of these that applies.
 
 ``manifest``: the nearest `sae_release.yaml` at or above the checkpoint. ``option``: the user.
 ``hub``: the path in the repository of the hub, or the id in SAELens's list. ``root``: the path

@@ -14,6 +14,7 @@ from sae_guard.cli.inspect import inspect
 from sae_guard.cli.measure import measure
 from sae_guard.cli.promote import promote
 from sae_guard.cli.release import release
+from sae_guard.cli.retract import retract
 from sae_guard.cli.spelling import spelled
 from sae_guard.cli.tighten import tighten
 from sae_guard.cli.verify import verify
@@ -63,5 +64,7 @@ def formats() -> None:
         click.echo(f"| {row.name} | {row.recognised_by} | {row.holds} |")
 
 
-for command in (compare, inspect, measure, verify, cache, history, promote, release, tighten):
+for command in (
+    compare, inspect, measure, verify, cache, history, promote, release, retract, tighten,
+):  # fmt: skip
     main.add_command(command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sae_guard.cli.output import shorten, write_whole
+from sae_guard.cli.output import shorten_apart, write_whole
 from sae_guard.cli.records import (
     filter_records,
     folder_option,
@@ -32,7 +32,7 @@ _METRICS = ("kl", "ce_increase", "l0", "fvu")
 )
 @click.option("--hook", metavar="GLOB", help="Only records of this hook point.")
 @click.option(
-    "--checkpoint", metavar="GLOB", help="Only records of this checkpoint: its label or reference."
+    "--checkpoint", metavar="GLOB", help="Only records of this checkpoint: its member or reference."
 )
 @click.option(
     "--name",
@@ -51,7 +51,7 @@ _METRICS = ("kl", "ce_increase", "l0", "fvu")
 @click.option(
     "--promotions",
     is_flag=True,
-    help="List promotions: who promoted which record, and why.",
+    help="List promotions and retractions: who promoted which records, and why.",
 )
 @click.option("--thresholds", is_flag=True, help="List when thresholds were tightened or loosened.")
 @click.option(
@@ -102,8 +102,9 @@ def _print_history(
         click.echo(f"{len(records)} records in {export}")
     elif promotions:
         readable = {recorded.id for recorded in contents.records}
-        missing = {promotion.record for promotion in contents.promotions} - readable
-        _echo(_promotions(records, contents.promotions, set() if is_filtered else missing))
+        named = {row.record for promotion in contents.promotions for row in promotion.records}
+        missing = set() if is_filtered else named - readable
+        _echo(_promotions(records, contents.promotions, missing))
     elif thresholds:
         ids = {recorded.id for recorded in records}
         _echo(track_lines(track_thresholds(contents.records, ids)))
@@ -133,51 +134,82 @@ def _axes(text: str) -> Pareto:
 
 
 def _table(records: Sequence[Recorded], promotions: Sequence[Promotion]) -> Iterable[str]:
+    """Write a row per record, the records of a version together.
+
+    What is the same in all rows is left out, but for version, metrics, verdict and id.
+    """
     from sae_guard.history import promoted_labels
     from sae_guard.render.numbers import number
 
     labels = promoted_labels(promotions)
+    versions = list(dict.fromkeys(recorded.record.name for recorded in records))
+    records = sorted(records, key=lambda recorded: versions.index(recorded.record.name))
     spec_by_name = {r.record.spec.name: r.spec for r in records}
     names_are_unique = len(spec_by_name) == len({r.spec for r in records})
-
-    def row(recorded: Recorded) -> list[str]:
-        record = recorded.record
-        values = (
-            record.metrics[name].value if name in record.metrics else None for name in _METRICS
-        )
-        return [
-            f"{record.created.astimezone():%Y-%m-%d %H:%M}",
-            shorten(record.name, 20),
-            shorten(record.spec.name if names_are_unique else recorded.spec, 20),
-            shorten(record.checkpoint.label, 16),
-            *("-" if value is None else number(value) for value in values),
-            record.verdict if record.verdict == "pass" else record.verdict.upper(),
-            ", ".join(labels.get(recorded.id, ())),
-            recorded.short,
+    specs = [r.record.spec.name if names_are_unique else r.spec for r in records]
+    columns = {
+        "version": shorten_apart([r.record.name for r in records], 24),
+        "member": shorten_apart([r.member for r in records], 24),
+        "spec": shorten_apart(specs, 20),
+        "recorded": [f"{r.record.created.astimezone():%Y-%m-%d %H:%M}" for r in records],
+        "promoted": [", ".join(labels.get(r.id, ())) for r in records],
+    }
+    differing = {title for title, cells in columns.items() if len({*cells}) > 1}
+    # Records of one run are of one time; of two runs the minute may be the same.
+    if len({recorded.record.run for recorded in records}) > 1:
+        differing.add("recorded")
+    shown = {"version", *(differing if len(records) > 1 else columns)}
+    if not any(columns["promoted"]):
+        shown.discard("promoted")
+    metrics = {
+        name: [
+            "-" if (row := r.record.metrics.get(name)) is None or row.value is None
+            else number(row.value)
+            for r in records
         ]
-
-    titles = ["recorded", "name", "spec", "checkpoint", *_METRICS, "verdict", "promoted", "id"]
-    rows = [titles, *map(row, records)]
-    if not labels:
-        rows = [[*cells[:-2], cells[-1]] for cells in rows]
-    return table_lines(rows, right=range(4, 4 + len(_METRICS)))
+        for name in _METRICS
+    }  # fmt: skip
+    verdicts = [
+        r.record.verdict if r.record.verdict == "pass" else r.record.verdict.upper()
+        for r in records
+    ]  # fmt: skip
+    before = {title: columns[title] for title in columns if title in shown - {"promoted"}}
+    after = {title: columns[title] for title in columns if title in shown & {"promoted"}}
+    ids = [r.short for r in records]
+    table = {**before, **metrics, "verdict": verdicts, **after, "id": ids}
+    right = range(len(before), len(before) + len(metrics))
+    return table_lines([[*table], *zip(*table.values(), strict=True)], right=right)
 
 
 def _promotions(
     records: Sequence[Recorded], promotions: Sequence[Promotion], missing: set[str]
 ) -> Iterable[str]:
-    """Write the promotions of some records, and of ids of records that cannot be read."""
-    from sae_guard.history import promotions_in_force
+    """Write the promotions and retractions of some records, and of ids that cannot be read."""
+    from sae_guard.history import releases_in_force
 
-    ids = {recorded.id for recorded in records} | missing
-    in_force = set(map(id, promotions_in_force(promotions).values()))
+    case_by_id = {recorded.id: recorded.case for recorded in records}
+    ids = case_by_id.keys() | missing
+    in_force = {
+        (id(promoted.promotion), promoted.record)
+        for release in releases_in_force(promotions).values()
+        for promoted in release.records
+    }
     for promotion in promotions:
-        if promotion.record in ids:
-            mark = "" if id(promotion) in in_force else "  (no longer)"
-            date = f"{promotion.created.astimezone():%Y-%m-%d %H:%M}"
-            yield f"{date}  {promotion.label}  {promotion.spec}{mark}"
-            remark = ", which is no readable record" if promotion.record in missing else ""
-            yield f"  {promotion.record}{remark}, by {promotion.by}: {promotion.reason}"
+        rows = [row for row in promotion.records if row.record in ids]
+        if not rows:
+            continue
+        date = f"{promotion.created.astimezone():%Y-%m-%d %H:%M}"
+        verb = "promoted" if promotion.action == "promote" else "RETRACTED"
+        yield f"{date}  {promotion.label}  {verb} by {promotion.by}: {promotion.reason}"
+        if promotion.action == "retract":
+            continue
+        for row in rows:
+            remark = ", which is no readable record" if row.record in missing else ""
+            mark = "" if (id(promotion), row) in in_force else "  (no longer)"
+            case = case_by_id.get(row.record, row.case)
+            yield f"  {row.record}  {case}{remark}{mark}"
+        for row in promotion.removed:
+            yield f"  without {row.case}"
 
 
 def _echo(lines: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -16,6 +17,14 @@ def shorten(text: str, limit: int = 30) -> str:
     """
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= limit else f"…{text[1 - limit :]}"
+
+
+def shorten_apart(texts: Sequence[str], limit: int) -> list[str]:
+    """Shorten the cells of a column, or none of them if two different ones would look alike."""
+    short = {text: shorten(text, limit) for text in texts}
+    if len(set(short.values())) < len(short):
+        short = {text: shorten(text, len(text) + 1) for text in texts}
+    return [short[text] for text in texts]
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -77,6 +77,20 @@ def read_history(history: History) -> Contents:
     return contents
 
 
+def records_even_retracted(contents: Contents, reference: str) -> list[Recorded]:
+    """Return the records that a reference names; say so if it is a label that was retracted.
+
+    Raises:
+        SetupError: `find_records` finds none, or cannot decide.
+    """
+    from sae_guard.history import find_records, find_retraction, retraction_message
+
+    records = find_records(contents, reference, even_retracted=True)
+    if (retraction := find_retraction(contents, reference)) is not None:
+        click.echo(retraction_message(retraction), err=True)
+    return records
+
+
 def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -> list[Recorded]:
     """Select the records that match all globs.
 
@@ -90,7 +104,8 @@ def filter_records(contents: Contents, globs: dict[str, str | None], url: str) -
     """
     labels: dict[str, list[str]] = {}
     for promotion in contents.promotions:
-        labels.setdefault(promotion.record, []).append(promotion.label)
+        for promoted in promotion.records:
+            labels.setdefault(promoted.record, []).append(promotion.label)
     texts: dict[str, Callable[[Recorded], Iterable[str]]] = {
         "spec": lambda r: (r.record.spec.name, r.record.spec.file, r.spec),
         "hook": lambda r: filter(None, (r.record.hook, r.record.hook_out)),

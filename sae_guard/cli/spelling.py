@@ -21,6 +21,7 @@ SPELLINGS: Mapping[Option, str] = {
     "scale": "--scale",
     "model": "--model",
     "allow_loosen": "--allow-loosen",
+    "root": "--root",
 }
 """Options that some command has, as they are spelled; other options are not printed."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -222,21 +221,12 @@ def reports_of_version(
     own_records = [r for r in records if r.record.spec.file == file]
     by_name = {spec.name: spec for spec in specs}
     return [
-        _report_of_record(recorded, label, by_name.get(recorded.record.spec.name))
-        for recorded, label in _labelled(own_records)
+        _report_of_record(recorded, by_name.get(recorded.record.spec.name))
+        for recorded in own_records
     ]
 
 
-def _labelled(records: Sequence[Recorded]) -> Iterator[tuple[Recorded, str]]:
-    """Yield each record with its label, to which its hash is added if several have the label."""
-    counts = Counter((r.spec, r.record.checkpoint.label) for r in records)
-    for recorded in records:
-        label = recorded.record.checkpoint.label
-        is_shared = counts[recorded.spec, label] > 1
-        yield recorded, f"{label} {recorded.short}" if is_shared else label
-
-
-def _report_of_record(recorded: Recorded, label: str, spec: Spec | None) -> CaseReport:
+def _report_of_record(recorded: Recorded, spec: Spec | None) -> CaseReport:
     """Return a report with a value for each threshold of the spec that the record has one of.
 
     Thresholds are judged anew, because the spec can have thresholds that the record lacks. Those
@@ -262,7 +252,7 @@ def _report_of_record(recorded: Recorded, label: str, spec: Spec | None) -> Case
         provenance = Provenance(**record.provenance)
     except TypeError as error:
         raise HistoryError(f"{recorded.path}: provenance: {error}") from None
-    case = CaseRef(record.spec.file, record.spec.name, label)
+    case = CaseRef(record.spec.file, record.spec.name, recorded.member)
     return CaseReport(case, provenance=provenance, verdicts=tuple(verdicts), metrics=tuple(values))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sae_guard.cli.output import shorten
-from sae_guard.cli.records import matching
+from sae_guard.cli.records import matching, records_even_retracted
 from sae_guard.errors import SetupError
 from sae_guard.files import expanded
 from sae_guard.gate import project
@@ -62,11 +62,11 @@ def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
         SetupError: The reference names nothing.
         HistoryError: The reference is a record that cannot be read.
     """
-    from sae_guard.history import find_records, record_at
+    from sae_guard.history import record_at
 
     labels = {promotion.label for promotion in contents.promotions}
     try:
-        records = find_records(contents, reference)
+        records = records_even_retracted(contents, reference)
     except SetupError as error:
         is_label = reference in labels
         if is_label or not _could_be_a_path(reference):
@@ -90,8 +90,7 @@ def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
 
 
 def _recorded_version(name: str, recorded: Recorded) -> SpecVersion:
-    label = recorded.record.checkpoint.label
-    return SpecVersion(shorten(name, _NAME_WIDTH), recorded.spec, label, recorded, None)
+    return SpecVersion(shorten(name, _NAME_WIDTH), recorded.spec, recorded.member, recorded, None)
 
 
 def _could_be_a_path(reference: str) -> bool:

@@ -23,7 +23,7 @@ class Tracking:
 
 
 def track(history: History, cases: Iterable[Case]) -> Tracking:
-    """Compare the thresholds of the cases with those of the last promoted record of each spec.
+    """Compare the thresholds of the cases with those of the last promoted records of each spec.
 
     It reads promotions and the records that they name, nothing else.
     """
@@ -40,14 +40,17 @@ def track(history: History, cases: Iterable[Case]) -> Tracking:
         promotion = last_promotion(promotions, name)
         if promotion is None:
             continue
+        ids = [promoted.record for promoted in promotion.records if promoted.spec == name]
         try:
-            record = history.record(promotion.record).record
+            records = [history.record(id) for id in ids]
         except SaeGuardError as error:
             tracking.warnings.append(_unreadable(f"{name} at {promotion.label}: {error}"))
             continue
-        changes = loosened(promotion, record, spec.thresholds, spec.pareto)
-        if changes is not None:
-            tracking.loosened[name] = changes
+        # Members of a spec are measured by the same thresholds, unless they are of several runs.
+        for recorded in records:
+            changes = loosened(promotion, recorded, spec.thresholds, spec.pareto)
+            if changes is not None:
+                tracking.loosened.setdefault(name, changes)
     return tracking
 
 

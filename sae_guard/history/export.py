@@ -11,8 +11,8 @@ from typing import Any
 from sae_guard.core.metrics import METRICS
 from sae_guard.errors import SetupError
 from sae_guard.history.parquet import as_utf8, file_bytes
+from sae_guard.history.promotions import promoted_labels
 from sae_guard.history.record import Promotion, Recorded
-from sae_guard.history.references import promoted_labels
 
 Row = dict[str, Any]
 

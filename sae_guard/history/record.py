@@ -105,9 +105,10 @@ class CheckpointRow(JsonModel):
     """The checkpoint; the hashes of its files are in the provenance."""
 
     label: str
-    """Name of the member in reports and node ids."""
+    """Name of the member, which is the checkpoint's name in reports and node ids."""
     named_by: NamedBy | None = None
-    """Rule that gave the member its name; None in records from before members had names."""
+    """Rule that gave the member its name; None in records from before members had names that are
+    the same from version to version."""
     reference: str
     """Path or reference that it was loaded from."""
     options: dict[str, Any] = {}
@@ -131,7 +132,7 @@ class FileRow(JsonModel):
     """Number of rows of its table."""
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the JSON of records and promotions. A change of it adds to `_UPGRADES`."""
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
@@ -146,7 +147,20 @@ Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 _ORDER: tuple[Status, ...] = ("pass", "warn", "undecided", "fail", "error")
 """Verdicts from the best to the worst."""
 
-_UPGRADES: Mapping[int, Upgrade] = {}
+
+def _with_records(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn a promotion, which named one record, into one that names all of a release.
+
+    Records stay as they are: what they lack is None.
+    """
+    if "record" not in document:
+        return document
+    rest = {key: value for key, value in document.items() if key not in ("record", "spec")}
+    row = {key: document[key] for key in ("record", "spec") if key in document}
+    return {**rest, "records": [row]}
+
+
+_UPGRADES: Mapping[int, Upgrade] = {1: _with_records}
 """Schema version → function from a document of this version to one of the next."""
 
 
@@ -165,7 +179,7 @@ class NotRecordedError(SetupError):
 class Record(JsonModel):
     """The measurement of one checkpoint at one spec, and its verdicts."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: Name
     """Name of the version that was recorded."""
     created: AwareDatetime
@@ -205,16 +219,41 @@ class Record(JsonModel):
         return self.provenance["corpus"].get("sha256") or ""
 
 
-class Promotion(JsonModel):
-    """The decision that a record is the one of a version: by whom, when and why."""
+class PromotedRecord(JsonModel):
+    """A record of a release, as a promotion names it."""
 
-    schema_version: Literal[1]
-    label: Name
-    """Name of the version."""
     record: str
     """Id of the record, which contains a hash of its JSON."""
     spec: str
-    """``file::name`` of the spec; a version has one record per spec."""
+    """``file::name`` of the spec."""
+    member: str | None = None
+    """Name of the member; None in promotions from before releases had members, of which each named
+    the only record of its label and spec."""
+
+    @property
+    def case(self) -> str:
+        """Spec and, where it is known, member, as messages name them."""
+        return self.spec if self.member is None else f"{self.spec} [{self.member}]"
+
+    def replaces(self, other: PromotedRecord) -> bool:
+        """Return whether a label has room for only one of the two: of one spec and member."""
+        same_member = self.member == other.member or None in (self.member, other.member)
+        return self.spec == other.spec and same_member
+
+
+class Promotion(JsonModel):
+    """The decision that records are a release, or no longer are: by whom, when and why."""
+
+    schema_version: Literal[2]
+    label: Name
+    """Name of the version."""
+    action: Literal["promote", "retract"] = "promote"
+    """``retract``: from now on the label is no release; promotions of it count no more."""
+    records: tuple[PromotedRecord, ...] = Field(min_length=1)
+    """Records of the release: one of each spec and member."""
+    removed: tuple[PromotedRecord, ...] = ()
+    """Earlier records that the release has none in place of: of members of the last version that
+    are gone on purpose, and of the same label."""
     created: AwareDatetime
     by: str
     """Name and address of the user."""
@@ -240,21 +279,35 @@ class Recorded:
         return self.id.rpartition("-")[2]
 
     @property
-    def member(self) -> str:
-        """Name of the member within its release."""
-        return self.record.checkpoint.label
-
-    @property
     def display_name(self) -> str:
-        """The record as messages name it: version, label if it is another name, and hash."""
-        label = self.record.checkpoint.label
-        label_part = "" if label == self.record.name else f" [{label}]"
-        return f"{self.record.name}{label_part} ({self.short})"
+        """The record as messages name it: version, member if it is another name, and hash."""
+        member_part = "" if self.member == self.record.name else f" [{self.member}]"
+        return f"{self.record.name}{member_part} ({self.short})"
 
     @property
     def spec(self) -> str:
         """``file::name`` of the spec."""
         return f"{self.record.spec.file}::{self.record.spec.name}"
+
+    @property
+    def member(self) -> str:
+        """Name of the member of the release that was measured."""
+        return self.record.checkpoint.label
+
+    @property
+    def named_by(self) -> NamedBy | None:
+        """Rule that gave the member its name; None in records from before."""
+        return self.record.checkpoint.named_by
+
+    @property
+    def case(self) -> str:
+        """Spec and member, as messages name them."""
+        return f"{self.spec} [{self.member}]"
+
+    @property
+    def promoted(self) -> PromotedRecord:
+        """The record as a promotion names it."""
+        return PromotedRecord(record=self.id, spec=self.spec, member=self.member)
 
 
 def worst(verdicts: Iterable[tuple[Status, OnUndecided]]) -> Status:

@@ -63,6 +63,8 @@ class Contents:
     """All promotions, the oldest first."""
     unreadable: tuple[str, ...] = ()
     """Error message for each record and each promotion that could not be read."""
+    unreadable_promotions: tuple[str, ...] = ()
+    """Those of promotions."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class History:
         """
         records, bad_records = self.records()
         promotions, bad_promotions = self.promotions()
-        return Contents(records, promotions, (*bad_records, *bad_promotions))
+        unreadable = (*bad_records, *bad_promotions)
+        return Contents(records, promotions, unreadable, bad_promotions)
 
     def records(self) -> tuple[list[Recorded], tuple[str, ...]]:
         """Return all records, the oldest first, and an error message per unreadable record.

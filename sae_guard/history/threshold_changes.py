@@ -15,6 +15,7 @@ from sae_guard.core.threshold_changes import (
     threshold_changes,
 )
 from sae_guard.core.thresholds import Threshold
+from sae_guard.history.promotions import releases_in_force
 from sae_guard.history.record import Promotion, Record, Recorded
 
 
@@ -64,39 +65,46 @@ def track_thresholds(records: Sequence[Recorded], ids: Container[str]) -> list[T
 
 
 def last_promotion(promotions: Iterable[Promotion], spec: str) -> Promotion | None:
-    """Return the last promotion at a spec, whatever its label; None without any.
+    """Return the last promotion at a spec that is in force, whatever its label; None without any.
+
+    Promotions of a label that was retracted since are passed over.
 
     Args:
         promotions: Promotions in the order of time.
         spec: ``file::name``.
     """
-    of_spec = [promotion for promotion in promotions if promotion.spec == spec]
-    return of_spec[-1] if of_spec else None
+    promotions = list(promotions)
+    in_force = {
+        id(promoted.promotion)
+        for release in releases_in_force(promotions).values()
+        for promoted in release.records
+        if promoted.record.spec == spec
+    }
+    return next((last for last in reversed(promotions) if id(last) in in_force), None)
 
 
 def loosened(
     promotion: Promotion,
-    record: Record,
+    recorded: Recorded,
     thresholds: Iterable[Threshold],
     pareto: Pareto | None = None,
 ) -> LoosenedThresholds | None:
     """Return the thresholds that are looser than at a promotion; None if none is.
 
     Args:
-        promotion: Promotion of the record.
-        record: Record with the thresholds of then.
+        promotion: Promotion that names the record.
+        recorded: Record with the thresholds of then.
         thresholds: Thresholds in force now.
         pareto: Pareto threshold in force now.
     """
     changes = (
-        *threshold_changes(recorded_bounds(record), bounds_in_force(thresholds)),
-        *pareto_changes(record.pareto, pareto),
+        *threshold_changes(recorded_bounds(recorded.record), bounds_in_force(thresholds)),
+        *pareto_changes(recorded.record.pareto, pareto),
     )
     looser = tuple(change for change in changes if change.looser)
     if not looser:
         return None
-    label, record_id = promotion.label, promotion.record
-    return LoosenedThresholds(label, record_id, promotion.created, promotion.by, looser)
+    return LoosenedThresholds(promotion.label, recorded.id, promotion.created, promotion.by, looser)
 
 
 def _track(runs: Sequence[Sequence[Recorded]], ids: Container[str]) -> Track | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sae_guard.core.report import CaseRef, MemberProblem
+from sae_guard.release.pairing import Identity
 
 
 def incomplete(
@@ -40,3 +41,19 @@ def incomplete(
                 f"has no earlier version in {version}; if it is new, list {ref.member!r} in the "
                 "manifest, or as added in the spec",
             )
+
+
+def missing(earlier: Sequence[Identity], present: Sequence[Identity]) -> Iterator[int]:
+    """Yield the index of each earlier member of which a version has none of this spec and name.
+
+    The only member of a spec is not missing where the version has one other, and both are single
+    SAEs whose folders may be named as their versions.
+    """
+    unsaid = (None, "path")
+    for index, old in enumerate(earlier):
+        of_spec = [new for new in present if new.spec == old.spec]
+        if any(new.member == old.member for new in of_spec):
+            continue
+        is_alone = len(of_spec) == sum(other.spec == old.spec for other in earlier) == 1
+        if not (is_alone and old.named_by in unsaid and of_spec[0].named_by in unsaid):
+            yield index

@@ -12,7 +12,15 @@ from sae_guard.errors import SetupError, UndefinedMetricError
 from sae_guard.gate.baselines import Baselines
 from sae_guard.history import History, HistoryError
 from tests.helpers.changed_measurements import with_provenance
-from tests.helpers.recorded import SPEC, a_case, bits, ordinary, promotion, record_one
+from tests.helpers.recorded import (
+    SPEC,
+    a_case,
+    bits,
+    ordinary,
+    promotion,
+    record_one,
+    retraction,
+)
 
 NEW = Point("new", 8.0, 0.05)
 PARETO = Pareto("l0", "kl", "spec.yaml", 7)
@@ -100,6 +108,20 @@ def test_a_version_with_an_unreadable_record_or_promotion_is_no_baseline(
     for reference in (first.id, first.short, "other-v1"):
         assert bits(Baselines(history).baseline(case, reference).measurement) == bits(ordinary())
     assert Baselines(history).baseline(case, other.id).name == other.id
+
+
+def test_a_retracted_version_is_no_baseline(tmp_path: Path) -> None:
+    history = History(str(tmp_path / "h"))
+    recorded = record_one(history, tmp_path, ordinary())
+    history.promote(promotion(recorded, "v1"))
+    history.promote(retraction(recorded, "v1", 1))
+    case = a_case(tmp_path / "now")
+    baselines, sentence = Baselines(history), "v1 was retracted on 2026-11-26 by someone: it is bro"
+    with pytest.raises(SetupError, match=sentence):
+        baselines.baseline(case, "v1")
+    with pytest.raises(SetupError, match=sentence):
+        baselines.check("v1")
+    assert baselines.baseline(case, recorded.id).name == recorded.id
 
 
 def test_a_record_whose_provenance_has_an_unknown_key_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from sae_guard.gate.cases import Case
 from sae_guard.gate.tracking import Tracking, track
 from sae_guard.history import History, Recorded
 from tests.helpers.planned import plan_of
-from tests.helpers.recorded import SPEC, a_case, ordinary, promotion, record_one
+from tests.helpers.recorded import (
+    SPEC,
+    a_case,
+    ordinary,
+    promotion,
+    record_member,
+    record_one,
+    retraction,
+)
 
 TIGHT = SPEC.replace("max: 0.1", "max: 0.08")
 OTHER = SPEC.replace("name: tiny", "name: other")
@@ -63,6 +71,23 @@ def test_the_last_promotion_of_each_spec_counts(
     ]
     promoted(history, tmp_path, SPEC, "v1.4", 3)
     assert track(history, [case, other]) == Tracking()
+
+
+def test_a_retracted_version_is_passed_over(history: History, tmp_path: Path, case: Case) -> None:
+    promoted(history, tmp_path, TIGHT, "v1.1")
+    last = promoted(history, tmp_path, SPEC, "v1.2", 1)
+    assert track(history, [case]) == Tracking()
+    history.promote(retraction(last, "v1.2", 2))
+    assert track(history, [case]).loosened[NAME].label == "v1.1"
+
+
+def test_each_member_of_the_last_version_is_compared(
+    history: History, tmp_path: Path, case: Case
+) -> None:
+    same = record_member(history, tmp_path / "before", "a")
+    tight = record_member(history, tmp_path / "before", "b", text=TIGHT)
+    history.promote(promotion(same, "v1.1", others=[tight]))
+    assert track(history, [case]).loosened[NAME].record == tight.id
 
 
 def test_a_new_pareto_threshold_is_not_looser(history: History, tmp_path: Path, case: Case) -> None:

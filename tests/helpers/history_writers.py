@@ -18,6 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from sae_guard.history import History, Promotion
+from sae_guard.history.record import SCHEMA_VERSION
 from tests.helpers.recorded import a_case, built, ordinary
 
 WAITS = 100.0
@@ -34,7 +35,7 @@ def write(history: History, report: Callable[[str], None]) -> None:
     recorded = history.add(RECORD.model_copy(update={"run": uuid4().hex}), FILES)
     report(f"record {recorded.id}")
     promotion = Promotion(
-        schema_version=1, label="v1", record=recorded.id, spec=recorded.spec, by="someone",
+        schema_version=SCHEMA_VERSION, label="v1", records=(recorded.promoted,), by="someone",
         created=datetime.now(UTC), reason=uuid4().hex,
     )  # fmt: skip
     report(f"promotion {promotion.reason}" if history.promote(promotion) else "")

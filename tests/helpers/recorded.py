@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from sae_guard.checkpoints.reference import Checkpoint
+from sae_guard.checkpoints.reference import Checkpoint, NamedBy
 from sae_guard.core.measurement import (
     TOKEN_COLUMNS,
     Around,
@@ -30,7 +31,7 @@ from sae_guard.gate.case_tests import measured, metric_values
 from sae_guard.gate.cases import Case
 from sae_guard.gate.recording import RunInfo, build
 from sae_guard.history import History, Promotion, Record, Recorded
-from sae_guard.history.record import GitRow
+from sae_guard.history.record import SCHEMA_VERSION, GitRow
 from sae_guard.specs import load_specs
 
 SPEC = """\
@@ -209,9 +210,41 @@ def record_one(
     return history.add(*built(a_case(folder, **case), measurement, run_info=run_info))
 
 
-def promotion(recorded: Recorded, label: str, days: int = 0) -> Promotion:
-    """Promote a record to a label, so many days after the first of all."""
+def record_member(
+    history: History,
+    folder: Path,
+    member: str,
+    name: str = "v1",
+    *,
+    weights: str | None = None,
+    named_by: NamedBy | None = "manifest",
+    kl: float = 0.05,
+    text: str = SPEC,
+    run: str = "",
+) -> Recorded:
+    """Make and keep a record of a member of a release, of weights and a run of its own or these."""
+    measurement = ordinary(kl)
+    sae_hash = sha256((weights or f"{name} {member}").encode()).hexdigest()
+    checkpoint = {"path": member, "files": {"sae.safetensors": sae_hash}}
+    provenance = replace(measurement.provenance, checkpoint=checkpoint)
+    run_info = replace(RUN_INFO, name=name, run=run or uuid4().hex)
+    case = a_case(folder, member, text)
+    record, files = built(case, replace(measurement, provenance=provenance), run_info=run_info)
+    row = record.checkpoint.model_copy(update={"named_by": named_by})
+    return history.add(record.model_copy(update={"checkpoint": row}), files)
+
+
+def promotion(
+    recorded: Recorded, label: str, days: int = 0, *, others: Iterable[Recorded] = (), **more: Any
+) -> Promotion:
+    """Promote a record, or several, to a label, so many days after the first of all."""
     return Promotion(
-        schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
-        created=datetime(2026, 11, 25, tzinfo=UTC) + timedelta(days=days), reason="good",
+        schema_version=SCHEMA_VERSION, label=label, by="someone", **{"reason": "good", **more},
+        records=tuple(each.promoted for each in (recorded, *others)),
+        created=datetime(2026, 11, 25, tzinfo=UTC) + timedelta(days=days),
     )  # fmt: skip
+
+
+def retraction(recorded: Recorded, label: str, days: int = 0) -> Promotion:
+    """Retract a label that stands for a record."""
+    return promotion(recorded, label, days, action="retract", reason="it is broken")

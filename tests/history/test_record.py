@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import given
 
 from sae_guard.core.measurement import Measurement, Provenance
-from sae_guard.history import History, HistoryError, Record, record
+from sae_guard.history import History, HistoryError, Promotion, Record, Recorded, record
 from sae_guard.history.parquet import provenance_json
 from sae_guard.history.record import parse, to_json
 from tests.helpers.recorded import any_measurements, ordinary, record_one
 
 KEPT = Path(__file__).with_name("data") / "record_schema_1.json"
 """Written by the first version that wrote records, and never changed."""
+PROMOTED = Path(__file__).with_name("data") / "promotion_schema_1.json"
+"""A promotion of one record, as the versions before releases had members wrote it."""
 
 
 @pytest.fixture
@@ -38,6 +41,46 @@ def test_what_the_first_version_wrote_is_read() -> None:
     assert found.provenance["checkpoint"]["files"] == {"sae.safetensors": "1" * 64}
 
 
+def test_a_record_from_before_members_had_names_says_so(document: dict[str, Any]) -> None:
+    old = Recorded("id", "path", parse(Record, KEPT.read_bytes(), str(KEPT)))
+    assert (old.member, old.named_by) == ("v1", None)
+    row = {**document["checkpoint"], "label": "layer_0/k16", "named_by": "manifest"}
+    data = json.dumps({**document, "checkpoint": row}).encode()
+    new = Recorded("id", "path", parse(Record, data, "record.json"))
+    assert (new.member, new.named_by) == ("layer_0/k16", "manifest")
+    assert new.case == "thresholds/tiny.yaml::tiny [layer_0/k16]"
+    assert b'"named_by": "manifest"' in to_json(new.record)
+
+
+def test_a_promotion_of_one_record_is_read() -> None:
+    promotion = parse(Promotion, PROMOTED.read_bytes(), str(PROMOTED))
+    assert (promotion.label, promotion.action, promotion.removed) == ("v1.2", "promote", ())
+    (row,) = promotion.records
+    assert row.record == "20261125T191836Z-v1-0123456789ab"
+    assert (row.spec, row.member) == ("thresholds/tiny.yaml::tiny", None)
+    assert parse(Promotion, to_json(promotion), "promotion.json") == promotion
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("record", None, "records.0.record: Field required"),
+        ("spec", 5, "records.0.spec: Input should be a valid string"),
+        ("reason", " ", "reason: String should have at least 1 character"),
+        ("action", "undo", "action: Input should be 'promote' or 'retract'"),
+    ],
+)
+def test_what_is_no_promotion_is_refused_by_key(key: str, value: Any, message: str) -> None:
+    document = {**json.loads(PROMOTED.read_text()), key: value}
+    if value is None:
+        del document[key]
+    if key == "record":
+        document["records"] = [{"spec": document.pop("spec")}]
+        document["schema_version"] = record.SCHEMA_VERSION
+    with pytest.raises(HistoryError, match=re.escape(f"h/promotion.json: {message}")):
+        parse(Promotion, json.dumps(document).encode(), "h/promotion.json")
+
+
 def test_an_older_schema_is_brought_up_to_date(
     document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +89,7 @@ def test_an_older_schema_is_brought_up_to_date(
 
     older = {**document, "schema_version": 0, "author": document["by"]}
     del older["by"]
-    monkeypatch.setattr(record, "_UPGRADES", {0: renamed})
+    monkeypatch.setattr(record, "_UPGRADES", {**record._UPGRADES, 0: renamed})
     found = parse(Record, json.dumps(older).encode(), "old.json")
     assert found == parse(Record, json.dumps(document).encode(), "new.json")
 
@@ -54,7 +97,7 @@ def test_an_older_schema_is_brought_up_to_date(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version 2 is of a later sae_guard; this one reads up to 1"),
+        ({"schema_version": 3}, "schema_version 3 is of a later sae_guard; this one reads up to 2"),
         ({"schema_version": -1}, "schema_version -1 is unknown"),
         ({"schema_version": "1"}, "schema_version is '1', expected a number"),
         ({"schema_version": None}, "schema_version is None, expected a number"),

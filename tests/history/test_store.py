@@ -28,12 +28,12 @@ from sae_guard.history import (
     Promotion,
     Recorded,
     check_name,
-    promotions_in_force,
+    promoted_labels,
     read_measurement,
     read_report,
     read_token_kl,
 )
-from sae_guard.history.record import FileRow, to_json
+from sae_guard.history.record import SCHEMA_VERSION, FileRow, to_json
 from sae_guard.testing import measurements
 from tests.helpers.recorded import (
     RUN_INFO,
@@ -344,8 +344,8 @@ def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: His
 
     def promoted(recorded: Recorded, reason: str, days: int) -> Promotion:
         promotion = Promotion(
-            schema_version=1, label="v1.2", record=recorded.id, spec=recorded.spec, by="someone",
-            created=start + timedelta(days=days), reason=reason,
+            schema_version=SCHEMA_VERSION, label="v1.2", records=(recorded.promoted,),
+            by="someone", created=start + timedelta(days=days), reason=reason,
         )  # fmt: skip
         assert history.promote(promotion).startswith("202611")
         return promotion
@@ -354,7 +354,7 @@ def test_promotions_are_kept_and_the_last_one_holds(tmp_path: Path, history: His
     later = promoted(second, "the first was hurried", 1)
     earlier = promoted(first, "good", 0)
     assert history.promotions() == ([earlier, later], ())
-    assert promotions_in_force([earlier, later]) == {("v1.2", "thresholds/tiny.yaml::tiny"): later}
+    assert promoted_labels([earlier, later]) == {second.id: ["v1.2"]}
     assert b'"the first was hurried"' in to_json(later)
 
 

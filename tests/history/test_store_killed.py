@@ -48,7 +48,7 @@ def check(history: History, logs: Path) -> tuple[int, int]:
     said, promoted = told(logs)
     assert said <= kept
     assert promoted <= {each.reason for each in promotions}
-    assert {each.record for each in promotions} <= kept
+    assert {row.record for each in promotions for row in each.records} <= kept
     return len(records), len(said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sae_guard.core.pareto import Pareto
 from sae_guard.core.threshold_changes import ThresholdChange, bounds_in_force, threshold_changes
 from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import ParetoRow, ThresholdRow
+from sae_guard.history.record import SCHEMA_VERSION, ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import (
     last_promotion,
     loosened,
@@ -106,9 +107,10 @@ def test_a_record_and_the_spec_that_it_was_made_by_have_the_same_bounds(one: Rec
 
 
 def promotion(recorded: Recorded, label: str, spec: str | None = None) -> Promotion:
+    row = recorded.promoted.model_copy(update={"spec": spec or recorded.spec})
     return Promotion(
-        schema_version=1, label=label, record=recorded.id, spec=spec or recorded.spec, by="someone",
-        created=START, reason="good",
+        schema_version=SCHEMA_VERSION, label=label, records=(row,), by="someone", created=START,
+        reason="good",
     )  # fmt: skip
 
 
@@ -119,11 +121,20 @@ def test_the_last_promotion_of_a_spec_holds_whatever_its_label(one: Recorded) ->
     assert last_promotion([other], one.spec) is None
 
 
+def test_the_last_promotion_is_not_one_that_was_retracted(one: Recorded) -> None:
+    first, last = promotion(one, "v1"), promotion(one, "v2")
+    retraction = last.model_copy(update={"action": "retract"})
+    assert last_promotion([first, last, retraction], one.spec) is first
+    assert last_promotion([last, retraction], one.spec) is None
+    again = promotion(one, "v2")
+    assert last_promotion([first, last, retraction, again], one.spec) is again
+
+
 def test_only_what_is_looser_counts(one: Recorded) -> None:
     tight = [Threshold("kl", max=0.05), Threshold("l0", min=1, max=40, warn_max=20)]
-    assert loosened(promotion(one, "v1"), one.record, tight) is None
-    assert loosened(promotion(one, "v1"), one.record, [*tight, Threshold("cosine", min=0)]) is None
-    result = loosened(promotion(one, "v1"), one.record, [Threshold("kl", max=0.2)])
+    assert loosened(promotion(one, "v1"), one, tight) is None
+    assert loosened(promotion(one, "v1"), one, [*tight, Threshold("cosine", min=0)]) is None
+    result = loosened(promotion(one, "v1"), one, [Threshold("kl", max=0.2)])
     assert result is not None
     assert (result.label, result.record, result.by) == ("v1", one.id, "someone")
     assert result.promoted == START
@@ -135,12 +146,12 @@ def test_only_what_is_looser_counts(one: Recorded) -> None:
 
 def test_pareto_is_a_threshold_too(one: Recorded) -> None:
     row = ParetoRow(x="l0", y="kl", where="spec.yaml:7", verdict="pass", records=1)
-    with_pareto = one.record.model_copy(update={"pareto": row})
+    with_pareto = replace(one, record=one.record.model_copy(update={"pareto": row}))
     promoted = promotion(one, "v1")
     spec = [Threshold("kl", max=0.1), Threshold("l0", min=1, max=40, warn_max=20)]
     assert loosened(promoted, with_pareto, spec, Pareto("l0", "kl")) is None
     assert loosened(promoted, with_pareto, spec, Pareto("kl", "l0")) is None  # the same of both
-    assert loosened(promoted, one.record, spec, Pareto("l0", "kl")) is None
+    assert loosened(promoted, one, spec, Pareto("l0", "kl")) is None
     for now in (None, Pareto("l0", "fvu")):
         result = loosened(promoted, with_pareto, spec, now)
         assert result is not None

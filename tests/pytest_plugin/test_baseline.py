@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sae_guard.history import Promotion, Recorded
+from sae_guard.history.record import SCHEMA_VERSION
 from tests.pytest_plugin.projects import Project, history
 
 CHANGES = "kl: {max: 0.1}\n  l0: {min: 1, max: 40}"
@@ -26,7 +27,7 @@ def record(project: Project, name: str, *args: str) -> Recorded:
 def promote(project: Project, recorded: Recorded, label: str) -> None:
     history(project).promote(
         Promotion(
-            schema_version=1, label=label, record=recorded.id, spec=recorded.spec, by="someone",
+            schema_version=SCHEMA_VERSION, label=label, records=(recorded.promoted,), by="someone",
             created=datetime.now(UTC), reason="good",
         )
     )  # fmt: skip

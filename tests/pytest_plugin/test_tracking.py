@@ -10,6 +10,7 @@ import pytest
 
 from sae_guard.core.threshold_changes import LoosenedThresholds
 from sae_guard.history import History, Promotion, Recorded
+from sae_guard.history.record import SCHEMA_VERSION
 from tests.helpers.recorded import ordinary, record_one
 from tests.pytest_plugin.projects import Project
 
@@ -33,13 +34,20 @@ FOLDER = ".sae_guard/history"
 UNREAD = "WARNING: thresholds of the last promoted version cannot be read: "
 
 
-def promote(history: History, recorded: Recorded, label: str = "v1.2", **more: Any) -> str:
-    """Promote a record; return the id of the promotion."""
-    default: dict[str, Any] = {
-        "record": recorded.id, "spec": recorded.spec, "by": "A <a@b>", "reason": "good",
-        "created": datetime(2026, 11, 20, 10, 30, tzinfo=UTC), "schema_version": 1,
-    }  # fmt: skip
-    return history.promote(Promotion(label=label, **{**default, **more}))
+def promote(
+    history: History,
+    recorded: Recorded,
+    label: str = "v1.2",
+    created: datetime = datetime(2026, 11, 20, 10, 30, tzinfo=UTC),
+    **row: str,
+) -> str:
+    """Promote a record, or a row that differs from its own; return the id of the promotion."""
+    return history.promote(
+        Promotion(
+            schema_version=SCHEMA_VERSION, label=label, created=created, by="A <a@b>",
+            records=(recorded.promoted.model_copy(update=row),), reason="good",
+        )
+    )  # fmt: skip
 
 
 def released(project: Project, folder: str = FOLDER, text: str = OLD) -> tuple[History, Recorded]:

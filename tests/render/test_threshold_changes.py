@@ -12,7 +12,7 @@ import pytest
 from sae_guard.core.threshold_changes import ThresholdChange
 from sae_guard.core.thresholds import Threshold
 from sae_guard.history import History, Promotion, Recorded
-from sae_guard.history.record import GitRow, ParetoRow, ThresholdRow
+from sae_guard.history.record import SCHEMA_VERSION, GitRow, ParetoRow, ThresholdRow
 from sae_guard.history.threshold_changes import loosened, track_thresholds
 from sae_guard.render.threshold_changes import loosened_line, track_lines
 from tests.helpers.recorded import SPEC, ordinary, record_one
@@ -126,13 +126,13 @@ def test_long_and_unprintable_names_stay_in_their_column(records: list[Recorded]
 @pytest.fixture
 def promotion(records: list[Recorded]) -> Promotion:
     return Promotion(
-        schema_version=1, label="v1.2", record=records[0].id, spec=records[0].spec,
+        schema_version=SCHEMA_VERSION, label="v1.2", records=(records[0].promoted,),
         by="Ada <ada@example.org>\n", created=NOON, reason="good",
     )  # fmt: skip
 
 
 def test_loosened_thresholds_are_one_line(records: list[Recorded], promotion: Promotion) -> None:
-    changes = loosened(promotion, records[0].record, [Threshold("kl", max=0.12, warn_max=0.08)])
+    changes = loosened(promotion, records[0], [Threshold("kl", max=0.12, warn_max=0.08)])
     assert changes is not None
     assert loosened_line(records[0].spec, changes) == (
         "LOOSER than at v1.2 (promoted 2026-11-25 by Ada <ada@example.org>?): "
@@ -140,7 +140,7 @@ def test_loosened_thresholds_are_one_line(records: list[Recorded], promotion: Pr
         "l0 warn max 20 removed"
     )
     changes = loosened(
-        promotion, records[0].record,
+        promotion, records[0],
         [Threshold("kl", max=0.1, warn_max=0.09, confidence=0.9, on_undecided="warn"),
          Threshold("l0", min=1, max=40, warn_max=20)],
     )  # fmt: skip
