@@ -242,8 +242,8 @@ def _early(verdicts: Sequence[Verdict]) -> Iterator[str]:
     progress = next((verdict.progress for verdict in verdicts if verdict.progress), None)
     if progress is not None:
         yield (
-            f"  ~ estimates from the first sequences; each verdict is that on all "
-            f"{progress.total:,} with a chance of {1 - progress.alpha:.10g} or more"
+            f"  ~ estimates; each verdict is that on all {progress.total:,} sequences with a "
+            f"chance of {1 - progress.alpha:.10g} or more"
         )
 
 

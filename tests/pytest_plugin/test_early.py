@@ -24,8 +24,8 @@ def test_early_verdicts_equal_those_on_the_whole_token_set(
             "kl ~* > 0.1 nats (95 % interval * to *, 3,968 tokens in 64 of 192 sequences)",
             "thresholds/tiny.yaml::tiny [[]good]  3,968 tokens in 64 of 192 sequences",
             "  kl * ~* <= 0.1 * pass (after 64)",
-            "  ~ estimates from the first sequences; the verdicts are those on all 192 but for a "
-            "chance of 0.001",
+            "  ~ estimates; each verdict is that on all 192 sequences with a chance of 0.999 "
+            "or more",
         ]
     )
     tables = [line for line in result.stdout.lines if line.startswith(("  ~ ", "  kl "))]

@@ -118,7 +118,7 @@ def test_early_estimates_are_not_recorded(long: Project) -> None:
         result = long.run(*args, *option)
         assert result.ret == 4
         result.stderr.fnmatch_lines(
-            ["*good: a record needs all sequences*: audit them (--sae-record, --sae-audit)"]
+            ["*good: a record needs all sequences*measures to the end (--sae-record, --sae-audit)"]
         )
     result = long.run(*args, "--sae-audit", "--sae-max-sequences", "64")
     assert result.ret == 2

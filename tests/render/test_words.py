@@ -103,7 +103,9 @@ def test_an_early_verdict_is_marked_everywhere() -> None:
     (row,) = [line for line in lines(early) if line.startswith("  kl ")]
     assert " ~0.4124" in row
     assert row.endswith("FAIL (after 64)")
-    assert any("that on all 256 with a chance of 0.999 or more" in line for line in lines(early))
+    assert any(
+        "that on all 256 sequences with a chance of 0.999 or more" in line for line in lines(early)
+    )
     audited = verdict("pass", audit="pass after 64 of 256 sequences, held")
     assert "(early: pass after 64 of 256 sequences, held)" in "\n".join(lines(audited))
     waived = {"max": 0.2, "confidence": 0.99, "on_undecided": "warn"}
