@@ -75,32 +75,6 @@ def find_retraction(contents: Contents, reference: str) -> Promotion | None:
     return release.retraction if release else None
 
 
-def find_spec_record(contents: Contents, reference: str, spec: str) -> Recorded:
-    """Return the record of a spec that a reference names.
-
-    Args:
-        contents: What the history holds.
-        reference: Reference, as `find_records` takes it. An id names its record even if that is of
-            another spec.
-        spec: ``file::name``.
-
-    Raises:
-        SetupError: The reference names no record of the spec, or several, or a retracted label.
-    """
-    matches = find_records(contents, reference)
-    of_spec = [recorded for recorded in matches if recorded.spec == spec]
-    if len(matches) == 1 and not of_spec and reference in (matches[0].id, matches[0].short):
-        return matches[0]
-    if not of_spec:
-        other_specs = ", ".join(sorted({recorded.spec for recorded in matches}))
-        raise SetupError(f"{reference!r} has no record by {spec}, but by {other_specs}")
-    if len(of_spec) > 1:
-        raise SetupError(
-            f"{reference!r} names {len(of_spec)} records; give the id of one:{listed(of_spec)}"
-        )
-    return of_spec[0]
-
-
 def weights_of(recorded: Recorded) -> tuple[str, ...]:
     """Return what is equal for records of the same weights; empty if it is unknown.
 

@@ -17,7 +17,7 @@ from sae_guard.history import (
     find_retraction,
     records_of_names,
 )
-from sae_guard.history.references import find_spec_record, weights_of
+from sae_guard.history.references import weights_of
 from tests.helpers.recorded import (
     SPEC,
     ordinary,
@@ -58,9 +58,6 @@ def test_a_name_is_a_whole_release(history: History, tmp_path: Path) -> None:
     assert records_of_names(Contents(records, []), ["v1"]) == [a, b, other]
     assert find_records(Contents(records, []), "v1") == [a, b, other]
     assert find_records(Contents(records, []), b.id) == [b]
-    assert find_spec_record(Contents(records, []), "v1", other.spec) == other
-    with pytest.raises(SetupError, match=r"'v1' names 2 records; give the id of one:\n  .*\[a\]"):
-        find_spec_record(Contents(records, []), "v1", a.spec)
 
 
 def test_the_newest_record_of_the_same_weights_counts(history: History, tmp_path: Path) -> None:
@@ -148,9 +145,6 @@ def test_a_label_means_the_records_that_hold_of_each_spec(history: History, tmp_
     assert find_records(Contents(records, promotions), "b") == [other, a]
     assert find_records(Contents(records, []), "b") == [b]
     assert find_records(Contents(records, []), "a") == [a, other]
-    assert find_spec_record(Contents(records, promotions), "b", other.spec) == other
-    assert find_spec_record(Contents(records, []), "a", a.spec) == a
-    assert find_spec_record(Contents(records, promotions), b.id, b.spec) == b
 
 
 def test_a_retracted_label_is_refused_unless_asked_for(history: History, tmp_path: Path) -> None:
@@ -160,8 +154,6 @@ def test_a_retracted_label_is_refused_unless_asked_for(history: History, tmp_pat
     # It is no way round that a record has the same name.
     with pytest.raises(SetupError, match=sentence):
         find_records(contents, "v1")
-    with pytest.raises(SetupError, match=sentence):
-        find_spec_record(contents, "v1", recorded.spec)
     assert find_records(contents, "v1", even_retracted=True) == [recorded]
     assert find_records(contents, recorded.id) == [recorded]
     assert find_retraction(contents, "v1") == contents.promotions[1]
@@ -174,8 +166,6 @@ def test_what_no_record_or_none_of_the_spec_is_called_is_refused(
     a = record_one(history, tmp_path, ordinary(), name="a")
     with pytest.raises(SetupError, match=r"did you mean v1\.2\? allowed: a, v1\.2"):
         find_records(Contents([a], [promotion(a, "v1.2")]), "v1.3")
-    with pytest.raises(SetupError, match="has no record by x::y, but by thresholds"):
-        find_spec_record(Contents([a], []), "a", "x::y")
     gone = replace(a, id="20261125T000000Z-x-000000000000")
     with pytest.raises(SetupError, match=f"v1 of {a.spec} is {gone.id}, which is no readable"):
         find_records(Contents([a], [promotion(gone, "v1")]), "v1")
