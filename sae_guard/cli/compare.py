@@ -21,7 +21,7 @@ from sae_guard.cli.output import shorten, write_whole
 from sae_guard.cli.records import folder_option, open_history, read_history
 from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
-from sae_guard.cli.versions import SpecVersion, pairs
+from sae_guard.cli.versions import Pairing, SpecVersion, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
@@ -138,14 +138,16 @@ def compare(
     try:
         if export is not None and export.suffix != ".json":
             raise SetupError(f"--export {export}: allowed: .json")
-        version_pairs = _pairs(before, after, folder, spec, hook, sae)
-        cases = [version.case for pair in version_pairs for version in pair if version.case]
+        pairing = _pairs(before, after, folder, spec, hook, sae)
+        cases = [version.case for pair in pairing.pairs for version in pair if version.case]
         options = gate_options(device=device, batch_size=batch_size, cache=cache)
         session = create_session(options, cases)
-        results = [_result(pair, session, settings) for pair in version_pairs]
+        results = [_result(pair, session, settings) for pair in pairing.pairs]
     except SaeGuardError as error:
         raise _NotComparedError(spelled(error)) from None
     _print(results)
+    for line in pairing.unpaired:
+        click.echo(f"not compared: {line}", err=True)
     if export is not None:
         from sae_guard.render.comparison import comparison_json
 
@@ -154,7 +156,7 @@ def compare(
         except click.ClickException as error:
             raise _NotComparedError(error.message) from None
     verdicts = [result.comparison.verdict if result.comparison else None for result in results]
-    if None in verdicts:
+    if None in verdicts or pairing.unpaired:
         raise SystemExit(_NOT_COMPARED)
     if set(verdicts) & set(fail_on):
         raise SystemExit(_FAILED)
@@ -167,7 +169,7 @@ def _pairs(
     spec: str | None,
     hook: str | None,
     sae: dict[str, Any],
-) -> list[tuple[SpecVersion, SpecVersion]]:
+) -> Pairing:
     def plan(reference: str, specs: Sequence[str]) -> list[Case]:
         options = gate_options(sae, checkpoints=(reference,), specs=tuple(specs), hook=hook)
         return list(plan_cases(options))

@@ -14,7 +14,6 @@ from sae_guard.errors import SetupError, allowed
 
 if TYPE_CHECKING:
     from sae_guard.history import Contents, PromotedRecord, Promotion, Recorded
-    from sae_guard.release.pairing import Identity
 
 
 @click.command()
@@ -143,6 +142,7 @@ def _removed(
             it, or is a member of this version too.
         SetupError: A promotion, or a record of that version, cannot be read.
     """
+    from sae_guard.gate.baselines import identity
     from sae_guard.history import last_release
     from sae_guard.release.completeness import missing
 
@@ -157,7 +157,7 @@ def _removed(
             raise click.ClickException(f"--removed {names[0]}: no version is promoted before it")
         return []
     earlier = _records_of(contents, last.label)
-    gone = [earlier[at] for at in missing([*map(_identity, earlier)], [*map(_identity, records)])]
+    gone = [earlier[at] for at in missing([*map(identity, earlier)], [*map(identity, records)])]
     for name in names:
         if name not in {old.member for old in gone}:
             is_present = name in {old.member for old in earlier}
@@ -195,10 +195,3 @@ def _records_of(contents: Contents, label: str) -> list[Recorded]:
             f"which members the last promoted version has is unknown: {error}; restore the record, "
             f"or retract {label}"
         ) from None
-
-
-def _identity(recorded: Recorded) -> Identity:
-    from sae_guard.release.pairing import Identity
-
-    record = recorded.record
-    return Identity(recorded.spec, recorded.member, recorded.named_by, record.hook, record.hook_out)

@@ -18,6 +18,7 @@ from sae_guard.gate import project
 if TYPE_CHECKING:
     from sae_guard.gate.cases import Case
     from sae_guard.history import Contents, Recorded
+    from sae_guard.release.pairing import Identity
 
 PlanCases = Callable[[str, Sequence[str]], "list[Case]"]
 """Plans the cases of a checkpoint, from its reference and spec files; without files, from all."""
@@ -40,6 +41,23 @@ class SpecVersion:
     """The record; None for a checkpoint."""
     case: Case | None
     """Case to be measured; None for a record."""
+    exact: bool = False
+    """True where the user names this record by its id or folder, or this checkpoint."""
+
+    @property
+    def identity(self) -> Identity:
+        """What decides which earlier member it is compared with."""
+        from sae_guard.gate.baselines import identity
+
+        if self.recorded is not None:
+            return identity(self.recorded)
+        assert self.case is not None
+        return self.case.identity
+
+    @property
+    def earlier_name(self) -> str:
+        """Name of the member in the earlier version."""
+        return self.case.earlier_name if self.case else self.label
 
     @property
     def source(self) -> dict[str, str]:
@@ -47,6 +65,15 @@ class SpecVersion:
         if self.recorded is not None:
             return {"record": self.recorded.id}
         return {"checkpoint": str(self.case.checkpoint)} if self.case else {}
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The pairs of two versions, and the members that only one of them has."""
+
+    pairs: list[tuple[SpecVersion, SpecVersion]]
+    unpaired: list[str]
+    """A line for each member of one version without a counterpart in the other."""
 
 
 def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
@@ -75,7 +102,7 @@ def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
         if not _is_record_folder(reference):
             return None
         recorded = record_at(expanded(reference).absolute().as_posix())
-        return [_recorded_version(recorded.record.name, recorded)]
+        return [_recorded_version(recorded.record.name, recorded, exact=True)]
     if _could_be_a_path(reference):
         click.echo(
             f"{reference}: the history has this name, so it is not read as a path; the path "
@@ -84,13 +111,19 @@ def find(contents: Contents, reference: str) -> list[SpecVersion] | None:
         )
     # A version is called by its name, even if the user gave an id or a hash.
     return [
-        _recorded_version(reference if reference in labels else recorded.record.name, recorded)
+        _recorded_version(
+            reference if reference in labels else recorded.record.name,
+            recorded,
+            exact=reference not in {*labels, recorded.record.name},
+        )
         for recorded in records
     ]
 
 
-def _recorded_version(name: str, recorded: Recorded) -> SpecVersion:
-    return SpecVersion(shorten(name, _NAME_WIDTH), recorded.spec, recorded.member, recorded, None)
+def _recorded_version(name: str, recorded: Recorded, *, exact: bool) -> SpecVersion:
+    return SpecVersion(
+        shorten(name, _NAME_WIDTH), recorded.spec, recorded.member, recorded, None, exact
+    )
 
 
 def _could_be_a_path(reference: str) -> bool:
@@ -105,8 +138,8 @@ def _is_record_folder(reference: str) -> bool:
 
 def pairs(
     contents: Contents, before: str, after: str, plan_cases: PlanCases, glob: str | None = None
-) -> list[tuple[SpecVersion, SpecVersion]]:
-    """Return the pairs to compare: one for each spec and checkpoint that both versions have.
+) -> Pairing:
+    """Return the pairs to compare: one for each spec and member that both versions have.
 
     Args:
         contents: What the history holds, in which names of versions are looked up.
@@ -116,7 +149,7 @@ def pairs(
         glob: Selects specs by file, name or ``file::name``; None for all.
 
     Raises:
-        SaeGuardError: A reference names nothing, or the two versions have no spec in common.
+        SaeGuardError: A reference names nothing, or the two versions have no member in common.
     """
     references = (before, after)
     records = [find(contents, reference) for reference in references]
@@ -149,7 +182,14 @@ def _to_measure(
     project_files = {str(path) for path in project.spec_files(root)}
     cases = plan_cases(reference, () if files <= project_files else sorted(files))
     return [
-        SpecVersion(shorten(case.member, _NAME_WIDTH), case.ref.spec, case.member, None, case)
+        SpecVersion(
+            shorten(case.member, _NAME_WIDTH),
+            case.ref.spec,
+            case.member,
+            None,
+            case,
+            exact=len(cases) == 1,
+        )
         for case in cases
     ]
 
@@ -168,42 +208,47 @@ _Side = tuple[str, list[SpecVersion]]
 """A version as the user names it, and what it is at each spec."""
 
 
-def _paired(before: _Side, after: _Side) -> list[tuple[SpecVersion, SpecVersion]]:
+def _paired(before: _Side, after: _Side) -> Pairing:
+    """Pair each member of two versions with its own earlier self.
+
+    A single SAE that the user names itself (by an id, a record's folder or a path) is compared
+    with another such one, whatever the two are called.
+    """
+    from sae_guard.release.pairing import earlier
+
     (before_name, old), (after_name, new) = before, after
-    if len(old) == len(new) == 1:
-        return [(old[0], new[0])]
-    new_specs = {version.spec for version in new}
-    common = [spec for spec in dict.fromkeys(v.spec for v in old) if spec in new_specs]
-    if not common:
+    if len(old) == len(new) == 1 and (
+        _is_same_kind(old[0], new[0]) or old[0].exact or new[0].exact
+    ):
+        return Pairing([(old[0], new[0])], [])
+    paired, lines = list[tuple[SpecVersion, SpecVersion]](), list[str]()
+    for version in new:
+        alone = sum(other.spec == version.spec for other in new) == 1
+        try:
+            pair = earlier(
+                version.identity, version.earlier_name, old, lambda old: old.identity, alone=alone
+            )
+        except SetupError as error:
+            raise SetupError(f"{before_name}: {error}") from None
+        if pair is None:
+            lines.append(f"only {after_name} has {version.spec} [{version.label}]")
+        else:
+            paired.append((pair.old, version))
+    found = {id(version) for version, _ in paired}
+    lines += [
+        f"only {before_name} has {version.spec} [{version.label}]"
+        for version in old
+        if id(version) not in found
+    ]
+    if not paired:
         raise SetupError(
-            f"no spec has both versions: {before_name} has {_spec_names(old)}, "
-            f"{after_name} has {_spec_names(new)}"
+            f"{before_name} and {after_name} have no member in common: {'; '.join(lines)}"
         )
-    for reference, versions in (before, after):
-        if unpaired := [version for version in versions if version.spec not in common]:
-            click.echo(f"not compared: only {reference} has {_spec_names(unpaired)}", err=True)
-    return [pair for spec in common for pair in _paired_at(spec, before, after)]
+    order = {id(version): index for index, version in enumerate(old)}
+    return Pairing(sorted(paired, key=lambda pair: order[id(pair[0])]), lines)
 
 
-def _paired_at(spec: str, before: _Side, after: _Side) -> list[tuple[SpecVersion, SpecVersion]]:
-    """Pair the checkpoints of two versions at one spec by their labels."""
-    old, new = ([v for v in versions if v.spec == spec] for _, versions in (before, after))
-    if len(old) == len(new) == 1:
-        return [(old[0], new[0])]
-    new_by_label = {version.label: version for version in new}
-    is_ambiguous = len(new_by_label) < len(new) or len(old) != len(new)
-    if is_ambiguous or {version.label for version in old} != new_by_label.keys():
-        candidates = "".join(
-            f"\n  {reference}: {version.label}, {' '.join(version.source.values())}"
-            for reference, versions in ((before[0], old), (after[0], new))
-            for version in versions
-        )
-        raise SetupError(
-            f"{spec} has several checkpoints, and their labels do not pair them; name two of these "
-            f"by their ids:{candidates}"
-        )
-    return [(version, new_by_label[version.label]) for version in old]
-
-
-def _spec_names(versions: Sequence[SpecVersion]) -> str:
-    return ", ".join(dict.fromkeys(version.spec for version in versions))
+def _is_same_kind(old: SpecVersion, new: SpecVersion) -> bool:
+    """Return whether both have the same name, or names that are those of versions."""
+    rules = {old.identity.named_by, new.identity.named_by}
+    return old.label == new.label or rules <= {None, "path"}

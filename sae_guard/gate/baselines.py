@@ -189,7 +189,4 @@ def _point_or_reason(recorded: Recorded, pareto: Pareto, new: Provenance) -> Poi
 
 def identity(recorded: Recorded) -> Identity:
     """Return what decides which later member a record is compared with."""
-    record = recorded.record
-    return Identity(
-        recorded.spec, recorded.member, record.checkpoint.named_by, record.hook, record.hook_out
-    )
+    return Identity(recorded.spec, recorded.member, recorded.named_by)

@@ -82,8 +82,7 @@ class Case:
     @property
     def identity(self) -> Identity:
         """Return what decides which earlier member the case is compared with."""
-        spec = self.spec
-        return Identity(self.ref.spec, self.member, self.named_by, spec.hook, spec.hook_out)
+        return Identity(self.ref.spec, self.member, self.named_by)
 
     @property
     def hook_out(self) -> str | None:

@@ -22,8 +22,6 @@ class Identity:
     member: str
     named_by: NamedBy | None
     """Rule that gave the name; None in records from before members had names."""
-    hook: str
-    hook_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def earlier(
 ) -> Pair[Old] | None:
     """Return what a member was in an earlier version; None for a new one.
 
-    It is the one of the same spec, hook points and name. Two single SAEs whose folders are named
+    It is the one of the same spec and name. Two single SAEs whose folders are named
     as their versions are paired whatever their names: their names say nothing else.
 
     Args:
@@ -57,11 +55,8 @@ def earlier(
     Raises:
         SetupError: Several could be meant.
     """
-    of_spec = [
-        old for old in olds
-        if (other := identify(old)).spec == new.spec
-        and (other.hook, other.hook_out) == (new.hook, new.hook_out)
-    ]  # fmt: skip
+    # At another hook point it is the same member; a comparison then says what differs, and refuses.
+    of_spec = [old for old in olds if identify(old).spec == new.spec]
     same = [old for old in of_spec if identify(old).member == earlier_name]
     if len(same) > 1:
         raise SetupError(f"{len(same)} of them are {new.spec} [{earlier_name}]")

@@ -171,11 +171,10 @@ def test_several_checkpoints_are_paired_by_their_labels(record: Callable[..., Re
         record(scaled(ordinary(), kl=1 / kl), name, member="layer8")
     result = run("v1", "v2")
     assert heads(result) == ["v2 is dominated by v1", "v2 dominates v1"]
-    single = record(ordinary(), "v3", member="layer9")
+    record(ordinary(), "v3", member="layer9")
     output = run("v1", "v3", code=2).stderr
-    assert "thresholds/tiny.yaml::tiny has several checkpoints" in output
-    assert "name two of these by their ids" in output
-    assert f"\n  v3: layer9, {single.id}" in output
+    assert "v1 and v3 have no member in common: only v3 has thresholds/tiny.yaml::tiny" in output
+    assert "only v1 has thresholds/tiny.yaml::tiny [layer6]" in output
 
 
 def test_versions_of_the_same_name_get_a_hash_or_label(record: Callable[..., Recorded]) -> None:
@@ -191,17 +190,14 @@ def test_specs_that_only_one_version_has_are_listed(record: Callable[..., Record
     record(ordinary())
     record(ordinary(), text=OTHER)
     record(ordinary(), "v2")
-    result = run("v1", "v2")
-    assert "not compared: only v1 has thresholds/tiny.yaml::other" in result.stderr
+    result = run("v1", "v2", code=2)
+    assert "not compared: only v1 has thresholds/tiny.yaml::other [v1]" in result.stderr
     assert heads(result) == ["no difference of v2 from v1 was found at alpha 0.01"]
     third = SPEC.replace("name: tiny", "name: third")
     record(ordinary(), "v3", text=third)
     record(ordinary(), "v3", text=third, member="b")
     output = run("v1", "v3", code=2).stderr
-    assert (
-        "no spec has both versions: v1 has thresholds/tiny.yaml::tiny, thresholds/tiny.yaml::other"
-        in output
-    )
+    assert "v1 and v3 have no member in common: only v3 has thresholds/tiny.yaml::third" in output
     # One of each is compared though their specs have other names: the tokens are the same.
     fourth = record(ordinary(), "v4", text=third)
     assert "::tiny → thresholds/tiny.yaml::third" in run("v2", fourth.id).stdout

@@ -37,7 +37,7 @@ def test_an_unexpected_member_is_named() -> None:
 
 
 def identity(member: str, named_by: NamedBy | None = "manifest", spec: str = "s::d") -> Identity:
-    return Identity(spec, member, named_by, "blocks.0.hook_resid_post")
+    return Identity(spec, member, named_by)
 
 
 def test_an_earlier_member_that_is_there_under_its_name_is_not_missing() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sae_guard.errors import SetupError
 from sae_guard.release.pairing import Identity, Pair, earlier
 
-K16 = Identity("s.yaml::layer 0", "k16", "root", "blocks.0.hook_resid_post")
+K16 = Identity("s.yaml::layer 0", "k16", "root")
 K32 = replace(K16, member="k32")
 V1 = replace(K16, member="v1", named_by="path")
 V2 = replace(V1, member="v2")
@@ -30,9 +30,7 @@ def test_a_damaged_member_is_not_compared_with_its_sibling() -> None:
     assert pair(K32, K16) is None
 
 
-def test_a_member_at_another_hook_point_is_another_one() -> None:
-    assert pair(K16, replace(K16, hook="blocks.1.hook_resid_post")) is None
-    assert pair(K16, replace(K16, hook_out="blocks.0.hook_mlp_out")) is None
+def test_a_member_of_another_spec_is_another_one() -> None:
     assert pair(K16, replace(K16, spec="s.yaml::layer 1")) is None
 
 
