@@ -45,12 +45,11 @@ def promoted(project: Project) -> Recorded:
 def test_changes_are_judged_against_the_baseline(
     project: Project, promoted: Recorded, mode: tuple[str, ...]
 ) -> None:
-    args = ("--sae", "good", "--sae", "bad", "--sae-baseline", "v1.2", "--sae-json", "out.json")
+    args = ("--sae", "bad", "--sae-baseline", "v1.2", "--sae-json", "out.json")
     result = project.run(*args, "--sae-record", "second", *mode)
     assert result.ret == 1
     verdicts = project.verdicts()
     names = ("kl.change", "kl.p99.change", "l0.change")
-    assert [verdicts[f"{name}[good]"] for name in names] == ["pass"] * 3
     assert [verdicts[f"{name}[bad]"] for name in names] == ["fail", "fail", "pass"]
     short = promoted.id.rpartition("-")[2]
     outcomes = project.outcomes()
@@ -59,7 +58,7 @@ def test_changes_are_judged_against_the_baseline(
     assert change is not None
     assert of_tail.change is not None
     assert of_tail.estimate is not None
-    assert change.baseline == f"v1.2 ({short})"
+    assert change.baseline == f"v1.2 [good] ({short})"
     assert change.before == promoted.record.metrics["kl"].value
     assert change.after == outcomes["kl[bad]"].value
     assert verdict.value == pytest.approx(change.after - change.before)
@@ -67,13 +66,37 @@ def test_changes_are_judged_against_the_baseline(
     assert change.p_value < 1e-3
     assert of_tail.change.before == promoted.record.views["kl.p99"].value
     assert of_tail.estimate.low is None
-    result.stdout.fnmatch_lines([f"  changes since v1.2 ({short}), on the same sequences"])
+    result.stdout.fnmatch_lines([f"  changes since v1.2 [[]good] ({short}), on the same sequences"])
     recorded, _ = history(project).records()
     by_member = {one.record.checkpoint.label: one.record for one in recorded}
     (row,) = (row for row in by_member["bad"].thresholds if row.metric == "kl.change")
     assert (row.change, row.verdict, row.max) == ("difference", "fail", 0.05)
     assert (row.before, row.value) == (change.before, verdict.value)
-    assert row.baseline == f"v1.2 ({short})"
+    assert row.baseline == f"v1.2 [good] ({short})"
+
+
+@pytest.mark.usefixtures("promoted")
+def test_a_member_that_the_baseline_does_not_have_is_no_pass(
+    project: Project, mode: tuple[str, ...]
+) -> None:
+    both = ("--sae", "good", "--sae", "bad", "--sae-json", "out.json", "--sae-baseline", "v1.2")
+    result = project.run(*both, "-k", "good", *mode)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["INCOMPLETE: thresholds/tiny.yaml::tiny [[]bad] has no earlier version in v1.2; *"]
+    )
+    assert "kl.change[bad]" not in project.verdicts()
+    added = project.spec.replace(CHANGES, WITH_CHANGES) + "members: {added: [bad]}\n"
+    project.write_spec(added)
+    result = project.run(*both, *mode)
+    assert result.ret == 1
+    verdicts = project.verdicts()
+    assert verdicts["kl.change[good]"] == "pass"
+    assert verdicts["explained_variance[bad]"] == "fail"
+    assert "kl.change[bad]" not in verdicts
+    result.stdout.fnmatch_lines(
+        ["thresholds/tiny.yaml::tiny [[]bad] is new: no earlier version in v1.2; *"]
+    )
 
 
 def test_without_a_version_thresholds_on_changes_are_an_error(
