@@ -104,7 +104,8 @@ def measured_values(
             if value.target in thresholds and value.estimate is not None:
                 threshold = thresholds[value.target]
                 low, high = _interval(value.estimate, threshold) or (None, None)
-                measured = Measured(report.case.member, value.estimate.value, low, high)
+                d_sae = report.provenance.checkpoint.get("d_sae") if report.provenance else None
+                measured = Measured(report.case.member, value.estimate.value, low, high, d_sae)
                 by_target.setdefault(value.target, []).append(measured)
     checkpoints = {value.checkpoint for values in by_target.values() for value in values}
     for target, values in by_target.items():

@@ -31,6 +31,8 @@ class Measured:
     high: float | None = None
     """Upper end of the interval at the threshold's ``confidence``; both ends are None if unknown.
     """
+    d_sae: int | None = None
+    """Number of latents, for shares of them; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,10 @@ def _of_bound(
     bound = _loosest(side, unrounded.values())
     loosest = next(result for result in unrounded if unrounded[result] == bound)
     origin = _origin(threshold)
-    distance = abs(_exact(loosest.value) - origin)
+    distance = max(abs(_exact(loosest.value) - origin), abs(bound - origin))
     if distance < _exact(sys.float_info.min):  # 0, or too small for a normal float
         return unchanged("its margin would be 0", loosest)
-    scale = max(distance, abs(bound - origin))
-    new = _rounded(bound, side, scale, to_integer=float(old).is_integer())
+    new = _rounded(bound, side, distance, to_integer=float(old).is_integer())
     low, high = metric(threshold.target.metric).range
     if (new >= _exact(high)) if side == "max" else (new <= _exact(low)):
         return unchanged(f"would be {new:f}, which cannot fail", loosest)
@@ -184,9 +185,15 @@ def _end(threshold: Threshold, side: Side, result: Measured) -> float | None:
 def _with_margin(
     threshold: Threshold, side: Side, result: Measured, margin: Decimal, end: float
 ) -> Decimal:
-    """Return ``end`` plus the margin, the bound before rounding."""
+    """Return ``end`` plus the margin, the bound before rounding.
+
+    A share of latents moves in steps of 1 / d_sae: its margin is one latent at least.
+    """
     distance = abs(_exact(result.value) - _origin(threshold))
-    return _exact(end) + (margin if side == "max" else -margin) * distance
+    room = margin * distance
+    if metric(threshold.target.metric).firing_above is not None and result.d_sae and margin:
+        room = max(room, 1 / Decimal(result.d_sae))
+    return _exact(end) + (room if side == "max" else -room)
 
 
 def _warn(decision: Decision, old: float, quiet: Decimal) -> Decimal | None:

@@ -222,3 +222,15 @@ def test_bounds_without_a_measurement_are_kept() -> None:
 def test_a_margin_out_of_range_is_refused(margin: str) -> None:
     with pytest.raises((ValueError, ArithmeticError)):
         tightened([KL], {}, Decimal(margin))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, "0.00391"), (1 / 256, "0.00782"), (128 / 256, "0.525")],
+)
+def test_a_share_of_latents_leaves_room_for_one_latent_more(value: float, expected: str) -> None:
+    threshold = Threshold("dead_latents", max=0.9)
+    measured = {threshold.target: [Measured("v", value, d_sae=256)]}
+    (decision,) = tightened([threshold], measured, Decimal("0.05"))
+    assert str(decision.new) == expected
+    assert float(expected) >= value + 1 / 256
