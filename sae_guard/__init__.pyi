@@ -30,6 +30,7 @@ from .core.report import CaseRef as CaseRef
 from .core.report import CaseReport as CaseReport
 from .core.report import ContractResult as ContractResult
 from .core.report import ControlsResult as ControlsResult
+from .core.report import MemberProblem as MemberProblem
 from .core.report import MetricValue as MetricValue
 from .core.report import NotGated as NotGated
 from .core.report import NotJudged as NotJudged

@@ -35,6 +35,8 @@ __all__ = ["diagnose", "load_sae", "measure", "measure_all", "run_gate"]
 def run_gate(
     checkpoints: Sequence[str | Path] = (),
     *,
+    members: Mapping[str, str | Path] | None = None,
+    release_root: str | Path | None = None,
     specs: Sequence[str | Path] = (),
     folder: str | Path = ".",
     hook: str | None = None,
@@ -55,7 +57,10 @@ def run_gate(
     what pytest prints.
 
     Args:
-        checkpoints: Paths, globs and references; if empty, each spec gates its own default.
+        checkpoints: Paths, globs and references; without any (and without ``members``), each spec
+            gates its own default.
+        members: Name of a member of the release → its checkpoint.
+        release_root: Folder of the release: the path of a checkpoint below it is its name.
         specs: Files or names of specs; if empty, all specs of the project.
         folder: Folder in the project; relative paths start from it.
         hook: Hook point of checkpoints that do not name theirs: ``HOOK``, or ``HOOK:HOOK_OUT`` for
@@ -87,6 +92,8 @@ def run_gate(
             root=root_of(start_folder),
             here=start_folder,
             checkpoints=tuple(map(str, checkpoints)),
+            members={name: str(checkpoint) for name, checkpoint in (members or {}).items()},
+            release_root=None if release_root is None else str(release_root),
             specs=tuple(map(str, specs)),
             hook=hook,
             sae=sae.model_dump(exclude_none=True) if sae else {},
