@@ -63,6 +63,7 @@ def promote(
     )
     _check_records(records, label, force=force)
     _check_label(contents.promotions, promotion, force=force)
+    _check_name(contents.records, records, label)
     history.promote(promotion)
     for recorded in records:
         click.echo(f"promoted {recorded.id} as {label} ({recorded.case})")
@@ -98,6 +99,27 @@ def _check_records(records: Sequence[Recorded], label: str, *, force: bool) -> N
         raise click.ClickException(
             f"{len(failed)} of {len(records)} records of {label} did not pass; --force promotes "
             f"them all the same:{lines}"
+        )
+
+
+def _check_name(all_records: Sequence[Recorded], records: Sequence[Recorded], label: str) -> None:
+    """Check that the label is not the name under which other weights are recorded.
+
+    Raises:
+        click.ClickException: It is: a baseline of this name would silently mean something else.
+    """
+    from sae_guard.history.references import weights_of
+
+    promoted = {(recorded.case, weights_of(recorded)) for recorded in records}
+    others = [
+        recorded
+        for recorded in all_records
+        if recorded.record.name == label and (recorded.case, weights_of(recorded)) not in promoted
+    ]
+    if others:
+        raise click.ClickException(
+            f"{label} is the name of other records; choose another label:"
+            + "".join(f"\n  {recorded.id} ({recorded.case})" for recorded in others)
         )
 
 

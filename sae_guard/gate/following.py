@@ -51,13 +51,14 @@ def follow(
                 continue
             present[case.ref] = None if pair is None else _ref(pair.old)
             if pair is None:
+                problems += _not_new(case, reference, records)
                 cases[i] = _new(case, reference)
         problems += incomplete(
             present,
             [_ref(recorded) for recorded in expected],
             version=reference,
             added={n for s in specs for n in s.members.added} | _listed(cases),
-            removed={n for s in specs for n in s.members.removed} | _removed(cases),
+            removed=_removed(specs, cases, expected),
         )
     problems += _without_bounds(cases)
     problems += _unplanned(cases)
@@ -124,8 +125,44 @@ def _listed(cases: Iterable[Case]) -> set[str]:
     return {name for case in cases if case.manifest for name in case.manifest.members}
 
 
-def _removed(cases: Iterable[Case]) -> set[str]:
-    return {name for case in cases if case.manifest for name in case.manifest.removed}
+def _removed(
+    specs: Sequence[Spec], cases: Iterable[Case], expected: Iterable[Recorded]
+) -> set[CaseRef]:
+    """Return the earlier members that are gone on purpose.
+
+    A spec speaks of its own members only, a manifest of all of the release.
+    """
+    of_specs = {(spec_name(spec), name) for spec in specs for name in spec.members.removed}
+    of_manifests = {name for case in cases if case.manifest for name in case.manifest.removed}
+    return {
+        _ref(recorded)
+        for recorded in expected
+        if recorded.member in of_manifests or (recorded.spec, recorded.member) in of_specs
+    }
+
+
+def _not_new(case: Case, version: str, records: Iterable[Recorded]) -> Iterator[MemberProblem]:
+    """Yield why a member without an earlier self is not simply new."""
+    if case.earlier_name != case.member:
+        yield MemberProblem(
+            case.ref.title,
+            f"was {case.earlier_name!r} before, as its manifest says, but {version} has none of "
+            "that name by this spec",
+        )
+    # A renamed or copied spec would otherwise leave out all bounds on changes.
+    others = [
+        recorded.spec
+        for recorded in records
+        if recorded.member == case.earlier_name
+        and recorded.record.hook == case.spec.hook
+        and recorded.spec != case.ref.spec
+    ]
+    if others and case.member not in case.spec.members.added:
+        yield MemberProblem(
+            case.ref.title,
+            f"is in {version} by {', '.join(sorted(others))}, and not by this spec; gate it by "
+            "that spec, or list it as added in this one",
+        )
 
 
 def _without_bounds(cases: Iterable[Case]) -> Iterator[MemberProblem]:
@@ -142,6 +179,10 @@ def _unplanned(cases: Sequence[Case]) -> Iterator[MemberProblem]:
     """Yield each member of the manifests that no spec of the run gates."""
     gated = {case.member for case in cases}
     manifests = {case.manifest.file: case.manifest for case in cases if case.manifest}
+    versions = sorted({manifest.version for manifest in manifests.values()})
+    if len(versions) > 1:
+        files = ", ".join(map(str, manifests))
+        yield MemberProblem("the release", f"has the versions {', '.join(versions)} ({files})")
     for file, manifest in manifests.items():
         for name in manifest.members:
             if name not in gated:

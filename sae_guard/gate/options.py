@@ -94,3 +94,8 @@ class GateOptions:
     def gates(self) -> bool:
         """True where the options name checkpoints or specs, that is, ask for a gate."""
         return bool(self.checkpoints or self.members or self.specs)
+
+    @property
+    def is_one_version(self) -> bool:
+        """True where all checkpoints are members of one version: it is recorded, or compared."""
+        return self.record is not None or self.baseline is not None

@@ -47,7 +47,7 @@ def run_gate(options: GateOptions) -> RunReport:
     records = recorder.record_all(results) if recorder else ()
     incomplete = (
         *plan.problems,
-        *equal_weights(plan.cases, cases, one_version=options.record is not None),
+        *equal_weights(plan.cases, cases, one_version=options.is_one_version),
     )
     verdict = verdict_of(cases, incomplete)
     # A pass that cannot be recorded is an error; a failure stays one.

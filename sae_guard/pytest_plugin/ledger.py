@@ -125,7 +125,7 @@ class LedgerPlugin:
         if self._ledger is None:
             from sae_guard.gate.ledger import Ledger
 
-            one_version = self._options.gate.record is not None
+            one_version = self._options.gate.is_one_version
             self._ledger = Ledger(self._plan(), one_version=one_version)
         return self._ledger
 

@@ -14,7 +14,7 @@ def incomplete(
     *,
     version: str,
     added: Iterable[str] = (),
-    removed: Iterable[str] = (),
+    removed: Iterable[CaseRef] = (),
 ) -> Iterator[MemberProblem]:
     """Yield each member that is missing or unexpected; with none the version is complete.
 
@@ -23,12 +23,12 @@ def incomplete(
         earlier: Members of the earlier version.
         version: Name of the earlier version.
         added: Names that manifest or spec say are part of this version.
-        removed: Names that manifest or spec say are gone.
+        removed: Earlier members that manifest or spec say are gone.
     """
     paired = {old for old in present.values() if old is not None}
     gone, expected = set(removed), set(added)
     for old in earlier:
-        if old not in paired and old.member not in gone:
+        if old not in paired and old not in gone:
             yield MemberProblem(
                 old.title,
                 f"is in {version} and not in this run; gate it too, or list {old.member!r} as "

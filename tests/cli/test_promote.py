@@ -191,6 +191,14 @@ def test_a_label_that_is_used_needs_force(project: Project) -> None:
     assert project.run("history", "--promotions").count("  (no longer)\n") == 2
 
 
+def test_a_label_is_not_the_name_of_other_records(project: Project) -> None:
+    project.release("r1", "layer_0")
+    project.release("bad", "layer_0")
+    for force in ((), ("--force",)):
+        assert "r1 is the name of other records" in project.promote("bad", *force, code=1)
+    assert project.promote("r1")
+
+
 def test_a_member_that_a_label_loses_is_out_of_force(project: Project) -> None:
     project.release("v1", "layer_0", "layer_1")
     project.promote("v1")

@@ -181,3 +181,43 @@ def test_equal_weights_under_two_names_are_a_problem(
         cases[1].ref.title, "has the weights of k16; allowed: one name for an SAE"
     )
     assert problems == ([expected] if is_problem else [])
+
+
+def test_a_renamed_spec_does_not_make_its_members_new(history: History, tmp_path: Path) -> None:
+    record(history, case(tmp_path, "k16"))
+    renamed = CHANGE.replace("name: tiny", "name: other")
+    plan = followed(history, case(tmp_path, "k16", "manifest", renamed), part=True)
+    assert "is in v1.0 by thresholds/tiny.yaml::tiny, and not by this spec" in lines(plan)[0]
+
+
+def test_what_a_spec_says_is_gone_is_of_that_spec_alone(history: History, tmp_path: Path) -> None:
+    for member in ("k16", "k32"):
+        record(history, case(tmp_path, member))
+    (elsewhere,) = (
+        a_case(tmp_path / "e", "k64", CHANGE + "members: {removed: [k32]}\n", "e.yaml").spec,
+    )
+    one = case(tmp_path, "k16")
+    plan = follow(Plan((one,), ()), (one.spec, elsewhere), Baselines(history), "v1.0", part=False)
+    (line,) = lines(plan)
+    assert "[k32]: is in v1.0 and not in this run" in line
+
+
+def test_a_manifest_that_renames_what_there_never_was_is_a_problem(
+    history: History, tmp_path: Path
+) -> None:
+    record(history, case(tmp_path, "k16"))
+    manifest = Manifest(tmp_path / "m.yaml", "v2", {"k16": "a"}, {"k16": "k8"}, ["k16"])
+    plan = followed(history, replace(case(tmp_path, "k16", "manifest"), manifest=manifest))
+    assert "was 'k8' before, as its manifest says, but v1.0 has none" in lines(plan)[0]
+
+
+def test_manifests_of_two_versions_in_a_run_are_a_problem(history: History, tmp_path: Path) -> None:
+    cases = [
+        replace(
+            case(tmp_path, name, "manifest"),
+            manifest=Manifest(tmp_path / version, version, {name: name}),
+        )
+        for name, version in (("k16", "v1"), ("k32", "v2"))
+    ]
+    (line,) = lines(followed(history, *cases, version=None))
+    assert line.startswith("the release: has the versions v1, v2 (")
