@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,20 @@ def _split(text: str, base: Path) -> tuple[str, str | None]:
     if not sign or not path or not name or (base / expanded(text)).exists():
         return text, None
     return path, name
+
+
+_CONFIGS = (".json", ".yaml", ".yml")
+"""Suffixes of files beside the weights of a checkpoint."""
+
+
+def weights_among(files: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the files of a checkpoint without its configs; all where there is nothing else.
+
+    Args:
+        files: Name → sha256.
+    """
+    weights = {name: sha256 for name, sha256 in files.items() if not name.endswith(_CONFIGS)}
+    return weights or files
 
 
 PREFIX = "sae_lens://"

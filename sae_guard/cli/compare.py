@@ -21,7 +21,7 @@ from sae_guard.cli.output import shorten, write_whole
 from sae_guard.cli.records import folder_option, open_history, read_history
 from sae_guard.cli.session import create_session, gate_options, plan_cases
 from sae_guard.cli.spelling import spelled
-from sae_guard.cli.versions import Pairing, SpecVersion, pairs
+from sae_guard.cli.versions import SpecVersion, VersionPairs, pairs
 from sae_guard.errors import SaeGuardError, SetupError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _pairs(
     spec: str | None,
     hook: str | None,
     sae: dict[str, Any],
-) -> Pairing:
+) -> VersionPairs:
     def plan(reference: str, specs: Sequence[str]) -> list[Case]:
         options = gate_options(sae, checkpoints=(reference,), specs=tuple(specs), hook=hook)
         return list(plan_cases(options))

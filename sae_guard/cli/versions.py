@@ -46,7 +46,7 @@ class SpecVersion:
 
     @property
     def identity(self) -> Identity:
-        """What decides which earlier member it is compared with."""
+        """Spec, name and rule of the member, by which it is paired with an earlier one."""
         from sae_guard.gate.baselines import identity
 
         if self.recorded is not None:
@@ -68,7 +68,7 @@ class SpecVersion:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class VersionPairs:
     """The pairs of two versions, and the members that only one of them has."""
 
     pairs: list[tuple[SpecVersion, SpecVersion]]
@@ -138,7 +138,7 @@ def _is_record_folder(reference: str) -> bool:
 
 def pairs(
     contents: Contents, before: str, after: str, plan_cases: PlanCases, glob: str | None = None
-) -> Pairing:
+) -> VersionPairs:
     """Return the pairs to compare: one for each spec and member that both versions have.
 
     Args:
@@ -208,7 +208,7 @@ _Side = tuple[str, list[SpecVersion]]
 """A version as the user names it, and what it is at each spec."""
 
 
-def _paired(before: _Side, after: _Side) -> Pairing:
+def _paired(before: _Side, after: _Side) -> VersionPairs:
     """Pair each member of two versions with its own earlier self.
 
     A single SAE that the user names itself (by an id, a record's folder or a path) is compared
@@ -220,7 +220,7 @@ def _paired(before: _Side, after: _Side) -> Pairing:
     if len(old) == len(new) == 1 and (
         _is_same_kind(old[0], new[0]) or old[0].exact or new[0].exact
     ):
-        return Pairing([(old[0], new[0])], [])
+        return VersionPairs([(old[0], new[0])], [])
     paired, lines = list[tuple[SpecVersion, SpecVersion]](), list[str]()
     for version in new:
         alone = sum(other.spec == version.spec for other in new) == 1
@@ -245,10 +245,10 @@ def _paired(before: _Side, after: _Side) -> Pairing:
             f"{before_name} and {after_name} have no member in common: {'; '.join(lines)}"
         )
     order = {id(version): index for index, version in enumerate(old)}
-    return Pairing(sorted(paired, key=lambda pair: order[id(pair[0])]), lines)
+    return VersionPairs(sorted(paired, key=lambda pair: order[id(pair[0])]), lines)
 
 
 def _is_same_kind(old: SpecVersion, new: SpecVersion) -> bool:
     """Return whether both have the same name, or names that are those of versions."""
-    rules = {old.identity.named_by, new.identity.named_by}
-    return old.label == new.label or rules <= {None, "path"}
+    names_say_nothing = old.identity.may_be_version and new.identity.may_be_version
+    return old.label == new.label or names_say_nothing

@@ -202,7 +202,7 @@ class MemberProblem:
     member: str
     """``file::document [member]``; the name alone where no spec gates it."""
     reason: str
-    """What is wrong, and what would make it right."""
+    """Reason why the release is not complete, and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 
 from sae_guard.core.comparison import Baseline, formula_difference, setting_differences
@@ -12,7 +11,7 @@ from sae_guard.core.thresholds import Threshold
 from sae_guard.errors import SetupError
 from sae_guard.gate.cases import Case
 from sae_guard.history.record import HistoryError, Recorded
-from sae_guard.history.references import find_records
+from sae_guard.history.references import find_records, unreadable_of
 from sae_guard.history.store import Contents, History, read_measurement
 from sae_guard.release.pairing import Identity, Pair, earlier
 
@@ -23,6 +22,7 @@ class Baselines:
     def __init__(self, history: History) -> None:
         self._history = history
         self._measurements: dict[str, Measurement] = {}
+        self._releases: dict[str, list[Recorded]] = {}
 
     def check(self, reference: str) -> None:
         """Raise `SetupError` where the reference names no recorded version of any spec."""
@@ -66,11 +66,11 @@ class Baselines:
             HistoryError: A record or promotion of the same name cannot be read, which could be the
                 later one, or one of a member.
         """
-        # Each of these messages starts with a path, which contains the id, which contains the name.
-        same_name = re.compile(rf"Z-{re.escape(reference)}-[0-9a-f]{{12}}/")
-        if messages := [line for line in self._contents.unreadable if same_name.search(line)]:
-            raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
-        return find_records(self._contents, reference)
+        if reference not in self._releases:
+            if messages := unreadable_of(self._contents, reference):
+                raise HistoryError(f"baseline {reference} cannot be read: {messages[0]}")
+            self._releases[reference] = find_records(self._contents, reference)
+        return self._releases[reference]
 
     def earlier(self, case: Case, reference: str) -> Pair[Recorded] | None:
         """Return what the member of a case was in a version; None for a new one.
@@ -100,7 +100,7 @@ class Baselines:
         except SetupError as error:
             raise SetupError(f"baseline in {self._history.url}: {error}") from None
         if pair is None:
-            names = ", ".join(f"{r.spec} [{r.member}]" for r in self.release(reference))
+            names = ", ".join(recorded.case for recorded in self.release(reference))
             raise SetupError(
                 f"baseline in {self._history.url}: {case.ref.title} has no earlier version in "
                 f"{reference}, which has {names}"

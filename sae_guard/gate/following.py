@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from sae_guard.checkpoints.reference import weights_among
 from sae_guard.core.report import CaseRef, CaseReport, MemberProblem
 from sae_guard.errors import SaeGuardError, SetupError
-from sae_guard.gate.baselines import Baselines, identity
+from sae_guard.gate.baselines import Baselines
 from sae_guard.gate.cases import Case
 from sae_guard.gate.planning import Plan
 from sae_guard.history.record import NO_VERSION, Recorded
 from sae_guard.release.completeness import incomplete
 from sae_guard.specs import Spec
-
-_CONFIGS = (".json", ".yaml", ".yml")
-"""Suffixes of files beside the weights of a checkpoint."""
 
 
 def follow(
@@ -37,7 +35,7 @@ def follow(
         except SaeGuardError as error:
             problems.append(MemberProblem(f"baseline {reference}", str(error)))
             continue
-        names = {spec_name(spec) for spec in specs if (version or spec.baseline) == reference}
+        names = {spec.title for spec in specs if (version or spec.baseline) == reference}
         expected = [r for r in records if r.spec in names or (version is not None and not part)]
         present: dict[CaseRef, CaseRef | None] = {}
         for i, case in enumerate(cases):
@@ -49,13 +47,13 @@ def follow(
                 problems.append(MemberProblem(case.ref.title, str(error)))
                 present[case.ref] = None
                 continue
-            present[case.ref] = None if pair is None else _ref(pair.old)
+            present[case.ref] = None if pair is None else pair.old.ref
             if pair is None:
                 problems += _not_new(case, reference, records)
                 cases[i] = _new(case, reference)
         problems += incomplete(
             present,
-            [_ref(recorded) for recorded in expected],
+            [recorded.ref for recorded in expected],
             version=reference,
             added={n for s in specs for n in s.members.added} | _listed(cases),
             removed=_removed(specs, cases, expected),
@@ -85,20 +83,15 @@ def equal_weights(
         files = report.provenance.checkpoint.get("files", {})
         if not files:
             continue
-        weights = {n: h for n, h in files.items() if not n.endswith(_CONFIGS)} or files
+        weights = weights_among(files)
         other = first.setdefault(
             (case.ref.spec, frozenset(weights.values()), case.checkpoint.name), case
         )
-        named = one_version or "path" not in {case.named_by, other.named_by}
-        if other is not case and named:
+        must_differ = one_version or "path" not in {case.named_by, other.named_by}
+        if other is not case and must_differ:
             yield MemberProblem(
                 case.ref.title, f"has the weights of {other.member}; allowed: one name for an SAE"
             )
-
-
-def spec_name(spec: Spec) -> str:
-    """Return ``file::document``, as records name the spec."""
-    return f"{spec.spec_file}::{spec.name}"
 
 
 def _references(plan: Plan, specs: Sequence[Spec], version: str | None) -> list[str]:
@@ -106,14 +99,8 @@ def _references(plan: Plan, specs: Sequence[Spec], version: str | None) -> list[
     if version == NO_VERSION:
         return []
     gating = {case.ref.spec for case in plan.cases}
-    named = (version or spec.baseline for spec in specs if spec_name(spec) in gating)
+    named = (version or spec.baseline for spec in specs if spec.title in gating)
     return list(dict.fromkeys(filter(None, named)))
-
-
-def _ref(recorded: Recorded) -> CaseRef:
-    own = identity(recorded)
-    file, _, document = own.spec.rpartition("::")
-    return CaseRef(file, document, own.member)
 
 
 def _new(case: Case, version: str) -> Case:
@@ -132,10 +119,10 @@ def _removed(
 
     A spec speaks of its own members only, a manifest of all of the release.
     """
-    of_specs = {(spec_name(spec), name) for spec in specs for name in spec.members.removed}
+    of_specs = {(spec.title, name) for spec in specs for name in spec.members.removed}
     of_manifests = {name for case in cases if case.manifest for name in case.manifest.removed}
     return {
-        _ref(recorded)
+        recorded.ref
         for recorded in expected
         if recorded.member in of_manifests or (recorded.spec, recorded.member) in of_specs
     }

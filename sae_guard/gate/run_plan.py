@@ -12,6 +12,7 @@ from sae_guard.gate import project
 from sae_guard.gate.options import GateOptions
 
 if TYPE_CHECKING:
+    from sae_guard.gate.baselines import Baselines
     from sae_guard.gate.planning import Plan
     from sae_guard.specs import Spec
 
@@ -96,13 +97,18 @@ class RunPlan:
 
     def _follow(self, plan: Plan, specs: Sequence[Spec]) -> Plan:
         """Pair the cases with their earlier selves, where there is a baseline or a manifest."""
-        from sae_guard.gate.baselines import Baselines
         from sae_guard.gate.following import follow
-        from sae_guard.history import History, store
 
         options = self.options
-        baselines = Baselines(History(store.locate(options.history, options.root)))
-        return follow(plan, specs, baselines, options.baseline, part=bool(options.specs))
+        return follow(plan, specs, self.baselines, options.baseline, part=bool(options.specs))
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """Recorded versions to compare with; plan and session share what was read of them."""
+        from sae_guard.gate.baselines import Baselines
+        from sae_guard.history import History, store
+
+        return Baselines(History(store.locate(self.options.history, self.options.root)))
 
     def _check_any_spec(self) -> None:
         options = self.options

@@ -35,8 +35,9 @@ def run_gate(options: GateOptions) -> RunReport:
         SaeGuardError: The run cannot be planned, or its options contradict each other. The report
             contains all later errors.
     """
-    plan = RunPlan(options).plan
-    session = GateSession(options, lambda: plan.cases)
+    run_plan = RunPlan(options)
+    plan = run_plan.plan
+    session = GateSession(options, lambda: plan.cases, baselines=run_plan.baselines)
     session.check_baseline()
     recorder = Recorder(session) if options.record is not None else None
     cases = tuple(report(case, session) for case in plan.cases)
@@ -91,10 +92,7 @@ def assemble(
         exit_code,
         tuple(replace(case, loosened=tracking.loosened.get(case.case.spec)) for case in cases),
         not_judged,
-        tuple(
-            NotGated(f"{idle.spec.spec_file}::{idle.spec.name}", idle.member, idle.reason)
-            for idle in plan.idle
-        ),
+        tuple(NotGated(idle.spec.title, idle.member, idle.reason) for idle in plan.idle),
         records,
         tuple(_notes(plan, options)),
         tuple(tracking.warnings),

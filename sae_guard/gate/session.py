@@ -53,6 +53,7 @@ class GateSession:
         options: GateOptions,
         cases: Callable[[], Sequence[Case]],
         *,
+        baselines: Baselines | None = None,
         shared_results: SharedResults | None = None,
         worker: int = 0,
         progress: TextIO | None = None,
@@ -63,12 +64,14 @@ class GateSession:
             options: Options of the run.
             cases: Function that returns all cases of the run; cases of one model and corpus share
                 a clean run.
+            baselines: Recorded versions, where the plan read them; None to read them when needed.
             shared_results: Results shared with the other processes of the run, if there are any.
             worker: Number of this process among them.
             progress: Stream to draw progress bars on; None for no bars.
         """
         self.options = options
         self._cases = cases
+        self._baselines = baselines
         self._shared_results = shared_results
         self._worker = worker
         self._progress = progress
@@ -93,7 +96,7 @@ class GateSession:
     @cached_property
     def baselines(self) -> Baselines:
         """Recorded versions to compare with."""
-        return Baselines(self.history)
+        return self._baselines or Baselines(self.history)
 
     def check_baseline(self) -> None:
         """Raise `SetupError` where the user names a baseline that is no recorded version."""

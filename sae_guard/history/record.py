@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sae_guard.checkpoints.reference import NamedBy
+from sae_guard.core.report import CaseRef
 from sae_guard.core.thresholds import OnUndecided
 from sae_guard.core.verdicts import Status
 from sae_guard.errors import InfrastructureError, SetupError
@@ -287,7 +288,7 @@ class Recorded:
     @property
     def spec(self) -> str:
         """``file::name`` of the spec."""
-        return f"{self.record.spec.file}::{self.record.spec.name}"
+        return self.ref.spec
 
     @property
     def member(self) -> str:
@@ -300,9 +301,14 @@ class Recorded:
         return self.record.checkpoint.named_by
 
     @property
+    def ref(self) -> CaseRef:
+        """Name of the case that was recorded."""
+        return CaseRef(self.record.spec.file, self.record.spec.name, self.member)
+
+    @property
     def case(self) -> str:
         """Spec and member, as messages name them."""
-        return f"{self.spec} [{self.member}]"
+        return self.ref.title
 
     @property
     def promoted(self) -> PromotedRecord:

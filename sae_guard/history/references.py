@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sae_guard.checkpoints.locate import SUFFIXES
+from sae_guard.checkpoints.reference import weights_among
 from sae_guard.errors import SetupError, allowed
 from sae_guard.history.promotions import PromotedRelease, promoted_releases, retraction_message
 from sae_guard.history.record import HistoryError, Promotion, Recorded
 from sae_guard.history.store import Contents
-
-_CONFIGS = (".json", ".yaml", ".yml")
-"""Suffixes of files beside the weights of a checkpoint."""
 
 
 def records_of_names(contents: Contents, references: Sequence[str]) -> list[Recorded]:
@@ -80,9 +78,7 @@ def weights_of(recorded: Recorded) -> tuple[str, ...]:
 
     It is the hashes of the files without configs, and the name in a file that holds several SAEs.
     """
-    files = _files(recorded)
-    weights = {name: sha256 for name, sha256 in files.items() if not name.endswith(_CONFIGS)}
-    return _identified(recorded, weights or files)
+    return _identified(recorded, weights_among(_files(recorded)))
 
 
 def listed(records: Sequence[Recorded]) -> str:
@@ -91,12 +87,17 @@ def listed(records: Sequence[Recorded]) -> str:
     return "".join(f"\n  {recorded.id}  {recorded.case}" for recorded in records[-8:])
 
 
-def _check_readable(contents: Contents, name: str) -> None:
-    """Raise `HistoryError` if something of this name cannot be read: it could be a member."""
+def unreadable_of(contents: Contents, name: str) -> list[str]:
+    """Return the messages on records and promotions of this name that cannot be read."""
     # Each of these messages starts with a path, which contains the id, which contains the name.
     of_name = re.compile(rf"Z-{re.escape(name)}-[0-9a-f]{{12}}/")
-    if lines := [line for line in contents.unreadable if of_name.search(line)]:
-        raise HistoryError(f"{name} cannot be read whole: {lines[0]}")
+    return [line for line in contents.unreadable if of_name.search(line)]
+
+
+def _check_readable(contents: Contents, name: str) -> None:
+    """Raise `HistoryError` if something of this name cannot be read: it could be a member."""
+    if messages := unreadable_of(contents, name):
+        raise HistoryError(f"{name} cannot be read whole: {messages[0]}")
 
 
 def _promoted_records(contents: Contents, release: PromotedRelease) -> list[Recorded]:

@@ -64,7 +64,7 @@ class Contents:
     unreadable: tuple[str, ...] = ()
     """Error message for each record and each promotion that could not be read."""
     unreadable_promotions: tuple[str, ...] = ()
-    """Those of promotions."""
+    """The part of ``unreadable`` that is about promotions."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 
 from sae_guard.pytest_plugin.options import OPTIONS
-from sae_guard.pytest_plugin.plan import plan_of
+from sae_guard.pytest_plugin.plan import RUN_PLAN, plan_of
 
 if TYPE_CHECKING:
     from sae_guard.gate.session import GateSession
@@ -47,6 +47,7 @@ def session_of(config: pytest.Config) -> GateSession:
         config.stash[_SESSION] = GateSession(
             config.stash[OPTIONS].gate,
             lambda: plan_of(config).cases,
+            baselines=config.stash[RUN_PLAN].baselines,
             shared_results=None if folder is None else SharedFolder(folder),
             worker=_worker_number(config),
             progress=config.stash[_PROGRESS],

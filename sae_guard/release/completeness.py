@@ -49,11 +49,10 @@ def missing(earlier: Sequence[Identity], present: Sequence[Identity]) -> Iterato
     The only member of a spec is not missing where the version has one other, and both are single
     SAEs whose folders may be named as their versions.
     """
-    unsaid = (None, "path")
     for index, old in enumerate(earlier):
         of_spec = [new for new in present if new.spec == old.spec]
         if any(new.member == old.member for new in of_spec):
             continue
         is_alone = len(of_spec) == sum(other.spec == old.spec for other in earlier) == 1
-        if not (is_alone and old.named_by in unsaid and of_spec[0].named_by in unsaid):
+        if not (is_alone and old.may_be_version and of_spec[0].may_be_version):
             yield index

@@ -59,16 +59,10 @@ class _ManifestModel(Strict):
     removed: list[_Text] = Field(default_factory=list)
 
 
-def nearest(path: Path) -> Manifest | None:
-    """Read the nearest manifest at or above a checkpoint; None without one.
-
-    Raises:
-        SpecError: It is malformed.
-    """
-    for folder in (path, *path.parents):
-        if (folder / FILE_NAME).is_file():
-            return load(folder / FILE_NAME)
-    return None
+def nearest(path: Path) -> Path | None:
+    """Return the nearest manifest at or above a checkpoint; None without one."""
+    files = (folder / FILE_NAME for folder in (path, *path.parents))
+    return next((file for file in files if file.is_file()), None)
 
 
 def load(file: Path) -> Manifest:

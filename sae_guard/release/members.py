@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sae_guard.checkpoints.locate import SUFFIXES, find, is_checkpoint
 from sae_guard.checkpoints.reference import Checkpoint, NamedBy, resolve
-from sae_guard.errors import SetupError
+from sae_guard.errors import Option, SetupError
 from sae_guard.files import expanded
 from sae_guard.release.manifest import FILE_NAME, Manifest, load, nearest
 
@@ -53,19 +54,15 @@ def members(
     """
     all_members: list[Member] = []
     for name, reference in (named or {}).items():
-        checkpoints = resolve(reference, base)
-        if len(checkpoints) != 1:
-            raise SetupError(
-                f"{name}={reference} names {len(checkpoints)} checkpoints, expected one",
-                options=("member",),
-            )
-        all_members.append(Member(name, "option", checkpoints[0]))
+        checkpoint = _only(resolve(reference, base), f"{name}={reference}", options=("member",))
+        all_members.append(Member(name, "option", checkpoint))
+    manifests = _Manifests()
     for reference in references:
         manifest_file = base / expanded(reference) / FILE_NAME
         if manifest_file.is_file():
             all_members.extend(of_manifest(load(manifest_file)))
         else:
-            all_members.extend(_named(c, root) for c in resolve(reference, base))
+            all_members.extend(_named(c, root, manifests) for c in resolve(reference, base))
     return _once_each(all_members)
 
 
@@ -97,15 +94,59 @@ def of_manifest(manifest: Manifest) -> Iterator[Member]:
             checkpoints = resolve(reference, manifest.folder)
         except SetupError as error:
             raise SetupError(f"{manifest.file}: members: {name}: {error}") from None
-        if len(checkpoints) != 1:
+        checkpoint = _only(checkpoints, f"{manifest.file}: members: {name}: {reference}")
+        yield Member(name, "manifest", checkpoint, manifest)
+
+
+def _only(
+    checkpoints: Sequence[Checkpoint], subject: str, *, options: tuple[Option, ...] = ()
+) -> Checkpoint:
+    if len(checkpoints) != 1:
+        raise SetupError(
+            f"{subject} names {len(checkpoints)} checkpoints, expected one", options=options
+        )
+    return checkpoints[0]
+
+
+class _Manifests:
+    """Manifests at or above checkpoints; each is read, and its members are located, once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[Manifest, dict[tuple[str, str | None], str]]] = {}
+
+    def member(self, checkpoint: Checkpoint, path: Path) -> Member | None:
+        """Return the member that the nearest manifest lists; None without a manifest.
+
+        Raises:
+            SetupError: The manifest does not list the checkpoint.
+        """
+        if (file := nearest(path)) is None:
+            return None
+        if file not in self._read:
+            manifest = load(file)
+            self._read[file] = manifest, dict(_local_members(manifest))
+        manifest, names = self._read[file]
+        name = names.get(identity(checkpoint))
+        if name is None:
             raise SetupError(
-                f"{manifest.file}: members: {name}: {reference} names {len(checkpoints)} "
-                "checkpoints, expected one"
+                f"{checkpoint} is below {file}, which does not list it; allowed: "
+                f"{', '.join(manifest.members)}; add it to the manifest, or name it",
+                options=("member",),
             )
-        yield Member(name, "manifest", checkpoints[0], manifest)
+        return Member(name, "manifest", checkpoint, manifest)
 
 
-def _named(checkpoint: Checkpoint, root: Path | None) -> Member:
+def _local_members(manifest: Manifest) -> Iterator[tuple[tuple[str, str | None], str]]:
+    """Yield identity and name of each member that is there; downloads are no files below it."""
+    # The first of two names of one checkpoint counts, so it comes last.
+    for name, reference in reversed(manifest.members.items()):
+        if "://" not in reference:
+            with suppress(SetupError):  # a member that is not there is not gated, which is reported
+                for checkpoint in resolve(reference, manifest.folder):
+                    yield identity(checkpoint), name
+
+
+def _named(checkpoint: Checkpoint, root: Path | None, manifests: _Manifests) -> Member:
     """Name a checkpoint by the first rule that applies."""
     if checkpoint.published_path is not None:
         if checkpoint.published_path:
@@ -114,8 +155,8 @@ def _named(checkpoint: Checkpoint, root: Path | None) -> Member:
         repository = PurePath(str(checkpoint.origin).rpartition("@")[0]).name
         return Member(_with_name(repository, checkpoint), "path", checkpoint)
     path = Path(os.path.normpath(checkpoint.path))
-    if (manifest := nearest(path)) is not None:
-        return _listed(checkpoint, manifest)
+    if (member := manifests.member(checkpoint, path)) is not None:
+        return member
     if root is not None:
         root = Path(os.path.normpath(root))
         if path != root and path.is_relative_to(root):
@@ -126,22 +167,6 @@ def _named(checkpoint: Checkpoint, root: Path | None) -> Member:
 def _below(checkpoint: Checkpoint, root: Path) -> Member:
     path = Path(os.path.normpath(checkpoint.path)).relative_to(os.path.normpath(root))
     return Member(_with_name(path.as_posix(), checkpoint), "root", checkpoint)
-
-
-def _listed(checkpoint: Checkpoint, manifest: Manifest) -> Member:
-    """Return the member of a manifest whose checkpoint this is."""
-    target = identity(checkpoint)
-    for name, reference in manifest.members.items():
-        # Downloads are no files of this folder, so they cannot be the one.
-        local = [] if "://" in reference else resolve(reference, manifest.folder)
-        if target in map(identity, local):
-            return Member(name, "manifest", checkpoint, manifest)
-    names = ", ".join(manifest.members)
-    raise SetupError(
-        f"{checkpoint} is below {manifest.file}, which does not list it; allowed: {names}; add it "
-        "to the manifest, or name it",
-        options=("member",),
-    )
 
 
 def _with_name(path: str, checkpoint: Checkpoint) -> str:

@@ -15,13 +15,18 @@ Old = TypeVar("Old")
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides which earlier member another one is compared with."""
+    """Spec, name and rule of a member, by which it is paired with an earlier one."""
 
     spec: str
     """``file::document``."""
     member: str
     named_by: NamedBy | None
     """Rule that gave the name; None in records from before members had names."""
+
+    @property
+    def may_be_version(self) -> bool:
+        """True where the name may be that of the version, and so says nothing about the member."""
+        return self.named_by in (None, "path")
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def earlier(
         return Pair(same[0])
     if len(of_spec) == 1 and alone and new.named_by == "path":
         old = of_spec[0]
-        if identify(old).named_by in (None, "path"):
+        if identify(old).may_be_version:
             return Pair(old, alone=True)
     if any(identify(old).named_by is None for old in of_spec):
         names = ", ".join(sorted(identify(old).member for old in of_spec))

@@ -57,6 +57,11 @@ class Spec:
     strict_env: bool = False
     """True if a baseline from another device or other library versions is an error."""
 
+    @property
+    def title(self) -> str:
+        """``file::document``, as messages and records name the spec."""
+        return f"{self.spec_file}::{self.name}"
+
 
 _COPIED_FIELDS = {field.name for field in fields(Spec)} & DocumentModel.model_fields.keys() - {
     "name", "thresholds", "pareto",

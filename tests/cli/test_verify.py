@@ -24,7 +24,7 @@ from sae_guard.history import History, Record, read_measurement, record_at
 from sae_guard.history.parquet import provenance_json, to_parquet
 from sae_guard.history.record import ThresholdRow
 from sae_guard.history.store import file_rows
-from tests.helpers.small_demo import SMALL, make_small, run
+from tests.helpers.small_demo import SMALL, enter_copy, make_small, recording_in, run
 
 V1, V2 = SAES / "v1", SAES / "v2"
 
@@ -33,10 +33,7 @@ V1, V2 = SAES / "v1", SAES / "v2"
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with a record of v2 by `sae-guard measure`, shared by all tests."""
     root = make_small(tmp_path_factory.mktemp("recorded") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAE_GUARD_CACHE", "off")
-        patch.delenv("SAE_GUARD_HISTORY", raising=False)
-        patch.chdir(root)
+    with recording_in(root):
         run("measure", V2, "--record", "v1.2")
         yield root
 
@@ -44,10 +41,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project that a test can change; it is the current folder."""
-    root = tmp_path / "project"
-    shutil.copytree(recorded, root)
-    monkeypatch.chdir(root)
-    return root
+    return enter_copy(recorded, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sae_guard.gate.cases import Case
 from sae_guard.gate.session import GateSession
 from sae_guard.history import History, Recorded, read_measurement
 from sae_guard.release.manifest import FILE_NAME, Manifest, to_yaml
-from tests.helpers.small_demo import SMALL, make_small, run
+from tests.helpers.small_demo import SMALL, enter_copy, make_small, recording_in, run
 
 RELEASE = {"wide": "first", "narrow": "second"}
 """Member → its folder in the release."""
@@ -30,10 +30,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     release = root / "release"
     for folder, source in (("first", "v1"), ("second", "v2")):
         shutil.copytree(SAES / source, release / folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAE_GUARD_CACHE", "off")
-        patch.delenv("SAE_GUARD_HISTORY", raising=False)
-        patch.chdir(root)
+    with recording_in(root):
         history = History(str(root / ".sae_guard" / "history"))
         for member, folder in RELEASE.items():
             run("measure", release / folder, "--record", "once")
@@ -51,10 +48,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project that a test can change; it is the current folder."""
-    root = tmp_path / "project"
-    shutil.copytree(recorded, root)
-    monkeypatch.chdir(root)
-    return root
+    return enter_copy(recorded, tmp_path, monkeypatch)
 
 
 @pytest.fixture

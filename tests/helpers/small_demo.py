@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from sae_guard.cli import main
@@ -36,3 +40,21 @@ def run(*arguments: str | Path, code: int = 0) -> Result:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result
+
+
+@contextmanager
+def recording_in(root: Path) -> Iterator[Path]:
+    """Work in the project, without a cache and with its own history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_GUARD_CACHE", "off")
+        patch.delenv("SAE_GUARD_HISTORY", raising=False)
+        patch.chdir(root)
+        yield root
+
+
+def enter_copy(recorded: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the project, which a test can then change, and make it the current folder."""
+    root = folder / "project"
+    shutil.copytree(recorded, root)
+    monkeypatch.chdir(root)
+    return root

@@ -32,9 +32,9 @@ def test_the_nearest_manifest_at_or_above_the_checkpoint_counts(tmp_path: Path) 
     write(tmp_path, "version: v1\nmembers: {a: a}\n")
     write(tmp_path / "inner", "version: v2\nmembers: {b: b}\n")
     for path, version in (("inner/b", "v2"), ("inner", "v2"), ("a", "v1")):
-        manifest = nearest(tmp_path / path)
-        assert manifest is not None
-        assert manifest.version == version
+        file = nearest(tmp_path / path)
+        assert file is not None
+        assert load(file).version == version
 
 
 @pytest.mark.parametrize(
